@@ -1,0 +1,73 @@
+"""The `skild-phys` command: click in, exit codes out. Nothing below this package knows click."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+import click
+
+from skild_phys import __version__
+from skild_phys.errors import SkildPhysError
+
+COMMANDS = {
+    "simulate": "Exact Monte Carlo into a store.",
+    "coarsen": "Coarse-grain a store by blocks, decimation or modes.",
+    "refine": "Fine lattices from a coarse store alone.",
+    "measure": "Correlations, structure factor and moments of a store, with errors.",
+    "compare": "A report: stores against a truth and against exact theory.",
+    "train": "Train SKILD weights on a store or on a running simulation.",
+}
+
+
+class _LazyGroup(click.Group):
+    """Imports a command's module (skild_phys/cli/NAME.py, attribute `command`) when it is called.
+
+    `--help` and `simulate` need not wait for torch to load.
+    """
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in COMMANDS:
+            return None
+        module = importlib.import_module(f"skild_phys.cli.{name}")
+        command: click.Command = module.command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="skild-phys")
+def main() -> None:
+    """Critical lattice systems: simulate, coarsen, refine, measure, compare.
+
+    \b
+    skild-phys simulate --L 256 --T Tc -n 100 -o fine.zarr
+    skild-phys coarsen fine.zarr --factor 4 -o coarse.zarr
+    skild-phys refine coarse.zarr --factor 4 -o refined.zarr
+    skild-phys compare fine.zarr refined.zarr -o report/
+    """
+
+
+def _fail(message: str, code: int) -> int:
+    click.echo("error: " + " ".join(message.split()), err=True)
+    return code
+
+
+def run(args: Sequence[str] | None = None) -> None:
+    """Run the command line and exit; what a user can mend ends in one line, a bug in a traceback."""
+    try:
+        code = main.main(args=args, prog_name="skild-phys", standalone_mode=False) or 0
+    except SkildPhysError as error:
+        code = _fail(str(error), error.exit_code)
+    except click.ClickException as error:
+        code = _fail(error.format_message(), 2)
+    except (KeyboardInterrupt, click.Abort):
+        code = _fail("interrupted", 130)
+    sys.exit(code)

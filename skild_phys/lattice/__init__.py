@@ -1,0 +1,1 @@
+"""Hamiltonians, exact results and coarse-graining operators."""
