@@ -1,0 +1,221 @@
+"""Error bars: the jackknife for any function of averages, and the Gamma method for chains.
+
+A jackknife leaves out one row (a lattice, or a bin of them) at a time; what the estimate moves
+by is that row's influence. The influences form a time series for every chain, and the Gamma
+method of U. Wolff (hep-lat/0306017) turns their autocorrelation into a factor 2 tau on the
+variance. Without chains the rows are taken as independent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.fft
+from numpy.typing import NDArray
+
+from skild_phys.errors import BadInput
+
+Array = NDArray[np.float64]
+Means = Mapping[str, Array]
+
+S_TAU = 1.5
+"""Ratio of the exponential to the integrated time that the automatic window assumes."""
+
+_COMPONENTS_AT_ONCE = 64
+
+
+@dataclass(frozen=True)
+class Chains:
+    """Which Markov chain each row came from, and its place in that chain; both (rows,) integers."""
+
+    chain: NDArray[np.int64]
+    draw: NDArray[np.int64]
+
+    def take(self, rows: NDArray[np.int64]) -> Chains:
+        """Return the layout of a selection of rows."""
+        return Chains(self.chain[rows], self.draw[rows])
+
+    def grid(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return for every row its chain 0, 1 .. and its time in units of the finest spacing.
+
+        Times keep their gaps. Draws so sparse that a dense table would be mostly gaps are
+        numbered in order instead.
+        """
+        _, chain = np.unique(self.chain, return_inverse=True)
+        time = self.draw - self.draw.min()
+        time = time // max(int(np.gcd.reduce(time)), 1)
+        if (chain.max() + 1) * (time.max() + 1) > 8 * len(time) + 1024:
+            time = _ranks(chain, time)
+        return chain, time
+
+
+@dataclass(frozen=True)
+class Autocorrelation:
+    """Integrated autocorrelation times, in draws; independent draws have tau = 1/2."""
+
+    tau: Array
+    error: Array
+    window: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A value, its standard error (NaN for a single row), and the tau that went into the error."""
+
+    value: Array
+    error: Array
+    tau: Array
+
+
+def integrated_autocorrelation_time(
+    series: Array, chains: Chains | None = None, *, s_tau: float = S_TAU
+) -> Autocorrelation:
+    """Return tau_int = 1/2 + sum rho(t) with the automatic window of hep-lat/0306017.
+
+    Parameters
+    ----------
+    series : (draws, ...) float64; every trailing component has its own tau and window.
+    chains : where each draw stands; one chain in the order given if None. Chains may differ in
+        length and have gaps: each lag is averaged over the pairs that exist.
+    s_tau : eq. (51) there; larger sums further.
+
+    Returns
+    -------
+    Arrays of the trailing shape. The window is eq. (52), the bias of order 1/N is removed as in
+    eq. (49), the error of tau is eq. (42). A constant series has tau = 1/2 and window 0.
+    """
+    values = np.asarray(series, dtype=np.float64)
+    n = len(values)
+    layout = chains or Chains(np.zeros(n, dtype=np.int64), np.arange(n))
+    flat = values.reshape(n, -1)
+    flat = flat - flat.mean(axis=0)
+    parts = [
+        _window(_autocovariance(flat[:, i : i + _COMPONENTS_AT_ONCE], layout), n, s_tau)
+        for i in range(0, flat.shape[1], _COMPONENTS_AT_ONCE)
+    ]
+    tau, window = (np.concatenate(a).reshape(values.shape[1:]) for a in zip(*parts, strict=True))
+    error = 2 * tau * np.sqrt(np.maximum(window + 0.5 - tau, 0) / n)
+    return Autocorrelation(tau, error, window)
+
+
+def jackknife(
+    function: Callable[..., Array],
+    *rows: Means,
+    chains: Chains | None = None,
+    bins: int | None = None,
+) -> Estimate:
+    """Estimate a function of averages, with its standard error.
+
+    Parameters
+    ----------
+    function : called with one mapping of means for each of `rows`, arrays (..., *trailing) with
+        any leading shape, which it must carry through to its result.
+    rows : mappings name -> (n, *trailing) float64. Several mappings share their rows: row i of
+        the first belongs to row i of the second. That is the PAIRED jackknife: what the two
+        have in common cancels from the error of a difference.
+    chains : the time order of the rows; None takes them as independent.
+    bins : average the rows (in time order) into so many bins first and take the bins as
+        independent; None lets the Gamma method see to autocorrelation.
+
+    Returns
+    -------
+    Value at the plain means, error and tau, all of the function's own shape.
+
+    Raises
+    ------
+    BadInput : `bins` below 2 or above the number of rows; mappings of different length.
+    """
+    n = _common_length(rows)
+    if bins is not None:
+        rows, chains = tuple(_binned(r, n, bins, chains) for r in rows), None
+        n = bins
+    means = [{name: a.mean(axis=0) for name, a in r.items()} for r in rows]
+    value = np.asarray(function(*means), dtype=np.float64)
+    if n < 2:
+        return Estimate(value, np.full(value.shape, np.nan), np.full(value.shape, 0.5))
+    left_out = [
+        {name: m[name] + (m[name] - a) / (n - 1) for name, a in r.items()}
+        for r, m in zip(rows, means, strict=True)
+    ]
+    replicas = np.asarray(function(*left_out), dtype=np.float64)
+    influence = (n - 1) * (replicas.mean(axis=0) - replicas)
+    variance = (influence**2).sum(axis=0) / (n * (n - 1.0))
+    tau = np.full(value.shape, 0.5)
+    if chains is not None:
+        tau = integrated_autocorrelation_time(influence, chains).tau
+    # A reversible chain has no negative tau - 1/2; an estimate below that is noise, and would
+    # shorten the error bar.
+    return Estimate(value, np.sqrt(variance * np.maximum(2 * tau, 1)), tau)
+
+
+def average_rows(values: Array, label: NDArray[np.int64], rows: int) -> Array:
+    """Return the mean of `values` (n, ...) over each label 0 .. rows-1; NaN where there is none."""
+    flat = np.asarray(values, dtype=np.float64).reshape(len(values), -1)
+    total = np.zeros((rows, flat.shape[1]))
+    np.add.at(total, label, flat)
+    count = np.bincount(label, minlength=rows)[:, None]
+    with np.errstate(invalid="ignore"):
+        return np.asarray((total / count).reshape(rows, *np.shape(values)[1:]))
+
+
+def _common_length(rows: tuple[Means, ...]) -> int:
+    lengths = {len(a) for r in rows for a in r.values()}
+    if len(lengths) != 1 or 0 in lengths:
+        raise BadInput("rows", str(sorted(lengths)), "arrays of one common length above 0")
+    return lengths.pop()
+
+
+def _binned(rows: Means, n: int, bins: int, chains: Chains | None) -> dict[str, Array]:
+    if not 2 <= bins <= n:
+        raise BadInput("--bins", bins, f"2 to {n}, the number of lattices")
+    order = np.arange(n) if chains is None else np.lexsort((chains.draw, chains.chain))
+    label = np.empty(n, dtype=np.int64)
+    label[order] = np.arange(n) * bins // n
+    return {name: average_rows(a, label, bins) for name, a in rows.items()}
+
+
+def _ranks(chain: NDArray[np.int64], time: NDArray[np.int64]) -> NDArray[np.int64]:
+    order = np.lexsort((time, chain))
+    _, first = np.unique(chain[order], return_index=True)
+    ranks = np.empty(len(time), dtype=np.int64)
+    ranks[order] = np.arange(len(time)) - first[chain[order]]
+    return ranks
+
+
+def _autocovariance(centred: Array, chains: Chains) -> Array:
+    """Return Gamma(t) for t = 0 .. half the longest chain, (lags, components)."""
+    chain, time = chains.grid()
+    length = int(time.max()) + 1
+    lags = length // 2 + 1
+    size = scipy.fft.next_fast_len(2 * length, real=True)
+    table = np.zeros((int(chain.max()) + 1, length, centred.shape[1] + 1))
+    np.add.at(table, (chain, time), np.pad(centred, ((0, 0), (0, 1)), constant_values=1.0))
+    modes = scipy.fft.rfft(table, n=size, axis=1)
+    power = (modes.real**2 + modes.imag**2).sum(axis=0)
+    sums = scipy.fft.irfft(power, n=size, axis=0)[:lags]
+    pairs = np.rint(sums[:, -1:])
+    return np.asarray(
+        np.divide(sums[:, :-1], pairs, out=np.zeros((lags, centred.shape[1])), where=pairs > 0)
+    )
+
+
+def _window(gamma: Array, n: int, s_tau: float) -> tuple[Array, NDArray[np.int64]]:
+    """Return tau and the window, each (components,), from Gamma(t) of shape (lags, components)."""
+    lags, components = gamma.shape
+    alive = gamma[0] > 0
+    rho = np.divide(gamma, gamma[0], out=np.zeros_like(gamma), where=alive)
+    if lags < 2:
+        return np.full(components, 0.5), np.zeros(components, dtype=np.int64)
+    w = np.arange(1, lags)[:, None]
+    excess = np.cumsum(rho[1:], axis=0)
+    tail = s_tau / np.log1p(1 / np.maximum(excess, 1e-12))
+    criterion = np.exp(-w / tail) - tail / np.sqrt(w * n)
+    stop = np.where((criterion < 0).any(axis=0), (criterion < 0).argmax(axis=0), lags - 2)
+    summed = excess[stop, np.arange(components)]
+    window = np.where(alive, stop + 1, 0)
+    # Subtracting the sample mean lowers every Gamma(t) by C / N, C = Gamma(0) (1 + 2 summed).
+    shift = (1 + 2 * summed) / n
+    tau = 0.5 + (summed + window * shift) / (1 + shift)
+    return np.where(alive, tau, 0.5), window
