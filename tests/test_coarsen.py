@@ -1,0 +1,199 @@
+"""Coarse-graining: integer rules to the bit, operators against dense linear algebra."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from skild_phys.errors import BadInput
+from skild_phys.lattice import coarsen
+from skild_phys.lattice.coarsen import OPERATORS, Operator, coarsen_spins, operator, tie_coins
+
+LINEAR = sorted(OPERATORS)
+# fmt: off
+GOLDEN = [
+    -1, -1, -1, -1, -1, 1, -1, 1, 1, -1, -1, 1, 1, -1, 1, 1,
+    1, -1, 1, 1, 1, 1, -1, 1, 1, -1, 1, 1, 1, 1, -1, 1,
+]
+# fmt: on
+CASES = [((8, 8), 2), ((6, 12), 3), ((12, 8), 4), ((4, 6), 2), ((9, 15), 3), ((10, 5), 5)]
+
+
+def random_spins(shape: tuple[int, ...], seed: int = 1) -> NDArray[np.int8]:
+    bits = np.random.default_rng(seed).integers(0, 2, shape)
+    return (2 * bits - 1).astype(np.int8)
+
+
+def variances(shape: tuple[int, int], power: float) -> NDArray[np.float64]:
+    ky, kx = np.fft.fftfreq(shape[0]), np.fft.rfftfreq(shape[1])
+    return (np.hypot(ky[:, None], kx[None, :]) + 0.1) ** power
+
+
+def dense(a: Operator) -> NDArray[np.float64]:
+    """A as a matrix."""
+    size = a.shape[0] * a.shape[1]
+    return a.apply(np.eye(size).reshape(size, *a.shape)).reshape(size, -1).T
+
+
+def covariance(shape: tuple[int, int], sigma: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Sigma as a matrix over sites."""
+    size = shape[0] * shape[1]
+    unit = np.eye(size).reshape(size, *shape)
+    return np.fft.irfft2(sigma * np.fft.rfft2(unit), s=shape).reshape(size, size).T
+
+
+@pytest.mark.parametrize("rule", LINEAR)
+@pytest.mark.parametrize(("shape", "factor"), CASES)
+def test_adjoint_and_norm(rule: str, shape: tuple[int, int], factor: int) -> None:
+    a = operator(rule, shape, factor)
+    rng = np.random.default_rng(2)
+    x, y = rng.normal(size=(2, 3, *shape)), rng.normal(size=(2, 3, *a.coarse))
+    assert np.allclose((a.apply(x) * y).sum(), (x * a.adjoint(y)).sum(), atol=1e-12, rtol=1e-13)
+    gain = 1.0 if rule == "decimate" else factor**-2
+    assert np.abs(a.apply(a.adjoint(y)) - gain * y).max() < 1e-12
+    assert np.abs(a.apply(np.full(shape, 1.7)) - 1.7).max() < 1e-12
+
+
+@pytest.mark.parametrize("rule", LINEAR)
+@pytest.mark.parametrize(("shape", "factor"), CASES)
+@pytest.mark.parametrize("power", [0.0, -1.75, 2.0])
+def test_correction_is_the_dense_formula(
+    rule: str, shape: tuple[int, int], factor: int, power: float
+) -> None:
+    a = operator(rule, shape, factor)
+    rng = np.random.default_rng(3)
+    x, y = rng.normal(size=(2, *shape)), rng.normal(size=(2, *a.coarse))
+    sigma = variances(shape, power)
+    got = a.correct(x, y, sigma)
+    assert np.abs(a.apply(got) - y).max() < 1e-12
+    m, s = dense(a), covariance(shape, sigma)
+    gain = s @ m.T @ np.linalg.inv(m @ s @ m.T)
+    want = x.reshape(2, -1) + (y.reshape(2, -1) - x.reshape(2, -1) @ m.T) @ gain.T
+    assert np.abs(got.reshape(2, -1) - want).max() < 1e-11
+
+
+@pytest.mark.parametrize("rule", LINEAR)
+def test_transfer_function_describes_the_operator(rule: str) -> None:
+    a = operator(rule, (12, 18), 3)
+    x = np.random.default_rng(4).normal(size=a.shape)
+    assert np.abs(a.apply(x) - Operator.apply(a, x)).max() < 1e-12
+    y = np.random.default_rng(5).normal(size=a.coarse)
+    assert np.abs(a.adjoint(y) - Operator.adjoint(a, y)).max() < 1e-12
+
+
+@pytest.mark.parametrize("rule", LINEAR)
+@pytest.mark.parametrize("scale", [1.0, 1e-280, 0.0])
+def test_correction_where_modes_have_no_variance(rule: str, scale: float) -> None:
+    """Alias sets without variance stay as they are; the rest still binds; nothing overflows."""
+    a = operator(rule, (8, 8), 2)
+    sigma = variances(a.shape, -1.0) * scale
+    sigma[:, 1] = sigma[:, 3] = sigma[1] = sigma[7] = sigma[3] = sigma[5] = 0.0
+    rng = np.random.default_rng(6)
+    x, y = rng.normal(size=a.shape), rng.normal(size=a.coarse)
+    got = a.correct(x, y, sigma)
+    assert np.isfinite(got).all()
+    left = np.fft.rfft2(y - a.apply(got))
+    if scale > 0:
+        assert abs(left[0, 0]) < 1e-12
+        assert abs(left[2, 2]) < 1e-12
+    moved = np.fft.rfft2(got - x)
+    assert np.abs(moved[sigma == 0]).max() < 1e-12
+
+
+def test_correction_keeps_accuracy_over_a_wide_range_of_variances() -> None:
+    a = operator("block_mean", (32, 32), 4)
+    x, y = np.random.default_rng(7).normal(size=(2, 32, 32)), np.zeros((2, 8, 8))
+    assert np.abs(a.apply(a.correct(x, y, variances(a.shape, 14.0)))).max() < 1e-12
+
+
+def test_spectral_keeps_the_modes_of_the_box() -> None:
+    a = operator("spectral", (16, 12), 2)
+    x = np.random.default_rng(8).normal(size=a.shape)
+    fine = np.fft.fft2(x, norm="ortho")
+    coarse = np.fft.fft2(a.apply(x), norm="ortho")
+    for ky in range(-3, 4):
+        for kx in range(-2, 3):
+            assert abs(coarse[ky, kx] - fine[ky, kx] / 2) < 1e-12
+    nyquist = (fine[4, 0] + fine[-4, 0]) / 2 / np.sqrt(2)
+    assert abs(coarse[4, 0] - nyquist) < 1e-12
+
+
+@pytest.mark.parametrize(("shape", "factor"), CASES)
+def test_integer_rules_site_by_site(shape: tuple[int, int], factor: int) -> None:
+    spins = random_spins((3, *shape))
+    ids = np.array([7, 0, 123456])
+    sums = coarsen_spins(spins, "block_mean", factor)
+    major = coarsen_spins(spins, "majority", factor, tie_seed=5, sample_ids=ids)
+    kept = coarsen_spins(spins, "decimate", factor)
+    assert sums.dtype == np.int16
+    assert major.dtype == kept.dtype == np.int8
+    coins = tie_coins(5, ids, (shape[0] // factor, shape[1] // factor))
+    for n, y, x in np.ndindex(sums.shape):
+        block = spins[n, y * factor : (y + 1) * factor, x * factor : (x + 1) * factor]
+        total = int(block.astype(int).sum())
+        assert sums[n, y, x] == total
+        assert major[n, y, x] == (np.sign(total) if total else coins[n, y, x])
+        assert kept[n, y, x] == block[0, 0]
+    means = operator("block_mean", shape, factor).apply(spins.astype(float))
+    assert np.abs(sums * coarsen.stored_scale("block_mean", factor) - means).max() < 1e-15
+
+
+def test_spectral_field_is_float32_of_the_operator() -> None:
+    spins = random_spins((2, 8, 8))
+    got = coarsen_spins(spins, "spectral", 2)
+    assert got.dtype == np.float32
+    want = operator("spectral", (8, 8), 2).apply(spins.astype(float))
+    assert np.array_equal(got, want.astype(np.float32))
+
+
+def test_coins_do_not_depend_on_company() -> None:
+    """A coin is a function of (seed, sample, y, x): golden bits, any batch, any lattice."""
+    coins = tie_coins(3, np.arange(50), (7, 9))
+    assert np.array_equal(coins[20:30], tie_coins(3, np.arange(20, 30), (7, 9)))
+    assert np.array_equal(coins[:, :5, :4], tie_coins(3, np.arange(50), (5, 4)))
+    golden = tie_coins(0, np.array([0, 1]), (2, 8))
+    assert golden.reshape(-1).tolist() == GOLDEN
+
+
+@pytest.mark.statistical
+def test_coins_are_fair_and_independent() -> None:
+    """H0: fair independent coins. Eight sums of 640,000 coins or products, each |z| < 5
+    (false alarm 5e-6 in all)."""
+    coins = tie_coins(11, np.arange(100), (80, 80)).astype(np.int64)
+    other = tie_coins(12, np.arange(100), (80, 80)).astype(np.int64)
+    products = [
+        coins,
+        coins * np.roll(coins, 1, 0),
+        coins * np.roll(coins, 1, 1),
+        coins * np.roll(coins, 1, 2),
+        coins * coins.swapaxes(1, 2),
+        coins * other,
+        coins * np.roll(other, 1, 0),
+        coins * np.roll(coins, (1, 1), (1, 2)),
+    ]
+    for k, product in enumerate(products):
+        ties = 80 * 100 if k == 4 else 0  # the diagonal of a transpose is 1 by itself
+        pairs = 2.0 if k == 4 else 1.0
+        z = (product.sum() - ties) / np.sqrt(pairs * (product.size - ties))
+        assert abs(z) < 5, (k, z)
+
+
+@pytest.mark.parametrize("factor", [0, 1, -2, 1.5, True, 3, "2"])
+@pytest.mark.parametrize("rule", coarsen.RULES)
+def test_bad_factor(rule: str, factor: object) -> None:
+    with pytest.raises(BadInput, match="--factor"):
+        coarsen_spins(random_spins((1, 8, 8)), rule, factor)  # type: ignore[arg-type]
+
+
+def test_bad_rule_and_seed_and_a_block_too_large() -> None:
+    spins = random_spins((1, 8, 8))
+    with pytest.raises(BadInput, match="--rule: 'mean'"):
+        coarsen_spins(spins, "mean", 2)
+    with pytest.raises(BadInput, match="--rule: 'majority'"):
+        operator("majority", (8, 8), 2)
+    for seed in (-1, 2**64, 0.5):
+        with pytest.raises(BadInput, match="--tie-seed"):
+            coarsen_spins(spins, "majority", 2, tie_seed=seed)  # type: ignore[arg-type]
+    with pytest.raises(BadInput, match="181"):
+        coarsen_spins(np.ones((1, 256, 256), np.int8), "block_mean", 256)
