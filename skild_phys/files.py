@@ -1,0 +1,157 @@
+"""Files that are either whole or not there: atomic writes, syncing, locks, checks of outputs."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TypeAlias
+
+from skild_phys.errors import BadInput, StoreError, WriteError
+
+AnyPath: TypeAlias = str | os.PathLike[str]
+
+PARTIAL = ".partial"
+
+
+def write_error(path: AnyPath, error: OSError) -> WriteError:
+    """Return the one-line WriteError for what the operating system said about `path`."""
+    return WriteError(f"{os.fspath(path)}: cannot write: {error.strerror or error}")
+
+
+def sha256_file(path: AnyPath) -> str:
+    """Return the SHA-256 of a file's bytes, in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _fsync(path: AnyPath) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_bytes_atomically(path: AnyPath, data: bytes) -> None:
+    """Make `path` hold `data`, on disk, or leave it as it was; raises WriteError.
+
+    A file beside it is written and synced, then renamed over it, and the directory is synced.
+    Only a kill leaves the other file (`.NAME.*.partial`) behind.
+    """
+    path = Path(path)
+    partial = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}{PARTIAL}")
+    try:
+        try:
+            with open(partial, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(partial, path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                partial.unlink(missing_ok=True)
+            raise
+        _fsync(path.parent)
+    except OSError as error:
+        raise write_error(path, error) from error
+
+
+def fsync_tree(path: AnyPath) -> None:
+    """Sync a file, or a directory with everything in it, to disk; raises WriteError."""
+    try:
+        for folder, _, names in os.walk(path):
+            for name in names:
+                _fsync(os.path.join(folder, name))
+            _fsync(folder)
+        if not os.path.isdir(path):
+            _fsync(path)
+    except OSError as error:
+        raise write_error(path, error) from error
+
+
+class Lock:
+    """The right to write at `path`, held by one process at a time (flock); a context manager.
+
+    A directory is locked itself, so that nothing is added to it; for a file, or a path that
+    does not exist yet, `.NAME.lock` beside it is, and goes when the lock is released. The lock
+    of a process that dies is free at once. Raises StoreError when another one holds it.
+    """
+
+    def __init__(self, path: AnyPath) -> None:
+        self._path = Path(path)
+        self._target = self._path
+        self._descriptor: int | None = None
+
+    def acquire(self) -> Lock:
+        """Take the lock; raises StoreError when it is held, WriteError when it cannot be."""
+        directory = self._path.is_dir()
+        self._target = self._path if directory else self._path.with_name(f".{self._path.name}.lock")
+        flags = os.O_RDONLY if directory else os.O_RDWR | os.O_CREAT
+        try:
+            while self._descriptor is None:
+                descriptor = os.open(self._target, flags | os.O_CLOEXEC, 0o666)
+                try:
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    # The holder before us may have removed the file that we opened.
+                    if os.path.samestat(os.fstat(descriptor), os.stat(self._target)):
+                        self._descriptor = descriptor
+                except FileNotFoundError:
+                    pass
+                finally:
+                    if self._descriptor is None:
+                        os.close(descriptor)
+        except BlockingIOError:
+            raise StoreError(f"{self._path}: is being written by another process") from None
+        except OSError as error:
+            raise write_error(self._path, error) from error
+        return self
+
+    def release(self) -> None:
+        """Give the lock back; does nothing when it is not held."""
+        if self._descriptor is None:
+            return
+        if self._target != self._path:
+            with contextlib.suppress(OSError):
+                self._target.unlink(missing_ok=True)
+        os.close(self._descriptor)
+        self._descriptor = None
+
+    def __enter__(self) -> Lock:
+        return self.acquire()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.release()
+
+
+def check_output(
+    path: AnyPath, *, overwrite: bool, inputs: Sequence[AnyPath] = (), option: str = "-o"
+) -> None:
+    """Raise BadInput naming `option` unless something may be written at `path`.
+
+    Refused are: a path inside (or equal to, or around) one of `inputs`, one whose parent is
+    missing or not writable, and, without `overwrite`, one that exists.
+    """
+    path = Path(path)
+    shown = str(path)
+    real = path.resolve()
+    for given in inputs:
+        source = Path(given).resolve()
+        if real == source or source in real.parents or real in source.parents:
+            raise BadInput(option, shown, f"a path apart from the input {os.fspath(given)}")
+    if not path.parent.is_dir():
+        raise BadInput(option, shown, f"a path in a directory that exists, not {path.parent}")
+    if path.exists() and not overwrite:
+        raise BadInput(option, shown, "a path that does not exist (or --overwrite)")
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise BadInput(option, shown, "a path that you may write to")
