@@ -1,0 +1,144 @@
+"""A compact U-Net on a torus, conditioned on log lambda.
+
+Fully convolutional with circular padding behind a pixel-unshuffle; every normalization acts on
+the channels of one site, never across the lattice, so that what the network has learnt on one
+lattice size holds on every other.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+@dataclass(frozen=True)
+class NetworkConfig:
+    """Shape of the network. `channels` and `blocks` have one entry a level, finest first."""
+
+    patch: int = 4
+    channels: tuple[int, ...] = (96, 192)
+    blocks: tuple[int, ...] = (2, 3)
+    embedding: int = 128
+
+    @property
+    def multiple(self) -> int:
+        """Lattice sides divisible by this need no extension."""
+        return self.patch * 2 ** (len(self.channels) - 1)
+
+
+class _Conv(nn.Conv2d):
+    """3 x 3 convolution on a torus."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int = 1) -> None:
+        super().__init__(inputs, outputs, 3, stride=stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(F.pad(x, (1, 1, 1, 1), mode="circular"))
+
+
+def _site_norm(x: Tensor) -> Tensor:
+    """Layer norm over the channels of each site."""
+    y = x.permute(0, 2, 3, 1)
+    return F.layer_norm(y, y.shape[-1:]).permute(0, 3, 1, 2)
+
+
+class _Block(nn.Module):
+    """Residual block; log lambda scales and shifts the normalized input."""
+
+    def __init__(self, inputs: int, outputs: int, embedding: int) -> None:
+        super().__init__()
+        self.first = _Conv(inputs, outputs)
+        self.second = _Conv(outputs, outputs)
+        self.condition = nn.Linear(embedding, 2 * outputs)
+        self.skip = nn.Conv2d(inputs, outputs, 1) if inputs != outputs else nn.Identity()
+        nn.init.zeros_(self.second.weight)
+        nn.init.zeros_(self.condition.weight)
+        nn.init.zeros_(self.condition.bias)
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        scale, shift = self.condition(embedding)[:, :, None, None].chunk(2, dim=1)
+        h = self.first(F.silu(_site_norm(x)))
+        h = F.silu(torch.addcmul(shift, _site_norm(h), 1 + scale))
+        out: Tensor = self.skip(x) + self.second(h)
+        return out
+
+
+class UNet(nn.Module):
+    """Map fields X_t to one number a site: a logit of spin up, or v.
+
+    Call with `x` (n, Ly, Lx) float32 and `lam` (n,) float32; returns (n, Ly, Lx) float32.
+    Sides that are no multiple of `config.multiple` are wrapped round to the next one that
+    leaves a margin of 32 sites, and cropped again.
+    """
+
+    def __init__(self, config: NetworkConfig) -> None:
+        super().__init__()
+        self.config = config
+        pixels, width = config.patch**2, config.channels
+        self.frequencies: Tensor
+        self.register_buffer(
+            "frequencies", math.pi * 2.0 ** torch.linspace(-5.0, 1.0, 32), persistent=False
+        )
+        self.embed = nn.Sequential(nn.Linear(64, config.embedding), nn.SiLU())
+        self.enter = _Conv(pixels, width[0])
+        self.leave = nn.Conv2d(width[0], pixels, 1)
+        self.direct = nn.Linear(config.embedding, 1)
+        levels = range(len(width))
+        self.down = nn.ModuleList(
+            nn.ModuleList(_Block(width[i], width[i], config.embedding) for _ in range(n))
+            for i, n in enumerate(config.blocks)
+        )
+        self.shrink = nn.ModuleList(_Conv(width[i], width[i + 1], 2) for i in levels[:-1])
+        self.grow = nn.ModuleList(nn.Conv2d(width[i + 1], width[i], 1) for i in levels[:-1])
+        self.up = nn.ModuleList(
+            nn.ModuleList(
+                _Block(width[i] * (2 if j == 0 else 1), width[i], config.embedding)
+                for j in range(n)
+            )
+            for i, n in enumerate(config.blocks[:-1])
+        )
+        nn.init.zeros_(self.direct.weight)
+        nn.init.zeros_(self.direct.bias)
+
+    def forward(self, x: Tensor, lam: Tensor) -> Tensor:
+        height, width = x.shape[-2:]
+        multiple = self.config.multiple
+        if height % multiple or width % multiple:
+            return self._wrapped(x, lam)
+        dtype = self.leave.weight.dtype
+        angles = torch.log(lam)[:, None] * self.frequencies
+        embedding = F.silu(self.embed(torch.cat([angles.sin(), angles.cos()], 1).to(dtype)))
+        h = F.pixel_unshuffle(x[:, None], self.config.patch).to(dtype)
+        h = self.enter(h.contiguous(memory_format=torch.channels_last))
+        kept = []
+        for level, blocks in enumerate(self.down):
+            for block in blocks:
+                h = block(h, embedding)
+            if level < len(self.shrink):
+                kept.append(h)
+                h = self.shrink[level](h)
+        for level in reversed(range(len(self.up))):
+            h = F.interpolate(self.grow[level](h), scale_factor=2, mode="nearest")
+            h = torch.cat([h, kept[level]], dim=1)
+            for block in self.up[level]:
+                h = block(h, embedding)
+        out = F.pixel_shuffle(self.leave(F.silu(_site_norm(h))).float(), self.config.patch)[:, 0]
+        return out + self.direct(embedding).float()[:, :, None] * x
+
+    def _wrapped(self, x: Tensor, lam: Tensor) -> Tensor:
+        multiple, margin = self.config.multiple, 32
+        index = []
+        for side in x.shape[-2:]:
+            long = -(-(side + 2 * margin) // multiple) * multiple
+            start = 0 if side % multiple == 0 else -margin
+            stop = side if side % multiple == 0 else long - margin
+            index.append(torch.arange(start, stop, device=x.device) % side)
+        out = self(x[:, index[0]][:, :, index[1]], lam)
+        height, width = x.shape[-2:]
+        top = 0 if height % multiple == 0 else margin
+        left = 0 if width % multiple == 0 else margin
+        return out[:, top : top + height, left : left + width]

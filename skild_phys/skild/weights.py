@@ -1,0 +1,141 @@
+"""Weights on disk: one safetensors file with the network, its spectrum and how it came about.
+
+Nothing in the file is executed. The SHA-256 in the header covers every tensor, and the whole
+file is checked against it before a number is used.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from skild_phys.errors import WeightsError
+from skild_phys.files import write_bytes_atomically
+from skild_phys.skild.network import NetworkConfig, UNet
+from skild_phys.skild.spectrum import Spectrum
+
+FORMAT = "skild-phys weights 1"
+OUTPUTS = ("logits", "v")
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A trained denoiser and what it was trained for.
+
+    Attributes
+    ----------
+    tensors : the network's parameters by name.
+    network : its shape.
+    spectrum : P(kappa) of the data; part of the process, so part of the weights.
+    output : 'logits' (spins) or 'v' (continuous fields).
+    lambda_range : the lambdas seen in training, (smallest, largest).
+    system : model, temperature and lattice size of the training data.
+    training : the record of the run.
+    """
+
+    tensors: dict[str, Tensor]
+    network: NetworkConfig
+    spectrum: Spectrum
+    output: str
+    lambda_range: tuple[float, float]
+    system: dict[str, Any]
+    training: dict[str, Any] = field(default_factory=dict)
+
+    def build(self, device: torch.device | str = "cpu", dtype: torch.dtype | None = None) -> UNet:
+        """Return the network in evaluation mode, its body in `dtype` (as stored if None)."""
+        network = UNet(self.network)
+        network.load_state_dict(self.tensors)
+        for name, module in network.named_children():
+            module.to(device=device, dtype=dtype or self.tensors[f"{_first(network, name)}"].dtype)
+        network.frequencies = network.frequencies.to(device)
+        return network.to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload, no-any-return]
+
+
+def _first(network: UNet, child: str) -> str:
+    return next(name for name in network.state_dict() if name.startswith(child + "."))
+
+
+def tensors_sha256(tensors: dict[str, Tensor]) -> str:
+    """Return the SHA-256 of names, dtypes, shapes and bytes of `tensors`, in order of name."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.view(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def save_weights(path: str | Path, weights: Weights) -> str:
+    """Write `weights` to `path` atomically and return the SHA-256 of the tensors."""
+    tensors = {name: t.detach().cpu().contiguous() for name, t in weights.tensors.items()}
+    sha = tensors_sha256(tensors)
+    record = {
+        "network": asdict(weights.network),
+        "spectrum": asdict(weights.spectrum),
+        "output": weights.output,
+        "lambda_range": list(weights.lambda_range),
+        "system": weights.system,
+        "training": weights.training,
+    }
+    header = {"format": FORMAT, "sha256": sha, "record": json.dumps(record, sort_keys=True)}
+    write_bytes_atomically(path, save(tensors, metadata=header))
+    return sha
+
+
+def load_weights(path: str | Path) -> Weights:
+    """Read and verify weights; raises WeightsError naming file and fault."""
+    path = Path(path)
+    if not path.is_file():
+        raise WeightsError(f"{path}: no such weights file")
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError) as error:
+        raise WeightsError(f"{path}: not a readable safetensors file ({error})") from None
+    if header.get("format") != FORMAT:
+        raise WeightsError(f"{path}: not a weights file of this program ({FORMAT})")
+    if tensors_sha256(tensors) != header.get("sha256"):
+        raise WeightsError(f"{path}: the tensors do not match their SHA-256; the file was altered")
+    try:
+        record = json.loads(header["record"])
+        network = NetworkConfig(
+            **{k: tuple(v) if isinstance(v, list) else v for k, v in record["network"].items()}
+        )
+        table = record["spectrum"]
+        spectrum = Spectrum(tuple(table["kappa"]), tuple(table["power"]), table["zero_scale"])
+        low, high = record["lambda_range"]
+        weights = Weights(
+            tensors,
+            network,
+            spectrum,
+            record["output"],
+            (low, high),
+            record["system"],
+            record["training"],
+        )
+        expected = UNet(network).state_dict()
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise WeightsError(f"{path}: the record in its header is incomplete ({error})") from None
+    if {k: v.shape for k, v in expected.items()} != {k: v.shape for k, v in tensors.items()}:
+        raise WeightsError(f"{path}: the tensors do not fit the network the header describes")
+    if weights.output not in OUTPUTS:
+        raise WeightsError(f"{path}: output '{weights.output}' is unknown; expected {OUTPUTS}")
+    return weights
+
+
+def shipped_weights(name: str = "ising2d") -> Path:
+    """Return the path of the weights that come with the package."""
+    path = Path(str(resources.files("skild_phys.skild").joinpath(f"weights/{name}.safetensors")))
+    if not path.is_file():
+        raise WeightsError(f"{path}: the shipped weights are missing from this installation")
+    return path
