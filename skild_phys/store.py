@@ -639,8 +639,8 @@ class StoreWriter:
         """Raise BadInput unless the store was made with the same layout and attributes."""
         skip = (*VOLATILE, *_MANAGED)
         for wanted, there in (
-            (vars(self._layout), vars(store._layout)),
             (self._attributes, store.attrs),
+            (vars(self._layout), vars(store._layout)),
         ):
             for key in [*wanted, *(key for key in there if key not in wanted)]:
                 if key not in skip and wanted.get(key) != there.get(key):

@@ -1,0 +1,135 @@
+"""What commands share: options, the progress line, Ctrl-C, and how a store came about."""
+
+from __future__ import annotations
+
+import contextlib
+import platform
+import shlex
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Protocol
+
+import click
+from click.core import ParameterSource
+
+from skild_phys import __version__
+
+_UNRECORDED = {"threads", "as_json", "overwrite", "quiet", "device"}
+"""Options that change no number, so that equal runs give equal stores."""
+
+output_option = click.option(
+    "-o", "--output", required=True, type=click.Path(path_type=Path), help="Where to write."
+)
+overwrite_option = click.option("--overwrite", is_flag=True, help="Replace what OUTPUT holds.")
+json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+threads_option = click.option(
+    "--threads", type=int, help="Threads; change no number.  [default: all cores]"
+)
+
+
+class Advance(Protocol):
+    """Move a progress line on by `count`, and show `note` at its end."""
+
+    def __call__(self, count: int, note: str = "") -> None: ...
+
+
+@contextlib.contextmanager
+def progress_bar(title: str, total: int, done: int = 0) -> Iterator[Advance]:
+    """Show progress on stderr, with rate and time left; nothing if stderr is no terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+    from rich.progress import TimeRemainingColumn as TimeLeft
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeLeft(),
+        TextColumn("{task.fields[note]}"),
+    )
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task(title, total=total, completed=done, note="", rate="")
+
+        def advance(count: int, note: str = "") -> None:
+            bar.update(task, advance=count, note=note)
+            speed = bar.tasks[0].speed
+            bar.update(task, rate=f"{speed:.3g}/s" if speed else "")
+
+        yield advance
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[Callable[[], bool]]:
+    """Yield a function that says whether Ctrl-C came; a second Ctrl-C ends the process at once."""
+    came = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield came.is_set
+        return
+
+    def note(number: int, frame: Any) -> None:
+        came.set()
+        signal.signal(signal.SIGINT, before)
+        click.echo("stopping at the last commit (Ctrl-C again: at once)", err=True)
+
+    before = signal.getsignal(signal.SIGINT)
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield came.is_set
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@contextlib.contextmanager
+def announced(text: str, after: float = 1.0) -> Iterator[None]:
+    """Print `text` on stderr if what is done inside takes longer than `after` seconds."""
+    timer = threading.Timer(after, click.echo, [text], {"err": True})
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def command_line() -> str:
+    """Return the running command with the options that were given and decide the result.
+
+    Paths are cut to their names, so that equal runs in two places give equal stores.
+    """
+    context = click.get_current_context()
+    words = ["skild-phys", context.info_name or ""]
+    for parameter in context.command.params:
+        name = parameter.name or ""
+        source = context.get_parameter_source(name)
+        if source is not ParameterSource.COMMANDLINE or name in _UNRECORDED:
+            continue
+        value = context.params[name]
+        option = [] if isinstance(parameter, click.Argument) else [parameter.opts[-1]]
+        if isinstance(parameter, click.Option) and parameter.is_flag:
+            words += option if value else list(parameter.secondary_opts[:1])
+            continue
+        for item in value if isinstance(value, tuple) else (value,):
+            words += [*option, item.name if isinstance(item, Path) else str(item)]
+    return shlex.join(words)
+
+
+def versions(*packages: str) -> dict[str, str]:
+    """Return the versions of Python, skild-phys and the named packages."""
+    found = {"python": platform.python_version(), "skild-phys": __version__}
+    return found | {name: metadata.version(name) for name in packages}
+
+
+def provenance(*packages: str) -> dict[str, Any]:
+    """Return the attributes that say how a store came about: `command` and `versions`."""
+    return {"command": command_line(), "versions": versions("numpy", "zarr", *packages)}
+
+
+def is_terminal() -> bool:
+    """Return whether a person is likely to read stderr."""
+    return sys.stderr.isatty()
