@@ -68,7 +68,8 @@ def _component(name: str, i: int) -> Callable[[Means, System], Array]:
     return lambda means, system: means[name][..., i]
 
 
-def _all_of(name: str) -> Callable[[Means, System], Array]:
+def all_of(name: str) -> Callable[[Means, System], Array]:
+    """Return the function that gives the mean of a statistic itself."""
     return lambda means, system: means[name]
 
 
@@ -127,7 +128,7 @@ OBSERVABLES = (
         "1",
         "distance",
         ("axis",),
-        _all_of("axis"),
+        all_of("axis"),
     ),
     Observable(
         "two_point_diagonal",
@@ -135,7 +136,7 @@ OBSERVABLES = (
         "1",
         "distance",
         ("diagonal",),
-        _all_of("diagonal"),
+        all_of("diagonal"),
     ),
     Observable(
         "structure_factor",
@@ -143,7 +144,7 @@ OBSERVABLES = (
         "1",
         "shell",
         ("radial",),
-        _all_of("radial"),
+        all_of("radial"),
     ),
     Observable(
         "pattern_frequency",
@@ -151,7 +152,7 @@ OBSERVABLES = (
         "1",
         "pattern",
         ("patterns",),
-        _all_of("patterns"),
+        all_of("patterns"),
     ),
 )
 

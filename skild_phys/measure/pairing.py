@@ -1,0 +1,126 @@
+"""Which lattice of a truth each lattice of a model was made from, and how that is known."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skild_phys.errors import BadInput
+from skild_phys.lattice.coarsen import RULES, coarsen_spins
+from skild_phys.measure.errorbars import Array
+from skild_phys.measure.statistics import is_spins, read_lattices
+from skild_phys.store import LatticeStore
+
+_PROBE = 8
+_SAME_RULE = 0.99
+_SAME_FIELD = 0.5
+
+
+@dataclass(frozen=True)
+class Pairing:
+    """`parent` is the truth's index of each model lattice (-1: none), None if unpaired."""
+
+    parent: NDArray[np.int64] | None
+    notes: tuple[str, ...]
+
+
+def pair(truth: LatticeStore, model: LatticeStore, coarse: LatticeStore | None = None) -> Pairing:
+    """Find out whether the lattices of `model` descend from those of `truth`.
+
+    The variable `parent` of the model gives the index. It is believed if the truth's digest
+    stands in the attributes of the model (or of `coarse`, from which the model was made), or
+    if the lattices it pairs have the same coarse values. Otherwise the two are taken as
+    independent ensembles, and the notes say why.
+
+    Raises
+    ------
+    BadInput : `coarse` has fewer lattices than the model refers to.
+    """
+    if not model.has("parent"):
+        return Pairing(None, ("unpaired errors: the store has no variable 'parent'",))
+    parent = np.asarray(model.variable("parent"), dtype=np.int64)
+    if coarse is not None and coarse.has("parent"):
+        if len(parent) and parent.max() >= coarse.n_samples:
+            raise BadInput("--coarse", str(coarse.path), f"the parent of {model.path}")
+        parent = np.asarray(coarse.variable("parent"), dtype=np.int64)[parent]
+    known = (parent >= 0) & (parent < truth.n_samples)
+    notes = []
+    if not known.all():
+        notes.append(f"{(~known).sum()} lattices without a parent in the truth are left out")
+    if not known.any():
+        return Pairing(None, ("unpaired errors: no parent is in the truth",))
+    parent = np.where(known, parent, -1)
+    lineage = [model.attrs, coarse.attrs if coarse is not None else {}]
+    if not _mentions(lineage, truth.digest()):
+        reason = _evidence(truth, model, parent)
+        if reason is not None:
+            return Pairing(None, (f"unpaired errors: {reason}",))
+        notes.append("paired by equal coarse values; the truth's digest is not in its lineage")
+    return Pairing(parent, tuple(notes))
+
+
+def agreement(
+    truth: LatticeStore, model: LatticeStore, parent: NDArray[np.int64]
+) -> Callable[[NDArray[np.int64], NDArray[Any]], dict[str, Array]]:
+    """Return a function (indices, raw lattices) -> averages that compare with the parents.
+
+    `site_agreement` (n,) is the share of equal spins; `coarse_agreement` (n,) the share of
+    coarse values that the rule maps to the same number (for `spectral`, one minus the relative
+    squared misfit). Spins only: empty for fields.
+    """
+    rule, factor = rule_of(model)
+
+    def compare(index: NDArray[np.int64], raw: NDArray[Any]) -> dict[str, Array]:
+        if not (is_spins(truth) and is_spins(model)):
+            return {}
+        ids = parent[index]
+        other = read_lattices(truth, ids)
+        found = {"site_agreement": (raw == other).mean(axis=(1, 2))}
+        if rule is not None:
+            seed = int(model.attrs.get("tie_seed") or 0)
+            a, b = (
+                coarsen_spins(s, rule, factor, tie_seed=seed, sample_ids=ids) for s in (raw, other)
+            )
+            found["coarse_agreement"] = _same(a, b, rule)
+        return found
+
+    return compare
+
+
+def rule_of(store: LatticeStore) -> tuple[str | None, int]:
+    """Return the coarse-graining that a store was refined from, (None, 1) if it names none."""
+    rule, factor = store.attrs.get("rule"), store.attrs.get("factor")
+    fits = isinstance(factor, int) and factor > 1 and all(n % factor == 0 for n in store.shape)
+    return (rule, int(factor or 1)) if rule in RULES and fits else (None, 1)
+
+
+def _same(a: NDArray[Any], b: NDArray[Any], rule: str) -> Array:
+    if rule != "spectral":
+        return np.asarray((a == b).mean(axis=(1, 2)))
+    a, b = a.astype(np.float64), b.astype(np.float64)
+    return np.asarray(1 - ((a - b) ** 2).sum(axis=(1, 2)) / (b**2).sum(axis=(1, 2)))
+
+
+def _evidence(truth: LatticeStore, model: LatticeStore, parent: NDArray[np.int64]) -> str | None:
+    """Return why the pairs cannot be believed, None if their coarse values agree."""
+    rule, _ = rule_of(model)
+    if rule is None or not (is_spins(truth) and is_spins(model)):
+        return "the truth's digest is not in its lineage"
+    index = np.flatnonzero(parent >= 0)[:_PROBE]
+    same = agreement(truth, model, parent)(index, read_lattices(model, index))
+    share = float(same["coarse_agreement"].mean())
+    if share >= (_SAME_FIELD if rule == "spectral" else _SAME_RULE):
+        return None
+    return f"its coarse values are not the truth's (agreement {share:.2f})"
+
+
+def _mentions(value: Any, digest: str) -> bool:
+    if isinstance(value, dict):
+        return any(_mentions(v, digest) for v in value.values())
+    if isinstance(value, list | tuple):
+        return any(_mentions(v, digest) for v in value)
+    return bool(value == digest)
