@@ -73,7 +73,6 @@ def command(
     skild-phys simulate --L 64 --T 1.05Tc -n 1000 --chains 8 --seed 1 -o warm.zarr
     """
     from skild_phys.lattice.models import get_model, parse_temperature
-
     from skild_phys.simulate.chain import Ensemble, SimulationSpec, simulate
 
     spec = SimulationSpec(

@@ -1,0 +1,21 @@
+"""The store: lattices and their scalars in a Zarr v3 group that `xarray.open_zarr` opens.
+
+Only this package knows Zarr and the schema.
+"""
+
+from skild_phys.store.foreign import open_array
+from skild_phys.store.reader import LatticeStore, open_store
+from skild_phys.store.schema import FIELDS, SCALARS, SCHEMA_VERSION, VOLATILE
+from skild_phys.store.writer import StoreWriter, create_store
+
+__all__ = [
+    "FIELDS",
+    "SCALARS",
+    "SCHEMA_VERSION",
+    "VOLATILE",
+    "LatticeStore",
+    "StoreWriter",
+    "create_store",
+    "open_array",
+    "open_store",
+]

@@ -1,0 +1,153 @@
+"""Reading a store: its committed samples only, and each checked when read."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from skild_phys.errors import StoreError
+from skild_phys.files import AnyPath
+from skild_phys.store.chunks import read_rows
+from skild_phys.store.schema import (
+    MANAGED,
+    ROOT,
+    VOLATILE,
+    checksum,
+    chunk_name,
+    chunk_shape,
+    compare_metadata,
+    layout_of,
+    read_json,
+    read_root,
+)
+
+
+class LatticeStore:
+    """A store, open for reading: its committed samples only, and each checked when read.
+
+    Attributes
+    ----------
+    path : where it lies.
+    attrs : attributes of the store (model, temperature, rule, seed, ...).
+    field : name of the lattices: `spins` (int8, +-1), `block_sum` (int16) or `field` (float32).
+    n_samples : samples that are complete.
+    shape : (Ly, Lx) of a lattice.
+    chunk : samples in a chunk.
+    scale : physical value = stored number x scale (1.0 unless `field` is `block_sum`).
+    variables : names of the scalars.
+    """
+
+    def __init__(self, path: AnyPath, *, _records: bool = True) -> None:
+        self.path = Path(path)
+        self.attrs, self._nodes = read_root(self.path)
+        self._layout = layout_of(self.path, self._nodes)
+        self.field, self.shape = self._layout.field, self._layout.shape
+        self.chunk, self.scale = self._layout.chunk, self._layout.scale
+        self.variables = self._layout.variables
+        samples = self.attrs.get("samples_committed")
+        if not isinstance(samples, int) or isinstance(samples, bool) or samples < 0:
+            raise StoreError(f"{self.path}: attribute 'samples_committed' is {samples!r}")
+        self.n_samples: int = samples
+        self._arrays = self._layout.metadata(samples)
+        for name, expected in self._arrays.items():
+            compare_metadata(self.path, name, self._nodes[name], expected)
+            if _records:
+                self._check_record(name)
+            self._check_chunks(name)
+        if self.attrs.get("sha256") != checksum(self.attrs, self._nodes):
+            raise StoreError(f"{self.path}: {ROOT} was altered after it was written")
+
+    def _check_record(self, name: str) -> None:
+        metadata = self._arrays[name]
+        own = read_json(self.path, f"{name}/{ROOT}")
+        # The array's own record is brought up to date at the end of a run only.
+        compare_metadata(self.path, name, own, {k: v for k, v in metadata.items() if k != "shape"})
+
+    def _check_chunks(self, name: str) -> None:
+        metadata = self._arrays[name]
+        try:
+            there = set(os.listdir(self.path / name))
+        except FileNotFoundError:
+            there = set()
+        except OSError as error:
+            raise StoreError(
+                f"{self.path}: variable '{name}': cannot be read: {error.strerror}"
+            ) from error
+        for index in range(-(-self.n_samples // chunk_shape(metadata)[0])):
+            if (file := chunk_name(metadata, index)) not in there:
+                raise StoreError(f"{self.path}: variable '{name}': chunk {file} is missing")
+
+    @property
+    def complete(self) -> bool:
+        """Whether the store has all the samples that it was made for."""
+        return bool(self.n_samples == self.attrs.get("samples_planned"))
+
+    def read(self, start: int, stop: int) -> NDArray[Any]:
+        """Return the stored numbers of samples start..stop-1, (stop - start, Ly, Lx), checked."""
+        if not 0 <= start <= stop <= self.n_samples:
+            raise IndexError(f"samples {start}..{stop} of {self.n_samples}")
+        return self._read(self.field, start, stop)
+
+    def _read(self, name: str, start: int, stop: int) -> NDArray[Any]:
+        values = read_rows(self.path, name, self._arrays[name], start, stop)
+        if fault := self._layout.fault(name, values):
+            raise StoreError(
+                f"{self.path}: variable '{name}': samples {start}..{stop - 1} hold {fault}"
+            )
+        return values
+
+    def batches(self, size: int | None = None) -> Iterator[tuple[int, int]]:
+        """Yield (start, stop) over all samples, in whole chunks: about `size` samples at once."""
+        step = self.chunk * max(1, (size or self.chunk) // self.chunk)
+        for start in range(0, self.n_samples, step):
+            yield start, min(start + step, self.n_samples)
+
+    def has(self, name: str) -> bool:
+        """Return whether the store has the scalar `name`."""
+        return name in self.variables
+
+    def variable(self, name: str) -> NDArray[Any]:
+        """Return the scalar `name` of every sample, (n_samples,); raises StoreError."""
+        if not self.has(name):
+            raise StoreError(f"{self.path}: has no variable '{name}'")
+        return self._read(name, 0, self.n_samples)
+
+    def digest(self) -> str:
+        """Return the SHA-256 that names the samples and what they are.
+
+        It covers the attributes (not how the store came about) and the chunk files of the
+        lattices, not the scalars, which follow from them.
+        """
+        skip = (*VOLATILE, *MANAGED)
+        identity = [
+            {key: value for key, value in self.attrs.items() if key not in skip},
+            self._arrays[self.field],
+        ]
+        total = hashlib.sha256(json.dumps(identity, sort_keys=True).encode())
+        whole = self.n_samples // self.chunk
+        for index in range(whole):
+            file = self.path / self.field / chunk_name(self._arrays[self.field], index)
+            try:
+                total.update(hashlib.sha256(file.read_bytes()).digest())
+            except OSError as error:
+                raise StoreError(
+                    f"{self.path}: variable '{self.field}': chunk {file.name} cannot be read: "
+                    f"{error.strerror}"
+                ) from error
+        # A part-full last chunk may be rewritten with more samples, so its file names nothing.
+        total.update(self.read(whole * self.chunk, self.n_samples).tobytes())
+        return total.hexdigest()
+
+
+def open_store(path: AnyPath) -> LatticeStore:
+    """Open a store for reading; raises StoreError in one line if it is not one, or damaged.
+
+    Metadata and the presence of every chunk are checked now, contents when they are read.
+    """
+    return LatticeStore(path)

@@ -1,0 +1,237 @@
+"""What a store consists of: its variables, their metadata, and the root record."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skild_phys.errors import StoreError
+
+SCHEMA_VERSION = 1
+VOLATILE = ("command", "versions")
+"""Attributes that say how a store came about; they are stored, but never compared."""
+
+MANAGED = ("schema_version", "samples_planned", "samples_committed", "sha256")
+ROOT = "zarr.json"
+_SCALAR_CHUNK = 4096
+
+
+class Variable(NamedTuple):
+    """Type of a variable; `fill` is a value that no sample has, so a gap is never data."""
+
+    dtype: str
+    fill: int | str
+    units: str
+    long_name: str
+
+
+FIELDS = {
+    "spins": Variable("int8", 0, "1", "spin"),
+    "block_sum": Variable("int16", -(2**15), "1", "mean spin of a block, stored as its sum"),
+    "field": Variable("float32", "NaN", "1", "real field"),
+}
+SCALARS = {
+    "energy": Variable("float64", "NaN", "J", "energy per site"),
+    "magnetization": Variable("float64", "NaN", "1", "magnetization per site"),
+    "chain": Variable("int32", -1, "1", "Markov chain of the sample"),
+    "draw": Variable("int64", -1, "1", "place of the sample in its chain"),
+    "parent": Variable("int64", -1, "1", "index of the sample in the parent store"),
+}
+
+
+def scalar(name: str) -> Variable:
+    return SCALARS.get(name) or Variable("float64", "NaN", "1", name.replace("_", " "))
+
+
+def group_metadata() -> dict[str, Any]:
+    return {"zarr_format": 3, "node_type": "group", "attributes": {}}
+
+
+def array_metadata(
+    dtype: str,
+    shape: Sequence[int],
+    chunk: Sequence[int],
+    fill: int | str,
+    dimensions: Sequence[str],
+    attributes: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Return the `zarr.json` of an array: Blosc(zstd, 5, bitshuffle), then crc32c."""
+    size = np.dtype(dtype).itemsize
+    to_bytes: dict[str, Any] = {"name": "bytes"}
+    if size > 1:
+        to_bytes["configuration"] = {"endian": "little"}
+    blosc = {
+        "typesize": size,
+        "cname": "zstd",
+        "clevel": 5,
+        "shuffle": "bitshuffle",
+        "blocksize": 0,
+    }
+    return {
+        "zarr_format": 3,
+        "node_type": "array",
+        "shape": list(shape),
+        "data_type": dtype,
+        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": list(chunk)}},
+        "chunk_key_encoding": {"name": "default", "configuration": {"separator": "."}},
+        "fill_value": fill,
+        "codecs": [to_bytes, {"name": "blosc", "configuration": blosc}, {"name": "crc32c"}],
+        "attributes": dict(attributes),
+        "dimension_names": list(dimensions),
+    }
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Which arrays a store has, apart from how many samples."""
+
+    field: str
+    shape: tuple[int, int]
+    chunk: int
+    scale: float
+    variables: tuple[str, ...]
+
+    def metadata(self, samples: int) -> dict[str, dict[str, Any]]:
+        """Return the metadata of every array of a store that holds `samples`."""
+        kind = FIELDS[self.field]
+        attributes: dict[str, Any] = {"long_name": kind.long_name, "units": kind.units}
+        if self.field == "spins":
+            attributes |= {"flag_values": [-1, 1], "flag_meanings": "down up"}
+        if self.field == "block_sum":
+            attributes["scale_factor"] = self.scale
+        arrays = {
+            self.field: array_metadata(
+                kind.dtype,
+                (samples, *self.shape),
+                (self.chunk, *self.shape),
+                kind.fill,
+                ("sample", "y", "x"),
+                attributes,
+            )
+        }
+        for name in self.variables:
+            kind = scalar(name)
+            described = {"long_name": kind.long_name, "units": kind.units}
+            arrays[name] = array_metadata(
+                kind.dtype, (samples,), (_SCALAR_CHUNK,), kind.fill, ("sample",), described
+            )
+        return arrays
+
+    def fault(self, name: str, values: NDArray[Any]) -> str | None:
+        """Return what is wrong with values of a variable, if anything is."""
+        if name == "spins":
+            return None if ((values == 1) | (values == -1)).all() else "spins other than -1 and +1"
+        if name == "block_sum":
+            sites = round(1.0 / self.scale)
+            wide = values.astype(np.int32)
+            bad = (np.abs(wide) > sites) | ((wide - sites) & 1 != 0)
+            return f"a number that is no sum of {sites} spins" if bad.any() else None
+        if values.dtype.kind == "f":
+            return None if np.isfinite(values).all() else "NaN or infinity"
+        return "a negative number" if (values < 0).any() else None
+
+
+def chunk_shape(metadata: Mapping[str, Any]) -> tuple[int, ...]:
+    return tuple(metadata["chunk_grid"]["configuration"]["chunk_shape"])
+
+
+def chunk_name(metadata: Mapping[str, Any], index: int) -> str:
+    return ".".join(["c", str(index)] + ["0"] * (len(metadata["shape"]) - 1))
+
+
+def json_bytes(metadata: Mapping[str, Any]) -> bytes:
+    return (json.dumps(metadata, indent=2, allow_nan=False) + "\n").encode()
+
+
+def checksum(attributes: Mapping[str, Any], arrays: Mapping[str, Any]) -> str:
+    """Return a digest of everything in the root that `zarr.json` itself would not protect."""
+    kept = {key: value for key, value in attributes.items() if key != "sha256"}
+    text = json.dumps([kept, arrays], sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def root_document(attributes: Mapping[str, Any], nodes: Mapping[str, Any]) -> bytes:
+    root = group_metadata()
+    root["attributes"] = {**attributes, "sha256": checksum(attributes, nodes)}
+    root["consolidated_metadata"] = {
+        "kind": "inline",
+        "must_understand": False,
+        "metadata": dict(nodes),
+    }
+    return json_bytes(root)
+
+
+def read_json(path: Path, file: str) -> dict[str, Any]:
+    try:
+        document = json.loads((path / file).read_bytes())
+    except FileNotFoundError:
+        raise StoreError(f"{path}: not a store: {file} is missing") from None
+    except (NotADirectoryError, PermissionError) as error:
+        raise StoreError(f"{path}: cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError):
+        raise StoreError(f"{path}: {file} is damaged: not valid JSON") from None
+    if not isinstance(document, dict):
+        raise StoreError(f"{path}: {file} is damaged: not a JSON object")
+    return document
+
+
+def read_root(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return (attributes, consolidated metadata) of a store of a known version."""
+    if not path.exists():
+        raise StoreError(f"{path}: no such store")
+    if not path.is_dir():
+        raise StoreError(f"{path}: not a store: not a directory")
+    root = read_json(path, ROOT)
+    attributes = root.get("attributes")
+    if not isinstance(attributes, dict) or "schema_version" not in attributes:
+        raise StoreError(f"{path}: Zarr, but not a store of skild-phys: no schema_version")
+    version = attributes["schema_version"]
+    if version != SCHEMA_VERSION:
+        raise StoreError(
+            f"{path}: schema_version {version!r} is unknown; this release reads {SCHEMA_VERSION}"
+        )
+    consolidated = root.get("consolidated_metadata")
+    nodes = consolidated.get("metadata") if isinstance(consolidated, dict) else None
+    if not isinstance(nodes, dict):
+        raise StoreError(f"{path}: {ROOT} is damaged: no consolidated metadata")
+    return attributes, nodes
+
+
+def layout_of(path: Path, nodes: Mapping[str, Any]) -> Layout:
+    """Return the layout that the metadata of a store describes; raises StoreError."""
+    names = [name for name in nodes if name.split("/")[0] != "state"]
+    fields = [name for name in names if name in FIELDS]
+    if len(fields) != 1:
+        raise StoreError(f"{path}: expected one of the variables {', '.join(FIELDS)}")
+    field = fields[0]
+    try:
+        shape = nodes[field]["shape"]
+        chunk = chunk_shape(nodes[field])
+        scale = nodes[field]["attributes"]["scale_factor"] if field == "block_sum" else 1.0
+        _, height, width = (int(n) for n in shape)
+        if len(chunk) != 3 or not (0.0 < float(scale) <= 1.0) or min(height, width, *chunk) < 1:
+            raise ValueError
+        layout = Layout(
+            field,
+            (height, width),
+            int(chunk[0]),
+            float(scale),
+            tuple(name for name in names if name != field),
+        )
+    except (KeyError, TypeError, ValueError):
+        raise StoreError(f"{path}: variable '{field}': wrong shape, chunks or scale") from None
+    return layout
+
+
+def compare_metadata(path: Path, name: str, found: Any, expected: Mapping[str, Any]) -> None:
+    for key, value in expected.items():
+        there = found.get(key) if isinstance(found, dict) else None
+        if there != value:
+            raise StoreError(f"{path}: variable '{name}': {key} is {there!r}, expected {value!r}")
