@@ -62,6 +62,17 @@ def write_bytes_atomically(path: AnyPath, data: bytes) -> None:
         raise write_error(path, error) from error
 
 
+def make_directory(path: AnyPath) -> None:
+    """Make a directory, on disk, unless it is there; raises WriteError."""
+    try:
+        os.mkdir(path)
+        _fsync(Path(path).parent)
+    except FileExistsError:
+        pass
+    except OSError as error:
+        raise write_error(path, error) from error
+
+
 def fsync_tree(path: AnyPath) -> None:
     """Sync a file, or a directory with everything in it, to disk; raises WriteError."""
     try:

@@ -5,11 +5,10 @@ A missing file is an error here, where Zarr would read fill values in silence.
 
 from __future__ import annotations
 
-import contextlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import zarr
@@ -21,26 +20,26 @@ from skild_phys.errors import StoreError
 from skild_phys.store.schema import ROOT, chunk_name, chunk_shape
 
 
-@contextlib.contextmanager
-def _one_chunk(metadata: Mapping[str, Any], chunk: bytes | None) -> Iterator[tuple[Any, Any]]:
+def _one_chunk(metadata: Mapping[str, Any], chunk: bytes | None) -> tuple[Any, Any]:
     """Open chunk 0 as an array of its own: (the array, the mapping of keys to buffers)."""
     to_buffer = default_buffer_prototype().buffer.from_bytes
     document = json.dumps({**metadata, "shape": chunk_shape(metadata), "attributes": {}})
     files = {ROOT: to_buffer(document.encode())}
     if chunk is not None:
         files[chunk_name(metadata, 0)] = to_buffer(chunk)
+    mode: Literal["r", "r+"] = "r" if chunk is not None else "r+"
     # Zarr leaves out a chunk that is all fill value; here a missing chunk is a fault.
-    with zarr.config.set({"array.write_empty_chunks": True}):
-        yield zarr.open_array(MemoryStore(files), mode="r" if chunk is not None else "r+"), files
+    array = zarr.open_array(MemoryStore(files), mode=mode, config={"write_empty_chunks": True})
+    return array, files
 
 
 def encode(metadata: Mapping[str, Any], rows: NDArray[Any]) -> bytes:
     """Return the chunk file for `rows`, at most a chunk of them; the rest is fill value."""
-    with _one_chunk(metadata, None) as (array, files):
-        block = np.full(array.shape, array.fill_value, dtype=array.dtype)
-        block[: len(rows)] = rows
-        array[...] = block
-        return bytes(files[chunk_name(metadata, 0)].to_bytes())
+    array, files = _one_chunk(metadata, None)
+    block = np.full(array.shape, array.fill_value, dtype=array.dtype)
+    block[: len(rows)] = rows
+    array[...] = block
+    return bytes(files[chunk_name(metadata, 0)].to_bytes())
 
 
 def decode(path: Path, name: str, metadata: Mapping[str, Any], index: int) -> NDArray[Any]:
@@ -55,8 +54,8 @@ def decode(path: Path, name: str, metadata: Mapping[str, Any], index: int) -> ND
             f"{path}: variable '{name}': chunk {file} cannot be read: {error.strerror}"
         ) from error
     try:
-        with _one_chunk(metadata, data) as (array, _):
-            return np.asarray(array[...])
+        array, _ = _one_chunk(metadata, data)
+        return np.asarray(array[...])
     except Exception:
         # Each codec fails in its own way (ValueError, RuntimeError, ...) on damaged bytes.
         raise StoreError(
@@ -67,6 +66,7 @@ def decode(path: Path, name: str, metadata: Mapping[str, Any], index: int) -> ND
 def read_rows(
     path: Path, name: str, metadata: Mapping[str, Any], start: int, stop: int
 ) -> NDArray[Any]:
+    """Return samples start..stop-1 of a variable; raises StoreError."""
     step = chunk_shape(metadata)[0]
     out = np.empty((stop - start, *metadata["shape"][1:]), dtype=metadata["data_type"])
     for index in range(start // step, -(-stop // step)):

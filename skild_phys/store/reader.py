@@ -18,7 +18,7 @@ from skild_phys.store.schema import (
     MANAGED,
     ROOT,
     VOLATILE,
-    checksum,
+    check_root,
     chunk_name,
     chunk_shape,
     compare_metadata,
@@ -45,7 +45,9 @@ class LatticeStore:
 
     def __init__(self, path: AnyPath, *, _records: bool = True) -> None:
         self.path = Path(path)
-        self.attrs, self._nodes = read_root(self.path)
+        root = read_root(self.path)
+        self.attrs: dict[str, Any] = root["attributes"]
+        self._nodes: dict[str, Any] = root["consolidated_metadata"]["metadata"]
         self._layout = layout_of(self.path, self._nodes)
         self.field, self.shape = self._layout.field, self._layout.shape
         self.chunk, self.scale = self._layout.chunk, self._layout.scale
@@ -60,8 +62,7 @@ class LatticeStore:
             if _records:
                 self._check_record(name)
             self._check_chunks(name)
-        if self.attrs.get("sha256") != checksum(self.attrs, self._nodes):
-            raise StoreError(f"{self.path}: {ROOT} was altered after it was written")
+        check_root(self.path, root)
 
     def _check_record(self, name: str) -> None:
         metadata = self._arrays[name]

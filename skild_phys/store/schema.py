@@ -47,10 +47,12 @@ SCALARS = {
 
 
 def scalar(name: str) -> Variable:
+    """Return the type of a scalar; one that the schema does not know is a number of unit 1."""
     return SCALARS.get(name) or Variable("float64", "NaN", "1", name.replace("_", " "))
 
 
 def group_metadata() -> dict[str, Any]:
+    """Return the `zarr.json` of a group without attributes."""
     return {"zarr_format": 3, "node_type": "group", "attributes": {}}
 
 
@@ -139,14 +141,17 @@ class Layout:
 
 
 def chunk_shape(metadata: Mapping[str, Any]) -> tuple[int, ...]:
+    """Return the shape of an array's chunks."""
     return tuple(metadata["chunk_grid"]["configuration"]["chunk_shape"])
 
 
 def chunk_name(metadata: Mapping[str, Any], index: int) -> str:
+    """Return the file name of chunk `index` along the first axis of an array."""
     return ".".join(["c", str(index)] + ["0"] * (len(metadata["shape"]) - 1))
 
 
 def json_bytes(metadata: Mapping[str, Any]) -> bytes:
+    """Return metadata as the bytes of a `zarr.json`."""
     return (json.dumps(metadata, indent=2, allow_nan=False) + "\n").encode()
 
 
@@ -157,24 +162,27 @@ def checksum(attributes: Mapping[str, Any], arrays: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def root_document(attributes: Mapping[str, Any], nodes: Mapping[str, Any]) -> bytes:
-    root = group_metadata()
-    root["attributes"] = {**attributes, "sha256": checksum(attributes, nodes)}
-    root["consolidated_metadata"] = {
-        "kind": "inline",
-        "must_understand": False,
-        "metadata": dict(nodes),
+def root_metadata(attributes: Mapping[str, Any], nodes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the root `zarr.json`: attributes, and the metadata of every node below."""
+    return {
+        **group_metadata(),
+        "attributes": {**attributes, "sha256": checksum(attributes, nodes)},
+        "consolidated_metadata": {
+            "kind": "inline",
+            "must_understand": False,
+            "metadata": dict(nodes),
+        },
     }
-    return json_bytes(root)
 
 
 def read_json(path: Path, file: str) -> dict[str, Any]:
+    """Return a JSON object that lies in the store `path`; raises StoreError."""
     try:
         document = json.loads((path / file).read_bytes())
     except FileNotFoundError:
         raise StoreError(f"{path}: not a store: {file} is missing") from None
-    except (NotADirectoryError, PermissionError) as error:
-        raise StoreError(f"{path}: cannot be read: {error.strerror}") from error
+    except OSError as error:
+        raise StoreError(f"{path}: {file} cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError):
         raise StoreError(f"{path}: {file} is damaged: not valid JSON") from None
     if not isinstance(document, dict):
@@ -182,8 +190,8 @@ def read_json(path: Path, file: str) -> dict[str, Any]:
     return document
 
 
-def read_root(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return (attributes, consolidated metadata) of a store of a known version."""
+def read_root(path: Path) -> dict[str, Any]:
+    """Return the root `zarr.json` of a store of a known version; raises StoreError."""
     if not path.exists():
         raise StoreError(f"{path}: no such store")
     if not path.is_dir():
@@ -201,7 +209,14 @@ def read_root(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     nodes = consolidated.get("metadata") if isinstance(consolidated, dict) else None
     if not isinstance(nodes, dict):
         raise StoreError(f"{path}: {ROOT} is damaged: no consolidated metadata")
-    return attributes, nodes
+    return root
+
+
+def check_root(path: Path, root: Mapping[str, Any]) -> None:
+    """Raise StoreError unless the root is what was written, to the last letter that counts."""
+    given = {key: value for key, value in root["attributes"].items() if key != "sha256"}
+    if root != root_metadata(given, root["consolidated_metadata"]["metadata"]):
+        raise StoreError(f"{path}: {ROOT} was altered after it was written")
 
 
 def layout_of(path: Path, nodes: Mapping[str, Any]) -> Layout:
@@ -231,6 +246,7 @@ def layout_of(path: Path, nodes: Mapping[str, Any]) -> Layout:
 
 
 def compare_metadata(path: Path, name: str, found: Any, expected: Mapping[str, Any]) -> None:
+    """Raise StoreError naming the first entry of an array's metadata that is not as expected."""
     for key, value in expected.items():
         there = found.get(key) if isinstance(found, dict) else None
         if there != value:

@@ -29,7 +29,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skild_phys.errors import BadInput, StoreError
-from skild_phys.files import PARTIAL, AnyPath, Lock, write_bytes_atomically, write_error
+from skild_phys.files import (
+    PARTIAL,
+    AnyPath,
+    Lock,
+    make_directory,
+    write_bytes_atomically,
+    write_error,
+)
 from skild_phys.store.chunks import decode, encode, read_rows
 from skild_phys.store.reader import LatticeStore
 from skild_phys.store.schema import (
@@ -45,17 +52,11 @@ from skild_phys.store.schema import (
     chunk_shape,
     group_metadata,
     json_bytes,
+    read_json,
     read_root,
-    root_document,
+    root_metadata,
     scalar,
 )
-
-
-def _make_directory(path: Path) -> None:
-    try:
-        path.mkdir(exist_ok=True)
-    except OSError as error:
-        raise write_error(path, error) from error
 
 
 def _remove(path: Path) -> None:
@@ -179,7 +180,7 @@ class StoreWriter:
             )
             nodes[f"{folder}/{name}"] = metadata
         for node, metadata in nodes.items():
-            _make_directory(self.path / node)
+            make_directory(self.path / node)
             write_bytes_atomically(self.path / node / ROOT, json_bytes(metadata))
         for name, values in state.items():
             metadata = nodes[f"{folder}/{name}"]
@@ -201,7 +202,8 @@ class StoreWriter:
             "samples_planned": self._planned,
             "samples_committed": total,
         }
-        data = root_document(attributes, {**self._layout.metadata(total), **state_nodes})
+        nodes = {**self._layout.metadata(total), **state_nodes}
+        data = json_bytes(root_metadata(attributes, nodes))
         file = self.path / ROOT
         if not file.exists() or file.read_bytes() != data:
             write_bytes_atomically(file, data)
@@ -210,8 +212,6 @@ class StoreWriter:
 
     def _start(self) -> None:
         """Make the store anew, with no samples."""
-        for name in self._layout.metadata(0):
-            _make_directory(self.path / name)
         self._write_root(0, {})
         self._clear()
 
@@ -220,21 +220,23 @@ class StoreWriter:
         # A kill while the store was made may have left an array without a record of its own.
         store = LatticeStore(self.path, _records=False)
         self._compare(store)
-        if store.n_samples > self._planned or (store.n_samples == self._planned and store.complete):
-            raise BadInput(
-                "-o",
-                str(self.path),
-                f"a path that does not exist: this store is complete, with {store.n_samples} "
-                f"samples; a larger -n appends, --overwrite starts afresh",
-            )
         self.committed = store.n_samples
         self._state_nodes = {n: m for n, m in store._nodes.items() if n.split("/")[0] == "state"}
         folder = f"state/{self.committed}"
         for node, metadata in self._state_nodes.items():
+            if read_json(self.path, f"{node}/{ROOT}") != metadata:
+                raise StoreError(f"{self.path}: {node}/{ROOT} was altered after it was written")
             if node.startswith(folder + "/"):
                 name = node[len(folder) + 1 :]
                 self.state[name] = decode(self.path, node, metadata, 0)
         self._clear()
+        if self.committed >= self._planned and (store.complete or self.committed > self._planned):
+            raise BadInput(
+                "-o",
+                str(self.path),
+                f"a path that does not exist: this store has its {self.committed} samples; "
+                f"a larger -n appends, --overwrite starts afresh",
+            )
         self._write_root(self.committed, self._state_nodes)
 
     def _compare(self, store: LatticeStore) -> None:
@@ -261,7 +263,7 @@ class StoreWriter:
         for name in {*FIELDS, *SCALARS} - set(metadata):
             _remove(self.path / name)
         for name, document in metadata.items():
-            _make_directory(self.path / name)
+            make_directory(self.path / name)
             chunks = -(-self.committed // chunk_shape(document)[0])
             keep = {ROOT, *(chunk_name(document, index) for index in range(chunks))}
             for file in set(os.listdir(self.path / name)) - keep:
@@ -310,7 +312,7 @@ def _claim(path: Path) -> Lock:
     """Make the directory if there is none, and take its lock."""
     if path.exists() and not path.is_dir():
         raise BadInput("-o", str(path), "a path that does not exist, or a store to go on with")
-    _make_directory(path)
+    make_directory(path)
     return Lock(path).acquire()
 
 
