@@ -22,7 +22,7 @@ def seed_sequence(seed: int, *key: int) -> np.random.SeedSequence:
 
 def kernel_state(seed: int, *key: int) -> NDArray[np.uint64]:
     """Return a xoshiro256++ state, shape (4,) uint64, for the stream `key` of `seed`."""
-    return seed_sequence(seed, *key).generate_state(4, np.uint64)
+    return seed_sequence(seed, *key).generate_state(4, np.uint64).astype(np.uint64)
 
 
 def generator(seed: int, *key: int) -> np.random.Generator:

@@ -28,12 +28,16 @@ class Ising2D:
         s = np.asarray(spins, dtype=np.int8)
         bonds = (s * np.roll(s, -1, axis=-1)).sum(axis=(-2, -1), dtype=np.int64)
         bonds += (s * np.roll(s, -1, axis=-2)).sum(axis=(-2, -1), dtype=np.int64)
-        return -bonds / (s.shape[-1] * s.shape[-2])
+        energy: NDArray[np.float64] = -bonds / (s.shape[-1] * s.shape[-2])
+        return energy
 
     def magnetization(self, spins: NDArray[np.int8]) -> NDArray[np.float64]:
         """Return the (signed) magnetization per site of lattices of shape (..., Ly, Lx)."""
         s = np.asarray(spins, dtype=np.int8)
-        return s.sum(axis=(-2, -1), dtype=np.int64) / (s.shape[-1] * s.shape[-2])
+        total: NDArray[np.float64] = s.sum(axis=(-2, -1), dtype=np.int64) / (
+            s.shape[-1] * s.shape[-2]
+        )
+        return total
 
 
 MODELS = {"ising2d": Ising2D()}

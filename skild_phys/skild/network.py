@@ -27,7 +27,7 @@ class NetworkConfig:
     @property
     def multiple(self) -> int:
         """Lattice sides divisible by this need no extension."""
-        return self.patch * 2 ** (len(self.channels) - 1)
+        return int(self.patch * 2 ** (len(self.channels) - 1))
 
 
 class _Conv(nn.Conv2d):
@@ -67,6 +67,15 @@ class _Block(nn.Module):
         return out
 
 
+class _Level(nn.ModuleList):
+    """Blocks at one resolution, one after the other."""
+
+    def forward(self, h: Tensor, embedding: Tensor) -> Tensor:
+        for block in self:
+            h = block(h, embedding)
+        return h
+
+
 class UNet(nn.Module):
     """Map fields X_t to one number a site: a logit of spin up, or v.
 
@@ -89,13 +98,13 @@ class UNet(nn.Module):
         self.direct = nn.Linear(config.embedding, 1)
         levels = range(len(width))
         self.down = nn.ModuleList(
-            nn.ModuleList(_Block(width[i], width[i], config.embedding) for _ in range(n))
+            _Level(_Block(width[i], width[i], config.embedding) for _ in range(n))
             for i, n in enumerate(config.blocks)
         )
         self.shrink = nn.ModuleList(_Conv(width[i], width[i + 1], 2) for i in levels[:-1])
         self.grow = nn.ModuleList(nn.Conv2d(width[i + 1], width[i], 1) for i in levels[:-1])
         self.up = nn.ModuleList(
-            nn.ModuleList(
+            _Level(
                 _Block(width[i] * (2 if j == 0 else 1), width[i], config.embedding)
                 for j in range(n)
             )
@@ -116,18 +125,18 @@ class UNet(nn.Module):
         h = self.enter(h.contiguous(memory_format=torch.channels_last))
         kept = []
         for level, blocks in enumerate(self.down):
-            for block in blocks:
-                h = block(h, embedding)
+            h = blocks(h, embedding)
             if level < len(self.shrink):
                 kept.append(h)
                 h = self.shrink[level](h)
         for level in reversed(range(len(self.up))):
             h = F.interpolate(self.grow[level](h), scale_factor=2, mode="nearest")
             h = torch.cat([h, kept[level]], dim=1)
-            for block in self.up[level]:
-                h = block(h, embedding)
-        out = F.pixel_shuffle(self.leave(F.silu(_site_norm(h))).float(), self.config.patch)[:, 0]
-        return out + self.direct(embedding).float()[:, :, None] * x
+            h = self.up[level](h, embedding)
+        h = self.leave(F.silu(_site_norm(h))).float()
+        out: Tensor = F.pixel_shuffle(h, self.config.patch)[:, 0]
+        out = out + self.direct(embedding).float()[:, :, None] * x
+        return out
 
     def _wrapped(self, x: Tensor, lam: Tensor) -> Tensor:
         multiple, margin = self.config.multiple, 32
@@ -137,7 +146,7 @@ class UNet(nn.Module):
             start = 0 if side % multiple == 0 else -margin
             stop = side if side % multiple == 0 else long - margin
             index.append(torch.arange(start, stop, device=x.device) % side)
-        out = self(x[:, index[0]][:, :, index[1]], lam)
+        out: Tensor = self(x[:, index[0]][:, :, index[1]], lam)
         height, width = x.shape[-2:]
         top = 0 if height % multiple == 0 else margin
         left = 0 if width % multiple == 0 else margin

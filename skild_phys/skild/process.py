@@ -39,10 +39,12 @@ class Process:
         self.amplitude = torch.as_tensor(amplitude, dtype=torch.float32, device=device)
 
     def _modes(self, fields: Tensor) -> Tensor:
-        return torch.fft.rfft2(fields, norm="ortho")
+        modes: Tensor = torch.fft.rfft2(fields, norm="ortho")
+        return modes
 
     def _fields(self, modes: Tensor) -> Tensor:
-        return torch.fft.irfft2(modes, s=self.shape, norm="ortho")
+        fields: Tensor = torch.fft.irfft2(modes, s=self.shape, norm="ortho")
+        return fields
 
     def forward(self, x0: Tensor, lam: Tensor, noise: Tensor) -> Tensor:
         """Return X_t for fields `x0` (n, Ly, Lx), `lam` (n,) and white `noise` (n, Ly, Lx)."""

@@ -22,7 +22,8 @@ def wave_numbers(shape: tuple[int, int]) -> Array:
     """Return kappa = |k| of every rfft2 mode of a (Ly, Lx) torus, shape (Ly, Lx // 2 + 1)."""
     ky = 2.0 * np.pi * np.fft.fftfreq(shape[0])
     kx = 2.0 * np.pi * np.fft.rfftfreq(shape[1])
-    return np.hypot(ky[:, None], kx[None, :])
+    kappa: Array = np.hypot(ky[:, None], kx[None, :])
+    return kappa
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,8 @@ class Spectrum:
         slope = (log_power[tail] - log_power[0]) / (log_kappa[tail] - log_kappa[0])
         x = np.log(np.asarray(kappa, dtype=np.float64))
         below = log_power[0] + slope * (x - log_kappa[0])
-        return np.exp(np.where(x < log_kappa[0], below, np.interp(x, log_kappa, log_power)))
+        log_p = np.where(x < log_kappa[0], below, np.interp(x, log_kappa, log_power))
+        return np.asarray(np.exp(log_p), dtype=np.float64)
 
     def variances(self, shape: tuple[int, int]) -> Array:
         """Return P of every rfft2 mode of a (Ly, Lx) torus, shape (Ly, Lx // 2 + 1)."""
@@ -59,7 +61,7 @@ class Spectrum:
 def mode_power(fields: NDArray[np.generic]) -> Array:
     """Return the mean |X|^2 of every rfft2 mode of fields (n, Ly, Lx); E X = 0 by symmetry."""
     modes = np.fft.rfft2(np.asarray(fields, dtype=np.float64), norm="ortho")
-    return np.mean(np.abs(modes) ** 2, axis=0)
+    return np.asarray(np.mean(np.abs(modes) ** 2, axis=0))
 
 
 def fit_spectrum(

@@ -90,7 +90,10 @@ class Trainer:
         self.spectrum = spectrum or measure_spectrum(source, config.spectrum_batches, config.batch)
         self.process = Process(self.spectrum, source.shape, self.device)
         self.network = UNet(config.network).to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.ema = AveragedModel(self.network, multi_avg_fn=get_ema_multi_avg_fn(config.ema))
+        self.ema = AveragedModel(
+            self.network,
+            multi_avg_fn=get_ema_multi_avg_fn(config.ema),  # type: ignore[no-untyped-call]
+        )
         self.optimizer = torch.optim.AdamW(
             self.network.parameters(),
             config.learning_rate,
@@ -103,7 +106,7 @@ class Trainer:
         self.log: list[tuple[int, float, float]] = []
 
     def _lambdas(self, n: int) -> Tensor:
-        """Draw lambda log-uniformly, stratified over the batch; a share of it from the far range."""
+        """Draw lambda log-uniformly, stratified over the batch; a share of it far out."""
         c = self.config
         u = (torch.arange(n) + torch.rand(n, generator=self.random)) / n
         near, far = math.log(c.lambda_far / c.lambda_min), math.log(c.lambda_max / c.lambda_far)
@@ -174,7 +177,7 @@ class Trainer:
         write_bytes_atomically(path, save(tensors, metadata=header))
 
     def restore(self, path: Path) -> None:
-        """Take up the run saved at `path`; raises WeightsError if it is damaged or another run's."""
+        """Take up the run saved at `path`; WeightsError if it is damaged or another run's."""
         try:
             with safe_open(path, framework="pt") as file:
                 record = json.loads((file.metadata() or {})["record"])

@@ -108,8 +108,9 @@ def load_weights(path: str | Path) -> Weights:
         raise WeightsError(f"{path}: the tensors do not match their SHA-256; the file was altered")
     try:
         record = json.loads(header["record"])
+        shape: dict[str, Any] = record["network"]
         network = NetworkConfig(
-            **{k: tuple(v) if isinstance(v, list) else v for k, v in record["network"].items()}
+            **{k: tuple(v) if isinstance(v, list) else v for k, v in shape.items()}  # type: ignore[arg-type]
         )
         table = record["spectrum"]
         spectrum = Spectrum(tuple(table["kappa"]), tuple(table["power"]), table["zero_scale"])

@@ -1,0 +1,138 @@
+"""The coarse lattices a refinement starts from: a coarse store, or a user's own array."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skild_phys.errors import BadInput, StoreError
+from skild_phys.lattice.coarsen import check_factor, check_rule
+from skild_phys.store import LatticeStore, open_array, open_store
+
+
+@dataclass(frozen=True)
+class CoarseInput:
+    """Coarse lattices with what is known of where they came from.
+
+    Attributes
+    ----------
+    path, rule, factor : of the coarse-graining; a fine lattice has `factor` times the sides.
+    n, shape : number of lattices and their (ly, lx).
+    ids : (n,) identity of each in the ensemble it was coarsened from (its own index if unknown).
+    tie_seed : names the coins of tied majority blocks; None if the input does not say.
+    attrs : model, temperature and so on, as far as the input says.
+    read : (start, stop) -> raw coarse numbers (stop - start, ly, lx): int16 block sums,
+        int8 spins or float32 fields.
+    digest : SHA-256 of the lattices.
+    """
+
+    path: Path
+    rule: str
+    factor: int
+    n: int
+    shape: tuple[int, int]
+    ids: NDArray[np.int64]
+    tie_seed: int | None
+    read: Callable[[int, int], NDArray[Any]]
+    digest: str
+    attrs: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def fine_shape(self) -> tuple[int, int]:
+        """(Ly, Lx) of the lattices to come."""
+        return self.shape[0] * self.factor, self.shape[1] * self.factor
+
+
+def open_coarse(path: str | Path, factor: int | None, rule: str | None) -> CoarseInput:
+    """Open a coarse store, or any Zarr array or .npy file of coarse lattices.
+
+    Parameters
+    ----------
+    path : what `skild-phys coarsen` wrote (which knows its rule and factor), or an array of
+        shape (n, ly, lx) for which both must be given.
+    factor, rule : checked against the store's own if it has them.
+
+    Raises
+    ------
+    BadInput, StoreError : for what cannot be a coarse lattice of this rule and factor.
+    """
+    path = Path(path)
+    if (path / "zarr.json").is_file() and b'"schema_version"' in (path / "zarr.json").read_bytes():
+        return _from_store(open_store(path), factor, rule)
+    if factor is None:
+        raise BadInput("--factor", factor, f"a factor: {path} does not say how it was coarsened")
+    if rule is None:
+        raise BadInput("--rule", rule, f"a rule: {path} does not say how it was coarsened")
+    return _from_array(path, check_factor(factor), check_rule(rule))
+
+
+def _from_store(store: LatticeStore, factor: int | None, rule: str | None) -> CoarseInput:
+    own_rule, own_factor = store.attrs.get("rule"), store.attrs.get("factor")
+    if "method" in store.attrs or own_rule is None or own_factor is None:
+        if factor is None or rule is None:
+            raise StoreError(
+                f"{store.path}: not a coarse store; to refine its lattices as they are,"
+                " give --rule and --factor"
+            )
+        own_rule, own_factor = check_rule(rule), check_factor(factor)
+        if own_rule == "block_mean":
+            raise StoreError(f"{store.path}: holds spins, not block means")
+    if factor is not None and factor != own_factor:
+        raise BadInput("--factor", factor, f"{own_factor}, by which {store.path} was coarsened")
+    if rule is not None and rule != own_rule:
+        raise BadInput("--rule", rule, f"{own_rule}, by which {store.path} was coarsened")
+    has_parent = store.has("parent")
+    ids = store.variable("parent") if has_parent else np.arange(store.n_samples)
+    return CoarseInput(
+        store.path,
+        str(own_rule),
+        int(own_factor),
+        store.n_samples,
+        store.shape,
+        ids.astype(np.int64),
+        store.attrs.get("tie_seed"),
+        store.read,
+        store.digest(),
+        store.attrs,
+    )
+
+
+def _from_array(path: Path, factor: int, rule: str) -> CoarseInput:
+    array = open_array(path)
+    n, ly, lx = (int(i) for i in array.shape)
+
+    def read(start: int, stop: int) -> NDArray[Any]:
+        return _raw(np.asarray(array[start:stop]), rule, factor, path)
+
+    digest = hashlib.sha256(f"{array.dtype} {array.shape}".encode())
+    for start in range(0, n, 64):
+        digest.update(np.ascontiguousarray(array[start : start + 64]).tobytes())
+    ids = np.arange(n, dtype=np.int64)
+    return CoarseInput(path, rule, factor, n, (ly, lx), ids, None, read, digest.hexdigest())
+
+
+def _raw(values: NDArray[Any], rule: str, factor: int, path: Path) -> NDArray[Any]:
+    """Return a user's numbers as a coarse store would keep them; raises StoreError."""
+    if values.dtype.kind == "f" and not np.isfinite(values).all():
+        raise StoreError(f"{path}: holds NaN or infinity")
+    if rule == "spectral":
+        return values.astype(np.float32)
+    if rule in ("majority", "decimate"):
+        if not np.isin(values, (-1, 1)).all():
+            raise StoreError(f"{path}: holds spins other than -1 and +1")
+        return values.astype(np.int8)
+    sites = factor * factor
+    sums = values.astype(np.float64) * (sites if values.dtype.kind == "f" else 1)
+    whole = np.rint(sums)
+    valid = (np.abs(sums - whole) < 1e-3) & (np.abs(whole) <= sites) & ((whole - sites) % 2 == 0)
+    if not valid.all():
+        bad = values[~valid].flat[0]
+        kind = "mean (floating point)" if values.dtype.kind == "f" else "sum (integer)"
+        raise StoreError(f"{path}: {bad} is no {kind} over {factor} x {factor} spins of -1 and +1")
+    return whole.astype(np.int16)

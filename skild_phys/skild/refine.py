@@ -1,0 +1,372 @@
+"""Fine lattices from coarse ones alone: SKILD, the exact conditional Monte Carlo, a random fill.
+
+Every refined sample is named by its index in the output, (input index) x samples_per_input +
+replica; its random streams follow from that name and the seed alone. On a CPU the lattices
+are worked on one at a time, each by one thread, so that neither the number of threads nor the
+size of a batch can change a rounding; on a GPU in batches.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from skild_phys.errors import BadInput, Interrupted, WeightsError
+from skild_phys.lattice.coarsen import BlockMean, Operator, coarsen_spins, operator, tie_coins
+from skild_phys.lattice.models import get_model
+from skild_phys.simulate.conditional import relax, sample_conditional
+from skild_phys.skild.coarse import CoarseInput
+from skild_phys.skild.draw import draw_spins
+from skild_phys.skild.process import Process
+from skild_phys.skild.sampler import Streams, sample_fields, sample_spins, white_noise
+from skild_phys.skild.schedule import LAMBDA_END, geometric_steps, starting_lambda
+from skild_phys.skild.weights import Weights
+from skild_phys.store import create_store
+
+METHODS = ("skild", "exact", "fill")
+SPIN_RULES = ("block_mean", "majority", "decimate")
+TEMPERATURE_TOLERANCE = 0.005
+"""Largest relative distance from the weights' temperature that is refined without being told."""
+
+START_SCALE = {"block_mean": 1.0, "spectral": 1.0, "majority": 4.0, "decimate": 4.0}
+"""How far past the coarse Nyquist mode a chain starts (`starting_lambda`): signs and single
+spins say less about the waves they carry than block means do."""
+
+Lattices = NDArray[Any]
+Method = Callable[[Lattices, Sequence[int], Lattices | None], Lattices]
+"""(raw coarse (n, ly, lx), output indices, coins) -> fine (n, Ly, Lx)."""
+
+
+@dataclass(frozen=True)
+class RefineSpec:
+    """How to refine.
+
+    Attributes
+    ----------
+    method : 'skild'; 'exact' (constrained Monte Carlo of the known Hamiltonian, a random fill
+        followed by `sweeps` sweeps); 'fill' (each block at random, no model).
+    steps : network calls a lattice.
+    samples_per_input : fine lattices for each coarse one.
+    seed : of all random numbers.
+    polish : constrained Monte Carlo sweeps after SKILD.
+    sweeps : of method 'exact'; None for 4 factor^2 (design: bias under 0.001 at every r).
+    lambda_start, lambda_end : ends of the chain; None for the defaults of `schedule`.
+    """
+
+    method: str = "skild"
+    steps: int = 40
+    samples_per_input: int = 1
+    seed: int = 0
+    polish: int = 0
+    sweeps: int | None = None
+    lambda_start: float | None = None
+    lambda_end: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.method not in METHODS:
+            raise BadInput("--method", self.method, " or ".join(METHODS))
+        least = {"steps": 1, "samples_per_input": 1, "seed": 0, "polish": 0}
+        for name, low in least.items():
+            if getattr(self, name) < low:
+                option = "--" + name.replace("_", "-")
+                raise BadInput(option, getattr(self, name), f"a whole number of at least {low}")
+        if self.sweeps is not None and self.sweeps < 0:
+            raise BadInput("--sweeps", self.sweeps, "a whole number of at least 0")
+        if self.polish and self.method != "skild":
+            raise BadInput("--polish", self.polish, "0, unless the method is skild")
+
+
+def check_weights_fit(weights: Weights, attrs: dict[str, Any], where: Path) -> None:
+    """Raise WeightsError if `attrs` say another model or a temperature far from the weights'."""
+    system = weights.system
+    model, temperature = attrs.get("model"), attrs.get("temperature")
+    if model is not None and model != system["model"]:
+        raise WeightsError(
+            f"{where}: is of model {model}, the weights are of {system['model']};"
+            " --any-system refines it all the same"
+        )
+    if temperature is not None and system.get("temperature") is not None:
+        distance = abs(temperature / system["temperature"] - 1.0)
+        if distance > TEMPERATURE_TOLERANCE:
+            raise WeightsError(
+                f"{where}: is at T = {temperature:.6g}, the weights are of"
+                f" T = {system['temperature']:.6g}; --any-system refines it all the same"
+            )
+
+
+class Skild:
+    """The method `skild` for one coarse input: a network, a process and a schedule."""
+
+    def __init__(
+        self, weights: Weights, coarse: CoarseInput, spec: RefineSpec, device: str = "cpu"
+    ) -> None:
+        spins = weights.output == "logits"
+        if spins and coarse.rule not in SPIN_RULES:
+            raise BadInput("--rule", coarse.rule, " or ".join(SPIN_RULES) + " for spins")
+        if not spins and coarse.rule == "majority":
+            raise BadInput("--rule", coarse.rule, "a linear rule for continuous fields")
+        self.weights, self.coarse, self.spec = weights, coarse, spec
+        self.device = torch.device(device)
+        self.network = weights.build(self.device)
+        self.process = Process(weights.spectrum, coarse.fine_shape, self.device)
+        self.variances = weights.spectrum.variances(coarse.fine_shape)
+        self.operator: Operator
+        if coarse.rule == "majority":
+            self.operator = BlockMean(coarse.fine_shape, coarse.factor)
+        else:
+            self.operator = operator(coarse.rule, coarse.fine_shape, coarse.factor)
+        start = spec.lambda_start or starting_lambda(coarse.factor, START_SCALE[coarse.rule])
+        end = spec.lambda_end or LAMBDA_END
+        low, high = weights.lambda_range
+        if not low * 0.5 <= end < start <= high:
+            accepted = f"{low:.3g} <= end < start <= {high:.3g}, what the weights have seen"
+            raise BadInput("--lambda-start", start, accepted)
+        self.lambdas = geometric_steps(start, end, spec.steps)
+
+    def _coarse_values(self, raw: Lattices) -> NDArray[np.float64]:
+        """Return what the operator should see: means for block sums, scaled signs for majority.
+
+        A majority sign stands for a block mean of its size's root mean square.
+        """
+        if self.coarse.rule == "block_mean":
+            return raw / float(self.coarse.factor**2)
+        if self.coarse.rule == "majority":
+            seen = np.abs(self.operator.transfer) ** 2 * self.variances
+            double = np.full(seen.shape[1], 2.0)
+            double[0] = 1.0
+            if self.coarse.fine_shape[1] % 2 == 0:
+                double[-1] = 1.0
+            mean_square = float((seen * double).sum()) / math.prod(self.coarse.fine_shape)
+            return raw * math.sqrt(mean_square)
+        return raw.astype(np.float64)
+
+    def __call__(self, raw: Lattices, index: Sequence[int], coins: Lattices | None) -> Lattices:
+        streams = [Streams.of(self.spec.seed, i) for i in index]
+        shape, rule, factor = self.coarse.fine_shape, self.coarse.rule, self.coarse.factor
+        values = self._coarse_values(raw)
+        with torch.inference_mode():
+            field = self.process.gaussian(white_noise(streams, shape, self.device))
+            guess = self.operator.correct(field.double().cpu().numpy(), values, self.variances)
+            x0 = torch.from_numpy(guess.astype(np.float32)).to(self.device)
+            at = torch.full((len(raw),), float(self.lambdas[0]), device=self.device)
+            start = self.process.forward(x0, at, white_noise(streams, shape, self.device))
+            if self.weights.output == "v":
+                return sample_fields(
+                    self.network, self.process, start, self.lambdas, self.operator, values,
+                    self.variances, streams,
+                )  # fmt: skip
+
+            def draw(
+                logits: NDArray[np.float32], i: int, state: NDArray[np.uint64]
+            ) -> NDArray[np.int8]:
+                coin = coins[i] if coins is not None else None
+                return draw_spins(logits, rule, raw[i], factor, coin, state)
+
+            return sample_spins(self.network, self.process, start, self.lambdas, draw, streams)
+
+
+def _monte_carlo(coarse: CoarseInput, spec: RefineSpec, temperature: float) -> Method:
+    sweeps = 0 if spec.method == "fill" else spec.sweeps
+    if sweeps is None:
+        sweeps = 4 * coarse.factor**2
+
+    def method(raw: Lattices, index: Sequence[int], coins: Lattices | None) -> Lattices:
+        ids = np.asarray(index, dtype=np.int64)
+        return sample_conditional(
+            raw, coarse.rule, coarse.factor, temperature, spec.seed, ids, sweeps, coins
+        )
+
+    return method
+
+
+def build_method(
+    coarse: CoarseInput,
+    spec: RefineSpec,
+    weights: Weights | None,
+    temperature: float | None = None,
+    device: str = "cpu",
+) -> Method:
+    """Return the function that refines raw coarse lattices of `coarse` as `spec` says.
+
+    `temperature` (J / k_B) is needed by methods exact and fill and by a polish.
+    """
+    if spec.method == "skild":
+        if weights is None:
+            raise BadInput("--checkpoint", "none", "weights for method skild")
+        skild = Skild(weights, coarse, spec, device)
+        if not spec.polish:
+            return skild
+    if spec.method != "fill" and temperature is None:
+        raise BadInput("--T", "none", "the temperature: the input does not say it")
+    if spec.method != "skild":
+        return _monte_carlo(coarse, spec, temperature or 1.0)
+    kelvin = float(temperature or 0.0)
+
+    def polished(raw: Lattices, index: Sequence[int], coins: Lattices | None) -> Lattices:
+        ids = np.asarray(index, dtype=np.int64)
+        return relax(
+            skild(raw, index, coins), raw, coarse.rule, coarse.factor, kelvin, spec.seed, ids,
+            spec.polish, coins,
+        )  # fmt: skip
+
+    return polished
+
+
+def refine_store(
+    coarse: CoarseInput,
+    output: str | Path,
+    spec: RefineSpec,
+    weights: Weights | None,
+    *,
+    temperature: float | None = None,
+    weights_sha256: str | None = None,
+    extra_attrs: dict[str, Any] | None = None,
+    threads: int | None = None,
+    device: str = "cpu",
+    chunk: int | None = None,
+    overwrite: bool = False,
+    progress: Callable[[int], None] = lambda n: None,
+    stop: Callable[[], bool] = lambda: False,
+) -> dict[str, float]:
+    """Refine every lattice of `coarse` into the store `output`, commit by commit.
+
+    An unfinished output of the same parameters is gone on with. Raises Interrupted once `stop`
+    says so, with what was committed complete.
+
+    Returns
+    -------
+    {"samples": in the store, "seconds": wall time of this call, "refined": by this call}.
+    """
+    method = build_method(coarse, spec, weights, temperature, device)
+    copies, total = spec.samples_per_input, coarse.n * spec.samples_per_input
+    tie_seed = coarse.tie_seed if coarse.tie_seed is not None else spec.seed
+    fields = weights is not None and spec.method == "skild" and weights.output == "v"
+    chunk = chunk or max(1, min(1024, 2**21 // math.prod(coarse.fine_shape)))
+    attrs = _attributes(coarse, spec, weights_sha256, temperature, tie_seed) | (extra_attrs or {})
+    threads = threads or os.cpu_count() or 1
+    group = 1 if torch.device(device).type == "cpu" else 32
+    began, refined = time.perf_counter(), 0
+    model = get_model(str(attrs.get("model") or "ising2d"))
+
+    def work(index: list[int]) -> Lattices:
+        inputs = [i // copies for i in index]
+        raw = np.stack([_one(coarse, i) for i in inputs])
+        coins = None
+        if coarse.rule == "majority":
+            coins = tie_coins(tie_seed, coarse.ids[inputs], coarse.shape)
+        fine = method(raw, index, coins)
+        progress(len(index))
+        return fine
+
+    with (
+        create_store(
+            output,
+            field="field" if fields else "spins",
+            n_samples=total,
+            shape=coarse.fine_shape,
+            chunk=chunk,
+            attrs=attrs,
+            variables=("parent",) if fields else ("energy", "magnetization", "parent"),
+            overwrite=overwrite,
+        ) as writer,
+        ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool,
+    ):
+        progress(writer.committed)
+        while writer.committed < total:
+            first = writer.committed
+            last = min((first // chunk + 1) * chunk, total)
+            jobs = [
+                pool.submit(work, list(range(i, min(i + group, last))))
+                for i in range(first, last, group)
+            ]
+            try:
+                while not all(job.done() for job in jobs):
+                    if stop():
+                        raise Interrupted(
+                            f"{first} of {total} samples are committed in {output};"
+                            " the same command goes on from there"
+                        )
+                    time.sleep(0.02)
+                fine = np.concatenate([job.result() for job in jobs])
+            finally:
+                for job in jobs:
+                    job.cancel()
+            if not fields:
+                _check_consistent(coarse, fine, first, copies, tie_seed)
+            parents = coarse.ids[np.arange(first, last) // copies]
+            arrays: dict[str, Lattices] = {"field" if fields else "spins": fine, "parent": parents}
+            if not fields:
+                arrays["energy"] = model.energy(fine)
+                arrays["magnetization"] = model.magnetization(fine)
+            writer.commit(arrays)
+            refined += last - first
+    return {"samples": total, "refined": refined, "seconds": time.perf_counter() - began}
+
+
+def _check_consistent(
+    coarse: CoarseInput, fine: Lattices, first: int, copies: int, tie_seed: int
+) -> None:
+    """Raise RuntimeError unless the lattices coarse-grain to their input, every number of it."""
+    inputs = np.arange(first, first + len(fine)) // copies
+    again = coarsen_spins(
+        fine, coarse.rule, coarse.factor, tie_seed=tie_seed, sample_ids=coarse.ids[inputs]
+    )
+    given = coarse.read(int(inputs[0]), int(inputs[-1]) + 1)[inputs - inputs[0]]
+    if not np.array_equal(again, given):
+        raise RuntimeError("refined lattices do not coarse-grain to their input")
+
+
+_HELD = threading.local()
+
+
+def _one(coarse: CoarseInput, i: int) -> Lattices:
+    """Return coarse lattice `i`; each thread keeps the last stretch it read."""
+    held = getattr(_HELD, "stretch", None)
+    key = (id(coarse), i // 64)
+    if held is None or held[0] != key:
+        start = i // 64 * 64
+        held = (key, coarse.read(start, min(start + 64, coarse.n)))
+        _HELD.stretch = held
+    lattice: Lattices = held[1][i % 64]
+    return lattice
+
+
+def _attributes(
+    coarse: CoarseInput,
+    spec: RefineSpec,
+    weights_sha256: str | None,
+    temperature: float | None,
+    tie_seed: int,
+) -> dict[str, Any]:
+    kept: dict[str, Any] = {k: coarse.attrs[k] for k in ("model", "couplings") if k in coarse.attrs}
+    attrs: dict[str, Any] = {
+        **kept,
+        "L": coarse.fine_shape[1],
+        "temperature": temperature,
+        "method": spec.method,
+        "rule": coarse.rule,
+        "factor": coarse.factor,
+        "seed": spec.seed,
+        "samples_per_input": spec.samples_per_input,
+        "parent_store": coarse.path.name,
+        "parent_sha256": coarse.digest,
+    }
+    if coarse.rule == "majority":
+        attrs["tie_seed"] = tie_seed
+    if spec.method == "skild":
+        attrs |= {"steps": spec.steps, "polish": spec.polish, "weights_sha256": weights_sha256}
+        attrs |= {"lambda_start": spec.lambda_start, "lambda_end": spec.lambda_end}
+    if spec.method == "exact":
+        attrs["sweeps"] = 4 * coarse.factor**2 if spec.sweeps is None else spec.sweeps
+    return {k: v for k, v in attrs.items() if v is not None}
