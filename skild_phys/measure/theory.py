@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from skild_phys.lattice.exact import kaufman_energy, torus_connected_four_point, torus_two_point
 from skild_phys.lattice.models import MODELS
 
 KAUFMAN = "exact on this lattice (Kaufman)"
@@ -32,14 +33,6 @@ def theory(
     Empty for another model, a lattice that is not square, or attributes without a temperature.
     Correlations and magnetization are known at Tc only; NaN at r = 0 of G(r).
     """
-    try:
-        from skild_phys.lattice.exact import (
-            kaufman_energy,
-            torus_connected_four_point,
-            torus_two_point,
-        )
-    except ImportError:
-        return {}
     model, temperature = attrs.get("model"), attrs.get("temperature")
     length = shape[0]
     if model != "ising2d" or not isinstance(temperature, float) or shape[1] != length:

@@ -1,0 +1,159 @@
+"""`skild-phys compare`: a report on stores against a truth and exact theory."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from skild_phys.cli.measure import make_directory
+from skild_phys.cli.options import (
+    announced,
+    command_line,
+    json_option,
+    overwrite_option,
+    progress_bar,
+)
+from skild_phys.errors import BadInput
+from skild_phys.files import check_output, write_bytes_atomically
+
+if TYPE_CHECKING:
+    from skild_phys.measure.compare import Comparison
+
+REPORT, TABLE, JSON = "report.html", "comparison.csv", "comparison.json"
+
+
+@click.command()
+@click.argument("truth", type=click.Path(path_type=Path))
+@click.argument("models", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option(
+    "-o",
+    "--output",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="Directory for the report, its tables and figures.",
+)
+@click.option(
+    "--coarse",
+    type=click.Path(path_type=Path),
+    help="The coarse store the models were refined from.",
+)
+@click.option("--bins", type=int, help="Jackknife over so many bins of lattices.")
+@overwrite_option
+@json_option
+def command(
+    truth: Path,
+    models: tuple[Path, ...],
+    output: Path,
+    coarse: Path | None,
+    bins: int | None,
+    overwrite: bool,
+    as_json: bool,
+) -> None:
+    """Compare stores with a truth: what agrees, what does not, and which model is closest.
+
+    A store whose lattices descend from those of TRUTH is compared lattice by lattice, so that
+    the fluctuation they share does not blur the difference.
+
+    \b
+    skild-phys compare fine.zarr refined.zarr -o report/
+    skild-phys compare fine.zarr skild.zarr exact.zarr --coarse coarse.zarr -o report/
+    """
+    from skild_phys.measure.compare import compare
+    from skild_phys.store import open_store
+
+    inputs = [truth, *models, *([coarse] if coarse else [])]
+    opened = [open_store(path) for path in inputs]
+    check_output(output, overwrite=overwrite, inputs=inputs)
+    if output.exists() and not output.is_dir():
+        raise BadInput("-o", str(output), "a directory")
+    stores = opened[1 : len(models) + 1]
+    total = sum(s.n_samples for s in (opened[0], *stores))
+    with (
+        announced("compiling the kernels (first run only) ..."),
+        progress_bar("comparing", total) as advance,
+    ):
+        found = compare(
+            opened[0],
+            stores,
+            coarse=opened[-1] if coarse else None,
+            bins=bins,
+            progress=advance,
+        )
+    with announced("drawing ..."):
+        _write(found, output)
+    _print(found, as_json)
+    if not as_json:
+        click.echo(str(output / REPORT))
+
+
+def _write(found: Comparison, output: Path) -> None:
+    from skild_phys.measure.report import html_report, summary, table
+    from skild_phys.plots import FIGURES, figure_bytes, save_figure
+
+    make_directory(output)
+    images = []
+    for name, (caption, draw) in FIGURES.items():
+        figure = draw(found)
+        if figure is not None:
+            save_figure(figure, output / name)
+            images.append((caption, figure_bytes(figure, dpi=150)))
+    write_bytes_atomically(output / TABLE, table(found).to_csv(index=False).encode())
+    text = json.dumps(summary(found), indent=1, allow_nan=False)
+    write_bytes_atomically(output / JSON, f"{text}\n".encode())
+    page = html_report(found, images, command_line())
+    write_bytes_atomically(output / REPORT, page.encode())
+
+
+def _print(found: Comparison, as_json: bool) -> None:
+    from rich.console import Console
+
+    from skild_phys.measure.report import ranking, summary, verdict
+
+    if as_json:
+        click.echo(json.dumps(summary(found), allow_nan=False))
+        return
+    console = Console(highlight=False)
+    console.print(_table(found))
+    for model in found.models:
+        console.print(f"\n{model.name}: {verdict(found, model)}", soft_wrap=True, markup=False)
+        for note in model.notes:
+            console.print(f"  note: {note}", soft_wrap=True, markup=False)
+    for line in ranking(found):
+        console.print(f"  {line}", soft_wrap=True, markup=False)
+
+
+def _table(found: Comparison) -> Any:
+    from rich.table import Table
+
+    from skild_phys.measure.report import table, with_error
+
+    shown = Table(box=None, pad_edge=False)
+    for name in ("observable", "r"):
+        shown.add_column(name)
+    for name in ("truth", *(f"{m.name} - truth" for m in found.models), "theory"):
+        shown.add_column(name, justify="right")
+    frame = table(found)
+    wanted = frame[frame["at"].isna() | (frame["observable"] == "connected_four_point")]
+    for (observable, at), lines in wanted.groupby(["observable", "at"], sort=False, dropna=False):
+        by_model = {line["model"]: line for line in lines.to_dict("records")}
+        first = next(iter(by_model.values()))
+        cells = [str(observable).replace("_", " "), "" if at != at else f"{at:g}"]
+        cells.append(with_error(first["truth"], first["truth_err"]))
+        for model in found.models:
+            line = by_model.get(model.name)
+            cells.append(_cell(line) if line else "")
+        shown.add_row(*cells, with_error(first["theory"], 0.0))
+    return shown
+
+
+def _cell(line: dict[str, Any]) -> str:
+    """Return a residual with the number of errors it amounts to, or a value of its own."""
+    from skild_phys.measure.report import with_error
+
+    if line["residual"] != line["residual"]:
+        return with_error(line["value"], line["err"])
+    text = with_error(line["residual"], line["residual_err"])
+    return text if line["sigmas"] != line["sigmas"] else f"{text} {line['sigmas']:+.1f}σ"

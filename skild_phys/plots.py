@@ -1,0 +1,303 @@
+"""Figures of a comparison. They draw what `measure.compare` found and compute nothing.
+
+Colours are Okabe and Ito's, distinct to colour-blind readers; every model has a marker of its
+own as well. Figures are made without pyplot, so that no global state and no display is needed.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import xarray as xr
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, NullLocator, ScalarFormatter
+from numpy.typing import NDArray
+
+from skild_phys.files import write_bytes_atomically
+from skild_phys.measure.compare import Comparison
+from skild_phys.measure.correlations import fold_patterns
+
+TRUTH = "#000000"
+THEORY = "#777777"
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+MARKERS = ("o", "s", "^", "D", "v", "P")
+STYLE: Any = {
+    "font.size": 9.0,
+    "axes.titlesize": 9.0,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "legend.frameon": False,
+    "legend.fontsize": 8.0,
+    "lines.linewidth": 1.2,
+    "lines.markersize": 4.5,
+    "errorbar.capsize": 2.0,
+    "pdf.fonttype": 42,
+    "savefig.dpi": 300.0,
+}
+_PANELS = 4
+_EPOCH = {"CreationDate": None}
+
+
+def colour(i: int) -> str:
+    """Return the colour of model `i`."""
+    return COLOURS[i % len(COLOURS)]
+
+
+def four_point_figure(comparison: Comparison) -> Figure:
+    """Draw |G4c(r)| and its residual, beside a lattice, its coarse version and refinements."""
+    lattices = _lattices(comparison)
+    with mpl.rc_context(STYLE):
+        figure = _figure(7.2, 4.2)
+        grid = figure.add_gridspec(1, 2, width_ratios=(1.15, 1.0))
+        left = grid[0].subgridspec(2, 1, height_ratios=(1.5, 1.0))
+        top = figure.add_subplot(left[0])
+        bottom = figure.add_subplot(left[1], sharex=top)
+        _magnitude(top, comparison)
+        _residual(bottom, comparison, "connected_four_point", "side")
+        bottom.set_xlabel("side r of the square (lattice constants)")
+        bottom.set_ylabel("$G_{4c}$, model $-$ truth")
+        sides = comparison.truth["side"].values
+        _log_ticks(bottom, sides)
+        top.tick_params(labelbottom=False)
+        rows = (len(lattices) + 1) // 2
+        right = grid[1].subgridspec(rows, 2)
+        for i, (title, values) in enumerate(lattices):
+            _picture(figure.add_subplot(right[i // 2, i % 2]), title, values)
+    return figure
+
+
+def structure_factor_figure(comparison: Comparison) -> Figure:
+    """Draw S(k) averaged over shells, and its ratio to the truth's."""
+    with mpl.rc_context(STYLE):
+        figure, top, bottom = _two_panels()
+        k = comparison.truth["k"].values[1:]
+        for name, data, style in _curves(comparison):
+            values, errors = (data[f"structure_factor{e}"].values[1:] for e in ("", "_err"))
+            top.errorbar(k, values, errors, label=name, **style)
+        for i, model in enumerate(comparison.models):
+            ratio, error = (model.data[f"structure_factor_ratio{e}"] for e in ("", "_err"))
+            _band(bottom, k, ratio.values[1:], error.values[1:], i)
+        bottom.axhline(1.0, color=TRUTH, lw=0.8)
+        top.set(xscale="log", yscale="log", ylabel="structure factor S(k)")
+        bottom.set(xlabel="wave number k (rad / lattice constant)", ylabel="model / truth")
+        top.legend()
+    return figure
+
+
+def two_point_figure(comparison: Comparison) -> Figure:
+    """Draw G(r) along axes and diagonals over its theory, and the model's residual.
+
+    Where there is no theory, G(r) itself is drawn.
+    """
+    with mpl.rc_context(STYLE):
+        figure = _figure(7.2, 4.2)
+        axes = figure.subplots(2, 2, sharex=True, sharey="row", height_ratios=(1.5, 1.0))
+        r = comparison.truth["distance"].values[1:]
+        for column, (name, title, step) in enumerate(
+            (
+                ("two_point_axis", "along the axes", 1.0),
+                ("two_point_diagonal", "along the diagonals", np.sqrt(2)),
+            )
+        ):
+            top, bottom = axes[0, column], axes[1, column]
+            theory = _theory(comparison, name)
+            scale = 1.0 if theory is None else theory[1:]
+            for label, data, style in _curves(comparison):
+                values, errors = (data[f"{name}{e}"].values[1:] for e in ("", "_err"))
+                top.errorbar(r * step, values / scale, errors / scale, label=label, **style)
+            if theory is not None:
+                top.axhline(1.0, color=THEORY, ls="--", label="torus, continuum limit")
+            for i, model in enumerate(comparison.models):
+                residual, error = (model.data[f"{name}_residual{e}"] for e in ("", "_err"))
+                _band(bottom, r * step, residual.values[1:], error.values[1:], i)
+            bottom.axhline(0.0, color=TRUTH, lw=0.8)
+            top.set(title=title, xscale="log")
+            bottom.set_xlabel("distance (lattice constants)")
+            _log_ticks(bottom, 2 ** np.arange(int(np.log2(max(r[-1] * step, 1))) + 1))
+        known = _theory(comparison, "two_point_axis") is not None
+        axes[0, 0].set_ylabel("G(r) / theory" if known else "two-point function G(r)")
+        axes[1, 0].set_ylabel("model $-$ truth")
+        axes[0, 0].legend()
+    return figure
+
+
+def distribution_figure(comparison: Comparison) -> Figure:
+    """Draw how energy and |m| are distributed over lattices."""
+    with mpl.rc_context(STYLE):
+        names = [n for n in ("energy", "magnetization") if f"{n}_per_lattice" in comparison.truth]
+        figure = _figure(3.6 * len(names), 2.8)
+        for ax, name in zip(np.atleast_1d(figure.subplots(1, len(names))), names, strict=True):
+            _histogram(ax, comparison, f"{name}_per_lattice", name == "magnetization")
+            unit = "J" if name == "energy" else "1"
+            label = (
+                "|m| of a lattice" if name == "magnetization" else "energy per site of a lattice"
+            )
+            ax.set(xlabel=f"{label} ({unit})", ylabel="density")
+            ax.set_ylim(bottom=0)
+        np.atleast_1d(figure.axes)[0].legend()
+    return figure
+
+
+def pattern_figure(comparison: Comparison) -> Figure | None:
+    """Draw pattern frequencies against the truth's and their total variation; None for fields."""
+    models = [m for m in comparison.models if "patterns_tv" in m.data]
+    if not models:
+        return None
+    with mpl.rc_context(STYLE):
+        figure = _figure(7.2, 3.2)
+        left, right = figure.subplots(1, 2, width_ratios=(1.1, 1.0))
+        truth = fold_patterns(comparison.truth["pattern_frequency"].values)
+        for i, model in enumerate(models):
+            values = fold_patterns(model.data["pattern_frequency"].values)
+            style: dict[str, Any] = {"color": colour(i), "marker": MARKERS[i % len(MARKERS)]}
+            left.plot(truth, values, ls="", ms=3, alpha=0.6, mew=0, label=model.name, **style)
+            tv, error = (float(model.data[f"patterns_tv{e}"]) for e in ("", "_err"))
+            right.errorbar(tv, i, xerr=error, ls="", **style)
+        seen = truth[truth > 0]
+        left.plot([seen.min(), seen.max()], [seen.min(), seen.max()], color=TRUTH, lw=0.8)
+        left.set(xscale="log", yscale="log", xlabel="frequency in the truth",
+                 ylabel="frequency in the model", title="3x3 patterns, up to a flip")  # fmt: skip
+        left.legend()
+        floor = comparison.patterns_floor
+        if np.isfinite(floor) and floor > 0:
+            right.axvline(floor, color=THEORY, ls="--", label="two halves of the truth")
+            right.legend(loc="upper left", bbox_to_anchor=(0.0, 1.14), borderaxespad=0.0)
+        right.set_yticks(range(len(models)), [m.name for m in models])
+        right.set(xscale="log", xlabel="total variation", ylim=(len(models) - 0.5, -0.5))
+    return figure
+
+
+FIGURES: dict[str, tuple[str, Callable[[Comparison], Figure | None]]] = {
+    "four_point": (
+        "Connected four-point function on the corners of an r x r square, its residual with "
+        "errors, and one lattice.",
+        four_point_figure,
+    ),
+    "structure_factor": ("Structure factor and its ratio to the truth's.", structure_factor_figure),
+    "two_point": ("Two-point function over its exact continuum limit.", two_point_figure),
+    "distributions": ("Energy and |m| over the lattices.", distribution_figure),
+    "patterns": ("Frequencies of 3x3 spin patterns.", pattern_figure),
+}
+"""File name -> (caption, function), in the order of a report."""
+
+
+def figure_bytes(figure: Figure, kind: str = "png", dpi: int = 300) -> bytes:
+    """Return a figure as `png` or `pdf`; equal figures give equal bytes."""
+    buffer = io.BytesIO()
+    metadata = {"Software": None} if kind == "png" else _EPOCH
+    with mpl.rc_context(STYLE):
+        figure.savefig(buffer, format=kind, dpi=dpi, metadata=metadata)
+    return buffer.getvalue()
+
+
+def save_figure(figure: Figure, stem: Path) -> None:
+    """Write STEM.png (300 dpi) and STEM.pdf; raises WriteError."""
+    for kind in ("png", "pdf"):
+        write_bytes_atomically(stem.with_name(f"{stem.name}.{kind}"), figure_bytes(figure, kind))
+
+
+def _figure(width: float, height: float) -> Figure:
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _two_panels() -> tuple[Figure, Axes, Axes]:
+    figure = _figure(5.0, 4.4)
+    top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(1.6, 1.0))
+    return figure, top, bottom
+
+
+def _curves(comparison: Comparison) -> list[tuple[str, xr.Dataset, dict[str, Any]]]:
+    """Return (label, data, style) of the truth and of every model."""
+    curves: list[tuple[str, xr.Dataset, dict[str, Any]]] = [
+        (comparison.name, comparison.truth, {"color": TRUTH, "marker": ".", "zorder": 3})
+    ]
+    for i, model in enumerate(comparison.models):
+        marker = MARKERS[i % len(MARKERS)]
+        style = {"color": colour(i), "marker": marker, "mfc": "none", "alpha": 0.9}
+        curves.append((model.name, model.data, style))
+    return curves
+
+
+def _theory(comparison: Comparison, name: str) -> NDArray[np.float64] | None:
+    key = f"{name}_theory"
+    return np.asarray(comparison.truth[key].values) if key in comparison.truth else None
+
+
+def _magnitude(ax: Axes, comparison: Comparison) -> None:
+    sides = comparison.truth["side"].values
+    theory = _theory(comparison, "connected_four_point")
+    if theory is not None:
+        ax.plot(sides, np.abs(theory), color=THEORY, ls="--", label="torus, continuum limit")
+    for name, data, style in _curves(comparison):
+        values, errors = (data[f"connected_four_point{e}"].values for e in ("", "_err"))
+        ax.errorbar(sides, np.abs(values), errors, label=name, **{**style, "ls": ""})
+    ax.set(xscale="log", yscale="log", ylabel="$|G_{4c}(r)|$")
+    low, high = ax.get_ylim()
+    ticks = [t for t in (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.8, 1.0) if low <= t <= high]
+    if len(ticks) >= 2:
+        ax.yaxis.set_major_locator(FixedLocator(ticks))
+        ax.yaxis.set_major_formatter(ScalarFormatter())
+        ax.yaxis.set_minor_locator(NullLocator())
+    ax.legend()
+
+
+def _residual(ax: Axes, comparison: Comparison, name: str, coordinate: str) -> None:
+    x = comparison.truth[coordinate].values
+    for i, model in enumerate(comparison.models):
+        values, errors = (model.data[f"{name}_residual{e}"].values for e in ("", "_err"))
+        _band(ax, x, values, errors, i)
+    ax.axhline(0.0, color=TRUTH, lw=0.8)
+
+
+def _band(ax: Axes, x: NDArray[Any], values: NDArray[Any], errors: NDArray[Any], i: int) -> None:
+    ax.plot(x, values, color=colour(i), marker=MARKERS[i % len(MARKERS)], ms=3)
+    ax.fill_between(x, values - errors, values + errors, color=colour(i), alpha=0.25, lw=0)
+
+
+def _log_ticks(ax: Axes, values: NDArray[Any]) -> None:
+    ax.set_xscale("log")
+    ax.xaxis.set_major_locator(FixedLocator(values.tolist()))
+    ax.xaxis.set_major_formatter(ScalarFormatter())
+    ax.xaxis.set_minor_locator(NullLocator())
+
+
+def _histogram(ax: Axes, comparison: Comparison, name: str, absolute: bool) -> None:
+    def values(data: xr.Dataset) -> NDArray[np.float64]:
+        found = np.asarray(data[name].values)
+        return np.abs(found) if absolute else found
+
+    curves = [(label, values(data), s) for label, data, s in _curves(comparison) if name in data]
+    every = np.concatenate([v for _, v, _ in curves])
+    low, high = float(every.min()), float(every.max())
+    number = int(np.clip(np.sqrt(min(len(v) for _, v, _ in curves)), 8, 40))
+    edges = np.linspace(low, high, number + 1) if high > low else np.array([low - 0.5, low + 0.5])
+    for label, found, style in curves:
+        density, _ = np.histogram(found, bins=edges, density=True)
+        ax.stairs(density, edges, color=style["color"], lw=1.3, label=label)
+
+
+def _lattices(comparison: Comparison) -> list[tuple[str, NDArray[Any]]]:
+    shown = comparison.pictures
+    pictures = [(comparison.name, shown.truth)]
+    if shown.coarse is not None:
+        pictures.append(("coarse", shown.coarse))
+    names = [m.name for m in comparison.models]
+    return (pictures + list(zip(names, shown.models, strict=True)))[:_PANELS]
+
+
+def _picture(ax: Axes, title: str, values: NDArray[Any]) -> None:
+    limit = max(1.0, float(np.abs(values).max()))
+    ax.imshow(values, cmap="gray_r", vmin=-limit, vmax=limit, interpolation="nearest")
+    height, width = values.shape
+    ax.set(title=f"{title}, {height}x{width}" if len(title) < 16 else title, xticks=[], yticks=[])
+    for spine in ax.spines.values():
+        spine.set_visible(True)
