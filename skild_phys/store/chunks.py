@@ -28,14 +28,14 @@ def _one_chunk(metadata: Mapping[str, Any], chunk: bytes | None) -> tuple[Any, A
     if chunk is not None:
         files[chunk_name(metadata, 0)] = to_buffer(chunk)
     mode: Literal["r", "r+"] = "r" if chunk is not None else "r+"
-    # Zarr leaves out a chunk that is all fill value; here a missing chunk is a fault.
-    array = zarr.open_array(MemoryStore(files), mode=mode, config={"write_empty_chunks": True})
-    return array, files
+    return zarr.open_array(MemoryStore(files), mode=mode), files
 
 
 def encode(metadata: Mapping[str, Any], rows: NDArray[Any]) -> bytes:
     """Return the chunk file for `rows`, at most a chunk of them; the rest is fill value."""
-    array, files = _one_chunk(metadata, None)
+    # Zarr leaves out a chunk that is all fill value; here a missing chunk is a fault.
+    with zarr.config.set({"array.write_empty_chunks": True}):
+        array, files = _one_chunk(metadata, None)
     block = np.full(array.shape, array.fill_value, dtype=array.dtype)
     block[: len(rows)] = rows
     array[...] = block

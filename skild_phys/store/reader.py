@@ -68,7 +68,9 @@ class LatticeStore:
         metadata = self._arrays[name]
         own = read_json(self.path, f"{name}/{ROOT}")
         # The array's own record is brought up to date at the end of a run only.
-        compare_metadata(self.path, name, own, {k: v for k, v in metadata.items() if k != "shape"})
+        skip = () if self.complete else ("shape",)
+        expected = {key: value for key, value in metadata.items() if key not in skip}
+        compare_metadata(self.path, name, own, expected)
 
     def _check_chunks(self, name: str) -> None:
         metadata = self._arrays[name]

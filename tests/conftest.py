@@ -1,0 +1,57 @@
+"""Fixtures that several test files share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from skild_phys.store import LatticeStore, create_store, open_store
+
+Samples = dict[str, NDArray[Any]]
+
+
+def random_samples(start: int, stop: int, side: int = 4, seed: int = 0) -> Samples:
+    """Return samples start..stop-1 of one endless random series, with two scalars."""
+    spins_rng, energy_rng = np.random.default_rng(seed).spawn(2)
+    spins = (2 * spins_rng.integers(0, 2, (stop, side, side)) - 1).astype(np.int8)
+    energy = energy_rng.normal(size=stop)
+    chain = np.arange(stop) % 2
+    return {"spins": spins[start:], "energy": energy[start:], "chain": chain[start:]}
+
+
+def store_options(n_samples: int, side: int = 4, **changed: Any) -> dict[str, Any]:
+    """Return the keywords of `create_store` that go with `random_samples`."""
+    options: dict[str, Any] = {
+        "field": "spins",
+        "n_samples": n_samples,
+        "shape": (side, side),
+        "chunk": 4,
+        "attrs": {"model": "ising2d", "L": side, "temperature": 2.25, "seed": 0},
+        "variables": ("energy", "chain"),
+    }
+    return options | changed
+
+
+def files_of(path: Path) -> dict[str, bytes]:
+    """Return every file below `path`, by its relative name."""
+    found = (p for p in sorted(path.rglob("*")) if p.is_file())
+    return {str(p.relative_to(path)): p.read_bytes() for p in found}
+
+
+@pytest.fixture
+def make_store(tmp_path: Path) -> Callable[..., LatticeStore]:
+    """Return a function that makes a finished store `NAME.zarr` of random +-1 lattices."""
+
+    def make(n_samples: int = 10, side: int = 4, name: str = "a.zarr") -> LatticeStore:
+        with create_store(tmp_path / name, **store_options(n_samples, side)) as writer:
+            writer.commit(
+                random_samples(0, n_samples, side), {"rng": np.arange(4, dtype=np.uint64)}
+            )
+        return open_store(tmp_path / name)
+
+    return make

@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from skild_phys.errors import BadInput, StoreError, WriteError
+from skild_phys.files import (
+    Lock,
+    check_output,
+    fsync_tree,
+    make_directory,
+    sha256_file,
+    write_bytes_atomically,
+)
+
+
+def test_sha256_of_a_file(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"spins")
+    assert sha256_file(tmp_path / "a") == hashlib.sha256(b"spins").hexdigest()
+
+
+def test_write_replaces_whole_and_leaves_nothing_beside(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    write_bytes_atomically(path, b"one")
+    write_bytes_atomically(path, b"two")
+    assert path.read_bytes() == b"two"
+    assert os.listdir(tmp_path) == ["a"]
+
+
+@pytest.mark.parametrize("call", ["fsync", "replace"])
+def test_refused_write_keeps_the_old_and_names_the_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    path = tmp_path / "a"
+    write_bytes_atomically(path, b"old")
+
+    def refuse(*args: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, call, refuse)
+    with pytest.raises(WriteError, match="a: cannot write: No space left on device"):
+        write_bytes_atomically(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["a"]
+
+
+def test_write_into_a_missing_directory(tmp_path: Path) -> None:
+    with pytest.raises(WriteError, match="No such file"):
+        write_bytes_atomically(tmp_path / "no" / "a", b"")
+    with pytest.raises(WriteError, match="No such file"):
+        make_directory(tmp_path / "no" / "a")
+
+
+def test_sync_of_a_tree_and_of_a_file(tmp_path: Path) -> None:
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / "a").write_bytes(b"x")
+    fsync_tree(tmp_path)
+    fsync_tree(tmp_path / "d" / "a")
+    with pytest.raises(WriteError, match="none"):
+        fsync_tree(tmp_path / "none")
+
+
+@pytest.mark.parametrize("kind", ["directory", "file", "nothing"])
+def test_second_holder_of_a_lock_is_refused(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "target"
+    if kind == "directory":
+        path.mkdir()
+    if kind == "file":
+        path.write_bytes(b"x")
+    before = sorted(os.listdir(tmp_path))
+    with Lock(path):
+        with pytest.raises(StoreError, match="is being written by another process"):
+            Lock(path).acquire()
+        code = f"from skild_phys.files import Lock; Lock({str(path)!r}).acquire()"
+        other = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
+        assert b"is being written by another process" in other.stderr
+    with Lock(path):
+        pass
+    assert sorted(os.listdir(tmp_path)) == before
+
+
+def test_output_that_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "in.zarr").mkdir()
+    (tmp_path / "old").write_bytes(b"")
+    source = tmp_path / "in.zarr"
+    for path, overwrite, words in [
+        (tmp_path / "old", False, "--overwrite"),
+        (tmp_path / "no" / "x", True, "a directory that exists"),
+        (source, True, "apart from the input"),
+        (source / "x", True, "apart from the input"),
+        (tmp_path / "old" / ".." / "in.zarr" / "x", True, "apart from the input"),
+        (tmp_path, True, "apart from the input"),
+    ]:
+        with pytest.raises(BadInput, match=words) as refused:
+            check_output(path, overwrite=overwrite, inputs=[source], option="--out")
+        assert str(refused.value).startswith("--out: ")
+
+
+def test_output_that_is_accepted(tmp_path: Path) -> None:
+    (tmp_path / "in.zarr").mkdir()
+    (tmp_path / "old").write_bytes(b"")
+    check_output(tmp_path / "old", overwrite=True, inputs=[tmp_path / "in.zarr"])
+    check_output(tmp_path / "new", overwrite=False, inputs=[tmp_path / "in.zarr"])
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_output_without_permission(tmp_path: Path) -> None:
+    (tmp_path / "locked").mkdir(mode=0o500)
+    with pytest.raises(BadInput, match="may write"):
+        check_output(tmp_path / "locked" / "x", overwrite=False)
