@@ -42,7 +42,8 @@ STYLE: Any = {
     "savefig.dpi": 300.0,
 }
 _PANELS = 4
-_EPOCH = {"CreationDate": None}
+_BOTH = ("", "_err")
+_TRUTH_STYLE: Any = {"color": TRUTH, "marker": ".", "zorder": 1.9}
 
 
 def colour(i: int) -> str:
@@ -60,7 +61,7 @@ def four_point_figure(comparison: Comparison) -> Figure:
         top = figure.add_subplot(left[0])
         bottom = figure.add_subplot(left[1], sharex=top)
         _magnitude(top, comparison)
-        _residual(bottom, comparison, "connected_four_point", "side")
+        _residual(bottom, comparison)
         bottom.set_xlabel("side r of the square (lattice constants)")
         bottom.set_ylabel("$G_{4c}$, model $-$ truth")
         sides = comparison.truth["side"].values
@@ -76,14 +77,15 @@ def four_point_figure(comparison: Comparison) -> Figure:
 def structure_factor_figure(comparison: Comparison) -> Figure:
     """Draw S(k) averaged over shells, and its ratio to the truth's."""
     with mpl.rc_context(STYLE):
-        figure, top, bottom = _two_panels()
-        k = comparison.truth["k"].values[1:]
-        for name, data, style in _curves(comparison):
-            values, errors = (data[f"structure_factor{e}"].values[1:] for e in ("", "_err"))
-            top.errorbar(k, values, errors, label=name, **style)
+        figure = _figure(5.0, 4.6)
+        top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(1.6, 1.0))
+        k, truth = (comparison.truth[n].values[1:] for n in ("k", "structure_factor"))
+        error = comparison.truth["structure_factor_err"].values[1:]
+        top.errorbar(k, truth, error, label=comparison.name, **_TRUTH_STYLE)
         for i, model in enumerate(comparison.models):
-            ratio, error = (model.data[f"structure_factor_ratio{e}"] for e in ("", "_err"))
-            _band(bottom, k, ratio.values[1:], error.values[1:], i)
+            ratio, error = (model.data[f"structure_factor_ratio{e}"].values[1:] for e in _BOTH)
+            top.plot(k, truth * ratio, label=model.name, **_open(i))
+            _band(bottom, k, ratio, error, i)
         bottom.axhline(1.0, color=TRUTH, lw=0.8)
         top.set(xscale="log", yscale="log", ylabel="structure factor S(k)")
         bottom.set(xlabel="wave number k (rad / lattice constant)", ylabel="model / truth")
@@ -92,39 +94,21 @@ def structure_factor_figure(comparison: Comparison) -> Figure:
 
 
 def two_point_figure(comparison: Comparison) -> Figure:
-    """Draw G(r) along axes and diagonals over its theory, and the model's residual.
+    """Draw G(r) along axes and diagonals over its theory, and the models' residuals.
 
     Where there is no theory, G(r) itself is drawn.
     """
     with mpl.rc_context(STYLE):
-        figure = _figure(7.2, 4.2)
+        figure = _figure(7.2, 4.4)
         axes = figure.subplots(2, 2, sharex=True, sharey="row", height_ratios=(1.5, 1.0))
-        r = comparison.truth["distance"].values[1:]
-        for column, (name, title, step) in enumerate(
-            (
-                ("two_point_axis", "along the axes", 1.0),
-                ("two_point_diagonal", "along the diagonals", np.sqrt(2)),
-            )
-        ):
-            top, bottom = axes[0, column], axes[1, column]
-            theory = _theory(comparison, name)
-            scale = 1.0 if theory is None else theory[1:]
-            for label, data, style in _curves(comparison):
-                values, errors = (data[f"{name}{e}"].values[1:] for e in ("", "_err"))
-                top.errorbar(r * step, values / scale, errors / scale, label=label, **style)
-            if theory is not None:
-                top.axhline(1.0, color=THEORY, ls="--", label="torus, continuum limit")
-            for i, model in enumerate(comparison.models):
-                residual, error = (model.data[f"{name}_residual{e}"] for e in ("", "_err"))
-                _band(bottom, r * step, residual.values[1:], error.values[1:], i)
-            bottom.axhline(0.0, color=TRUTH, lw=0.8)
-            top.set(title=title, xscale="log")
-            bottom.set_xlabel("distance (lattice constants)")
-            _log_ticks(bottom, 2 ** np.arange(int(np.log2(max(r[-1] * step, 1))) + 1))
-        known = _theory(comparison, "two_point_axis") is not None
+        _two_point_column(comparison, "two_point_axis", 1.0, axes[0, 0], axes[1, 0])
+        _two_point_column(comparison, "two_point_diagonal", np.sqrt(2), axes[0, 1], axes[1, 1])
+        axes[0, 0].set_title("along the axes")
+        axes[0, 1].set_title("along the diagonals")
+        known = "two_point_axis_theory" in comparison.truth
         axes[0, 0].set_ylabel("G(r) / theory" if known else "two-point function G(r)")
         axes[1, 0].set_ylabel("model $-$ truth")
-        axes[0, 0].legend()
+        _legend_above(figure, axes[0, 0])
     return figure
 
 
@@ -132,16 +116,14 @@ def distribution_figure(comparison: Comparison) -> Figure:
     """Draw how energy and |m| are distributed over lattices."""
     with mpl.rc_context(STYLE):
         names = [n for n in ("energy", "magnetization") if f"{n}_per_lattice" in comparison.truth]
-        figure = _figure(3.6 * len(names), 2.8)
-        for ax, name in zip(np.atleast_1d(figure.subplots(1, len(names))), names, strict=True):
+        figure = _figure(3.6 * len(names), 3.0)
+        axes = figure.subplots(1, len(names), squeeze=False)[0]
+        for ax, name in zip(axes, names, strict=True):
             _histogram(ax, comparison, f"{name}_per_lattice", name == "magnetization")
-            unit = "J" if name == "energy" else "1"
-            label = (
-                "|m| of a lattice" if name == "magnetization" else "energy per site of a lattice"
-            )
-            ax.set(xlabel=f"{label} ({unit})", ylabel="density")
+            energy = "energy per site of a lattice (J)"
+            ax.set(xlabel=energy if name == "energy" else "|m| of a lattice", ylabel="density")
             ax.set_ylim(bottom=0)
-        np.atleast_1d(figure.axes)[0].legend()
+        _legend_above(figure, axes[0])
     return figure
 
 
@@ -153,35 +135,43 @@ def pattern_figure(comparison: Comparison) -> Figure | None:
     with mpl.rc_context(STYLE):
         figure = _figure(7.2, 3.2)
         left, right = figure.subplots(1, 2, width_ratios=(1.1, 1.0))
-        truth = fold_patterns(comparison.truth["pattern_frequency"].values)
+        name = "pattern_frequency"
+        truth = fold_patterns(comparison.truth[name].values)
         for i, model in enumerate(models):
-            values = fold_patterns(model.data["pattern_frequency"].values)
+            values = truth + fold_patterns(model.data[f"{name}_residual"].values)
             style: dict[str, Any] = {"color": colour(i), "marker": MARKERS[i % len(MARKERS)]}
             left.plot(truth, values, ls="", ms=3, alpha=0.6, mew=0, label=model.name, **style)
-            tv, error = (float(model.data[f"patterns_tv{e}"]) for e in ("", "_err"))
+            tv, error = (float(model.data[f"patterns_tv{e}"]) for e in _BOTH)
             right.errorbar(tv, i, xerr=error, ls="", **style)
         seen = truth[truth > 0]
         left.plot([seen.min(), seen.max()], [seen.min(), seen.max()], color=TRUTH, lw=0.8)
-        left.set(xscale="log", yscale="log", xlabel="frequency in the truth",
-                 ylabel="frequency in the model", title="3x3 patterns, up to a flip")  # fmt: skip
+        left.set(xscale="log", yscale="log", title="3x3 patterns, up to a flip")
+        left.set(xlabel="frequency in the truth", ylabel="frequency in the model")
         left.legend()
         floor = comparison.patterns_floor
-        if np.isfinite(floor) and floor > 0:
-            right.axvline(floor, color=THEORY, ls="--", label="two halves of the truth")
-            right.legend(loc="upper left", bbox_to_anchor=(0.0, 1.14), borderaxespad=0.0)
+        if np.isfinite(floor):
+            right.axvline(floor, color=THEORY, ls="--")
+            right.set_title("dashed: between two halves of the truth")
         right.set_yticks(range(len(models)), [m.name for m in models])
-        right.set(xscale="log", xlabel="total variation", ylim=(len(models) - 0.5, -0.5))
+        right.set(xlabel="total variation", ylim=(len(models) - 0.5, -0.5))
+        right.set_xlim(left=0)
     return figure
 
 
 FIGURES: dict[str, tuple[str, Callable[[Comparison], Figure | None]]] = {
     "four_point": (
         "Connected four-point function on the corners of an r x r square, its residual with "
-        "errors, and one lattice.",
+        "errors, and one lattice. In the upper panel a model stands at truth + residual.",
         four_point_figure,
     ),
-    "structure_factor": ("Structure factor and its ratio to the truth's.", structure_factor_figure),
-    "two_point": ("Two-point function over its exact continuum limit.", two_point_figure),
+    "structure_factor": (
+        "Structure factor, a model at truth x ratio, and the ratio.",
+        structure_factor_figure,
+    ),
+    "two_point": (
+        "Two-point function over its exact continuum limit, a model at truth + residual.",
+        two_point_figure,
+    ),
     "distributions": ("Energy and |m| over the lattices.", distribution_figure),
     "patterns": ("Frequencies of 3x3 spin patterns.", pattern_figure),
 }
@@ -191,7 +181,7 @@ FIGURES: dict[str, tuple[str, Callable[[Comparison], Figure | None]]] = {
 def figure_bytes(figure: Figure, kind: str = "png", dpi: int = 300) -> bytes:
     """Return a figure as `png` or `pdf`; equal figures give equal bytes."""
     buffer = io.BytesIO()
-    metadata = {"Software": None} if kind == "png" else _EPOCH
+    metadata = {"Software": None} if kind == "png" else {"CreationDate": None}
     with mpl.rc_context(STYLE):
         figure.savefig(buffer, format=kind, dpi=dpi, metadata=metadata)
     return buffer.getvalue()
@@ -209,37 +199,27 @@ def _figure(width: float, height: float) -> Figure:
     return figure
 
 
-def _two_panels() -> tuple[Figure, Axes, Axes]:
-    figure = _figure(5.0, 4.4)
-    top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(1.6, 1.0))
-    return figure, top, bottom
+def _open(i: int) -> dict[str, Any]:
+    return {"color": colour(i), "marker": MARKERS[i % len(MARKERS)], "mfc": "none", "alpha": 0.9}
 
 
-def _curves(comparison: Comparison) -> list[tuple[str, xr.Dataset, dict[str, Any]]]:
-    """Return (label, data, style) of the truth and of every model."""
-    curves: list[tuple[str, xr.Dataset, dict[str, Any]]] = [
-        (comparison.name, comparison.truth, {"color": TRUTH, "marker": ".", "zorder": 3})
-    ]
-    for i, model in enumerate(comparison.models):
-        marker = MARKERS[i % len(MARKERS)]
-        style = {"color": colour(i), "marker": marker, "mfc": "none", "alpha": 0.9}
-        curves.append((model.name, model.data, style))
-    return curves
-
-
-def _theory(comparison: Comparison, name: str) -> NDArray[np.float64] | None:
-    key = f"{name}_theory"
-    return np.asarray(comparison.truth[key].values) if key in comparison.truth else None
+def _legend_above(figure: Figure, ax: Axes) -> None:
+    handles, labels = ax.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=min(len(labels), 4))
 
 
 def _magnitude(ax: Axes, comparison: Comparison) -> None:
-    sides = comparison.truth["side"].values
-    theory = _theory(comparison, "connected_four_point")
-    if theory is not None:
-        ax.plot(sides, np.abs(theory), color=THEORY, ls="--", label="torus, continuum limit")
-    for name, data, style in _curves(comparison):
-        values, errors = (data[f"connected_four_point{e}"].values for e in ("", "_err"))
-        ax.errorbar(sides, np.abs(values), errors, label=name, **{**style, "ls": ""})
+    name = "connected_four_point"
+    sides, truth = comparison.truth["side"].values, comparison.truth[name].values
+    if f"{name}_theory" in comparison.truth:
+        theory = np.abs(comparison.truth[f"{name}_theory"].values)
+        ax.plot(sides, theory, color=THEORY, ls="--", label="torus, continuum limit")
+    error = comparison.truth[f"{name}_err"].values
+    style = {**_TRUTH_STYLE, "ls": ""}
+    ax.errorbar(sides, np.abs(truth), error, label=comparison.name, **style)
+    for i, model in enumerate(comparison.models):
+        values = np.abs(truth + model.data[f"{name}_residual"].values)
+        ax.plot(sides, values, label=model.name, **{**_open(i), "ls": ""})
     ax.set(xscale="log", yscale="log", ylabel="$|G_{4c}(r)|$")
     low, high = ax.get_ylim()
     ticks = [t for t in (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.8, 1.0) if low <= t <= high]
@@ -250,12 +230,41 @@ def _magnitude(ax: Axes, comparison: Comparison) -> None:
     ax.legend()
 
 
-def _residual(ax: Axes, comparison: Comparison, name: str, coordinate: str) -> None:
-    x = comparison.truth[coordinate].values
+def _residual(ax: Axes, comparison: Comparison) -> None:
+    """Draw residuals; where a few dwarf the errors of the others, on a scale linear near 0."""
+    name, sides = "connected_four_point", comparison.truth["side"].values
+    largest, errors = 0.0, []
     for i, model in enumerate(comparison.models):
-        values, errors = (model.data[f"{name}_residual{e}"].values for e in ("", "_err"))
-        _band(ax, x, values, errors, i)
+        values, error = (model.data[f"{name}_residual{e}"].values for e in _BOTH)
+        _band(ax, sides, values, error, i)
+        largest = max(largest, float(np.abs(values).max()))
+        errors.append(error)
     ax.axhline(0.0, color=TRUTH, lw=0.8)
+    typical = float(np.nanmedian(errors)) if np.isfinite(errors).any() else 0.0
+    if 0 < 20 * typical < largest:
+        linear = 10.0 ** np.ceil(np.log10(2 * typical))
+        ax.set_yscale("symlog", linthresh=linear)
+        ax.yaxis.set_minor_locator(NullLocator())
+
+
+def _two_point_column(
+    comparison: Comparison, name: str, step: float, top: Axes, bottom: Axes
+) -> None:
+    last = len(comparison.truth["distance"]) - 1
+    r = np.unique(np.rint(np.geomspace(1, last, 24)).astype(int))
+    truth, error = (comparison.truth[f"{name}{e}"].values[r] for e in _BOTH)
+    scale = np.ones(len(r))
+    if f"{name}_theory" in comparison.truth:
+        scale = comparison.truth[f"{name}_theory"].values[r]
+        top.axhline(1.0, color=THEORY, ls="--", label="torus, continuum limit")
+    top.errorbar(r * step, truth / scale, error / scale, label=comparison.name, **_TRUTH_STYLE)
+    for i, model in enumerate(comparison.models):
+        residual, spread = (model.data[f"{name}_residual{e}"].values[r] for e in _BOTH)
+        top.plot(r * step, (truth + residual) / scale, label=model.name, **_open(i))
+        _band(bottom, r * step, residual, spread, i)
+    bottom.axhline(0.0, color=TRUTH, lw=0.8)
+    bottom.set_xlabel("distance (lattice constants)")
+    _log_ticks(bottom, 2 ** np.arange(int(np.log2(max(last * step, 1))) + 1))
 
 
 def _band(ax: Axes, x: NDArray[Any], values: NDArray[Any], errors: NDArray[Any], i: int) -> None:
@@ -275,14 +284,20 @@ def _histogram(ax: Axes, comparison: Comparison, name: str, absolute: bool) -> N
         found = np.asarray(data[name].values)
         return np.abs(found) if absolute else found
 
-    curves = [(label, values(data), s) for label, data, s in _curves(comparison) if name in data]
-    every = np.concatenate([v for _, v, _ in curves])
+    truth = values(comparison.truth)
+    models = [
+        (m.name, values(m.data), i) for i, m in enumerate(comparison.models) if name in m.data
+    ]
+    every = np.concatenate([truth, *(v for _, v, _ in models)])
     low, high = float(every.min()), float(every.max())
-    number = int(np.clip(np.sqrt(min(len(v) for _, v, _ in curves)), 8, 40))
+    number = int(np.clip(2 * np.cbrt(len(truth)) * (high - low) / max(np.ptp(truth), 1e-9), 8, 60))
     edges = np.linspace(low, high, number + 1) if high > low else np.array([low - 0.5, low + 0.5])
-    for label, found, style in curves:
+    density, _ = np.histogram(truth, bins=edges, density=True)
+    ax.stairs(density, edges, color="#bbbbbb", fill=True, label=comparison.name)
+    for i, (label, found, place) in enumerate(models):
         density, _ = np.histogram(found, bins=edges, density=True)
-        ax.stairs(density, edges, color=style["color"], lw=1.3, label=label)
+        style = ("-", "--", ":", "-.")[i % 4]
+        ax.stairs(density, edges, color=colour(place), lw=1.3, ls=style, label=label)
 
 
 def _lattices(comparison: Comparison) -> list[tuple[str, NDArray[Any]]]:

@@ -24,6 +24,14 @@ if TYPE_CHECKING:
 
 REPORT, TABLE, JSON = "report.html", "comparison.csv", "comparison.json"
 
+SHORT = {
+    "connected_four_point": "G4c",
+    "magnetization": "m",
+    "abs_magnetization": "|m|",
+    "magnetization_squared": "m^2",
+    "magnetization_fourth": "m^4",
+}
+
 
 @click.command()
 @click.argument("truth", type=click.Path(path_type=Path))
@@ -116,6 +124,8 @@ def _print(found: Comparison, as_json: bool) -> None:
         click.echo(json.dumps(summary(found), allow_nan=False))
         return
     console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=200)
     console.print(_table(found))
     for model in found.models:
         console.print(f"\n{model.name}: {verdict(found, model)}", soft_wrap=True, markup=False)
@@ -138,9 +148,12 @@ def _table(found: Comparison) -> Any:
     frame = table(found)
     wanted = frame[frame["at"].isna() | (frame["observable"] == "connected_four_point")]
     for (observable, at), lines in wanted.groupby(["observable", "at"], sort=False, dropna=False):
-        by_model = {line["model"]: line for line in lines.to_dict("records")}
+        by_model = {str(line["model"]): dict(line) for line in lines.to_dict("records")}
         first = next(iter(by_model.values()))
-        cells = [str(observable).replace("_", " "), "" if at != at else f"{at:g}"]
+        cells = [
+            SHORT.get(str(observable), str(observable).replace("_", " ")),
+            "" if at != at else f"{at:g}",
+        ]
         cells.append(with_error(first["truth"], first["truth_err"]))
         for model in found.models:
             line = by_model.get(model.name)
@@ -149,7 +162,7 @@ def _table(found: Comparison) -> Any:
     return shown
 
 
-def _cell(line: dict[str, Any]) -> str:
+def _cell(line: dict[Any, Any]) -> str:
     """Return a residual with the number of errors it amounts to, or a value of its own."""
     from skild_phys.measure.report import with_error
 

@@ -118,7 +118,7 @@ def verdict(comparison: Comparison, model: Model) -> str:
         floor = comparison.patterns_floor
         sentences.append(
             f"Frequencies of 3x3 patterns are off by {tv:.2g} in total variation; "
-            f"two halves of the truth differ by {floor:.2g}."
+            f"two independent halves of the truth differ by {floor:.2g}."
         )
     if "site_agreement" in model.data:
         share = float(model.data["site_agreement"])
@@ -323,16 +323,23 @@ def _residual(model: Model, name: str, i: int = 0) -> str:
 
 
 def _scalar_sentence(model: Model, name: str, label: str) -> str:
+    if _at(model.data, f"{name}_residual", 0) == _at(model.data, f"{name}_residual_err", 0) == 0:
+        return f"{label} is equal, lattice by lattice."
     if _off(model, name, 0):
         return f"{label} is off by {_residual(model, name)}."
     return f"{label} agrees ({_residual(model, name)})."
 
 
 def _ratio_sentence(model: Model) -> str:
-    ratio = model.data["structure_factor_ratio"].values
-    worst = int(np.nanargmax(np.abs(ratio - 1)))
+    ratio, error = (model.data[f"structure_factor_ratio{end}"].values for end in ("", "_err"))
+    off = np.flatnonzero(np.abs(ratio - 1) > SIGNIFICANT * error)
+    if not len(off):
+        return f"S(k) agrees within {SIGNIFICANT:g} errors in every shell."
+    worst = int(off[np.argmax(np.abs(ratio[off] - 1))])
     k = float(model.data["k"].values[worst])
-    return f"S(k) is off by at most {ratio[worst] - 1:+.1%} (at k = {k:.2f})."
+    shown = with_error(float(ratio[worst]), float(error[worst]))
+    shells = f"{len(off)} of {len(ratio)} shells"
+    return f"S(k) is off in {shells}, at most by the factor {shown} at k = {k:.2f}."
 
 
 def _closest(models: Sequence[Model], name: str, i: int) -> str:
