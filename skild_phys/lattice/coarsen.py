@@ -55,8 +55,15 @@ def coarse_shape(shape: tuple[int, int], factor: int) -> tuple[int, int]:
 
 
 def stored_scale(rule: str, factor: int) -> float:
-    """Return what a stored coarse number is multiplied by: 1 / factor^2 for block sums, else 1."""
-    return 1.0 / factor**2 if rule == "block_mean" else 1.0
+    """Return what a stored coarse number is multiplied by: 1 / factor^2 for block sums, else 1.
+
+    Raises BadInput where int16 would not hold the sums of a block.
+    """
+    if rule != "block_mean":
+        return 1.0
+    if factor > _LARGEST_BLOCK:
+        raise BadInput("--factor", factor, f"at most {_LARGEST_BLOCK} for block means")
+    return 1.0 / factor**2
 
 
 def block_sums(spins: NDArray[np.int8], factor: int) -> NDArray[np.int32]:
@@ -103,8 +110,7 @@ def coarsen_spins(
     if rule == "spectral":
         return Spectral(shape, factor).apply(spins.astype(np.float64)).astype(np.float32)
     if rule == "block_mean":
-        if factor > _LARGEST_BLOCK:
-            raise BadInput("--factor", factor, f"at most {_LARGEST_BLOCK} for block means")
+        stored_scale(rule, factor)
         return block_sums(spins, factor).astype(np.int16)
     sums = block_sums(spins, factor)
     signs = np.sign(sums).astype(np.int8)

@@ -1,0 +1,127 @@
+"""Coarse-graining from store to store, chunk by chunk."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skild_phys.errors import Interrupted, StoreError
+from skild_phys.files import AnyPath
+from skild_phys.lattice.coarsen import (
+    FIELDS,
+    check_rule,
+    coarse_shape,
+    coarsen_spins,
+    stored_scale,
+    tie_coins,
+)
+from skild_phys.store import LatticeStore, create_store, open_store
+
+_CHUNKS_A_COMMIT = 16
+_CARRIED = ("model", "temperature", "couplings")
+_ALONGSIDE = ("chain", "draw")
+
+
+def coarsen_store(
+    fine: LatticeStore,
+    path: AnyPath,
+    rule: str,
+    factor: int,
+    *,
+    tie_seed: int = 0,
+    overwrite: bool = False,
+    attrs: Mapping[str, Any] | None = None,
+    stop: Callable[[], bool] = lambda: False,
+    progress: Callable[[int], None] = lambda count: None,
+) -> LatticeStore:
+    """Coarse-grain every lattice of a store into another, or go on with one begun so.
+
+    The new store records rule, factor, the parent's name and digest, and for each sample
+    `parent`: its index in `fine`, or what `fine` itself has as `parent` (a refined store). That
+    number names the coins of ties, so that a refined lattice coarse-grains as its ancestor did.
+    `chain` and `draw` come along where `fine` has them.
+
+    Parameters
+    ----------
+    fine : spins; for the rule `spectral` also a real field.
+    path : of the new store.
+    rule, factor : see `lattice.coarsen.coarsen_spins`.
+    tie_seed : names the coins of `majority` together with the sample.
+    overwrite : start afresh even if a store lies at `path`.
+    attrs : more attributes for the store (command line, versions).
+    stop : asked once a chunk; when it says so the run ends at its last commit.
+    progress : called with the number of samples just done.
+
+    Returns
+    -------
+    The finished store, open for reading.
+
+    Raises
+    ------
+    BadInput, StoreError, WriteError : as `coarsen_spins` and `create_store` do.
+    Interrupted : once `stop` says so.
+    """
+    shape = coarse_shape(fine.shape, factor)
+    _check_input(fine, check_rule(rule))
+    if rule == "majority":
+        tie_coins(
+            tie_seed, np.zeros(0, dtype=np.int64), shape
+        )  # refuses a bad seed before any write
+    n = fine.n_samples
+    parent = fine.variable("parent") if fine.has("parent") else np.arange(n)
+    scalars = {"parent": parent}
+    scalars |= {name: fine.variable(name) for name in _ALONGSIDE if fine.has(name)}
+    chunk = fine.chunk * min(factor**2, _CHUNKS_A_COMMIT)
+    with create_store(
+        path,
+        field=FIELDS[rule],
+        n_samples=n,
+        shape=shape,
+        chunk=chunk,
+        attrs={**_attributes(fine, rule, factor, tie_seed), **(attrs or {})},
+        variables=tuple(scalars),
+        scale=stored_scale(rule, factor),
+        overwrite=overwrite,
+    ) as writer:
+        progress(writer.committed)
+        while writer.committed < n:
+            first, last = writer.committed, min(writer.committed + chunk, n)
+            parts: list[NDArray[Any]] = []
+            for start in range(first, last, fine.chunk):
+                if stop():
+                    raise Interrupted(
+                        f"interrupted: {first} of {n} samples are kept in {writer.path}; "
+                        f"the same command, without --overwrite, goes on from there"
+                    )
+                end = min(start + fine.chunk, last)
+                ids = parent[start:end]
+                lattices = fine.read(start, end)
+                parts.append(
+                    coarsen_spins(lattices, rule, factor, tie_seed=tie_seed, sample_ids=ids)
+                )
+                progress(end - start)
+            rows = {name: values[first:last] for name, values in scalars.items()}
+            writer.commit({FIELDS[rule]: np.concatenate(parts), **rows})
+    return open_store(path)
+
+
+def _check_input(fine: LatticeStore, rule: str) -> None:
+    if fine.field != "spins" and not (fine.field == "field" and rule == "spectral"):
+        raise StoreError(f"{fine.path}: variable '{fine.field}': {rule} needs 'spins'")
+    if fine.n_samples == 0:
+        raise StoreError(f"{fine.path}: variable '{fine.field}': no sample is complete")
+
+
+def _attributes(fine: LatticeStore, rule: str, factor: int, tie_seed: int) -> dict[str, Any]:
+    attrs = {name: fine.attrs[name] for name in _CARRIED if name in fine.attrs}
+    attrs |= {
+        "L": fine.shape[1] // factor,
+        "rule": rule,
+        "factor": factor,
+        "parent_store": fine.path.name,
+        "parent_sha256": fine.digest(),
+    }
+    return attrs | ({"tie_seed": tie_seed} if rule == "majority" else {})

@@ -1,0 +1,167 @@
+"""`skild-phys coarsen`: stores in, stores out, and what it says when it cannot."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from skild_phys.cli import run
+from skild_phys.errors import Interrupted
+from skild_phys.lattice.coarsen import FIELDS, RULES, coarsen_spins, tie_coins
+from skild_phys.simulate.coarsening import coarsen_store
+from skild_phys.simulate.conditional import CONDITIONAL_RULES, sample_conditional
+from skild_phys.store import LatticeStore, create_store, open_store
+
+N, SHAPE = 11, (8, 12)
+
+
+def write_fine(
+    path: Path, spins: NDArray[np.int8], parent: NDArray[Any] | None = None, **attrs: Any
+) -> LatticeStore:
+    extra = {} if parent is None else {"parent": parent}
+    extra |= {"chain": np.arange(len(spins)) % 2, "draw": np.arange(len(spins)) // 2}
+    with create_store(
+        path,
+        field="spins",
+        n_samples=len(spins),
+        shape=spins.shape[1:],
+        chunk=2,
+        attrs={"model": "ising2d", "temperature": 2.5, "L": 12, "seed": 1, **attrs},
+        variables=tuple(extra),
+    ) as writer:
+        writer.commit({"spins": spins, **extra})
+    return open_store(path)
+
+
+@pytest.fixture
+def spins() -> NDArray[np.int8]:
+    bits = np.random.default_rng(3).integers(0, 2, (N, *SHAPE))
+    return (2 * bits - 1).astype(np.int8)
+
+
+@pytest.fixture
+def fine(tmp_path: Path, spins: NDArray[np.int8]) -> LatticeStore:
+    return write_fine(tmp_path / "fine.zarr", spins)
+
+
+def call(*args: object) -> int:
+    with pytest.raises(SystemExit) as left:
+        run(["coarsen", *map(str, args)])
+    return int(left.value.code or 0)
+
+
+def contents(path: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(path)): p.read_bytes() for p in path.rglob("*") if p.is_file()}
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_a_coarse_store(
+    fine: LatticeStore,
+    spins: NDArray[np.int8],
+    tmp_path: Path,
+    rule: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    out = tmp_path / "coarse.zarr"
+    argv = (fine.path, "--factor", 2, "-o", out, "--rule", rule, "--tie-seed", 6, "--json")
+    assert call(*argv) == 0
+    assert json.loads(capsys.readouterr().out)["shape"] == [4, 6]
+    store = open_store(out)
+    want = coarsen_spins(spins, rule, 2, tie_seed=6)
+    assert store.field == FIELDS[rule]
+    assert np.array_equal(store.read(0, N), want)
+    assert store.scale == (0.25 if rule == "block_mean" else 1.0)
+    assert np.array_equal(store.variable("parent"), np.arange(N))
+    assert np.array_equal(store.variable("draw"), np.arange(N) // 2)
+    kept = {k: store.attrs[k] for k in ("model", "temperature", "L", "rule", "factor")}
+    assert kept == {
+        "model": "ising2d",
+        "temperature": 2.5,
+        "L": 6,
+        "rule": rule,
+        "factor": 2,
+    }
+    assert store.attrs["parent_sha256"] == fine.digest()
+    assert store.attrs["parent_store"] == "fine.zarr"
+    assert store.attrs.get("tie_seed") == (6 if rule == "majority" else None)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_interrupted_and_resumed_gives_the_same_bytes(
+    fine: LatticeStore, tmp_path: Path, rule: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("skild_phys.simulate.coarsening._CHUNKS_A_COMMIT", 2)
+    whole = tmp_path / "a" / "coarse.zarr"
+    broken = tmp_path / "b" / "coarse.zarr"
+    whole.parent.mkdir()
+    broken.parent.mkdir()
+    coarsen_store(fine, whole, rule, 2)
+    asked: list[int] = []
+
+    def stop() -> bool:
+        asked.append(1)
+        return len(asked) == 4
+
+    with pytest.raises(Interrupted, match="4 of 11"):
+        coarsen_store(fine, broken, rule, 2, stop=stop)
+    assert open_store(broken).n_samples == 4
+    done: list[int] = []
+    coarsen_store(fine, broken, rule, 2, progress=done.append)
+    assert sum(done) == N
+    assert contents(broken) == contents(whole)
+
+
+@pytest.mark.parametrize("rule", CONDITIONAL_RULES)
+def test_a_refined_store_gives_its_coarse_store_back(
+    fine: LatticeStore, tmp_path: Path, rule: str
+) -> None:
+    """Ties too, though the samples have moved: the coins follow `parent`."""
+    assert call(fine.path, "--factor", 4, "-o", tmp_path / "c.zarr", "--rule", rule) == 0
+    coarse = open_store(tmp_path / "c.zarr")
+    raw, parent = coarse.read(0, N), coarse.variable("parent")
+    order = np.array([4, 1, 9, 9])
+    coins = tie_coins(0, parent[order], coarse.shape)
+    refined = sample_conditional(raw[order], rule, 4, 2.5, 1, np.arange(4), 8, coins)
+    write_fine(tmp_path / "r.zarr", refined, parent[order], method="exact")
+    assert call(tmp_path / "r.zarr", "--factor", 4, "-o", tmp_path / "d.zarr", "--rule", rule) == 0
+    again = open_store(tmp_path / "d.zarr")
+    assert np.array_equal(again.read(0, 4), raw[order])
+    assert np.array_equal(again.variable("parent"), order)
+
+
+def test_errors_are_one_line(
+    fine: LatticeStore, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "coarse.zarr"
+
+    def fails(*args: object) -> str:
+        assert call(*args) == 2
+        text = capsys.readouterr().err
+        assert text.count("\n") == 1
+        assert "Traceback" not in text
+        return text
+
+    for factor in ("0", "1", "-2", "1.5", "3", "8", "x"):
+        assert "--factor" in fails(fine.path, "--factor", factor, "-o", out)
+    assert "--rule" in fails(fine.path, "--factor", 2, "-o", out, "--rule", "mean")
+    seed = ("--rule", "majority", "--tie-seed", -1)
+    assert "--tie-seed" in fails(fine.path, "--factor", 2, "-o", out, *seed)
+    assert "no such store" in fails(tmp_path / "none.zarr", "--factor", 2, "-o", out)
+    assert "-o" in fails(fine.path, "--factor", 2, "-o", fine.path)
+    assert "-o" in fails(fine.path, "--factor", 2, "-o", fine.path / "inside.zarr")
+    assert "-o" in fails(fine.path, "--factor", 2, "-o", tmp_path / "no" / "coarse.zarr")
+    assert not out.exists()
+    assert call(fine.path, "--factor", 2, "-o", out) == 0
+    capsys.readouterr()
+    before = contents(out)
+    assert "--overwrite" in fails(fine.path, "--factor", 2, "-o", out)
+    assert "factor" in fails(fine.path, "--factor", 4, "-o", out)
+    assert "block_sum" in fails(out, "--factor", 2, "-o", tmp_path / "twice.zarr")
+    assert contents(out) == before
+    assert call(fine.path, "--factor", 4, "-o", out, "--overwrite") == 0
+    assert open_store(out).shape == (2, 3)
