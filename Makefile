@@ -1,0 +1,45 @@
+# make demo   environment, install, then the main job on the shipped weights, ending with a report
+# make test   environment, install, the test suite
+# make lint   ruff and mypy
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+RUN := $(BIN)/skild-phys
+DEMO := demo
+
+.PHONY: demo test test-slow lint clean
+.DELETE_ON_ERROR:
+
+$(VENV)/.base: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.base
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	touch $@
+
+demo: $(VENV)/.base
+	mkdir -p $(DEMO)
+	$(RUN) simulate --L 256 --T Tc -n 24 --seed 2026 -o $(DEMO)/fine.zarr
+	$(RUN) coarsen $(DEMO)/fine.zarr --factor 4 -o $(DEMO)/coarse.zarr --overwrite
+	$(RUN) refine $(DEMO)/coarse.zarr --factor 4 -o $(DEMO)/refined.zarr --overwrite
+	$(RUN) refine $(DEMO)/coarse.zarr --method exact -o $(DEMO)/exact.zarr --overwrite
+	$(RUN) refine $(DEMO)/coarse.zarr --method fill -o $(DEMO)/fill.zarr --overwrite
+	$(RUN) compare $(DEMO)/fine.zarr $(DEMO)/refined.zarr $(DEMO)/exact.zarr $(DEMO)/fill.zarr \
+	  --coarse $(DEMO)/coarse.zarr -o $(DEMO)/report --overwrite
+
+test: $(VENV)/.dev
+	$(BIN)/python -m pytest
+
+test-slow: $(VENV)/.dev
+	$(BIN)/python -m pytest -m slow
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf $(VENV) $(DEMO)
