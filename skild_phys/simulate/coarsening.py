@@ -116,12 +116,13 @@ def _check_input(fine: LatticeStore, rule: str) -> None:
 
 
 def _attributes(fine: LatticeStore, rule: str, factor: int, tie_seed: int) -> dict[str, Any]:
-    attrs = {name: fine.attrs[name] for name in _CARRIED if name in fine.attrs}
-    attrs |= {
-        "L": fine.shape[1] // factor,
+    # What the user chose comes first: a store that differs is refused by its first difference.
+    return {
         "rule": rule,
         "factor": factor,
+        **({"tie_seed": tie_seed} if rule == "majority" else {}),
+        **{name: fine.attrs[name] for name in _CARRIED if name in fine.attrs},
+        "L": fine.shape[1] // factor,
         "parent_store": fine.path.name,
         "parent_sha256": fine.digest(),
     }
-    return attrs | ({"tie_seed": tie_seed} if rule == "majority" else {})
