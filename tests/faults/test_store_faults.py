@@ -1,0 +1,279 @@
+"""Damaged stores, refused writes, and a process that dies at each of its system calls."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import zarr
+from conftest import files_of, random_samples, store_options
+
+from skild_phys.errors import SkildPhysError, StoreError, WriteError
+from skild_phys.store import LatticeStore, create_store, open_store
+from skild_phys.store.schema import json_bytes, root_metadata
+
+Make = Callable[..., LatticeStore]
+
+
+def read_everything(path: Path) -> None:
+    """Read all that a store holds; for its state, open it as if to append."""
+    store = open_store(path)
+    store.read(0, store.n_samples)
+    for name in store.variables:
+        store.variable(name)
+    with create_store(path, **store_options(store.n_samples + 1)):
+        pass
+
+
+def assert_refused(path: Path, *words: str) -> None:
+    with pytest.raises(StoreError) as refused:
+        read_everything(path)
+    message = str(refused.value)
+    assert "\n" not in message
+    for word in (str(path), *words):
+        assert word in message, message
+
+
+def rewrite_root(path: Path, change: Callable[[dict[str, Any], dict[str, Any]], None]) -> None:
+    """Change (attributes, nodes) of a store and seal it with a valid checksum."""
+    root = json.loads((path / "zarr.json").read_bytes())
+    attributes, nodes = root["attributes"], root["consolidated_metadata"]["metadata"]
+    del attributes["sha256"]
+    change(attributes, nodes)
+    (path / "zarr.json").write_bytes(json_bytes(root_metadata(attributes, nodes)))
+
+
+@pytest.mark.parametrize("size", [0, 1, 4, 20, -1])
+@pytest.mark.parametrize("file", ["spins/c.1.0.0", "energy/c.0", "zarr.json", "spins/zarr.json"])
+def test_truncated(make_store: Make, file: str, size: int) -> None:
+    path = make_store(10).path
+    data = (path / file).read_bytes()
+    (path / file).write_bytes(data[:size])
+    if file.endswith(".json") and data[:size] == data.rstrip():
+        return
+    variable = [] if file == "zarr.json" else [file.split("/")[0]]
+    assert_refused(path, file.split("/")[-1], *variable)
+
+
+@pytest.mark.parametrize("file", ["spins/c.0.0.0", "spins/c.2.0.0", "chain/c.0"])
+def test_missing_chunk(make_store: Make, file: str) -> None:
+    path = make_store(10).path
+    (path / file).unlink()
+    variable, chunk = file.split("/")
+    with pytest.raises(StoreError, match=f"'{variable}': chunk {chunk} is missing"):
+        open_store(path)
+
+
+def test_chunk_that_goes_missing_after_opening(make_store: Make) -> None:
+    store = make_store(10)
+    (store.path / "spins" / "c.1.0.0").unlink()
+    store.read(0, 4)
+    with pytest.raises(StoreError, match=r"chunk c.1.0.0 is missing"):
+        store.read(0, 10)
+
+
+def test_missing_variable_and_missing_record(make_store: Make) -> None:
+    path = make_store(10).path
+    shutil.rmtree(path / "energy")
+    assert_refused(path, "energy")
+    (path / "zarr.json").unlink()
+    assert_refused(path, "zarr.json is missing")
+    shutil.rmtree(path)
+    assert_refused(path, "no such store")
+
+
+def test_every_kind_of_flipped_bit_is_seen(make_store: Make, tmp_path: Path) -> None:
+    """Single-bit flips, 12 at random places of every file of a store: none may pass."""
+    path = make_store(6).path
+    rng = np.random.default_rng(1)
+    passed = []
+    for file, data in files_of(path).items():
+        for bit in rng.integers(0, 8 * len(data.rstrip(b"\n")), 12):
+            altered = bytearray(data)
+            altered[bit // 8] ^= 1 << (bit % 8)
+            (path / file).write_bytes(altered)
+            try:
+                read_everything(path)
+                passed.append((file, int(bit)))
+            except SkildPhysError:
+                pass
+            (path / file).write_bytes(data)
+    assert passed == []
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "words"),
+    [
+        ("spins", 0, "spins other than -1 and +1"),
+        ("spins", 127, "spins other than -1 and +1"),
+        ("energy", np.nan, "NaN or infinity"),
+        ("chain", -1, "a negative number"),
+    ],
+)
+def test_values_that_no_sample_has(
+    make_store: Make, variable: str, value: float, words: str
+) -> None:
+    path = make_store(10).path
+    array = zarr.open_array(path / variable, mode="r+")
+    array[7] = value
+    assert_refused(path, f"'{variable}'", words)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("data_type", "float64"),
+        ("shape", [10, 4, 5]),
+        ("shape", [10, 4]),
+        ("shape", [9, 4, 4]),
+        ("shape", "10"),
+        ("chunk_grid", {"name": "regular", "configuration": {"chunk_shape": [0, 4, 4]}}),
+        ("codecs", [{"name": "bytes"}]),
+        ("fill_value", 1),
+    ],
+)
+def test_wrong_type_or_shape(make_store: Make, key: str, value: object) -> None:
+    path = make_store(10).path
+    rewrite_root(path, lambda attributes, nodes: nodes["spins"].update({key: value}))
+    assert_refused(path, "'spins'")
+
+
+def test_array_that_disagrees_with_the_root(make_store: Make) -> None:
+    path = make_store(10).path
+    record = json.loads((path / "spins" / "zarr.json").read_bytes())
+    record["data_type"] = "uint8"
+    (path / "spins" / "zarr.json").write_text(json.dumps(record))
+    assert_refused(path, "'spins'", "data_type is 'uint8', expected 'int8'")
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"schema_version": 2}, "schema_version 2 is unknown"),
+        ({"schema_version": "1"}, "schema_version '1' is unknown"),
+        ({"samples_committed": -1}, "samples_committed"),
+        ({"samples_committed": "all"}, "samples_committed"),
+        ({"samples_committed": 9}, "shape is [10, 4, 4], expected [9, 4, 4]"),
+    ],
+)
+def test_wrong_attributes(make_store: Make, changed: dict[str, Any], words: str) -> None:
+    path = make_store(10).path
+    rewrite_root(path, lambda attributes, nodes: attributes.update(changed))
+    assert_refused(path, words)
+
+
+def test_edited_attributes(make_store: Make) -> None:
+    path = make_store(10).path
+    text = (path / "zarr.json").read_text()
+    (path / "zarr.json").write_text(text.replace('"temperature": 2.25', '"temperature": 2.26'))
+    assert_refused(path, "zarr.json was altered")
+
+
+def test_what_is_no_store(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"\x93NUMPY")
+    (tmp_path / "empty").mkdir()
+    zarr.create_group(tmp_path / "other.zarr", attributes={"a": 1})
+    zarr.save_array(tmp_path / "array.zarr", np.ones((2, 2, 2)))
+    zarr.save_array(tmp_path / "old.zarr", np.ones((2, 2, 2)), zarr_format=2)
+    (tmp_path / "list").mkdir()
+    (tmp_path / "list" / "zarr.json").write_text("[1]")
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep" / "zarr.json").write_text("[" * 200_000)
+    (tmp_path / "bytes").mkdir()
+    (tmp_path / "bytes" / "zarr.json").write_bytes(b"\xff\xfe\x00")
+    (tmp_path / "loop").mkdir()
+    (tmp_path / "loop" / "zarr.json").mkdir()
+    for path in tmp_path.iterdir():
+        with pytest.raises(StoreError) as refused:
+            open_store(path)
+        assert str(path) in str(refused.value)
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL: from here on the process does nothing more."""
+
+
+class Mortal:
+    """Let a process die at the n-th system call that changes the disk."""
+
+    names = ("replace", "fsync", "mkdir", "unlink", "rmdir")
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, error: Exception | None = None) -> None:
+        self.left = -1
+        self.error = error
+        for name in self.names:
+            monkeypatch.setattr(os, name, self._wrap(getattr(os, name)))
+
+    def _wrap(self, call: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapped(*args: Any, **keywords: Any) -> Any:
+            if self.left == 0:
+                raise self.error or Killed
+            self.left -= 1
+            # Nothing here loses power, so that waiting for the disk would prove nothing.
+            return None if call.__name__ == "fsync" else call(*args, **keywords)
+
+        return wrapped
+
+
+def write_in_commits(path: Path) -> None:
+    options = store_options(9, variables=("energy",))
+    with create_store(path, **options) as writer:
+        while writer.committed < 9:
+            start = writer.committed
+            stop = min(start + 6, 9)
+            arrays = random_samples(start, stop)
+            del arrays["chain"]
+            writer.commit(arrays, {"rng": np.array([stop])})
+
+
+def test_killed_at_every_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the last system call was, the next run ends with the bytes of one run."""
+    mortal = Mortal(monkeypatch)
+    write_in_commits(tmp_path / "whole.zarr")
+    steps = -1 - mortal.left
+    wanted = files_of(tmp_path / "whole.zarr")
+    for step in range(steps):
+        path = tmp_path / f"{step}.zarr"
+        mortal.left = step
+        with pytest.raises(Killed):
+            write_in_commits(path)
+        mortal.left = -1
+        left = samples_left(path)
+        assert left in (0, 6, 9)
+        complete = pytest.raises(SkildPhysError, match="has its 9 samples")
+        with complete if left == 9 else nullcontext():
+            write_in_commits(path)
+        assert files_of(path) == wanted, step
+
+
+def samples_left(path: Path) -> int:
+    """Return how many samples can be read; 0 for a store that is only just being made."""
+    records = (path / name / "zarr.json" for name in (".", "spins", "energy"))
+    if not all(record.exists() for record in records):
+        return 0
+    store = open_store(path)
+    store.read(0, store.n_samples)
+    store.variable("energy")
+    return store.n_samples
+
+
+def test_disk_full_at_every_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each refused call ends in a WriteError that names a path, with the last commit intact."""
+    mortal = Mortal(monkeypatch, OSError(28, "No space left on device"))
+    write_in_commits(tmp_path / "whole.zarr")
+    steps = -1 - mortal.left
+    for step in range(0, steps, 3):
+        path = tmp_path / f"{step}.zarr"
+        mortal.left = step
+        with pytest.raises(WriteError, match=str(path)) as refused:
+            write_in_commits(path)
+        assert "No space left on device" in str(refused.value)
+        mortal.left = -1
+        assert samples_left(path) in (0, 6, 9)
