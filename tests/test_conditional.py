@@ -17,6 +17,7 @@ from skild_phys.simulate import conditional
 from skild_phys.simulate.conditional import (
     CONDITIONAL_RULES,
     exchange,
+    majority_flip,
     random_fill,
     relax,
     sample_conditional,
@@ -143,6 +144,12 @@ def test_bad_input() -> None:
         sample_conditional(coarse * 2, "majority", 4, TC, 1, ids, 1, coins)
     with pytest.raises(ValueError, match="coins"):
         sample_conditional(np.ones((1, 2, 2), np.int8), "majority", 4, TC, 1, ids, 1)
+    with pytest.raises(ValueError, match="coins have shape"):
+        sample_conditional(coarse, "block_mean", 4, TC, 1, ids, 1, coins[:, :1])
+    with pytest.raises(BadInput, match="--factor: 3"):
+        exchange(np.ones((8, 8), np.int8), 3, TC, kernel_state(1), 1)
+    with pytest.raises(ValueError, match="one number a block"):
+        majority_flip(np.ones((8, 8), np.int8), coarse[0], coins[0], 2, TC, kernel_state(1), 1)
     for temperature in (0.0, -1.0, float("nan")):
         with pytest.raises(BadInput, match="--T"):
             sample_conditional(coarse, "block_mean", 4, temperature, 1, ids, 1)

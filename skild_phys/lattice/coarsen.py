@@ -66,12 +66,21 @@ def stored_scale(rule: str, factor: int) -> float:
     return 1.0 / factor**2
 
 
+def _totals(values: NDArray[Any], factor: int, dtype: type) -> NDArray[Any]:
+    """Return block totals; adding strided slices is many times faster than sum over two axes."""
+    rows: NDArray[Any] = values[..., ::factor, :].astype(dtype)
+    for i in range(1, factor):
+        rows += values[..., i::factor, :]
+    totals = rows[..., ::factor].copy()
+    for i in range(1, factor):
+        totals += rows[..., i::factor]
+    return totals
+
+
 def block_sums(spins: NDArray[np.int8], factor: int) -> NDArray[np.int32]:
     """Return the sums over factor x factor blocks of `spins` (..., Ly, Lx), as int32."""
-    ly, lx = coarse_shape((spins.shape[-2], spins.shape[-1]), factor)
-    blocks = spins.reshape(*spins.shape[:-2], ly, factor, lx, factor)
-    sums: NDArray[np.int32] = blocks.sum(axis=(-3, -1), dtype=np.int32)
-    return sums
+    coarse_shape((spins.shape[-2], spins.shape[-1]), factor)
+    return _totals(spins, factor, np.int32)
 
 
 def coarsen_spins(
@@ -246,8 +255,7 @@ class BlockMean(Operator):
 
     def apply(self, x: Array) -> Array:
         """Return the block means, shape (..., Ly / b, Lx / b)."""
-        (ly, lx), b = self.coarse, self.factor
-        means: Array = x.reshape(*x.shape[:-2], ly, b, lx, b).mean(axis=(-3, -1))
+        means: Array = _totals(x, self.factor, np.float64) / self.factor**2
         return means
 
     def adjoint(self, y: Array) -> Array:

@@ -20,7 +20,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from skild_phys.errors import BadInput
-from skild_phys.lattice.coarsen import block_sums, check_factor
+from skild_phys.lattice.coarsen import block_sums, check_factor, coarse_shape
 from skild_phys.rng import below, kernel_state, next_u64
 
 CONDITIONAL_RULES = ("block_mean", "majority", "decimate")
@@ -203,6 +203,7 @@ def exchange(
     state : (4,) uint64 generator state (`rng.kernel_state`); advanced in place.
     sweeps : number of sweeps.
     """
+    coarse_shape((spins.shape[0], spins.shape[1]), factor)
     _exchange(spins, factor, metropolis_thresholds(temperature), state, sweeps)
 
 
@@ -232,6 +233,8 @@ def majority_flip(
     `coarse` is refused; a sum of 0 is allowed only where the block's coin equals `coarse`.
     `coarse`, `coins` : (Ly / factor, Lx / factor) int8 of +-1; the rest as in `exchange`.
     """
+    if not coarse_shape((spins.shape[0], spins.shape[1]), factor) == coarse.shape == coins.shape:
+        raise ValueError("coarse and coins need one number a block")
     thresholds = heat_bath_thresholds(temperature)
     _majority_flip(spins, coarse, coins, factor, thresholds, state, sweeps)
 
@@ -247,6 +250,8 @@ def _check(rule: str, factor: int, coarse: NDArray[Any], coins: Spins | None) ->
     elif not np.all(np.abs(coarse) == 1):
         raise BadInput("--rule", rule, "a rule whose coarse values are these; they are not +-1")
     if coins is not None:
+        if coins.shape != coarse.shape:
+            raise ValueError(f"coins have shape {coins.shape}, the coarse lattices {coarse.shape}")
         return coins
     if rule == "majority" and factor % 2 == 0:
         raise ValueError("majority of an even factor needs the coins that decided its ties")

@@ -29,6 +29,7 @@ from skild_phys.simulate.conditional import (
     random_fill,
     sample_conditional,
 )
+from skild_phys.simulate.wolff import wolff
 
 pytestmark = pytest.mark.statistical
 
@@ -180,3 +181,28 @@ def test_energy_of_a_neighbouring_pair(per_bond: float, passes: bool) -> None:
     )
     p = case.p_value(samples)
     assert p > 1e-5 if passes else p < 1e-6
+
+
+@pytest.mark.parametrize("rule", ["block_mean", "majority", "decimate"])
+@pytest.mark.parametrize(("factor", "side"), [(4, 16), (3, 12)])
+def test_the_ensemble_stays_where_it_is(rule: str, factor: int, side: int) -> None:
+    """Lattices of the Gibbs ensemble, drawn anew given their coarse lattices, are of it again.
+
+    H0: the mean energy does not change; reference: the lattices themselves (Wolff), paired.
+    |z| < 4.5 (false alarm 7e-6 each); 10% in beta must give |z| > 6.
+    """
+    state = kernel_state(11)
+    spins = np.ones((side, side), dtype=np.int8)
+    fine = np.empty((4000, side, side), dtype=np.int8)
+    wolff(spins, TC, state, 200)
+    for k in range(len(fine)):
+        wolff(spins, TC, state, 12)
+        fine[k] = spins
+    ids = np.arange(len(fine))
+    coarse = coarsen_spins(fine, rule, factor, sample_ids=ids)
+    coins = tie_coins(0, ids, coarse.shape[1:])
+    for temperature, passes in [(TC, True), (TC / 1.1, False)]:
+        again = sample_conditional(coarse, rule, factor, temperature, 3, ids, 60, coins)
+        change = MODEL.energy(again) - MODEL.energy(fine)
+        z = change.mean() / change.std() * len(change) ** 0.5
+        assert abs(z) < 4.5 if passes else abs(z) > 6, (temperature, z)
