@@ -165,3 +165,22 @@ def test_errors_are_one_line(
     assert contents(out) == before
     assert call(fine.path, "--factor", 4, "-o", out, "--overwrite") == 0
     assert open_store(out).shape == (2, 3)
+
+
+def test_a_damaged_chunk_is_named_and_what_was_done_is_kept(
+    fine: LatticeStore,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("skild_phys.simulate.coarsening._CHUNKS_A_COMMIT", 1)
+    chunk = fine.path / "spins" / "c.2.0.0"
+    data = bytearray(chunk.read_bytes())
+    data[len(data) // 2] ^= 1
+    chunk.write_bytes(bytes(data))
+    assert call(fine.path, "--factor", 2, "-o", tmp_path / "coarse.zarr") == 2
+    text = capsys.readouterr().err
+    assert text.count("\n") == 1
+    assert "fine.zarr" in text
+    assert "spins" in text
+    assert open_store(tmp_path / "coarse.zarr").n_samples == 4
