@@ -24,6 +24,7 @@ from skild_phys.skild.network import NetworkConfig, UNet
 from skild_phys.skild.spectrum import Spectrum
 
 FORMAT = "skild-phys weights 1"
+HEADER_KEY = "skild-phys"
 OUTPUTS = ("logits", "v")
 
 
@@ -79,6 +80,8 @@ def save_weights(path: str | Path, weights: Weights) -> str:
     tensors = {name: t.detach().cpu().contiguous() for name, t in weights.tensors.items()}
     sha = tensors_sha256(tensors)
     record = {
+        "format": FORMAT,
+        "sha256": sha,
         "network": asdict(weights.network),
         "spectrum": asdict(weights.spectrum),
         "output": weights.output,
@@ -86,7 +89,8 @@ def save_weights(path: str | Path, weights: Weights) -> str:
         "system": weights.system,
         "training": weights.training,
     }
-    header = {"format": FORMAT, "sha256": sha, "record": json.dumps(record, sort_keys=True)}
+    # One key: safetensors writes several in no fixed order, and equal weights are equal bytes.
+    header = {HEADER_KEY: json.dumps(record, sort_keys=True)}
     write_bytes_atomically(path, save(tensors, metadata=header))
     return sha
 
@@ -102,12 +106,15 @@ def load_weights(path: str | Path) -> Weights:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError) as error:
         raise WeightsError(f"{path}: not a readable safetensors file ({error})") from None
-    if header.get("format") != FORMAT:
+    try:
+        record = json.loads(header.get(HEADER_KEY, "{}"))
+    except ValueError:
+        record = {}
+    if record.get("format") != FORMAT:
         raise WeightsError(f"{path}: not a weights file of this program ({FORMAT})")
-    if tensors_sha256(tensors) != header.get("sha256"):
+    if tensors_sha256(tensors) != record.get("sha256"):
         raise WeightsError(f"{path}: the tensors do not match their SHA-256; the file was altered")
     try:
-        record = json.loads(header["record"])
         shape: dict[str, Any] = record["network"]
         network = NetworkConfig(
             **{k: tuple(v) if isinstance(v, list) else v for k, v in shape.items()}  # type: ignore[arg-type]

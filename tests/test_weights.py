@@ -1,0 +1,95 @@
+"""Weights on disk: the round trip, and everything that must be refused without being run."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from skild_helpers import tiny_weights
+
+from skild_phys.errors import WeightsError
+from skild_phys.skild.weights import HEADER_KEY, load_weights, save_weights, tensors_sha256
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    save_weights(tmp_path / "w.safetensors", tiny_weights())
+    return tmp_path / "w.safetensors"
+
+
+def test_round_trip(path: Path) -> None:
+    loaded, original = load_weights(path), tiny_weights()
+    assert tensors_sha256(loaded.tensors) == tensors_sha256(original.tensors)
+    assert replace(loaded, tensors={}) == replace(original, tensors={})
+    x, lam = torch.randn(1, 16, 16), torch.tensor([1.0])
+    with torch.inference_mode():
+        assert torch.equal(loaded.build()(x, lam), original.build()(x, lam))
+
+
+def test_the_same_weights_are_the_same_bytes(path: Path, tmp_path: Path) -> None:
+    save_weights(tmp_path / "again.safetensors", load_weights(path))
+    assert (tmp_path / "again.safetensors").read_bytes() == path.read_bytes()
+
+
+def test_every_truncation_is_refused(path: Path) -> None:
+    data = path.read_bytes()
+    for size in (0, 4, 8, 100, len(data) // 2, len(data) - 1):
+        path.write_bytes(data[:size])
+        with pytest.raises(WeightsError, match=r"w\.safetensors"):
+            load_weights(path)
+
+
+def test_flipped_bits_are_refused(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    header = 8 + int.from_bytes(data[:8], "little")
+    for place in range(header, len(data), max(1, (len(data) - header) // 40)):
+        data[place] ^= 16
+        path.write_bytes(data)
+        with pytest.raises(WeightsError, match="SHA-256"):
+            load_weights(path)
+        data[place] ^= 16
+
+
+class _Bomb:
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return Path.touch, (Path("bomb-went-off"),)  # type: ignore[return-value]
+
+
+def test_a_pickle_in_disguise_is_refused_and_not_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "bad.safetensors").write_bytes(pickle.dumps(_Bomb()))
+    with pytest.raises(WeightsError, match="not a readable"):
+        load_weights(tmp_path / "bad.safetensors")
+    torch.save({"a": torch.zeros(2)}, tmp_path / "torch.safetensors")
+    with pytest.raises(WeightsError, match="not a readable"):
+        load_weights(tmp_path / "torch.safetensors")
+    assert not (tmp_path / "bomb-went-off").exists()
+
+
+def test_foreign_and_inconsistent_files_are_refused(path: Path, tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match="no such"):
+        load_weights(tmp_path / "none.safetensors")
+    save_file({"a": torch.zeros(2)}, tmp_path / "foreign.safetensors")
+    with pytest.raises(WeightsError, match="not a weights file"):
+        load_weights(tmp_path / "foreign.safetensors")
+    with safe_open(path, framework="pt") as file:
+        header = file.metadata()
+        tensors = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118
+    for change, message in (
+        ({"network": {"patch": 4, "channels": [8, 8], "blocks": [1, 1]}}, "do not fit"),
+        ({"network": {"layers": 3}}, "incomplete"),
+        ({"output": "magic"}, "magic"),
+        ({"spectrum": {}}, "incomplete"),
+    ):
+        record = json.dumps(json.loads(header[HEADER_KEY]) | change)
+        save_file(tensors, tmp_path / "odd.safetensors", metadata={HEADER_KEY: record})
+        with pytest.raises(WeightsError, match=message):
+            load_weights(tmp_path / "odd.safetensors")
