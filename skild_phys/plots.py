@@ -241,6 +241,7 @@ def _residual(ax: Axes, comparison: Comparison) -> None:
         errors.append(error)
     ax.axhline(0.0, color=TRUTH, lw=0.8)
     typical = float(np.nanmedian(errors)) if np.isfinite(errors).any() else 0.0
+    ax.margins(y=0.1)
     if 0 < 20 * typical < largest:
         linear = 10.0 ** np.ceil(np.log10(2 * typical))
         ax.set_yscale("symlog", linthresh=linear)

@@ -142,7 +142,7 @@ class _Against:
         if parent is None:
             raise ValueError("no pairs")
         label = self.rows.of_parents(parent)
-        complete = _complete_rows(parent, label, self.found.count)
+        complete = _complete_rows(parent, label, self.rows.members)
         found = collect(
             store,
             np.where((label >= 0) & complete[label], label, -1),
@@ -305,13 +305,13 @@ def _names(models: Sequence[LatticeStore]) -> list[str]:
 
 
 def _complete_rows(
-    parent: NDArray[np.int64], label: NDArray[np.int64], count: NDArray[np.int64]
+    parent: NDArray[np.int64], label: NDArray[np.int64], members: NDArray[np.int64]
 ) -> NDArray[np.bool_]:
-    """Return the truth's rows all of whose lattices have a child: only these can be paired."""
+    """Return the rows all of whose members have a child: only these can be paired."""
     _, first = np.unique(parent, return_index=True)
     of_parents = label[first]
-    there = np.bincount(of_parents[of_parents >= 0], minlength=len(count))
-    return np.asarray((there == count) & (count > 0))
+    there = np.bincount(of_parents[of_parents >= 0], minlength=len(members))
+    return np.asarray(there == members)
 
 
 def _common(found: Statistics, reference: Statistics, system: System) -> list[Observable]:

@@ -9,10 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from skild_phys.errors import BadInput
 from skild_phys.lattice.coarsen import RULES, coarsen_spins
 from skild_phys.measure.errorbars import Array
-from skild_phys.measure.statistics import is_spins, read_lattices
+from skild_phys.measure.statistics import identities, is_spins, read_lattices
 from skild_phys.store import LatticeStore
 
 _PROBE = 8
@@ -22,45 +21,37 @@ _SAME_FIELD = 0.5
 
 @dataclass(frozen=True)
 class Pairing:
-    """`parent` is the truth's index of each model lattice (-1: none), None if unpaired."""
+    """`parent` is the truth's index for each model lattice (-1: none), None if unpaired."""
 
     parent: NDArray[np.int64] | None
     notes: tuple[str, ...]
 
 
 def pair(truth: LatticeStore, model: LatticeStore, coarse: LatticeStore | None = None) -> Pairing:
-    """Find out whether the lattices of `model` descend from those of `truth`.
+    """Find out which lattices of `model` and `truth` descend from the same lattice.
 
-    The variable `parent` of the model gives the index. It is believed if the truth's digest
-    stands in the attributes of the model (or of `coarse`, from which the model was made), or
-    if the lattices it pairs have the same coarse values. Otherwise the two are taken as
-    independent ensembles, and the notes say why.
-
-    Raises
-    ------
-    BadInput : `coarse` has fewer lattices than the model refers to.
+    The variable `parent` names the ancestor: an index of the truth, or, where the truth has
+    parents of its own (a refined store), a number that both share. It is believed if the
+    digests in the attributes say so (the truth's in those of the model or of `coarse`, or the
+    same parent store for both), or if the pairs have the same coarse values. Otherwise the two
+    are taken as independent ensembles, and the notes say why.
     """
     if not model.has("parent"):
         return Pairing(None, ("unpaired errors: the store has no variable 'parent'",))
-    parent = np.asarray(model.variable("parent"), dtype=np.int64)
-    if coarse is not None and coarse.has("parent"):
-        if len(parent) and parent.max() >= coarse.n_samples:
-            raise BadInput("--coarse", str(coarse.path), f"the parent of {model.path}")
-        parent = np.asarray(coarse.variable("parent"), dtype=np.int64)[parent]
-    known = (parent >= 0) & (parent < truth.n_samples)
-    notes = []
-    if not known.all():
-        notes.append(f"{(~known).sum()} lattices without a parent in the truth are left out")
+    ancestors, first = np.unique(identities(truth), return_index=True)
+    wanted = identities(model)
+    place = np.minimum(np.searchsorted(ancestors, wanted), len(ancestors) - 1)
+    known = ancestors[place] == wanted
     if not known.any():
         return Pairing(None, ("unpaired errors: no parent is in the truth",))
-    parent = np.where(known, parent, -1)
-    lineage = [model.attrs, coarse.attrs if coarse is not None else {}]
-    if not _mentions(lineage, truth.digest()):
+    parent = np.where(known, first[place], -1)
+    if not _same_lineage(truth, model, coarse):
         reason = _evidence(truth, model, parent)
         if reason is not None:
             return Pairing(None, (f"unpaired errors: {reason}",))
-        notes.append("paired by equal coarse values; the truth's digest is not in its lineage")
-    return Pairing(parent, tuple(notes))
+    lost = int((~known).sum())
+    notes = (f"{lost} lattices without a parent in the truth are left out",) if lost else ()
+    return Pairing(parent, notes)
 
 
 def agreement(
@@ -73,17 +64,18 @@ def agreement(
     squared misfit). Spins only: empty for fields.
     """
     rule, factor = rule_of(model)
+    names = identities(model)
 
     def compare(index: NDArray[np.int64], raw: NDArray[Any]) -> dict[str, Array]:
         if not (is_spins(truth) and is_spins(model)):
             return {}
-        ids = parent[index]
-        other = read_lattices(truth, ids)
+        other = read_lattices(truth, parent[index])
         found = {"site_agreement": (raw == other).mean(axis=(1, 2))}
         if rule is not None:
             seed = int(model.attrs.get("tie_seed") or 0)
             a, b = (
-                coarsen_spins(s, rule, factor, tie_seed=seed, sample_ids=ids) for s in (raw, other)
+                coarsen_spins(s, rule, factor, tie_seed=seed, sample_ids=names[index])
+                for s in (raw, other)
             )
             found["coarse_agreement"] = _same(a, b, rule)
         return found
@@ -109,7 +101,7 @@ def _evidence(truth: LatticeStore, model: LatticeStore, parent: NDArray[np.int64
     """Return why the pairs cannot be believed, None if their coarse values agree."""
     rule, _ = rule_of(model)
     if rule is None or not (is_spins(truth) and is_spins(model)):
-        return "the truth's digest is not in its lineage"
+        return "nothing shows that its parents are lattices of the truth"
     index = np.flatnonzero(parent >= 0)[:_PROBE]
     same = agreement(truth, model, parent)(index, read_lattices(model, index))
     share = float(same["coarse_agreement"].mean())
@@ -118,9 +110,12 @@ def _evidence(truth: LatticeStore, model: LatticeStore, parent: NDArray[np.int64
     return f"its coarse values are not the truth's (agreement {share:.2f})"
 
 
-def _mentions(value: Any, digest: str) -> bool:
-    if isinstance(value, dict):
-        return any(_mentions(v, digest) for v in value.values())
-    if isinstance(value, list | tuple):
-        return any(_mentions(v, digest) for v in value)
-    return bool(value == digest)
+def _same_lineage(truth: LatticeStore, model: LatticeStore, coarse: LatticeStore | None) -> bool:
+    digest = model.attrs.get("parent_sha256")
+    if digest is None:
+        return False
+    if digest in (truth.digest(), truth.attrs.get("parent_sha256")):
+        return True
+    if coarse is None or digest != coarse.digest():
+        return False
+    return bool(coarse.attrs.get("parent_sha256") == truth.digest())

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from skild_phys.lattice.coarsen import coarsen_spins, stored_scale
 from skild_phys.measure.pairing import rule_of
-from skild_phys.measure.statistics import is_spins, read_lattices
+from skild_phys.measure.statistics import identities, is_spins, read_lattices
 from skild_phys.store import LatticeStore
 
 
@@ -44,8 +44,8 @@ def pictures(
         for model, parent in zip(models, parents, strict=True)
     )
     if coarse is not None:
-        parent = coarse.variable("parent") if coarse.has("parent") else np.arange(coarse.n_samples)
-        return Pictures(shown, children, _lattice(coarse, _position(parent, index)))
+        place = _position(identities(coarse), int(identities(truth)[index]))
+        return Pictures(shown, children, _lattice(coarse, place))
     for model in models:
         rule, factor = rule_of(model)
         if rule is not None and is_spins(truth):
@@ -54,7 +54,7 @@ def pictures(
                 rule,
                 factor,
                 tie_seed=int(model.attrs.get("tie_seed") or 0),
-                sample_ids=np.array([index]),
+                sample_ids=identities(truth)[[index]],
             )
             return Pictures(shown, children, raw[0] * stored_scale(rule, factor))
     return Pictures(shown, children, None)

@@ -37,19 +37,20 @@ class Rows:
 
     Attributes
     ----------
-    label : (lattices,) int64, the row of a lattice, -1 for one that is left out.
+    label : (lattices,) int64, the row of a lattice.
     size : the number of rows.
+    members : (size,) int64, how many different parents (or lattices) a row is made of.
     chains : where the rows stand in their Markov chains; None if the store does not say.
     """
 
     label: NDArray[np.int64]
     size: int
+    members: NDArray[np.int64]
     chains: Chains | None
 
     def of_parents(self, parent: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return the row of each child lattice; -1 where the parent is not in the store."""
-        known = (parent >= 0) & (parent < len(self.label))
-        return np.where(known, self.label[np.where(known, parent, 0)], -1)
+        """Return the rows of lattices of the store, (n,) indices; -1 for the index -1."""
+        return np.where(parent >= 0, self.label[parent], -1)
 
 
 @dataclass(frozen=True)
@@ -93,19 +94,33 @@ def chains_of(store: LatticeStore) -> Chains | None:
     return Chains(chain[: store.n_samples], draw[: store.n_samples])
 
 
+def identities(store: LatticeStore) -> NDArray[np.int64]:
+    """Return what names the ancestor of each lattice: `parent`, or else its own index."""
+    if store.has("parent"):
+        return np.asarray(store.variable("parent"), dtype=np.int64)
+    return np.arange(store.n_samples)
+
+
 def rows_of(store: LatticeStore, max_rows: int = MAX_ROWS) -> Rows:
-    """Return a row for each lattice, or for `g` successive ones of a chain in a large store."""
-    n = store.n_samples
+    """Return a row for each lattice; refinements of one parent share theirs.
+
+    Beyond `max_rows`, successive lattices of a chain are put into one row as well.
+    """
+    parents, first, label = np.unique(identities(store), return_index=True, return_inverse=True)
+    n = len(parents)
     chains = chains_of(store)
+    if chains is not None:
+        chains = chains.take(first)
     group = -(-n // max_rows)
-    if group == 1:
-        return Rows(np.arange(n), n, chains)
+    if group <= 1:
+        return Rows(label, n, np.ones(n, dtype=np.int64), chains)
     if chains is None:
-        return Rows(np.arange(n) // group, -(-n // group), None)
+        row = np.arange(n) // group
+        return Rows(row[label], int(row[-1]) + 1, np.bincount(row), None)
     chain, time = chains.grid()
-    key = np.stack([chain, time // group], axis=1)
-    rows, label = np.unique(key, axis=0, return_inverse=True)
-    return Rows(label.ravel(), len(rows), Chains(rows[:, 0], rows[:, 1]))
+    kept, row = np.unique(np.stack([chain, time // group]), axis=1, return_inverse=True)
+    row = row.ravel()
+    return Rows(row[label], kept.shape[1], np.bincount(row), Chains(kept[0], kept[1]))
 
 
 def slices(store: LatticeStore) -> Iterator[tuple[int, NDArray[Any]]]:

@@ -35,7 +35,7 @@ def theory(
     """
     model, temperature = attrs.get("model"), attrs.get("temperature")
     length = shape[0]
-    if model != "ising2d" or not isinstance(temperature, float) or shape[1] != length:
+    if model != "ising2d" or not isinstance(temperature, float | int) or shape[1] != length:
         return {}
     known = {"energy": Theory(np.asarray(kaufman_energy(length, temperature)), KAUFMAN)}
     if not math.isclose(temperature, MODELS["ising2d"].critical_temperature, rel_tol=1e-9):
