@@ -1,0 +1,178 @@
+"""`skild-phys measure` and `skild-phys compare` as a user meets them."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import xarray as xr
+
+from skild_phys.cli import run
+from skild_phys.store import create_store
+
+SIDE, N = 8, 20
+Cli = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def cli(capfd: pytest.CaptureFixture[str]) -> Cli:
+    def call(*args: object) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as ended:
+            run([str(a) for a in args])
+        out, err = capfd.readouterr()
+        return int(ended.value.code or 0), out, err
+
+    return call
+
+
+def save(path: Path, spins: np.ndarray, **scalars: np.ndarray) -> Path:
+    attrs = {"model": "ising2d", "L": SIDE, "temperature": 2.269185314213022}
+    if "parent" in scalars:
+        attrs |= {"rule": "block_mean", "factor": 2, "method": "exact", "sweeps": 7}
+    options = {"field": "spins", "n_samples": len(spins), "shape": (SIDE, SIDE), "chunk": 8}
+    with create_store(path, attrs=attrs, variables=tuple(scalars), **options) as writer:
+        writer.commit({"spins": spins, **scalars})
+    return path
+
+
+@pytest.fixture
+def fine(tmp_path: Path) -> Path:
+    rng = np.random.default_rng(40)
+    smooth = np.cumsum(rng.normal(size=(N, SIDE, SIDE)), axis=1)
+    spins = np.where(smooth > 0, 1, -1).astype(np.int8)
+    return save(tmp_path / "fine.zarr", spins, chain=np.arange(N) % 2, draw=np.arange(N) // 2)
+
+
+@pytest.fixture
+def refined(tmp_path: Path, fine: Path) -> Path:
+    from skild_phys.store import open_store
+
+    spins = open_store(fine).read(0, N)
+    swapped = spins.copy()
+    swapped[:, ::2], swapped[:, 1::2] = spins[:, 1::2], spins[:, ::2]
+    return save(tmp_path / "refined.zarr", swapped, parent=np.arange(N))
+
+
+def test_measure_prints_values_beside_theory(cli: Cli, fine: Path) -> None:
+    code, out, err = cli("measure", fine)
+    assert code == 0
+    assert re.search(r"energy +J +-?\d\.\d+\(\d+\) +-1\.49159", out)
+    for text in ("G4c(r)", "G(r, 0)", "S(k)", "tau_int(energy)", "Gamma method", "Kaufman"):
+        assert text in out
+    assert "Traceback" not in err
+
+
+def test_measure_prints_json(cli: Cli, fine: Path) -> None:
+    _, out, _ = cli("measure", fine, "--json")
+    found = json.loads(out)
+    energy = next(o for o in found["observables"] if o["observable"] == "energy")
+    assert energy["theory"] == pytest.approx(-1.4915891074)
+    assert energy["at"] is None
+    assert found["lattices"] == N
+
+
+def test_measure_writes_netcdf_csv_and_both(cli: Cli, fine: Path, tmp_path: Path) -> None:
+    assert cli("measure", fine, "-o", tmp_path / "m.nc")[0] == 0
+    with xr.open_dataset(tmp_path / "m.nc", engine="scipy") as data:
+        assert data["connected_four_point"].attrs["units"] == "1"
+        energy = float(data["energy"])
+    assert cli("measure", fine, "-o", tmp_path / "m.csv")[0] == 0
+    frame = pd.read_csv(tmp_path / "m.csv").set_index("observable")
+    assert frame.loc["energy", "value"] == pytest.approx(energy)
+    assert cli("measure", fine, "-o", tmp_path / "both")[0] == 0
+    assert sorted(p.name for p in (tmp_path / "both").iterdir()) == ["measure.csv", "measure.nc"]
+
+
+def test_equal_measurements_give_equal_bytes(cli: Cli, fine: Path, tmp_path: Path) -> None:
+    for name in ("a.nc", "b.nc"):
+        cli("measure", fine, "-o", tmp_path / name)
+    assert (tmp_path / "a.nc").read_bytes() == (tmp_path / "b.nc").read_bytes()
+
+
+def test_bins_replace_the_gamma_method(cli: Cli, fine: Path) -> None:
+    _, out, _ = cli("measure", fine, "--bins", 5)
+    assert "5 bins" in out
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--bins", "1"], "--bins: 1 is not accepted; expected 2 to 20"),
+        (["--bins", "21"], "--bins: 21"),
+        (["-o", "m.txt"], "-o: 'm.txt'"),
+        (["-o", "no/such/m.nc"], "-o: 'no/such/m.nc'"),
+    ],
+)
+def test_bad_options_end_in_one_line(
+    cli: Cli, fine: Path, options: list[str], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(fine.parent)
+    code, out, err = cli("measure", fine, *options)
+    assert (code, out) == (2, "")
+    assert err.startswith(f"error: {message}")
+    assert err.count("\n") == 1
+
+
+def test_outputs_are_not_overwritten_unasked(
+    cli: Cli, fine: Path, refined: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "m.nc"
+    output.write_text("mine")
+    assert cli("measure", fine, "-o", output)[0] == 2
+    assert output.read_text() == "mine"
+    assert cli("measure", fine, "-o", output, "--overwrite")[0] == 0
+    report = tmp_path / "report"
+    report.mkdir()
+    assert cli("compare", fine, refined, "-o", report)[0] == 2
+    assert not list(report.iterdir())
+    assert cli("compare", fine, refined, "-o", fine / "report")[0] == 2
+
+
+def test_missing_and_damaged_stores_end_in_one_line(cli: Cli, fine: Path, tmp_path: Path) -> None:
+    code, _, err = cli("measure", tmp_path / "none.zarr")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "none.zarr" in err
+    chunk = next(p for p in (fine / "spins").iterdir() if p.name.startswith("c"))
+    damaged = bytearray(chunk.read_bytes())
+    damaged[len(damaged) // 2] ^= 1
+    chunk.write_bytes(damaged)
+    code, _, err = cli("measure", fine)
+    assert code == 2
+    assert "fine.zarr: variable 'spins'" in err
+
+
+def test_compare_writes_a_report_and_ends_with_its_path(
+    cli: Cli, fine: Path, refined: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "report"
+    code, out, _ = cli("compare", fine, refined, "-o", output)
+    assert code == 0
+    assert out.splitlines()[-1] == str(output / "report.html")
+    assert "method exact, sweeps 7" in out
+    names = {p.name for p in output.iterdir()}
+    assert {"report.html", "comparison.csv", "comparison.json", "four_point.pdf"} <= names
+    page = (output / "report.html").read_text()
+    assert page.count("src='data:image/png;base64,") == 5
+    assert not re.search(r"(src|href)=(?!'data:)", page)
+    frame = pd.read_csv(output / "comparison.csv")
+    line = frame[frame["observable"] == "energy"].iloc[0]
+    assert line["residual"] == pytest.approx(line["value"] - line["truth"])
+    found = json.loads((output / "comparison.json").read_text())
+    assert found["models"][0]["paired"] is True
+
+
+def test_compare_prints_json(cli: Cli, fine: Path, refined: Path, tmp_path: Path) -> None:
+    code, out, _ = cli("compare", fine, refined, fine, "-o", tmp_path / "r", "--json")
+    assert code == 0
+    assert [m["name"] for m in json.loads(out)["models"]] == ["refined", "fine"]
+
+
+def test_compare_needs_a_model(cli: Cli, fine: Path, tmp_path: Path) -> None:
+    code, _, err = cli("compare", fine, "-o", tmp_path / "r")
+    assert code == 2
+    assert "MODELS" in err

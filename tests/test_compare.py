@@ -1,0 +1,319 @@
+"""Comparisons: pairing, paired residuals, several refinements of a parent, shorter stores."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from skild_phys.errors import BadInput, StoreError
+from skild_phys.lattice.coarsen import coarsen_spins
+from skild_phys.lattice.models import Ising2D
+from skild_phys.measure.compare import Comparison, compare
+from skild_phys.measure.observables import measure_store
+from skild_phys.measure.report import html_report, ranking, summary, table, verdict, with_error
+from skild_phys.measure.statistics import read_lattices, rows_of
+from skild_phys.rng import kernel_state
+from skild_phys.simulate.coarsening import coarsen_store
+from skild_phys.simulate.wolff import wolff
+from skild_phys.store import LatticeStore, create_store, open_store
+
+SIDE, N, FACTOR = 16, 48, 4
+Make = Callable[..., LatticeStore]
+
+
+def critical_lattices(n: int, side: int, seed: int) -> np.ndarray:
+    temperature = Ising2D().critical_temperature
+    state, spins = kernel_state(seed), np.ones((side, side), dtype=np.int8)
+    wolff(spins, temperature, state, 200)
+    found = np.empty((n, side, side), dtype=np.int8)
+    for i in range(n):
+        wolff(spins, temperature, state, 8)
+        found[i] = spins
+    return found
+
+
+def fill(spins: np.ndarray, seed: int, factor: int = FACTOR) -> np.ndarray:
+    """Return each block with its own spins in random order: exact block means, no physics."""
+    n, height, width = spins.shape
+    shape = (n, height // factor, factor, width // factor, factor)
+    blocks = spins.reshape(shape).transpose(0, 1, 3, 2, 4)
+    mixed = np.random.default_rng(seed).permuted(blocks.reshape(-1, factor**2), axis=1)
+    return np.ascontiguousarray(
+        mixed.reshape(blocks.shape).transpose(0, 1, 3, 2, 4).reshape(spins.shape)
+    )
+
+
+def save(path: Path, spins: np.ndarray, attrs: dict[str, Any], **scalars: Any) -> LatticeStore:
+    model = Ising2D()
+    base = {"model": model.name, "L": spins.shape[2], "temperature": model.critical_temperature}
+    arrays = {"energy": model.energy(spins), "magnetization": model.magnetization(spins), **scalars}
+    with create_store(
+        path,
+        field="spins",
+        n_samples=len(spins),
+        shape=spins.shape[1:],
+        chunk=10,
+        attrs=base | attrs,
+        variables=tuple(arrays),
+    ) as writer:
+        writer.commit({"spins": spins, **arrays})
+    return open_store(path)
+
+
+@pytest.fixture(scope="module")
+def lattices() -> np.ndarray:
+    return critical_lattices(N, SIDE, 30)
+
+
+@pytest.fixture(scope="module")
+def truth(lattices: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> LatticeStore:
+    path = tmp_path_factory.mktemp("truth") / "truth.zarr"
+    return save(path, lattices, {}, chain=np.arange(N) % 2, draw=np.arange(N) // 2)
+
+
+@pytest.fixture
+def refined(tmp_path: Path) -> Make:
+    def make(spins: np.ndarray, parent: np.ndarray, name: str = "model", **attrs: Any) -> Any:
+        known = {"rule": "block_mean", "factor": FACTOR, "method": "fill"}
+        return save(tmp_path / f"{name}.zarr", spins, known | attrs, parent=parent)
+
+    return make
+
+
+def scalar(comparison: Comparison, name: str) -> float:
+    return float(comparison.models[0].data[name])
+
+
+def test_a_copy_of_the_truth_has_no_residual(
+    truth: LatticeStore, lattices: np.ndarray, refined: Make
+) -> None:
+    found = compare(truth, [refined(lattices, np.arange(N))])
+    data = found.models[0].data
+    assert found.models[0].paired
+    for name in data:
+        if str(name).endswith(("_residual", "_residual_err")):
+            assert np.abs(data[name].values).max() < 1e-9
+    assert scalar(found, "patterns_tv") == scalar(found, "patterns_kl") == 0.0
+    assert scalar(found, "site_agreement") == scalar(found, "coarse_agreement") == 1.0
+
+
+def test_residuals_are_the_differences_of_the_measurements(
+    truth: LatticeStore, lattices: np.ndarray, refined: Make
+) -> None:
+    model = refined(fill(lattices, 31), np.arange(N))
+    found = compare(truth, [model])
+    data, own, exact = found.models[0].data, measure_store(model), measure_store(truth)
+    for name in ("energy", "connected_four_point", "two_point_diagonal", "pattern_frequency"):
+        difference = own[name].values - exact[name].values
+        assert data[f"{name}_residual"].values == pytest.approx(difference, abs=1e-12)
+    ratio = own["structure_factor"].values / exact["structure_factor"].values
+    assert data["structure_factor_ratio"].values == pytest.approx(ratio)
+    share = (model.read(0, N) == lattices).mean()
+    assert scalar(found, "site_agreement") == pytest.approx(share)
+    assert scalar(found, "coarse_agreement") == 1.0
+    assert scalar(found, "patterns_tv") > 2 * found.patterns_floor > 0
+
+
+def test_pairs_remove_the_shared_fluctuation(
+    truth: LatticeStore, lattices: np.ndarray, refined: Make, tmp_path: Path
+) -> None:
+    filled = fill(lattices, 31)
+    paired = compare(truth, [refined(filled, np.arange(N))])
+    alone = compare(truth, [save(tmp_path / "alone.zarr", filled, {})])
+    assert paired.models[0].paired
+    assert not alone.models[0].paired
+    assert "no variable 'parent'" in alone.models[0].notes[0]
+    assert scalar(alone, "energy_residual") == pytest.approx(scalar(paired, "energy_residual"))
+    errors = [c.models[0].data["connected_four_point_residual_err"].values for c in (paired, alone)]
+    assert (errors[1][2:] > 4 * errors[0][2:]).all()
+
+
+@pytest.mark.parametrize("bins", [None, 8])
+def test_several_refinements_of_a_parent_are_averaged_first(
+    truth: LatticeStore, lattices: np.ndarray, refined: Make, bins: int | None
+) -> None:
+    """Storing every refinement twice must not shorten the error."""
+    filled = fill(lattices, 31)
+    one = refined(filled, np.arange(N), "one")
+    two = refined(np.repeat(filled, 2, 0), np.repeat(np.arange(N), 2), "two")
+    once, twice = compare(truth, [one], bins=bins), compare(truth, [two], bins=bins)
+    assert twice.models[0].lattices == 2 * N
+    assert twice.models[0].parents == N
+    for name in ("energy_residual", "energy_residual_err", "patterns_tv", "site_agreement_err"):
+        assert scalar(twice, name) == pytest.approx(scalar(once, name))
+    errors = [float(measure_store(s)["energy_err"]) for s in (one, two)]
+    assert errors[0] == pytest.approx(errors[1])
+
+
+def test_a_shorter_model_is_compared_with_its_own_parents(
+    truth: LatticeStore, lattices: np.ndarray, refined: Make
+) -> None:
+    parent = np.array([41, 7, 3, 12, 30])
+    found = compare(truth, [refined(lattices[parent], parent)])
+    assert found.models[0].parents == 5
+    assert scalar(found, "energy_residual") == 0.0
+    assert scalar(found, "site_agreement") == 1.0
+    assert np.array_equal(found.pictures.models[0], found.pictures.truth)
+
+
+def test_wrong_parents_are_not_believed(
+    truth: LatticeStore, lattices: np.ndarray, refined: Make
+) -> None:
+    """A planted fault: parents moved on by one."""
+    found = compare(truth, [refined(fill(lattices, 31), (np.arange(N) + 1) % N)])
+    assert not found.models[0].paired
+    assert "coarse values are not the truth's" in found.models[0].notes[0]
+
+
+def test_parents_outside_the_truth_are_left_out(
+    truth: LatticeStore, lattices: np.ndarray, refined: Make
+) -> None:
+    parent = np.where(np.arange(N) < 10, np.arange(N), 1000 + np.arange(N))
+    found = compare(truth, [refined(lattices, parent)])
+    assert found.models[0].lattices == 10
+    assert "38 lattices without a parent" in found.models[0].notes[0]
+    gone = compare(truth, [refined(lattices, 1000 + np.arange(N), "gone")])
+    assert not gone.models[0].paired
+
+
+def test_two_refined_stores_are_paired_by_their_common_parent(
+    lattices: np.ndarray, refined: Make
+) -> None:
+    order = np.arange(N)[::-1]
+    oracle = refined(fill(lattices, 32), np.arange(N), "oracle", parent_sha256="same")
+    model = refined(fill(lattices, 33)[order], order, "model", parent_sha256="same")
+    found = compare(oracle, [model])
+    assert found.models[0].paired
+    assert scalar(found, "coarse_agreement") == 1.0
+
+
+@pytest.mark.parametrize("rule", ["block_mean", "majority", "decimate", "spectral"])
+def test_the_coarse_store_proves_the_lineage_and_gives_the_picture(
+    truth: LatticeStore, lattices: np.ndarray, refined: Make, tmp_path: Path, rule: str
+) -> None:
+    coarse = coarsen_store(truth, tmp_path / "coarse.zarr", rule, FACTOR, tie_seed=5)
+    seed = {"tie_seed": 5} if rule == "majority" else {}
+    model = refined(lattices, np.arange(N), rule=rule, parent_sha256=coarse.digest(), **seed)
+    found = compare(truth, [model], coarse=coarse)
+    assert found.models[0].paired
+    assert found.models[0].notes == ()
+    assert found.pictures.coarse is not None
+    assert np.array_equal(found.pictures.coarse, coarse.read(0, 1)[0] * coarse.scale)
+    derived = compare(truth, [model]).pictures.coarse
+    assert derived is not None
+    assert np.array_equal(derived, found.pictures.coarse)
+
+
+def test_grouped_rows_leave_the_values_as_they_are(
+    truth: LatticeStore, lattices: np.ndarray, refined: Make
+) -> None:
+    model = refined(fill(lattices, 31), np.arange(N))
+    plain, grouped = compare(truth, [model]), compare(truth, [model], max_rows=12)
+    assert rows_of(truth, 12).size == 12
+    for name in ("energy_residual", "patterns_tv", "site_agreement"):
+        assert scalar(grouped, name) == pytest.approx(scalar(plain, name))
+    assert scalar(grouped, "energy_residual_err") == pytest.approx(
+        scalar(plain, "energy_residual_err"), rel=0.5
+    )
+
+
+def test_incomplete_groups_are_left_out(
+    truth: LatticeStore, lattices: np.ndarray, refined: Make
+) -> None:
+    parent = np.arange(N - 3)
+    found = compare(truth, [refined(lattices[parent], parent)], max_rows=12)
+    assert scalar(found, "energy_residual") == 0.0
+    assert found.models[0].parents == 40
+
+
+def test_errors_name_the_store(truth: LatticeStore, refined: Make, tmp_path: Path) -> None:
+    small = save(tmp_path / "small.zarr", np.ones((3, 8, 8), dtype=np.int8), {})
+    with pytest.raises(BadInput, match=r"small\.zarr.*16x16"):
+        compare(truth, [small])
+    with create_store(
+        tmp_path / "empty.zarr", field="spins", n_samples=4, shape=(16, 16), chunk=4, attrs={}
+    ):
+        pass
+    with pytest.raises(StoreError, match=r"empty\.zarr"):
+        compare(truth, [open_store(tmp_path / "empty.zarr")])
+
+
+def test_lattices_are_read_in_any_order(truth: LatticeStore, lattices: np.ndarray) -> None:
+    index = np.array([40, 3, 3, 25, 11, 0])
+    assert np.array_equal(read_lattices(truth, index), lattices[index])
+
+
+def test_coarse_stores_are_measured_in_physical_units(
+    truth: LatticeStore, lattices: np.ndarray, tmp_path: Path
+) -> None:
+    coarse = coarsen_store(truth, tmp_path / "coarse.zarr", "block_mean", FACTOR)
+    found = measure_store(coarse)
+    means = coarsen_spins(lattices, "block_mean", FACTOR) / FACTOR**2
+    assert float(found["two_point_axis"][0]) == pytest.approx((means**2).mean())
+    exact = measure_store(truth)
+    assert float(found["magnetization_squared"]) == pytest.approx(
+        float(exact["magnetization_squared"])
+    )
+    assert "energy" not in found
+    assert not [n for n in found if str(n).endswith("_theory")]
+    assert "energy_theory" in exact
+
+
+def test_every_variable_has_units_and_a_name(truth: LatticeStore) -> None:
+    found = measure_store(truth)
+    for name in [*found.data_vars, *found.coords]:
+        assert set(found[name].attrs) >= {"units", "long_name"}, name
+    assert all(found[name].dtype == np.float64 for name in found.data_vars)
+
+
+@pytest.fixture
+def comparison(truth: LatticeStore, lattices: np.ndarray, refined: Make) -> Comparison:
+    near = np.where(np.arange(N)[:, None, None] < 44, lattices, fill(lattices, 34))
+    models = [
+        refined(fill(lattices, 31), np.arange(N), "filled", steps=3),
+        refined(near, np.arange(N), "near"),
+    ]
+    return compare(truth, models)
+
+
+def test_report_says_what_was_found(comparison: Comparison) -> None:
+    filled, near = comparison.models
+    assert filled.cost == {"method": "fill", "steps": 3}
+    assert "The energy is off by +0." in verdict(comparison, filled)
+    assert "it is off by +0." in verdict(comparison, filled)
+    assert "|m| is equal" in verdict(comparison, near)
+    assert "3x3 patterns: near is closest" in ranking(comparison)
+    frame = table(comparison)
+    line = frame[(frame["model"] == "filled") & (frame["observable"] == "energy")].iloc[0]
+    assert line["residual"] == pytest.approx(line["value"] - line["truth"])
+    assert line["sigmas"] > 5
+    assert summary(comparison)["models"][1]["name"] == "near"
+
+
+def test_report_is_one_file_and_escapes_names(comparison: Comparison) -> None:
+    page = html_report(comparison, [("a <caption>", b"\x89PNG")], "compare '<x>'")
+    assert "<x>" not in page
+    assert "a &lt;caption&gt;" in page
+    assert "data:image/png;base64," in page
+    assert "http" not in page
+    assert "<script" not in page
+
+
+@pytest.mark.parametrize(
+    ("value", "error", "shown"),
+    [
+        (-1.41421, 0.0011, "-1.4142(11)"),
+        (0.5, 0.0, "0.5"),
+        (1513.2, 54.3, "1513(54)"),
+        (0.123456, 0.0996, "0.12(10)"),
+        (float("nan"), 1.0, ""),
+        (2.0, float("nan"), "2"),
+        (9.876, 1.26, "9.9(13)"),
+    ],
+)
+def test_values_are_shown_with_two_digits_of_error(value: float, error: float, shown: str) -> None:
+    assert with_error(value, error) == shown
