@@ -6,7 +6,6 @@ import contextlib
 import platform
 import shlex
 import signal
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from importlib import metadata
@@ -128,8 +127,3 @@ def versions(*packages: str) -> dict[str, str]:
 def provenance(*packages: str) -> dict[str, Any]:
     """Return the attributes that say how a store came about: `command` and `versions`."""
     return {"command": command_line(), "versions": versions("numpy", "zarr", *packages)}
-
-
-def is_terminal() -> bool:
-    """Return whether a person is likely to read stderr."""
-    return sys.stderr.isatty()

@@ -20,7 +20,7 @@ from skild_phys.cli.options import (
     provenance,
     threads_option,
 )
-from skild_phys.errors import BadInput
+from skild_phys.files import check_output
 
 if TYPE_CHECKING:
     from skild_phys.store import LatticeStore
@@ -87,8 +87,8 @@ def command(
         seed=seed,
         start=start,
     )
-    if not output.parent.is_dir():
-        raise BadInput("-o", str(output), "a path in a directory that exists")
+    # What lies there already may be a store to go on with; that is for the store to say.
+    check_output(output, overwrite=True)
     with announced("compiling the kernels (first run only) ..."):
         small = SimulationSpec(2, 1.0, 1, algorithm=algorithm, chains=1, start="hot")
         Ensemble(small).advance(0, 1, lambda: False)
@@ -108,7 +108,10 @@ def command(
 
 
 def summary(store: LatticeStore) -> dict[str, Any]:
-    """Return what a finished run is judged by: energy per site, its error, Kaufman's value."""
+    """Return what a finished run is judged by: energy per site, with error and Kaufman's value.
+
+    `energy_tau` is the integrated autocorrelation time in draws; 1/2 when they are independent.
+    """
     from skild_phys.measure.errorbars import Chains, jackknife
 
     chains = Chains(store.variable("chain"), store.variable("draw"))
@@ -124,6 +127,7 @@ def summary(store: LatticeStore) -> dict[str, Any]:
         "update": store.attrs["update"],
         "energy": mean,
         "energy_error": error if math.isfinite(error) else None,
+        "energy_tau": float(estimate.tau),
         "energy_exact": exact,
         "deviation_sigma": deviation,
     }
@@ -145,7 +149,7 @@ def _report(result: dict[str, Any]) -> str:
         f"energy per site  {result['energy']:.6f}",
     ]
     if result["energy_error"] is not None:
-        lines[1] += f" +- {result['energy_error']:.6f} J"
+        lines[1] += f" +- {result['energy_error']:.6f} J (tau {result['energy_tau']:.2f} draws)"
     if result["energy_exact"] is not None:
         lines[1] += f"   exact {result['energy_exact']:.6f}"
     if result["deviation_sigma"] is not None:
