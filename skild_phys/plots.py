@@ -42,7 +42,7 @@ STYLE: Any = {
     "savefig.dpi": 300.0,
 }
 _PANELS = 4
-_WAVE_NUMBERS = np.array([0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 4.0])
+_WAVE_NUMBERS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 4.0)
 _BOTH = ("", "_err")
 _TRUTH_STYLE: Any = {"color": TRUTH, "marker": ".", "zorder": 1.9}
 
@@ -90,7 +90,7 @@ def structure_factor_figure(comparison: Comparison) -> Figure:
         bottom.axhline(1.0, color=TRUTH, lw=0.8)
         top.set(xscale="log", yscale="log", ylabel="structure factor S(k)")
         bottom.set(xlabel="wave number k (rad / lattice constant)", ylabel="model / truth")
-        _log_ticks(bottom, _WAVE_NUMBERS[(_WAVE_NUMBERS >= k[0]) & (_WAVE_NUMBERS <= k[-1])])
+        _log_ticks(bottom, np.array([t for t in _WAVE_NUMBERS if k[0] <= t <= k[-1]]))
         top.legend()
     return figure
 

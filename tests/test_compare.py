@@ -116,6 +116,7 @@ def test_residuals_are_the_differences_of_the_measurements(
     assert scalar(found, "site_agreement") == pytest.approx(share)
     assert scalar(found, "coarse_agreement") == 1.0
     assert scalar(found, "patterns_tv") > 2 * found.patterns_floor > 0
+    assert scalar(found, "patterns_tv") > 3 * scalar(found, "patterns_tv_noise") > 0
 
 
 def test_pairs_remove_the_shared_fluctuation(

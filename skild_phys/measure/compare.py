@@ -35,6 +35,7 @@ from skild_phys.measure.statistics import (
 )
 from skild_phys.store import LatticeStore
 
+_NOISE = "patterns_tv_noise"
 _COST = ("method", "steps", "sweeps", "polish", "weights", "preset")
 
 
@@ -46,8 +47,8 @@ class Model:
     ----------
     name : name of the store without its suffix.
     data : its own estimates, as from `measure_store`; and NAME_residual = model - truth with
-        NAME_residual_err, structure_factor_ratio, patterns_tv, patterns_kl, site_agreement,
-        coarse_agreement, each with _err.
+        NAME_residual_err, structure_factor_ratio, patterns_tv, patterns_tv_noise (what equal
+        ensembles would show), patterns_kl, site_agreement, coarse_agreement, each with _err.
     paired : whether residuals carry paired errors.
     lattices, parents : lattices used, and truth lattices they are compared with.
     notes : what the reader must know about the pairing.
@@ -176,7 +177,7 @@ class _Against:
         for joint in _joint(found, reference):
             needed = ({n: s.rows[n] for n in joint.needs} for s in (found, reference))
             estimate = jackknife(joint.function, *needed, chains=chains, bins=self.bins)
-            add_estimate(data, joint.labelled, estimate)
+            _add_joint(data, joint, estimate)
         lattices, parents = int(found.count.sum()), int(reference.count.sum())
         notes = (*pairing.notes, *_doubts(data))
         return Model(name, data, True, lattices, parents, notes, _cost(store))
@@ -205,7 +206,7 @@ class _Against:
             error = np.hypot(data[f"{key}_err"].values, measured[f"{key}_err"].values)
             _add_residual(data, observable, Estimate(value, error, np.full_like(value, 0.5)))
         for joint in _joint(found, self.found):
-            add_estimate(data, joint.labelled, self._independent(joint, found, rows.chains))
+            _add_joint(data, joint, self._independent(joint, found, rows.chains))
         lattices = int(found.count.sum())
         parents = int(self.found.count.sum())
         return Model(name, data, False, lattices, parents, pairing.notes, _cost(store))
@@ -260,6 +261,9 @@ def _joint(found: Statistics, reference: Statistics) -> list[_Joint]:
     def variation(model: Means, truth: Means) -> Array:
         return total_variation(fold_patterns(model["patterns"]), fold_patterns(truth["patterns"]))
 
+    def difference(model: Means, truth: Means) -> Array:
+        return fold_patterns(model["patterns"]) - fold_patterns(truth["patterns"])
+
     def divergence(model: Means, truth: Means) -> Array:
         p, q = fold_patterns(truth["patterns"]), fold_patterns(model["patterns"])
         return kl_divergence(p, q, 0.5 / float(windows))
@@ -274,6 +278,13 @@ def _joint(found: Statistics, reference: Statistics) -> list[_Joint]:
         functions += [
             _Joint("patterns_tv", "total variation of 3x3 patterns", "", ("patterns",), variation),
             _Joint(
+                _NOISE,
+                "total variation of 3x3 patterns that noise alone would give",
+                "",
+                ("patterns",),
+                difference,
+            ),
+            _Joint(
                 "patterns_kl",
                 "Kullback-Leibler divergence of 3x3 patterns, truth from model",
                 "",
@@ -282,6 +293,14 @@ def _joint(found: Statistics, reference: Statistics) -> list[_Joint]:
             ),
         ]
     return functions
+
+
+def _add_joint(data: xr.Dataset, joint: _Joint, estimate: Estimate) -> None:
+    if joint.name == _NOISE:
+        # The mean of |x| for a Gaussian x of standard deviation sigma is sigma sqrt(2 / pi).
+        noise = np.asarray(estimate.error.sum() / np.sqrt(2 * np.pi))
+        estimate = Estimate(noise, np.asarray(np.nan), np.asarray(0.5))
+    add_estimate(data, joint.labelled, estimate)
 
 
 def _check(store: LatticeStore, truth: LatticeStore) -> None:

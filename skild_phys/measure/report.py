@@ -21,7 +21,13 @@ COLUMNS = (
     "model", "observable", "at", "unit", "truth", "truth_err", "value", "err",
     "residual", "residual_err", "sigmas", "theory",
 )  # fmt: skip
-_PER_MODEL = ("patterns_tv", "patterns_kl", "site_agreement", "coarse_agreement")
+_PER_MODEL = (
+    "patterns_tv",
+    "patterns_tv_noise",
+    "patterns_kl",
+    "site_agreement",
+    "coarse_agreement",
+)
 _COORDINATE = {"side": "side", "distance": "distance", "shell": "k"}
 
 
@@ -115,10 +121,12 @@ def verdict(comparison: Comparison, model: Model) -> str:
     sentences.append(_ratio_sentence(model))
     if "patterns_tv" in model.data:
         tv = float(model.data["patterns_tv"])
+        noise = float(model.data["patterns_tv_noise"])
         floor = comparison.patterns_floor
         sentences.append(
             f"Frequencies of 3x3 patterns are off by {tv:.2g} in total variation; "
-            f"two independent halves of the truth differ by {floor:.2g}."
+            f"noise alone would give {noise:.2g}, "
+            f"and two independent halves of the truth differ by {floor:.2g}."
         )
     if "site_agreement" in model.data:
         share = float(model.data["site_agreement"])
