@@ -243,6 +243,12 @@ def test_errors_name_the_store(truth: LatticeStore, refined: Make, tmp_path: Pat
         compare(truth, [open_store(tmp_path / "empty.zarr")])
 
 
+def test_a_single_lattice_claims_nothing(tmp_path: Path) -> None:
+    one = save(tmp_path / "one.zarr", np.ones((1, 8, 8), dtype=np.int8), {})
+    found = compare(one, [one])
+    assert "nothing can be said" in verdict(found, found.models[0])
+
+
 def test_lattices_are_read_in_any_order(truth: LatticeStore, lattices: np.ndarray) -> None:
     index = np.array([40, 3, 3, 25, 11, 0])
     assert np.array_equal(read_lattices(truth, index), lattices[index])

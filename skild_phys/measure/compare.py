@@ -202,7 +202,8 @@ class _Against:
         system = system_of(found.shape, self.attrs)
         for observable in _common(found, self.found, system):
             key = observable.name
-            value = data[key].values - measured[key].values
+            with np.errstate(invalid="ignore"):
+                value = data[key].values - measured[key].values
             error = np.hypot(data[f"{key}_err"].values, measured[f"{key}_err"].values)
             _add_residual(data, observable, Estimate(value, error, np.full_like(value, 0.5)))
         for joint in _joint(found, self.found):
@@ -269,7 +270,8 @@ def _joint(found: Statistics, reference: Statistics) -> list[_Joint]:
         return kl_divergence(p, q, 0.5 / float(windows))
 
     def ratio(model: Means, truth: Means) -> Array:
-        return np.asarray(model["radial"] / truth["radial"])
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return np.asarray(model["radial"] / truth["radial"])
 
     functions = [
         _Joint("structure_factor_ratio", "S(k) over the truth's", "shell", ("radial",), ratio)

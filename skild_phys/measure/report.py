@@ -111,6 +111,8 @@ def summary(comparison: Comparison) -> dict[str, Any]:
 def verdict(comparison: Comparison, model: Model) -> str:
     """Return in plain words where a model agrees with the truth and where it does not."""
     kind = "paired errors" if model.paired else "errors of two independent ensembles"
+    if not np.isfinite(model.data["connected_four_point_residual_err"]).all():
+        return "Too few lattices for error bars: nothing can be said."
     sentences = [
         f"{model.lattices} lattices against {model.parents} of the truth, {kind}.",
         _four_point_sentence(model),
@@ -143,7 +145,8 @@ def ranking(comparison: Comparison) -> list[str]:
     Models whose residual is within `SIGNIFICANT` errors count as agreeing, and are not ranked
     among themselves.
     """
-    if len(comparison.models) < 2:
+    errors = [m.data["connected_four_point_residual_err"] for m in comparison.models]
+    if len(comparison.models) < 2 or not all(np.isfinite(e).all() for e in errors):
         return []
     lines = []
     for name, label in (

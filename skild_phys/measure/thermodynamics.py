@@ -45,5 +45,5 @@ def second_moment_correlation_length(s_zero: Array, s_min: Array, length: int) -
 
     k_min = 2 pi / L along an axis (cond-mat/9904038). NaN where S(k_min) exceeds S(0).
     """
-    with np.errstate(invalid="ignore"):
+    with np.errstate(invalid="ignore", divide="ignore"):
         return np.asarray(np.sqrt(s_zero / s_min - 1) / (2 * np.sin(np.pi / length)))
