@@ -277,3 +277,29 @@ def test_disk_full_at_every_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         assert "No space left on device" in str(refused.value)
         mortal.left = -1
         assert samples_left(path) in (0, 6, 9)
+
+
+@pytest.mark.parametrize("planned", [6, 7, 9])
+def test_what_a_kill_left_behind_is_cleared(tmp_path: Path, planned: int) -> None:
+    """Files of an unfinished commit go, also where a smaller plan now ends before it."""
+
+    def run(path: Path, cuts: list[int], n_samples: int) -> None:
+        with create_store(path, **store_options(n_samples)) as writer:
+            for stop in cuts:
+                if stop > writer.committed:
+                    writer.commit(random_samples(writer.committed, stop), {"rng": np.array([stop])})
+
+    path = tmp_path / "a.zarr"
+    run(path, [6], 9)
+    committed = files_of(path)
+    run(path, [9], 9)
+    for file in ("zarr.json", "spins/zarr.json", "energy/zarr.json", "chain/zarr.json"):
+        (path / file).write_bytes(committed[file])
+    for file in (f for f in committed if f.startswith("state/6/")):
+        (path / file).parent.mkdir(parents=True, exist_ok=True)
+        (path / file).write_bytes(committed[file])
+    for file in (".zarr.json.1-2.partial", "spins/.c.2.0.0.1-2.partial", "state/6/.x.1-2.partial"):
+        (path / file).write_bytes(b"half of")
+    run(path, [planned], planned)
+    run(tmp_path / "b.zarr", [6, planned], planned)
+    assert files_of(path) == files_of(tmp_path / "b.zarr")
