@@ -20,6 +20,7 @@ from skild_phys.cli.options import (
     provenance,
     threads_option,
 )
+from skild_phys.errors import StoreError
 from skild_phys.files import check_output
 
 if TYPE_CHECKING:
@@ -92,7 +93,8 @@ def command(
     with announced("compiling the kernels (first run only) ..."):
         small = SimulationSpec(2, 1.0, 1, algorithm=algorithm, chains=1, start="hot")
         Ensemble(small).advance(0, 1, lambda: False)
-    with progress_bar("simulating", samples) as advance, interruptible() as stop:
+    kept = 0 if overwrite else _samples_kept(output)
+    with progress_bar("simulating", samples, kept) as advance, interruptible() as stop:
         store = simulate(
             spec,
             output,
@@ -105,6 +107,16 @@ def command(
         )
     result = summary(store)
     click.echo(json.dumps(result) if as_json else _report(result))
+
+
+def _samples_kept(output: Path) -> int:
+    """Return how many samples the progress line starts with."""
+    from skild_phys.store import open_store
+
+    try:
+        return open_store(output).n_samples
+    except StoreError:
+        return 0
 
 
 def summary(store: LatticeStore) -> dict[str, Any]:

@@ -334,7 +334,5 @@ def simulate(
         overwrite=overwrite,
     )
     with writer:
-        if writer.committed:
-            progress(writer.committed)
         _run(spec, writer, min(threads or os.cpu_count() or 1, spec.chains), stop, progress)
     return open_store(Path(path))

@@ -28,8 +28,15 @@ pytestmark = pytest.mark.statistical
 
 MODEL = Ising2D()
 TC = MODEL.critical_temperature
-KAUFMAN = {8: -1.4915891074, 16: -1.4530648528, 32: -1.4336584661, 64: -1.4239383898}
-KAUFMAN[128] = -1.4190762721
+# e(Tc) and C(Tc) per site (Kaufman, Phys. Rev. 76, 1232, 1949).
+KAUFMAN = {
+    8: (-1.4915891074, 1.1455592),
+    16: (-1.4530648528, 1.4987050),
+    32: (-1.4336584661, 1.8467676),
+    64: (-1.4239383898, 2.1922114),
+    128: (-1.4190762721, 2.5363313),
+    256: (-1.4166449542, 2.8797863),
+}
 
 
 @njit
@@ -210,23 +217,44 @@ def deviation(energy: NDArray[np.float64], exact: float, bins: int = 50) -> floa
     return float((means.mean() - exact) / (means.std(ddof=1) / np.sqrt(bins)))
 
 
+def specific_heat_deviation(energy: NDArray[np.float64], side: int, bins: int = 50) -> float:
+    """Return the same for C = N (<e^2> - <e>^2) / T^2, by jackknife over the bins."""
+    e = energy[: len(energy) // bins * bins].reshape(bins, -1)
+    first, second = e.mean(axis=1), (e**2).mean(axis=1)
+    n = bins - 1
+    left_out = (second.sum() - second) / n - ((first.sum() - first) / n) ** 2
+    values = np.append(left_out, second.mean() - first.mean() ** 2) * side**2 / TC**2
+    error = np.sqrt(n / bins * ((values[:-1] - values[:-1].mean()) ** 2).sum())
+    return float((values[-1] - KAUFMAN[side][1]) / error)
+
+
 @pytest.mark.parametrize(
-    ("side", "count"), [(8, 20_000), (16, 20_000), (32, 10_000), (64, 4_000), (128, 1_500)]
+    ("side", "count"),
+    [
+        (8, 20_000),
+        (16, 20_000),
+        (32, 10_000),
+        (64, 4_000),
+        (128, 1_500),
+        pytest.param(256, 4_000, marks=pytest.mark.slow),
+    ],
 )
-def test_energy_at_tc_agrees_with_kaufman(side: int, count: int) -> None:
-    """Null: <E> is Kaufman's; |t| < 4 with 49 degrees of freedom fails once in 4,700 seeds."""
+def test_energy_and_specific_heat_at_tc_agree_with_kaufman(side: int, count: int) -> None:
+    """Null: the exact values; |t| < 4 with 49 degrees of freedom fails once in 4,700 seeds."""
     energy, _ = sample(wolff_step, wolff_table(TC), side, 8, count, seed=4)
-    assert abs(deviation(energy / side**2, KAUFMAN[side])) < 4
+    assert abs(deviation(energy / side**2, KAUFMAN[side][0])) < 4
+    assert abs(specific_heat_deviation(energy / side**2, side)) < 4
 
 
 def test_energy_test_sees_a_state_dependent_stopping_time() -> None:
     energy, _ = sample(stop_at_flips_step, wolff_table(TC), 16, 2, 20_000, seed=4)
-    assert deviation(energy / 16**2, KAUFMAN[16]) < -10
+    assert deviation(energy / 16**2, KAUFMAN[16][0]) < -10
 
 
 def test_metropolis_energy_agrees_with_kaufman() -> None:
     energy, _ = sample(metropolis_step, acceptance_thresholds(TC), 8, 20, 30_000, seed=5)
-    assert abs(deviation(energy / 8**2, KAUFMAN[8])) < 4
+    assert abs(deviation(energy / 8**2, KAUFMAN[8][0])) < 4
+    assert abs(specific_heat_deviation(energy / 8**2, 8)) < 4
 
 
 @pytest.mark.parametrize("algorithm", ["wolff", "metropolis"])
@@ -238,4 +266,4 @@ def test_hot_and_cold_starts_agree_after_the_default_burn_in(algorithm: str) -> 
         updates = int(ensemble.spec.every or 0) + int(ensemble.spec.burn_in or 0)
         for chain in range(spec.chains):
             ensemble.advance(chain, updates, lambda: False)
-        assert abs(deviation(MODEL.energy(ensemble.spins), KAUFMAN[8])) < 4
+        assert abs(deviation(MODEL.energy(ensemble.spins), KAUFMAN[8][0])) < 4
