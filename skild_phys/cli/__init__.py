@@ -61,7 +61,7 @@ def _fail(message: str, code: int) -> int:
 
 
 def run(args: Sequence[str] | None = None) -> None:
-    """Run the command line and exit; what a user can mend ends in one line, a bug in a traceback."""
+    """Run the command line and exit; what a user can mend takes one line, a bug a traceback."""
     try:
         code = main.main(args=args, prog_name="skild-phys", standalone_mode=False) or 0
     except SkildPhysError as error:

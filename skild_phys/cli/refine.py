@@ -83,6 +83,7 @@ def command(
     from skild_phys.skild.coarse import open_coarse
     from skild_phys.skild.refine import RefineSpec, check_weights_fit, refine_store
     from skild_phys.skild.weights import load_weights, shipped_weights, tensors_sha256
+    from skild_phys.store import write_timing
 
     spec = RefineSpec(
         method=method,
@@ -138,6 +139,8 @@ def command(
             stop=stop,
         )
     each = result["seconds"] / max(1, result["refined"])
+    if result["refined"]:
+        write_timing(output, each)
     answer = {"path": str(output), **result, "seconds_per_lattice": each, "method": method}
     if as_json:
         click.echo(json.dumps(answer))

@@ -33,10 +33,10 @@ from skild_phys.measure.statistics import (
     collect,
     rows_of,
 )
-from skild_phys.store import LatticeStore
+from skild_phys.store import LatticeStore, read_timing
 
 _NOISE = "patterns_tv_noise"
-_COST = ("method", "steps", "sweeps", "polish", "weights", "preset")
+_COST = ("method", "steps", "sweeps", "polish")
 
 
 @dataclass(frozen=True)
@@ -369,9 +369,6 @@ def _floor(found: Statistics, chains: Chains | None) -> float:
 
 
 def _cost(store: LatticeStore) -> dict[str, Any]:
-    return {
-        key: value
-        for key, value in store.attrs.items()
-        if (key in _COST or "seconds" in key or "calls" in key)
-        and isinstance(value, str | int | float)
-    }
+    cost = {key: store.attrs[key] for key in _COST if key in store.attrs}
+    seconds = read_timing(store.path)
+    return cost if seconds is None else cost | {"seconds_per_lattice": seconds}

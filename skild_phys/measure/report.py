@@ -135,7 +135,7 @@ def verdict(comparison: Comparison, model: Model) -> str:
         sentences.append(f"It shares {share:.1%} of its spins with the truth.")
     if model.cost:
         cost = ", ".join(f"{k.replace('_', ' ')} {_short(v)}" for k, v in model.cost.items())
-        sentences.append(f"Its store says: {cost}.")
+        sentences.append(f"How it was made: {cost}.")
     return " ".join(s for s in sentences if s)
 
 
@@ -164,6 +164,12 @@ def ranking(comparison: Comparison) -> list[str]:
     if having:
         best = min(having, key=lambda m: float(m.data["patterns_tv"]))
         lines.append(f"3x3 patterns: {best.name} is closest")
+    timed = {m.name: float(m.cost["seconds_per_lattice"]) for m in comparison.models
+             if "seconds_per_lattice" in m.cost}  # fmt: skip
+    if len(timed) > 1:
+        cheap = sorted(timed, key=lambda name: timed[name])
+        shown = ", ".join(f"{name} {timed[name]:.2g} s" for name in cheap)
+        lines.append(f"wall time a lattice, as measured when they were made: {shown}")
     return lines
 
 

@@ -6,6 +6,7 @@ Only this package knows Zarr and the schema.
 from skild_phys.store.foreign import open_array
 from skild_phys.store.reader import LatticeStore, open_store
 from skild_phys.store.schema import FIELDS, SCALARS, SCHEMA_VERSION, VOLATILE
+from skild_phys.store.timing import read_timing, write_timing
 from skild_phys.store.writer import StoreWriter, create_store
 
 __all__ = [
@@ -18,4 +19,6 @@ __all__ = [
     "create_store",
     "open_array",
     "open_store",
+    "read_timing",
+    "write_timing",
 ]

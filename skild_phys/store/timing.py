@@ -1,0 +1,30 @@
+"""How long a store took to make, in a small file beside it.
+
+Not inside: equal runs give equal stores, byte for byte, and no two runs take equally long.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from skild_phys.files import AnyPath, write_bytes_atomically
+
+
+def _beside(path: AnyPath) -> Path:
+    path = Path(path)
+    return path.with_name(path.name + ".timing.json")
+
+
+def write_timing(path: AnyPath, seconds_per_lattice: float) -> None:
+    """Record the wall time (s) a lattice of the store at `path` took to make."""
+    text = json.dumps({"seconds_per_lattice": seconds_per_lattice})
+    write_bytes_atomically(_beside(path), f"{text}\n".encode())
+
+
+def read_timing(path: AnyPath) -> float | None:
+    """Return the wall time (s) a lattice, None where no readable record lies beside the store."""
+    try:
+        return float(json.loads(_beside(path).read_text())["seconds_per_lattice"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
