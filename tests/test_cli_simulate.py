@@ -75,8 +75,9 @@ def test_appends_and_overwrites_only_when_told(
     output = ["-o", str(tmp_path / "a.zarr")]
     assert call(capsys, *SMALL, *output)[0] == 0
     before = files_of(tmp_path)
-    for words in (output, [*output, "--seed", "1"], [*output, "-n", "30", "--T", "2"]):
-        code, _, err = call(capsys, *SMALL, *words)
+    assert call(capsys, *SMALL, *output)[0] == 0
+    for words in (["--seed", "1"], ["-n", "30", "--T", "2"], ["-n", "10"]):
+        code, _, err = call(capsys, *SMALL, *output, *words)
         assert code == 2
         assert err.startswith("error: -o: ")
     assert files_of(tmp_path) == before

@@ -146,6 +146,9 @@ def command(
         click.echo(json.dumps(answer))
         return
     ly, lx = source.fine_shape
+    if not result["refined"]:
+        click.echo(f"{output}  was complete already: {total} lattices of {ly} x {lx}")
+        return
     click.echo(
         f"{output}  {total} lattices of {ly} x {lx} from {source.n} of {source.shape[0]} x"
         f" {source.shape[1]}, method {method}, {each:.3g} s a lattice\n"

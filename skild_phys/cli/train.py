@@ -62,7 +62,9 @@ def command(
     check_output(output, overwrite=overwrite, inputs=[store] if store else [])
     if device != "cpu" and not torch.cuda.is_available():
         raise BadInput("--device", device, "cpu: this machine has no CUDA device")
-    if threads:
+    if threads is not None:
+        if threads < 1:
+            raise BadInput("--threads", threads, "a whole number of at least 1")
         torch.set_num_threads(threads)
     source: Source
     if store:

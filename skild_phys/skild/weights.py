@@ -55,14 +55,11 @@ class Weights:
         """Return the network in evaluation mode, its body in `dtype` (as stored if None)."""
         network = UNet(self.network)
         network.load_state_dict(self.tensors)
-        for name, module in network.named_children():
-            module.to(device=device, dtype=dtype or self.tensors[f"{_first(network, name)}"].dtype)
-        network.frequencies = network.frequencies.to(device)
+        # The angles of the embedding of log lambda stay in float32: bfloat16 has 3 digits.
+        frequencies = network.frequencies.to(device)
+        network.to(device, dtype or next(iter(self.tensors.values())).dtype)
+        network.frequencies = frequencies
         return network.to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload, no-any-return]
-
-
-def _first(network: UNet, child: str) -> str:
-    return next(name for name in network.state_dict() if name.startswith(child + "."))
 
 
 def tensors_sha256(tensors: dict[str, Tensor]) -> str:

@@ -230,14 +230,16 @@ class StoreWriter:
                 name = node[len(folder) + 1 :]
                 self.state[name] = decode(self.path, node, metadata, 0)
         self._clear()
-        if self.committed >= self._planned and (store.complete or self.committed > self._planned):
+        if self.committed > self._planned:
             raise BadInput(
                 "-o",
                 str(self.path),
-                f"a path that does not exist: this store has its {self.committed} samples; "
-                f"a larger -n appends, --overwrite starts afresh",
+                f"a path that does not exist: this store has {self.committed} samples, more than "
+                f"the {self._planned} asked for (--overwrite starts afresh)",
             )
-        self._write_root(self.committed, self._state_nodes)
+        # A finished store of these very parameters is the answer: it is left as it is.
+        if self.committed < self._planned or not store.complete:
+            self._write_root(self.committed, self._state_nodes)
 
     def _compare(self, store: LatticeStore) -> None:
         """Raise BadInput unless the store was made with the same layout and attributes."""

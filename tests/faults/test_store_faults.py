@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 from collections.abc import Callable
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -245,11 +244,8 @@ def test_killed_at_every_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         with pytest.raises(Killed):
             write_in_commits(path)
         mortal.left = -1
-        left = samples_left(path)
-        assert left in (0, 6, 9)
-        complete = pytest.raises(SkildPhysError, match="has its 9 samples")
-        with complete if left == 9 else nullcontext():
-            write_in_commits(path)
+        assert samples_left(path) in (0, 6, 9)
+        write_in_commits(path)
         assert files_of(path) == wanted, step
 
 

@@ -1,0 +1,227 @@
+"""`skild-phys refine` and `train` as a user meets them: results, resumption, and refusals."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import files_of
+from skild_helpers import TC, critical_lattices, tiny_weights
+
+from skild_phys.cli import run
+from skild_phys.lattice.coarsen import coarsen_spins
+from skild_phys.skild.weights import load_weights, save_weights
+from skild_phys.store import create_store, open_store
+
+Answer = tuple[int, str, str]
+
+
+@pytest.fixture
+def call(capsys: pytest.CaptureFixture[str]) -> Callable[..., Answer]:
+    """Return a function that runs a command line: (exit code, stdout, stderr)."""
+
+    def command(*words: object) -> Answer:
+        with pytest.raises(SystemExit) as ended:
+            run([str(word) for word in words])
+        captured = capsys.readouterr()
+        return int(ended.value.code or 0), captured.out, captured.err
+
+    return command
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Return a folder with tiny weights w.safetensors and coarse stores c.zarr, warm.zarr."""
+    save_weights(tmp_path / "w.safetensors", tiny_weights())
+    sums = coarsen_spins(critical_lattices(6, 16), "block_mean", 4)
+    for name, temperature in (("c.zarr", TC), ("warm.zarr", 1.1 * TC)):
+        attrs = {"model": "ising2d", "temperature": temperature, "rule": "block_mean", "factor": 4}
+        with create_store(
+            tmp_path / name, field="block_sum", n_samples=6, shape=(4, 4), chunk=2,
+            attrs=attrs, variables=("parent",), scale=1 / 16,
+        ) as writer:  # fmt: skip
+            writer.commit({"block_sum": sums, "parent": np.arange(6)})
+    return tmp_path
+
+
+def test_refine_says_what_it_did(folder: Path, call: Callable[..., Answer]) -> None:
+    words = ["refine", folder / "c.zarr", "--factor", 4, "-o", folder / "r.zarr", "--steps", 3]
+    words += ["--checkpoint", folder / "w.safetensors", "--json"]
+    code, out, err = call(*words)
+    assert code == 0, err
+    answer = json.loads(out)
+    assert answer["samples"] == 6
+    store = open_store(folder / "r.zarr")
+    assert store.shape == (16, 16)
+    sums = open_store(folder / "c.zarr").read(0, 6)
+    assert np.array_equal(coarsen_spins(store.read(0, 6), "block_mean", 4), sums)
+    before = files_of(folder / "r.zarr")
+    assert call(*words)[0] == 0
+    assert files_of(folder / "r.zarr") == before
+
+
+def test_refine_without_options_uses_the_shipped_weights(
+    folder: Path, call: Callable[..., Answer]
+) -> None:
+    code, out, err = call("refine", folder / "c.zarr", "-o", folder / "r.zarr", "--steps", 2)
+    assert code == 0, err
+    assert "6 lattices of 16 x 16" in out
+
+
+def test_weights_refuse_another_temperature_unless_told(
+    folder: Path, call: Callable[..., Answer]
+) -> None:
+    words = ["refine", folder / "warm.zarr", "-o", folder / "r.zarr", "--steps", 2]
+    words += ["--checkpoint", folder / "w.safetensors"]
+    code, _, err = call(*words)
+    assert code == 2
+    assert err.startswith("error: ")
+    assert "T = 2.4961" in err
+    assert "--any-system" in err
+    assert not (folder / "r.zarr").exists()
+    assert call(*words, "--any-system")[0] == 0
+
+
+BAD = [
+    (["--factor", "2"], "--factor"),
+    (["--factor", "0"], "--factor"),
+    (["--factor", "1.5"], "--factor"),
+    (["--rule", "majority"], "--rule"),
+    (["--method", "magic"], "--method"),
+    (["--steps", "0"], "--steps"),
+    (["--steps", "many"], "--steps"),
+    (["--samples-per-input", "0"], "--samples-per-input"),
+    (["--seed", "-1"], "--seed"),
+    (["--polish", "-1"], "--polish"),
+    (["--threads", "0"], "--threads"),
+    (["--chunk", "0"], "--chunk"),
+    (["--sweeps", "-3", "--method", "exact"], "--sweeps"),
+    (["--T", "banana", "--method", "exact"], "--T"),
+    (["--T", "-1", "--method", "exact"], "--T"),
+    (["--lambda-start", "1e9"], "--lambda-start"),
+    (["--checkpoint", "nowhere.safetensors"], "nowhere.safetensors"),
+    (["--device", "cuda"], "--device"),
+    (["--device", "toaster"], "--device"),
+]
+
+
+@pytest.mark.parametrize(("words", "named"), BAD)
+def test_bad_input_is_one_line_and_leaves_no_output(
+    folder: Path, call: Callable[..., Answer], words: list[str], named: str
+) -> None:
+    base = ["refine", folder / "c.zarr", "-o", folder / "r.zarr"]
+    if "--checkpoint" not in words:
+        base += ["--checkpoint", folder / "w.safetensors"]
+    code, out, err = call(*base, *words)
+    assert code == 2
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert named in err
+    assert out == ""
+    assert not (folder / "r.zarr").exists()
+
+
+def test_places_that_cannot_be_written(folder: Path, call: Callable[..., Answer]) -> None:
+    common = ["--checkpoint", folder / "w.safetensors", "--steps", 2]
+    for output in (folder / "c.zarr", folder / "c.zarr" / "inside.zarr", folder / "no" / "r.zarr"):
+        before = files_of(folder)
+        code, _, err = call("refine", folder / "c.zarr", "-o", output, *common)
+        assert code == 2
+        assert err.startswith("error: ")
+        assert files_of(folder) == before
+    code, _, err = call("refine", folder / "none.zarr", "-o", folder / "r.zarr", *common)
+    assert (code, "none.zarr" in err) == (2, True)
+
+
+START = "import sys; from skild_phys.cli import run; run(sys.argv[1:])"
+
+
+def kill_then_finish(words: list[str], seconds: tuple[float, ...]) -> None:
+    """Start a command and kill -9 it after each of `seconds`; then let it run to its end."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", START, *words]
+    for delay in seconds:
+        child = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
+        time.sleep(delay)
+        child.kill()
+        child.wait()
+    subprocess.run(command, env=environment, check=True, stdout=subprocess.DEVNULL)
+
+
+@pytest.mark.slow
+def test_kill_9_of_refine_and_train_ends_in_the_same_bytes(folder: Path) -> None:
+    recipe = folder / "run.toml"
+    recipe.write_text(
+        "side = 16\nsteps = 400\nbatch = 8\nsave_every = 20\nspectrum_batches = 4\n"
+        "[network]\npatch = 2\nchannels = [8, 8]\nblocks = [1, 1]\n"
+    )
+    for name in ("whole", "killed"):
+        (folder / name).mkdir()
+        kills = () if name == "whole" else (4.0, 5.0, 6.0)
+        weights = folder / name / "own.safetensors"
+        train = ["train", "--config", str(recipe), "-o", str(weights), "--threads", "1"]
+        kill_then_finish(train, kills)
+        refined = folder / name / "r.zarr"
+        refine = ["refine", str(folder / "c.zarr"), "-o", str(refined), "--checkpoint"]
+        refine += [str(weights), "--samples-per-input", "40", "--chunk", "4", "--threads", "1"]
+        kill_then_finish(refine, kills)
+    whole, killed = (files_of(folder / name) for name in ("whole", "killed"))
+    timing = "r.zarr.timing.json"
+    assert set(whole) == set(killed)
+    assert all(whole[k] == killed[k] for k in whole if k != timing)
+    assert load_weights(folder / "whole" / "own.safetensors").training["steps"] == 400
+
+
+def test_train_on_a_store_and_refine_with_the_result(
+    folder: Path, call: Callable[..., Answer]
+) -> None:
+    spins = critical_lattices(20, 16)
+    with create_store(
+        folder / "own.zarr", field="spins", n_samples=20, shape=(16, 16), chunk=8,
+        attrs={"model": "ising2d", "temperature": TC}, variables=(),
+    ) as writer:  # fmt: skip
+        writer.commit({"spins": spins})
+    recipe = folder / "run.toml"
+    recipe.write_text("steps = 3\nbatch = 8\n[network]\npatch = 2\nchannels = [8]\nblocks = [1]\n")
+    own = folder / "own.safetensors"
+    code, out, err = call("train", folder / "own.zarr", "--config", recipe, "-o", own, "--json")
+    assert code == 0, err
+    assert json.loads(out)["steps"] == 3
+    assert (folder / "own.loss.csv").read_text().startswith("step,loss_nats_per_site")
+    assert not (folder / "own.safetensors.checkpoint").exists()
+    assert load_weights(own).system == {"model": "ising2d", "temperature": TC, "side": 16}
+    words = ["refine", folder / "c.zarr", "-o", folder / "r.zarr", "--steps", 2]
+    assert call(*words, "--checkpoint", own)[0] == 0
+    code, _, err = call("train", folder / "own.zarr", "--config", recipe, "-o", own)
+    assert (code, "own.safetensors" in err) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        ([], "--preset"),
+        (["--preset", "ising2d", "--config", "x.toml"], "--preset"),
+        (["--preset", "potts"], "--preset"),
+        (["--config", "none.toml"], "--config"),
+        (["--preset", "ising2d", "--steps", "0"], "steps"),
+        (["--preset", "ising2d", "--side", "0"], "side"),
+        (["--preset", "ising2d", "--threads", "-2"], "--threads"),
+        (["--preset", "ising2d", "--device", "cuda"], "--device"),
+    ],
+)
+def test_bad_training_options(
+    folder: Path, call: Callable[..., Answer], words: list[str], named: str
+) -> None:
+    code, out, err = call("train", "-o", folder / "x.safetensors", *words)
+    assert code == 2
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert named in err
+    assert out == ""
