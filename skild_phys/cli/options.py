@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
 import platform
 import shlex
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import click
 from click.core import ParameterSource
 
 from skild_phys import __version__
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 _UNRECORDED = {"threads", "as_json", "overwrite", "quiet", "device"}
 """Options that change no number, so that equal runs give equal stores."""
@@ -36,10 +41,22 @@ class Advance(Protocol):
     def __call__(self, count: int, note: str = "") -> None: ...
 
 
+LINE_SECONDS = 30.0
+"""How often a run whose stderr is no terminal (a batch job's log) says how far it is."""
+
+
 @contextlib.contextmanager
 def progress_bar(title: str, total: int, done: int = 0) -> Iterator[Advance]:
-    """Show progress on stderr, with rate and time left; nothing if stderr is no terminal."""
+    """Show progress on stderr, with rate and time left: a bar, or lines now and then in a log."""
     from rich.console import Console
+
+    console = Console(stderr=True)
+    yield from (
+        _bar(console, title, total, done) if console.is_terminal else _log(title, total, done)
+    )
+
+
+def _bar(console: Console, title: str, total: int, done: int) -> Iterator[Advance]:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
     from rich.progress import TimeRemainingColumn as TimeLeft
 
@@ -51,8 +68,7 @@ def progress_bar(title: str, total: int, done: int = 0) -> Iterator[Advance]:
         TimeLeft(),
         TextColumn("{task.fields[note]}"),
     )
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+    with Progress(*columns, console=console) as bar:
         task = bar.add_task(title, total=total, completed=done, note="", rate="")
 
         def advance(count: int, note: str = "") -> None:
@@ -61,6 +77,23 @@ def progress_bar(title: str, total: int, done: int = 0) -> Iterator[Advance]:
             bar.update(task, rate=f"{speed:.3g}/s" if speed else "")
 
         yield advance
+
+
+def _log(title: str, total: int, done: int) -> Iterator[Advance]:
+    began = said = time.monotonic()
+    made = 0
+
+    def advance(count: int, note: str = "") -> None:
+        nonlocal made, said
+        made += count
+        now = time.monotonic()
+        if now - said < LINE_SECONDS or not made:
+            return
+        said, rate = now, made / (now - began)
+        left = datetime.timedelta(seconds=round((total - done - made) / rate))
+        click.echo(f"{title} {done + made}/{total} {rate:.3g}/s, {left} left {note}", err=True)
+
+    yield advance
 
 
 @contextlib.contextmanager
