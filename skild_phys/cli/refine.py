@@ -37,7 +37,7 @@ from skild_phys.files import check_output
 @click.option("--any-system", is_flag=True, help="Refine what the weights were not made for.")
 @click.option("--lambda-start", type=float, help="Where the chain starts, in sites squared.")
 @click.option("--lambda-end", type=float, help="Where its last network call is.")
-@click.option("--chunk", type=int, help="Samples in a chunk of the store.  [default: 2 MiB]")
+@click.option("--chunk", type=int, help="Samples in a chunk of the store.  [default: half a MiB]")
 @click.option("--device", default="cpu", show_default=True, help="cpu or cuda.")
 @threads_option
 @overwrite_option

@@ -13,7 +13,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from skild_phys.errors import BadInput, Interrupted, WeightsError
 from skild_phys.lattice.coarsen import BlockMean, Operator, coarsen_spins, operator, tie_coins
-from skild_phys.lattice.models import get_model
+from skild_phys.lattice.models import MODELS
 from skild_phys.simulate.conditional import relax, sample_conditional
 from skild_phys.skild.coarse import CoarseInput
 from skild_phys.skild.draw import draw_spins
@@ -252,12 +252,11 @@ def refine_store(
     copies, total = spec.samples_per_input, coarse.n * spec.samples_per_input
     tie_seed = coarse.tie_seed if coarse.tie_seed is not None else spec.seed
     fields = weights is not None and spec.method == "skild" and weights.output == "v"
-    chunk = chunk or max(1, min(1024, 2**21 // math.prod(coarse.fine_shape)))
+    chunk = chunk or max(1, min(1024, 2**19 // math.prod(coarse.fine_shape)))
     attrs = _attributes(coarse, spec, weights_sha256, temperature, tie_seed) | (extra_attrs or {})
     threads = threads or os.cpu_count() or 1
     group = 1 if torch.device(device).type == "cpu" else 32
     began, refined = time.perf_counter(), 0
-    model = get_model(str(attrs.get("model") or "ising2d"))
 
     def work(index: list[int]) -> Lattices:
         inputs = [i // copies for i in index]
@@ -269,6 +268,7 @@ def refine_store(
         progress(len(index))
         return fine
 
+    scalars = _scalars(coarse, fields)
     with (
         create_store(
             output,
@@ -277,7 +277,7 @@ def refine_store(
             shape=coarse.fine_shape,
             chunk=chunk,
             attrs=attrs,
-            variables=("parent",) if fields else ("energy", "magnetization", "parent"),
+            variables=(*scalars, "parent"),
             overwrite=overwrite,
         ) as writer,
         ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool,
@@ -286,32 +286,45 @@ def refine_store(
         while writer.committed < total:
             first = writer.committed
             last = min((first // chunk + 1) * chunk, total)
-            jobs = [
-                pool.submit(work, list(range(i, min(i + group, last))))
-                for i in range(first, last, group)
-            ]
-            try:
-                while not all(job.done() for job in jobs):
-                    if stop():
-                        raise Interrupted(
-                            f"{first} of {total} samples are committed in {output};"
-                            " the same command goes on from there"
-                        )
-                    time.sleep(0.02)
-                fine = np.concatenate([job.result() for job in jobs])
-            finally:
-                for job in jobs:
-                    job.cancel()
+            groups = [list(range(i, min(i + group, last))) for i in range(first, last, group)]
+            parts = _until_stopped([pool.submit(work, index) for index in groups], stop)
+            if parts is None:
+                raise Interrupted(
+                    f"interrupted: {first} of {total} samples are kept in {output};"
+                    " the same command, without --overwrite, goes on from there"
+                )
+            fine = np.concatenate(parts)
             if not fields:
                 _check_consistent(coarse, fine, first, copies, tie_seed)
             parents = coarse.ids[np.arange(first, last) // copies]
             arrays: dict[str, Lattices] = {"field" if fields else "spins": fine, "parent": parents}
-            if not fields:
-                arrays["energy"] = model.energy(fine)
-                arrays["magnetization"] = model.magnetization(fine)
-            writer.commit(arrays)
+            writer.commit(arrays | {name: measure(fine) for name, measure in scalars.items()})
             refined += last - first
     return {"samples": total, "refined": refined, "seconds": time.perf_counter() - began}
+
+
+def _scalars(coarse: CoarseInput, fields: bool) -> dict[str, Callable[[Lattices], Lattices]]:
+    """Return what is kept of each lattice besides itself; no energy without its Hamiltonian."""
+    if fields:
+        return {}
+    model = MODELS.get(str(coarse.attrs.get("model", "ising2d")))
+    if model is None:
+        return {"magnetization": MODELS["ising2d"].magnetization}
+    return {"energy": model.energy, "magnetization": model.magnetization}
+
+
+def _until_stopped(jobs: list[Future[Lattices]], stop: Callable[[], bool]) -> list[Lattices] | None:
+    """Return the results of `jobs`, or None as soon as `stop` says so."""
+    try:
+        while wait(jobs, timeout=0.1, return_when=FIRST_EXCEPTION).not_done:
+            if stop():
+                return None
+            if any(job.done() and job.exception() for job in jobs):
+                break
+        return [job.result() for job in jobs]
+    finally:
+        for job in jobs:
+            job.cancel()
 
 
 def _check_consistent(
