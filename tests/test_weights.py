@@ -6,6 +6,7 @@ import json
 import pickle
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,7 +15,14 @@ from safetensors.torch import save_file
 from skild_helpers import tiny_weights
 
 from skild_phys.errors import WeightsError
-from skild_phys.skild.weights import HEADER_KEY, load_weights, save_weights, tensors_sha256
+from skild_phys.skild.weights import (
+    HEADER_KEY,
+    content_sha256,
+    load_weights,
+    save_weights,
+    shipped_weights,
+    weights_sha256,
+)
 
 
 @pytest.fixture
@@ -25,7 +33,7 @@ def path(tmp_path: Path) -> Path:
 
 def test_round_trip(path: Path) -> None:
     loaded, original = load_weights(path), tiny_weights()
-    assert tensors_sha256(loaded.tensors) == tensors_sha256(original.tensors)
+    assert weights_sha256(loaded) == weights_sha256(original)
     assert replace(loaded, tensors={}) == replace(original, tensors={})
     x, lam = torch.randn(1, 16, 16), torch.tensor([1.0])
     with torch.inference_mode():
@@ -74,6 +82,39 @@ def test_a_pickle_in_disguise_is_refused_and_not_run(
     assert not (tmp_path / "bomb-went-off").exists()
 
 
+def rewrite(path: Path, record: dict[str, Any], tensors: dict[str, torch.Tensor]) -> None:
+    """Write a weights file whose SHA-256 is right, whatever its record says."""
+    record = record | {"sha256": content_sha256(record, tensors)}
+    save_file(tensors, path, metadata={HEADER_KEY: json.dumps(record)})
+
+
+def test_an_altered_record_is_refused(path: Path) -> None:
+    """Spectrum and reach of lambda decide a refinement as much as the tensors do."""
+    data = path.read_bytes()
+    for was, now in ((b"0.66", b"0.67"), (b"1000.0", b"2000.0"), (b"45.0", b"44.0")):
+        altered = data.replace(was, now, 1)
+        assert altered != data
+        path.write_bytes(altered)
+        with pytest.raises(WeightsError, match="SHA-256"):
+            load_weights(path)
+
+
+def test_numbers_that_are_not_finite_are_refused(path: Path) -> None:
+    weights = load_weights(path)
+    name = next(iter(weights.tensors))
+    for bad in (float("nan"), float("inf")):
+        weights.tensors[name].view(-1)[0] = bad
+        save_weights(path, weights)
+        with pytest.raises(WeightsError, match="not finite"):
+            load_weights(path)
+
+
+def test_the_shipped_weights_are_whole() -> None:
+    weights = load_weights(shipped_weights())
+    assert weights.system["model"] == "ising2d"
+    assert weights.training["steps"] == 10_000
+
+
 def test_foreign_and_inconsistent_files_are_refused(path: Path, tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="no such"):
         load_weights(tmp_path / "none.safetensors")
@@ -89,7 +130,6 @@ def test_foreign_and_inconsistent_files_are_refused(path: Path, tmp_path: Path) 
         ({"output": "magic"}, "magic"),
         ({"spectrum": {}}, "incomplete"),
     ):
-        record = json.dumps(json.loads(header[HEADER_KEY]) | change)
-        save_file(tensors, tmp_path / "odd.safetensors", metadata={HEADER_KEY: record})
+        rewrite(tmp_path / "odd.safetensors", json.loads(header[HEADER_KEY]) | change, tensors)
         with pytest.raises(WeightsError, match=message):
             load_weights(tmp_path / "odd.safetensors")

@@ -82,7 +82,7 @@ def command(
     from skild_phys.lattice.models import get_model, parse_temperature
     from skild_phys.skild.coarse import open_coarse
     from skild_phys.skild.refine import RefineSpec, check_weights_fit, refine_store
-    from skild_phys.skild.weights import load_weights, shipped_weights, tensors_sha256
+    from skild_phys.skild.weights import load_weights, shipped_weights, weights_sha256
     from skild_phys.store import write_timing
 
     spec = RefineSpec(
@@ -104,7 +104,7 @@ def command(
     weights = sha = None
     if method == "skild":
         weights = load_weights(checkpoint or shipped_weights())
-        sha = tensors_sha256(weights.tensors)
+        sha = weights_sha256(weights)
         if not any_system:
             check_weights_fit(weights, source.attrs, coarse)
     if device != "cpu":

@@ -1,7 +1,7 @@
 """Weights on disk: one safetensors file with the network, its spectrum and how it came about.
 
-Nothing in the file is executed. The SHA-256 in the header covers every tensor, and the whole
-file is checked against it before a number is used.
+Nothing in the file is executed. The SHA-256 in the header covers every tensor and the rest of
+the header, and the whole file is checked against it before a number is used.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from skild_phys.errors import WeightsError
+from skild_phys.errors import BadInput, WeightsError
 from skild_phys.files import write_bytes_atomically
 from skild_phys.skild.network import NetworkConfig, UNet
 from skild_phys.skild.spectrum import Spectrum
@@ -62,23 +62,24 @@ class Weights:
         return network.to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload, no-any-return]
 
 
-def tensors_sha256(tensors: dict[str, Tensor]) -> str:
-    """Return the SHA-256 of names, dtypes, shapes and bytes of `tensors`, in order of name."""
-    digest = hashlib.sha256()
+def content_sha256(record: dict[str, Any], tensors: dict[str, Tensor]) -> str:
+    """Return the SHA-256 of a record, less its entry 'sha256', and of named tensors on the CPU.
+
+    What is hashed is the record as JSON with sorted keys, then name, dtype, shape and bytes of
+    each tensor in order of name.
+    """
+    rest = {key: value for key, value in record.items() if key != "sha256"}
+    digest = hashlib.sha256((json.dumps(rest, sort_keys=True) + "\n").encode())
     for name in sorted(tensors):
-        tensor = tensors[name].contiguous()
+        tensor = tensors[name].detach().cpu().contiguous()
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         digest.update(tensor.view(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 
-def save_weights(path: str | Path, weights: Weights) -> str:
-    """Write `weights` to `path` atomically and return the SHA-256 of the tensors."""
-    tensors = {name: t.detach().cpu().contiguous() for name, t in weights.tensors.items()}
-    sha = tensors_sha256(tensors)
-    record = {
+def _record(weights: Weights) -> dict[str, Any]:
+    return {
         "format": FORMAT,
-        "sha256": sha,
         "network": asdict(weights.network),
         "spectrum": asdict(weights.spectrum),
         "output": weights.output,
@@ -86,8 +87,19 @@ def save_weights(path: str | Path, weights: Weights) -> str:
         "system": weights.system,
         "training": weights.training,
     }
+
+
+def weights_sha256(weights: Weights) -> str:
+    """Return the SHA-256 that stands in the file of `weights`: of its record and tensors."""
+    return content_sha256(_record(weights), weights.tensors)
+
+
+def save_weights(path: str | Path, weights: Weights) -> str:
+    """Write `weights` to `path` atomically and return their SHA-256."""
+    sha = weights_sha256(weights)
     # One key: safetensors writes several in no fixed order, and equal weights are equal bytes.
-    header = {HEADER_KEY: json.dumps(record, sort_keys=True)}
+    header = {HEADER_KEY: json.dumps(_record(weights) | {"sha256": sha}, sort_keys=True)}
+    tensors = {name: t.detach().cpu().contiguous() for name, t in weights.tensors.items()}
     write_bytes_atomically(path, save(tensors, metadata=header))
     return sha
 
@@ -107,10 +119,13 @@ def load_weights(path: str | Path) -> Weights:
         record = json.loads(header.get(HEADER_KEY, "{}"))
     except ValueError:
         record = {}
-    if record.get("format") != FORMAT:
+    if not isinstance(record, dict) or record.get("format") != FORMAT:
         raise WeightsError(f"{path}: not a weights file of this program ({FORMAT})")
-    if tensors_sha256(tensors) != record.get("sha256"):
-        raise WeightsError(f"{path}: the tensors do not match their SHA-256; the file was altered")
+    if content_sha256(record, tensors) != record.get("sha256"):
+        raise WeightsError(f"{path}: does not match the SHA-256 in its header; it was altered")
+    for name, tensor in tensors.items():
+        if not torch.isfinite(tensor).all():
+            raise WeightsError(f"{path}: tensor '{name}' holds numbers that are not finite")
     try:
         shape: dict[str, Any] = record["network"]
         network = NetworkConfig(
@@ -129,7 +144,7 @@ def load_weights(path: str | Path) -> Weights:
             record["training"],
         )
         expected = UNet(network).state_dict()
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+    except (BadInput, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise WeightsError(f"{path}: the record in its header is incomplete ({error})") from None
     if {k: v.shape for k, v in expected.items()} != {k: v.shape for k, v in tensors.items()}:
         raise WeightsError(f"{path}: the tensors do not fit the network the header describes")
