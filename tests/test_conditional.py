@@ -9,15 +9,14 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from skild_phys.errors import BadInput
+from skild_phys.errors import BadInput, Interrupted
 from skild_phys.lattice.coarsen import coarsen_spins, tie_coins
 from skild_phys.lattice.models import Ising2D
 from skild_phys.rng import kernel_state
 from skild_phys.simulate import conditional
 from skild_phys.simulate.conditional import (
     CONDITIONAL_RULES,
-    exchange,
-    majority_flip,
+    metropolis_thresholds,
     random_fill,
     relax,
     sample_conditional,
@@ -62,15 +61,11 @@ def test_samples_keep_the_coarse_lattice(
 
 
 @pytest.mark.parametrize("rule", CONDITIONAL_RULES)
-def test_bytes_do_not_depend_on_threads_batches_or_calls(
+def test_bytes_do_not_depend_on_batches_or_calls(
     rule: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     coarse, coins, ids = coarse_lattices(rule, (8, 8), 2, n=6)
     one = sample_conditional(coarse, rule, 2, TC, 9, ids, 40, coins)
-    done: list[int] = []
-    four = sample_conditional(coarse, rule, 2, TC, 9, ids, 40, coins, 4, done.append)
-    assert np.array_equal(one, four)
-    assert sum(done) == 6
     part = sample_conditional(coarse[2:4], rule, 2, TC, 9, ids[2:4], 40, coins[2:4])
     assert np.array_equal(one[2:4], part)
     monkeypatch.setattr(conditional, "_MOVES_PER_CALL", 7 * 64)
@@ -80,13 +75,43 @@ def test_bytes_do_not_depend_on_threads_batches_or_calls(
     assert digest == GOLDEN[rule]
 
 
+def test_stop_is_heard_between_slices(monkeypatch: pytest.MonkeyPatch) -> None:
+    coarse, coins, ids = coarse_lattices("majority", (8, 8), 2)
+    monkeypatch.setattr(conditional, "_MOVES_PER_CALL", 5 * 64)
+    asked: list[int] = []
+
+    def stop() -> bool:
+        asked.append(1)
+        return len(asked) == 7
+
+    with pytest.raises(Interrupted):
+        sample_conditional(coarse, "majority", 2, TC, 9, ids, 20, coins, stop)
+    assert len(asked) == 7  # in the second lattice of four slices each
+    fine = sample_conditional(coarse, "majority", 2, TC, 9, ids, 20, coins)
+    with pytest.raises(Interrupted):
+        relax(fine, coarse, "majority", 2, TC, 9, ids, 5, coins, stop=lambda: True)
+
+
+def test_ties_of_unknown_coins_are_consistent() -> None:
+    tied = np.tile(np.array([[1, -1], [-1, 1]], dtype=np.int8), (1, 2, 2))
+    ids = np.array([0])
+    for value in (1, -1):
+        coarse = np.full((1, 2, 2), value, dtype=np.int8)
+        for coins in (None, np.zeros_like(coarse), coarse):
+            relax(tied, coarse, "majority", 2, TC, 1, ids, 0, coins)
+        with pytest.raises(ValueError, match="coarse-grain"):
+            relax(tied, coarse, "majority", 2, TC, 1, ids, 0, -coarse)
+        with pytest.raises(ValueError, match="coarse-grain"):
+            relax(np.full_like(tied, -value), coarse, "majority", 2, TC, 1, ids, 0)
+
+
 def test_relax_continues_and_leaves_its_input_alone() -> None:
     coarse, coins, ids = coarse_lattices("block_mean", (8, 8), 4)
     fine = sample_conditional(coarse, "block_mean", 4, TC, 3, ids, 0)
     before = fine.copy()
-    moved = relax(fine, coarse, "block_mean", 4, TC, 3, ids, 4, threads=2)
+    moved = relax(fine, coarse, "block_mean", 4, TC, 3, ids, 4)
     state = kernel_state(3, int(ids[1]), 1)
-    exchange(fine[1], 4, TC, state, 4)
+    conditional._exchange(fine[1], 4, metropolis_thresholds(TC), state, 4)
     assert np.array_equal(fine[1], moved[1])
     assert np.array_equal(fine[0], before[0])
     with pytest.raises(ValueError, match="coarse-grain"):
@@ -101,13 +126,13 @@ def test_at_low_temperature_no_move_costs_energy() -> None:
     energies = []
     for _ in range(30):
         energies.append(float(model.energy(spins)))
-        exchange(spins, 3, 0.01, state, 1)
+        conditional._exchange(spins, 3, metropolis_thresholds(0.01), state, 1)
     assert np.all(np.diff(energies) <= 0)
 
 
 @pytest.mark.statistical
 @pytest.mark.parametrize("rule", CONDITIONAL_RULES)
-@pytest.mark.parametrize("value", [0, 1])
+@pytest.mark.parametrize("value", [0, 1])  # sums of 0 or 2; coins against or for the majority
 def test_fill_is_uniform(rule: str, value: int) -> None:
     """H0: every consistent 2x2 block is equally likely; chi-square, false alarm 1e-5 each."""
     from scipy.stats import chisquare
@@ -142,14 +167,8 @@ def test_bad_input() -> None:
         sample_conditional(np.full((1, 2, 2), 6), "block_mean", 2, TC, 1, ids, 1)
     with pytest.raises(BadInput, match="--rule: 'majority'"):
         sample_conditional(coarse * 2, "majority", 4, TC, 1, ids, 1, coins)
-    with pytest.raises(ValueError, match="coins"):
-        sample_conditional(np.ones((1, 2, 2), np.int8), "majority", 4, TC, 1, ids, 1)
     with pytest.raises(ValueError, match="coins have shape"):
         sample_conditional(coarse, "block_mean", 4, TC, 1, ids, 1, coins[:, :1])
-    with pytest.raises(BadInput, match="--factor: 3"):
-        exchange(np.ones((8, 8), np.int8), 3, TC, kernel_state(1), 1)
-    with pytest.raises(ValueError, match="one number a block"):
-        majority_flip(np.ones((8, 8), np.int8), coarse[0], coins[0], 2, TC, kernel_state(1), 1)
     for temperature in (0.0, -1.0, float("nan")):
         with pytest.raises(BadInput, match="--T"):
             sample_conditional(coarse, "block_mean", 4, temperature, 1, ids, 1)

@@ -6,21 +6,30 @@ that set and connects all of it: exchange within a block (the sum stays), heat b
 that decimation leaves free, heat bath of single spins that refuses to break a block's majority.
 Every elementary move leaves the target invariant, so that their sequence over the lattice in
 fixed order does. Acceptances are compared with 64 random bits, exact to 2^-53.
+
+A block of even side may sum to 0; its majority is then a coin. Where the coin is known, a tied
+block is allowed only if the coin shows the coarse value. Where it is not (a coin of 0), a tied
+block has the weight 1/2, the probability that a fair coin shows that value.
+
+A sweep is, for block_mean, factor^2 attempts in every block: an up and a down spin of it drawn
+uniformly and exchanged with Metropolis' probability (block sums being conserved, the draw is as
+likely as the reverse one; blocks of one sign have nothing to exchange). For decimate it draws
+every free site once from its law given its neighbours, for majority every site, where what would
+break the block's majority is refused.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from skild_phys.errors import BadInput
-from skild_phys.lattice.coarsen import block_sums, check_factor, coarse_shape
+from skild_phys.errors import BadInput, Interrupted
+from skild_phys.lattice.coarsen import block_sums, check_factor
 from skild_phys.rng import below, kernel_state, next_u64
 
 CONDITIONAL_RULES = ("block_mean", "majority", "decimate")
@@ -128,7 +137,8 @@ def _majority_flip(  # type: ignore[no-untyped-def]
             for column in range(columns):
                 y0, x0 = row * factor, column * factor
                 sign = np.int64(coarse[row, column])
-                least = 0 if coins[row, column] == sign else 1
+                least = 1 if coins[row, column] == -sign else 0
+                unknown = coins[row, column] == 0
                 total = np.int64(0)
                 for y in range(y0, y0 + factor):
                     for x in range(x0, x0 + factor):
@@ -140,6 +150,10 @@ def _majority_flip(  # type: ignore[no-untyped-def]
                             continue
                         field = _neighbours(spins, y, x)
                         new = 1 if next_u64(state) < thresholds[(field + 4) >> 1] else -1
+                        tied = unknown and new != old and total == 2 * old
+                        # The heat bath proposes a tie, of weight 1/2 against 1.
+                        if tied and next_u64(state) >> _TOP_BIT:
+                            continue
                         spins[y, x] = new
                         total += new - old
 
@@ -165,15 +179,18 @@ def _fill_majority(spins, coarse, coins, factor, state):  # type: ignore[no-unty
     for row in range(coarse.shape[0]):
         for column in range(coarse.shape[1]):
             sign = np.int64(coarse[row, column])
-            least = 0 if coins[row, column] == sign else 1
+            least = 1 if coins[row, column] == -sign else 0
+            unknown = coins[row, column] == 0
             total = np.int64(-1)
-            while total < least:  # rejection: uniform over what is consistent
+            while total < least:  # rejection: uniform over what is consistent, but for ties
                 total = np.int64(0)
                 for y in range(row * factor, (row + 1) * factor):
                     for x in range(column * factor, (column + 1) * factor):
                         spin = 1 if next_u64(state) >> _TOP_BIT else -1
                         spins[y, x] = spin
                         total += spin * sign
+                if unknown and total == 0 and next_u64(state) >> _TOP_BIT:
+                    total = np.int64(-1)
 
 
 @njit(cache=True, nogil=True)
@@ -184,59 +201,6 @@ def _fill_free(spins, kept, factor, state):  # type: ignore[no-untyped-def]
                 spins[y, x] = kept[y // factor, x // factor]
             else:
                 spins[y, x] = 1 if next_u64(state) >> _TOP_BIT else -1
-
-
-def exchange(
-    spins: Spins, factor: int, temperature: float, state: NDArray[np.uint64], sweeps: int
-) -> None:
-    """Exchange opposite spins within blocks, in place: all block sums stay.
-
-    One sweep is factor^2 attempts in every block, N in all: an up and a down spin of the block
-    drawn uniformly and exchanged with Metropolis' probability. Block sums being conserved, the
-    draw is as likely as the reverse one. Blocks of one sign have nothing to exchange.
-
-    Parameters
-    ----------
-    spins : (Ly, Lx) int8 of +-1, C-contiguous; changed in place.
-    factor : side of a block; divides Ly and Lx.
-    temperature : in J / k_B.
-    state : (4,) uint64 generator state (`rng.kernel_state`); advanced in place.
-    sweeps : number of sweeps.
-    """
-    coarse_shape((spins.shape[0], spins.shape[1]), factor)
-    _exchange(spins, factor, metropolis_thresholds(temperature), state, sweeps)
-
-
-def heat_bath_free(
-    spins: Spins, factor: int, temperature: float, state: NDArray[np.uint64], sweeps: int
-) -> None:
-    """Heat bath of all sites but (0, 0) of each block, in place; arguments as in `exchange`.
-
-    One sweep draws each free site once from its law given its neighbours: N (1 - 1 / factor^2)
-    moves.
-    """
-    _heat_bath_free(spins, factor, heat_bath_thresholds(temperature), state, sweeps)
-
-
-def majority_flip(
-    spins: Spins,
-    coarse: Spins,
-    coins: Spins,
-    factor: int,
-    temperature: float,
-    state: NDArray[np.uint64],
-    sweeps: int,
-) -> None:
-    """Heat bath of single spins that keeps every block's majority, in place.
-
-    One sweep is N moves, one a site. A flip that would leave the block's sum without the sign of
-    `coarse` is refused; a sum of 0 is allowed only where the block's coin equals `coarse`.
-    `coarse`, `coins` : (Ly / factor, Lx / factor) int8 of +-1; the rest as in `exchange`.
-    """
-    if not coarse_shape((spins.shape[0], spins.shape[1]), factor) == coarse.shape == coins.shape:
-        raise ValueError("coarse and coins need one number a block")
-    thresholds = heat_bath_thresholds(temperature)
-    _majority_flip(spins, coarse, coins, factor, thresholds, state, sweeps)
 
 
 def _check(rule: str, factor: int, coarse: NDArray[Any], coins: Spins | None) -> Spins:
@@ -253,9 +217,7 @@ def _check(rule: str, factor: int, coarse: NDArray[Any], coins: Spins | None) ->
         if coins.shape != coarse.shape:
             raise ValueError(f"coins have shape {coins.shape}, the coarse lattices {coarse.shape}")
         return coins
-    if rule == "majority" and factor % 2 == 0:
-        raise ValueError("majority of an even factor needs the coins that decided its ties")
-    return np.ones(coarse.shape, dtype=np.int8)
+    return np.zeros(coarse.shape, dtype=np.int8)
 
 
 def _fill(
@@ -278,13 +240,15 @@ def random_fill(
 ) -> Spins:
     """Return one lattice drawn uniformly from those consistent with one coarse lattice.
 
+    Blocks tied by a coin that is not known count half.
+
     Parameters
     ----------
     coarse_raw : (ly, lx) stored coarse numbers: block sums, or signs +-1.
     rule : block_mean, majority or decimate.
     factor : side of a block.
     state : (4,) uint64 generator state; advanced in place.
-    coins : (ly, lx) int8 tie coins; needed by majority of an even factor.
+    coins : (ly, lx) int8 tie coins of `majority`, 0 where not known (default: everywhere).
 
     Returns
     -------
@@ -301,12 +265,14 @@ def random_fill(
 
 
 class _Mover:
-    """Sweeps of one rule at one temperature."""
+    """Sweeps of one rule at one temperature; `stop` is asked before every slice of them."""
 
-    def __init__(self, rule: str, factor: int, temperature: float) -> None:
+    def __init__(
+        self, rule: str, factor: int, temperature: float, stop: Callable[[], bool]
+    ) -> None:
         if not (math.isfinite(temperature) and temperature > 0):
             raise BadInput("--T", temperature, "a positive number")
-        self.rule, self.factor = rule, factor
+        self.rule, self.factor, self.stop = rule, factor, stop
         metropolis = rule == "block_mean"
         table = metropolis_thresholds if metropolis else heat_bath_thresholds
         self.thresholds = table(temperature)
@@ -316,6 +282,8 @@ class _Mover:
     ) -> None:
         at_once = max(1, _MOVES_PER_CALL // spins.size)
         for start in range(0, sweeps, at_once):
+            if self.stop():
+                raise Interrupted("stopped")
             count = min(at_once, sweeps - start)
             if self.rule == "block_mean":
                 _exchange(spins, self.factor, self.thresholds, state, count)
@@ -323,27 +291,6 @@ class _Mover:
                 _majority_flip(spins, coarse, coins, self.factor, self.thresholds, state, count)
             else:
                 _heat_bath_free(spins, self.factor, self.thresholds, state, count)
-
-
-def _for_each(
-    work: Callable[[int], None], n: int, threads: int, progress: Callable[[int], None] | None
-) -> None:
-    """Run work(0) .. work(n - 1), on threads if more than one; stops at the first exception."""
-    if threads <= 1 or n <= 1:
-        for k in range(n):
-            work(k)
-            if progress:
-                progress(1)
-        return
-    with ThreadPoolExecutor(min(threads, n)) as pool:
-        try:
-            for future in [pool.submit(work, k) for k in range(n)]:
-                future.result()
-                if progress:
-                    progress(1)
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
 
 
 def sample_conditional(
@@ -355,13 +302,12 @@ def sample_conditional(
     sample_ids: NDArray[np.integer[Any]],
     sweeps: int,
     coins: Spins | None = None,
-    threads: int = 1,
-    progress: Callable[[int], None] | None = None,
+    stop: Callable[[], bool] = lambda: False,
 ) -> Spins:
     """Draw one fine lattice for every coarse lattice: a random fill, then constrained sweeps.
 
     The law is p(fine | coarse) of the 2D Ising model as `sweeps` grows; each lattice has its own
-    chain and stream, so that the result does not depend on `threads` or on the batch.
+    chain and stream, so that the result does not depend on the batch.
 
     Parameters
     ----------
@@ -370,10 +316,10 @@ def sample_conditional(
     factor : side of a block, at least 2.
     temperature : in J / k_B.
     seed, sample_ids : lattice i uses the stream (seed; sample_ids[i], 0); `sample_ids` (n,).
-    sweeps : sweeps a lattice, as `exchange`, `majority_flip` and `heat_bath_free` define them.
-    coins : (n, ly, lx) int8 tie coins (`coarsen.tie_coins`); majority of an even factor needs them.
-    threads : lattices worked on at a time.
-    progress : called with the number of lattices just done.
+    sweeps : sweeps a lattice, as this module's head defines them for each rule.
+    coins : (n, ly, lx) int8 tie coins of `majority` (`coarsen.tie_coins`), 0 where the coin is
+        not known; by default none is.
+    stop : asked every fraction of a second.
 
     Returns
     -------
@@ -382,18 +328,16 @@ def sample_conditional(
     Raises
     ------
     BadInput : for `spectral`, a bad factor or temperature, or values that no block has.
+    Interrupted : once `stop` says so.
     """
     coins = _check(rule, factor, coarse_raw, coins)
-    move = _Mover(rule, factor, temperature)
+    move = _Mover(rule, factor, temperature, stop)
     n, ly, lx = coarse_raw.shape
     spins = np.empty((n, ly * factor, lx * factor), dtype=np.int8)
-
-    def one(k: int) -> None:
+    for k in range(n):
         state = kernel_state(seed, int(sample_ids[k]), _FILL_STREAM)
         _fill(spins[k], coarse_raw[k], coins[k], rule, factor, state)
         move(spins[k], coarse_raw[k], coins[k], state, sweeps)
-
-    _for_each(one, n, threads, progress)
     return spins
 
 
@@ -407,8 +351,7 @@ def relax(
     sample_ids: NDArray[np.integer[Any]],
     sweeps: int,
     coins: Spins | None = None,
-    threads: int = 1,
-    progress: Callable[[int], None] | None = None,
+    stop: Callable[[], bool] = lambda: False,
 ) -> Spins:
     """Return `spins` (n, Ly, Lx) after constrained sweeps from where they stand.
 
@@ -416,16 +359,13 @@ def relax(
     ValueError if a lattice is not consistent with its coarse one.
     """
     coins = _check(rule, factor, coarse_raw, coins)
-    move = _Mover(rule, factor, temperature)
+    move = _Mover(rule, factor, temperature, stop)
     if not _consistent(spins, coarse_raw, coins, rule, factor):
         raise ValueError("spins do not coarse-grain to the given lattices")
     moved = np.array(spins, dtype=np.int8, order="C")
-
-    def one(k: int) -> None:
+    for k in range(len(moved)):
         state = kernel_state(seed, int(sample_ids[k]), _RELAX_STREAM)
         move(moved[k], coarse_raw[k], coins[k], state, sweeps)
-
-    _for_each(one, len(moved), threads, progress)
     return moved
 
 
@@ -434,5 +374,6 @@ def _consistent(spins: Spins, coarse: NDArray[Any], coins: Spins, rule: str, fac
         return bool(np.array_equal(spins[:, ::factor, ::factor], coarse))
     sums = block_sums(spins, factor)
     if rule == "majority":
-        sums = np.where(sums == 0, coins, np.sign(sums))
+        ties = np.where(coins == 0, coarse, coins)
+        sums = np.where(sums == 0, ties, np.sign(sums))
     return bool(np.array_equal(sums, coarse))

@@ -19,7 +19,7 @@ from numba import njit
 from numpy.typing import NDArray
 from scipy.stats import chi2
 
-from skild_phys.lattice.coarsen import coarsen_spins, tie_coins
+from skild_phys.lattice.coarsen import block_sums, coarsen_spins, tie_coins
 from skild_phys.lattice.models import Ising2D
 from skild_phys.rng import below, kernel_state, next_u64
 from skild_phys.simulate import conditional
@@ -43,7 +43,9 @@ Sweeps = Callable[[Spins, NDArray[np.uint64]], None]
 class Case:
     """A coarse lattice, and the exact law of the fine lattices behind it."""
 
-    def __init__(self, rule: str, shape: tuple[int, int], factor: int, seed: int) -> None:
+    def __init__(
+        self, rule: str, shape: tuple[int, int], factor: int, seed: int, known: bool = True
+    ) -> None:
         self.rule, self.shape, self.factor = rule, shape, factor
         size = shape[0] * shape[1]
         codes = np.arange(2**size)
@@ -54,9 +56,16 @@ class Case:
         truth = int(np.random.default_rng(seed).integers(len(every)))
         self.coarse: NDArray[Any] = coarse[truth]
         self.coins = tie_coins(TIE_SEED, np.array([SAMPLE]), coarse.shape[1:])[0]
-        self.codes = codes[(coarse == self.coarse).all(axis=(1, 2))]
+        fits, share = coarse == self.coarse, np.ones(len(every))
+        if not known:
+            self.coins = np.zeros_like(self.coins)
+            ties = block_sums(every, factor) == 0
+            fits |= ties
+            share = 0.5 ** ties.sum(axis=(1, 2))  # a fair coin a tie
+        self.codes = codes[fits.all(axis=(1, 2))]
         self.levels = np.rint(MODEL.energy(every[self.codes]) * size).astype(int)
         weight = np.exp(-(self.levels - self.levels.min()) / TC)
+        weight *= share[self.codes]
         self.law = weight / weight.sum()
 
     def fill(self, state: NDArray[np.uint64]) -> Spins:
@@ -131,7 +140,7 @@ def test_independent_chains_of_the_driver(rule: str) -> None:
     case = Case(rule, (4, 4), 2, 1)
     n = 20_000
     coarse, coins = (np.repeat(a[None], n, axis=0) for a in (case.coarse, case.coins))
-    samples = sample_conditional(coarse, rule, 2, TC, 8, np.arange(n), 30, coins, threads=2)
+    samples = sample_conditional(coarse, rule, 2, TC, 8, np.arange(n), 30, coins)
     assert case.p_value(samples) > 1e-5
     few = sample_conditional(coarse, rule, 2, TC, 8, np.arange(n), 0, coins)
     assert case.p_value(few) < 1e-6  # the random fill alone is not the law
@@ -141,6 +150,34 @@ def test_independent_chains_of_the_driver(rule: str) -> None:
 def test_five_per_cent_in_beta_is_seen(rule: str) -> None:
     case = Case(rule, (4, 4), 2, 1)
     assert case.p_value(case.run(moves(case, TC / 1.05), 60_000, 6)) < 1e-6
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_ties_of_unknown_coins_have_half_their_weight(seed: int) -> None:
+    """Sweeps, and independent fills relaxed; ties of full weight, or none, must be seen."""
+    case = Case("majority", (4, 4), 2, seed, known=False)
+    assert case.p_value(case.run(moves(case), 60_000, seed)) > 1e-5
+    n = 20_000
+    coarse, coins = (np.repeat(a[None], n, axis=0) for a in (case.coarse, case.coins))
+    for given in (coins, None):
+        samples = sample_conditional(coarse, "majority", 2, TC, 8, np.arange(n), 30, given)
+        assert case.p_value(samples) > 1e-5
+    for tie in (+1, -1):
+        wrong = Case("majority", (4, 4), 2, seed, known=False)
+        wrong.coins = tie * case.coarse
+        assert case.p_value(wrong.run(moves(wrong), 20_000, 7)) < 1e-6
+
+
+def test_fill_of_unknown_coins() -> None:
+    """H0: of 2x2 blocks, each tie is half as likely as each majority; false alarm 1e-5."""
+    spins = random_fill(np.ones((200, 200), np.int8), "majority", 2, kernel_state(3))
+    sums = block_sums(spins[None], 2).ravel()
+    seen = np.array([np.count_nonzero(sums == total) for total in (0, 2, 4)])
+    assert seen.sum() == sums.size
+    full = seen.sum() * np.array([6, 4, 1]) / 11
+    half = seen.sum() * np.array([3, 4, 1]) / 8
+    assert chi2.sf(((seen - half) ** 2 / half).sum(), 2) > 1e-5
+    assert chi2.sf(((seen - full) ** 2 / full).sum(), 2) < 1e-6
 
 
 @pytest.mark.parametrize("tie", [+1, -1])
