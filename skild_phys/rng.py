@@ -2,7 +2,10 @@
 
 A stream is named by its seed and a spawn key (for instance chain 3, or lattice 17), never by
 the order in which threads happen to run: the same key gives the same numbers for any number
-of threads and any chunk size. xoshiro256++ is due to Blackman and Vigna,
+of threads and any chunk size. Under one seed the branches are (i, k), stream k of sample i of a
+refinement or a conditional draw; (k,) and (k, i), those of a training; (SIMULATION, c), chain c
+of a simulation, so that what trains on a seed shares nothing with what is simulated from it.
+xoshiro256++ is due to Blackman and Vigna,
 ACM Trans. Math. Softw. 47, 36 (2021).
 """
 
@@ -11,6 +14,9 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
+
+SIMULATION = 2**32 - 1
+"""First key of a simulation's chains: no index of a sample is as large."""
 
 _TO_UNIT = 2.0**-53
 

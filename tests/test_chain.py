@@ -9,7 +9,7 @@ from conftest import files_of
 
 from skild_phys.errors import BadInput, Interrupted
 from skild_phys.lattice.models import Ising2D
-from skild_phys.rng import kernel_state
+from skild_phys.rng import SIMULATION, kernel_state
 from skild_phys.simulate import chain
 from skild_phys.simulate.chain import (
     Ensemble,
@@ -36,7 +36,7 @@ def test_samples_are_those_of_each_chain_by_itself(tmp_path: Path) -> None:
     assert store.variable("draw").tolist() == [i // 4 for i in range(21)]
     lattices = store.read(0, 21)
     for number in range(4):
-        spins, state = np.ones((8, 8), dtype=np.int8), kernel_state(5, number)
+        spins, state = np.ones((8, 8), dtype=np.int8), kernel_state(5, SIMULATION, number)
         wolff(spins, TC, state, 7)
         for lattice in lattices[number::4]:
             wolff(spins, TC, state, 3)
@@ -45,6 +45,13 @@ def test_samples_are_those_of_each_chain_by_itself(tmp_path: Path) -> None:
     np.testing.assert_array_equal(
         store.variable("magnetization"), Ising2D().magnetization(lattices)
     )
+
+
+def test_a_training_on_the_same_seed_sees_other_lattices() -> None:
+    states = [chain.Ensemble(spec(8)).rng, [kernel_state(5, *key) for key in ((0,), (1,))]]
+    states.append([kernel_state(5, i, k) for i in range(8) for k in range(4)])
+    every = [tuple(map(int, state)) for group in states for state in group]
+    assert len(set(every)) == len(every)
 
 
 @pytest.mark.parametrize("algorithm", ["wolff", "metropolis"])

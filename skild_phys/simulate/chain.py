@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from skild_phys.errors import BadInput, Interrupted
 from skild_phys.files import AnyPath
 from skild_phys.lattice.models import get_model
-from skild_phys.rng import kernel_state, next_u64
+from skild_phys.rng import SIMULATION, kernel_state, next_u64
 from skild_phys.simulate.metropolis import metropolis
 from skild_phys.simulate.wolff import wolff
 from skild_phys.store import LatticeStore, StoreWriter, create_store, open_store
@@ -94,7 +94,8 @@ class SimulationSpec:
     n_samples : samples of all chains together.
     model : name of the model (`lattice.models.MODELS`).
     algorithm : `wolff` (update: one cluster) or `metropolis` (update: one sweep).
-    chains : independent Markov chains; chain c draws from the stream (c,) of `seed`.
+    chains : independent Markov chains; chain c draws from the stream
+        (`rng.SIMULATION`, c) of `seed`.
     every : updates between two samples of a chain; by default `default_every`.
     burn_in : updates before the first sample of a chain; by default 20 `every`, about 40
         autocorrelation times.
@@ -176,7 +177,7 @@ class Ensemble:
             self.rng = np.ascontiguousarray(state["rng"], dtype=np.uint64)
             return
         self.spins = np.ones((spec.chains, spec.L, spec.L), dtype=np.int8)
-        self.rng = np.stack([kernel_state(spec.seed, chain) for chain in range(spec.chains)])
+        self.rng = np.stack([kernel_state(spec.seed, SIMULATION, c) for c in range(spec.chains)])
         if spec.start == "hot":
             for chain in range(spec.chains):
                 _random_spins(self.spins[chain], self.rng[chain])
