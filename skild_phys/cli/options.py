@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import os
 import platform
 import shlex
 import signal
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -98,23 +100,40 @@ def _log(title: str, total: int, done: int) -> Iterator[Advance]:
 
 @contextlib.contextmanager
 def interruptible() -> Iterator[Callable[[], bool]]:
-    """Yield a function that says whether Ctrl-C came; a second Ctrl-C ends the process at once."""
+    """Yield a function that says whether Ctrl-C came; a second Ctrl-C ends the process at once.
+
+    A thread hears the signal (signal.set_wakeup_fd), because Python runs no handler while a long
+    call of a kernel lasts. To end at once is safe: a store survives a kill at any point.
+    """
     came = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield came.is_set
         return
 
-    def note(number: int, frame: Any) -> None:
-        came.set()
-        signal.signal(signal.SIGINT, before)
-        click.echo("stopping at the last commit (Ctrl-C again: at once)", err=True)
+    def listen() -> None:
+        while number := heard.recv(1):
+            if number[0] != signal.SIGINT:
+                continue
+            if came.is_set():
+                os.write(2, b"stopped at once\n")
+                os._exit(130)
+            came.set()
+            click.echo("stopping at the last commit (Ctrl-C again: at once)", err=True)
 
-    before = signal.getsignal(signal.SIGINT)
-    signal.signal(signal.SIGINT, note)
+    heard, told = socket.socketpair()
+    told.setblocking(False)
+    before = signal.signal(signal.SIGINT, lambda number, frame: None)
+    previous = signal.set_wakeup_fd(told.fileno(), warn_on_full_buffer=False)
+    listener = threading.Thread(target=listen, daemon=True)
+    listener.start()
     try:
         yield came.is_set
     finally:
+        signal.set_wakeup_fd(previous)
         signal.signal(signal.SIGINT, before)
+        told.close()
+        listener.join()
+        heard.close()
 
 
 @contextlib.contextmanager

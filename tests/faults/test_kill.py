@@ -102,3 +102,31 @@ def test_two_processes_cannot_write_to_one_store(tmp_path: Path) -> None:
     assert second.returncode == 2
     last = second.stderr.splitlines()[-1]
     assert last == f"error: {path}: is being written by another process"
+
+
+def test_second_interrupt_ends_a_kernel_that_still_runs() -> None:
+    """Inside one long call no handler of Python runs; both Ctrl-C are heard all the same."""
+    script = """
+import numpy as np
+from skild_phys.cli.options import interruptible
+from skild_phys.rng import kernel_state
+from skild_phys.simulate.wolff import wolff
+spins, state = np.ones((8, 8), np.int8), kernel_state(1)
+wolff(spins, 2.0, state, 1)
+with interruptible():
+    print("ready", flush=True)
+    wolff(spins, 2.0, state, 10**12)
+"""
+    child = subprocess.Popen(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert child.stdout is not None
+    assert child.stderr is not None
+    assert child.stdout.readline() == "ready\n"
+    child.send_signal(signal.SIGINT)
+    assert child.stderr.readline().startswith("stopping at the last commit")
+    child.send_signal(signal.SIGINT)
+    assert child.wait(60) == 130
+    assert child.stderr.read() == "stopped at once\n"
+    child.stdout.close()
+    child.stderr.close()
