@@ -8,7 +8,9 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 from scipy import stats
+from skild_helpers import critical_lattices
 
+from skild_phys.lattice.coarsen import coarsen_spins, tie_coins
 from skild_phys.rng import kernel_state
 from skild_phys.skild.draw import draw_spins
 
@@ -60,13 +62,15 @@ def test_spins_given_the_block_sum(b: int, value: int) -> None:
 
 
 @pytest.mark.statistical
-@pytest.mark.parametrize(("b", "sign", "coin"), [(2, 1, 1), (2, 1, -1), (2, -1, -1), (3, -1, 1)])
+@pytest.mark.parametrize(
+    ("b", "sign", "coin"), [(2, 1, 1), (2, 1, -1), (2, -1, -1), (3, -1, 1), (2, 1, 0), (2, -1, 0)]
+)
 def test_spins_given_the_majority(b: int, sign: int, coin: int) -> None:
-    """H0 as above, with ties allowed where the coin says so; p > 1e-4, four cases."""
+    """H0 as above, six cases; a tie goes to the coin, with weight 1/2 if it is unknown (0)."""
     logits = np.random.default_rng(b).normal(0, 1.5, (b, b))
     drawn = draw_many(logits, "majority", sign, coin, b, seed=12)
-    allowed = lambda s: float(s * sign > 0 or (s == 0 and coin == sign))  # noqa: E731
-    configurations, p = block_law(logits, allowed)
+    tie = 0.5 if coin == 0 else float(coin == sign)
+    configurations, p = block_law(logits, lambda s: tie if s == 0 else float(s * sign > 0))
     assert chi_square(drawn, configurations, p) > 1e-4
 
 
@@ -101,8 +105,6 @@ def test_means_in_large_blocks(b: int) -> None:
 @pytest.mark.parametrize("rule", ["block_mean", "majority", "decimate"])
 @pytest.mark.parametrize("b", [2, 3, 4, 8])
 def test_extreme_logits_never_break_the_constraint(rule: str, b: int) -> None:
-    from skild_phys.lattice.coarsen import coarsen_spins, tie_coins
-
     random = np.random.default_rng(4)
     fine = random.choice(np.array([-1, 1], dtype=np.int8), (1, 6 * b, 6 * b))
     coarse = coarsen_spins(fine, rule, b, tie_seed=9)
@@ -117,3 +119,29 @@ def test_without_a_condition_sites_are_independent() -> None:
     logits = np.full((64, 64), np.log(3.0), dtype=np.float32)
     out = draw_spins(logits, None, np.zeros((1, 1)), 1, None, kernel_state(3))
     assert abs((out > 0).mean() - 0.75) < 4.5 * np.sqrt(0.75 * 0.25 / 64**2)
+
+
+@pytest.mark.statistical
+@pytest.mark.parametrize("flip", [1, -1])
+def test_the_law_holds_where_the_odds_are_beyond_float64(flip: int) -> None:
+    """H0 as above with logits near +-40, where 1 - p rounds to 0; p > 1e-4, six cases."""
+    logits = flip * np.array([[40.0, 42.0], [41.0, 40.5]])
+    drawn = draw_many(logits, "block_mean", 0, 0, 2, seed=21)
+    assert chi_square(drawn, *block_law(logits, lambda s: float(s == 0))) > 1e-4
+    drawn = draw_many(logits, "majority", -flip, flip, 2, seed=22)
+    assert chi_square(drawn, *block_law(logits, lambda s: float(s * flip < 0))) > 1e-4
+    huge = flip * np.array([[250.0, 252.0], [251.0, 250.5]])
+    drawn = draw_many(huge, "block_mean", 0, 0, 2, seed=23)
+    same_law = block_law(huge - 250.0 * flip, lambda s: float(s == 0))
+    assert chi_square(drawn, *same_law) > 1e-4
+
+
+@pytest.mark.parametrize("b", [8, 12, 16, 24])
+def test_sure_logits_give_back_the_lattice_they_know(b: int) -> None:
+    fine = critical_lattices(1, 2 * b)[0]
+    coarse = coarsen_spins(fine[None], "block_mean", b)[0]
+    for size in (20.0, 60.0, 250.0):
+        out = draw_spins(
+            (size * fine).astype(np.float32), "block_mean", coarse, b, None, kernel_state(5)
+        )
+        assert np.array_equal(out, fine)

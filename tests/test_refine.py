@@ -7,13 +7,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from conftest import files_of
 from skild_helpers import TC, coarse_input, critical_lattices, tiny_weights
 
 from skild_phys.errors import BadInput, Interrupted, StoreError, WeightsError
-from skild_phys.lattice.coarsen import coarsen_spins, operator
+from skild_phys.lattice.coarsen import block_sums, coarsen_spins, operator
+from skild_phys.rng import kernel_state
 from skild_phys.skild.coarse import open_coarse
 from skild_phys.skild.refine import RefineSpec, build_method, check_weights_fit, refine_store
+from skild_phys.skild.sampler import Streams
 from skild_phys.store import open_store
 
 WEIGHTS = tiny_weights()
@@ -61,7 +64,7 @@ def test_interrupted_and_resumed_it_ends_in_the_same_bytes(tmp_path: Path) -> No
     with pytest.raises(Interrupted, match="of 6 samples"):
         refine_store(
             coarse, tmp_path / "part", SPEC, WEIGHTS, chunk=2, threads=1,
-            progress=lambda n: next(calls) and None, stop=lambda: next(calls) > 4,
+            progress=lambda n: next(calls) and None, stop=lambda: next(calls) > 14,
         )  # fmt: skip
     refine_store(coarse, tmp_path / "part", SPEC, WEIGHTS, chunk=2)
     assert files_of(tmp_path / "whole") == files_of(tmp_path / "part")
@@ -87,14 +90,12 @@ def test_polish_keeps_the_constraint_and_is_recorded(tmp_path: Path) -> None:
         build_method(coarse, spec, WEIGHTS, None)
 
 
-@pytest.mark.parametrize("rule", ["decimate", "spectral"])
+@pytest.mark.parametrize("rule", ["block_mean", "decimate", "spectral"])
 def test_continuous_fields_meet_the_coarse_field_to_rounding(tmp_path: Path, rule: str) -> None:
     fine = np.random.default_rng(1).normal(size=(2, 16, 24)).astype(np.float32)
     values = operator(rule, (16, 24), 4).apply(fine.astype(np.float64)).astype(np.float32)
     np.save(tmp_path / "c.npy", values)
-    # A user's decimated array stands for spins; here it is a field like the others.
-    coarse = open_coarse(tmp_path / "c.npy", 4, rule)
-    coarse = replace(coarse, read=lambda a, b: values[a:b])
+    coarse = open_coarse(tmp_path / "c.npy", 4, rule, spins=False)
     refine_store(coarse, tmp_path / "r", SPEC, tiny_weights("v"))
     field = open_store(tmp_path / "r").read(0, 2).astype(np.float64)
     assert np.abs(operator(rule, (16, 24), 4).apply(field) - values).max() < 1e-4
@@ -161,3 +162,32 @@ def test_a_start_the_weights_have_not_seen_is_refused() -> None:
     coarse = coarse_input(critical_lattices(1, 16), "block_mean", 4)
     with pytest.raises(BadInput, match="--lambda-start"):
         build_method(coarse, replace(SPEC, lambda_start=1e5), WEIGHTS)
+
+
+def test_majorities_of_unknown_coins_keep_their_signs(tmp_path: Path) -> None:
+    fine = critical_lattices(4, 16)
+    signs = coarsen_spins(fine, "majority", 2, tie_seed=1)
+    np.save(tmp_path / "signs.npy", signs)
+    coarse = open_coarse(tmp_path / "signs.npy", 2, "majority")
+    for method in ("skild", "exact", "fill"):
+        spec = replace(SPEC, method=method)
+        refine_store(coarse, tmp_path / method, spec, WEIGHTS, temperature=TC)
+        store = open_store(tmp_path / method)
+        sums = block_sums(store.read(0, 4), 2)
+        assert ((np.sign(sums) == signs) | (sums == 0)).all()
+        assert (sums == 0).any()
+        assert "tie_seed" not in store.attrs
+
+
+def test_threads_of_the_caller_are_left_as_they_were(tmp_path: Path) -> None:
+    coarse = coarse_input(critical_lattices(1, 16), "block_mean", 4)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    refine_store(coarse, tmp_path / "r", SPEC, WEIGHTS)
+    assert torch.get_num_threads() == 2
+    torch.set_num_threads(before)
+
+
+def test_streams_of_the_network_and_of_a_polish_differ() -> None:
+    mine = Streams.of(4, 7).state
+    assert all(not np.array_equal(mine, kernel_state(4, 7, branch)) for branch in (0, 1))

@@ -21,6 +21,17 @@ from skild_phys.errors import BadInput
 from skild_phys.files import check_output
 
 
+def check_device(device: str) -> None:
+    """Raise BadInput unless PyTorch can use `device` here."""
+    if device not in ("cpu", "cuda"):
+        raise BadInput("--device", device, "cpu or cuda")
+    if device == "cuda":
+        import torch
+
+        if not torch.cuda.is_available():
+            raise BadInput("--device", device, "cpu: this machine has no CUDA device")
+
+
 @click.command()
 @click.argument("coarse", type=click.Path(path_type=Path))
 @click.option("--factor", type=int, help="How much finer.  [default: what COARSE says]")
@@ -32,6 +43,11 @@ from skild_phys.files import check_output
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of every stream.")
 @click.option("--checkpoint", type=click.Path(path_type=Path), help="Weights.  [default: shipped]")
 @click.option("--polish", type=int, default=0, show_default=True, help="Monte Carlo sweeps after.")
+@click.option(
+    "--sharpness",
+    type=float,
+    help="Power of the network's odds.  [default: 1.04 for the shipped weights, 1 for others]",
+)
 @click.option("--sweeps", type=int, help="Of method exact.  [default: 4 factor^2]")
 @click.option("--T", "temperature", help="For exact and --polish.  [default: what COARSE says]")
 @click.option("--any-system", is_flag=True, help="Refine what the weights were not made for.")
@@ -53,6 +69,7 @@ def command(
     seed: int,
     checkpoint: Path | None,
     polish: int,
+    sharpness: float | None,
     sweeps: int | None,
     temperature: str | None,
     any_system: bool,
@@ -81,16 +98,24 @@ def command(
     """
     from skild_phys.lattice.models import get_model, parse_temperature
     from skild_phys.skild.coarse import open_coarse
-    from skild_phys.skild.refine import RefineSpec, check_weights_fit, refine_store
+    from skild_phys.skild.refine import (
+        SHIPPED_SHARPNESS,
+        RefineSpec,
+        check_weights_fit,
+        refine_store,
+    )
     from skild_phys.skild.weights import load_weights, shipped_weights, weights_sha256
     from skild_phys.store import write_timing
 
+    if sharpness is None:
+        sharpness = SHIPPED_SHARPNESS if checkpoint is None else 1.0
     spec = RefineSpec(
         method=method,
         steps=steps,
         samples_per_input=samples_per_input,
         seed=seed,
         polish=polish,
+        sharpness=sharpness,
         sweeps=sweeps,
         lambda_start=lambda_start,
         lambda_end=lambda_end,
@@ -98,25 +123,19 @@ def command(
     for option, value in (("--threads", threads), ("--chunk", chunk)):
         if value is not None and value < 1:
             raise BadInput(option, value, "a whole number of at least 1")
-    source = open_coarse(coarse, factor, rule)
+    check_device(device)
+    weights = load_weights(checkpoint or shipped_weights()) if method == "skild" else None
+    spins = weights is None or weights.output == "logits"
+    source = open_coarse(coarse, factor, rule, spins=spins)
     # An output that exists may be one to go on with; the store itself decides.
     check_output(output, overwrite=True, inputs=[coarse])
-    weights = sha = None
-    if method == "skild":
-        weights = load_weights(checkpoint or shipped_weights())
-        sha = weights_sha256(weights)
-        if not any_system:
-            check_weights_fit(weights, source.attrs, coarse)
-    if device != "cpu":
-        import torch
-
-        if not torch.cuda.is_available():
-            raise BadInput("--device", device, "cpu: this machine has no CUDA device")
-    kelvin = source.attrs.get("temperature")
+    heat = source.attrs.get("temperature")
     if temperature is not None:
-        kelvin = parse_temperature(
-            temperature, get_model(str(source.attrs.get("model", "ising2d")))
-        )
+        if method != "exact" and not polish:
+            raise BadInput("--T", temperature, "no temperature: only exact and --polish use one")
+        heat = parse_temperature(temperature, get_model(str(source.attrs.get("model", "ising2d"))))
+    if weights and not any_system:
+        check_weights_fit(weights, source.attrs | {"temperature": heat}, coarse)
     total = source.n * samples_per_input
     with (
         announced("compiling the kernels (first run only) ...", after=3.0),
@@ -128,8 +147,8 @@ def command(
             output,
             spec,
             weights,
-            temperature=kelvin,
-            weights_sha256=sha,
+            temperature=heat,
+            weights_sha256=weights_sha256(weights) if weights else None,
             extra_attrs=provenance("torch"),
             threads=threads,
             device=device,
@@ -138,21 +157,22 @@ def command(
             progress=advance,
             stop=stop,
         )
-    each = result["seconds"] / max(1, result["refined"])
-    if result["refined"]:
+    each = result["seconds"] / result["refined"] if result["refined"] else None
+    if each is not None:
         write_timing(output, each)
     answer = {"path": str(output), **result, "seconds_per_lattice": each, "method": method}
     if as_json:
         click.echo(json.dumps(answer))
         return
     ly, lx = source.fine_shape
-    if not result["refined"]:
+    if each is None:
         click.echo(f"{output}  was complete already: {total} lattices of {ly} x {lx}")
         return
     click.echo(
         f"{output}  {total} lattices of {ly} x {lx} from {source.n} of {source.shape[0]} x"
-        f" {source.shape[1]}, method {method}, {each:.3g} s a lattice\n"
-        "coarsened again they give the input, every block"
-        if source.rule != "spectral"
-        else f"{output}  {total} fields of {ly} x {lx}"
+        f" {source.shape[1]}, method {method}, {each:.3g} s a lattice"
     )
+    if source.rule == "majority" and source.tie_seed is None:
+        click.echo("coarsened again they give the input, up to ties that it does not explain")
+    elif source.rule != "spectral":
+        click.echo("coarsened again they give the input, every block")

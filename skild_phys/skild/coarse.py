@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skild_phys.errors import BadInput, StoreError
-from skild_phys.lattice.coarsen import check_factor, check_rule
+from skild_phys.lattice.coarsen import check_factor, check_rule, tie_coins
 from skild_phys.store import LatticeStore, open_array, open_store
 
 
@@ -26,6 +27,7 @@ class CoarseInput:
     n, shape : number of lattices and their (ly, lx).
     ids : (n,) identity of each in the ensemble it was coarsened from (its own index if unknown).
     tie_seed : names the coins of tied majority blocks; None if the input does not say.
+    series : chain and draw of each lattice, as far as the input knows them, each (n,).
     attrs : model, temperature and so on, as far as the input says.
     read : (start, stop) -> raw coarse numbers (stop - start, ly, lx): int16 block sums,
         int8 spins or float32 fields.
@@ -42,14 +44,23 @@ class CoarseInput:
     read: Callable[[int, int], NDArray[Any]]
     digest: str
     attrs: dict[str, Any] = field(default_factory=dict)
+    series: dict[str, NDArray[Any]] = field(default_factory=dict)
 
     @property
     def fine_shape(self) -> tuple[int, int]:
         """(Ly, Lx) of the lattices to come."""
         return self.shape[0] * self.factor, self.shape[1] * self.factor
 
+    def coins(self, ids: NDArray[np.int64]) -> NDArray[np.int8]:
+        """Return the coins of the lattices `ids`, (n, ly, lx) int8; 0 where none is known."""
+        if self.tie_seed is None:
+            return np.zeros((len(ids), *self.shape), dtype=np.int8)
+        return tie_coins(self.tie_seed, ids, self.shape)
 
-def open_coarse(path: str | Path, factor: int | None, rule: str | None) -> CoarseInput:
+
+def open_coarse(
+    path: str | Path, factor: int | None, rule: str | None, *, spins: bool = True
+) -> CoarseInput:
     """Open a coarse store, or any Zarr array or .npy file of coarse lattices.
 
     Parameters
@@ -57,19 +68,29 @@ def open_coarse(path: str | Path, factor: int | None, rule: str | None) -> Coars
     path : what `skild-phys coarsen` wrote (which knows its rule and factor), or an array of
         shape (n, ly, lx) for which both must be given.
     factor, rule : checked against the store's own if it has them.
+    spins : whether the fine lattices are spins; if not, the values of an array may be any.
 
     Raises
     ------
     BadInput, StoreError : for what cannot be a coarse lattice of this rule and factor.
     """
     path = Path(path)
-    if (path / "zarr.json").is_file() and b'"schema_version"' in (path / "zarr.json").read_bytes():
+    if _is_store(path):
         return _from_store(open_store(path), factor, rule)
     if factor is None:
         raise BadInput("--factor", factor, f"a factor: {path} does not say how it was coarsened")
     if rule is None:
         raise BadInput("--rule", rule, f"a rule: {path} does not say how it was coarsened")
-    return _from_array(path, check_factor(factor), check_rule(rule))
+    return _from_array(path, check_factor(factor), check_rule(rule), spins)
+
+
+def _is_store(path: Path) -> bool:
+    """Return whether `path` looks like a store of this program, whatever its state."""
+    record = os.path.join(path, "zarr.json")
+    try:
+        return os.path.isfile(record) and b'"schema_version"' in Path(record).read_bytes()
+    except OSError as error:
+        raise StoreError(f"{path}: cannot be read: {error.strerror}") from None
 
 
 def _from_store(store: LatticeStore, factor: int | None, rule: str | None) -> CoarseInput:
@@ -100,32 +121,36 @@ def _from_store(store: LatticeStore, factor: int | None, rule: str | None) -> Co
         store.read,
         store.digest(),
         store.attrs,
+        {name: store.variable(name) for name in ("chain", "draw") if store.has(name)},
     )
 
 
-def _from_array(path: Path, factor: int, rule: str) -> CoarseInput:
+def _from_array(path: Path, factor: int, rule: str, spins: bool) -> CoarseInput:
     array = open_array(path)
     n, ly, lx = (int(i) for i in array.shape)
 
     def read(start: int, stop: int) -> NDArray[Any]:
-        return _raw(np.asarray(array[start:stop]), rule, factor, path)
+        values = np.asarray(array[start:stop])
+        if values.dtype.kind == "f" and not np.isfinite(values).all():
+            raise StoreError(f"{path}: holds NaN or infinity")
+        if rule == "spectral" or not spins:
+            return values.astype(np.float32)
+        return _raw(values, rule, factor, path)
 
     digest = hashlib.sha256(f"{array.dtype} {array.shape}".encode())
     for start in range(0, n, 64):
         digest.update(np.ascontiguousarray(array[start : start + 64]).tobytes())
+        read(start, min(start + 64, n))
     ids = np.arange(n, dtype=np.int64)
     return CoarseInput(path, rule, factor, n, (ly, lx), ids, None, read, digest.hexdigest())
 
 
 def _raw(values: NDArray[Any], rule: str, factor: int, path: Path) -> NDArray[Any]:
-    """Return a user's numbers as a coarse store would keep them; raises StoreError."""
-    if values.dtype.kind == "f" and not np.isfinite(values).all():
-        raise StoreError(f"{path}: holds NaN or infinity")
-    if rule == "spectral":
-        return values.astype(np.float32)
+    """Return a user's numbers of spins as a coarse store would keep them; raises StoreError."""
     if rule in ("majority", "decimate"):
         if not np.isin(values, (-1, 1)).all():
-            raise StoreError(f"{path}: holds spins other than -1 and +1")
+            hint = " (0 and 1: use 2 s - 1)" if np.isin(values, (0, 1)).all() else ""
+            raise StoreError(f"{path}: holds spins other than -1 and +1{hint}")
         return values.astype(np.int8)
     sites = factor * factor
     sums = values.astype(np.float64) * (sites if values.dtype.kind == "f" else 1)

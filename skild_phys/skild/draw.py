@@ -3,9 +3,9 @@
 A site is up with odds exp(logit). Given the sum of its block the spins are no longer
 independent; they are drawn site by site from the exact conditional law, by way of the
 distribution of the sum of the sites still to come (elementary symmetric polynomials of the
-odds, here as probabilities). Multiplying all odds of a block by one number does not change
-the law, and each row of the table is used only up to a factor, so rows are rescaled as they
-are built.
+odds). Multiplying all odds of a block by one number does not change the law given the sum, and
+each row of the table is used only up to a factor, so rows are rescaled as they are built, and a
+sum that float64 cannot reach from the odds as they are is reached from shifted ones.
 """
 
 from __future__ import annotations
@@ -18,30 +18,49 @@ from numpy.typing import NDArray
 
 from skild_phys.rng import uniform
 
-Kernel = NDArray[np.generic]
-
-LOGIT_RANGE = 600.0
-"""Logits of a block of n sites are cut at +-600/n: beyond, float64 would underflow.
-
-For n = 64 that is 9.4, one spin in 12,000 uncertain where the network is surer than that.
-"""
+RARE = 1e-200
+"""Relative weight of a block's sum below which its table is built anew around that sum."""
 
 
 @njit(cache=True, nogil=True)
-def _sum_table(p, table):  # type: ignore[no-untyped-def]
+def _odds(logits, shift, up, down):  # type: ignore[no-untyped-def]
+    """Set up[i] : down[i] to the odds exp(logits[i] + shift), the larger of the two being 1."""
+    for i in range(logits.size):
+        x = logits[i] + shift
+        small = math.exp(-min(abs(x), 700.0))
+        up[i], down[i] = (1.0, small) if x >= 0.0 else (small, 1.0)
+
+
+@njit(cache=True, nogil=True)
+def _shift_towards(logits, ups):  # type: ignore[no-untyped-def]
+    """Return the shift of all logits for which `ups` sites are up on average, by bisection."""
+    low, high = -100.0 - np.max(logits), 100.0 - np.min(logits)
+    for _ in range(60):
+        middle = 0.5 * (low + high)
+        mean = 0.0
+        for i in range(logits.size):
+            mean += 1.0 / (1.0 + math.exp(-min(max(logits[i] + middle, -700.0), 700.0)))
+        if mean < ups:
+            low = middle
+        else:
+            high = middle
+    return 0.5 * (low + high)
+
+
+@njit(cache=True, nogil=True)
+def _sum_table(up, down, table):  # type: ignore[no-untyped-def]
     """Fill table[i, j] ~ P(j of the sites i.. are up), each row scaled to a maximum of 1."""
-    n = p.size
+    n = up.size
     table[n, 0] = 1.0
     for i in range(n - 1, -1, -1):
-        up, down = p[i], 1.0 - p[i]
         left = n - i
         row_max = 0.0
         for j in range(left + 1):
             value = 0.0
             if j > 0:
-                value = up * table[i + 1, j - 1]
+                value = up[i] * table[i + 1, j - 1]
             if j < left:
-                value += down * table[i + 1, j]
+                value += down[i] * table[i + 1, j]
             table[i, j] = value
             row_max = max(row_max, value)
         for j in range(left + 1):
@@ -49,66 +68,88 @@ def _sum_table(p, table):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def _spins_given_sum(p, table, ups, state, spins):  # type: ignore[no-untyped-def]
+def _spins_given_sum(up, down, table, ups, state, spins):  # type: ignore[no-untyped-def]
     """Draw the block's spins with `ups` of them up, site by site."""
-    n = p.size
+    n = up.size
     left = ups
     for i in range(n):
-        up = p[i] * table[i + 1, left - 1] if left > 0 else 0.0
-        down = (1.0 - p[i]) * table[i + 1, left] if left < n - i else 0.0
-        if uniform(state) * (up + down) < up:
+        w_up = up[i] * table[i + 1, left - 1] if left > 0 else 0.0
+        w_down = down[i] * table[i + 1, left] if left < n - i else 0.0
+        if w_up + w_down == 0.0:
+            # Both beyond float64's range: any order of what is left keeps the sum.
+            w_up, w_down = float(left), float(n - i - left)
+        if uniform(state) * (w_up + w_down) < w_up:
             spins[i] = 1
             left -= 1
         else:
             spins[i] = -1
 
 
+@njit(cache=True, nogil=True, inline="always")
+def _agrees(ups, n, value, coin):  # type: ignore[no-untyped-def]
+    """Return p(majority = value | ups): a tie goes to the coin, which is fair if unknown (0)."""
+    twice = 2 * ups
+    if twice == n:
+        if coin == 0:
+            return 0.5
+        return 1.0 if coin == value else 0.0
+    return 1.0 if (twice > n) == (value > 0) else 0.0
+
+
 @njit(cache=True, nogil=True)
-def _ups_given_sign(row, n, positive, tie_allowed, state):  # type: ignore[no-untyped-def]
-    """Draw the number of up spins of a block from `row` given the sign of the block sum."""
-    total = 0.0
+def _ups_given_sign(row, n, value, coin, shift, state):  # type: ignore[no-untyped-def]
+    """Draw the number of up spins from `row`, built with `shift`, given the majority."""
+    weights = np.zeros(n + 1)
     for ups in range(n + 1):
-        total += row[ups] * _agrees(ups, n, positive, tie_allowed)
-    target = uniform(state) * total
-    last = 0
+        agrees = _agrees(ups, n, value, coin)
+        if agrees > 0.0:
+            # The shift points away from the other side, so that this never overflows.
+            weights[ups] = row[ups] * math.exp(-shift * (ups - 0.5 * n)) * agrees
+    target = uniform(state) * weights.sum()
+    last = n if value > 0 else 0
     for ups in range(n + 1):
-        weight = row[ups] * _agrees(ups, n, positive, tie_allowed)
-        if weight > 0.0:
+        if weights[ups] > 0.0:
             last = ups
-            target -= weight
+            target -= weights[ups]
             if target < 0.0:
                 break
     return last
 
 
-@njit(cache=True, nogil=True, inline="always")
-def _agrees(ups, n, positive, tie_allowed):  # type: ignore[no-untyped-def]
-    twice = 2 * ups
-    if twice == n:
-        return 1.0 if tie_allowed else 0.0
-    return 1.0 if (twice > n) == positive else 0.0
+@njit(cache=True, nogil=True)
+def _largest_allowed(row, n, value, coin):  # type: ignore[no-untyped-def]
+    largest = 0.0
+    for ups in range(n + 1):
+        largest = max(largest, row[ups] * _agrees(ups, n, value, coin))
+    return largest
 
 
 @njit(cache=True, nogil=True)
 def _draw_blocks(logits, coarse, coins, b, majority, state, out):  # type: ignore[no-untyped-def]
     n = b * b
-    limit = LOGIT_RANGE / n
-    p = np.empty(n)
+    block, up, down = np.empty(n), np.empty(n), np.empty(n)
     spins = np.empty(n, dtype=np.int8)
     table = np.zeros((n + 1, n + 1))
     for by in range(coarse.shape[0]):
         for bx in range(coarse.shape[1]):
             for i in range(n):
-                logit = float(logits[by * b + i // b, bx * b + i % b])
-                p[i] = 1.0 / (1.0 + math.exp(-min(max(logit, -limit), limit)))
-            _sum_table(p, table)
+                block[i] = min(max(float(logits[by * b + i // b, bx * b + i % b]), -300.0), 300.0)
+            value, coin, shift = coarse[by, bx], coins[by, bx], 0.0
+            _odds(block, shift, up, down)
+            _sum_table(up, down, table)
+            ups = (n + value) // 2
             if majority:
-                value = coarse[by, bx]
-                tie = coins[by, bx] == value
-                ups = _ups_given_sign(table[0], n, value > 0, tie, state)
+                rare = _largest_allowed(table[0], n, value, coin) < RARE
+                middle = 0.5 * n + (0.5 if value > 0 else -0.5)
             else:
-                ups = (n + coarse[by, bx]) // 2
-            _spins_given_sum(p, table, ups, state, spins)
+                rare, middle = table[0, ups] < RARE, float(ups)
+            if rare and 0.0 < middle < n:
+                shift = _shift_towards(block, middle)
+                _odds(block, shift, up, down)
+                _sum_table(up, down, table)
+            if majority:
+                ups = _ups_given_sign(table[0], n, value, coin, shift, state)
+            _spins_given_sum(up, down, table, ups, state, spins)
             for i in range(n):
                 out[by * b + i // b, bx * b + i % b] = spins[i]
 
@@ -136,12 +177,13 @@ def draw_spins(
 
     Parameters
     ----------
-    logits : (Ly, Lx) log odds of spin up, finite.
+    logits : (Ly, Lx) log odds of spin up, finite; cut at +-300.
     rule : 'block_mean' (`coarse` holds block sums), 'majority' (signs of block sums),
         'decimate' (spins of the sites (0, 0) of the blocks), or None for no condition.
     coarse : (Ly / factor, Lx / factor) raw coarse values; ignored for rule None.
     factor : side of a block.
-    coins : (Ly / factor, Lx / factor) int8, the coin that decides a tied block; majority only.
+    coins : (Ly / factor, Lx / factor) int8, the coin that decides a tied block, 0 where it is
+        not known; majority only. None: none is known.
     state : (4,) uint64 generator state, advanced in place.
 
     Returns

@@ -17,13 +17,19 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from skild_phys.errors import Interrupted
 from skild_phys.lattice.coarsen import Operator
 from skild_phys.rng import generator, kernel_state
 from skild_phys.skild.network import UNet
 from skild_phys.skild.process import Process
 
+Stop = Callable[[], bool]
 Draw = Callable[[NDArray[np.float32], int, NDArray[np.uint64]], NDArray[np.int8]]
 """(logits of one lattice, its place in the batch, its generator state) -> spins."""
+
+
+def _never() -> bool:
+    return False
 
 
 @dataclass
@@ -35,8 +41,11 @@ class Streams:
 
     @classmethod
     def of(cls, seed: int, *key: int) -> Streams:
-        """Return the streams named `key` under `seed`."""
-        return cls(generator(seed, *key, 0), kernel_state(seed, *key, 1))
+        """Return the streams named `key` under `seed`.
+
+        Branches 0 and 1 of a key are those of the constrained Monte Carlo, which may follow.
+        """
+        return cls(generator(seed, *key, 2), kernel_state(seed, *key, 3))
 
 
 def white_noise(streams: Sequence[Streams], shape: tuple[int, int], device: torch.device) -> Tensor:
@@ -85,6 +94,7 @@ def sample_spins(
     lambdas: NDArray[np.float64],
     draw: Draw,
     streams: Sequence[Streams],
+    stop: Stop = _never,
 ) -> NDArray[np.int8]:
     """Run the reverse process down `lambdas` and return spins (n, Ly, Lx) int8.
 
@@ -96,10 +106,13 @@ def sample_spins(
     lambdas : decreasing; after the last one x0 is drawn and returned as it is.
     draw : draws one lattice from its logits under the constraint.
     streams : one a lattice.
+    stop : asked before each call; raises Interrupted once it says so.
     """
     xt = start
     spins = np.empty(start.shape, dtype=np.int8)
     for step, lam in enumerate(lambdas):
+        if stop():
+            raise Interrupted("interrupted")
         at = torch.full((len(xt),), float(lam), device=xt.device)
         logits = _seen_through_symmetries(network, xt, at, streams).cpu().numpy()
         for i, stream in enumerate(streams):
@@ -121,19 +134,27 @@ def sample_fields(
     values: NDArray[np.float64],
     variances: NDArray[np.float64],
     streams: Sequence[Streams],
+    stop: Stop = _never,
 ) -> NDArray[np.float32]:
     """Run the reverse process for continuous fields and return (n, Ly, Lx) float32.
 
-    The network gives v in whitened coordinates. Its x0 is corrected to A x0 = y, each mode by
-    how uncertain it still is, Sigma = (1 - abar) P, and bridged down; the last, corrected x0
-    is the answer.
+    The network gives v in whitened coordinates, and with it the mean of x0. Each step draws x0
+    from a Gaussian about it with the variance that is still open, Sigma = (1 - abar) P,
+    conditioned on A x0 = y (draw, then correct by Sigma: Matheron's rule), and bridges down;
+    the last x0 is the answer. Exact for Gaussian fields at any number of steps.
     """
     xt = start
     x0 = start
     for step, lam in enumerate(lambdas):
+        if stop():
+            raise Interrupted("interrupted")
         at = torch.full((len(xt),), float(lam), device=xt.device)
         v = _seen_through_symmetries(network, xt, at, streams)
-        guess = process.x0_from_velocity(xt, v, at).double().cpu().numpy()
+        mean = process.x0_from_velocity(xt, v, at)
+        spread = process.forward(
+            torch.zeros_like(xt), at, white_noise(streams, process.shape, xt.device)
+        )
+        guess = (mean + spread).double().cpu().numpy()
         sigma = -np.expm1(-process.kappa2.double().cpu().numpy() * lam) * variances
         corrected = operator.correct(guess, values, sigma)
         x0 = torch.from_numpy(corrected.astype(np.float32)).to(xt.device)

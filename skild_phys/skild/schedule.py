@@ -7,8 +7,8 @@ from numpy.typing import NDArray
 
 from skild_phys.errors import BadInput
 
-LAMBDA_END = 0.008
-"""Below this the erased length is under a tenth of a site: every spin can be read off."""
+LAMBDA_END = 0.03
+"""Where the last network call is: all but a few spins in 100,000 can be read off there."""
 
 
 def geometric_steps(start: float, end: float, steps: int) -> NDArray[np.float64]:
