@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import zlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,16 +12,28 @@ import pytest
 import torch
 from skild_helpers import TC, TINY, critical_lattices
 
-from skild_phys.errors import BadInput, Interrupted, WeightsError
+from skild_phys.errors import BadInput, Interrupted, StoreError, WeightsError
+from skild_phys.lattice.exact import kaufman_energy, kaufman_specific_heat
 from skild_phys.lattice.models import Ising2D
 from skild_phys.skild.config import TrainConfig, read_config
-from skild_phys.skild.source import SimulationSource, Source, StoreSource
-from skild_phys.skild.train import Trainer, learning_rate, symmetry, train
+from skild_phys.skild.source import ArrayLattices, SimulationSource, Source, StoreSource
+from skild_phys.skild.train import (
+    Trainer,
+    learning_rate,
+    read_checkpoint,
+    symmetry,
+    train,
+    write_checkpoint,
+)
+from skild_phys.skild.weights import save_weights
 from skild_phys.store import create_store, open_store
 
 CONFIG = TrainConfig(
     side=16, steps=12, batch=8, warmup=4, save_every=5, spectrum_batches=4, ema=0.5, network=TINY
 )
+
+LOSSES = [0.6988236, 0.7041782, 0.7198487]
+CHECKSUM = 1485288703
 
 
 def source(config: TrainConfig = CONFIG) -> Source:
@@ -39,8 +53,7 @@ def test_stopped_and_resumed_ends_in_the_same_bytes(tmp_path: Path, output: str)
     first = Trainer(config, source())
     with pytest.raises(Interrupted, match="step 7"):
         train(first, tmp_path / "part", stop=lambda: first.step == 7)
-    second = Trainer(config, source())
-    second.restore(tmp_path / "part")
+    second = Trainer.resume(tmp_path / "part", config, source())
     assert second.step == 7
     parts = weights_after(second, tmp_path / "part")
     assert all(torch.equal(whole[k], parts[k]) for k in whole)
@@ -57,8 +70,7 @@ def test_a_killed_run_goes_on_from_its_last_checkpoint(tmp_path: Path) -> None:
 
     with pytest.raises(KeyboardInterrupt):
         train(killed, tmp_path / "part", progress=die)
-    again = Trainer(CONFIG, source())
-    again.restore(tmp_path / "part")
+    again = Trainer.resume(tmp_path / "part", CONFIG, source())
     assert again.step == 5
     parts = weights_after(again, tmp_path / "part")
     assert all(torch.equal(whole[k], parts[k]) for k in whole)
@@ -72,15 +84,163 @@ def test_it_learns(tmp_path: Path) -> None:
     assert trainer.log[-1][1] < 0.42
 
 
-def test_checkpoints_of_other_runs_and_damaged_ones_are_refused(tmp_path: Path) -> None:
-    trainer = Trainer(CONFIG, source())
-    trainer.save(tmp_path / "a")
-    other = Trainer(replace(CONFIG, learning_rate=1e-4), source())
+def test_the_weights_file_and_the_log_are_those_of_an_uninterrupted_run(tmp_path: Path) -> None:
+    """The window of the logged loss is part of the state: a stop may fall anywhere in it."""
+    torch.set_num_threads(1)
+    whole = Trainer(CONFIG, source())
+    train(whole, tmp_path / "whole", log_every=4)
+    part = Trainer(CONFIG, source())
+    for last in (2, 7, 11):
+        with pytest.raises(Interrupted, match="without --overwrite"):
+            train(part, tmp_path / "part", stop=lambda: part.step == last, log_every=4)  # noqa: B023
+        part = Trainer.resume(tmp_path / "part", CONFIG, source())
+    train(part, tmp_path / "part", log_every=4)
+    assert part.log == whole.log
+    for name, trainer in (("whole.w", whole), ("part.w", part)):
+        save_weights(tmp_path / name, trainer.weights({}))
+    assert (tmp_path / "part.w").read_bytes() == (tmp_path / "whole.w").read_bytes()
+
+
+def test_an_uninterrupted_run_draws_what_it_always_drew() -> None:
+    """Loss and lattices of the first steps, as of the version that made the shipped weights."""
+    torch.set_num_threads(1)
+    config = replace(CONFIG, precision="float32")
+    stream = SimulationSource(16, TC, 8, 6, 20261123)
+    trainer = Trainer(config, stream)
+    losses = [trainer.train_step() for _ in range(3)]
+    assert losses == pytest.approx(LOSSES, rel=1e-5)
+    assert zlib.crc32(stream.spins.tobytes()) == CHECKSUM
+
+
+def test_resuming_measures_nothing_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Trainer(CONFIG, source()).save(tmp_path / "a")
+    stream = source()
+    monkeypatch.setattr(stream, "next", None)
+    assert Trainer.resume(tmp_path / "a", CONFIG, stream).step == 0
+
+
+def test_checkpoints_of_other_runs_are_refused(tmp_path: Path) -> None:
+    Trainer(CONFIG, source()).save(tmp_path / "a")
     with pytest.raises(WeightsError, match=r"learning_rate = 0.001, not 0.0001"):
-        other.restore(tmp_path / "a")
-    (tmp_path / "a").write_bytes((tmp_path / "a").read_bytes()[:-9])
+        Trainer.resume(tmp_path / "a", replace(CONFIG, learning_rate=1e-4), source())
+    warm = SimulationSource(16, 2.5, 8, 2, 0, burn_in=20)
+    with pytest.raises(WeightsError, match=r"temperature = 2.26.*, not 2.5"):
+        Trainer.resume(tmp_path / "a", CONFIG, warm)
+    for seed in (1, 2):
+        spins = critical_lattices(10, 16, seed)
+        np.save(tmp_path / f"{seed}.npy", spins)
+    one, other = (StoreSource(ArrayLattices(tmp_path / f"{i}.npy", True), 0) for i in (1, 2))
+    Trainer(CONFIG, one).save(tmp_path / "b")
+    assert Trainer.resume(tmp_path / "b", CONFIG, one).step == 0
+    with pytest.raises(WeightsError, match="data = "):
+        Trainer.resume(tmp_path / "b", CONFIG, other)
+
+
+def test_damaged_checkpoints_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    Trainer(CONFIG, source()).save(path)
+    data = path.read_bytes()
+    path.write_bytes(data[:-9])
     with pytest.raises(WeightsError, match="not a readable checkpoint"):
-        trainer.restore(tmp_path / "a")
+        Trainer.resume(path, CONFIG, source())
+    header = 8 + int.from_bytes(data[:8], "little")
+    for place in range(header, len(data), (len(data) - header) // 20):
+        flipped = bytearray(data)
+        flipped[place] ^= 16
+        path.write_bytes(flipped)
+        with pytest.raises(WeightsError, match="SHA-256"):
+            Trainer.resume(path, CONFIG, source())
+
+
+@pytest.mark.parametrize("lost", ["config", "source", "spectrum", "window", "log", "step"])
+def test_checkpoints_that_lack_something_are_refused(tmp_path: Path, lost: str) -> None:
+    Trainer(CONFIG, source()).save(tmp_path / "a")
+    record, tensors = read_checkpoint(tmp_path / "a")
+    for changed in ({k: v for k, v in record.items() if k != lost}, record | {lost: None}):
+        write_checkpoint(tmp_path / "b", changed, tensors)
+        with pytest.raises(WeightsError, match="no state of this run"):
+            Trainer.resume(tmp_path / "b", CONFIG, source())
+    write_checkpoint(tmp_path / "b", record, {"random": tensors["random"]})
+    with pytest.raises(WeightsError, match="no state of this run"):
+        Trainer.resume(tmp_path / "b", CONFIG, source())
+
+
+@pytest.mark.statistical
+def test_the_simulation_is_in_equilibrium_away_from_tc() -> None:
+    """Null: <e> of the first batch is exact (Kaufman); 5 sigma, false alarm 6e-7, seed 4.
+
+    Planted fault: 200 clusters of burn-in are too few above Tc, where clusters are small.
+    """
+    side, temperature, chains = 64, 1.5 * TC, 48
+    exact = kaufman_energy(side, temperature)
+    sigma = np.sqrt(kaufman_specific_heat(side, temperature) / (side**2 * chains)) * temperature
+    means = [
+        Ising2D().energy(SimulationSource(side, temperature, chains, n, 4, burn_in).next(chains))
+        for n, burn_in in ((0, None), (6, 200))
+    ]
+    good, bad = (float(np.mean(m)) for m in means)
+    good, bad = (m if abs(m) < 4 else m / side**2 for m in (good, bad))
+    assert abs(good - exact) < 5 * sigma
+    assert abs(bad - exact) > 10 * sigma
+
+
+def test_the_burn_in_of_the_shipped_recipe() -> None:
+    stream = SimulationSource(64, TC, 2, 6, 0)
+    assert (stream.clusters, stream.burn_in) == (6, 200)
+
+
+def test_arrays_are_checked_and_told_apart(tmp_path: Path) -> None:
+    spins = critical_lattices(5, 8)
+    np.save(tmp_path / "s.npy", spins)
+    lattices = ArrayLattices(tmp_path / "s.npy", spins=True)
+    assert (lattices.n_samples, lattices.shape) == (5, (8, 8))
+    drawn = StoreSource(lattices, 1).next(5)
+    assert sorted(x.tobytes() for x in drawn) == sorted(x.tobytes() for x in spins)
+    np.save(tmp_path / "bits.npy", (spins + 1) // 2)
+    with pytest.raises(StoreError, match=r"bits.npy.* hold 0, .*2\*s-1"):
+        ArrayLattices(tmp_path / "bits.npy", spins=True)
+    fields = spins.astype(np.float32)
+    np.save(tmp_path / "f.npy", fields)
+    assert ArrayLattices(tmp_path / "f.npy", True).digest() != lattices.digest()
+    fields[3, 1, 2] = np.nan
+    np.save(tmp_path / "nan.npy", fields)
+    with pytest.raises(StoreError, match="nan, not finite"):
+        ArrayLattices(tmp_path / "nan.npy", spins=False)
+
+
+@pytest.mark.parametrize(
+    ("line", "named"),
+    [
+        ("seed = -1", "seed: -1"),
+        ("seed = 9223372036854775808", "seed"),
+        ("side = 1", "side: 1"),
+        ("batch = 2.5", "batch: 2.5"),
+        ("batch = true", "batch: True"),
+        ('warmup = "x"', "warmup: 'x'"),
+        ("warmup = -1", "warmup: -1"),
+        ("clip = 0", "clip: 0"),
+        ("clip = nan", "clip: nan"),
+        ("ema = 1", "ema: 1"),
+        ("far_share = 1.0", "far_share: 1"),
+        ("decay_fraction = 0.0", "decay_fraction: 0"),
+        ("learning_rate = inf", "learning_rate: inf"),
+        ("lambda_max = inf", "lambda_min"),
+        ("output = 3", "output: 3"),
+        ("network = 3", "network: 3"),
+        ("[steps]\na = 1", "steps"),
+        ("[network]\npatch = 0", "patch: 0"),
+        ("[network]\nchannels = []", "channels"),
+        ("[network]\nchannels = [8, 0]", "channels"),
+        ("[network]\nchannels = [8, 1.5]", "channels"),
+        ("[network]\nblocks = [1]", "blocks"),
+        ("preset = 3", "--preset: 3"),
+        ('preset = "run.toml"', "--preset: 'run.toml'"),
+    ],
+)
+def test_bad_values_of_a_recipe(tmp_path: Path, line: str, named: str) -> None:
+    (tmp_path / "run.toml").write_text(line + "\n")
+    with pytest.raises(BadInput, match=re.escape(named)):
+        read_config(tmp_path / "run.toml")
 
 
 def test_configuration_from_toml(tmp_path: Path) -> None:
@@ -88,7 +248,14 @@ def test_configuration_from_toml(tmp_path: Path) -> None:
     file.write_text('preset = "ising2d"\nseed = 7\n[network]\npatch = 2\n')
     config = read_config(file, steps=3)
     assert (config.seed, config.steps, config.network.patch) == (7, 3, 2)
-    assert config.batch == read_config("ising2d").batch
+    preset = read_config("ising2d")
+    assert config.batch == preset.batch
+    assert config.network == replace(preset.network, patch=2)
+    file.write_text("clip = 2\ntemperature = 2.5\n")
+    assert (read_config(file).clip, read_config(file).temperature) == (2.0, "2.5")
+    file.write_bytes(b"\xff\xfe")
+    with pytest.raises(BadInput, match="readable TOML"):
+        read_config(file)
     file.write_text("learning_rat = 1e-3\n")
     with pytest.raises(BadInput, match="'learning_rate'"):
         read_config(file)

@@ -1,4 +1,4 @@
-"""`skild-phys train`: weights for the shipped system or for a user's own store."""
+"""`skild-phys train`: weights for the shipped system, a user's own store, or an array."""
 
 from __future__ import annotations
 
@@ -6,11 +6,17 @@ import csv
 import io
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from skild_phys.errors import BadInput
-from skild_phys.files import check_output, write_bytes_atomically
+from skild_phys.files import Lock, check_output, write_bytes_atomically
+
+if TYPE_CHECKING:
+    from skild_phys.skild.config import TrainConfig
+    from skild_phys.skild.source import Source
+    from skild_phys.skild.train import Trainer
 
 
 @click.command()
@@ -24,7 +30,7 @@ from skild_phys.files import check_output, write_bytes_atomically
 @click.option("--side", type=int, help="Side of the simulated lattices (no STORE).")
 @click.option("--threads", type=int, default=None, help="CPU threads (default: all cores).")
 @click.option("--device", default="cpu", show_default=True, help="cpu or cuda.")
-@click.option("--overwrite", is_flag=True, help="Replace existing weights, begin anew.")
+@click.option("--overwrite", is_flag=True, help="Replace what lies there: begin anew.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def command(
     store: Path | None,
@@ -42,50 +48,96 @@ def command(
 ) -> None:
     """Train SKILD on STORE, or on a running simulation if no STORE is given.
 
-    A checkpoint lies beside OUTPUT while the run lasts; the same command goes on from it, to
-    the same bytes as if it had never stopped (CPU, same number of threads). The loss curve
-    is kept beside the weights as CSV.
+    STORE is a store of this program, or any .npy or Zarr array of shape (n, y, x); for spins
+    its numbers are -1 and +1. A checkpoint lies beside OUTPUT while the run lasts; the same
+    command, without --overwrite, goes on from it, to the same bytes as if it had never stopped
+    (CPU, same number of threads). The loss curve is kept beside the weights as CSV.
     """
     import torch
 
-    from skild_phys.cli.options import interruptible, progress_bar
-    from skild_phys.lattice.models import get_model, parse_temperature
     from skild_phys.skild.config import read_config
-    from skild_phys.skild.source import SimulationSource, Source, StoreSource
-    from skild_phys.skild.train import Trainer, train
-    from skild_phys.skild.weights import save_weights
-    from skild_phys.store import open_store
 
     if (preset is None) == (config is None):
         raise BadInput("--preset", preset, "one of --preset and --config")
     options = read_config(config or str(preset), steps=steps, batch=batch, seed=seed, side=side)
-    check_output(output, overwrite=overwrite, inputs=[store] if store else [])
+    if output.is_dir():
+        raise BadInput("-o", str(output), "a file, not a directory")
+    checkpoint = output.with_name(output.name + ".checkpoint")
+    curve = output.with_suffix(".loss.csv")
+    for path in (output, checkpoint, curve):
+        check_output(path, overwrite=True, inputs=[store] if store else [])
+    if device not in ("cpu", "cuda"):
+        raise BadInput("--device", device, "cpu or cuda")
     if device != "cpu" and not torch.cuda.is_available():
         raise BadInput("--device", device, "cpu: this machine has no CUDA device")
     if threads is not None:
         if threads < 1:
             raise BadInput("--threads", threads, "a whole number of at least 1")
         torch.set_num_threads(threads)
-    source: Source
-    if store:
-        lattices = open_store(store)
-        source = StoreSource(lattices, options.seed)
-        system = {k: lattices.attrs.get(k) for k in ("model", "temperature")}
-        system["side"] = min(lattices.shape)
-    else:
+    with Lock(checkpoint):
+        goes_on = checkpoint.exists() and not overwrite
+        for path in (output, curve):
+            check_output(path, overwrite=overwrite or goes_on)
+        source, system = _source(store, options)
+        if overwrite:
+            checkpoint.unlink(missing_ok=True)
+        trainer = _run(options, source, checkpoint, device)
+        result = _write(trainer, system, output, curve)
+        checkpoint.unlink(missing_ok=True)
+    text = "{weights}  sha256 {sha256:.16}  loss {loss:.4f}".format(**result)
+    click.echo(json.dumps(result) if as_json else text)
+
+
+def _source(store: Path | None, options: TrainConfig) -> tuple[Source, dict[str, Any]]:
+    """Return where lattices come from, and what the weights say of their system."""
+    from skild_phys.lattice.models import get_model, parse_temperature
+    from skild_phys.skild.source import ArrayLattices, SimulationSource, StoreSource
+    from skild_phys.store import open_store
+
+    if store is None:
         model = get_model(options.model)
         temperature = parse_temperature(options.temperature, model)
-        source = SimulationSource(
+        simulation = SimulationSource(
             options.side, temperature, options.batch, options.clusters, options.seed
         )
         system = {"model": model.name, "temperature": temperature, "side": options.side}
-    checkpoint = output.with_name(output.name + ".checkpoint")
-    if overwrite:
-        checkpoint.unlink(missing_ok=True)
-    trainer = Trainer(options, source, device=device)
+        return simulation, system
+    spins = options.output == "logits"
+    system = {"model": None, "temperature": None}
+    if not _is_store(store):
+        array = ArrayLattices(store, spins)
+        return StoreSource(array, options.seed), system | {"side": min(array.shape)}
+    lattices = open_store(store)
+    if spins and lattices.field != "spins":
+        raise BadInput(
+            "STORE", str(store), f"spins for output = 'logits', not '{lattices.field}'; use 'v'"
+        )
+    names = ("model", "temperature", "rule", "factor")
+    system |= {name: lattices.attrs[name] for name in names if name in lattices.attrs}
+    return StoreSource(lattices, options.seed), system | {"side": min(lattices.shape)}
+
+
+def _is_store(path: Path) -> bool:
+    """Return whether `path` is a store of this program, whole or not, or no array at all."""
+    record = path / "zarr.json"
+    try:
+        return not path.exists() or (
+            record.is_file() and b'"schema_version"' in record.read_bytes()
+        )
+    except OSError as error:
+        raise BadInput("STORE", str(path), f"a readable store ({error.strerror})") from None
+
+
+def _run(options: TrainConfig, source: Source, checkpoint: Path, device: str) -> Trainer:
+    """Return the trainer after its last step, taken up from `checkpoint` if that is there."""
+    from skild_phys.cli.options import interruptible, progress_bar
+    from skild_phys.skild.train import Trainer, train
+
     if checkpoint.exists():
-        trainer.restore(checkpoint)
+        trainer = Trainer.resume(checkpoint, options, source, device)
         click.echo(f"going on from step {trainer.step} of {options.steps}", err=True)
+    else:
+        trainer = Trainer(options, source, device=device)
     with progress_bar("training", options.steps, trainer.step) as advance, interruptible() as stop:
         done = trainer.step
 
@@ -95,13 +147,18 @@ def command(
             done = step
 
         train(trainer, checkpoint, stop, report)
-    sha = save_weights(output, trainer.weights(system))
+    return trainer
+
+
+def _write(trainer: Trainer, system: dict[str, Any], output: Path, curve: Path) -> dict[str, Any]:
+    """Write the loss curve, then the weights, whose presence says that both are there."""
+    from skild_phys.skild.weights import save_weights
+
     table = io.StringIO()
     rows = csv.writer(table, lineterminator="\n")
     rows.writerow(["step", "loss_nats_per_site", "learning_rate"])
     rows.writerows(trainer.log)
-    write_bytes_atomically(output.with_suffix(".loss.csv"), table.getvalue().encode())
-    checkpoint.unlink(missing_ok=True)
-    loss = trainer.log[-1][1] if trainer.log else None
-    result = {"weights": str(output), "sha256": sha, "steps": trainer.step, "loss": loss}
-    click.echo(json.dumps(result) if as_json else f"{output}  sha256 {sha[:16]}  loss {loss:.4f}")
+    write_bytes_atomically(curve, table.getvalue().encode())
+    sha = save_weights(output, trainer.weights(system))
+    loss = trainer.log[-1][1]
+    return {"weights": str(output), "sha256": sha, "steps": trainer.step, "loss": loss}

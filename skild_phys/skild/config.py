@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import tomllib
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
@@ -23,10 +25,12 @@ class TrainConfig:
     output : 'logits' for spins, 'v' for continuous fields.
     model, temperature, side : of the running simulation that gives the lattices (temperature
         as on the command line: a number, Tc or a multiple of it); ignored for a store.
-    clusters : Wolff clusters between two lattices of one chain.
+    clusters : Wolff clusters between two lattices of one chain; 0 takes the number that
+        `simulate.chain.default_every` finds for side and temperature.
     spectrum_batches : batches measured for P(kappa) before the first step.
     lambda_min, lambda_far, lambda_max : lambda is drawn log-uniformly in [min, far], and for a
-        `far_share` of the batch in [far, max], which only generation from noise visits.
+        `far_share` of the batch in [far, max], which generation from noise visits, and
+        refinement by 8 from signs or single sites.
     steps, batch, learning_rate, warmup, weight_decay, clip : of AdamW; gradients are clipped.
     schedule : 'constant-decay' (constant, then linear to 0 over the last `decay_fraction`)
         or 'cosine'.
@@ -41,7 +45,7 @@ class TrainConfig:
     model: str = "ising2d"
     temperature: str = "Tc"
     side: int = 64
-    clusters: int = 6
+    clusters: int = 0
     spectrum_batches: int = 64
     lambda_min: float = 0.006
     lambda_far: float = 40.0
@@ -70,52 +74,110 @@ class TrainConfig:
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise BadInput(name, getattr(self, name), " or ".join(allowed))
-        for name in ("steps", "batch", "side", "clusters", "spectrum_batches", "save_every"):
-            if getattr(self, name) < 1:
-                raise BadInput(name, getattr(self, name), "a whole number of at least 1")
-        if not 0 < self.lambda_min < self.lambda_far < self.lambda_max:
+        for name, least in _LEAST.items():
+            if getattr(self, name) < least:
+                raise BadInput(name, getattr(self, name), f"a whole number from {least} on")
+        if self.seed >= 2**63:
+            raise BadInput("seed", self.seed, "a whole number below 2^63")
+        for name, (accepted, holds) in _RANGES.items():
+            if not (math.isfinite(getattr(self, name)) and holds(getattr(self, name))):
+                raise BadInput(name, getattr(self, name), accepted)
+        if not 0 < self.lambda_min < self.lambda_far < self.lambda_max < math.inf:
             raise BadInput("lambda_min", self.lambda_min, "lambda_min < lambda_far < lambda_max")
 
 
-def _from_table(cls: type[Any], table: dict[str, Any], where: str) -> Any:
-    fields = {f.name: f for f in dataclasses.fields(cls)}
+_LEAST = {
+    "steps": 1,
+    "batch": 1,
+    "side": 2,
+    "clusters": 0,
+    "spectrum_batches": 1,
+    "save_every": 1,
+    "warmup": 0,
+    "seed": 0,
+}
+_RANGES: dict[str, tuple[str, Callable[[float], bool]]] = {
+    "learning_rate": ("a positive number", lambda x: x > 0),
+    "weight_decay": ("a number from 0 on", lambda x: x >= 0),
+    "clip": ("a positive number", lambda x: x > 0),
+    "ema": ("a number between 0 and 1", lambda x: 0 < x < 1),
+    "far_share": ("a number from 0 to below 1", lambda x: 0 <= x < 1),
+    "decay_fraction": ("a number above 0, up to 1", lambda x: 0 < x <= 1),
+}
+
+
+def _value(value: Any, default: Any, where: str, key: str) -> Any:
+    """Return a TOML value as the type of `default`; raises BadInput naming file and key."""
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    number = whole or isinstance(value, float)
+    if isinstance(default, NetworkConfig):
+        if isinstance(value, dict):
+            return _changed(default, value, f"{where} [{key}]")
+        accepted = f"a table [{key}]"
+    elif isinstance(default, tuple):
+        if isinstance(value, list) and all(type(item) is int for item in value):
+            return tuple(value)
+        accepted = "a list of whole numbers"
+    elif isinstance(default, int):
+        if whole:
+            return value
+        accepted = "a whole number"
+    elif isinstance(default, float):
+        if number:
+            return float(value)
+        accepted = "a number"
+    else:
+        if isinstance(value, str):
+            return value
+        if key == "temperature" and number:
+            return str(value)
+        accepted = "a text in quotes"
+    raise BadInput(f"{where}: {key}", value, accepted)
+
+
+def _changed(base: Any, table: dict[str, Any], where: str) -> Any:
+    """Return the dataclass `base` with the values of a TOML table in place of its own."""
+    names = [f.name for f in dataclasses.fields(base)]
     values: dict[str, Any] = {}
     for key, value in table.items():
-        if key not in fields:
-            near = difflib.get_close_matches(key, fields, 1)
-            hint = f"'{near[0]}'?" if near else "one of " + ", ".join(fields)
+        if key not in names:
+            near = difflib.get_close_matches(key, names, 1)
+            hint = f"'{near[0]}'?" if near else "one of " + ", ".join(names)
             raise BadInput(where, key, f"a known key: {hint}")
-        if isinstance(value, dict):
-            value = _from_table(NetworkConfig, value, f"{where} [{key}]")
-        elif isinstance(value, list):
-            value = tuple(value)
-        values[key] = value
+        values[key] = _value(value, getattr(base, key), where, key)
+    return dataclasses.replace(base, **values)
+
+
+def _preset(name: Any) -> Path:
+    folder = Path(str(resources.files("skild_phys.skild").joinpath("presets")))
+    known = {file.stem: file for file in sorted(folder.glob("*.toml"))}
+    if name not in known:
+        raise BadInput("--preset", name, " or ".join(known))
+    return known[name]
+
+
+def _table(path: Path) -> dict[str, Any]:
     try:
-        return cls(**values)
-    except TypeError as error:
-        raise BadInput(where, str(error), "values of the documented types") from None
+        return tomllib.loads(path.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise BadInput("--config", str(path), f"a readable TOML file ({error})") from None
 
 
 def read_config(source: str | Path, **changes: Any) -> TrainConfig:
-    """Return the configuration in a TOML file or of a preset by name, with `changes` on top.
+    """Return the configuration in a TOML file (Path) or of a preset by name (str).
 
-    A file may name a preset it builds on (`preset = "ising2d"`). An unknown key is an error
-    that names the nearest known one.
+    A file may name a preset it builds on (`preset = "ising2d"`); what it does not name, in
+    tables too, is the preset's. `changes` other than None go on top. An unknown key is an error
+    that names the nearest known one. Raises BadInput.
     """
-    path = Path(source)
-    if not path.suffix:
-        path = Path(str(resources.files("skild_phys.skild").joinpath(f"presets/{source}.toml")))
-        if not path.is_file():
-            known = sorted(p.stem for p in path.parent.glob("*.toml"))
-            raise BadInput("--preset", str(source), " or ".join(known))
-    try:
-        table = tomllib.loads(path.read_text())
-    except (OSError, tomllib.TOMLDecodeError) as error:
-        raise BadInput("--config", str(path), f"a readable TOML file ({error})") from None
+    path = source if isinstance(source, Path) else _preset(source)
+    table = _table(path)
+    config: TrainConfig = TrainConfig()
     if "preset" in table:
-        base = read_config(str(table.pop("preset")))
-        own = _from_table(TrainConfig, table, path.name)
-        config = dataclasses.replace(base, **{key: getattr(own, key) for key in table})
-    else:
-        config = _from_table(TrainConfig, table, path.name)
-    return dataclasses.replace(config, **{k: v for k, v in changes.items() if v is not None})
+        base = _preset(table.pop("preset"))
+        config = _changed(config, _table(base), base.name)
+    config = _changed(config, table, path.name)
+    result: TrainConfig = dataclasses.replace(
+        config, **{k: v for k, v in changes.items() if v is not None}
+    )
+    return result

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from skild_phys.errors import BadInput
+
 
 @dataclass(frozen=True)
 class NetworkConfig:
@@ -23,6 +25,20 @@ class NetworkConfig:
     channels: tuple[int, ...] = (96, 192)
     blocks: tuple[int, ...] = (2, 3)
     embedding: int = 128
+
+    def __post_init__(self) -> None:
+        """Raise BadInput unless a network of this shape can be built."""
+        for name in ("patch", "embedding"):
+            if getattr(self, name) < 1:
+                raise BadInput(name, getattr(self, name), "a whole number from 1 on")
+        for name in ("channels", "blocks"):
+            values = getattr(self, name)
+            if not values or min(values) < 1:
+                raise BadInput(name, list(values), "a list of whole numbers from 1 on")
+        if len(self.channels) != len(self.blocks):
+            raise BadInput(
+                "blocks", list(self.blocks), f"{len(self.channels)} numbers, as in channels"
+            )
 
     @property
     def multiple(self) -> int:

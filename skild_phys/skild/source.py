@@ -1,17 +1,21 @@
-"""Where training lattices come from: a running simulation, which never repeats, or a store."""
+"""Where training lattices come from: a running simulation, which never repeats, or files."""
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Protocol
+from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from skild_phys.errors import BadInput
+from skild_phys.errors import BadInput, StoreError
 from skild_phys.rng import generator, kernel_state
+from skild_phys.simulate.chain import default_every
 from skild_phys.simulate.wolff import wolff
-from skild_phys.store import LatticeStore
+from skild_phys.store import LatticeStore, open_array
 
 State = dict[str, NDArray[np.generic]]
 
@@ -23,6 +27,9 @@ class Source(Protocol):
 
     def next(self, n: int) -> NDArray[np.generic]:
         """Return the next `n` lattices, (n, Ly, Lx)."""
+
+    def identity(self) -> dict[str, Any]:
+        """Return, for JSON, what tells this stream from every other."""
 
     def state(self) -> State:
         """Return what `restore` needs to go on with the very next lattice."""
@@ -39,9 +46,11 @@ class SimulationSource:
     side, temperature : of the lattices.
     chains : number of chains; `next` must be asked for that many.
     clusters : clusters between two lattices of a chain, a fixed number (at L = 64 and Tc the
-        energy's integrated autocorrelation time is 6 clusters).
+        energy's integrated autocorrelation time is 6 clusters); 0 for `default_every`, about
+        two autocorrelation times.
     seed : chain c draws from stream (c,) of this seed.
-    burn_in : clusters before the first lattice, from a fully magnetized start.
+    burn_in : clusters before the first lattice, from a fully magnetized start; by default 10
+        `default_every`, and 200 at least. They run when the first lattice is asked for.
     """
 
     def __init__(
@@ -51,14 +60,16 @@ class SimulationSource:
         chains: int,
         clusters: int,
         seed: int,
-        burn_in: int = 200,
+        burn_in: int | None = None,
         threads: int = 2,
     ) -> None:
+        every = default_every("wolff", side, temperature)
         self.shape = (side, side)
-        self.temperature, self.clusters, self.threads = temperature, clusters, threads
+        self.temperature, self.clusters, self.threads = temperature, clusters or every, threads
+        self.seed, self.burn_in = seed, max(200, 10 * every) if burn_in is None else burn_in
         self.spins = np.ones((chains, side, side), dtype=np.int8)
         self.states = np.stack([kernel_state(seed, chain) for chain in range(chains)])
-        self._advance(burn_in)
+        self._waiting = self.burn_in
 
     def _advance(self, clusters: int) -> None:
         def one(chain: int) -> None:
@@ -70,30 +81,91 @@ class SimulationSource:
     def next(self, n: int) -> NDArray[np.generic]:
         if n != len(self.spins):
             raise ValueError(f"asked for {n} lattices of {len(self.spins)} chains")
+        self._burn()
         self._advance(self.clusters)
         return self.spins.copy()
 
+    def _burn(self) -> None:
+        self._advance(self._waiting)
+        self._waiting = 0
+
+    def identity(self) -> dict[str, Any]:
+        names = ("shape", "temperature", "clusters", "burn_in", "seed")
+        return {"simulation": "wolff"} | {name: getattr(self, name) for name in names}
+
     def state(self) -> State:
+        self._burn()
         return {"spins": self.spins.copy(), "states": self.states.copy()}
 
     def restore(self, state: State) -> None:
+        if state["spins"].shape != self.spins.shape or state["states"].shape != self.states.shape:
+            raise ValueError(f"chains of shape {state['spins'].shape}, not {self.spins.shape}")
         self.spins = state["spins"].astype(np.int8)
         self.states = state["states"].astype(np.uint64)
+        self._waiting = 0
+
+
+class ArrayLattices:
+    """Lattices in someone's own `.npy` or Zarr array, read and checked like those of a store.
+
+    Parameters
+    ----------
+    path : what `store.open_array` reads, (n, Ly, Lx).
+    spins : whether every number must be -1 or +1; if not, every one must be finite.
+
+    All numbers are read once, for the check and the digest. Raises StoreError.
+    """
+
+    scale = 1.0
+
+    def __init__(self, path: Path, spins: bool) -> None:
+        self.path, self.spins, self._array = path, spins, open_array(path)
+        self.n_samples, height, width = self._array.shape
+        self.shape = (height, width)
+        chunks = getattr(self._array, "chunks", None)
+        self.chunk = chunks[0] if chunks else max(1, 2**22 // (height * width))
+        digest = hashlib.sha256(f"{self._array.shape} {self._array.dtype}".encode())
+        for span in self.batches():
+            digest.update(self.read(*span).tobytes())
+        self._digest = digest.hexdigest()
+
+    def batches(self) -> Iterator[tuple[int, int]]:
+        """Yield (start, stop) of every chunk."""
+        for start in range(0, self.n_samples, self.chunk):
+            yield start, min(start + self.chunk, self.n_samples)
+
+    def read(self, start: int, stop: int) -> NDArray[np.generic]:
+        """Return lattices start..stop-1, checked."""
+        values = np.asarray(self._array[start:stop])
+        good = np.isin(values, (-1, 1)) if self.spins else np.isfinite(values)
+        if not good.all():
+            bad = values[~good][0]
+            wanted = "-1 and +1 (from 0/1: 2*s-1)" if self.spins else "finite numbers"
+            raise StoreError(f"{self.path}: samples {start}..{stop - 1} hold {bad}, not {wanted}")
+        return values
+
+    def digest(self) -> str:
+        """Return the SHA-256 of shape, type and numbers."""
+        return self._digest
 
 
 class StoreSource:
-    """Lattices of a store in random order, every one once an epoch; read chunk by chunk.
+    """Lattices of a store or array in random order, each once an epoch; read chunk by chunk.
 
     Chunks are visited in random order and shuffled inside, so that memory stays at one chunk.
     """
 
-    def __init__(self, store: LatticeStore, seed: int) -> None:
-        if store.n_samples < 1:
-            raise BadInput("STORE", str(store.path), "a store with at least one sample")
+    def __init__(self, store: LatticeStore | ArrayLattices, seed: int) -> None:
+        if store.n_samples < 1 or min(store.shape) < 2:
+            raise BadInput("STORE", str(store.path), "a sample or more, of 2 x 2 sites or more")
         self.store, self.seed, self.shape = store, seed, store.shape
         self.epoch = self.position = 0
         self._spans = list(store.batches())
         self._held: tuple[int, int, NDArray[np.generic]] | None = None
+        self._identity = {"data": store.digest(), "seed": seed}
+
+    def identity(self) -> dict[str, Any]:
+        return self._identity
 
     def _chunk(self, which: int) -> NDArray[np.generic]:
         if self._held is None or self._held[:2] != (self.epoch, which):

@@ -26,7 +26,9 @@ from skild_phys.skild.network import UNet
 from skild_phys.skild.process import Process
 from skild_phys.skild.source import Source
 from skild_phys.skild.spectrum import Spectrum, fit_spectrum, mode_power
-from skild_phys.skild.weights import Weights
+from skild_phys.skild.weights import Weights, content_sha256
+
+CHECKPOINT_FORMAT = "skild-phys checkpoint 2"
 
 
 def measure_spectrum(source: Source, batches: int, batch: int) -> Spectrum:
@@ -104,6 +106,8 @@ class Trainer:
         self.step = 0
         self.seconds = 0.0
         self.log: list[tuple[int, float, float]] = []
+        self.window = (0.0, 0)
+        """Sum and number of the losses since the last line of `log`."""
 
     def _lambdas(self, n: int) -> Tensor:
         """Draw lambda log-uniformly, stratified over the batch; a share of it far out."""
@@ -169,29 +173,31 @@ class Trainer:
             "step": self.step,
             "seconds": self.seconds,
             "log": self.log,
+            "window": self.window,
             "config": dataclasses.asdict(self.config),
+            "source": self.source.identity(),
             "spectrum": dataclasses.asdict(self.spectrum),
         }
-        header = {"format": "skild-phys checkpoint 1", "record": json.dumps(record)}
         tensors = {k: v.contiguous() for k, v in tensors.items()}
-        write_bytes_atomically(path, save(tensors, metadata=header))
+        write_checkpoint(path, record, tensors)
 
-    def restore(self, path: Path) -> None:
+    @classmethod
+    def resume(
+        cls, path: Path, config: TrainConfig, source: Source, device: str = "cpu"
+    ) -> Trainer:
         """Take up the run saved at `path`; WeightsError if it is damaged or another run's."""
+        record, tensors = read_checkpoint(path)
         try:
-            with safe_open(path, framework="pt") as file:
-                record = json.loads((file.metadata() or {})["record"])
-                tensors = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118
-        except (SafetensorError, OSError, KeyError, ValueError) as error:
-            raise WeightsError(f"{path}: not a readable checkpoint ({error})") from None
-        mine = json.loads(json.dumps(dataclasses.asdict(self.config)))
-        differs = [k for k in mine if record["config"].get(k) != mine[k]]
-        if differs:
-            raise WeightsError(
-                f"{path}: belongs to a run with {differs[0]} = {record['config'].get(differs[0])},"
-                f" not {mine[differs[0]]}"
-            )
+            _same_run(path, record, config, source)
+            table = record["spectrum"]
+            spectrum = Spectrum(tuple(table["kappa"]), tuple(table["power"]), table["zero_scale"])
+            trainer = cls(config, source, spectrum, device)
+            trainer._restore(record, tensors)
+        except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise WeightsError(f"{path}: is no state of this run ({error!r})") from None
+        return trainer
 
+    def _restore(self, record: dict[str, Any], tensors: dict[str, Tensor]) -> None:
         def part(prefix: str) -> dict[str, Tensor]:
             return {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
 
@@ -205,11 +211,49 @@ class Trainer:
         self.optimizer.load_state_dict({"state": state, "param_groups": groups})
         self.random.set_state(tensors["random"])
         self.source.restore({k: v.numpy() for k, v in part("source.").items()})
-        table = record["spectrum"]
-        self.spectrum = Spectrum(tuple(table["kappa"]), tuple(table["power"]), table["zero_scale"])
-        self.process = Process(self.spectrum, self.source.shape, self.device)
-        self.step, self.seconds = record["step"], record["seconds"]
-        self.log = [tuple(row) for row in record["log"]]
+        self.step, self.seconds = int(record["step"]), float(record["seconds"])
+        self.log = [(int(step), loss, rate) for step, loss, rate in record["log"]]
+        total, count = record["window"]
+        self.window = (float(total), int(count))
+
+
+def write_checkpoint(path: Path, record: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+    """Write a record and named tensors to `path` atomically, under one SHA-256."""
+    record = record | {"sha256": content_sha256(record, tensors)}
+    header = {"format": CHECKPOINT_FORMAT, "record": json.dumps(record)}
+    write_bytes_atomically(path, save(tensors, metadata=header))
+
+
+def read_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Return what `write_checkpoint` wrote, verified; raises WeightsError."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = file.metadata() or {}
+            tensors = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118
+        record = json.loads(header["record"])
+        whole = content_sha256(record, tensors) == record["sha256"]
+    except (SafetensorError, OSError, AttributeError, LookupError, TypeError, ValueError) as error:
+        raise WeightsError(f"{path}: not a readable checkpoint ({error})") from None
+    if header.get("format") != CHECKPOINT_FORMAT:
+        raise WeightsError(f"{path}: not a checkpoint of this version ({CHECKPOINT_FORMAT})")
+    if not whole:
+        raise WeightsError(f"{path}: does not match the SHA-256 in its header; it was altered")
+    return record, tensors
+
+
+def _same_run(path: Path, record: dict[str, Any], config: TrainConfig, source: Source) -> None:
+    """Raise WeightsError unless a checkpoint's configuration and data are these."""
+    for saved, mine in (
+        (record["config"], dataclasses.asdict(config)),
+        (record["source"], source.identity()),
+    ):
+        mine = json.loads(json.dumps(mine))
+        for key in sorted(set(saved) | set(mine)):
+            if saved.get(key) != mine.get(key):
+                raise WeightsError(
+                    f"{path}: belongs to a run with {key} = {saved.get(key)}, not {mine.get(key)};"
+                    " --overwrite begins anew"
+                )
 
 
 def train(
@@ -224,20 +268,21 @@ def train(
     `stop` is asked after each step; when it says so the run is saved and Interrupted is raised.
     Every `log_every` steps (step, mean loss since, learning rate) goes to `trainer.log`.
     """
-    total, count = 0.0, 0
     while trainer.step < trainer.config.steps:
         loss = trainer.train_step()
-        total, count = total + loss, count + 1
+        total, count = trainer.window[0] + loss, trainer.window[1] + 1
+        trainer.window = (total, count)
         progress(trainer.step, loss)
         if trainer.step % log_every == 0 or trainer.step == trainer.config.steps:
             trainer.log.append(
                 (trainer.step, total / count, learning_rate(trainer.step - 1, trainer.config))
             )
-            total, count = 0.0, 0
+            trainer.window = (0.0, 0)
         if trainer.step % trainer.config.save_every == 0 or trainer.step == trainer.config.steps:
             trainer.save(checkpoint)
         elif stop():
             trainer.save(checkpoint)
             raise Interrupted(
-                f"saved at step {trainer.step} in {checkpoint}; the same command goes on from there"
+                f"saved at step {trainer.step} in {checkpoint};"
+                " the same command, without --overwrite, goes on from there"
             )
