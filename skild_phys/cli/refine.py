@@ -46,7 +46,7 @@ def check_device(device: str) -> None:
 @click.option(
     "--sharpness",
     type=float,
-    help="Power of the network's odds.  [default: 1.04 for the shipped weights, 1 for others]",
+    help="Power of the network's odds.  [default: 1; shipped weights and block means 1.04]",
 )
 @click.option("--sweeps", type=int, help="Of method exact.  [default: 4 factor^2]")
 @click.option("--T", "temperature", help="For exact and --polish.  [default: what COARSE says]")
@@ -107,8 +107,16 @@ def command(
     from skild_phys.skild.weights import load_weights, shipped_weights, weights_sha256
     from skild_phys.store import write_timing
 
+    for option, value in (("--threads", threads), ("--chunk", chunk)):
+        if value is not None and value < 1:
+            raise BadInput(option, value, "a whole number of at least 1")
+    check_device(device)
+    weights = load_weights(checkpoint or shipped_weights()) if method == "skild" else None
+    spins = weights is None or weights.output == "logits"
+    source = open_coarse(coarse, factor, rule, spins=spins)
     if sharpness is None:
-        sharpness = SHIPPED_SHARPNESS if checkpoint is None else 1.0
+        shipped = checkpoint is None and method == "skild"
+        sharpness = SHIPPED_SHARPNESS.get(source.rule, 1.0) if shipped else 1.0
     spec = RefineSpec(
         method=method,
         steps=steps,
@@ -120,13 +128,6 @@ def command(
         lambda_start=lambda_start,
         lambda_end=lambda_end,
     )
-    for option, value in (("--threads", threads), ("--chunk", chunk)):
-        if value is not None and value < 1:
-            raise BadInput(option, value, "a whole number of at least 1")
-    check_device(device)
-    weights = load_weights(checkpoint or shipped_weights()) if method == "skild" else None
-    spins = weights is None or weights.output == "logits"
-    source = open_coarse(coarse, factor, rule, spins=spins)
     # An output that exists may be one to go on with; the store itself decides.
     check_output(output, overwrite=True, inputs=[coarse])
     heat = source.attrs.get("temperature")

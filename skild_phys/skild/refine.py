@@ -44,10 +44,10 @@ START_SCALE = {"block_mean": 1.0, "spectral": 1.0, "majority": 2.0, "decimate": 
 """How far past the coarse Nyquist mode a chain starts (`starting_lambda`): signs and single
 spins say less about the waves they carry than block means do."""
 
-SHIPPED_SHARPNESS = 1.04
+SHIPPED_SHARPNESS = {"block_mean": 1.04}
 """Sites are drawn one by one from the network's odds, which breaks a few bonds too many; odds
 raised to this power make up for some of it. Chosen once, for the shipped weights, on simulated
-128^2 lattices refined 4x from block means, that no reported figure uses."""
+128^2 lattices refined 4x, that no reported figure uses; 1 for the rules where it does harm."""
 
 Lattices = NDArray[Any]
 Method = Callable[[Lattices, Sequence[int], Lattices | None], Lattices]
