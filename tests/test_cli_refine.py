@@ -1,4 +1,4 @@
-"""`skild-phys refine` and `train` as a user meets them: results, resumption, and refusals."""
+"""`skild-phys refine` as a user meets it: results, resumption, and refusals."""
 
 from __future__ import annotations
 
@@ -177,51 +177,3 @@ def test_kill_9_of_refine_and_train_ends_in_the_same_bytes(folder: Path) -> None
     assert set(whole) == set(killed)
     assert all(whole[k] == killed[k] for k in whole if k != timing)
     assert load_weights(folder / "whole" / "own.safetensors").training["steps"] == 400
-
-
-def test_train_on_a_store_and_refine_with_the_result(
-    folder: Path, call: Callable[..., Answer]
-) -> None:
-    spins = critical_lattices(20, 16)
-    with create_store(
-        folder / "own.zarr", field="spins", n_samples=20, shape=(16, 16), chunk=8,
-        attrs={"model": "ising2d", "temperature": TC}, variables=(),
-    ) as writer:  # fmt: skip
-        writer.commit({"spins": spins})
-    recipe = folder / "run.toml"
-    recipe.write_text("steps = 3\nbatch = 8\n[network]\npatch = 2\nchannels = [8]\nblocks = [1]\n")
-    own = folder / "own.safetensors"
-    code, out, err = call("train", folder / "own.zarr", "--config", recipe, "-o", own, "--json")
-    assert code == 0, err
-    assert json.loads(out)["steps"] == 3
-    assert (folder / "own.loss.csv").read_text().startswith("step,loss_nats_per_site")
-    assert not (folder / "own.safetensors.checkpoint").exists()
-    assert load_weights(own).system == {"model": "ising2d", "temperature": TC, "side": 16}
-    words = ["refine", folder / "c.zarr", "-o", folder / "r.zarr", "--steps", 2]
-    assert call(*words, "--checkpoint", own)[0] == 0
-    code, _, err = call("train", folder / "own.zarr", "--config", recipe, "-o", own)
-    assert (code, "own.safetensors" in err) == (2, True)
-
-
-@pytest.mark.parametrize(
-    ("words", "named"),
-    [
-        ([], "--preset"),
-        (["--preset", "ising2d", "--config", "x.toml"], "--preset"),
-        (["--preset", "potts"], "--preset"),
-        (["--config", "none.toml"], "--config"),
-        (["--preset", "ising2d", "--steps", "0"], "steps"),
-        (["--preset", "ising2d", "--side", "0"], "side"),
-        (["--preset", "ising2d", "--threads", "-2"], "--threads"),
-        (["--preset", "ising2d", "--device", "cuda"], "--device"),
-    ],
-)
-def test_bad_training_options(
-    folder: Path, call: Callable[..., Answer], words: list[str], named: str
-) -> None:
-    code, out, err = call("train", "-o", folder / "x.safetensors", *words)
-    assert code == 2
-    assert err.startswith("error: ")
-    assert err.count("\n") == 1
-    assert named in err
-    assert out == ""

@@ -1,0 +1,242 @@
+"""`skild-phys train` as a user meets it: results, resumption, and refusals."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import files_of
+from skild_helpers import TC, critical_lattices
+
+import skild_phys.cli.train as cli
+from skild_phys.cli import run
+from skild_phys.files import Lock
+from skild_phys.lattice.coarsen import coarsen_spins
+from skild_phys.skild import train as trainer
+from skild_phys.skild.weights import load_weights
+from skild_phys.store import create_store
+
+Answer = tuple[int, str, str]
+RECIPE = (
+    "side = 16\nsteps = 6\nbatch = 8\nsave_every = 2\nspectrum_batches = 2\n"
+    "[network]\npatch = 2\nchannels = [8]\nblocks = [1]\n"
+)
+
+
+@pytest.fixture
+def call(capsys: pytest.CaptureFixture[str]) -> Callable[..., Answer]:
+    """Return a function that runs a command line: (exit code, stdout, stderr)."""
+
+    def command(*words: object) -> Answer:
+        with pytest.raises(SystemExit) as ended:
+            run([str(word) for word in words])
+        captured = capsys.readouterr()
+        return int(ended.value.code or 0), captured.out, captured.err
+
+    return command
+
+
+def store(path: Path, field: str, values: np.ndarray, scale: float = 1.0, **attrs: Any) -> None:
+    """Write a store of `values` in chunks of 8."""
+    with create_store(
+        path, field=field, n_samples=len(values), shape=values.shape[1:], chunk=8,
+        attrs={"model": "ising2d", "temperature": TC} | attrs, variables=(), scale=scale,
+    ) as writer:  # fmt: skip
+        writer.commit({field: values})
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Return a folder with a recipe run.toml and a store own.zarr."""
+    (tmp_path / "run.toml").write_text(RECIPE)
+    store(tmp_path / "own.zarr", "spins", critical_lattices(20, 16))
+    return tmp_path
+
+
+def train_words(folder: Path, *more: object) -> list[object]:
+    """Return a command line that trains on the simulation to w.safetensors."""
+    recipe, output = folder / "run.toml", folder / "w.safetensors"
+    return ["train", "--config", recipe, "-o", output, "--threads", 1, *more]
+
+
+def stop_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+    """Press Ctrl-C at `step`."""
+    real = trainer.Trainer.train_step
+
+    def pressed(self: trainer.Trainer) -> float:
+        loss = real(self)
+        if self.step == step:
+            signal.raise_signal(signal.SIGINT)
+        return loss
+
+    monkeypatch.setattr(trainer.Trainer, "train_step", pressed)
+
+
+def test_train_on_a_store_and_refine_with_the_result(
+    folder: Path, call: Callable[..., Answer]
+) -> None:
+    recipe, own = folder / "run.toml", folder / "own.safetensors"
+    code, out, err = call("train", folder / "own.zarr", "--config", recipe, "-o", own, "--json")
+    assert code == 0, err
+    assert json.loads(out)["steps"] == 6
+    assert (folder / "own.loss.csv").read_text().startswith("step,loss_nats_per_site")
+    assert not (folder / "own.safetensors.checkpoint").exists()
+    assert load_weights(own).system == {"model": "ising2d", "temperature": TC, "side": 16}
+    sums = coarsen_spins(critical_lattices(6, 16), "block_mean", 4)
+    store(folder / "c.zarr", "block_sum", sums, 1 / 16, rule="block_mean", factor=4)
+    words = ["refine", folder / "c.zarr", "-o", folder / "r.zarr", "--steps", 2]
+    assert call(*words, "--checkpoint", own)[0] == 0
+    code, _, err = call("train", folder / "own.zarr", "--config", recipe, "-o", own)
+    assert (code, "own.safetensors" in err) == (2, True)
+
+
+def test_stopped_begun_with_overwrite_and_taken_up_again(
+    folder: Path, call: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert call(*train_words(folder, "--seed", 1))[0] == 0
+    first = files_of(folder)
+    assert call(*train_words(folder, "--overwrite"))[0] == 0
+    whole = files_of(folder)
+    assert whole["w.safetensors"] != first["w.safetensors"]
+    assert call(*train_words(folder, "--seed", 1, "--overwrite"))[0] == 0
+    assert files_of(folder) == first
+    with monkeypatch.context() as patched:
+        stop_at(patched, 3)
+        code, _, err = call(*train_words(folder, "--overwrite"))
+    assert code == 130
+    assert "the same command, without --overwrite, goes on from there" in err
+    code, _, err = call(*train_words(folder))
+    assert (code, "going on from step 3" in err) == (0, True)
+    assert files_of(folder) == whole
+
+
+@pytest.mark.parametrize("before", ["curve", "weights", "unlink"])
+def test_killed_after_the_last_step(
+    folder: Path, call: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch, before: str
+) -> None:
+    assert call(*train_words(folder))[0] == 0
+    whole = files_of(folder)
+    for name in ("w.safetensors", "w.loss.csv"):
+        (folder / name).unlink()
+
+    def die(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    name = {
+        "curve": "skild_phys.cli.train.write_bytes_atomically",
+        "weights": "skild_phys.skild.weights.save_weights",
+        "unlink": "pathlib.Path.unlink",
+    }[before]
+    real = cli._write
+
+    def unlink_dies_after(*given: Any) -> dict[str, Any]:
+        result = real(*given)
+        patched.setattr(name, lambda path, **_: die() if "checkpoint" in path.name[-10:] else 0)
+        return result
+
+    with monkeypatch.context() as patched:
+        if before == "unlink":
+            patched.setattr(cli, "_write", unlink_dies_after)
+        else:
+            patched.setattr(name, die)
+        assert call(*train_words(folder))[0] == 130
+    assert (folder / "w.safetensors.checkpoint").exists()
+    code, _, err = call(*train_words(folder))
+    assert code == 0, err
+    assert {k: v for k, v in files_of(folder).items() if ".lock" not in k} == whole
+
+
+def test_one_run_an_output(folder: Path, call: Callable[..., Answer]) -> None:
+    with Lock(folder / "w.safetensors.checkpoint"):
+        code, _, err = call(*train_words(folder, "--overwrite"))
+    assert (code, "another process" in err) == (2, True)
+    assert not (folder / "w.safetensors").exists()
+
+
+def test_outputs_that_would_be_lost(folder: Path, call: Callable[..., Answer]) -> None:
+    (folder / "w.loss.csv").write_text("mine\n")
+    code, _, err = call(*train_words(folder))
+    assert (code, "w.loss.csv" in err, err.count("\n")) == (2, True, 1)
+    assert (folder / "w.loss.csv").read_text() == "mine\n"
+    for place in (folder, folder / "own.zarr" / "w", folder / "no" / "w"):
+        before = files_of(folder)
+        words = ["train", folder / "own.zarr", "--config", folder / "run.toml", "-o", place]
+        code, _, err = call(*words, "--overwrite")
+        assert (code, err.startswith("error: -o"), err.count("\n")) == (2, True, 1)
+        assert files_of(folder) == before
+
+
+def test_another_store_does_not_go_on(
+    folder: Path, call: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store(folder / "other.zarr", "spins", critical_lattices(20, 16, seed=9))
+    words = ["--config", folder / "run.toml", "-o", folder / "w.safetensors"]
+    with monkeypatch.context() as patched:
+        stop_at(patched, 3)
+        assert call("train", folder / "own.zarr", *words)[0] == 130
+    code, _, err = call("train", folder / "other.zarr", *words)
+    assert (code, "data = " in err, err.count("\n")) == (2, True, 1)
+    assert call("train", folder / "own.zarr", *words)[0] == 0
+
+
+def test_coarse_stores(folder: Path, call: Callable[..., Answer]) -> None:
+    spins = critical_lattices(10, 32)
+    sums = coarsen_spins(spins, "block_mean", 2)
+    store(folder / "sums.zarr", "block_sum", sums, 0.25, rule="block_mean", factor=2)
+    words = ["--config", folder / "run.toml", "-o", folder / "w.safetensors"]
+    code, _, err = call("train", folder / "sums.zarr", *words)
+    assert (code, err.startswith("error: STORE"), err.count("\n")) == (2, True, 1)
+    signs = coarsen_spins(spins, "decimate", 2)
+    store(folder / "signs.zarr", "spins", signs, rule="decimate", factor=2)
+    assert call("train", folder / "signs.zarr", *words)[0] == 0
+    system = load_weights(folder / "w.safetensors").system
+    assert (system["rule"], system["factor"], system["side"]) == ("decimate", 2, 16)
+
+
+def test_own_arrays(folder: Path, call: Callable[..., Answer]) -> None:
+    spins = critical_lattices(10, 16)
+    np.save(folder / "s.npy", spins)
+    words = ["--config", folder / "run.toml", "-o", folder / "w.safetensors"]
+    code, _, err = call("train", folder / "s.npy", *words)
+    assert code == 0, err
+    system = {"model": None, "temperature": None, "side": 16}
+    assert load_weights(folder / "w.safetensors").system == system
+    np.save(folder / "bits.npy", spins > 0)
+    np.save(folder / "ints.npy", (spins > 0).astype(np.int8))
+    for name, said in (("bits", "bool"), ("ints", "2*s-1"), ("none", "none.npy")):
+        code, _, err = call("train", folder / f"{name}.npy", *words, "--overwrite")
+        assert (code, said in err, err.count("\n")) == (2, True, 1)
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        ([], "--preset"),
+        (["--preset", "ising2d", "--config", "x.toml"], "--preset"),
+        (["--preset", "potts"], "--preset"),
+        (["--config", "none.toml"], "--config"),
+        (["--preset", "ising2d", "--steps", "0"], "steps"),
+        (["--preset", "ising2d", "--side", "0"], "side"),
+        (["--preset", "ising2d", "--side", "1"], "side"),
+        (["--preset", "ising2d", "--seed", "-1"], "seed"),
+        (["--preset", "ising2d", "--threads", "-2"], "--threads"),
+        (["--preset", "ising2d", "--device", "cuda"], "--device"),
+        (["--preset", "ising2d", "--device", "toaster"], "--device"),
+    ],
+)
+def test_bad_training_options(
+    folder: Path, call: Callable[..., Answer], words: list[str], named: str
+) -> None:
+    before = files_of(folder)
+    code, out, err = call("train", "-o", folder / "x.safetensors", *words)
+    assert code == 2
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert named in err
+    assert out == ""
+    assert files_of(folder) == before
