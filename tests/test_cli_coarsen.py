@@ -185,3 +185,25 @@ def test_a_damaged_chunk_is_named_and_what_was_done_is_kept(
     assert "fine.zarr" in text
     assert "spins" in text
     assert open_store(tmp_path / "coarse.zarr").n_samples == 4
+
+
+def test_a_refined_majority_store_keeps_its_tie_seed(fine: LatticeStore, tmp_path: Path) -> None:
+    """Coarse-grained (tie seed 7), filled and coarse-grained again: the same lattices, no option.
+
+    With the coins of seed 0 they would differ, and by another factor the seed means nothing.
+    """
+    coarse = coarsen_store(fine, tmp_path / "c.zarr", "majority", 2, tie_seed=7)
+    run_args = ["refine", coarse.path, "--method", "fill", "-o", tmp_path / "r.zarr"]
+    with pytest.raises(SystemExit) as left:
+        run([str(a) for a in run_args])
+    assert not left.value.code
+    argv = (tmp_path / "r.zarr", "--rule", "majority")
+    assert call(*argv, "--factor", 2, "-o", tmp_path / "d.zarr") == 0
+    again = open_store(tmp_path / "d.zarr")
+    assert again.attrs["tie_seed"] == 7
+    assert np.array_equal(again.read(0, N), coarse.read(0, N))
+    zero = ("--tie-seed", 0, "-o", tmp_path / "e.zarr")
+    assert call(*argv, "--factor", 2, *zero) == 0
+    assert not np.array_equal(open_store(tmp_path / "e.zarr").read(0, N), coarse.read(0, N))
+    assert call(*argv, "--factor", 4, "-o", tmp_path / "f.zarr") == 0
+    assert open_store(tmp_path / "f.zarr").attrs["tie_seed"] == 0

@@ -29,7 +29,7 @@ from skild_phys.files import check_output
     help="block_mean, majority, decimate or spectral.",
 )
 @click.option(
-    "--tie-seed", type=int, default=0, show_default=True, help="Coins of majority's ties."
+    "--tie-seed", type=int, help="Coins of majority's ties.  [default: those of FINE, or 0]"
 )
 @overwrite_option
 @json_option
@@ -38,15 +38,16 @@ def command(
     factor: int,
     output: Path,
     rule: str,
-    tie_seed: int,
+    tie_seed: int | None,
     overwrite: bool,
     as_json: bool,
 ) -> None:
     """Coarse-grain every lattice of FINE.
 
     Rules: block_mean keeps the exact sum of each block; majority its sign, ties to a fair coin
-    that --tie-seed names; decimate the spin at each block's corner; spectral the modes inside
-    the coarse box. Run again, the same command goes on with an unfinished store.
+    that --tie-seed names (a refined FINE has the coins of its ancestor); decimate the spin at
+    each block's corner; spectral the modes inside the coarse box. Run again, the same command
+    goes on with an unfinished store.
 
     \b
     skild-phys coarsen fine.zarr --factor 4 -o coarse.zarr

@@ -31,7 +31,7 @@ def coarsen_store(
     rule: str,
     factor: int,
     *,
-    tie_seed: int = 0,
+    tie_seed: int | None = None,
     overwrite: bool = False,
     attrs: Mapping[str, Any] | None = None,
     stop: Callable[[], bool] = lambda: False,
@@ -49,7 +49,8 @@ def coarsen_store(
     fine : spins; for the rule `spectral` also a real field.
     path : of the new store.
     rule, factor : see `lattice.coarsen.coarsen_spins`.
-    tie_seed : names the coins of `majority` together with the sample.
+    tie_seed : names the coins of `majority` together with the sample; by default what `fine`
+        was refined with, if by the same rule and factor, else 0.
     overwrite : start afresh even if a store lies at `path`.
     attrs : more attributes for the store (command line, versions).
     stop : asked once a chunk; when it says so the run ends at its last commit.
@@ -66,6 +67,9 @@ def coarsen_store(
     """
     shape = coarse_shape(fine.shape, factor)
     _check_input(fine, check_rule(rule))
+    if tie_seed is None:
+        same = (fine.attrs.get("rule"), fine.attrs.get("factor")) == (rule, factor)
+        tie_seed = int(fine.attrs.get("tie_seed") or 0) if same else 0
     if rule == "majority":
         tie_coins(
             tie_seed, np.zeros(0, dtype=np.int64), shape
