@@ -62,13 +62,24 @@ def write_bytes_atomically(path: AnyPath, data: bytes) -> None:
         raise write_error(path, error) from error
 
 
+def check_there(path: AnyPath, what: str = "such file or directory") -> None:
+    """Raise StoreError unless something lies at `path` and may be looked at."""
+    try:
+        os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        raise StoreError(f"{os.fspath(path)}: no {what}") from None
+    except OSError as error:
+        raise StoreError(f"{os.fspath(path)}: cannot be read: {error.strerror}") from error
+
+
 def make_directory(path: AnyPath) -> None:
     """Make a directory, on disk, unless it is there; raises WriteError."""
     try:
         os.mkdir(path)
         _fsync(Path(path).parent)
-    except FileExistsError:
-        pass
+    except FileExistsError as error:
+        if not os.path.isdir(path):
+            raise write_error(path, error) from error
     except OSError as error:
         raise write_error(path, error) from error
 
@@ -101,7 +112,7 @@ class Lock:
 
     def acquire(self) -> Lock:
         """Take the lock; raises StoreError when it is held, WriteError when it cannot be."""
-        directory = self._path.is_dir()
+        directory = os.path.isdir(self._path)
         self._target = self._path if directory else self._path.with_name(f".{self._path.name}.lock")
         flags = os.O_RDONLY if directory else os.O_RDWR | os.O_CREAT
         try:
@@ -151,9 +162,17 @@ def check_output(
     """Raise BadInput naming `option` unless something may be written at `path`.
 
     Refused are: a path inside (or equal to, or around) one of `inputs`, one whose parent is
-    missing or not writable, and, without `overwrite`, one that exists.
+    missing or not writable, one that cannot be looked at, and, without `overwrite`, one that
+    exists.
     """
-    path = Path(path)
+    try:
+        _check_output(Path(path), overwrite, inputs, option)
+    except (OSError, RuntimeError) as error:  # RuntimeError: a loop of links, from resolve
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise BadInput(option, os.fspath(path), f"a path that can be used: {reason}") from error
+
+
+def _check_output(path: Path, overwrite: bool, inputs: Sequence[AnyPath], option: str) -> None:
     shown = str(path)
     real = path.resolve()
     for given in inputs:
@@ -162,7 +181,7 @@ def check_output(
             raise BadInput(option, shown, f"a path apart from the input {os.fspath(given)}")
     if not path.parent.is_dir():
         raise BadInput(option, shown, f"a path in a directory that exists, not {path.parent}")
-    if path.exists() and not overwrite:
+    if os.path.lexists(path) and not overwrite:
         raise BadInput(option, shown, "a path that does not exist (or --overwrite)")
     if not os.access(path if path.exists() else path.parent, os.W_OK):
         raise BadInput(option, shown, "a path that you may write to")

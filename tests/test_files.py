@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import subprocess
@@ -12,6 +13,7 @@ from skild_phys.errors import BadInput, StoreError, WriteError
 from skild_phys.files import (
     Lock,
     check_output,
+    check_there,
     fsync_tree,
     make_directory,
     sha256_file,
@@ -113,3 +115,31 @@ def test_output_without_permission(tmp_path: Path) -> None:
     (tmp_path / "locked").mkdir(mode=0o500)
     with pytest.raises(BadInput, match="may write"):
         check_output(tmp_path / "locked" / "x", overwrite=False)
+
+
+def test_paths_that_cannot_be_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "dangling").symlink_to("nowhere")
+    (tmp_path / "in").mkdir()
+    for name in ("loop", "loop/x", "x" * 300):
+        for arguments in ({}, {"inputs": [tmp_path / "in"]}):
+            with pytest.raises(BadInput, match=r"-o: .* can be used"):
+                check_output(tmp_path / name, overwrite=True, **arguments)
+        with pytest.raises(StoreError, match="cannot be read"):
+            check_there(tmp_path / name)
+    with pytest.raises(BadInput, match="does not exist"):
+        check_output(tmp_path / "dangling", overwrite=False)
+    with pytest.raises(WriteError, match="dangling"):
+        make_directory(tmp_path / "dangling")
+    with pytest.raises(StoreError, match="no such file"):
+        check_there(tmp_path / "dangling")
+    with pytest.raises(StoreError, match="no such file"):
+        check_there(Path(__file__) / "x")
+
+    def denied(*arguments: object, **more: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(Path, "exists", denied)
+    monkeypatch.setattr(Path, "is_dir", denied)
+    with pytest.raises(BadInput, match="can be used: Permission denied"):
+        check_output(tmp_path / "x", overwrite=True)

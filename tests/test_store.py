@@ -13,7 +13,14 @@ import zarr
 from conftest import files_of, random_samples, store_options
 
 from skild_phys.errors import BadInput, StoreError
-from skild_phys.store import LatticeStore, create_store, open_array, open_store
+from skild_phys.store import (
+    LatticeStore,
+    create_store,
+    open_array,
+    open_store,
+    read_timing,
+    write_timing,
+)
 
 Make = Callable[..., LatticeStore]
 
@@ -302,3 +309,15 @@ def test_arrays_of_others_that_are_refused(tmp_path: Path) -> None:
             open_array(path)
         assert path.name in str(refused.value)
     assert open_array(tmp_path / "two.zarr", "b").shape == (6, 4, 4)
+
+
+def test_a_store_made_anew_forgets_how_long_the_old_one_took(tmp_path: Path) -> None:
+    path = tmp_path / "a.zarr"
+    options = {"field": "spins", "n_samples": 2, "shape": (2, 2), "chunk": 2, "variables": ()}
+    for attrs, overwrite in (({"seed": 1}, False), ({"seed": 2}, True)):
+        with create_store(path, attrs=attrs, overwrite=overwrite, **options) as writer:
+            assert read_timing(path) is None
+            writer.commit({"spins": np.ones((2, 2, 2), np.int8)})
+        write_timing(path, 3.0)
+    with create_store(path, attrs={"seed": 2}, **options):
+        assert read_timing(path) == 3.0

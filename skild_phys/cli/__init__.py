@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 
@@ -60,14 +61,28 @@ def _fail(message: str, code: int) -> int:
     return code
 
 
+def _flush() -> bool:
+    """Write out what was printed; what is refused is dropped, or Python would try again at exit."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return False
+    return True
+
+
 def run(args: Sequence[str] | None = None) -> None:
     """Run the command line and exit; what a user can mend takes one line, a bug a traceback."""
     try:
         code = main.main(args=args, prog_name="skild-phys", standalone_mode=False) or 0
+        sys.stdout.flush()
     except SkildPhysError as error:
         code = _fail(str(error), error.exit_code)
     except click.ClickException as error:
         code = _fail(error.format_message(), 2)
+    except OSError as error:
+        name = error.filename if _flush() else None
+        code = _fail(f"{name or 'output'}: {error.strerror or error}", 3)
     except (KeyboardInterrupt, click.Abort):
         code = _fail("interrupted", 130)
     sys.exit(code)

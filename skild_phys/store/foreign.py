@@ -10,7 +10,7 @@ import zarr
 from numpy.typing import NDArray
 
 from skild_phys.errors import StoreError
-from skild_phys.files import AnyPath
+from skild_phys.files import AnyPath, check_there
 
 
 def open_array(path: AnyPath, variable: str | None = None) -> Any:
@@ -28,8 +28,7 @@ def open_array(path: AnyPath, variable: str | None = None) -> Any:
     checked. Raises StoreError.
     """
     path = Path(path)
-    if not path.exists():
-        raise StoreError(f"{path}: no such file or directory")
+    check_there(path)
     try:
         array = _open_npy(path) if path.is_file() else _open_zarr(path, variable)
     except StoreError:

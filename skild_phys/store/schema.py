@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skild_phys.errors import StoreError
+from skild_phys.files import check_there
 
 SCHEMA_VERSION = 1
 VOLATILE = ("command", "versions")
@@ -192,9 +194,8 @@ def read_json(path: Path, file: str) -> dict[str, Any]:
 
 def read_root(path: Path) -> dict[str, Any]:
     """Return the root `zarr.json` of a store of a known version; raises StoreError."""
-    if not path.exists():
-        raise StoreError(f"{path}: no such store")
-    if not path.is_dir():
+    check_there(path, "such store")
+    if not os.path.isdir(path):
         raise StoreError(f"{path}: not a store: not a directory")
     root = read_json(path, ROOT)
     attributes = root.get("attributes")

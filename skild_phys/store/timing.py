@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from skild_phys.files import AnyPath, write_bytes_atomically
+from skild_phys.files import AnyPath, write_bytes_atomically, write_error
 
 
 def _beside(path: AnyPath) -> Path:
@@ -20,6 +20,15 @@ def write_timing(path: AnyPath, seconds_per_lattice: float) -> None:
     """Record the wall time (s) a lattice of the store at `path` took to make."""
     text = json.dumps({"seconds_per_lattice": seconds_per_lattice})
     write_bytes_atomically(_beside(path), f"{text}\n".encode())
+
+
+def remove_timing(path: AnyPath) -> None:
+    """Forget what was recorded: the store is about to be made anew."""
+    record = _beside(path)
+    try:
+        record.unlink(missing_ok=True)
+    except OSError as error:
+        raise write_error(record, error) from error
 
 
 def read_timing(path: AnyPath) -> float | None:

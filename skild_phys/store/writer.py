@@ -57,6 +57,7 @@ from skild_phys.store.schema import (
     root_metadata,
     scalar,
 )
+from skild_phys.store.timing import remove_timing
 
 
 def _remove(path: Path) -> None:
@@ -312,7 +313,7 @@ def _(value: NDArray[Any]) -> Any:
 
 def _claim(path: Path) -> Lock:
     """Make the directory if there is none, and take its lock."""
-    if path.exists() and not path.is_dir():
+    if os.path.exists(path) and not os.path.isdir(path):
         raise BadInput("-o", str(path), "a path that does not exist, or a store to go on with")
     make_directory(path)
     return Lock(path).acquire()
@@ -346,7 +347,8 @@ def create_store(
         `VOLATILE` ones are stored and not compared.
     variables : names of the scalars that come with each sample (see `SCALARS`).
     scale : physical value of a stored 1; for `block_sum` 1 over the sites in a block.
-    overwrite : start afresh even if a store lies there. Nothing else is ever removed.
+    overwrite : start afresh even if a store lies there. Nothing else is ever removed, but for
+        the record beside it of how long the old one took.
 
     Raises
     ------
@@ -366,9 +368,11 @@ def create_store(
     try:
         writer = StoreWriter(path, layout, attributes, n_samples, lock)
         if all(name.endswith(PARTIAL) for name in os.listdir(path)):
+            remove_timing(path)
             writer._start()
         elif overwrite:
             read_root(path)
+            remove_timing(path)
             writer._start()
         else:
             writer._resume()
