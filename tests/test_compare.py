@@ -324,3 +324,17 @@ def test_report_is_one_file_and_escapes_names(comparison: Comparison) -> None:
 )
 def test_values_are_shown_with_two_digits_of_error(value: float, error: float, shown: str) -> None:
     assert with_error(value, error) == shown
+
+
+def test_groups_refined_in_part_are_said_and_none_is_an_error(
+    truth: LatticeStore, lattices: np.ndarray, refined: Make
+) -> None:
+    parent = np.arange(N - 1)  # chain 1 lacks its last lattice: its last group has one of two
+    model = refined(fill(lattices[parent], 3), parent)
+    found = compare(truth, [model], max_rows=N // 2).models[0]
+    assert found.paired
+    assert (found.lattices, found.parents) == (N - 2, N - 2)
+    assert any(note.startswith("1 lattices are left out") for note in found.notes)
+    sparse = np.arange(0, N, 4)
+    with pytest.raises(StoreError, match="variable 'parent': no group of 2"):
+        compare(truth, [refined(fill(lattices[sparse], 3), sparse, "few")], max_rows=N // 2)

@@ -144,6 +144,12 @@ class _Against:
             raise ValueError("no pairs")
         label = self.rows.of_parents(parent)
         complete = _complete_rows(parent, label, self.rows.members)
+        partial = int(np.count_nonzero((label >= 0) & ~complete[label]))
+        if not complete.any():
+            raise StoreError(
+                f"{store.path}: variable 'parent': no group of {self.rows.members.max()} "
+                f"successive lattices of {truth.path} is refined as a whole"
+            )
         found = collect(
             store,
             np.where((label >= 0) & complete[label], label, -1),
@@ -179,7 +185,7 @@ class _Against:
             estimate = jackknife(joint.function, *needed, chains=chains, bins=self.bins)
             _add_joint(data, joint, estimate)
         lattices, parents = int(found.count.sum()), int(reference.count.sum())
-        notes = (*pairing.notes, *_doubts(data))
+        notes = (*pairing.notes, *_dropped(partial, self.rows), *_doubts(data))
         return Model(name, data, True, lattices, parents, notes, _cost(store))
 
     def unpaired(
@@ -347,6 +353,15 @@ def _add_residual(data: xr.Dataset, observable: Observable, estimate: Estimate) 
         Observable(name, long_name, observable.units, observable.dim, (), observable.function),
         estimate,
     )
+
+
+def _dropped(partial: int, rows: Rows) -> list[str]:
+    if not partial:
+        return []
+    return [
+        f"{partial} lattices are left out: the truth is averaged in groups of up to "
+        f"{rows.members.max()}, and theirs are refined in part only"
+    ]
 
 
 def _doubts(data: xr.Dataset) -> list[str]:
