@@ -202,6 +202,9 @@ def test_arrays_are_checked_and_told_apart(tmp_path: Path) -> None:
     fields = spins.astype(np.float32)
     np.save(tmp_path / "f.npy", fields)
     assert ArrayLattices(tmp_path / "f.npy", True).digest() != lattices.digest()
+    np.save(tmp_path / "zero.npy", 0 * fields)
+    with pytest.raises(BadInput, match="mean square"):
+        Trainer(CONFIG, StoreSource(ArrayLattices(tmp_path / "zero.npy", spins=False), 1))
     fields[3, 1, 2] = np.nan
     np.save(tmp_path / "nan.npy", fields)
     with pytest.raises(StoreError, match="nan, not finite"):

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from skild_phys import __version__
-from skild_phys.errors import Interrupted, WeightsError
+from skild_phys.errors import BadInput, Interrupted, WeightsError
 from skild_phys.files import write_bytes_atomically
 from skild_phys.skild.config import TrainConfig
 from skild_phys.skild.network import UNet
@@ -34,6 +34,8 @@ CHECKPOINT_FORMAT = "skild-phys checkpoint 2"
 def measure_spectrum(source: Source, batches: int, batch: int) -> Spectrum:
     """Measure and smooth the power spectrum of `batches` batches of a source's lattices."""
     power = np.mean([mode_power(source.next(batch)) for _ in range(batches)], axis=0)
+    if not 0 < power.mean() < math.inf:
+        raise BadInput("STORE", float(power.mean()), "lattices whose mean square is above 0")
     return fit_spectrum(power, source.shape)
 
 
