@@ -52,8 +52,13 @@ def colour(i: int) -> str:
     return COLOURS[i % len(COLOURS)]
 
 
-def four_point_figure(comparison: Comparison) -> Figure:
-    """Draw |G4c(r)| and its residual, beside a lattice, its coarse version and refinements."""
+def four_point_figure(comparison: Comparison) -> Figure | None:
+    """Draw |G4c(r)| and its residual, beside a lattice, its coarse version and refinements.
+
+    None for lattices without a square of four sites.
+    """
+    if not comparison.truth["side"].size:
+        return None
     lattices = _lattices(comparison)
     with mpl.rc_context(STYLE):
         figure = _figure(7.2, 4.2)
@@ -75,17 +80,19 @@ def four_point_figure(comparison: Comparison) -> Figure:
     return figure
 
 
-def structure_factor_figure(comparison: Comparison) -> Figure:
-    """Draw S(k) averaged over shells, and its ratio to the truth's."""
+def structure_factor_figure(comparison: Comparison) -> Figure | None:
+    """Draw S(k) averaged over shells, and its ratio to the truth's; None for a single site."""
+    if len(comparison.truth["k"]) < 2:
+        return None
     with mpl.rc_context(STYLE):
         figure = _figure(5.0, 4.6)
         top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(1.6, 1.0))
         k, truth = (comparison.truth[n].values[1:] for n in ("k", "structure_factor"))
         error = comparison.truth["structure_factor_err"].values[1:]
-        top.errorbar(k, truth, error, label=comparison.name, **_TRUTH_STYLE)
+        top.errorbar(k, truth, error, label=_literal(comparison.name), **_TRUTH_STYLE)
         for i, model in enumerate(comparison.models):
             ratio, error = (model.data[f"structure_factor_ratio{e}"].values[1:] for e in _BOTH)
-            top.plot(k, truth * ratio, label=model.name, **_open(i))
+            top.plot(k, truth * ratio, label=_literal(model.name), **_open(i))
             _band(bottom, k, ratio, error, i)
         bottom.axhline(1.0, color=TRUTH, lw=0.8)
         top.set(xscale="log", yscale="log", ylabel="structure factor S(k)")
@@ -95,11 +102,13 @@ def structure_factor_figure(comparison: Comparison) -> Figure:
     return figure
 
 
-def two_point_figure(comparison: Comparison) -> Figure:
-    """Draw G(r) along axes and diagonals over its theory, and the models' residuals.
+def two_point_figure(comparison: Comparison) -> Figure | None:
+    """Draw G(r) along axes and diagonals over its theory, and the models' residuals; None for an edge of 1.
 
     Where there is no theory, G(r) itself is drawn.
     """
+    if len(comparison.truth["distance"]) < 2:
+        return None
     with mpl.rc_context(STYLE):
         figure = _figure(7.2, 4.4)
         axes = figure.subplots(2, 2, sharex=True, sharey="row", height_ratios=(1.5, 1.0))
@@ -142,7 +151,9 @@ def pattern_figure(comparison: Comparison) -> Figure | None:
         for i, model in enumerate(models):
             values = truth + fold_patterns(model.data[f"{name}_residual"].values)
             style: dict[str, Any] = {"color": colour(i), "marker": MARKERS[i % len(MARKERS)]}
-            left.plot(truth, values, ls="", ms=3, alpha=0.6, mew=0, label=model.name, **style)
+            left.plot(
+                truth, values, ls="", ms=3, alpha=0.6, mew=0, label=_literal(model.name), **style
+            )
             tv, error = (float(model.data[f"patterns_tv{e}"]) for e in _BOTH)
             right.errorbar(tv, i, xerr=error, ls="", **style)
         seen = truth[truth > 0]
@@ -154,7 +165,7 @@ def pattern_figure(comparison: Comparison) -> Figure | None:
         if np.isfinite(floor):
             right.axvline(floor, color=THEORY, ls="--")
             right.set_title("dashed: between two halves of the truth")
-        right.set_yticks(range(len(models)), [m.name for m in models])
+        right.set_yticks(range(len(models)), [_literal(m.name) for m in models])
         right.set(xlabel="total variation", ylim=(len(models) - 0.5, -0.5))
         right.set_xlim(left=0)
     return figure
@@ -218,10 +229,10 @@ def _magnitude(ax: Axes, comparison: Comparison) -> None:
         ax.plot(sides, theory, color=THEORY, ls="--", label="torus, continuum limit")
     error = comparison.truth[f"{name}_err"].values
     style = {**_TRUTH_STYLE, "ls": ""}
-    ax.errorbar(sides, np.abs(truth), error, label=comparison.name, **style)
+    ax.errorbar(sides, np.abs(truth), error, label=_literal(comparison.name), **style)
     for i, model in enumerate(comparison.models):
         values = np.abs(truth + model.data[f"{name}_residual"].values)
-        ax.plot(sides, values, label=model.name, **{**_open(i), "ls": ""})
+        ax.plot(sides, values, label=_literal(model.name), **{**_open(i), "ls": ""})
     ax.set(xscale="log", yscale="log", ylabel="$|G_{4c}(r)|$")
     low, high = ax.get_ylim()
     ticks = [t for t in (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.8, 1.0) if low <= t <= high]
@@ -260,10 +271,12 @@ def _two_point_column(
     if f"{name}_theory" in comparison.truth:
         scale = comparison.truth[f"{name}_theory"].values[r]
         top.axhline(1.0, color=THEORY, ls="--", label="torus, continuum limit")
-    top.errorbar(r * step, truth / scale, error / scale, label=comparison.name, **_TRUTH_STYLE)
+    top.errorbar(
+        r * step, truth / scale, error / scale, label=_literal(comparison.name), **_TRUTH_STYLE
+    )
     for i, model in enumerate(comparison.models):
         residual, spread = (model.data[f"{name}_residual{e}"].values[r] for e in _BOTH)
-        top.plot(r * step, (truth + residual) / scale, label=model.name, **_open(i))
+        top.plot(r * step, (truth + residual) / scale, label=_literal(model.name), **_open(i))
         _band(bottom, r * step, residual, spread, i)
     bottom.axhline(0.0, color=TRUTH, lw=0.8)
     bottom.set_xlabel("distance (lattice constants)")
@@ -282,6 +295,11 @@ def _log_ticks(ax: Axes, values: NDArray[Any]) -> None:
     ax.xaxis.set_minor_locator(NullLocator())
 
 
+def _literal(name: str) -> str:
+    """Return a store's name as Matplotlib shows it unchanged: a $ starts no formula."""
+    return name.replace("$", r"\$")
+
+
 def _histogram(ax: Axes, comparison: Comparison, name: str, absolute: bool) -> None:
     def values(data: xr.Dataset) -> NDArray[np.float64]:
         found = np.asarray(data[name].values)
@@ -289,14 +307,16 @@ def _histogram(ax: Axes, comparison: Comparison, name: str, absolute: bool) -> N
 
     truth = values(comparison.truth)
     models = [
-        (m.name, values(m.data), i) for i, m in enumerate(comparison.models) if name in m.data
+        (_literal(m.name), values(m.data), i)
+        for i, m in enumerate(comparison.models)
+        if name in m.data
     ]
     every = np.concatenate([truth, *(v for _, v, _ in models)])
     low, high = float(every.min()), float(every.max())
     number = int(np.clip(2 * np.cbrt(len(truth)) * (high - low) / max(np.ptp(truth), 1e-9), 8, 60))
     edges = np.linspace(low, high, number + 1) if high > low else np.array([low - 0.5, low + 0.5])
     density, _ = np.histogram(truth, bins=edges, density=True)
-    ax.stairs(density, edges, color="#bbbbbb", fill=True, label=comparison.name)
+    ax.stairs(density, edges, color="#bbbbbb", fill=True, label=_literal(comparison.name))
     for i, (label, found, place) in enumerate(models):
         density, _ = np.histogram(found, bins=edges, density=True)
         style = ("-", "--", ":", "-.")[i % 4]
@@ -305,10 +325,10 @@ def _histogram(ax: Axes, comparison: Comparison, name: str, absolute: bool) -> N
 
 def _lattices(comparison: Comparison) -> list[tuple[str, NDArray[Any]]]:
     shown = comparison.pictures
-    pictures = [(comparison.name, shown.truth)]
+    pictures = [(_literal(comparison.name), shown.truth)]
     if shown.coarse is not None:
         pictures.append(("coarse", shown.coarse))
-    names = [m.name for m in comparison.models]
+    names = [_literal(m.name) for m in comparison.models]
     return (pictures + list(zip(names, shown.models, strict=True)))[:_PANELS]
 
 

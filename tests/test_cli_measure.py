@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -176,3 +179,78 @@ def test_compare_needs_a_model(cli: Cli, fine: Path, tmp_path: Path) -> None:
     code, _, err = cli("compare", fine, "-o", tmp_path / "r")
     assert code == 2
     assert "MODELS" in err
+
+
+def test_paths_and_output_that_fail_take_one_line(
+    cli: Cli, fine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "dangling").symlink_to("nowhere")
+    for path in ("loop", "dangling", "x" * 300):
+        for args in (["measure", tmp_path / path], ["compare", fine, tmp_path / path, "-o", "r"]):
+            code, _, err = cli(*args)
+            assert (code, err.count("\n")) == (2, 1), err
+        code, _, err = cli("coarsen", fine, "--factor", 2, "-o", tmp_path / path)
+        assert code == (3 if path == "dangling" else 2)
+        assert err.count("\n") == 1
+
+    def full(*arguments: object, **more: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("click.echo", lambda *a, err=False, **k: print(*a) if err else full())
+    code, out, _ = cli("measure", fine, "--json")
+    assert (code, out) == (3, "error: output: No space left on device\n")
+
+
+def test_standard_output_on_a_full_device(fine: Path) -> None:
+    command = [sys.executable, "-c", "from skild_phys.cli import run; run()", "measure", str(fine)]
+    with open("/dev/full", "w") as full:
+        ended = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert ended.returncode == 3
+    assert ended.stderr.endswith("error: output: No space left on device\n")
+    assert "Traceback" not in ended.stderr
+
+
+@pytest.mark.parametrize("rule", ["block_mean", "majority"])
+def test_a_coarse_lattice_of_one_site(cli: Cli, fine: Path, tmp_path: Path, rule: str) -> None:
+    coarse = tmp_path / "coarse.zarr"
+    assert cli("coarsen", fine, "--factor", SIDE, "--rule", rule, "-o", coarse)[0] == 0
+    code, out, err = cli("measure", coarse, "--json")
+    assert code == 0, err
+    names = {record["observable"] for record in json.loads(out)["observables"]}
+    assert "magnetization_squared" in names
+    assert not names & {"correlation_length", "energy", "specific_heat"}
+    assert cli("measure", coarse)[0] == 0
+    code, _, err = cli("compare", coarse, coarse, "-o", tmp_path / "report")
+    assert code == 0, err
+    assert "Warning" not in err
+
+
+@pytest.mark.parametrize("rule", ["majority", "decimate"])
+def test_coarse_spins_have_no_energy(cli: Cli, fine: Path, tmp_path: Path, rule: str) -> None:
+    coarse = tmp_path / "coarse.zarr"
+    assert cli("coarsen", fine, "--factor", 2, "--rule", rule, "-o", coarse)[0] == 0
+    found = json.loads(cli("measure", coarse, "--json")[1])
+    assert not {"energy", "specific_heat"} & {r["observable"] for r in found["observables"]}
+
+
+@pytest.mark.filterwarnings("error")
+def test_lattices_without_spread_raise_no_warning(cli: Cli, tmp_path: Path) -> None:
+    striped = np.ones((6, SIDE, SIDE), dtype=np.int8)
+    striped[:, ::2] = -1
+    places = {"chain": np.arange(6) % 2, "draw": np.arange(6) // 2}
+    for name, spins in (("equal", np.ones_like(striped)), ("zero", striped)):
+        path = save(tmp_path / f"{name}.zarr", spins, **places)
+        code, _, err = cli("measure", path, "--json")
+        assert (code, err) == (0, "")
+    pair = save(tmp_path / "two.zarr", striped[:2], chain=np.zeros(2, int), draw=np.arange(2))
+    assert cli("measure", pair)[::2] == (0, "")
+
+
+def test_names_are_no_markup(cli: Cli, fine: Path, tmp_path: Path) -> None:
+    odd = tmp_path / "m$\\foo$[red].zarr"
+    shutil.copytree(fine, odd)
+    code, out, err = cli("compare", fine, odd, "-o", tmp_path / "report")
+    assert code == 0, err
+    assert "m$\\foo$[red] - truth" in out
+    assert "m$\\foo$[red].zarr" in cli("measure", odd)[1]

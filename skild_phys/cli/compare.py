@@ -136,6 +136,7 @@ def _print(found: Comparison, as_json: bool) -> None:
 
 
 def _table(found: Comparison) -> Any:
+    from rich.markup import escape
     from rich.table import Table
 
     from skild_phys.measure.report import table, with_error
@@ -144,7 +145,7 @@ def _table(found: Comparison) -> Any:
     for name in ("observable", "r"):
         shown.add_column(name)
     for name in ("truth", *(f"{m.name} - truth" for m in found.models), "theory"):
-        shown.add_column(name, justify="right")
+        shown.add_column(escape(name), justify="right")
     frame = table(found)
     wanted = frame[frame["at"].isna() | (frame["observable"] == "connected_four_point")]
     for (observable, at), lines in wanted.groupby(["observable", "at"], sort=False, dropna=False):

@@ -123,7 +123,8 @@ def _print(result: xr.Dataset) -> None:
 
     console = Console(highlight=False)
     shape = "x".join(map(str, result.attrs["shape"]))
-    console.print(f"{result.attrs['store']}: {result.attrs['lattices']} lattices of {shape}")
+    title = f"{result.attrs['store']}: {result.attrs['lattices']} lattices of {shape}"
+    console.print(title, soft_wrap=True, markup=False)
     console.print(_scalar_table(result))
     console.print(_line_table(result, "side", ["connected_four_point"], ["G4c(r)"]))
     names = ["two_point_axis", "two_point_diagonal"]

@@ -93,7 +93,7 @@ def integrated_autocorrelation_time(
     flat = flat - flat.mean(axis=0)
     parts = [
         _window(_autocovariance(flat[:, i : i + _COMPONENTS_AT_ONCE], layout), n, s_tau)
-        for i in range(0, flat.shape[1], _COMPONENTS_AT_ONCE)
+        for i in range(0, max(flat.shape[1], 1), _COMPONENTS_AT_ONCE)
     ]
     tau, window = (np.concatenate(a).reshape(values.shape[1:]) for a in zip(*parts, strict=True))
     error = 2 * tau * np.sqrt(np.maximum(window + 0.5 - tau, 0) / n)
@@ -132,19 +132,22 @@ def jackknife(
         rows, chains = tuple(_binned(r, n, bins, chains) for r in rows), None
         n = bins
     means = [{name: a.mean(axis=0) for name, a in r.items()} for r in rows]
-    value = np.asarray(function(*means), dtype=np.float64)
+    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+        value = np.asarray(function(*means), dtype=np.float64)
     if n < 2:
         return Estimate(value, np.full(value.shape, np.nan), np.full(value.shape, 0.5))
     left_out = [
         {name: m[name] + (m[name] - a) / (n - 1) for name, a in r.items()}
         for r, m in zip(rows, means, strict=True)
     ]
-    replicas = np.asarray(function(*left_out), dtype=np.float64)
-    influence = (n - 1) * (replicas.mean(axis=0) - replicas)
-    variance = (influence**2).sum(axis=0) / (n * (n - 1.0))
-    tau = np.full(value.shape, 0.5)
-    if chains is not None:
-        tau = integrated_autocorrelation_time(influence, chains).tau
+    # A function that is infinite or undefined for some rows has an error that is undefined.
+    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+        replicas = np.asarray(function(*left_out), dtype=np.float64)
+        influence = (n - 1) * (replicas.mean(axis=0) - replicas)
+        variance = (influence**2).sum(axis=0) / (n * (n - 1.0))
+        tau = np.full(value.shape, 0.5)
+        if chains is not None:
+            tau = integrated_autocorrelation_time(influence, chains).tau
     # A reversible chain has no negative tau - 1/2; an estimate below that is noise, and would
     # shorten the error bar.
     return Estimate(value, np.sqrt(variance * np.maximum(2 * tau, 1)), tau)

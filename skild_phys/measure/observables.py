@@ -211,9 +211,10 @@ def measure_store(
     if store.n_samples == 0:
         raise StoreError(f"{store.path}: holds no complete lattice")
     rows = rows_of(store, max_rows)
-    model = store.attrs.get("model")
+    attrs = physical_attrs(store)
+    model = attrs.get("model")
     found = collect(store, rows.label, rows.size, model=model, progress=progress)
-    return to_dataset(found, rows.chains, physical_attrs(store), bins=bins)
+    return to_dataset(found, rows.chains, attrs, bins=bins)
 
 
 def to_dataset(

@@ -158,7 +158,8 @@ def lattice_statistics(
     Returns
     -------
     The averages by name, each (n, ...) float64: four_point (sides, 5), axis and diagonal (R,),
-    radial (shells,), s_min (), moments (4,) of m; for spins also patterns (512,) as frequencies
+    radial (shells,), moments (4,) of m; s_min () unless an edge is 1, where no mode is the
+    smallest; for spins also patterns (512,) as frequencies
     and energy (2,) as e and e^2 in J. Then S(k) of each lattice, (n, Ly, Lx // 2 + 1).
     """
     shape = (field.shape[1], field.shape[2])
@@ -169,9 +170,10 @@ def lattice_statistics(
         "axis": axis,
         "diagonal": diagonal,
         "radial": shells(shape).average(power),
-        "s_min": smallest_modes(power),
         "moments": magnetization_moments(field),
     }
+    if min(shape) >= 2:
+        found["s_min"] = smallest_modes(power)
     if field.dtype == np.int8:
         if min(shape) >= 3:
             found["patterns"] = pattern_counts(field) / float(shape[0] * shape[1])

@@ -24,7 +24,8 @@ def magnetization_moments(field: NDArray[Any], scale: float = 1.0) -> Array:
 
 def binder_cumulant(m2: Array, m4: Array) -> Array:
     """Return U4 = 1 - <m^4> / (3 <m^2>^2): 2/3 in the ordered phase, 0 for a Gaussian m."""
-    return np.asarray(1 - m4 / (3 * m2**2))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.asarray(1 - m4 / (3 * m2**2))
 
 
 def susceptibility(m2: Array, sites: int) -> Array:
@@ -37,7 +38,8 @@ def susceptibility(m2: Array, sites: int) -> Array:
 
 def specific_heat(energy: Array, energy_squared: Array, sites: int, temperature: float) -> Array:
     """Return C = N (<e^2> - <e>^2) / T^2 per site in k_B, e the energy per site in J."""
-    return np.asarray(sites * (energy_squared - energy**2) / temperature**2)
+    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+        return np.asarray(sites * (energy_squared - energy**2) / temperature**2)
 
 
 def second_moment_correlation_length(s_zero: Array, s_min: Array, length: int) -> Array:
