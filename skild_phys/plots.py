@@ -103,9 +103,9 @@ def structure_factor_figure(comparison: Comparison) -> Figure | None:
 
 
 def two_point_figure(comparison: Comparison) -> Figure | None:
-    """Draw G(r) along axes and diagonals over its theory, and the models' residuals; None for an edge of 1.
+    """Draw G(r) along axes and diagonals over its theory, and the models' residuals.
 
-    Where there is no theory, G(r) itself is drawn.
+    Where there is no theory, G(r) itself is drawn. None where an edge is 1.
     """
     if len(comparison.truth["distance"]) < 2:
         return None
