@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from skild_phys.rng import uniform
 
+SMALLEST = 1e-250
 RARE = 1e-200
 """Relative weight of a block's sum below which its table is built anew around that sum."""
 
@@ -63,8 +64,11 @@ def _sum_table(up, down, table):  # type: ignore[no-untyped-def]
                 value += down[i] * table[i + 1, j]
             table[i, j] = value
             row_max = max(row_max, value)
+        scale = 1.0 / row_max
         for j in range(left + 1):
-            table[i, j] /= row_max
+            value = table[i, j] * scale
+            # Denormal numbers would cost a hundred times as much as others.
+            table[i, j] = value if value > SMALLEST else 0.0
 
 
 @njit(cache=True, nogil=True)
