@@ -111,10 +111,12 @@ def interruptible() -> Iterator[Callable[[], bool]]:
         return
 
     def listen() -> None:
+        times = 0
         while number := heard.recv(1):
             if number[0] != signal.SIGINT:
                 continue
-            if came.is_set():
+            times += 1
+            if times > 1:
                 os.write(2, b"stopped at once\n")
                 os._exit(130)
             came.set()
@@ -122,7 +124,7 @@ def interruptible() -> Iterator[Callable[[], bool]]:
 
     heard, told = socket.socketpair()
     told.setblocking(False)
-    before = signal.signal(signal.SIGINT, lambda number, frame: None)
+    before = signal.signal(signal.SIGINT, lambda number, frame: came.set())
     previous = signal.set_wakeup_fd(told.fileno(), warn_on_full_buffer=False)
     listener = threading.Thread(target=listen, daemon=True)
     listener.start()
