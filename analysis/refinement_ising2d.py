@@ -81,7 +81,6 @@ for side, rule, factor in CASES:
     skild_phys("compare", truth, *stores, store, "--coarse", coarse, "-o", report, "--overwrite")
     table = pd.read_csv(report / "comparison.csv")
     table["method"] = table["model"].str.split("-").str[0]
-    table["seconds_per_lattice"] = table["method"].map(seconds)
     table["sweeps"] = table["method"].map({"exact32": 32, "exact": sweeps, "fill": 0})
     rows.append(table.assign(L=side, rule=rule, factor=factor))
 
