@@ -85,5 +85,8 @@ for side, rule, factor in CASES:
     rows.append(table.assign(L=side, rule=rule, factor=factor))
 
 # %% One table
-pd.concat(rows).to_csv(CSV, index=False)
+table = pd.concat(rows)
+KEPT = ("connected_four_point", "energy", "abs_magnetization", "binder_cumulant", "patterns_tv",
+        "patterns_kl", "site_agreement", "coarse_agreement")  # fmt: skip
+table[table["observable"].isin(KEPT)].to_csv(CSV, index=False, float_format="%.6g")
 print(CSV)
