@@ -13,10 +13,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import files_of
-from skild_helpers import TC, critical_lattices, tiny_weights
+from skild_helpers import TC, coarse_input, critical_lattices, tiny_weights
 
 from skild_phys.cli import run
+from skild_phys.cli.refine import compile_kernels
 from skild_phys.lattice.coarsen import coarsen_spins
+from skild_phys.simulate import conditional
+from skild_phys.skild import draw
+from skild_phys.skild.refine import RefineSpec, refine_store
 from skild_phys.skild.weights import load_weights, save_weights
 from skild_phys.store import create_store, open_store
 
@@ -177,3 +181,16 @@ def test_kill_9_of_refine_and_train_ends_in_the_same_bytes(folder: Path) -> None
     assert set(whole) == set(killed)
     assert all(whole[k] == killed[k] for k in whole if k != timing)
     assert load_weights(folder / "whole" / "own.safetensors").training["steps"] == 400
+
+
+@pytest.mark.parametrize("rule", ["block_mean", "majority", "decimate"])
+def test_nothing_is_left_to_compile_while_refining(tmp_path: Path, rule: str) -> None:
+    """The line that says "first run only" must be true of every run: same types, compiled once."""
+    compile_kernels(rule, "skild", polish=1)
+    kernels = [draw._draw_blocks, draw._draw_free, conditional._exchange]
+    kernels += [conditional._majority_flip, conditional._heat_bath_free]
+    before = [len(kernel.signatures) for kernel in kernels]
+    coarse = coarse_input(critical_lattices(1, 16), rule, 4)
+    spec = RefineSpec(steps=2, polish=1)
+    refine_store(coarse, tmp_path / "r", spec, tiny_weights(), temperature=TC)
+    assert [len(kernel.signatures) for kernel in kernels] == before

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from skild_phys.cli.measure import make_directory
+from skild_phys.cli.measure import compile_kernels, make_directory
 from skild_phys.cli.options import (
     announced,
     command_line,
@@ -79,10 +79,8 @@ def command(
         raise BadInput("-o", str(output), "a directory")
     stores = opened[1 : len(models) + 1]
     total = sum(s.n_samples for s in (opened[0], *stores))
-    with (
-        announced("compiling the kernels (first run only) ..."),
-        progress_bar("comparing", total) as advance,
-    ):
+    compile_kernels()
+    with progress_bar("comparing", total) as advance:
         found = compare(
             opened[0],
             stores,

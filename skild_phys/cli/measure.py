@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+import numpy as np
 
 from skild_phys.cli.options import announced, json_option, overwrite_option, progress_bar
 from skild_phys.errors import BadInput
@@ -20,6 +21,14 @@ SCALARS = (
     "energy", "specific_heat", "magnetization", "abs_magnetization", "susceptibility",
     "binder_cumulant", "correlation_length",
 )  # fmt: skip
+
+
+def compile_kernels() -> None:
+    """Compile what measuring will call, and say so; quick once it is cached."""
+    from skild_phys.measure.correlations import pattern_counts
+
+    with announced("compiling the kernels (first run only) ..."):
+        pattern_counts(np.ones((1, 3, 3), dtype=np.int8))
 
 
 @click.command()
@@ -58,10 +67,8 @@ def command(
     if output is not None:
         check_output(output, overwrite=overwrite, inputs=[store])
         _check_kind(output)
-    with (
-        announced("compiling the kernels (first run only) ..."),
-        progress_bar("measuring", opened.n_samples) as advance,
-    ):
+    compile_kernels()
+    with progress_bar("measuring", opened.n_samples) as advance:
         result = measure_store(opened, bins=bins, progress=advance)
     result.attrs["store"] = store.name
     if output is not None:

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import click
+import numpy as np
 
 from skild_phys.cli.options import (
     announced,
@@ -30,6 +31,24 @@ def check_device(device: str) -> None:
 
         if not torch.cuda.is_available():
             raise BadInput("--device", device, "cpu: this machine has no CUDA device")
+
+
+def compile_kernels(rule: str, method: str, polish: int = 0) -> None:
+    """Compile what refining will call, on one block; quick once it is cached."""
+    from skild_phys.rng import kernel_state
+    from skild_phys.simulate.conditional import sample_conditional
+    from skild_phys.skild.draw import draw_spins
+
+    if rule == "spectral":
+        return
+    coarse = np.full((1, 1, 1), 0 if rule == "block_mean" else 1, dtype=np.int16)
+    if rule != "block_mean":
+        coarse = coarse.astype(np.int8)
+    if method == "skild":
+        logits, coins = np.zeros((2, 2), dtype=np.float32), np.ones((1, 1), dtype=np.int8)
+        draw_spins(logits, rule, coarse[0], 2, coins, kernel_state(0))
+    if method != "skild" or polish:
+        sample_conditional(coarse, rule, 2, 1.0, 0, np.zeros(1, dtype=np.int64), 1)
 
 
 @click.command()
@@ -138,8 +157,9 @@ def command(
     if weights and not any_system:
         check_weights_fit(weights, source.attrs | {"temperature": heat}, coarse)
     total = source.n * samples_per_input
+    with announced("compiling the kernels (first run only) ..."):
+        compile_kernels(source.rule, method, polish)
     with (
-        announced("compiling the kernels (first run only) ...", after=3.0),
         progress_bar("refining", total) as advance,
         interruptible() as stop,
     ):
