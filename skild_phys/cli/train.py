@@ -52,6 +52,9 @@ def command(
     its numbers are -1 and +1. A checkpoint lies beside OUTPUT while the run lasts; the same
     command, without --overwrite, goes on from it, to the same bytes as if it had never stopped
     (CPU, same number of threads). The loss curve is kept beside the weights as CSV.
+
+    The system is taken to be homogeneous and symmetric under flips, quarter turns and a change
+    of sign: training and refining show the network every lattice through such a symmetry.
     """
     import torch
 
