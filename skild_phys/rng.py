@@ -11,8 +11,12 @@ ACM Trans. Math. Softw. 47, 36 (2021).
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
-from numba import njit
+from llvmlite import ir
+from numba import njit, types
+from numba.extending import intrinsic
 from numpy.typing import NDArray
 
 SIMULATION = 2**32 - 1
@@ -66,3 +70,78 @@ def below(state, n):  # type: ignore[no-untyped-def]
     Exact when n is a power of two; else the probability of a value is off by at most 2^-32.
     """
     return np.int64(((next_u64(state) >> np.uint64(32)) * np.uint64(n)) >> np.uint64(32))
+
+
+# -- eight lanes at once ----------------------------------------------------------------------
+
+LANES = 8
+"""Generators that run side by side; one vector register of 64-bit words on AVX-512."""
+
+_STEPS = 8
+_WORD = ir.IntType(64)
+_VECTOR = ir.VectorType(_WORD, LANES)
+
+
+def lane_state(seed: int, *key: int) -> NDArray[np.uint64]:
+    """Return the states of `LANES` generators, (4, LANES) uint64, for the stream `key` of `seed`.
+
+    Column l is the state of lane l; the lanes are seeded apart, as streams are.
+    """
+    words = seed_sequence(seed, *key).generate_state(4 * LANES, np.uint64)
+    return words.astype(np.uint64).reshape(4, LANES)
+
+
+def _same(number: int) -> Any:
+    return ir.Constant(_VECTOR, [number] * LANES)
+
+
+def _rotated(builder: Any, x: Any, bits: int) -> Any:
+    return builder.or_(builder.shl(x, _same(bits)), builder.lshr(x, _same(64 - bits)))
+
+
+def emit_next(builder: Any, state: tuple[Any, ...]) -> tuple[Any, tuple[Any, ...]]:
+    """Emit one step of xoshiro256++ on every lane; return (the random bits, the next state)."""
+    s0, s1, s2, s3 = state
+    bits = builder.add(_rotated(builder, builder.add(s0, s3), 23), s0)
+    t = builder.shl(s1, _same(17))
+    s2 = builder.xor(s2, s0)
+    s3 = builder.xor(s3, s1)
+    s1 = builder.xor(s1, s2)
+    s0 = builder.xor(s0, s3)
+    return bits, (s0, s1, builder.xor(s2, t), _rotated(builder, s3, 45))
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def _fill_block(typingctx, state, out, offset):  # type: ignore[no-untyped-def]
+    """Write _STEPS x LANES words at out[offset:]; LLVM does not vectorise the plain loop well."""
+
+    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        arrays = [
+            context.make_array(t)(context, builder, a) for t, a in zip(signature.args[:2], args[:2])
+        ]
+        held = builder.bitcast(arrays[0].data, _VECTOR.as_pointer())
+        target = builder.bitcast(builder.gep(arrays[1].data, [args[2]]), _VECTOR.as_pointer())
+        places = [builder.gep(held, [_WORD(i)]) for i in range(4)]
+        lanes = tuple(builder.load(place, align=8) for place in places)
+        for step in range(_STEPS):
+            bits, lanes = emit_next(builder, lanes)
+            builder.store(bits, builder.gep(target, [_WORD(step)]), align=8)
+        for place, lane in zip(places, lanes):
+            builder.store(lane, place, align=8)
+        return context.get_dummy_value()
+
+    return types.void(state, out, offset), codegen
+
+
+@njit(cache=True, nogil=True)
+def fill_bits(state, out):  # type: ignore[no-untyped-def]
+    """Fill `out` (n,) uint64, n a multiple of 64 = `BITS_BLOCK`, with random bits, in place.
+
+    Output i comes from lane i % LANES of `state` (4, LANES), which advances in place.
+    """
+    for offset in range(0, out.size, _STEPS * LANES):
+        _fill_block(state, out, offset)  # type: ignore[call-arg]
+
+
+BITS_BLOCK = _STEPS * LANES
+"""`fill_bits` makes a multiple of so many words."""

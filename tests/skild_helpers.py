@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from skild_phys.lattice.coarsen import coarsen_spins
-from skild_phys.lattice.models import Ising2D
+from skild_phys.lattice.models import MODELS
 from skild_phys.rng import kernel_state
 from skild_phys.simulate.wolff import wolff
 from skild_phys.skild.coarse import CoarseInput
@@ -16,7 +16,7 @@ from skild_phys.skild.network import NetworkConfig, UNet
 from skild_phys.skild.spectrum import Spectrum
 from skild_phys.skild.weights import Weights
 
-TC = Ising2D().critical_temperature
+TC = MODELS["ising2d"].critical_temperature
 TINY = NetworkConfig(patch=2, channels=(8, 8), blocks=(1, 1), embedding=16)
 POWER_LAW = Spectrum((0.1, 0.5, 1.0, 4.5), (45.0, 3.0, 1.0, 0.15), 0.66)
 

@@ -8,7 +8,7 @@ import pytest
 from conftest import files_of
 
 from skild_phys.errors import BadInput, Interrupted
-from skild_phys.lattice.models import Ising2D
+from skild_phys.lattice.models import MODELS
 from skild_phys.rng import SIMULATION, kernel_state
 from skild_phys.simulate import chain
 from skild_phys.simulate.chain import (
@@ -21,7 +21,7 @@ from skild_phys.simulate.chain import (
 from skild_phys.simulate.wolff import wolff
 from skild_phys.store import open_store
 
-TC = Ising2D().critical_temperature
+TC = MODELS["ising2d"].critical_temperature
 
 
 def spec(n_samples: int = 30, **changed: object) -> SimulationSpec:
@@ -41,9 +41,9 @@ def test_samples_are_those_of_each_chain_by_itself(tmp_path: Path) -> None:
         for lattice in lattices[number::4]:
             wolff(spins, TC, state, 3)
             np.testing.assert_array_equal(lattice, spins)
-    np.testing.assert_array_equal(store.variable("energy"), Ising2D().energy(lattices))
+    np.testing.assert_array_equal(store.variable("energy"), MODELS["ising2d"].energy(lattices))
     np.testing.assert_array_equal(
-        store.variable("magnetization"), Ising2D().magnetization(lattices)
+        store.variable("magnetization"), MODELS["ising2d"].magnetization(lattices)
     )
 
 

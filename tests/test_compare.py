@@ -11,7 +11,7 @@ import pytest
 
 from skild_phys.errors import BadInput, StoreError
 from skild_phys.lattice.coarsen import coarsen_spins
-from skild_phys.lattice.models import Ising2D
+from skild_phys.lattice.models import MODELS
 from skild_phys.measure.compare import Comparison, compare
 from skild_phys.measure.observables import measure_store
 from skild_phys.measure.report import html_report, ranking, summary, table, verdict, with_error
@@ -26,7 +26,7 @@ Make = Callable[..., LatticeStore]
 
 
 def critical_lattices(n: int, side: int, seed: int) -> np.ndarray:
-    temperature = Ising2D().critical_temperature
+    temperature = MODELS["ising2d"].critical_temperature
     state, spins = kernel_state(seed), np.ones((side, side), dtype=np.int8)
     wolff(spins, temperature, state, 200)
     found = np.empty((n, side, side), dtype=np.int8)
@@ -48,7 +48,7 @@ def fill(spins: np.ndarray, seed: int, factor: int = FACTOR) -> np.ndarray:
 
 
 def save(path: Path, spins: np.ndarray, attrs: dict[str, Any], **scalars: Any) -> LatticeStore:
-    model = Ising2D()
+    model = MODELS["ising2d"]
     base = {"model": model.name, "L": spins.shape[2], "temperature": model.critical_temperature}
     arrays = {"energy": model.energy(spins), "magnetization": model.magnetization(spins), **scalars}
     with create_store(

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from skild_phys.errors import BadInput, Interrupted
 from skild_phys.lattice.coarsen import coarsen_spins, tie_coins
-from skild_phys.lattice.models import Ising2D
+from skild_phys.lattice.models import MODELS
 from skild_phys.rng import kernel_state
 from skild_phys.simulate import conditional
 from skild_phys.simulate.conditional import (
@@ -22,7 +22,7 @@ from skild_phys.simulate.conditional import (
     sample_conditional,
 )
 
-TC = Ising2D().critical_temperature
+TC = MODELS["ising2d"].critical_temperature
 GOLDEN = {
     "block_mean": "4734e20de43e1419",
     "majority": "51368060df343761",
@@ -119,7 +119,7 @@ def test_relax_continues_and_leaves_its_input_alone() -> None:
 
 
 def test_at_low_temperature_no_move_costs_energy() -> None:
-    model = Ising2D()
+    model = MODELS["ising2d"]
     coarse, _, _ = coarse_lattices("block_mean", (6, 6), 3, n=1)
     state = kernel_state(1)
     spins = random_fill(coarse[0], "block_mean", 3, state)

@@ -10,7 +10,7 @@ import pytest
 
 from skild_phys.errors import BadInput
 from skild_phys.lattice.exact import kaufman_energy
-from skild_phys.lattice.models import Ising2D
+from skild_phys.lattice.models import MODELS
 from skild_phys.measure.correlations import (
     FOUR_POINT_TERMS,
     connected_four_point,
@@ -104,7 +104,7 @@ def ensemble() -> tuple[np.ndarray, np.ndarray]:
     """All 2^16 lattices of 4x4 and their Gibbs weights at Tc."""
     bits = (np.arange(2**16)[:, None] >> np.arange(16)) & 1
     lattices = (2 * bits - 1).astype(np.int8).reshape(-1, 4, 4)
-    model = Ising2D()
+    model = MODELS["ising2d"]
     weight = np.exp(-16 * model.energy(lattices) / model.critical_temperature)
     return lattices, weight / weight.sum()
 
@@ -112,7 +112,7 @@ def ensemble() -> tuple[np.ndarray, np.ndarray]:
 def test_nearest_neighbours_give_the_exact_energy(ensemble: tuple[np.ndarray, np.ndarray]) -> None:
     lattices, weight = ensemble
     terms = np.einsum("n,nij->ij", weight, four_point_terms(lattices, [1, 2]))
-    exact = kaufman_energy(4, Ising2D().critical_temperature)
+    exact = kaufman_energy(4, MODELS["ising2d"].critical_temperature)
     assert -terms[0, 1] - terms[0, 2] == pytest.approx(exact, abs=1e-12)
 
 

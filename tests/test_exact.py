@@ -9,9 +9,9 @@ import pytest
 
 from skild_phys.errors import BadInput
 from skild_phys.lattice import exact
-from skild_phys.lattice.models import Ising2D
+from skild_phys.lattice.models import MODELS
 
-TC = Ising2D().critical_temperature
+TC = MODELS["ising2d"].critical_temperature
 
 KAUFMAN = {
     8: (-1.4915891074, 1.1455592),
@@ -46,7 +46,7 @@ def test_kaufman_against_enumeration(side: int, temperature: float) -> None:
     codes = np.arange(2 ** (side * side))
     bits = (codes[:, None] >> np.arange(side * side)) & 1
     spins = (2 * bits - 1).astype(np.int8).reshape(-1, side, side)
-    energy = Ising2D().energy(spins)
+    energy = MODELS["ising2d"].energy(spins)
     weight = np.exp(-(energy - energy.min()) * side**2 / temperature)
     mean = np.average(energy, weights=weight)
     variance = np.average((energy - mean) ** 2, weights=weight)

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 
 from skild_phys.errors import BadInput
-from skild_phys.lattice.models import Ising2D, get_model, parse_temperature
+from skild_phys.lattice.models import MODELS, get_model, parse_temperature
 
 TC = 2.269185314213022
 
 
 def test_critical_temperature_is_onsagers() -> None:
-    assert Ising2D().critical_temperature == pytest.approx(TC, abs=1e-15)
+    assert MODELS["ising2d"].critical_temperature == pytest.approx(TC, abs=1e-15)
 
 
 @pytest.mark.parametrize(
@@ -28,7 +28,7 @@ def test_critical_temperature_is_onsagers() -> None:
     ],
 )
 def test_temperatures(text: str | float, value: float) -> None:
-    assert parse_temperature(text, Ising2D()) == pytest.approx(value, rel=1e-15)
+    assert parse_temperature(text, MODELS["ising2d"]) == pytest.approx(value, rel=1e-15)
 
 
 @pytest.mark.parametrize(
@@ -36,7 +36,7 @@ def test_temperatures(text: str | float, value: float) -> None:
 )
 def test_temperatures_that_are_refused(text: str) -> None:
     with pytest.raises(BadInput, match=r"--T: .* is not accepted; expected a positive number"):
-        parse_temperature(text, Ising2D())
+        parse_temperature(text, MODELS["ising2d"])
 
 
 def test_unknown_model() -> None:
@@ -45,7 +45,7 @@ def test_unknown_model() -> None:
 
 
 def test_energies_of_known_lattices() -> None:
-    model = Ising2D()
+    model = MODELS["ising2d"]
     up = np.ones((4, 6), dtype=np.int8)
     stripes = up.copy()
     stripes[::2] = -1
@@ -64,4 +64,4 @@ def test_energy_is_the_sum_over_bonds() -> None:
         for y in range(3)
         for x in range(5)
     )
-    assert Ising2D().energy(spins) == -bonds / 15
+    assert MODELS["ising2d"].energy(spins) == -bonds / 15

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from skild_phys.lattice.coarsen import block_sums
-from skild_phys.lattice.models import Ising2D
+from skild_phys.lattice.models import MODELS
 from skild_phys.measure.compare import Comparison, compare
 from skild_phys.plots import COLOURS, FIGURES, MARKERS, STYLE, figure_bytes, save_figure
 from skild_phys.rng import kernel_state
@@ -23,7 +23,7 @@ SIDE, N = 32, 24
 
 
 def save(path: Path, spins: np.ndarray, parents: bool) -> LatticeStore:
-    attrs = {"model": "ising2d", "temperature": Ising2D().critical_temperature}
+    attrs = {"model": "ising2d", "temperature": MODELS["ising2d"].critical_temperature}
     scalars = {"parent": np.arange(N)} if parents else {}
     if parents:
         attrs |= {"rule": "block_mean", "factor": 4, "method": "fill"}
@@ -39,7 +39,7 @@ def comparison(tmp_path_factory: pytest.TempPathFactory) -> Comparison:
     state, spins = kernel_state(50), np.ones((SIDE, SIDE), dtype=np.int8)
     lattices = np.empty((N, SIDE, SIDE), dtype=np.int8)
     for i in range(N):
-        wolff(spins, Ising2D().critical_temperature, state, 30)
+        wolff(spins, MODELS["ising2d"].critical_temperature, state, 30)
         lattices[i] = spins
     flat = np.random.default_rng(51).permuted(lattices.reshape(N, 8, 4, SIDE), axis=2)
     rolled = np.roll(lattices.reshape(N, 8, 4, SIDE), 1, axis=2)

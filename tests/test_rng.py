@@ -5,7 +5,18 @@ import pytest
 import scipy.stats
 from numba import njit
 
-from skild_phys.rng import below, generator, kernel_state, next_u64, seed_sequence, uniform
+from skild_phys.rng import (
+    BITS_BLOCK,
+    LANES,
+    below,
+    fill_bits,
+    generator,
+    kernel_state,
+    lane_state,
+    next_u64,
+    seed_sequence,
+    uniform,
+)
 
 
 @njit
@@ -75,3 +86,14 @@ def test_uniform_is_uniform() -> None:
     assert values.max() < 1.0
     assert scipy.stats.kstest(values, "uniform").pvalue > 1e-4
     assert scipy.stats.kstest(values**1.02, "uniform").pvalue < 1e-6
+
+
+def test_lanes_are_eight_generators_side_by_side() -> None:
+    state = lane_state(3, 1)
+    single = [np.ascontiguousarray(state[:, lane]) for lane in range(LANES)]
+    out = np.empty(3 * BITS_BLOCK, dtype=np.uint64)
+    fill_bits(state, out[:BITS_BLOCK])
+    fill_bits(state, out[BITS_BLOCK:])
+    expected = [[int(next_u64(s)) for _ in range(len(out) // LANES)] for s in single]
+    np.testing.assert_array_equal(out.reshape(-1, LANES).T, np.array(expected, dtype=np.uint64))
+    np.testing.assert_array_equal(state.T, np.stack(single))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from skild_phys.lattice.exact import kaufman_specific_heat
-from skild_phys.lattice.models import Ising2D
+from skild_phys.lattice.models import MODELS
 from skild_phys.measure.thermodynamics import (
     binder_cumulant,
     magnetization_moments,
@@ -41,7 +41,7 @@ def test_binder_cumulant_of_order_and_of_a_gaussian() -> None:
 
 def test_specific_heat_of_the_enumerated_4x4_torus() -> None:
     bits = (np.arange(2**16)[:, None] >> np.arange(16)) & 1
-    model = Ising2D()
+    model = MODELS["ising2d"]
     energy = model.energy((2 * bits - 1).astype(np.int8).reshape(-1, 4, 4))
     for temperature in (1.7, model.critical_temperature, 4.0):
         weight = np.exp(-16 * (energy - energy.min()) / temperature)

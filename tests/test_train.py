@@ -14,7 +14,7 @@ from skild_helpers import TC, TINY, critical_lattices
 
 from skild_phys.errors import BadInput, Interrupted, StoreError, WeightsError
 from skild_phys.lattice.exact import kaufman_energy, kaufman_specific_heat
-from skild_phys.lattice.models import Ising2D
+from skild_phys.lattice.models import MODELS
 from skild_phys.skild.config import TrainConfig, read_config
 from skild_phys.skild.source import ArrayLattices, SimulationSource, Source, StoreSource
 from skild_phys.skild.train import (
@@ -175,7 +175,9 @@ def test_the_simulation_is_in_equilibrium_away_from_tc() -> None:
     exact = kaufman_energy(side, temperature)
     sigma = np.sqrt(kaufman_specific_heat(side, temperature) / (side**2 * chains)) * temperature
     means = [
-        Ising2D().energy(SimulationSource(side, temperature, chains, n, 4, burn_in).next(chains))
+        MODELS["ising2d"].energy(
+            SimulationSource(side, temperature, chains, n, 4, burn_in).next(chains)
+        )
         for n, burn_in in ((0, None), (6, 200))
     ]
     good, bad = (float(np.mean(m)) for m in means)
@@ -283,7 +285,7 @@ def test_learning_rates() -> None:
 
 def test_symmetries_keep_the_energy() -> None:
     spins = critical_lattices(3, 12)
-    model, random = Ising2D(), torch.Generator().manual_seed(1)
+    model, random = MODELS["ising2d"], torch.Generator().manual_seed(1)
     seen = set()
     for _ in range(40):
         moved = symmetry(torch.from_numpy(spins.astype(np.float32)), random).numpy()

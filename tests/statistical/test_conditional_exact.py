@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from scipy.stats import chi2
 
 from skild_phys.lattice.coarsen import block_sums, coarsen_spins, tie_coins
-from skild_phys.lattice.models import Ising2D
+from skild_phys.lattice.models import MODELS
 from skild_phys.rng import below, kernel_state, next_u64
 from skild_phys.simulate import conditional
 from skild_phys.simulate.conditional import (
@@ -33,7 +33,7 @@ from skild_phys.simulate.wolff import wolff
 
 pytestmark = pytest.mark.statistical
 
-MODEL = Ising2D()
+MODEL = MODELS["ising2d"]
 TC = MODEL.critical_temperature
 TIE_SEED, SAMPLE = 4, 17
 Spins = NDArray[np.int8]

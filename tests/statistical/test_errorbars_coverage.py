@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from skild_phys.lattice.exact import kaufman_energy
-from skild_phys.lattice.models import Ising2D
+from skild_phys.lattice.models import MODELS
 from skild_phys.measure.errorbars import Chains, Estimate, jackknife
 from skild_phys.rng import kernel_state
 from skild_phys.simulate.wolff import wolff
@@ -74,7 +74,7 @@ def test_energy_of_real_chains() -> None:
 
     Every run has two chains of 200 draws, stored interleaved.
     """
-    model, draws = Ising2D(), 200
+    model, draws = MODELS["ising2d"], 200
     temperature = model.critical_temperature
     energy = np.empty((draws, 2, REPETITIONS))
     for repetition in range(REPETITIONS):

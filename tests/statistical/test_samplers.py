@@ -18,7 +18,7 @@ import scipy.stats
 from numba import njit
 from numpy.typing import NDArray
 
-from skild_phys.lattice.models import Ising2D
+from skild_phys.lattice.models import MODELS
 from skild_phys.rng import below, kernel_state, next_u64
 from skild_phys.simulate.chain import Ensemble, SimulationSpec
 from skild_phys.simulate.metropolis import _metropolis, acceptance_thresholds
@@ -26,7 +26,7 @@ from skild_phys.simulate.wolff import _wolff, bond_threshold
 
 pytestmark = pytest.mark.statistical
 
-MODEL = Ising2D()
+MODEL = MODELS["ising2d"]
 TC = MODEL.critical_temperature
 # e(Tc) and C(Tc) per site (Kaufman, Phys. Rev. 76, 1232, 1949).
 KAUFMAN = {
