@@ -124,7 +124,7 @@ def summary(store: LatticeStore) -> dict[str, Any]:
 
     `energy_tau` is the integrated autocorrelation time in draws; 1/2 when they are independent.
     """
-    from skild_phys.measure.errorbars import Chains, jackknife
+    from skild_phys.errorbars import Chains, jackknife
 
     chains = Chains(store.variable("chain"), store.variable("draw"))
     rows = {"energy": store.variable("energy")}

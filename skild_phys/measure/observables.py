@@ -10,10 +10,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from skild_phys.errors import StoreError
-from skild_phys.measure import thermodynamics as thermo
-from skild_phys.measure.correlations import N_PATTERNS, connected_four_point
-from skild_phys.measure.errorbars import (
+from skild_phys.errorbars import (
     Array,
     Chains,
     Estimate,
@@ -21,6 +18,9 @@ from skild_phys.measure.errorbars import (
     integrated_autocorrelation_time,
     jackknife,
 )
+from skild_phys.errors import StoreError
+from skild_phys.measure import thermodynamics as thermo
+from skild_phys.measure.correlations import N_PATTERNS, connected_four_point
 from skild_phys.measure.statistics import MAX_ROWS, Statistics, collect, is_spins, rows_of
 from skild_phys.measure.structure_factor import shells
 from skild_phys.measure.theory import theory
