@@ -4,13 +4,16 @@ import itertools
 import json
 import warnings
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import xarray as xr
 import zarr
 from conftest import files_of, random_samples, store_options
+from numpy.typing import NDArray
 
 from skild_phys.errors import BadInput, StoreError
 from skild_phys.store import (
@@ -268,6 +271,14 @@ def test_arguments_that_are_refused(tmp_path: Path) -> None:
         {"chunk": 0},
         {"shape": (0, 4)},
         {"field": "block_sum", "scale": 1e-9},
+        {"field": "state_count", "scale": 1e-9, "q": 3},
+        {"field": "states"},
+        {"field": "states", "q": 1},
+        {"field": "states", "q": 128},
+        {"q": 3},
+        {"shape": (4,)},
+        {"shape": (4, 4, 4, 4)},
+        {"shape": (4, 4, 0)},
     ):
         with pytest.raises(BadInput):
             create_store(tmp_path / "a.zarr", **(store_options(4) | changed))
@@ -321,3 +332,147 @@ def test_a_store_made_anew_forgets_how_long_the_old_one_took(tmp_path: Path) -> 
         write_timing(path, 3.0)
     with create_store(path, attrs={"seed": 2}, **options):
         assert read_timing(path) == 3.0
+
+
+def lattices(field: str, n: int, shape: tuple[int, ...], q: int = 3) -> NDArray[Any]:
+    """Return `n` random lattices that the field allows; blocks have 8 sites."""
+    rng = np.random.default_rng(5)
+    if field == "states":
+        return rng.integers(0, q, (n, *shape)).astype(np.int8)
+    if field == "state_count":
+        counts = rng.multinomial(8, np.full(q, 1 / q), (n, *shape))
+        return np.moveaxis(counts, -1, 1).astype(np.int16)
+    if field == "block_sum":
+        return (2 * rng.integers(-4, 5, (n, *shape))).astype(np.int16)
+    if field == "field":
+        return rng.normal(size=(n, *shape)).astype(np.float32)
+    return (2 * rng.integers(0, 2, (n, *shape)) - 1).astype(np.int8)
+
+
+ALL_FIELDS = ("spins", "states", "block_sum", "state_count", "field")
+
+
+def field_options(field: str, n: int, shape: tuple[int, ...], **changed: Any) -> dict[str, Any]:
+    scale = 1 / 8 if field in ("block_sum", "state_count") else 1.0
+    q = 3 if field.startswith("state") else 0
+    options = store_options(n, field=field, shape=shape, scale=scale, q=q, variables=(), attrs={})
+    return options | changed
+
+
+@pytest.mark.parametrize("shape", [(4, 6), (3, 4, 5)])
+@pytest.mark.parametrize("field", ALL_FIELDS)
+def test_every_field_in_two_and_three_dimensions(
+    tmp_path: Path, field: str, shape: tuple[int, ...]
+) -> None:
+    values = lattices(field, 7, shape)
+    for name, cuts in (("a.zarr", (0, 7)), ("b.zarr", (0, 3, 4, 7))):
+        for start, stop in itertools.pairwise(cuts):
+            with create_store(tmp_path / name, **field_options(field, 7, shape)) as writer:
+                assert writer.committed == start
+                writer.commit({field: values[start:stop]})
+    assert files_of(tmp_path / "a.zarr") == files_of(tmp_path / "b.zarr")
+    store = open_store(tmp_path / "a.zarr")
+    potts = field.startswith("state")
+    assert (store.field, store.shape, store.q) == (field, shape, 3 if potts else 0)
+    np.testing.assert_array_equal(store.read(2, 6), values[2:6])
+    assert store.read(2, 6).dtype == values.dtype
+    axes = ("y", "x") if len(shape) == 2 else ("z", "y", "x")
+    with xr.open_zarr(store.path) as data:
+        state = ("state",) if field == "state_count" else ()
+        assert data[field].dims == ("sample", *state, *axes)
+        np.testing.assert_array_equal(data[field], values * np.float32(store.scale))
+        if field == "states":
+            assert data[field].attrs["flag_values"] == [0, 1, 2]
+            assert data[field].attrs["flag_meanings"] == "0 1 2"
+            assert data[field].attrs["long_name"] == "Potts state"
+
+
+def test_a_gap_is_no_state(tmp_path: Path) -> None:
+    for field in ("states", "state_count"):
+        path = tmp_path / field
+        with create_store(path, **field_options(field, 5, (2, 2))) as writer:
+            writer.commit({field: lattices(field, 5, (2, 2))})
+        array = zarr.open_array(path / field, mode="r+")
+        assert array.fill_value == -1
+        array[1] = array.fill_value
+        with pytest.raises(StoreError, match=rf"'{field}': samples 1\.\.1 hold"):
+            open_store(path).read(1, 2)
+
+
+def test_states_and_counts_that_are_refused(tmp_path: Path) -> None:
+    states, counts = (lattices(field, 2, (2, 2)) for field in ("states", "state_count"))
+    extra, moved = counts.copy(), counts.copy()
+    extra[1, 0, 1, 1] += 1
+    moved[1, :, 1, 1] = (-1, 9, 0)
+    for field, wrong, words in (
+        ("states", states - 1, r"refused a state outside 0 \.\. 2"),
+        ("states", states + 1, r"refused a state outside 0 \.\. 2"),
+        ("state_count", extra, "refused counts that are not those of 8 sites"),
+        ("state_count", moved, "refused counts that are not those of 8 sites"),
+    ):
+        with create_store(tmp_path / field, **field_options(field, 2, (2, 2))) as writer:
+            with pytest.raises(StoreError, match=words):
+                writer.commit({field: wrong})
+            with pytest.raises(ValueError, match="has shape"):
+                writer.commit({field: wrong[:, :1]})
+            assert writer.committed == 0
+    with pytest.raises(BadInput, match="there 'q' is 3, here 4"):
+        create_store(tmp_path / "states", **field_options("states", 2, (2, 2), q=4))
+
+
+def test_settled_attributes_come_with_the_first_commit(tmp_path: Path) -> None:
+    options = store_options(10, unsettled=("every", "burn_in"))
+    found = {"every": np.int64(7), "burn_in": 140}
+    with create_store(tmp_path / "a.zarr", **options) as writer:
+        with pytest.raises(ValueError, match="seed"):
+            writer.settle({"seed": 1})
+        writer.settle(found)
+        assert writer.attributes == options["attrs"] | found
+        assert "every" not in open_store(tmp_path / "a.zarr").attrs
+        writer.commit(random_samples(0, 6))
+        assert open_store(tmp_path / "a.zarr").attrs["every"] == 7
+        with pytest.raises(ValueError, match="6 samples are committed"):
+            writer.settle(found)
+        writer.attributes["every"] = 9
+        writer.attributes["model"] = "?"
+    with create_store(tmp_path / "a.zarr", **options) as writer:
+        assert writer.attributes == options["attrs"] | found
+        writer.commit(random_samples(6, 10))
+    with create_store(tmp_path / "b.zarr", **options) as writer:
+        writer.settle(found)
+        writer.commit(random_samples(0, 10))
+    assert files_of(tmp_path / "a.zarr") == files_of(tmp_path / "b.zarr")
+    with pytest.raises(BadInput, match="'every'"):
+        create_store(tmp_path / "a.zarr", **store_options(10))
+    wrong = options | {"attrs": options["attrs"] | {"seed": 1}}
+    with pytest.raises(BadInput, match="'seed'"):
+        create_store(tmp_path / "a.zarr", **wrong)
+
+
+def test_an_attribute_given_as_unsettled_yields_to_the_stores(tmp_path: Path) -> None:
+    options = store_options(10, unsettled=("every",))
+    for every in (3, 5):
+        options["attrs"] = options["attrs"] | {"every": every}
+        with create_store(tmp_path / "a.zarr", **options) as writer:
+            assert writer.attributes["every"] == 3
+            writer.commit(random_samples(writer.committed, writer.committed + 5))
+    assert open_store(tmp_path / "a.zarr").attrs["every"] == 3
+
+
+def test_commits_from_threads_of_their_own(tmp_path: Path) -> None:
+    """Two stores at once, states of zeros (all fill value): the bytes of one thread."""
+
+    def write(name: str) -> None:
+        with create_store(tmp_path / name, **store_options(40)) as writer:
+            for start in range(0, 40, 2):
+                state = {"rng": np.zeros(2), "spins": np.zeros((2, 2), np.int8)}
+                with ThreadPoolExecutor(1) as other:
+                    other.submit(writer.commit, random_samples(start, start + 2), state).result()
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(write, ("a.zarr", "b.zarr")))
+    with create_store(tmp_path / "c.zarr", **store_options(40)) as writer:
+        state = {"rng": np.zeros(2), "spins": np.zeros((2, 2), np.int8)}
+        writer.commit(random_samples(0, 40), state)
+    assert files_of(tmp_path / "a.zarr") == files_of(tmp_path / "c.zarr")
+    assert files_of(tmp_path / "b.zarr") == files_of(tmp_path / "c.zarr")

@@ -3,11 +3,13 @@
 Only this package knows Zarr and the schema.
 """
 
+from skild_phys.store.create import create_store
 from skild_phys.store.foreign import open_array
 from skild_phys.store.reader import LatticeStore, open_store
+from skild_phys.store.region import Region
 from skild_phys.store.schema import FIELDS, SCALARS, SCHEMA_VERSION, VOLATILE
 from skild_phys.store.timing import read_timing, write_timing
-from skild_phys.store.writer import StoreWriter, create_store
+from skild_phys.store.writer import StoreWriter
 
 __all__ = [
     "FIELDS",
@@ -15,6 +17,7 @@ __all__ = [
     "SCHEMA_VERSION",
     "VOLATILE",
     "LatticeStore",
+    "Region",
     "StoreWriter",
     "create_store",
     "open_array",

@@ -17,25 +17,30 @@ from zarr.core.buffer import default_buffer_prototype
 from zarr.storage import MemoryStore
 
 from skild_phys.errors import StoreError
+from skild_phys.files import write_bytes_atomically
 from skild_phys.store.schema import ROOT, chunk_name, chunk_shape
 
 
 def _one_chunk(metadata: Mapping[str, Any], chunk: bytes | None) -> tuple[Any, Any]:
-    """Open chunk 0 as an array of its own: (the array, the mapping of keys to buffers)."""
+    """Open chunk 0 as an array of its own: (the array, the mapping of keys to buffers).
+
+    Zarr leaves out a chunk that is all fill value, where here a missing chunk is a fault; the
+    array is told not to, by itself: Zarr's own setting is of the process, not of the thread.
+    """
     to_buffer = default_buffer_prototype().buffer.from_bytes
     document = json.dumps({**metadata, "shape": chunk_shape(metadata), "attributes": {}})
     files = {ROOT: to_buffer(document.encode())}
     if chunk is not None:
         files[chunk_name(metadata, 0)] = to_buffer(chunk)
     mode: Literal["r", "r+"] = "r" if chunk is not None else "r+"
-    return zarr.open_array(MemoryStore(files), mode=mode), files
+    array: Any = zarr.open_array(MemoryStore(files), mode=mode)
+    whole = zarr.AsyncArray(array.metadata, array.store_path, {"write_empty_chunks": True})
+    return zarr.Array(whole), files
 
 
 def encode(metadata: Mapping[str, Any], rows: NDArray[Any]) -> bytes:
     """Return the chunk file for `rows`, at most a chunk of them; the rest is fill value."""
-    # Zarr leaves out a chunk that is all fill value; here a missing chunk is a fault.
-    with zarr.config.set({"array.write_empty_chunks": True}):
-        array, files = _one_chunk(metadata, None)
+    array, files = _one_chunk(metadata, None)
     block = np.full(array.shape, array.fill_value, dtype=array.dtype)
     block[: len(rows)] = rows
     array[...] = block
@@ -74,3 +79,20 @@ def read_rows(
         block = decode(path, name, metadata, index)
         out[low - start : high - start] = block[low - index * step : high - index * step]
     return out
+
+
+def write_rows(
+    path: Path, name: str, metadata: Mapping[str, Any], first: int, rows: NDArray[Any]
+) -> None:
+    """Put `rows` on disk as samples first, first + 1 .. of a variable, file by file.
+
+    Samples before `first` in the same chunk are kept; what is behind the last row becomes fill
+    value. Each file is replaced as a whole. Raises StoreError, WriteError.
+    """
+    step = chunk_shape(metadata)[0]
+    start, total = first // step, first + len(rows)
+    kept = read_rows(path, name, metadata, start * step, first)
+    rows = np.concatenate([kept, rows.astype(metadata["data_type"])])
+    for index in range(start, -(-total // step)):
+        block = rows[(index - start) * step :][:step]
+        write_bytes_atomically(path / name / chunk_name(metadata, index), encode(metadata, block))

@@ -35,11 +35,14 @@ class LatticeStore:
     ----------
     path : where it lies.
     attrs : attributes of the store (model, temperature, rule, seed, ...).
-    field : name of the lattices: `spins` (int8, +-1), `block_sum` (int16) or `field` (float32).
+    field : name of the lattices: `spins` (int8, +-1), `states` (int8, 0 .. q-1), `block_sum`
+        or `state_count` (int16), `field` (float32).
     n_samples : samples that are complete.
-    shape : (Ly, Lx) of a lattice.
+    shape : (Ly, Lx) or (Lz, Ly, Lx) of a lattice.
+    q : number of states of `states` and `state_count`; 0 for the other fields.
     chunk : samples in a chunk.
-    scale : physical value = stored number x scale (1.0 unless `field` is `block_sum`).
+    scale : physical value = stored number x scale (1.0 unless `field` is `block_sum` or
+        `state_count`).
     variables : names of the scalars.
     """
 
@@ -50,7 +53,7 @@ class LatticeStore:
         self._nodes: dict[str, Any] = root["consolidated_metadata"]["metadata"]
         self._layout = layout_of(self.path, self._nodes)
         self.field, self.shape = self._layout.field, self._layout.shape
-        self.chunk, self.scale = self._layout.chunk, self._layout.scale
+        self.chunk, self.scale, self.q = self._layout.chunk, self._layout.scale, self._layout.q
         self.variables = self._layout.variables
         samples = self.attrs.get("samples_committed")
         if not isinstance(samples, int) or isinstance(samples, bool) or samples < 0:
@@ -92,7 +95,10 @@ class LatticeStore:
         return bool(self.n_samples == self.attrs.get("samples_planned"))
 
     def read(self, start: int, stop: int) -> NDArray[Any]:
-        """Return the stored numbers of samples start..stop-1, (stop - start, Ly, Lx), checked."""
+        """Return the stored numbers of samples start..stop-1, checked.
+
+        (stop - start, *shape), for `state_count` (stop - start, q, *shape).
+        """
         if not 0 <= start <= stop <= self.n_samples:
             raise IndexError(f"samples {start}..{stop} of {self.n_samples}")
         return self._read(self.field, start, stop)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
@@ -38,7 +39,21 @@ FIELDS = {
     "spins": Variable("int8", 0, "1", "spin"),
     "block_sum": Variable("int16", -(2**15), "1", "mean spin of a block, stored as its sum"),
     "field": Variable("float32", "NaN", "1", "real field"),
+    "states": Variable("int8", -1, "1", "Potts state"),
+    "state_count": Variable(
+        "int16", -1, "1", "share of a block's sites in each state, stored as their number"
+    ),
 }
+POTTS_FIELDS = ("states", "state_count")
+"""Fields of lattices whose sites are in one of q states, 0 .. q-1."""
+
+SCALED_FIELDS = ("block_sum", "state_count")
+"""Fields that are kept as whole numbers, to be multiplied by 1 over the sites of a block."""
+
+AXES = {2: ("y", "x"), 3: ("z", "y", "x")}
+"""Names of a lattice's axes, by its dimension."""
+
+MOST_STATES = 127
 SCALARS = {
     "energy": Variable("float64", "NaN", "J", "energy per site"),
     "magnetization": Variable("float64", "NaN", "1", "magnetization per site"),
@@ -94,13 +109,23 @@ def array_metadata(
 
 @dataclass(frozen=True)
 class Layout:
-    """Which arrays a store has, apart from how many samples."""
+    """Which arrays a store has, apart from how many samples.
+
+    `shape` is that of the lattice, (Ly, Lx) or (Lz, Ly, Lx); `q` the number of states of the
+    `POTTS_FIELDS`, 0 for the others.
+    """
 
     field: str
-    shape: tuple[int, int]
+    shape: tuple[int, ...]
     chunk: int
     scale: float
     variables: tuple[str, ...]
+    q: int = 0
+
+    @property
+    def sample_shape(self) -> tuple[int, ...]:
+        """Shape of what is stored of one lattice: with the counts of q states, (q, Ly, Lx)."""
+        return (self.q, *self.shape) if self.field == "state_count" else self.shape
 
     def metadata(self, samples: int) -> dict[str, dict[str, Any]]:
         """Return the metadata of every array of a store that holds `samples`."""
@@ -108,15 +133,19 @@ class Layout:
         attributes: dict[str, Any] = {"long_name": kind.long_name, "units": kind.units}
         if self.field == "spins":
             attributes |= {"flag_values": [-1, 1], "flag_meanings": "down up"}
-        if self.field == "block_sum":
+        if self.field == "states":
+            states = list(range(self.q))
+            attributes |= {"flag_values": states, "flag_meanings": " ".join(map(str, states))}
+        if self.field in SCALED_FIELDS:
             attributes["scale_factor"] = self.scale
+        state = ("state",) if self.field == "state_count" else ()
         arrays = {
             self.field: array_metadata(
                 kind.dtype,
-                (samples, *self.shape),
-                (self.chunk, *self.shape),
+                (samples, *self.sample_shape),
+                (self.chunk, *self.sample_shape),
                 kind.fill,
-                ("sample", "y", "x"),
+                ("sample", *state, *AXES[len(self.shape)]),
                 attributes,
             )
         }
@@ -137,6 +166,13 @@ class Layout:
             wide = values.astype(np.int32)
             bad = (np.abs(wide) > sites) | ((wide - sites) & 1 != 0)
             return f"a number that is no sum of {sites} spins" if bad.any() else None
+        if name == "states":
+            bad = (values < 0) | (values >= self.q)
+            return f"a state outside 0 .. {self.q - 1}" if bad.any() else None
+        if name == "state_count":
+            sites = round(1.0 / self.scale)
+            good = (values >= 0).all() and (values.sum(axis=1, dtype=np.int64) == sites).all()
+            return None if good else f"counts that are not those of {sites} sites"
         if values.dtype.kind == "f":
             return None if np.isfinite(values).all() else "NaN or infinity"
         return "a negative number" if (values < 0).any() else None
@@ -155,6 +191,27 @@ def chunk_name(metadata: Mapping[str, Any], index: int) -> str:
 def json_bytes(metadata: Mapping[str, Any]) -> bytes:
     """Return metadata as the bytes of a `zarr.json`."""
     return (json.dumps(metadata, indent=2, allow_nan=False) + "\n").encode()
+
+
+@functools.singledispatch
+def _plain(value: Any) -> Any:
+    raise TypeError(f"an attribute of a store cannot be {type(value).__name__}")
+
+
+@_plain.register(np.generic)
+def _(value: np.generic) -> Any:
+    return value.item()
+
+
+@_plain.register(np.ndarray)
+def _(value: NDArray[Any]) -> Any:
+    return value.tolist()
+
+
+def as_json(attrs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return attributes as they will be read: NumPy's numbers and arrays become plain ones."""
+    plain: dict[str, Any] = json.loads(json.dumps(dict(attrs), default=_plain, allow_nan=False))
+    return plain
 
 
 def checksum(attributes: Mapping[str, Any], arrays: Mapping[str, Any]) -> str:
@@ -228,21 +285,32 @@ def layout_of(path: Path, nodes: Mapping[str, Any]) -> Layout:
         raise StoreError(f"{path}: expected one of the variables {', '.join(FIELDS)}")
     field = fields[0]
     try:
-        shape = nodes[field]["shape"]
+        attributes = nodes[field]["attributes"]
         chunk = chunk_shape(nodes[field])
-        scale = nodes[field]["attributes"]["scale_factor"] if field == "block_sum" else 1.0
-        _, height, width = (int(n) for n in shape)
-        if len(chunk) != 3 or not (0.0 < float(scale) <= 1.0) or min(height, width, *chunk) < 1:
-            raise ValueError
+        scale = attributes["scale_factor"] if field in SCALED_FIELDS else 1.0
+        _, *shape = (int(n) for n in nodes[field]["shape"])
+        q = len(attributes["flag_values"]) if field == "states" else 0
+        if field == "state_count":
+            q, *shape = shape
         layout = Layout(
             field,
-            (height, width),
+            tuple(shape),
             int(chunk[0]),
             float(scale),
             tuple(name for name in names if name != field),
+            q,
         )
+        sizes = (*layout.sample_shape, *chunk)
+        if len(chunk) != 1 + len(layout.sample_shape) or not 0.0 < layout.scale <= 1.0:
+            raise ValueError
+        if len(shape) not in AXES or min(sizes) < 1:
+            raise ValueError
+        if field in POTTS_FIELDS and not 2 <= q <= MOST_STATES:
+            raise ValueError
     except (KeyError, TypeError, ValueError):
-        raise StoreError(f"{path}: variable '{field}': wrong shape, chunks or scale") from None
+        raise StoreError(
+            f"{path}: variable '{field}': wrong shape, chunks, scale or states"
+        ) from None
     return layout
 
 

@@ -3,7 +3,8 @@
 What a commit does, in this order:
 
 1. chunk files of the new samples, each written beside, synced and renamed; a chunk that is
-   already part full is replaced by one with the same first samples;
+   already part full is replaced by one with the same first samples. Those of the lattices may
+   have been written before, by other processes (`StoreWriter.region`);
 2. the state to go on from, under a new name (`state/SAMPLES`);
 3. the root `zarr.json`, replaced in one step: it alone says how many samples there are, in its
    consolidated metadata and in `samples_committed`;
@@ -15,9 +16,7 @@ what lies beyond the committed samples is cleared when the store is next opened 
 
 from __future__ import annotations
 
-import functools
-import json
-import math
+import copy
 import os
 import shutil
 from collections.abc import Mapping, Sequence
@@ -31,14 +30,14 @@ from numpy.typing import NDArray
 from skild_phys.errors import BadInput, StoreError
 from skild_phys.files import (
     PARTIAL,
-    AnyPath,
     Lock,
     make_directory,
     write_bytes_atomically,
     write_error,
 )
-from skild_phys.store.chunks import decode, encode, read_rows
+from skild_phys.store.chunks import decode, encode, read_rows, write_rows
 from skild_phys.store.reader import LatticeStore
+from skild_phys.store.region import Region, check_values
 from skild_phys.store.schema import (
     FIELDS,
     MANAGED,
@@ -48,16 +47,15 @@ from skild_phys.store.schema import (
     VOLATILE,
     Layout,
     array_metadata,
+    as_json,
     chunk_name,
     chunk_shape,
     group_metadata,
     json_bytes,
     read_json,
-    read_root,
     root_metadata,
     scalar,
 )
-from skild_phys.store.timing import remove_timing
 
 
 def _remove(path: Path) -> None:
@@ -78,10 +76,18 @@ class StoreWriter:
     path : where it lies.
     committed : samples that are already complete.
     state : arrays that the last commit saved to go on from; empty if none.
+
+    One thread at a time may call it, and it may be another one each time.
     """
 
     def __init__(
-        self, path: Path, layout: Layout, attributes: dict[str, Any], n_samples: int, lock: Lock
+        self,
+        path: Path,
+        layout: Layout,
+        attributes: dict[str, Any],
+        n_samples: int,
+        lock: Lock,
+        unsettled: Sequence[str] = (),
     ) -> None:
         self.path = path
         self.committed = 0
@@ -90,6 +96,7 @@ class StoreWriter:
         self._attributes = attributes
         self._planned = n_samples
         self._lock = lock
+        self._unsettled = tuple(unsettled)
         self._state_nodes: dict[str, Any] = {}
 
     def __enter__(self) -> StoreWriter:
@@ -103,65 +110,100 @@ class StoreWriter:
     ) -> None:
         self._lock.release()
 
+    @property
+    def attributes(self) -> dict[str, Any]:
+        """A copy of the store's attributes, with what was settled here or in an earlier run."""
+        return copy.deepcopy(self._attributes)
+
+    def settle(self, attrs: Mapping[str, Any]) -> None:
+        """Add attributes that were not known when the store was made.
+
+        Only before the first commit, which writes them; a run killed before that has to settle
+        them anew. Raises ValueError later on, or for names that `create_store` was not told of
+        (`unsettled`).
+        """
+        if self.committed:
+            raise ValueError(f"{self.committed} samples are committed: nothing is left to settle")
+        if strange := set(attrs) - set(self._unsettled):
+            raise ValueError(f"not among the unsettled attributes: {', '.join(sorted(strange))}")
+        self._attributes |= as_json(attrs)
+
+    def region(self) -> Region:
+        """Return what writes the lattices of coming samples, in this or in other processes."""
+        return Region(self.path, self._layout, self.committed, self._planned)
+
     def commit(
-        self, arrays: Mapping[str, NDArray[Any]], state: Mapping[str, NDArray[Any]] | None = None
+        self,
+        arrays: Mapping[str, NDArray[Any]],
+        state: Mapping[str, NDArray[Any]] | None = None,
+        *,
+        written: int | None = None,
     ) -> None:
         """Append samples: all or nothing, on disk when this returns, whatever is killed when.
 
         Parameters
         ----------
-        arrays : for the field (n, Ly, Lx) and for every scalar (n,): the next n samples.
+        arrays : for the field (n, *shape), for `state_count` (n, q, *shape), and for every
+            scalar (n,): the next n samples.
         state : arrays to go on from after a break; replaces what the last commit saved.
+        written : n, if `Region.write` has put the lattices of the next n samples on disk;
+            `arrays` are then the scalars alone.
 
         Raises
         ------
-        StoreError if a value is not allowed; WriteError if the disk refuses. Either way the
-        store is as it was before.
+        StoreError if a value is not allowed, or lattices that should be written are not;
+        WriteError if the disk refuses. Either way the store is as it was before.
         """
-        count = self._check_samples(arrays)
+        count = self._check_samples(arrays, written)
         total = self.committed + count
         metadata = self._layout.metadata(total)
+        if written is not None:
+            self._check_written(metadata[self._layout.field], total)
         for name, rows in arrays.items():
-            self._append(name, metadata[name], np.asarray(rows), total)
+            write_rows(self.path, name, metadata[name], self.committed, np.asarray(rows))
         state_nodes = self._write_state(state, total)
         if total == self._planned:
             self._write_array_records(metadata)
+            self._clear_partials()
         self._write_root(total, state_nodes)
         old = self.committed
         self.committed, self._state_nodes = total, state_nodes
         self.state = {name: np.array(values) for name, values in (state or {}).items()}
         _remove(self.path / "state" / str(old) if state_nodes else self.path / "state")
 
-    def _check_samples(self, arrays: Mapping[str, NDArray[Any]]) -> int:
+    def _check_samples(self, arrays: Mapping[str, NDArray[Any]], written: int | None) -> int:
         layout = self._layout
-        expected = (layout.field, *layout.variables)
+        expected = (*((layout.field,) if written is None else ()), *layout.variables)
         if set(arrays) != set(expected):
-            raise ValueError(f"a commit to this store needs the variables {', '.join(expected)}")
-        count = len(arrays[layout.field])
+            names = ", ".join(expected) or "none"
+            raise ValueError(f"a commit to this store needs the variables {names}")
+        count = len(arrays[layout.field]) if written is None else written
         for name, values in arrays.items():
-            shape = (count, *(layout.shape if name == layout.field else ()))
             kind = FIELDS.get(name) or scalar(name)
-            if values.shape != shape:
-                raise ValueError(f"variable '{name}' has shape {values.shape}, expected {shape}")
-            if not np.can_cast(values.dtype, kind.dtype, "same_kind"):
-                raise ValueError(f"variable '{name}' is {values.dtype}, expected {kind.dtype}")
-            if fault := layout.fault(name, values):
-                raise StoreError(f"{self.path}: variable '{name}': refused {fault}")
+            check_values(self.path, layout, name, kind.dtype, count, values)
         if count < 1 or self.committed + count > self._planned:
             raise ValueError(f"{count} samples after {self.committed} of {self._planned}")
         return count
 
-    def _append(
-        self, name: str, metadata: Mapping[str, Any], rows: NDArray[Any], total: int
-    ) -> None:
-        step = chunk_shape(metadata)[0]
-        first = self.committed // step
-        kept = read_rows(self.path, name, metadata, first * step, self.committed)
-        rows = np.concatenate([kept, rows.astype(metadata["data_type"])])
-        for index in range(first, -(-total // step)):
-            block = rows[(index - first) * step :][:step]
-            file = self.path / name / chunk_name(metadata, index)
-            write_bytes_atomically(file, encode(metadata, block))
+    def _check_written(self, metadata: Mapping[str, Any], total: int) -> None:
+        """Raise StoreError unless the lattices up to `total` are on disk.
+
+        Of files that may be part full, the first and the last, the contents are looked at, so
+        that no gap is committed; the others must be there.
+        """
+        field, step = self._layout.field, chunk_shape(metadata)[0]
+        last = (total - 1) // step
+        for index in range(self.committed // step, last + 1):
+            file = chunk_name(metadata, index)
+            if not (self.path / field / file).is_file():
+                raise StoreError(f"{self.path}: variable '{field}': chunk {file} is missing")
+        for index in sorted({self.committed // step, last}):
+            start, stop = max(self.committed, index * step), min(total, (index + 1) * step)
+            values = read_rows(self.path, field, metadata, start, stop)
+            if fault := self._layout.fault(field, values):
+                raise StoreError(
+                    f"{self.path}: variable '{field}': samples {start}..{stop - 1} hold {fault}"
+                )
 
     def _write_state(self, state: Mapping[str, NDArray[Any]] | None, total: int) -> dict[str, Any]:
         """Write the arrays of a state under the name of the commit; return their metadata."""
@@ -221,6 +263,7 @@ class StoreWriter:
         # A kill while the store was made may have left an array without a record of its own.
         store = LatticeStore(self.path, _records=False)
         self._compare(store)
+        self._attributes |= {k: v for k, v in store.attrs.items() if k in self._unsettled}
         self.committed = store.n_samples
         self._state_nodes = {n: m for n, m in store._nodes.items() if n.split("/")[0] == "state"}
         folder = f"state/{self.committed}"
@@ -244,7 +287,7 @@ class StoreWriter:
 
     def _compare(self, store: LatticeStore) -> None:
         """Raise BadInput unless the store was made with the same layout and attributes."""
-        skip = (*VOLATILE, *MANAGED)
+        skip = (*VOLATILE, *MANAGED, *self._unsettled)
         for wanted, there in (
             (self._attributes, store.attrs),
             (vars(self._layout), vars(store._layout)),
@@ -260,8 +303,7 @@ class StoreWriter:
 
     def _clear(self) -> None:
         """Leave on disk exactly what the committed samples need."""
-        for partial in self.path.rglob(f"*{PARTIAL}"):
-            _remove(partial)
+        self._clear_partials()
         metadata = self._layout.metadata(self.committed)
         for name in {*FIELDS, *SCALARS} - set(metadata):
             _remove(self.path / name)
@@ -274,6 +316,10 @@ class StoreWriter:
             self._rewrite_tail(name, document)
         self._write_array_records(metadata)
         self._clear_states()
+
+    def _clear_partials(self) -> None:
+        for partial in self.path.rglob(f"*{PARTIAL}"):
+            _remove(partial)
 
     def _rewrite_tail(self, name: str, metadata: Mapping[str, Any]) -> None:
         """Blank what a part-full last chunk holds beyond the committed samples."""
@@ -294,89 +340,3 @@ class StoreWriter:
         for entry in folder.iterdir():
             if entry.name not in (ROOT, str(self.committed)):
                 _remove(entry)
-
-
-@functools.singledispatch
-def _plain(value: Any) -> Any:
-    raise TypeError(f"an attribute of a store cannot be {type(value).__name__}")
-
-
-@_plain.register(np.generic)
-def _(value: np.generic) -> Any:
-    return value.item()
-
-
-@_plain.register(np.ndarray)
-def _(value: NDArray[Any]) -> Any:
-    return value.tolist()
-
-
-def _claim(path: Path) -> Lock:
-    """Make the directory if there is none, and take its lock."""
-    if os.path.exists(path) and not os.path.isdir(path):
-        raise BadInput("-o", str(path), "a path that does not exist, or a store to go on with")
-    make_directory(path)
-    return Lock(path).acquire()
-
-
-def create_store(
-    path: AnyPath,
-    *,
-    field: str,
-    n_samples: int,
-    shape: tuple[int, int],
-    chunk: int,
-    attrs: Mapping[str, Any],
-    variables: Sequence[str] = ("energy", "magnetization"),
-    scale: float = 1.0,
-    overwrite: bool = False,
-) -> StoreWriter:
-    """Open a store for writing: a new one, or one to go on with.
-
-    A store that lies at `path` with fewer than `n_samples`, and agrees in every parameter, is
-    resumed where its last commit left it; one that differs is refused unless `overwrite`.
-
-    Parameters
-    ----------
-    path : a directory, by custom NAME.zarr; its parent must exist.
-    field : `spins`, `block_sum` or `field` (see `FIELDS`).
-    n_samples : how many samples the finished store holds.
-    shape : (Ly, Lx) of a lattice.
-    chunk : samples in a chunk, the least that is read at once.
-    attrs : what identifies the samples (model, temperature, rule, seed, ...), as JSON values;
-        `VOLATILE` ones are stored and not compared.
-    variables : names of the scalars that come with each sample (see `SCALARS`).
-    scale : physical value of a stored 1; for `block_sum` 1 over the sites in a block.
-    overwrite : start afresh even if a store lies there. Nothing else is ever removed, but for
-        the record beside it of how long the old one took.
-
-    Raises
-    ------
-    BadInput naming the first parameter that differs; StoreError if another process writes to
-    the store or what lies there is damaged; WriteError if the disk refuses.
-    """
-    if field not in FIELDS:
-        raise BadInput("field", field, " or ".join(FIELDS))
-    if n_samples < 1 or chunk < 1 or min(shape) < 1:
-        raise BadInput("n_samples, chunk, shape", (n_samples, chunk, shape), "positive integers")
-    if field == "block_sum" and not (math.isfinite(scale) and 2**-15 < scale <= 1.0):
-        raise BadInput("scale", scale, "1 over the sites in a block, at most 32767 of them")
-    layout = Layout(field, (int(shape[0]), int(shape[1])), int(chunk), scale, tuple(variables))
-    attributes = json.loads(json.dumps(dict(attrs), default=_plain, allow_nan=False))
-    path = Path(path)
-    lock = _claim(path)
-    try:
-        writer = StoreWriter(path, layout, attributes, n_samples, lock)
-        if all(name.endswith(PARTIAL) for name in os.listdir(path)):
-            remove_timing(path)
-            writer._start()
-        elif overwrite:
-            read_root(path)
-            remove_timing(path)
-            writer._start()
-        else:
-            writer._resume()
-    except BaseException:
-        lock.release()
-        raise
-    return writer

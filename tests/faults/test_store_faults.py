@@ -221,7 +221,8 @@ class Mortal:
         return wrapped
 
 
-def write_in_commits(path: Path) -> None:
+def write_in_commits(path: Path, ahead: bool = False) -> None:
+    """Write 9 samples in two commits; with `ahead` a region writes the lattices before each."""
     options = store_options(9, variables=("energy",))
     with create_store(path, **options) as writer:
         while writer.committed < 9:
@@ -229,10 +230,14 @@ def write_in_commits(path: Path) -> None:
             stop = min(start + 6, 9)
             arrays = random_samples(start, stop)
             del arrays["chain"]
-            writer.commit(arrays, {"rng": np.array([stop])})
+            written = stop - start if ahead else None
+            if ahead:
+                writer.region().write(start, arrays.pop("spins"))
+            writer.commit(arrays, {"rng": np.array([stop])}, written=written)
 
 
-def test_killed_at_every_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("ahead", [False, True])
+def test_killed_at_every_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ahead: bool) -> None:
     """Whatever the last system call was, the next run ends with the bytes of one run."""
     mortal = Mortal(monkeypatch)
     write_in_commits(tmp_path / "whole.zarr")
@@ -242,10 +247,10 @@ def test_killed_at_every_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         path = tmp_path / f"{step}.zarr"
         mortal.left = step
         with pytest.raises(Killed):
-            write_in_commits(path)
+            write_in_commits(path, ahead)
         mortal.left = -1
         assert samples_left(path) in (0, 6, 9)
-        write_in_commits(path)
+        write_in_commits(path, ahead)
         assert files_of(path) == wanted, step
 
 
