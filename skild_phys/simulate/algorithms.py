@@ -40,7 +40,7 @@ class Algorithm:
     advance : the kernel.
     stream : (seed, *key) -> generator state.
     replicas : chains that advance together; they make up a unit.
-    even_sides : whether it needs lattices of even sides.
+    local : whether it updates site by site, in checkerboard order; sides must then be even.
     """
 
     name: str
@@ -49,7 +49,7 @@ class Algorithm:
     advance: Advance
     stream: Callable[..., State] = lane_state
     replicas: int = 1
-    even_sides: bool = False
+    local: bool = False
 
     def start(self, seed: int, unit: int) -> State:
         """Return the generator state that unit `unit` of a simulation starts from."""
@@ -79,14 +79,14 @@ ALGORITHMS = (
         "sweep",
         (Ising,),
         lambda x, model, t, state, n: metropolis(x[0], t, state, n),
-        even_sides=True,
+        local=True,
     ),
     Algorithm(
         "metropolis",
         "sweep",
         (Potts,),
         lambda x, model, t, state, n: potts_metropolis(x[0], _states(model), t, state, n),
-        even_sides=True,
+        local=True,
     ),
     Algorithm(
         "multispin",
@@ -94,7 +94,7 @@ ALGORITHMS = (
         (Ising,),
         lambda x, model, t, state, n: multispin(x, t, state, n),
         replicas=REPLICAS,
-        even_sides=True,
+        local=True,
     ),
 )
 

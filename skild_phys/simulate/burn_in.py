@@ -72,7 +72,7 @@ def _pilot(spec: SimulationSpec, units: list[Unit], run: Executor, note: Note) -
             break
         while slowest > _FINE:
             series, stride, slowest = series[:, 1::2], 2 * stride, slowest / 2
-        segment = max(_SEGMENT, series.shape[1])
+        segment = max(_SEGMENT, series.shape[1] // 2)
     times = [float(t) * stride for t in tau], [float(e) * stride for e in error]
     return Pilot(units, updates, (times[0][0], times[0][1]), (times[1][0], times[1][1]))
 
@@ -96,7 +96,7 @@ def burn_in(
     if spec.every is not None and spec.burn_in is not None:
         note(f"burn-in: {spec.burn_in} {spec.kernel.update}s")
         done = run.all(burn, [(spec, unit, spec.burn_in) for unit in units])
-        return spec.with_stint(), done
+        return spec, done
     found = _pilot(spec, units, run, note)
     every = spec.every or max(1, math.ceil(2.0 * found.slowest))
     if spec.burn_in is None:
@@ -114,4 +114,4 @@ def burn_in(
         tau_energy=found.tau[0],
         tau_magnetization_squared=found.tau[1],
     )
-    return settled.with_stint(), done
+    return settled, done

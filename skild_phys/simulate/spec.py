@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from skild_phys.errors import BadInput
 from skild_phys.lattice.models import Model, get_model
 from skild_phys.simulate.algorithms import Algorithm, default_algorithm, get_algorithm
+from skild_phys.simulate.expected import sweeps_between_samples
 
 LARGEST_SIDE = {2: 2**15, 3: 2**10}
 
@@ -77,8 +78,8 @@ class SimulationSpec:
         of the slower one of energy and M^2, as measured during burn-in.
     burn_in : updates before the first sample interval of a chain; None: at least 20
         autocorrelation times, as measured.
-    stint : draws a unit makes in a row; None: about half a megabyte of lattices, less when they
-        are slow to come or few.
+    stint : draws a unit makes in a row; None: about half a megabyte of lattices, less where they
+        must be expected to take long, or are few.
     seed : of all streams.
     start : `cold` (all sites equal, from where clusters grow at once) or `hot` (random).
     tau_energy, tau_magnetization_squared : integrated autocorrelation times, in updates, that
@@ -116,7 +117,7 @@ class SimulationSpec:
         name = default_algorithm(model) if self.algorithm == "auto" else self.algorithm
         chosen = get_algorithm(name, model)
         self._set("algorithm", chosen.name)
-        if chosen.even_sides and any(side % 2 for side in sides):
+        if chosen.local and any(side % 2 for side in sides):
             accepted = f"even sides for the checkerboard of {chosen.name} (wolff takes any)"
             raise BadInput("--L", shown, accepted)
         if self.start not in ("cold", "hot"):
@@ -171,23 +172,21 @@ class SimulationSpec:
         return self.n_chains // self.kernel.replicas
 
     @property
-    def settled(self) -> bool:
-        """Whether the burn-in has nothing left to find out."""
-        return None not in (self.every, self.burn_in, self.stint)
-
-    @property
     def stretch(self) -> int:
         """Samples that a unit makes in a row."""
         return (self.stint or 1) * self.kernel.replicas
 
     def with_stint(self) -> SimulationSpec:
-        """Return the same with a number of draws in a row, if it has none: `every` is known."""
+        """Return the same with a number of draws in a row."""
         if self.stint is not None:
             return self
         sites = self.sites * self.kernel.replicas
+        apart = self.every or sweeps_between_samples(
+            self.kernel.local, max(self.shape), self.temperature, self.system.critical_temperature
+        )
         limits = (
             _STINT_SITES // sites,
-            _STINT_UPDATES // (sites * (self.every or 1)),
+            _STINT_UPDATES // (sites * apart),
             -(-self.n_samples // self.n_chains),
         )
         return dataclasses.replace(self, stint=max(1, min(limits)))
@@ -201,7 +200,7 @@ class SimulationSpec:
 
     def stretches(self, unit: int, first: int, last: int) -> Iterator[tuple[int, int]]:
         """Yield (start, stop) of the samples first .. last - 1 that are of one unit."""
-        round_size = self.n_chains * (self.stint or 1)
+        round_size = self.units * self.stretch
         for number in range(first // round_size, -(-last // round_size)):
             start = number * round_size + unit * self.stretch
             low, high = max(first, start), min(last, start + self.stretch)
@@ -210,7 +209,8 @@ class SimulationSpec:
 
     def made(self, unit: int, total: int) -> int:
         """Return how many of the first `total` samples are of one unit."""
-        return sum(stop - start for start, stop in self.stretches(unit, 0, total))
+        rounds, rest = divmod(total, self.units * self.stretch)
+        return rounds * self.stretch + min(max(rest - unit * self.stretch, 0), self.stretch)
 
     def attributes(self) -> dict[str, Any]:
         """Return what a store says of its samples; `n_samples` is not part of it."""
@@ -218,3 +218,15 @@ class SimulationSpec:
         del known["n_samples"]
         known["L"] = self.L if isinstance(self.L, int) else list(self.L)
         return {**known, "couplings": {"J": 1.0}, "update": self.kernel.update}
+
+
+def spec_of(attrs: Mapping[str, Any], n_samples: int) -> SimulationSpec:
+    """Return the spec of a simulated store from its attributes; raises KeyError for another."""
+    names = {f.name for f in dataclasses.fields(SimulationSpec)} - {"n_samples"}
+    known = {name: attrs[name] for name in names if name in attrs}
+    missing = {"L", "temperature", "model", "algorithm", "chains", "seed", "stint"} - set(known)
+    if missing:
+        raise KeyError(", ".join(sorted(missing)))
+    if isinstance(known["L"], list):
+        known["L"] = tuple(known["L"])
+    return SimulationSpec(n_samples=n_samples, **known)

@@ -70,9 +70,10 @@ def _label(bonds, before, parent, todo):  # type: ignore[no-untyped-def]
     height, width = bonds.shape
     for r in range(height):
         own = bonds[r]
-        start = run = np.int64(r * width)
+        start = r * width
+        run = np.int64(start)
         for x in range(width):
-            run = start + x if x == 0 or own[x] & _SIDEWAYS == 0 else run
+            run = np.int64(start + x) if x == 0 or own[x] & _SIDEWAYS == 0 else run
             parent[start + x] = run
         for axis in range(before.shape[1]):
             # The bond round the edge of the lattice waits until both rows have labels.

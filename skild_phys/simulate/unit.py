@@ -91,9 +91,7 @@ def never() -> bool:
     return False
 
 
-def burn(
-    spec: SimulationSpec, unit: Unit, updates: int, stop: Callable[[], bool] = never
-) -> Unit:
+def burn(spec: SimulationSpec, unit: Unit, updates: int, stop: Callable[[], bool] = never) -> Unit:
     """Return a unit `updates` updates later."""
     unit = unit.copy()
     advance(spec, unit, updates, stop)
