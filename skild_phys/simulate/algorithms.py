@@ -108,9 +108,12 @@ def default_algorithm(model: Model) -> str:
 
 
 def get_algorithm(name: str, model: Model) -> Algorithm:
-    """Return the algorithm called `name` for a model; raises BadInput naming the known ones."""
+    """Return the algorithm called `name`, or `auto`, for a model.
+
+    Raises BadInput naming the known ones.
+    """
     known = {a.name: a for a in ALGORITHMS if isinstance(model, a.families)}
-    wanted = name.replace("_", "-")
+    wanted = default_algorithm(model) if name == "auto" else name.replace("_", "-")
     if wanted not in known:
         raise BadInput("--algorithm", name, f"{', '.join(known)} (for {model.name}), or auto")
     return known[wanted]

@@ -11,7 +11,7 @@ import contextlib
 import dataclasses
 import queue
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -224,11 +224,13 @@ def _go(
     run: Executor,
     progress: Callable[[int], None],
     note: Note,
-    unsettled: Sequence[str],
 ) -> None:
+    unsettled = [name for name in SETTLED if getattr(spec, name) is None]
     try:
         if writer.committed:
-            units = _restored(spec, writer.state)
+            there = writer.attributes
+            found = {name: there[name] for name in unsettled if name in there}
+            spec, units = dataclasses.replace(spec, **found), _restored(spec, writer.state)
         else:
             spec, units = burn_in(spec, run, note)
             found = {name: getattr(spec, name) for name in unsettled}
@@ -242,16 +244,15 @@ def _go(
         ) from None
 
 
-def _adopted(spec: SimulationSpec, path: AnyPath) -> tuple[SimulationSpec, int | None]:
-    """Return the spec with what a store at `path` has settled, and that store's chunk size."""
+def _begun(spec: SimulationSpec, path: AnyPath) -> tuple[SimulationSpec, int | None]:
+    """Return the spec with the stint of a store at `path`, and that store's chunk size."""
     try:
         store = open_store(path)
     except StoreError:
         return spec, None  # none, or one that create_store will find fault with
-    # Only the stint is settled before the first sample is.
-    names = SETTLED if store.n_samples else ("stint",)
-    known = {n: store.attrs[n] for n in names if n in store.attrs and getattr(spec, n) is None}
-    return dataclasses.replace(spec, **known), store.chunk
+    if spec.stint is None and isinstance(store.attrs.get("stint"), int):
+        spec = dataclasses.replace(spec, stint=store.attrs["stint"])
+    return spec, store.chunk
 
 
 @contextlib.contextmanager
@@ -304,9 +305,8 @@ def simulate(
     if n_threads is not None:
         check_whole("--threads", n_threads)
     if not overwrite:
-        spec, kept = _adopted(spec, path)
+        spec, kept = _begun(spec, path)
         chunk = chunk or kept
-    open_names = [name for name in SETTLED if getattr(spec, name) is None and name != "stint"]
     spec = spec.with_stint()
     chunk = chunk or spec.default_chunk()
     if cluster is not None and spec.stretch % chunk:
@@ -314,20 +314,22 @@ def simulate(
         raise BadInput("--chunk", chunk, accepted)
     known = {k: v for k, v in spec.attributes().items() if v is not None}
     model = spec.system
-    writer = create_store(
-        path,
-        field=model.field,
-        n_samples=spec.n_samples,
-        shape=spec.shape,
-        chunk=chunk,
-        attrs={**known, **(attrs or {})},
-        variables=("energy", "magnetization", "chain", "draw"),
-        q=len(model.values) if model.field == "states" else 0,
-        unsettled=open_names,
-        overwrite=overwrite,
-    )
-    with writer:
+    with (
+        # First of all: an address where nobody answers must leave nothing behind.
+        _executor(spec, n_threads, cluster, stop) as run,
+        create_store(
+            path,
+            field=model.field,
+            n_samples=spec.n_samples,
+            shape=spec.shape,
+            chunk=chunk,
+            attrs={**known, **(attrs or {})},
+            variables=("energy", "magnetization", "chain", "draw"),
+            q=len(model.values) if model.field == "states" else 0,
+            unsettled=[name for name in SETTLED if getattr(spec, name) is None],
+            overwrite=overwrite,
+        ) as writer,
+    ):
         if writer.committed < spec.n_samples:
-            with _executor(spec, n_threads, cluster, stop) as run:
-                _go(spec, writer, run, progress, note, open_names)
+            _go(spec, writer, run, progress, note)
     return open_store(Path(path))

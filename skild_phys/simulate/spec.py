@@ -10,7 +10,7 @@ from typing import Any
 
 from skild_phys.errors import BadInput
 from skild_phys.lattice.models import Model, get_model
-from skild_phys.simulate.algorithms import Algorithm, default_algorithm, get_algorithm
+from skild_phys.simulate.algorithms import Algorithm, get_algorithm
 from skild_phys.simulate.expected import sweeps_between_samples
 
 LARGEST_SIDE = {2: 2**15, 3: 2**10}
@@ -18,7 +18,7 @@ LARGEST_SIDE = {2: 2**15, 3: 2**10}
 _STINT_SITES = 2**19
 _STINT_UPDATES = 2**26
 
-SETTLED = ("every", "burn_in", "stint", "tau_energy", "tau_magnetization_squared")
+SETTLED = ("every", "burn_in", "tau_energy", "tau_magnetization_squared")
 """Parameters that the burn-in may settle; a store keeps them from its first commit on."""
 
 
@@ -106,16 +106,15 @@ class SimulationSpec:
 
     def __post_init__(self) -> None:
         model = get_model(self.model)
-        sides = (self.L,) * model.dimension if isinstance(self.L, int) else tuple(self.L)
-        if isinstance(self.L, bool):
-            raise BadInput("--L", self.L, "a side")
+        if isinstance(self.L, bool) or not isinstance(self.L, int | tuple):
+            raise BadInput("--L", self.L, "a whole number, or a tuple of them")
+        sides = (self.L,) * model.dimension if isinstance(self.L, int) else self.L
         shown = self.L if isinstance(self.L, int) else "x".join(map(str, self.L))
         check_shape(sides, model, shown)
         self._set("L", sides[0] if len(set(sides)) == 1 else sides)
         if not (math.isfinite(self.temperature) and self.temperature > 0.0):
             raise BadInput("--T", self.temperature, "a positive temperature")
-        name = default_algorithm(model) if self.algorithm == "auto" else self.algorithm
-        chosen = get_algorithm(name, model)
+        chosen = get_algorithm(self.algorithm, model)
         self._set("algorithm", chosen.name)
         if chosen.local and any(side % 2 for side in sides):
             accepted = f"even sides for the checkerboard of {chosen.name} (wolff takes any)"
