@@ -111,6 +111,8 @@ def _source(store: Path | None, options: TrainConfig) -> tuple[Source, dict[str,
         array = ArrayLattices(store, spins)
         return StoreSource(array, options.seed), system | {"side": min(array.shape)}
     lattices = open_store(store)
+    if lattices.q:
+        raise BadInput("STORE", str(store), f"spins, block sums or a field, not '{lattices.field}'")
     if spins and lattices.field != "spins":
         raise BadInput(
             "STORE", str(store), f"spins for output = 'logits', not '{lattices.field}'; use 'v'"
