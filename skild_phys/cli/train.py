@@ -99,6 +99,8 @@ def _source(store: Path | None, options: TrainConfig) -> tuple[Source, dict[str,
 
     if store is None:
         model = get_model(options.model)
+        if model.name != "ising2d":
+            raise BadInput("model", model.name, "ising2d, or a STORE: no other model is simulated")
         temperature = parse_temperature(options.temperature, model)
         simulation = SimulationSource(
             options.side, temperature, options.batch, options.clusters, options.seed
