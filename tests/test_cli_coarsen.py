@@ -12,7 +12,15 @@ from numpy.typing import NDArray
 
 from skild_phys.cli import run
 from skild_phys.errors import Interrupted
-from skild_phys.lattice.coarsen import FIELDS, RULES, coarsen_spins, tie_coins
+from skild_phys.lattice.coarsen import (
+    FIELDS,
+    RULES,
+    coarse_field,
+    coarsen_lattices,
+    coarsen_spins,
+    tie_coins,
+)
+from skild_phys.lattice.models import MODELS
 from skild_phys.simulate.coarsening import coarsen_store
 from skild_phys.simulate.conditional import CONDITIONAL_RULES, sample_conditional
 from skild_phys.store import LatticeStore, create_store, open_store
@@ -207,3 +215,112 @@ def test_a_refined_majority_store_keeps_its_tie_seed(fine: LatticeStore, tmp_pat
     assert not np.array_equal(open_store(tmp_path / "e.zarr").read(0, N), coarse.read(0, N))
     assert call(*argv, "--factor", 4, "-o", tmp_path / "f.zarr") == 0
     assert open_store(tmp_path / "f.zarr").attrs["tie_seed"] == 0
+
+
+KINDS = {"ising3d": (4, 8, 6), "potts3": (8, 12)}
+PAIRS = [(name, rule) for name in KINDS for rule in ("block_mean", "majority", "decimate")]
+
+
+def write_model(path: Path, name: str, parent: NDArray[Any] | None = None) -> LatticeStore:
+    """Write random lattices of a 3D or a Potts model."""
+    model = MODELS[name]
+    random = np.random.default_rng(4).integers(0, len(model.values), (N, *KINDS[name]))
+    lattices = np.array(model.values, dtype=np.int8)[random]
+    scalars = {} if parent is None else {"parent": parent}
+    with create_store(
+        path,
+        field=model.field,
+        n_samples=N,
+        shape=KINDS[name],
+        chunk=2,
+        attrs={"model": name, "temperature": 1.0, "L": KINDS[name][-1]},
+        variables=tuple(scalars),
+        q=3 if name == "potts3" else 0,
+    ) as writer:
+        writer.commit({model.field: lattices, **scalars})
+    return open_store(path)
+
+
+@pytest.mark.parametrize(("name", "rule"), PAIRS)
+def test_a_coarse_store_of_another_model(
+    tmp_path: Path, name: str, rule: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    parent = np.arange(N)[::-1] + 5
+    fine = write_model(tmp_path / "fine.zarr", name, parent)
+    out = tmp_path / "coarse.zarr"
+    options = ("--rule", rule, "--tie-seed", 6)
+    assert call(fine.path, "--factor", 2, "-o", out, *options) == 0
+    sides = {"ising3d": "4 x 8 x 6 to 2 x 4 x 3", "potts3": "8 x 12 to 4 x 6"}[name]
+    assert f"{N} lattices, {sides} by {rule}" in capsys.readouterr().out
+    store = open_store(out)
+    potts = name == "potts3"
+    assert store.field == coarse_field(rule, 3 if potts else 0, len(KINDS[name]))
+    assert store.q == (3 if potts else 0)
+    assert store.shape == tuple(side // 2 for side in KINDS[name])
+    sites = 4 if potts else 8
+    assert store.scale == (1 / sites if rule == "block_mean" else 1.0)
+    want = coarsen_lattices(fine.read(0, N), store.q, rule, 2, tie_seed=6, sample_ids=parent)
+    assert np.array_equal(store.read(0, N), want)
+    kept = {k: store.attrs[k] for k in ("model", "temperature", "L", "rule", "factor")}
+    side = KINDS[name][-1] // 2
+    assert kept == {"model": name, "temperature": 1.0, "L": side, "rule": rule, "factor": 2}
+
+
+@pytest.mark.parametrize(("name", "rule"), PAIRS)
+def test_another_model_interrupted_and_resumed(
+    tmp_path: Path, name: str, rule: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("skild_phys.simulate.coarsening._CHUNKS_A_COMMIT", 2)
+    fine = write_model(tmp_path / "fine.zarr", name)
+    for folder in "ab":
+        (tmp_path / folder).mkdir()
+    coarsen_store(fine, tmp_path / "a" / "c.zarr", rule, 2)
+    asked = iter(range(100))
+    with pytest.raises(Interrupted, match="4 of 11"):
+        coarsen_store(fine, tmp_path / "b" / "c.zarr", rule, 2, stop=lambda: next(asked) == 3)
+    coarsen_store(fine, tmp_path / "b" / "c.zarr", rule, 2)
+    assert contents(tmp_path / "a") == contents(tmp_path / "b")
+
+
+def test_another_models_errors_are_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "coarse.zarr"
+    fine = {name: write_model(tmp_path / f"{name}.zarr", name).path for name in KINDS}
+
+    def fails(*args: object) -> str:
+        assert call(*args) == 2
+        text = capsys.readouterr().err
+        assert text.count("\n") == 1
+        return text
+
+    for name, words in (("ising3d", "3D lattices"), ("potts3", "Potts states")):
+        text = fails(fine[name], "--factor", 2, "-o", out, "--rule", "spectral")
+        assert "--rule: 'spectral' is not accepted" in text
+        assert words in text
+    assert "all sides of 4 x 8 x 6" in fails(fine["ising3d"], "--factor", 4, "-o", out)
+    assert not out.exists()
+    assert call(fine["potts3"], "--factor", 2, "-o", out) == 0
+    capsys.readouterr()
+    text = fails(out, "--factor", 2, "-o", tmp_path / "twice.zarr")
+    assert "variable 'state_count': block_mean needs 'spins' or 'states'" in text
+
+
+def test_lattices_that_are_not_of_the_model_they_name(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wrong = (("states", 4, "potts3"), ("states", 3, "ising2d"), ("spins", 0, "ising3d"))
+    for i, (field, q, name) in enumerate(wrong):
+        path = tmp_path / f"{i}.zarr"
+        values = np.ones((1, 4, 4), np.int8)
+        with create_store(
+            path, field=field, n_samples=1, shape=(4, 4), chunk=1, attrs={"model": name},
+            variables=(), q=q,
+        ) as writer:  # fmt: skip
+            writer.commit({field: values})
+        assert call(path, "--factor", 2, "-o", tmp_path / "coarse.zarr") == 2
+        text = capsys.readouterr().err
+        assert text.count("\n") == 1
+        assert f"variable '{field}': 2D" in text
+        assert f"which {name} is not" in text
+    assert not (tmp_path / "coarse.zarr").exists()

@@ -16,6 +16,8 @@ import pytest
 import xarray as xr
 
 from skild_phys.cli import run
+from skild_phys.lattice.exact import kaufman_energy
+from skild_phys.lattice.models import MODELS
 from skild_phys.store import create_store
 
 SIDE, N = 8, 20
@@ -254,3 +256,133 @@ def test_names_are_no_markup(cli: Cli, fine: Path, tmp_path: Path) -> None:
     assert code == 0, err
     assert "m$\\foo$[red] - truth" in out
     assert "m$\\foo$[red].zarr" in cli("measure", odd)[1]
+
+
+def save_model(path: Path, name: str, shape: tuple[int, ...], **attrs: object) -> np.ndarray:
+    """Write lattices of a model that differ in order from sample to sample; return them."""
+    model, rng = MODELS[name], np.random.default_rng(41)
+    order = rng.uniform(0.2, 0.9, (N, *[1] * len(shape)))
+    index = np.where(rng.random((N, *shape)) < order, 0, rng.integers(0, len(model.values), shape))
+    lattices = np.array(model.values, dtype=np.int8)[index]
+    places = {"chain": np.arange(N) % 2, "draw": np.arange(N) // 2}
+    with create_store(
+        path, field=model.field, n_samples=N, shape=shape, chunk=8, variables=tuple(places),
+        attrs={"model": name, "temperature": 1.5, **attrs},
+        q=len(model.values) if model.field == "states" else 0,
+    ) as writer:  # fmt: skip
+        writer.commit({model.field: lattices, **places})
+    return lattices
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"), [("ising3d", (4, 6, 5)), ("potts3", (6, 8)), ("potts2", (8, 8))]
+)
+def test_measure_other_models(cli: Cli, tmp_path: Path, name: str, shape: tuple[int, ...]) -> None:
+    path = tmp_path / "a.zarr"
+    lattices = save_model(path, name, shape)
+    model, sites = MODELS[name], int(np.prod(shape))
+    e, m = model.energy(lattices), model.magnetization(lattices)
+    code, out, err = cli("measure", path, "--json")
+    assert code == 0, err
+    found = {o["observable"]: o for o in json.loads(out)["observables"]}
+    wanted = {
+        "energy": e.mean(),
+        "specific_heat": sites * e.var() / 1.5**2,
+        "magnetization": m.mean(),
+        "abs_magnetization": np.abs(m).mean(),
+        "magnetization_squared": (m**2).mean(),
+        "magnetization_fourth": (m**4).mean(),
+        "binder_cumulant": 1 - (m**4).mean() / (3 * (m**2).mean() ** 2),
+        "susceptibility": sites * (m**2).mean(),
+    }
+    assert {k: o["value"] for k, o in found.items() if not k.endswith("_tau")} == pytest.approx(
+        wanted
+    )
+    assert all(found[k]["err"] > 0 for k in wanted)
+    assert set(json.loads(out)["autocorrelation"]) == {"energy_tau", "magnetization_squared_tau"}
+    code, out, err = cli("measure", path)
+    assert code == 0, err
+    assert f"{N} lattices of {'x'.join(map(str, shape))}" in out
+    for text in ("energy", "binder cumulant", "tau_int(energy)", "Gamma method"):
+        assert text in out
+    assert "G(r" not in out
+    assert "S(k)" not in out
+    for output in ("m.nc", "m.csv"):
+        assert cli("measure", path, "-o", tmp_path / output)[0] == 0
+    with xr.open_dataset(tmp_path / "m.nc", engine="scipy") as data:
+        assert float(data["energy"]) == pytest.approx(e.mean())
+        assert "structure_factor_full" not in data
+
+
+def test_potts2_has_isings_energy_in_theory(cli: Cli, tmp_path: Path) -> None:
+    """e = (e_Ising(2 T) - 2) / 2 on squares; other lattices and other q have no theory."""
+    for name, shape in (("potts2", (8, 8)), ("potts2", (8, 6)), ("potts3", (8, 8))):
+        path = tmp_path / f"{name}-{shape[1]}.zarr"
+        save_model(path, name, shape)
+        records = json.loads(cli("measure", path, "--json")[1])["observables"]
+        known = {r["observable"]: r["theory"] for r in records if r["theory"] is not None}
+        square = (name, shape) == ("potts2", (8, 8))
+        want = {"energy": (kaufman_energy(8, 3.0) - 2.0) / 2.0} if square else {}
+        assert known == pytest.approx(want)
+    assert "Kaufman, of the Ising model at 2 T" in cli("measure", tmp_path / "potts2-8.zarr")[1]
+    assert "Kaufman" not in cli("measure", tmp_path / "potts2-6.zarr")[1]
+
+
+@pytest.mark.parametrize(("name", "shape"), [("ising3d", (4, 4, 4)), ("potts3", (8, 8))])
+def test_coarse_stores_of_other_models(
+    cli: Cli, tmp_path: Path, name: str, shape: tuple[int, ...]
+) -> None:
+    fine = tmp_path / "fine.zarr"
+    save_model(fine, name, shape)
+    for rule in ("block_mean", "majority", "decimate"):
+        coarse = tmp_path / f"{rule}.zarr"
+        assert cli("coarsen", fine, "--factor", 2, "--rule", rule, "-o", coarse)[0] == 0
+        code, out, err = cli("measure", coarse, "--json")
+        if (name, rule) == ("potts3", "block_mean"):
+            assert code == 2
+            assert err.count("\n") == 1
+            assert "variable 'state_count': only spins" in err
+            continue
+        assert code == 0, err
+        names = {record["observable"] for record in json.loads(out)["observables"]}
+        assert "magnetization_squared" in names
+        assert not names & {"energy", "specific_heat"}
+    if name == "ising3d":
+        fine_m, coarse_m = (
+            next(
+                r["value"]
+                for r in json.loads(cli("measure", path, "--json")[1])["observables"]
+                if r["observable"] == "magnetization"
+            )
+            for path in (fine, tmp_path / "block_mean.zarr")
+        )
+        assert coarse_m == pytest.approx(fine_m, abs=1e-14)
+
+
+def test_compare_refuses_what_has_no_correlations(cli: Cli, fine: Path, tmp_path: Path) -> None:
+    output = tmp_path / "report"
+    for name, shape, words in (
+        ("ising3d", (4, 4, 4), "not 3D"),
+        ("potts3", (SIDE, SIDE), "not 'states'"),
+    ):
+        other = tmp_path / f"{name}.zarr"
+        save_model(other, name, shape)
+        for words_of_command in ([other, other], [fine, other], [fine, fine, "--coarse", other]):
+            code, out, err = cli("compare", *words_of_command, "-o", output)
+            assert (code, out) == (2, "")
+            assert err.count("\n") == 1
+            assert name in err
+            assert words in err
+    assert not output.exists()
+
+
+def test_measure_refuses_lattices_that_are_not_of_their_model(cli: Cli, tmp_path: Path) -> None:
+    path = save(tmp_path / "a.zarr", np.ones((2, SIDE, SIDE), np.int8))
+    with create_store(
+        path, field="spins", n_samples=1, shape=(4, 4), chunk=1, attrs={"model": "ising3d"},
+        variables=(), overwrite=True,
+    ) as writer:  # fmt: skip
+        writer.commit({"spins": np.ones((1, 4, 4), np.int8)})
+    code, out, err = cli("measure", path)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "variable 'spins': 2D, which ising3d is not" in err

@@ -16,7 +16,7 @@ from skild_helpers import TC, critical_lattices
 import skild_phys.cli.train as cli
 from skild_phys.cli import run
 from skild_phys.files import Lock
-from skild_phys.lattice.coarsen import coarsen_spins
+from skild_phys.lattice.coarsen import coarsen_spins, coarsen_states
 from skild_phys.skild import train as trainer
 from skild_phys.skild.weights import load_weights
 from skild_phys.store import create_store
@@ -41,10 +41,13 @@ def call(capsys: pytest.CaptureFixture[str]) -> Callable[..., Answer]:
     return command
 
 
-def store(path: Path, field: str, values: np.ndarray, scale: float = 1.0, **attrs: Any) -> None:
+def store(
+    path: Path, field: str, values: np.ndarray, scale: float = 1.0, q: int = 0, **attrs: Any
+) -> None:
     """Write a store of `values` in chunks of 8."""
+    shape = values.shape[2 if field == "state_count" else 1 :]
     with create_store(
-        path, field=field, n_samples=len(values), shape=values.shape[1:], chunk=8,
+        path, field=field, n_samples=len(values), shape=shape, chunk=8, q=q,
         attrs={"model": "ising2d", "temperature": TC} | attrs, variables=(), scale=scale,
     ) as writer:  # fmt: skip
         writer.commit({field: values})
@@ -196,6 +199,28 @@ def test_coarse_stores(folder: Path, call: Callable[..., Answer]) -> None:
     assert call("train", folder / "signs.zarr", *words)[0] == 0
     system = load_weights(folder / "w.safetensors").system
     assert (system["rule"], system["factor"], system["side"]) == ("decimate", 2, 16)
+
+
+def test_other_models_are_refused(folder: Path, call: Callable[..., Answer]) -> None:
+    """Networks take 2D numbers: no states, no counts of them, no 3D spins, whatever the output."""
+    states = np.zeros((4, 16, 16), np.int8)
+    counts = coarsen_states(states, 3, "block_mean", 2)
+    cube = np.ones((4, 8, 8, 8), np.int8)
+    store(folder / "states.zarr", "states", states, q=3, model="potts3")
+    store(folder / "state_count.zarr", "state_count", counts, 0.25, q=3, model="potts3")
+    store(folder / "cube.zarr", "spins", cube, model="ising3d")
+    for output in ("logits", "v"):
+        (folder / "run.toml").write_text(f"output = '{output}'\n" + RECIPE)
+        for name, said in (
+            ("states", "not 'states'"), ("state_count", "not 'state_count'"), ("cube", "2 x 2"),
+        ):  # fmt: skip
+            words = train_words(folder)
+            code, _, err = call(words[0], folder / f"{name}.zarr", *words[1:])
+            assert (code, err.startswith("error: STORE"), err.count("\n")) == (2, True, 1)
+            assert said in err
+    (folder / "run.toml").write_text("model = 'potts3'\n" + RECIPE)
+    code, _, err = call(*train_words(folder))
+    assert (code, "model: 'potts3' is not accepted" in err, err.count("\n")) == (2, True, 1)
 
 
 def test_own_arrays(folder: Path, call: Callable[..., Answer]) -> None:

@@ -11,13 +11,24 @@ import torch
 from conftest import files_of
 from skild_helpers import TC, coarse_input, critical_lattices, tiny_weights
 
+from skild_phys.cli import run
 from skild_phys.errors import BadInput, Interrupted, StoreError, WeightsError
-from skild_phys.lattice.coarsen import block_sums, coarsen_spins, operator
+from skild_phys.lattice.coarsen import (
+    block_sums,
+    coarsen_lattices,
+    coarsen_spins,
+    operator,
+    state_counts,
+    tie_coins,
+    tie_priorities,
+)
+from skild_phys.lattice.models import MODELS
 from skild_phys.rng import kernel_state
-from skild_phys.skild.coarse import open_coarse
+from skild_phys.simulate.coarsening import coarsen_store
+from skild_phys.skild.coarse import CoarseInput, open_coarse
 from skild_phys.skild.refine import RefineSpec, build_method, check_weights_fit, refine_store
 from skild_phys.skild.sampler import Streams
-from skild_phys.store import open_store
+from skild_phys.store import create_store, open_store
 
 WEIGHTS = tiny_weights()
 SPEC = RefineSpec(steps=3, seed=8)
@@ -191,3 +202,112 @@ def test_threads_of_the_caller_are_left_as_they_were(tmp_path: Path) -> None:
 def test_streams_of_the_network_and_of_a_polish_differ() -> None:
     mine = Streams.of(4, 7).state
     assert all(not np.array_equal(mine, kernel_state(4, 7, branch)) for branch in (0, 1))
+
+
+KINDS = {"ising3d": (4, 8, 6), "potts3": (8, 12)}
+PAIRS = [(name, rule) for name in KINDS for rule in ("block_mean", "majority", "decimate")]
+
+
+def random_lattices(name: str, n: int, seed: int = 2) -> np.ndarray:
+    values = np.array(MODELS[name].values, dtype=np.int8)
+    return values[np.random.default_rng(seed).integers(0, len(values), (n, *KINDS[name]))]
+
+
+def coarse_of(folder: Path, name: str, rule: str) -> tuple[CoarseInput, np.ndarray]:
+    """Return the coarse input, by a factor of 2, of a store of 5 lattices, and these."""
+    model, fine = MODELS[name], random_lattices(name, 5)
+    with create_store(
+        folder / "fine.zarr", field=model.field, n_samples=5, shape=KINDS[name], chunk=2,
+        attrs={"model": name, "temperature": 1.0}, variables=("parent",),
+        q=len(model.values) if model.field == "states" else 0,
+    ) as writer:  # fmt: skip
+        writer.commit({model.field: fine, "parent": np.array([4, 9, 2, 7, 0])})
+    path = folder / "coarse.zarr"
+    coarsen_store(open_store(folder / "fine.zarr"), path, rule, 2, tie_seed=6)
+    return open_coarse(path, None, None), fine
+
+
+@pytest.mark.parametrize(("name", "rule"), PAIRS)
+def test_coarse_stores_of_other_models(tmp_path: Path, name: str, rule: str) -> None:
+    coarse, fine = coarse_of(tmp_path, name, rule)
+    q = 3 if name == "potts3" else 0
+    half = tuple(side // 2 for side in KINDS[name])
+    assert (coarse.q, coarse.shape, coarse.fine_shape) == (q, half, KINDS[name])
+    want = coarsen_lattices(fine, q, rule, 2, tie_seed=6, sample_ids=coarse.ids)
+    assert np.array_equal(coarse.read(0, 5), want)
+    ids = np.array([3, 1])
+    unknown = replace(coarse, tie_seed=None).coins(ids)
+    if rule == "majority":
+        known = tie_priorities(6, ids, half, 3) if q else tie_coins(6, ids, half)
+        assert np.array_equal(coarse.coins(ids), known)
+        assert unknown.shape == known.shape
+    assert unknown.dtype == np.int8
+    assert not unknown.any()
+
+
+@pytest.mark.parametrize(("name", "rule"), PAIRS)
+def test_what_a_method_makes_of_other_models_is_checked_and_kept(
+    tmp_path: Path, name: str, rule: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the truth as the method's answer; one lattice that is not is noticed."""
+    coarse, fine = coarse_of(tmp_path, name, rule)
+    answer = fine.copy()
+
+    def build(*arguments: object) -> object:
+        return lambda raw, index, coins: answer[list(index)]
+
+    monkeypatch.setattr("skild_phys.skild.refine.build_method", build)
+    spec, model = RefineSpec(method="fill"), MODELS[name]
+    refine_store(coarse, tmp_path / "r.zarr", spec, None, chunk=2)
+    store = open_store(tmp_path / "r.zarr")
+    assert (store.field, store.shape, store.q) == (model.field, KINDS[name], coarse.q)
+    assert np.array_equal(store.read(0, 5), fine)
+    assert np.array_equal(store.variable("energy"), model.energy(fine))
+    assert np.array_equal(store.variable("magnetization"), model.magnetization(fine))
+    assert np.array_equal(store.variable("parent"), coarse.ids)
+    assert store.attrs["L"] == KINDS[name][-1]
+    again = coarsen_store(store, tmp_path / "again.zarr", rule, 2)
+    assert np.array_equal(again.read(0, 5), coarse.read(0, 5))
+    answer[3] = 1
+    with pytest.raises(RuntimeError, match="do not coarse-grain to their input"):
+        refine_store(coarse, tmp_path / "wrong.zarr", spec, None, chunk=2)
+
+
+def test_majorities_of_states_may_be_any_that_is_tied_if_no_priority_is_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    coarse, fine = coarse_of(tmp_path, "potts3", "majority")
+    counts = state_counts(fine, 3, 2)
+    other = 2 - np.argmax(counts[:, ::-1], axis=1)
+    assert (other != coarse.read(0, 5)).any()
+    monkeypatch.setattr(
+        "skild_phys.skild.refine.build_method",
+        lambda *arguments: lambda raw, index, coins: fine[list(index)],
+    )
+    given = replace(coarse, read=lambda start, stop: other[start:stop].astype(np.int8))
+    with pytest.raises(RuntimeError):
+        refine_store(given, tmp_path / "a.zarr", RefineSpec(method="fill"), None)
+    unknown = replace(given, tie_seed=None)
+    refine_store(unknown, tmp_path / "b.zarr", RefineSpec(method="fill"), None)
+    rarest = np.argmin(counts, axis=1).astype(np.int8)
+    wrong = replace(unknown, read=lambda start, stop: rarest[start:stop])
+    with pytest.raises(RuntimeError):
+        refine_store(wrong, tmp_path / "c.zarr", RefineSpec(method="fill"), None)
+
+
+@pytest.mark.parametrize(("name", "rule"), PAIRS)
+def test_skild_refuses_other_models(
+    tmp_path: Path, name: str, rule: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    coarse, _ = coarse_of(tmp_path, name, rule)
+    held = {"ising3d": "3D lattices", "potts3": "Potts states"}[name]
+    with pytest.raises(BadInput, match=f"--method: 'skild' is not accepted; .*{held}"):
+        build_method(coarse, SPEC, WEIGHTS)
+    for more in ([], ["--any-system"]):
+        with pytest.raises(SystemExit) as ended:
+            run(["refine", str(coarse.path), "-o", str(tmp_path / "r.zarr"), *more])
+        out, err = capsys.readouterr()
+        assert (ended.value.code, out, err.count("\n")) == (2, "", 1)
+        assert err.startswith("error: --method: 'skild'")
+        assert held in err
+    assert not (tmp_path / "r.zarr").exists()

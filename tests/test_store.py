@@ -459,6 +459,20 @@ def test_an_attribute_given_as_unsettled_yields_to_the_stores(tmp_path: Path) ->
     assert open_store(tmp_path / "a.zarr").attrs["every"] == 3
 
 
+def test_a_commit_leaves_the_settings_of_the_process_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Zarr's settings are no thread's own: one commit would undo them under another."""
+
+    def refuse(*arguments: object, **more: object) -> None:
+        raise AssertionError("zarr.config was set")
+
+    monkeypatch.setattr(type(zarr.config), "set", refuse)
+    with create_store(tmp_path / "a.zarr", **store_options(4)) as writer:
+        writer.commit(random_samples(0, 4), {"rng": np.zeros(2)})
+    assert open_store(tmp_path / "a.zarr").n_samples == 4
+
+
 def test_commits_from_threads_of_their_own(tmp_path: Path) -> None:
     """Two stores at once, states of zeros (all fill value): the bytes of one thread."""
 

@@ -7,9 +7,11 @@ import pytest
 
 from skild_phys.lattice.exact import kaufman_specific_heat
 from skild_phys.lattice.models import MODELS
+from skild_phys.measure.theory import theory
 from skild_phys.measure.thermodynamics import (
     binder_cumulant,
     magnetization_moments,
+    moments,
     second_moment_correlation_length,
     specific_heat,
     susceptibility,
@@ -51,6 +53,30 @@ def test_specific_heat_of_the_enumerated_4x4_torus() -> None:
         assert found == pytest.approx(kaufman_specific_heat(4, temperature), rel=1e-9)
         # A planted fault, 1/T for 1/T^2, is far outside.
         assert found * temperature != pytest.approx(found, rel=0.1)
+
+
+def test_theory_of_potts2_is_the_enumerated_energy() -> None:
+    bits = ((np.arange(2**9)[:, None] >> np.arange(9)) & 1).astype(np.int8)
+    model = MODELS["potts2"]
+    energy = model.energy(bits.reshape(-1, 3, 3))
+    none = np.zeros(0, dtype=np.int64)
+    for temperature in (0.6, model.critical_temperature, 3.0):
+        weight = np.exp(-9 * (energy - energy.min()) / temperature)
+        exact = float((weight * energy).sum() / weight.sum())
+        attrs = {"model": "potts2", "temperature": temperature}
+        known = theory(attrs, (3, 3), none)
+        assert set(known) == {"energy"}
+        assert float(known["energy"].value) == pytest.approx(exact, rel=1e-9)
+        assert theory(attrs, (3, 4), none) == {}
+        assert theory(attrs | {"model": "potts3"}, (3, 3), none) == {}
+
+
+def test_moments_over_three_axes_and_of_an_order_parameter() -> None:
+    cube = np.ones((2, 2, 4, 4), dtype=np.int8)
+    cube[1, 0] = cube[1, 1, :2] = -1
+    want = [[1, 1, 1, 1], [-0.5, 0.5, 0.25, 0.0625]]
+    assert magnetization_moments(cube, dimension=3).tolist() == want
+    assert moments(np.array([1.0, -0.5])).tolist() == want
 
 
 def test_correlation_length_of_an_ornstein_zernike_spectrum() -> None:

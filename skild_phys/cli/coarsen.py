@@ -46,8 +46,9 @@ def command(
 
     Rules: block_mean keeps the exact sum of each block; majority its sign, ties to a fair coin
     that --tie-seed names (a refined FINE has the coins of its ancestor); decimate the spin at
-    each block's corner; spectral the modes inside the coarse box. Run again, the same command
-    goes on with an unfinished store.
+    each block's corner; spectral the modes inside the coarse box (2D only). Of Potts states,
+    block_mean counts how many sites of a block are in each, majority keeps the commonest. Run
+    again, the same command goes on with an unfinished store.
 
     \b
     skild-phys coarsen fine.zarr --factor 4 -o coarse.zarr
@@ -81,5 +82,5 @@ def command(
     if as_json:
         click.echo(json.dumps(result))
         return
-    (fine_y, fine_x), (y, x) = source.shape, store.shape
-    click.echo(f"{output}  {store.n_samples} lattices, {fine_y} x {fine_x} to {y} x {x} by {rule}")
+    before, after = (" x ".join(map(str, shape)) for shape in (source.shape, store.shape))
+    click.echo(f"{output}  {store.n_samples} lattices, {before} to {after} by {rule}")

@@ -51,8 +51,9 @@ def command(
 ) -> None:
     """Measure a store: energy, moments, G(r), S(k), four-point function, patterns.
 
-    Values are shown as 1.234(56), the error in units of the last digits, beside exact values
-    where they are known. Reads the store once, chunk by chunk.
+    In 3D, and of Potts states: energy, moments and what follows from them. Values are shown as
+    1.234(56), the error in units of the last digits, beside exact values where they are known.
+    Reads the store once, chunk by chunk.
 
     \b
     skild-phys measure refined.zarr
@@ -133,14 +134,9 @@ def _print(result: xr.Dataset) -> None:
     title = f"{result.attrs['store']}: {result.attrs['lattices']} lattices of {shape}"
     console.print(title, soft_wrap=True, markup=False)
     console.print(_scalar_table(result))
-    console.print(_line_table(result, "side", ["connected_four_point"], ["G4c(r)"]))
-    names = ["two_point_axis", "two_point_diagonal"]
-    powers = [
-        2**i for i in range(len(result["distance"]).bit_length()) if 2**i < len(result["distance"])
-    ]
-    console.print(_line_table(result, "distance", names, ["G(r, 0)", "G(r, r)"], powers))
-    shells = [i for i in (1, 2, 4, 8, 16, 32, 64, 128, 256) if i < len(result["shell"])]
-    console.print(_line_table(result, "shell", ["structure_factor"], ["S(k)"], shells))
+    if "structure_factor" in result:
+        for table in _correlation_tables(result):
+            console.print(table)
     for name in ("energy", "magnetization_squared"):
         if f"{name}_tau" in result:
             value, error = float(result[f"{name}_tau"]), float(result[f"{name}_tau_err"])
@@ -150,6 +146,18 @@ def _print(result: xr.Dataset) -> None:
     sources = {result[n].attrs["comment"] for n in result if str(n).endswith("_theory")}
     for source in sorted(sources):
         console.print(f"theory: {source}", soft_wrap=True)
+
+
+def _correlation_tables(result: xr.Dataset) -> list[Any]:
+    distances, shells = len(result["distance"]), len(result["shell"])
+    names = ["two_point_axis", "two_point_diagonal"]
+    powers = [2**i for i in range(distances.bit_length()) if 2**i < distances]
+    shown = [i for i in (1, 2, 4, 8, 16, 32, 64, 128, 256) if i < shells]
+    return [
+        _line_table(result, "side", ["connected_four_point"], ["G4c(r)"]),
+        _line_table(result, "distance", names, ["G(r, 0)", "G(r, r)"], powers),
+        _line_table(result, "shell", ["structure_factor"], ["S(k)"], shown),
+    ]
 
 
 def _scalar_table(result: xr.Dataset) -> Any:

@@ -120,6 +120,7 @@ def command(
     from skild_phys.skild.refine import (
         SHIPPED_SHARPNESS,
         RefineSpec,
+        check_skild_fits,
         check_weights_fit,
         refine_store,
     )
@@ -133,6 +134,8 @@ def command(
     weights = load_weights(checkpoint or shipped_weights()) if method == "skild" else None
     spins = weights is None or weights.output == "logits"
     source = open_coarse(coarse, factor, rule, spins=spins)
+    if weights:
+        check_skild_fits(source)
     if sharpness is None:
         shipped = checkpoint is None and method == "skild"
         sharpness = SHIPPED_SHARPNESS.get(source.rule, 1.0) if shipped else 1.0
@@ -185,13 +188,13 @@ def command(
     if as_json:
         click.echo(json.dumps(answer))
         return
-    ly, lx = source.fine_shape
+    before, after = (" x ".join(map(str, shape)) for shape in (source.shape, source.fine_shape))
     if each is None:
-        click.echo(f"{output}  was complete already: {total} lattices of {ly} x {lx}")
+        click.echo(f"{output}  was complete already: {total} lattices of {after}")
         return
     click.echo(
-        f"{output}  {total} lattices of {ly} x {lx} from {source.n} of {source.shape[0]} x"
-        f" {source.shape[1]}, method {method}, {each:.3g} s a lattice"
+        f"{output}  {total} lattices of {after} from {source.n} of {before}, method {method},"
+        f" {each:.3g} s a lattice"
     )
     if source.rule == "majority" and source.tie_seed is None:
         click.echo("coarsened again they give the input, up to ties that it does not explain")

@@ -99,6 +99,8 @@ def _source(store: Path | None, options: TrainConfig) -> tuple[Source, dict[str,
 
     if store is None:
         model = get_model(options.model)
+        if model.name != "ising2d":
+            raise BadInput("model", model.name, "ising2d, or a STORE: no other model is simulated")
         temperature = parse_temperature(options.temperature, model)
         simulation = SimulationSource(
             options.side, temperature, options.batch, options.clusters, options.seed
@@ -111,6 +113,8 @@ def _source(store: Path | None, options: TrainConfig) -> tuple[Source, dict[str,
         array = ArrayLattices(store, spins)
         return StoreSource(array, options.seed), system | {"side": min(array.shape)}
     lattices = open_store(store)
+    if lattices.q:
+        raise BadInput("STORE", str(store), f"spins, block sums or a field, not '{lattices.field}'")
     if spins and lattices.field != "spins":
         raise BadInput(
             "STORE", str(store), f"spins for output = 'logits', not '{lattices.field}'; use 'v'"

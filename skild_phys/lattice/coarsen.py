@@ -1,10 +1,11 @@
-"""Coarse-graining of lattices: integer rules for spins, linear operators for fields.
+"""Coarse-graining of lattices: integer rules for spins and states, linear operators for fields.
 
-A block is the factor x factor square of sites whose corner (0, 0) is a multiple of the factor.
-Block means, decimation and the spectral cut are all "filter, then keep every b-th site", so
-that in the orthonormal DFT each is y(K) = (1/b) sum over k = K mod (Ly/b, Lx/b) of h(k) x(k):
-a sum over the alias set of K, with a transfer function h of its own. Hence A Sigma A^T is
-diagonal in K for every Sigma that is diagonal in k, and no solver is needed.
+A block is the square (in 3D the cube) of factor^d sites whose corner (0, 0) is a multiple of the
+factor. The operators are of 2D fields. Block means, decimation and the spectral cut are all
+"filter, then keep every b-th site", so that in the orthonormal DFT each is y(K) = (1/b) sum over
+k = K mod (Ly/b, Lx/b) of h(k) x(k): a sum over the alias set of K, with a transfer function h of
+its own. Hence A Sigma A^T is diagonal in K for every Sigma that is diagonal in k, and no solver
+is needed.
 """
 
 from __future__ import annotations
@@ -27,9 +28,12 @@ FIELDS = {
     "decimate": "spins",
     "spectral": "field",
 }
-"""The name of the variable that holds the coarse lattice, by rule."""
+"""The name of the variable that holds the coarse lattice of spins or a real field, by rule."""
 
-_LARGEST_BLOCK = 181  # 181^2 is the last block sum that int16 holds
+STATE_FIELDS = {"block_mean": "state_count", "majority": "states", "decimate": "states"}
+"""The same for Potts states; `spectral` is of numbers, which states are not."""
+
+_MOST_SITES = 2**15 - 1  # the last block sum that int16 holds
 
 
 def check_rule(rule: str) -> str:
@@ -46,41 +50,83 @@ def check_factor(factor: Any) -> int:
     return int(factor)
 
 
-def coarse_shape(shape: tuple[int, int], factor: int) -> tuple[int, int]:
-    """Return (Ly, Lx) / factor; raises BadInput unless `factor` >= 2 divides both sides."""
+def coarse_field(rule: str, q: int = 0, dimension: int = 2) -> str:
+    """Return the name of the variable that holds what `rule` makes of spins (q = 0) or q states.
+
+    Raises BadInput for a rule that is none of RULES, and `spectral` of states or in 3D.
+    """
+    if check_rule(rule) == "spectral" and (q or dimension != 2):
+        what = "Potts states" if q else f"{dimension}D lattices"
+        raise BadInput("--rule", rule, " or ".join(STATE_FIELDS) + f" for {what}")
+    return STATE_FIELDS[rule] if q else FIELDS[rule]
+
+
+def coarse_shape(shape: tuple[int, ...], factor: int) -> tuple[int, ...]:
+    """Return the sides / factor; raises BadInput unless `factor` >= 2 divides each of them."""
     factor = check_factor(factor)
     if any(side == 0 or side % factor for side in shape):
-        raise BadInput("--factor", factor, f"a divisor of both sides of {shape[0]} x {shape[1]}")
-    return shape[0] // factor, shape[1] // factor
+        sides = "both sides" if len(shape) == 2 else "all sides"
+        raise BadInput("--factor", factor, f"a divisor of {sides} of {' x '.join(map(str, shape))}")
+    return tuple(side // factor for side in shape)
 
 
-def stored_scale(rule: str, factor: int) -> float:
-    """Return what a stored coarse number is multiplied by: 1 / factor^2 for block sums, else 1.
+def stored_scale(rule: str, factor: int, dimension: int = 2) -> float:
+    """Return what a stored coarse number is multiplied by: 1 / factor^d for block means, else 1.
 
     Raises BadInput where int16 would not hold the sums of a block.
     """
     if rule != "block_mean":
         return 1.0
-    if factor > _LARGEST_BLOCK:
-        raise BadInput("--factor", factor, f"at most {_LARGEST_BLOCK} for block means")
-    return 1.0 / factor**2
+    if factor**dimension > _MOST_SITES:
+        largest = int(_MOST_SITES ** (1.0 / dimension))
+        raise BadInput("--factor", factor, f"at most {largest} for block means")
+    return 1.0 / float(factor**dimension)
 
 
-def _totals(values: NDArray[Any], factor: int, dtype: type) -> NDArray[Any]:
-    """Return block totals; adding strided slices is many times faster than sum over two axes."""
-    rows: NDArray[Any] = values[..., ::factor, :].astype(dtype)
-    for i in range(1, factor):
-        rows += values[..., i::factor, :]
-    totals = rows[..., ::factor].copy()
-    for i in range(1, factor):
-        totals += rows[..., i::factor]
+def _totals(values: NDArray[Any], factor: int, dtype: type, dimension: int = 2) -> NDArray[Any]:
+    """Return block totals over the last axes; adding strided slices is many times faster than
+    a sum over several axes."""
+    totals: NDArray[Any] = values
+    for axis in range(-dimension, 0):
+        parts = [_every(totals, axis, i, factor) for i in range(factor)]
+        totals = parts[0].astype(dtype)
+        for part in parts[1:]:
+            totals += part
     return totals
 
 
-def block_sums(spins: NDArray[np.int8], factor: int) -> NDArray[np.int32]:
-    """Return the sums over factor x factor blocks of `spins` (..., Ly, Lx), as int32."""
-    coarse_shape((spins.shape[-2], spins.shape[-1]), factor)
-    return _totals(spins, factor, np.int32)
+def _every(values: NDArray[Any], axis: int, start: int, step: int) -> NDArray[Any]:
+    """Return values[..., start::step, ...] along `axis`, counted from the end."""
+    index: Any = (..., slice(start, None, step), *[slice(None)] * (-1 - axis))
+    part: NDArray[Any] = values[index]
+    return part
+
+
+def corners(lattices: NDArray[Any], factor: int, dimension: int) -> NDArray[Any]:
+    """Return the site (0, 0) of every block, a copy."""
+    index: Any = (..., *[slice(None, None, factor)] * dimension)
+    return np.ascontiguousarray(lattices[index])
+
+
+def block_sums(spins: NDArray[np.int8], factor: int, dimension: int = 2) -> NDArray[np.int32]:
+    """Return the sums over blocks of `spins` (..., Ly, Lx) or (..., Lz, Ly, Lx), as int32."""
+    coarse_shape(spins.shape[-dimension:], factor)
+    return _totals(spins, factor, np.int32, dimension)
+
+
+def state_counts(
+    states: NDArray[np.int8], q: int, factor: int, dimension: int = 2
+) -> NDArray[np.int16]:
+    """Return how many sites of each block are in each state, (n, q, Ly / factor, Lx / factor).
+
+    Parameters
+    ----------
+    states : (n, Ly, Lx) int8 of 0 .. q-1, or of as many axes as `dimension` says.
+    """
+    coarse_shape(states.shape[-dimension:], factor)
+    stored_scale("block_mean", factor, dimension)
+    counts = [_totals(states == state, factor, np.int16, dimension) for state in range(q)]
+    return np.stack(counts, axis=1)
 
 
 def coarsen_spins(
@@ -95,38 +141,96 @@ def coarsen_spins(
 
     Parameters
     ----------
-    spins : (n, Ly, Lx) int8 of +-1.
+    spins : (n, Ly, Lx) or (n, Lz, Ly, Lx) int8 of +-1; for `spectral` also real (n, Ly, Lx).
     rule : one of RULES.
-    factor : side of a block; a whole number of at least 2 that divides Ly and Lx.
+    factor : side of a block; a whole number of at least 2 that divides every side.
     tie_seed, sample_ids : name the fair coins that decide ties of `majority` (`tie_coins`);
         `sample_ids` defaults to 0 .. n-1.
 
     Returns
     -------
-    (n, Ly / factor, Lx / factor): `block_mean` int16 block sums (mean = sum / factor^2),
-    `majority` int8 signs of the block sums, `decimate` int8 spins of the sites (0, 0) of the
-    blocks, `spectral` float32 field (`Spectral`).
+    (n, Ly / factor, Lx / factor), and so in 3D: `block_mean` int16 block sums (mean = sum /
+    factor^d), `majority` int8 signs of the block sums, `decimate` int8 spins of the sites (0, 0)
+    of the blocks, `spectral` float32 field (`Spectral`, 2D).
 
     Raises
     ------
-    BadInput : for an unknown rule or a factor that cannot be used.
+    BadInput : for an unknown rule, a factor that cannot be used, or `spectral` in 3D.
     """
-    check_rule(rule)
-    shape = (spins.shape[-2], spins.shape[-1])
+    shape = spins.shape[1:]
+    coarse_field(rule, 0, len(shape))
     coarse = coarse_shape(shape, factor)
     if rule == "decimate":
-        return np.ascontiguousarray(spins[:, ::factor, ::factor])
+        return corners(spins, factor, len(shape))
     if rule == "spectral":
         return Spectral(shape, factor).apply(spins.astype(np.float64)).astype(np.float32)
     if rule == "block_mean":
-        stored_scale(rule, factor)
-        return block_sums(spins, factor).astype(np.int16)
-    sums = block_sums(spins, factor)
+        stored_scale(rule, factor, len(shape))
+        return block_sums(spins, factor, len(shape)).astype(np.int16)
+    sums = block_sums(spins, factor, len(shape))
     signs = np.sign(sums).astype(np.int8)
     if factor % 2 == 0:
         ids = np.arange(len(spins)) if sample_ids is None else sample_ids
         signs = np.where(signs == 0, tie_coins(tie_seed, ids, coarse), signs)
     return signs
+
+
+def coarsen_states(
+    states: NDArray[np.int8],
+    q: int,
+    rule: str,
+    factor: int,
+    *,
+    tie_seed: int = 0,
+    sample_ids: NDArray[np.integer[Any]] | None = None,
+) -> NDArray[Any]:
+    """Coarse-grain Potts lattices to the numbers a coarse store keeps.
+
+    Parameters
+    ----------
+    states : (n, Ly, Lx) int8 of 0 .. q-1.
+    q : number of states.
+    rule, factor : as for `coarsen_spins`.
+    tie_seed, sample_ids : name the priorities that decide ties of `majority`
+        (`tie_priorities`); `sample_ids` defaults to 0 .. n-1.
+
+    Returns
+    -------
+    `block_mean` (n, q, Ly / factor, Lx / factor) int16, the number of a block's sites in each
+    state; `majority` (n, Ly / factor, Lx / factor) int8, the commonest state of each block, of
+    several the one of largest priority; `decimate` int8 states of the sites (0, 0).
+
+    Raises
+    ------
+    BadInput : for an unknown rule, `spectral`, or a factor that cannot be used.
+    """
+    coarse_field(rule, q)
+    shape = states.shape[1:]
+    coarse = coarse_shape(shape, factor)
+    if rule == "decimate":
+        return corners(states, factor, len(shape))
+    counts = state_counts(states, q, factor, len(shape))
+    if rule == "block_mean":
+        return counts
+    ids = np.arange(len(states)) if sample_ids is None else sample_ids
+    order = counts.astype(np.int32) * q + tie_priorities(tie_seed, ids, coarse, q)
+    commonest: NDArray[np.int8] = order.argmax(axis=1).astype(np.int8)
+    return commonest
+
+
+def coarsen_lattices(
+    lattices: NDArray[Any],
+    q: int,
+    rule: str,
+    factor: int,
+    *,
+    tie_seed: int = 0,
+    sample_ids: NDArray[np.integer[Any]] | None = None,
+) -> NDArray[Any]:
+    """Coarse-grain what a store holds: `coarsen_states` of q states, `coarsen_spins` if q = 0."""
+    if q:
+        return coarsen_states(lattices, q, rule, factor, tie_seed=tie_seed, sample_ids=sample_ids)
+    return coarsen_spins(lattices, rule, factor, tie_seed=tie_seed, sample_ids=sample_ids)
 
 
 def _mix(bits: NDArray[np.uint64]) -> NDArray[np.uint64]:
@@ -137,32 +241,66 @@ def _mix(bits: NDArray[np.uint64]) -> NDArray[np.uint64]:
     return bits ^ (bits >> np.uint64(31))
 
 
-def tie_coins(
-    tie_seed: int, sample_ids: NDArray[np.integer[Any]], shape: tuple[int, int]
-) -> NDArray[np.int8]:
-    """Return one fair coin a block, the same whenever and in whatever order it is asked for.
-
-    A coin is a bit of a keyed hash of (tie_seed, sample id, y, x) and depends on nothing else.
-
-    Parameters
-    ----------
-    tie_seed : a whole number in 0 .. 2^64 - 1.
-    sample_ids : (n,) whole numbers >= 0, the identities of the samples.
-    shape : (Ly, Lx) of the coarse lattices.
-
-    Returns
-    -------
-    (n, Ly, Lx) int8 of +-1.
-    """
+def _block_hashes(
+    tie_seed: int, sample_ids: NDArray[np.integer[Any]], shape: tuple[int, ...]
+) -> NDArray[np.uint64]:
+    """Return 64 bits a block, (n, *shape): a keyed hash of (tie_seed, sample id, [z,] y, x)."""
     if isinstance(tie_seed, bool) or not isinstance(tie_seed, numbers.Integral):
         raise BadInput("--tie-seed", tie_seed, "a whole number in 0 .. 2^64 - 1")
     if not 0 <= tie_seed < 2**64:
         raise BadInput("--tie-seed", tie_seed, "a whole number in 0 .. 2^64 - 1")
     key = _mix(np.array([int(tie_seed)], dtype=np.uint64))
-    samples = _mix(key ^ np.asarray(sample_ids).astype(np.uint64))
-    rows = _mix(samples[:, None] ^ np.arange(shape[0], dtype=np.uint64))
-    sites = _mix(rows[:, :, None] ^ np.arange(shape[1], dtype=np.uint64))
-    return np.where(sites >> np.uint64(63), 1, -1).astype(np.int8)
+    bits = _mix(key ^ np.asarray(sample_ids).astype(np.uint64))
+    for side in shape:
+        bits = _mix(bits[..., None] ^ np.arange(side, dtype=np.uint64))
+    return bits
+
+
+def tie_coins(
+    tie_seed: int, sample_ids: NDArray[np.integer[Any]], shape: tuple[int, ...]
+) -> NDArray[np.int8]:
+    """Return one fair coin a block, the same whenever and in whatever order it is asked for.
+
+    A coin is a bit of a keyed hash of (tie_seed, sample id, [z,] y, x), and of nothing else.
+
+    Parameters
+    ----------
+    tie_seed : a whole number in 0 .. 2^64 - 1.
+    sample_ids : (n,) whole numbers >= 0, the identities of the samples.
+    shape : (Ly, Lx) or (Lz, Ly, Lx) of the coarse lattices.
+
+    Returns
+    -------
+    (n, *shape) int8 of +-1.
+    """
+    bits = _block_hashes(tie_seed, sample_ids, shape)
+    return np.where(bits >> np.uint64(63), 1, -1).astype(np.int8)
+
+
+def tie_priorities(
+    tie_seed: int, sample_ids: NDArray[np.integer[Any]], shape: tuple[int, ...], q: int
+) -> NDArray[np.int8]:
+    """Return a random order of the q states for each block, named as the coins of `tie_coins`.
+
+    Every order is equally likely, so that among any tied states the one of largest priority is
+    a fair draw.
+
+    Parameters
+    ----------
+    tie_seed, sample_ids, shape : as for `tie_coins`.
+    q : number of states.
+
+    Returns
+    -------
+    (n, q, *shape) int8: at each block a permutation of 0 .. q-1, the priority of each state.
+    """
+    bits = _block_hashes(tie_seed, sample_ids, shape)
+    # A hash of different numbers by a one-to-one function: no two keys are equal.
+    keys = np.stack([_mix(bits ^ np.uint64(state)) for state in range(q)], axis=1)
+    ranks = np.zeros(keys.shape, dtype=np.int8)
+    for state in range(q):
+        ranks += keys[:, state, None] < keys
+    return ranks
 
 
 class Operator(ABC):
@@ -172,7 +310,7 @@ class Operator(ABC):
 
     Parameters
     ----------
-    shape : (Ly, Lx) of the fine fields.
+    shape : (Ly, Lx) of the fine fields; BadInput for any other dimension.
     factor : side b of a block; a whole number of at least 2 that divides Ly and Lx.
 
     Attributes
@@ -180,7 +318,10 @@ class Operator(ABC):
     transfer : (Ly, Lx // 2 + 1) complex, h(k) of the module's docstring (rfft2 layout).
     """
 
-    def __init__(self, shape: tuple[int, int], factor: int) -> None:
+    def __init__(self, shape: tuple[int, ...], factor: int) -> None:
+        if len(shape) != 2:
+            accepted = f"2D lattices, not {len(shape)}D"
+            raise BadInput("lattice", " x ".join(map(str, shape)), accepted)
         self.coarse = coarse_shape(shape, factor)
         self.shape = shape
         self.factor = int(factor)
@@ -304,7 +445,7 @@ OPERATORS: dict[str, type[Operator]] = {
 }
 
 
-def operator(rule: str, shape: tuple[int, int], factor: int) -> Operator:
+def operator(rule: str, shape: tuple[int, ...], factor: int) -> Operator:
     """Return the linear operator of `rule`; raises BadInput for `majority`, which has none."""
     if rule not in OPERATORS:
         raise BadInput("--rule", rule, "a linear rule: " + ", ".join(OPERATORS))

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 def row_parity(shape: tuple[int, ...]) -> NDArray[np.int64]:
     """Return the parity of y (2D) or y + z (3D) of every row of a lattice (..., Lx)."""
     sums = np.indices(shape[:-1]).sum(axis=0)
-    return (sums % 2).ravel().astype(np.int64)
+    parity: NDArray[np.int64] = (sums % 2).ravel().astype(np.int64)
+    return parity
 
 
 @functools.lru_cache(maxsize=16)

@@ -31,6 +31,7 @@ from skild_phys.measure.statistics import (
     Rows,
     Statistics,
     collect,
+    has_correlations,
     rows_of,
 )
 from skild_phys.store import LatticeStore, read_timing
@@ -98,11 +99,14 @@ def compare(
 
     Raises
     ------
-    BadInput : a model (or coarse store) whose lattices do not fit the truth's.
+    BadInput : a model whose lattices do not fit the truth's; any store of other lattices than
+        2D spins, block sums and fields.
     StoreError : a store without lattices, or a damaged one.
     """
     for store in (truth, *models):
         _check(store, truth)
+    if coarse is not None:
+        _check_kind(coarse)
     rows = rows_of(truth, max_rows)
     attrs = physical_attrs(truth)
     hamiltonian = attrs.get("model")
@@ -311,7 +315,15 @@ def _add_joint(data: xr.Dataset, joint: _Joint, estimate: Estimate) -> None:
     add_estimate(data, joint.labelled, estimate)
 
 
+def _check_kind(store: LatticeStore) -> None:
+    if not has_correlations(store):
+        kind = f"'{store.field}'" if store.q else f"{len(store.shape)}D"
+        accepted = f"2D lattices of spins, block sums or a field, not {kind}; see measure"
+        raise BadInput("STORE", str(store.path), accepted)
+
+
 def _check(store: LatticeStore, truth: LatticeStore) -> None:
+    _check_kind(store)
     if store.n_samples == 0:
         raise StoreError(f"{store.path}: holds no complete lattice")
     if store.shape != truth.shape:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -21,7 +22,7 @@ from skild_phys.errorbars import (
 from skild_phys.errors import StoreError
 from skild_phys.measure import thermodynamics as thermo
 from skild_phys.measure.correlations import N_PATTERNS, connected_four_point
-from skild_phys.measure.statistics import MAX_ROWS, Statistics, collect, is_spins, rows_of
+from skild_phys.measure.statistics import MAX_ROWS, Statistics, collect, rows_of
 from skild_phys.measure.structure_factor import shells
 from skild_phys.measure.theory import theory
 from skild_phys.store import LatticeStore
@@ -31,13 +32,13 @@ from skild_phys.store import LatticeStore
 class System:
     """What an observable needs to know beyond the statistics; temperature NaN if unknown."""
 
-    shape: tuple[int, int]
+    shape: tuple[int, ...]
     temperature: float
 
     @property
     def sites(self) -> int:
         """Number of sites."""
-        return self.shape[0] * self.shape[1]
+        return math.prod(self.shape)
 
 
 @dataclass(frozen=True)
@@ -173,11 +174,17 @@ def is_coarse(store: LatticeStore) -> bool:
 
 
 def physical_attrs(store: LatticeStore) -> dict[str, Any]:
-    """Return the attributes under which theory applies: none for coarse lattices."""
-    return {} if is_coarse(store) or not is_spins(store) else dict(store.attrs)
+    """Return the attributes under which theory applies: none for coarse lattices and fields.
+
+    Raises StoreError if the lattices cannot be of the model that the store names.
+    """
+    if is_coarse(store) or store.field not in ("spins", "states"):
+        return {}
+    store.model()
+    return dict(store.attrs)
 
 
-def system_of(shape: tuple[int, int], attrs: dict[str, Any]) -> System:
+def system_of(shape: tuple[int, ...], attrs: dict[str, Any]) -> System:
     """Return the system that attributes describe."""
     return System(shape, float(attrs.get("temperature", np.nan)))
 
@@ -193,7 +200,8 @@ def measure_store(
 
     Parameters
     ----------
-    store : open store of spins or of a coarse field.
+    store : open store of spins, Potts states, or a coarse or real field. In 3D and of states
+        there is what follows from energy and magnetization, and no correlations.
     bins : jackknife over so many bins instead of the Gamma method, see `errorbars.jackknife`.
     max_rows : more lattices than this are averaged in groups before errors are made.
     progress : called with the number of lattices just read.
@@ -205,7 +213,7 @@ def measure_store(
 
     Raises
     ------
-    StoreError : a store without lattices, or a damaged one.
+    StoreError : a store without lattices, of counts of states, or a damaged one.
     BadInput : `bins` that does not suit the number of lattices.
     """
     if store.n_samples == 0:
@@ -232,10 +240,11 @@ def to_dataset(
             "units": result[name].attrs["units"],
             "comment": known.source,
         }
-    full = "structure factor mode by mode"
-    error = f"standard error of the {full}, lattices taken as independent"
-    _add(result, "structure_factor_full", ("ky", "kx"), found.power, full)
-    _add(result, "structure_factor_full_err", ("ky", "kx"), found.power_error, error)
+    if found.power is not None and found.power_error is not None:
+        full = "structure factor mode by mode"
+        error = f"standard error of the {full}, lattices taken as independent"
+        _add(result, "structure_factor_full", ("ky", "kx"), found.power, full)
+        _add(result, "structure_factor_full_err", ("ky", "kx"), found.power_error, error)
     for name, values in found.per_lattice.items():
         units = "J" if name == "energy" else "1"
         _add(result, f"{name}_per_lattice", ("sample",), values, f"{name} of a lattice", units)
@@ -282,7 +291,10 @@ def _error_method(chains: Chains | None, bins: int | None, found: Statistics) ->
 
 
 def _coordinates(found: Statistics) -> xr.Dataset:
-    shell, (height, width) = shells(found.shape), found.shape
+    if found.power is None:
+        return xr.Dataset()
+    height, width = found.shape
+    shell = shells((height, width))
     wave = "rad / lattice constant"
     r = np.arange(min(found.shape) // 2 + 1)
     table: dict[str, tuple[str, NDArray[Any], str, str]] = {

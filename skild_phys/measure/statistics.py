@@ -1,12 +1,14 @@
 """From a store to the numbers that every estimate is made of: one pass, chunk by chunk.
 
-Each lattice is reduced to its translational averages. A row holds the average over one lattice
+Each lattice is reduced to its translational averages; in 3D, and of Potts states, to what
+energy and magnetization give. A row holds the average over one lattice
 or, in a store of more than `MAX_ROWS` lattices, over a few that follow one another in their
 chain, so that memory stays bounded whatever the store's size.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,7 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skild_phys.errorbars import Array, Chains
+from skild_phys.errors import StoreError
 from skild_phys.lattice.models import get_model
+from skild_phys.lattice.models.potts import potts
 from skild_phys.measure.correlations import (
     four_point_terms,
     pattern_counts,
@@ -24,11 +28,12 @@ from skild_phys.measure.correlations import (
     two_point_map,
 )
 from skild_phys.measure.structure_factor import shells, smallest_modes, structure_factor
-from skild_phys.measure.thermodynamics import magnetization_moments
+from skild_phys.measure.thermodynamics import magnetization_moments, moments
 from skild_phys.store import LatticeStore
 
 MAX_ROWS = 8192
 _SLICE_SITES = 2**21
+_NO_SIDES = np.zeros(0, dtype=np.int64)
 
 
 @dataclass(frozen=True)
@@ -61,18 +66,18 @@ class Statistics:
     ----------
     rows : name -> (rows, ...) float64, see `lattice_statistics`; NaN in rows without lattices.
     count : (rows,) int64, lattices in each row.
-    per_lattice : `magnetization` and, for spins, `energy`, (lattices used,) float64.
+    per_lattice : `magnetization` and, for spins and states, `energy`, (lattices used,) float64.
     power, power_error : (Ly, Lx // 2 + 1) float64, mean S(k) mode by mode and its standard
-        error over lattices taken as independent.
+        error over lattices taken as independent; None unless `has_correlations`.
     shape, sides : edges of the lattice and of the squares of the four-point function.
     """
 
     rows: dict[str, Array]
     count: NDArray[np.int64]
     per_lattice: dict[str, Array]
-    power: Array
-    power_error: Array
-    shape: tuple[int, int]
+    power: Array | None
+    power_error: Array | None
+    shape: tuple[int, ...]
     sides: NDArray[np.int64]
 
     def take(self, chosen: NDArray[np.bool_]) -> Statistics:
@@ -84,6 +89,11 @@ class Statistics:
 def is_spins(store: LatticeStore) -> bool:
     """Return whether the store holds +-1."""
     return store.field == "spins"
+
+
+def has_correlations(store: LatticeStore) -> bool:
+    """Return whether G(r), S(k) and patterns are measured: of spins and real fields in 2D."""
+    return len(store.shape) == 2 and not store.q
 
 
 def chains_of(store: LatticeStore) -> Chains | None:
@@ -125,7 +135,7 @@ def rows_of(store: LatticeStore, max_rows: int = MAX_ROWS) -> Rows:
 
 def slices(store: LatticeStore) -> Iterator[tuple[int, NDArray[Any]]]:
     """Yield (first sample, raw numbers) over the store, at most a few million sites at a time."""
-    step = max(_SLICE_SITES // (store.shape[0] * store.shape[1]), 1)
+    step = max(_SLICE_SITES // math.prod(store.shape), 1)
     for start, stop in store.batches():
         raw = store.read(start, stop)
         for first in range(0, len(raw), step):
@@ -135,7 +145,8 @@ def slices(store: LatticeStore) -> Iterator[tuple[int, NDArray[Any]]]:
 def read_lattices(store: LatticeStore, index: NDArray[np.int64]) -> NDArray[Any]:
     """Return the raw lattices of any indices, in their order, reading each chunk once."""
     chunk = index // store.chunk
-    parts = np.empty((len(index), *store.shape), dtype=store.read(0, 0).dtype)
+    none = store.read(0, 0)
+    parts = np.empty((len(index), *none.shape[1:]), dtype=none.dtype)
     for number in np.unique(chunk):
         start = int(number) * store.chunk
         block = store.read(start, min(start + store.chunk, store.n_samples))
@@ -183,6 +194,32 @@ def lattice_statistics(
     return found, power
 
 
+def global_statistics(
+    lattices: NDArray[Any], dimension: int, q: int, model: str | None
+) -> dict[str, Array]:
+    """Reduce lattices of any kind to the moments of the order parameter, and their energy.
+
+    Parameters
+    ----------
+    lattices : (n, ...) int8 spins or, if `q` > 0, Potts states; or float64 in physical units.
+    dimension : of the lattices.
+    model : name of the Hamiltonian that gives an energy; None for no energy.
+
+    Returns
+    -------
+    moments (n, 4), and energy (n, 2) as e and e^2 in J.
+    """
+    found = {
+        "moments": moments(potts(q).magnetization(lattices))
+        if q
+        else magnetization_moments(lattices, dimension=dimension)
+    }
+    if model is not None:
+        energy = get_model(model).energy(lattices)
+        found["energy"] = np.stack([energy, energy**2], axis=-1)
+    return found
+
+
 def collect(
     store: LatticeStore,
     label: NDArray[np.int64],
@@ -204,9 +241,15 @@ def collect(
 
     Raises
     ------
-    StoreError : from the store, if it is damaged.
+    StoreError : from the store, if it is damaged or holds counts of states.
     """
-    sides = square_sides(store.shape)
+    if store.field == "state_count":
+        raise StoreError(
+            f"{store.path}: variable 'state_count': only spins, states, block sums and fields are"
+            " measured"
+        )
+    correlated = has_correlations(store)
+    sides = square_sides((store.shape[0], store.shape[1])) if correlated else _NO_SIDES
     sums: dict[str, Array] = {}
     columns: dict[str, list[Array]] = {"magnetization": [], "energy": []}
     total, total_squares = 0.0, 0.0
@@ -218,11 +261,15 @@ def collect(
         if not used.any():
             continue
         raw = raw[used]
-        field = raw if is_spins(store) else raw * np.float64(store.scale)
-        found, power = lattice_statistics(field, sides, model)
+        field = raw if is_spins(store) or store.q else raw * np.float64(store.scale)
+        if correlated:
+            found, power = lattice_statistics(field, sides, model)
+            total = total + power.sum(axis=0)
+            total_squares = total_squares + (power**2).sum(axis=0)
+        else:
+            found = global_statistics(field, len(store.shape), store.q, model)
         if extra is not None:
             found |= extra(first + np.flatnonzero(used), raw)
-        total, total_squares = total + power.sum(axis=0), total_squares + (power**2).sum(axis=0)
         columns["magnetization"].append(found["moments"][:, 0])
         if "energy" in found:
             columns["energy"].append(found["energy"][:, 0])
@@ -238,4 +285,5 @@ def collect(
         spread = np.asarray(total_squares / n - power**2)
         error = np.sqrt(np.maximum(spread, 0) / np.float64(n - 1))
     per_lattice = {name: np.concatenate(parts) for name, parts in columns.items() if parts}
-    return Statistics(means, count, per_lattice, power, error, store.shape, sides)
+    known = (power, error) if correlated else (None, None)
+    return Statistics(means, count, per_lattice, known[0], known[1], store.shape, sides)

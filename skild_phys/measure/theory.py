@@ -13,6 +13,7 @@ from skild_phys.lattice.exact import kaufman_energy, torus_connected_four_point,
 from skild_phys.lattice.models import MODELS
 
 KAUFMAN = "exact on this lattice (Kaufman)"
+KAUFMAN_POTTS = "exact on this lattice (Kaufman, of the Ising model at 2 T)"
 TORUS = "continuum limit on the torus; within errors of the lattice for r >= 4"
 SALAS_SOKAL = "limit of large L (cond-mat/9904038)"
 
@@ -26,16 +27,22 @@ class Theory:
 
 
 def theory(
-    attrs: dict[str, Any], shape: tuple[int, int], sides: NDArray[np.int64]
+    attrs: dict[str, Any], shape: tuple[int, ...], sides: NDArray[np.int64]
 ) -> dict[str, Theory]:
     """Return what is known, by name of the observable, for the system that `attrs` names.
 
     Empty for another model, a lattice that is not square, or attributes without a temperature.
-    Correlations and magnetization are known at Tc only; NaN at r = 0 of G(r).
+    Correlations and magnetization are known at Tc only; NaN at r = 0 of G(r). Of the Potts model
+    with q = 2, which is Ising's with e = (e_Ising(2 T) - 2) / 2, the energy is known.
     """
     model, temperature = attrs.get("model"), attrs.get("temperature")
     length = shape[0]
-    if model != "ising2d" or not isinstance(temperature, float | int) or shape[1] != length:
+    if not isinstance(temperature, float | int) or shape != (length, length):
+        return {}
+    if model == "potts2":
+        energy = (kaufman_energy(length, 2.0 * temperature) - 2.0) / 2.0
+        return {"energy": Theory(np.asarray(energy), KAUFMAN_POTTS)}
+    if model != "ising2d":
         return {}
     known = {"energy": Theory(np.asarray(kaufman_energy(length, temperature)), KAUFMAN)}
     if not math.isclose(temperature, MODELS["ising2d"].critical_temperature, rel_tol=1e-9):

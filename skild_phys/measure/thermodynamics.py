@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -10,15 +11,21 @@ from numpy.typing import NDArray
 Array = NDArray[np.float64]
 
 
-def magnetization_moments(field: NDArray[Any], scale: float = 1.0) -> Array:
+def magnetization_moments(field: NDArray[Any], scale: float = 1.0, dimension: int = 2) -> Array:
     """Return m, |m|, m^2 and m^4 of each lattice, (..., Ly, Lx) -> (..., 4) float64.
 
-    m is the mean over sites of `scale` times `field`; integers are summed exactly.
+    m is the mean over sites, the last `dimension` axes, of `scale` times `field`; integers are
+    summed exactly.
     """
     values = np.asarray(field)
+    axes = tuple(range(-dimension, 0))
     exact = np.issubdtype(values.dtype, np.integer)
-    total = values.sum(axis=(-2, -1), dtype=np.int64 if exact else np.float64)
-    m = total * (scale / (values.shape[-2] * values.shape[-1]))
+    total = values.sum(axis=axes, dtype=np.int64 if exact else np.float64)
+    return moments(total * (scale / math.prod(values.shape[-dimension:])))
+
+
+def moments(m: Array) -> Array:
+    """Return m, |m|, m^2 and m^4 of an order parameter, (...) -> (..., 4)."""
     return np.stack([m, np.abs(m), m**2, m**4], axis=-1)
 
 

@@ -11,10 +11,9 @@ from numpy.typing import NDArray
 from skild_phys.errors import Interrupted, StoreError
 from skild_phys.files import AnyPath
 from skild_phys.lattice.coarsen import (
-    FIELDS,
-    check_rule,
+    coarse_field,
     coarse_shape,
-    coarsen_spins,
+    coarsen_lattices,
     stored_scale,
     tie_coins,
 )
@@ -46,9 +45,9 @@ def coarsen_store(
 
     Parameters
     ----------
-    fine : spins; for the rule `spectral` also a real field.
+    fine : spins in 2D or 3D, Potts states; for the rule `spectral` 2D spins or a real field.
     path : of the new store.
-    rule, factor : see `lattice.coarsen.coarsen_spins`.
+    rule, factor : see `lattice.coarsen.coarsen_spins` and `coarsen_states`.
     tie_seed : names the coins of `majority` together with the sample; by default what `fine`
         was refined with, if by the same rule and factor, else 0.
     overwrite : start afresh even if a store lies at `path`.
@@ -62,32 +61,33 @@ def coarsen_store(
 
     Raises
     ------
-    BadInput, StoreError, WriteError : as `coarsen_spins` and `create_store` do.
+    BadInput, StoreError, WriteError : as `coarsen_lattices` and `create_store` do.
     Interrupted : once `stop` says so.
     """
+    field = coarse_field(rule, fine.q, len(fine.shape))
     shape = coarse_shape(fine.shape, factor)
-    _check_input(fine, check_rule(rule))
+    _check_input(fine, rule)
     if tie_seed is None:
         same = (fine.attrs.get("rule"), fine.attrs.get("factor")) == (rule, factor)
         tie_seed = int(fine.attrs.get("tie_seed") or 0) if same else 0
     if rule == "majority":
-        tie_coins(
-            tie_seed, np.zeros(0, dtype=np.int64), shape
-        )  # refuses a bad seed before any write
+        # Refuses a bad seed before any write.
+        tie_coins(tie_seed, np.zeros(0, dtype=np.int64), shape)
     n = fine.n_samples
     parent = fine.variable("parent") if fine.has("parent") else np.arange(n)
     scalars = {"parent": parent}
     scalars |= {name: fine.variable(name) for name in _ALONGSIDE if fine.has(name)}
-    chunk = fine.chunk * min(factor**2, _CHUNKS_A_COMMIT)
+    chunk = fine.chunk * min(factor ** len(shape), _CHUNKS_A_COMMIT)
     with create_store(
         path,
-        field=FIELDS[rule],
+        field=field,
         n_samples=n,
         shape=shape,
         chunk=chunk,
         attrs={**_attributes(fine, rule, factor, tie_seed), **(attrs or {})},
         variables=tuple(scalars),
-        scale=stored_scale(rule, factor),
+        scale=stored_scale(rule, factor, len(shape)),
+        q=fine.q,
         overwrite=overwrite,
     ) as writer:
         progress(writer.committed)
@@ -102,19 +102,28 @@ def coarsen_store(
                     )
                 end = min(start + fine.chunk, last)
                 ids = parent[start:end]
-                lattices = fine.read(start, end)
                 parts.append(
-                    coarsen_spins(lattices, rule, factor, tie_seed=tie_seed, sample_ids=ids)
+                    coarsen_lattices(
+                        fine.read(start, end),
+                        fine.q,
+                        rule,
+                        factor,
+                        tie_seed=tie_seed,
+                        sample_ids=ids,
+                    )
                 )
                 progress(end - start)
             rows = {name: values[first:last] for name, values in scalars.items()}
-            writer.commit({FIELDS[rule]: np.concatenate(parts), **rows})
+            writer.commit({field: np.concatenate(parts), **rows})
     return open_store(path)
 
 
 def _check_input(fine: LatticeStore, rule: str) -> None:
-    if fine.field != "spins" and not (fine.field == "field" and rule == "spectral"):
-        raise StoreError(f"{fine.path}: variable '{fine.field}': {rule} needs 'spins'")
+    usable = ("spins", "field") if rule == "spectral" else ("spins", "states")
+    if fine.field not in usable:
+        names = " or ".join(f"'{name}'" for name in usable)
+        raise StoreError(f"{fine.path}: variable '{fine.field}': {rule} needs {names}")
+    fine.model()  # refuses lattices that are not of the model they name
     if fine.n_samples == 0:
         raise StoreError(f"{fine.path}: variable '{fine.field}': no sample is complete")
 
@@ -126,7 +135,7 @@ def _attributes(fine: LatticeStore, rule: str, factor: int, tie_seed: int) -> di
         "factor": factor,
         **({"tie_seed": tie_seed} if rule == "majority" else {}),
         **{name: fine.attrs[name] for name in _CARRIED if name in fine.attrs},
-        "L": fine.shape[1] // factor,
+        "L": fine.shape[-1] // factor,
         "parent_store": fine.path.name,
         "parent_sha256": fine.digest(),
     }

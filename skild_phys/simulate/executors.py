@@ -154,7 +154,7 @@ def dask(address: str, stop: Stop) -> Iterator[Dask]:
             )
             address = opened.enter_context(cluster)
         try:
-            client = opened.enter_context(Client(address, timeout=10))  # type: ignore[no-untyped-call]
+            client = opened.enter_context(Client(address, timeout=10, set_as_default=False))  # type: ignore[no-untyped-call]
         except (OSError, ValueError) as error:
             accepted = f"the address of a running scheduler ({' '.join(str(error).split())})"
             raise BadInput("--dask", str(address), accepted) from None

@@ -70,10 +70,9 @@ def _label(bonds, before, parent, todo):  # type: ignore[no-untyped-def]
     height, width = bonds.shape
     for r in range(height):
         own = bonds[r]
-        start = r * width
-        run = np.int64(start)
+        start, run = r * width, r * width
         for x in range(width):
-            run = np.int64(start + x) if x == 0 or own[x] & _SIDEWAYS == 0 else run
+            run = start + x if x == 0 or own[x] & _SIDEWAYS == 0 else run
             parent[start + x] = run
         for axis in range(before.shape[1]):
             # The bond round the edge of the lattice waits until both rows have labels.
@@ -102,9 +101,9 @@ def _unite_rows(own, near, axis, start, other, parent, todo):  # type: ignore[no
         count += bond & (loop ^ np.uint8(1))
         last = bond
     for k in range(count):
-        x = np.int64(todo[k])
-        one = parent[parent[start + x]]
-        two = parent[parent[other * width + x]]
+        here = np.int64(todo[k])
+        one = parent[parent[start + here]]
+        two = parent[parent[other * width + here]]
         # Nearly always both are roots by now; no branch asks which of them is the smaller.
         child = np.int64(max(one, two))
         if parent[child] == child:

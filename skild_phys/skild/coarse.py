@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skild_phys.errors import BadInput, StoreError
-from skild_phys.lattice.coarsen import check_factor, check_rule, tie_coins
+from skild_phys.lattice.coarsen import check_factor, check_rule, tie_coins, tie_priorities
 from skild_phys.store import LatticeStore, open_array, open_store
 
 
@@ -24,37 +24,45 @@ class CoarseInput:
     Attributes
     ----------
     path, rule, factor : of the coarse-graining; a fine lattice has `factor` times the sides.
-    n, shape : number of lattices and their (ly, lx).
+    n, shape : number of lattices and their (ly, lx) or (lz, ly, lx).
     ids : (n,) identity of each in the ensemble it was coarsened from (its own index if unknown).
     tie_seed : names the coins of tied majority blocks; None if the input does not say.
     series : chain and draw of each lattice, as far as the input knows them, each (n,).
     attrs : model, temperature and so on, as far as the input says.
-    read : (start, stop) -> raw coarse numbers (stop - start, ly, lx): int16 block sums,
-        int8 spins or float32 fields.
+    read : (start, stop) -> raw coarse numbers (stop - start, *shape): int16 block sums, int8
+        spins or states, float32 fields; or int16 counts of states (stop - start, q, *shape).
     digest : SHA-256 of the lattices.
+    q : number of Potts states; 0 for spins and fields.
     """
 
     path: Path
     rule: str
     factor: int
     n: int
-    shape: tuple[int, int]
+    shape: tuple[int, ...]
     ids: NDArray[np.int64]
     tie_seed: int | None
     read: Callable[[int, int], NDArray[Any]]
     digest: str
     attrs: dict[str, Any] = field(default_factory=dict)
     series: dict[str, NDArray[Any]] = field(default_factory=dict)
+    q: int = 0
 
     @property
-    def fine_shape(self) -> tuple[int, int]:
-        """(Ly, Lx) of the lattices to come."""
-        return self.shape[0] * self.factor, self.shape[1] * self.factor
+    def fine_shape(self) -> tuple[int, ...]:
+        """(Ly, Lx) or (Lz, Ly, Lx) of the lattices to come."""
+        return tuple(side * self.factor for side in self.shape)
 
     def coins(self, ids: NDArray[np.int64]) -> NDArray[np.int8]:
-        """Return the coins of the lattices `ids`, (n, ly, lx) int8; 0 where none is known."""
+        """Return what decides ties of the lattices `ids`; 0 throughout where it is not known.
+
+        (n, *shape) int8 coins of +-1, or for Potts states their priorities, (n, q, *shape).
+        """
         if self.tie_seed is None:
-            return np.zeros((len(ids), *self.shape), dtype=np.int8)
+            states = (self.q,) if self.q else ()
+            return np.zeros((len(ids), *states, *self.shape), dtype=np.int8)
+        if self.q:
+            return tie_priorities(self.tie_seed, ids, self.shape, self.q)
         return tie_coins(self.tie_seed, ids, self.shape)
 
 
@@ -66,7 +74,7 @@ def open_coarse(
     Parameters
     ----------
     path : what `skild-phys coarsen` wrote (which knows its rule and factor), or an array of
-        shape (n, ly, lx) for which both must be given.
+        2D spins or fields, (n, ly, lx), for which both must be given.
     factor, rule : checked against the store's own if it has them.
     spins : whether the fine lattices are spins; if not, the values of an array may be any.
 
@@ -94,6 +102,7 @@ def _is_store(path: Path) -> bool:
 
 
 def _from_store(store: LatticeStore, factor: int | None, rule: str | None) -> CoarseInput:
+    store.model()  # refuses lattices that are not of the model they name
     own_rule, own_factor = store.attrs.get("rule"), store.attrs.get("factor")
     if "method" in store.attrs or own_rule is None or own_factor is None:
         if factor is None or rule is None:
@@ -103,7 +112,7 @@ def _from_store(store: LatticeStore, factor: int | None, rule: str | None) -> Co
             )
         own_rule, own_factor = check_rule(rule), check_factor(factor)
         if own_rule == "block_mean":
-            raise StoreError(f"{store.path}: holds spins, not block means")
+            raise StoreError(f"{store.path}: holds {store.field}, not block means")
     if factor is not None and factor != own_factor:
         raise BadInput("--factor", factor, f"{own_factor}, by which {store.path} was coarsened")
     if rule is not None and rule != own_rule:
@@ -122,6 +131,7 @@ def _from_store(store: LatticeStore, factor: int | None, rule: str | None) -> Co
         store.digest(),
         store.attrs,
         {name: store.variable(name) for name in ("chain", "draw") if store.has(name)},
+        store.q,
     )
 
 

@@ -24,8 +24,17 @@ import torch
 from numpy.typing import NDArray
 
 from skild_phys.errors import BadInput, Interrupted, WeightsError
-from skild_phys.lattice.coarsen import BlockMean, Operator, block_sums, coarsen_spins, operator
-from skild_phys.lattice.models import MODELS
+from skild_phys.lattice.coarsen import (
+    BlockMean,
+    Operator,
+    block_sums,
+    coarsen_lattices,
+    operator,
+    state_counts,
+)
+from skild_phys.lattice.models import MODELS, Model
+from skild_phys.lattice.models.ising import ISING_2D, ISING_3D
+from skild_phys.lattice.models.potts import potts
 from skild_phys.simulate.conditional import relax, sample_conditional
 from skild_phys.skild.coarse import CoarseInput
 from skild_phys.skild.draw import draw_spins
@@ -51,7 +60,7 @@ raised to this power make up for some of it. Chosen once, for the shipped weight
 
 Lattices = NDArray[Any]
 Method = Callable[[Lattices, Sequence[int], Lattices | None], Lattices]
-"""(raw coarse (n, ly, lx), output indices, coins) -> fine (n, Ly, Lx)."""
+"""(raw coarse lattices, output indices, coins or priorities) -> fine lattices (n, *shape)."""
 
 
 @dataclass(frozen=True)
@@ -115,6 +124,14 @@ def check_weights_fit(weights: Weights, attrs: dict[str, Any], where: Path) -> N
             )
 
 
+def check_skild_fits(coarse: CoarseInput) -> None:
+    """Raise BadInput unless the method `skild` can refine such lattices: 2D spins or fields."""
+    if coarse.q or len(coarse.shape) != 2:
+        held = f"Potts states (q = {coarse.q})" if coarse.q else f"{len(coarse.shape)}D lattices"
+        accepted = f"exact or fill: skild refines 2D spins and fields, {coarse.path} is of {held}"
+        raise BadInput("--method", "skild", accepted)
+
+
 class Skild:
     """The method `skild` for one coarse input: a network, a process and a schedule."""
 
@@ -126,6 +143,7 @@ class Skild:
         device: str = "cpu",
         stop: Callable[[], bool] = lambda: False,
     ) -> None:
+        check_skild_fits(coarse)
         spins = weights.output == "logits"
         if spins and coarse.rule not in SPIN_RULES:
             raise BadInput("--rule", coarse.rule, " or ".join(SPIN_RULES) + " for spins")
@@ -134,8 +152,10 @@ class Skild:
         self.weights, self.coarse, self.spec, self.stop = weights, coarse, spec, stop
         self.device = torch.device(device)
         self.network = weights.build(self.device)
-        self.process = Process(weights.spectrum, coarse.fine_shape, self.device)
-        self.variances = weights.spectrum.variances(coarse.fine_shape)
+        height, width = coarse.fine_shape
+        self.shape = (height, width)
+        self.process = Process(weights.spectrum, self.shape, self.device)
+        self.variances = weights.spectrum.variances(self.shape)
         self.operator: Operator
         if coarse.rule == "majority":
             self.operator = BlockMean(coarse.fine_shape, coarse.factor)
@@ -173,7 +193,7 @@ class Skild:
 
     def __call__(self, raw: Lattices, index: Sequence[int], coins: Lattices | None) -> Lattices:
         streams = [Streams.of(self.spec.seed, i) for i in index]
-        shape, rule, factor = self.coarse.fine_shape, self.coarse.rule, self.coarse.factor
+        shape, rule, factor = self.shape, self.coarse.rule, self.coarse.factor
         values = self._coarse_values(raw)
         with torch.inference_mode():
             field = self.process.gaussian(white_noise(streams, shape, self.device))
@@ -281,6 +301,7 @@ def refine_store(
     method = build_method(coarse, spec, weights, temperature, device, stop)
     copies, total = spec.samples_per_input, coarse.n * spec.samples_per_input
     fields = weights is not None and spec.method == "skild" and weights.output == "v"
+    name = "field" if fields else "states" if coarse.q else "spins"
     chunk = chunk or max(1, min(1024, 2**19 // math.prod(coarse.fine_shape)))
     attrs = _attributes(coarse, spec, weights_sha256, temperature) | (extra_attrs or {})
     threads = threads or os.cpu_count() or 1
@@ -303,12 +324,13 @@ def refine_store(
         contextlib.ExitStack() as cleanup,
         create_store(
             output,
-            field="field" if fields else "spins",
+            field=name,
             n_samples=total,
             shape=coarse.fine_shape,
             chunk=chunk,
             attrs=attrs,
             variables=(*scalars, "parent", *coarse.series),
+            q=coarse.q,
             overwrite=overwrite,
         ) as writer,
         ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool,
@@ -329,9 +351,9 @@ def refine_store(
             if not fields:
                 _check_consistent(coarse, fine, first, copies)
             inputs = np.arange(first, last) // copies
-            arrays = {"field" if fields else "spins": fine, "parent": coarse.ids[inputs]}
-            arrays |= {name: values[inputs] for name, values in coarse.series.items()}
-            writer.commit(arrays | {name: measure(fine) for name, measure in scalars.items()})
+            arrays = {name: fine, "parent": coarse.ids[inputs]}
+            arrays |= {key: values[inputs] for key, values in coarse.series.items()}
+            writer.commit(arrays | {key: measure(fine) for key, measure in scalars.items()})
             refined += last - first
     return {"samples": total, "refined": refined, "seconds": time.perf_counter() - began}
 
@@ -340,10 +362,19 @@ def _scalars(coarse: CoarseInput, fields: bool) -> dict[str, Callable[[Lattices]
     """Return what is kept of each lattice besides itself; no energy without its Hamiltonian."""
     if fields:
         return {}
-    model = MODELS.get(str(coarse.attrs.get("model", "ising2d")))
+    like = _model_of_values(coarse)
+    named = coarse.attrs.get("model", ISING_2D.name if like is ISING_2D else None)
+    model = MODELS.get(str(named))
     if model is None:
-        return {"magnetization": MODELS["ising2d"].magnetization}
+        return {"magnetization": like.magnetization}
     return {"energy": model.energy, "magnetization": model.magnetization}
+
+
+def _model_of_values(coarse: CoarseInput) -> Model:
+    """Return a model of lattices such as these, by which their magnetization is defined."""
+    if coarse.q:
+        return potts(coarse.q)
+    return ISING_2D if len(coarse.shape) == 2 else ISING_3D
 
 
 def _until_stopped(jobs: list[Future[Lattices]], stop: Callable[[], bool]) -> list[Lattices] | None:
@@ -365,8 +396,9 @@ def _until_stopped(jobs: list[Future[Lattices]], stop: Callable[[], bool]) -> li
 def _check_consistent(coarse: CoarseInput, fine: Lattices, first: int, copies: int) -> None:
     """Raise RuntimeError unless the lattices coarse-grain to their input, every number of it."""
     inputs = np.arange(first, first + len(fine)) // copies
-    again = coarsen_spins(
+    again = coarsen_lattices(
         fine,
+        coarse.q,
         coarse.rule,
         coarse.factor,
         tie_seed=coarse.tie_seed or 0,
@@ -374,10 +406,21 @@ def _check_consistent(coarse: CoarseInput, fine: Lattices, first: int, copies: i
     )
     given = coarse.read(int(inputs[0]), int(inputs[-1]) + 1)[inputs - inputs[0]]
     if coarse.rule == "majority" and coarse.tie_seed is None:
-        # What a tie was decided by is not known: either sign is what the input may say.
-        again = np.where(block_sums(fine, coarse.factor) == 0, given, again)
+        # What a tie was decided by is not known: the input may say any of what is tied.
+        again = np.where(_could_be(coarse, fine, given), given, again)
     if not np.array_equal(again, given):
         raise RuntimeError("refined lattices do not coarse-grain to their input")
+
+
+def _could_be(coarse: CoarseInput, fine: Lattices, given: Lattices) -> NDArray[np.bool_]:
+    """Return where `given` is one of the commonest values of its block."""
+    dimension = len(coarse.shape)
+    if not coarse.q:
+        sums = block_sums(fine, coarse.factor, dimension)
+        return np.asarray((sums == 0) | (np.sign(sums) == given))
+    counts = state_counts(fine, coarse.q, coarse.factor, dimension)
+    of_given = np.take_along_axis(counts, given[:, None].astype(np.int64), axis=1)
+    return np.asarray(of_given[:, 0] == counts.max(axis=1))
 
 
 _HELD = threading.local()
@@ -404,7 +447,7 @@ def _attributes(
     kept: dict[str, Any] = {k: coarse.attrs[k] for k in ("model", "couplings") if k in coarse.attrs}
     attrs: dict[str, Any] = {
         **kept,
-        "L": coarse.fine_shape[1],
+        "L": coarse.fine_shape[-1],
         "temperature": temperature,
         "method": spec.method,
         "rule": coarse.rule,

@@ -156,9 +156,10 @@ class StoreSource:
     """
 
     def __init__(self, store: LatticeStore | ArrayLattices, seed: int) -> None:
-        if store.n_samples < 1 or min(store.shape) < 2:
+        if store.n_samples < 1 or len(store.shape) != 2 or min(store.shape) < 2:
             raise BadInput("STORE", str(store.path), "a sample or more, of 2 x 2 sites or more")
-        self.store, self.seed, self.shape = store, seed, store.shape
+        height, width = store.shape
+        self.store, self.seed, self.shape = store, seed, (height, width)
         self.epoch = self.position = 0
         self._spans = list(store.batches())
         self._held: tuple[int, int, NDArray[np.generic]] | None = None

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from skild_phys.errors import StoreError
 from skild_phys.files import AnyPath
+from skild_phys.lattice.models import MODELS, Model
 from skild_phys.store.chunks import read_rows
 from skild_phys.store.schema import (
     MANAGED,
@@ -93,6 +94,23 @@ class LatticeStore:
     def complete(self) -> bool:
         """Whether the store has all the samples that it was made for."""
         return bool(self.n_samples == self.attrs.get("samples_planned"))
+
+    def model(self) -> Model | None:
+        """Return the model that the attribute `model` names; None if it names none of `MODELS`.
+
+        Raises StoreError if the lattices cannot be that model's, for their dimension or states.
+        """
+        model = MODELS.get(str(self.attrs.get("model")))
+        if model is None:
+            return None
+        q = len(model.values) if model.field == "states" else 0
+        if (len(self.shape), self.q) != (model.dimension, q):
+            states = f" of {self.q} states" if self.q else ""
+            raise StoreError(
+                f"{self.path}: variable '{self.field}': {len(self.shape)}D{states}, which "
+                f"{model.name} is not"
+            )
+        return model
 
     def read(self, start: int, stop: int) -> NDArray[Any]:
         """Return the stored numbers of samples start..stop-1, checked.

@@ -304,3 +304,37 @@ def test_what_a_kill_left_behind_is_cleared(tmp_path: Path, planned: int) -> Non
     run(path, [planned], planned)
     run(tmp_path / "b.zarr", [6, planned], planned)
     assert files_of(path) == files_of(tmp_path / "b.zarr")
+
+
+@pytest.mark.parametrize(
+    ("field", "change"),
+    [
+        ("states", {"attributes": {}}),
+        ("states", {"attributes": {"flag_values": []}}),
+        ("states", {"attributes": {"flag_values": [0]}}),
+        ("states", {"attributes": {"flag_values": [0, 1, 3]}}),
+        ("states", {"attributes": {"flag_values": 3}}),
+        ("states", {"attributes": {"flag_values": list(range(128))}}),
+        ("states", {"attributes": None}),
+        ("states", {"dimension_names": ["sample", "z", "y", "x"]}),
+        ("states", {"shape": [4, 2, 2, 2, 2]}),
+        ("state_count", {"shape": [4, 2, 2]}),
+        ("state_count", {"shape": [4, 1, 2, 2]}),
+        ("state_count", {"shape": [4, 200, 2, 2]}),
+        ("state_count", {"attributes": {"scale_factor": 0.0}}),
+        ("state_count", {"dimension_names": ["sample", "z", "y", "x"]}),
+    ],
+)
+def test_wrong_states(tmp_path: Path, field: str, change: dict[str, Any]) -> None:
+    path = tmp_path / "a.zarr"
+    values = np.zeros((4, 2, 2), np.int8)
+    if field == "state_count":
+        values = np.full((4, 2, 2, 2), 2, np.int16)
+    options = store_options(4, field=field, shape=(2, 2), variables=(), attrs={}, q=2)
+    with create_store(path, **options, scale=0.25 if field == "state_count" else 1.0) as writer:
+        writer.commit({field: values})
+    assert open_store(path).q == 2
+    rewrite_root(path, lambda attributes, nodes: nodes[field].update(change))
+    with pytest.raises(StoreError, match=f"variable '{field}'") as refused:
+        open_store(path)
+    assert "\n" not in str(refused.value)

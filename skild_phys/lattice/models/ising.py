@@ -17,7 +17,8 @@ class Ising(Model):
     def energy(self, lattices: NDArray[np.int8]) -> Array:
         s = np.asarray(lattices, dtype=np.int8)
         equal = equal_bonds(s, self.dimension)
-        energy: Array = self.dimension - 2.0 * equal / self.sites(s)
+        sites = self.sites(s)
+        energy: Array = (self.dimension * sites - 2 * equal) / sites
         return energy
 
     def magnetization(self, lattices: NDArray[np.int8]) -> Array:
