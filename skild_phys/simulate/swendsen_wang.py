@@ -45,7 +45,7 @@ def _draw_bonds(rows, before, threshold, words, bonds):  # type: ignore[no-untyp
                 out[x] |= np.uint8((row[x] == near[x]) & (drawn[x] < threshold)) << shift
 
 
-@njit(cache=True, nogil=True, inline="always")
+@njit(cache=True, nogil=True)
 def _unite(parent, x, y):  # type: ignore[no-untyped-def]
     """Join the trees of x and y; the smaller root stays."""
     px, py = parent[x], parent[y]
@@ -87,7 +87,7 @@ def _label(bonds, before, parent, todo):  # type: ignore[no-untyped-def]
             _unite(parent, np.int64(r * width), np.int64(r * width + width - 1))
 
 
-@njit(cache=True, nogil=True, inline="always")
+@njit(cache=True, nogil=True)
 def _unite_rows(own, near, axis, start, other, parent, todo):  # type: ignore[no-untyped-def]
     """Unite the sites of a row with those of row `other` that an axis has bonds to."""
     width = own.size
