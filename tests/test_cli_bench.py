@@ -118,7 +118,7 @@ def test_table(capsys: pytest.CaptureFixture[str]) -> None:
         assert any(line.startswith(name) for line in lines)
     marked = [line for line in lines if line.rstrip().endswith("<- auto")]
     assert [line.split()[0] for line in marked] == ["swendsen-wang"]
-    assert "~ from 32 x 32, times" in out
+    assert "~ tau measured on 32 x 32, times" in out
     assert "2 threads" in out
 
 
