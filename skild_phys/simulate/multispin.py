@@ -14,6 +14,7 @@ Same order of updates, and same acceptance, as `metropolis`.
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import numpy as np
@@ -211,9 +212,10 @@ def unpack(words, spins):  # type: ignore[no-untyped-def]
             lattice[site] = np.int8(2) * np.int8(bit) - np.int8(1)
 
 
-def bit_planes(probabilities: NDArray[np.float64]) -> NDArray[np.uint64]:
+@functools.lru_cache(maxsize=16)
+def bit_planes(probabilities: tuple[float, ...]) -> NDArray[np.uint64]:
     """Return the binary digits of probabilities below 1, (64, n) uint64: all bits set or none."""
-    whole = [int(p * 2.0**_BITS) for p in probabilities.tolist()]
+    whole = [int(p * 2.0**_BITS) for p in probabilities]
     digits = [[(w >> (_BITS - 1 - j)) & 1 for w in whole] for j in range(_BITS)]
     return np.array(digits, dtype=np.uint64) * np.uint64(2**64 - 1)
 
@@ -233,7 +235,7 @@ def multispin(
     shape = spins.shape[1:]
     words = np.empty(spins[0].size, dtype=np.uint64)
     rows, parity = words.reshape(-1, shape[-1]), row_parity(shape)
-    planes = bit_planes(acceptance(temperature, 2 * len(shape)))
+    planes = bit_planes(tuple(acceptance(temperature, 2 * len(shape)).tolist()))
     parts = sublattices(shape, np.uint64)
     lattices = spins.reshape(REPLICAS, -1)
     pack(lattices, words)
