@@ -58,11 +58,13 @@ def sample(
     advance: Advance | None = None,
     start: Lattices | None = None,
     burn: int | None = None,
-) -> Lattices:
+    record: Callable[[Lattices], NDArray[Any]] = np.copy,
+) -> NDArray[Any]:
     """Return lattices (draws, replicas, ...) of at least `count` samples, `every` updates apart.
 
     `advance` replaces the kernel's, to plant a fault. The chain starts cold, or from `start`,
-    and burns in for `burn` updates, by default the time of 20 draws.
+    and burns in for `burn` updates, by default the time of 20 draws. Of each draw `record` says
+    what is kept, by default a copy of the lattices.
     """
     kernel: Algorithm = get_algorithm(algorithm, model)
     step = advance or kernel.advance
@@ -71,12 +73,12 @@ def sample(
         lattices[:] = start
     rng = kernel.stream(seed)
     draws = -(-count // kernel.replicas)
-    out = np.empty((draws, *lattices.shape), dtype=np.int8)
     step(lattices, model, temperature, rng, 20 * every if burn is None else burn)
-    for i in range(draws):
+    out: list[NDArray[Any]] = []
+    for _ in range(draws):
         step(lattices, model, temperature, rng, every)
-        out[i] = lattices
-    return out
+        out.append(record(lattices))
+    return np.stack(out)
 
 
 def hot(shape: tuple[int, ...], model: Model, seed: int = 1) -> Lattices:
@@ -152,6 +154,16 @@ def chi_square(observed: NDArray[Any], expected: Array, least: float = 20.0) -> 
     return float(scipy.stats.chi2.sf(((o - x) ** 2 / x).sum(), len(o) - 1))
 
 
+# -- energies ---------------------------------------------------------------------------------
+
+
+def energies_by_axis(model: Model, lattices: Lattices) -> Array:
+    """Return the energy per site of the bonds along each axis, slowest first, (..., d)."""
+    equal = [(lattices == np.roll(lattices, 1, axis)).mean(axis=model.axes) for axis in model.axes]
+    bonds = np.stack(equal, axis=-1)
+    return -bonds if isinstance(model, Potts) else 1.0 - 2.0 * bonds
+
+
 # -- strips -----------------------------------------------------------------------------------
 
 
@@ -183,27 +195,36 @@ def strip_energy(model: Model, shape: tuple[int, ...], temperature: float) -> Ar
 # -- errors -----------------------------------------------------------------------------------
 
 
-def deviation(values: Array, exact: float, bins: int = 50) -> float:
-    """Return (mean - exact) / error, the error from the scatter of `bins` bins in time order."""
-    means = values[: len(values) // bins * bins].reshape(bins, -1).mean(axis=1)
-    return float((means.mean() - exact) / (means.std(ddof=1) / np.sqrt(bins)))
+def bin_means(values: Array, bins: int = 50) -> Array:
+    """Return the means of independent bins of a series (draws, replicas), (bins,).
+
+    Of one chain: of `bins` stretches of time. Of several: of each replica.
+    """
+    if values.ndim == 2 and values.shape[1] > 1:
+        means: Array = values.mean(axis=0)
+        return means
+    values = values.ravel()
+    return np.asarray(values[: len(values) // bins * bins].reshape(bins, -1).mean(axis=1))
 
 
-def specific_heat_deviation(
-    energy: Array, sites: int, temperature: float, exact: float, bins: int = 50
-) -> float:
+def deviation(values: Array, exact: float) -> float:
+    """Return (mean - exact) / error of a series (draws, replicas), from the scatter of its bins."""
+    means = bin_means(values)
+    return float((means.mean() - exact) / (means.std(ddof=1) / np.sqrt(len(means))))
+
+
+def specific_heat_deviation(energy: Array, sites: int, temperature: float, exact: float) -> float:
     """Return the same for C = N (<e^2> - <e>^2) / T^2, by jackknife over the bins."""
-    e = energy[: len(energy) // bins * bins].reshape(bins, -1)
-    first, second = e.mean(axis=1), (e**2).mean(axis=1)
-    n = bins - 1
-    left_out = (second.sum() - second) / n - ((first.sum() - first) / n) ** 2
+    first, second = bin_means(energy), bin_means(energy**2)
+    bins = len(first)
+    left_out = (second.sum() - second) / (bins - 1) - ((first.sum() - first) / (bins - 1)) ** 2
     values = np.append(left_out, second.mean() - first.mean() ** 2) * sites / temperature**2
-    error = np.sqrt(n / bins * ((values[:-1] - values[:-1].mean()) ** 2).sum())
+    error = np.sqrt((bins - 1) / bins * ((values[:-1] - values[:-1].mean()) ** 2).sum())
     return float((values[-1] - exact) / error)
 
 
-def difference(a: Array, b: Array, bins: int = 50) -> float:
-    """Return the difference of two means in standard errors, each as `deviation` has it."""
-    means = [v[: len(v) // bins * bins].reshape(bins, -1).mean(axis=1) for v in (a, b)]
-    variance = sum(m.var(ddof=1) / bins for m in means)
+def difference(a: Array, b: Array) -> float:
+    """Return the difference of the means of two series in standard errors."""
+    means = [bin_means(values) for values in (a, b)]
+    variance = sum(m.var(ddof=1) / len(m) for m in means)
     return float((means[0].mean() - means[1].mean()) / math.sqrt(variance))

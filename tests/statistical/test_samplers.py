@@ -38,23 +38,23 @@ CLUSTER, LOCAL = ("wolff", "swendsen-wang"), ("metropolis", "multispin")
 # algorithm, shape, T, updates between samples, samples
 SQUARE = [
     *(("wolff", (4, 4), t, 13, 200_000) for t in (2.0, TC, 3.5)),
-    *(("swendsen-wang", (4, 4), t, 22, 80_000) for t in (2.0, TC, 3.5)),
+    *(("swendsen-wang", (4, 4), t, 22, 60_000) for t in (2.0, TC, 3.5)),
     *(
         ("multispin", (4, 4), t, every, count)
         for t, every, count in ((2.0, 820, 200_000), (TC, 210, 400_000), (3.5, 15, 400_000))
     ),
     *(
         ("metropolis", (4, 4), t, every, count)
-        for t, every, count in ((2.0, 820, 20_000), (TC, 210, 40_000), (3.5, 15, 60_000))
+        for t, every, count in ((2.0, 820, 15_000), (TC, 210, 30_000), (3.5, 15, 60_000))
     ),
     ("wolff", (4, 4), 50.0, 65, 100_000),
     ("swendsen-wang", (4, 4), 1e6, 5, 100_000),
     ("multispin", (4, 4), 50.0, 41, 400_000),
     ("multispin", (4, 4), 1e6, 161, 400_000),
-    ("metropolis", (4, 4), 1e6, 161, 40_000),
+    ("metropolis", (4, 4), 1e6, 161, 20_000),
 ]
 RECTANGLES = [
-    *((a, s, TC, 22, 50_000) for a in CLUSTER for s in ((2, 2), (2, 4), (3, 3), (3, 4), (5, 2))),
+    *((a, s, TC, 22, 40_000) for a in CLUSTER for s in ((2, 2), (2, 4), (3, 3), (3, 4), (5, 2))),
     *(("multispin", s, TC, 160, 100_000) for s in ((2, 2), (2, 4), (8, 2))),
     *(("metropolis", s, TC, 160, 30_000) for s in ((2, 2), (4, 2), (2, 8))),
 ]
@@ -65,15 +65,15 @@ CUBIC = [
 ]
 # algorithm, q, shape, T / Tc, updates between samples, samples
 POTTS = [
-    *((a, 2, (3, 4), 1.0, 25, 50_000) for a in CLUSTER),
-    *((a, 3, (3, 3), 1.0, 40, 50_000) for a in CLUSTER),
-    *((a, 3, (2, 4), 3.0, 20, 50_000) for a in CLUSTER),
-    *((a, 4, (2, 4), 1.0, 55, 50_000) for a in CLUSTER),
-    *((a, 5, (2, 3), 1.0, 75, 50_000) for a in CLUSTER),
-    *((a, 8, (2, 2), 1.0, 100, 50_000) for a in CLUSTER),
+    *((a, 2, (3, 4), 1.0, 25, 30_000) for a in CLUSTER),
+    *((a, 3, (3, 3), 1.0, 40, 30_000) for a in CLUSTER),
+    *((a, 3, (2, 4), 3.0, 20, 30_000) for a in CLUSTER),
+    *((a, 4, (2, 4), 1.0, 55, 30_000) for a in CLUSTER),
+    *((a, 5, (2, 3), 1.0, 75, 30_000) for a in CLUSTER),
+    *((a, 8, (2, 2), 1.0, 100, 30_000) for a in CLUSTER),
     ("metropolis", 2, (2, 4), 1.0, 90, 50_000),
-    ("metropolis", 3, (2, 2), 1.0, 130, 50_000),
-    ("metropolis", 3, (2, 4), 1.0, 260, 40_000),
+    ("metropolis", 3, (2, 2), 1.0, 130, 30_000),
+    ("metropolis", 3, (2, 4), 1.0, 260, 20_000),
     ("metropolis", 4, (4, 2), 1.2, 260, 20_000),
     ("metropolis", 5, (2, 2), 1.2, 260, 20_000),
     ("metropolis", 8, (2, 2), 1.2, 400, 15_000),
