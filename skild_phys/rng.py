@@ -16,8 +16,17 @@ from typing import Any
 import numpy as np
 from llvmlite import ir
 from numba import njit, types
-from numba.extending import intrinsic
 from numpy.typing import NDArray
+
+from skild_phys.vectors import (
+    I64,
+    constant,
+    data_of,
+    intrinsic,
+    load_lanes,
+    store,
+    store_lanes,
+)
 
 SIMULATION = 2**32 - 1
 """First key of a simulation's chains: no index of a sample is as large."""
@@ -41,11 +50,11 @@ def generator(seed: int, *key: int) -> np.random.Generator:
 
 
 @njit(cache=True, nogil=True, inline="always")
-def next_u64(state):  # type: ignore[no-untyped-def]
-    """Advance `state` (4 uint64, in place) and return 64 random bits."""
-    s0, s1, s2, s3 = state[0], state[1], state[2], state[3]
+def next_words(words):  # type: ignore[no-untyped-def]
+    """Return 64 random bits and the next state after `words`, 4 uint64 that stay in registers."""
+    s0, s1, s2, s3 = words
     total = s0 + s3
-    result = ((total << np.uint64(23)) | (total >> np.uint64(41))) + s0
+    bits = ((total << np.uint64(23)) | (total >> np.uint64(41))) + s0
     t = s1 << np.uint64(17)
     s2 ^= s0
     s3 ^= s1
@@ -53,8 +62,15 @@ def next_u64(state):  # type: ignore[no-untyped-def]
     s0 ^= s3
     s2 ^= t
     s3 = (s3 << np.uint64(45)) | (s3 >> np.uint64(19))
-    state[0], state[1], state[2], state[3] = s0, s1, s2, s3
-    return result
+    return bits, (s0, s1, s2, s3)
+
+
+@njit(cache=True, nogil=True, inline="always")
+def next_u64(state):  # type: ignore[no-untyped-def]
+    """Advance `state` (4 uint64, in place) and return 64 random bits."""
+    bits, words = next_words((state[0], state[1], state[2], state[3]))
+    state[0], state[1], state[2], state[3] = words
+    return bits
 
 
 @njit(cache=True, nogil=True, inline="always")
@@ -77,9 +93,8 @@ def below(state, n):  # type: ignore[no-untyped-def]
 LANES = 8
 """Generators that run side by side; one vector register of 64-bit words on AVX-512."""
 
+VECTOR = ir.VectorType(I64, LANES)
 _STEPS = 8
-_WORD = ir.IntType(64)
-_VECTOR = ir.VectorType(_WORD, LANES)
 
 
 def lane_state(seed: int, *key: int) -> NDArray[np.uint64]:
@@ -91,19 +106,16 @@ def lane_state(seed: int, *key: int) -> NDArray[np.uint64]:
     return words.astype(np.uint64).reshape(4, LANES)
 
 
-def _same(number: int) -> Any:
-    return ir.Constant(_VECTOR, [number] * LANES)
-
-
 def _rotated(builder: Any, x: Any, bits: int) -> Any:
-    return builder.or_(builder.shl(x, _same(bits)), builder.lshr(x, _same(64 - bits)))
+    left, right = constant(VECTOR, bits), constant(VECTOR, 64 - bits)
+    return builder.or_(builder.shl(x, left), builder.lshr(x, right))
 
 
 def emit_next(builder: Any, state: tuple[Any, ...]) -> tuple[Any, tuple[Any, ...]]:
     """Emit one step of xoshiro256++ on every lane; return (the random bits, the next state)."""
     s0, s1, s2, s3 = state
     bits = builder.add(_rotated(builder, builder.add(s0, s3), 23), s0)
-    t = builder.shl(s1, _same(17))
+    t = builder.shl(s1, constant(VECTOR, 17))
     s2 = builder.xor(s2, s0)
     s3 = builder.xor(s3, s1)
     s1 = builder.xor(s1, s2)
@@ -111,23 +123,17 @@ def emit_next(builder: Any, state: tuple[Any, ...]) -> tuple[Any, tuple[Any, ...
     return bits, (s0, s1, builder.xor(s2, t), _rotated(builder, s3, 45))
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def _fill_block(typingctx, state, out, offset):  # type: ignore[no-untyped-def]
     """Write _STEPS x LANES words at out[offset:]; LLVM does not vectorise the plain loop well."""
 
     def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
-        arrays = [
-            context.make_array(t)(context, builder, a) for t, a in zip(signature.args[:2], args[:2])
-        ]
-        held = builder.bitcast(arrays[0].data, _VECTOR.as_pointer())
-        target = builder.bitcast(builder.gep(arrays[1].data, [args[2]]), _VECTOR.as_pointer())
-        places = [builder.gep(held, [_WORD(i)]) for i in range(4)]
-        lanes = tuple(builder.load(place, align=8) for place in places)
+        held, target, first = data_of(context, builder, signature, args)
+        lanes = load_lanes(builder, held, VECTOR)
         for step in range(_STEPS):
             bits, lanes = emit_next(builder, lanes)
-            builder.store(bits, builder.gep(target, [_WORD(step)]), align=8)
-        for place, lane in zip(places, lanes):
-            builder.store(lane, place, align=8)
+            store(builder, bits, target, builder.add(first, I64(step * LANES)))
+        store_lanes(builder, lanes, held)
         return context.get_dummy_value()
 
     return types.void(state, out, offset), codegen
@@ -140,7 +146,7 @@ def fill_bits(state, out):  # type: ignore[no-untyped-def]
     Output i comes from lane i % LANES of `state` (4, LANES), which advances in place.
     """
     for offset in range(0, out.size, _STEPS * LANES):
-        _fill_block(state, out, offset)  # type: ignore[call-arg]
+        _fill_block(state, out, offset)
 
 
 BITS_BLOCK = _STEPS * LANES

@@ -1,118 +1,221 @@
 from __future__ import annotations
 
+import dataclasses
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from conftest import files_of
 
 from skild_phys.errors import BadInput, Interrupted
-from skild_phys.lattice.models import MODELS
-from skild_phys.rng import SIMULATION, kernel_state
+from skild_phys.lattice.models import MODELS, get_model
+from skild_phys.rng import SIMULATION, kernel_state, lane_state
 from skild_phys.simulate import chain
-from skild_phys.simulate.chain import (
-    Ensemble,
-    SimulationSpec,
+from skild_phys.simulate.algorithms import ALGORITHMS, Algorithm
+from skild_phys.simulate.chain import simulate
+from skild_phys.simulate.expected import (
     correlation_length,
     default_every,
-    simulate,
+    sweeps_between_samples,
 )
+from skild_phys.simulate.spec import SimulationSpec, parse_shape, spec_of
+from skild_phys.simulate.unit import draw, start_unit
 from skild_phys.simulate.wolff import wolff
 from skild_phys.store import open_store
 
 TC = MODELS["ising2d"].critical_temperature
 
+EVERY_KERNEL = [
+    ("ising2d", (8, 8), "wolff"),
+    ("ising2d", (8, 8), "swendsen-wang"),
+    ("ising2d", (8, 8), "metropolis"),
+    ("ising2d", (8, 8), "multispin"),
+    ("ising2d", (6, 10), "multispin"),
+    ("ising2d", (3, 5), "wolff"),
+    ("ising3d", (4, 6, 8), "wolff"),
+    ("ising3d", (3, 4, 5), "swendsen-wang"),
+    ("ising3d", (4, 4, 4), "metropolis"),
+    ("ising3d", (4, 4, 4), "multispin"),
+    ("potts3", (8, 6), "wolff"),
+    ("potts4", (5, 5), "swendsen-wang"),
+    ("potts8", (8, 8), "metropolis"),
+]
 
-def spec(n_samples: int = 30, **changed: object) -> SimulationSpec:
-    options = {"L": 8, "temperature": TC, "chains": 8, "seed": 5} | changed
-    return SimulationSpec(n_samples=n_samples, **options)  # type: ignore[arg-type]
+
+def spec(n_samples: int = 30, **changed: Any) -> SimulationSpec:
+    options = {"L": 8, "temperature": TC, "chains": 8, "seed": 5, "algorithm": "wolff"} | changed
+    return SimulationSpec(n_samples=n_samples, **options)
 
 
 def test_samples_are_those_of_each_chain_by_itself(tmp_path: Path) -> None:
-    store = simulate(spec(21, chains=4, every=3, burn_in=7), tmp_path / "a.zarr")
+    store = simulate(spec(45, chains=4, every=3, burn_in=7, stint=5), tmp_path / "a.zarr")
     assert store.complete
-    assert store.variable("chain").tolist() == [i % 4 for i in range(21)]
-    assert store.variable("draw").tolist() == [i // 4 for i in range(21)]
-    lattices = store.read(0, 21)
+    order = [(c, r * 5 + d) for r in range(3) for c in range(4) for d in range(5)][:45]
+    assert list(zip(store.variable("chain"), store.variable("draw"), strict=True)) == order
+    lattices = store.read(0, 45)
     for number in range(4):
         spins, state = np.ones((8, 8), dtype=np.int8), kernel_state(5, SIMULATION, number)
         wolff(spins, TC, state, 7)
-        for lattice in lattices[number::4]:
+        for lattice in lattices[store.variable("chain") == number]:
             wolff(spins, TC, state, 3)
             np.testing.assert_array_equal(lattice, spins)
-    np.testing.assert_array_equal(store.variable("energy"), MODELS["ising2d"].energy(lattices))
-    np.testing.assert_array_equal(
-        store.variable("magnetization"), MODELS["ising2d"].magnetization(lattices)
-    )
+    model = MODELS["ising2d"]
+    np.testing.assert_array_equal(store.variable("energy"), model.energy(lattices))
+    np.testing.assert_array_equal(store.variable("magnetization"), model.magnetization(lattices))
+
+
+def test_replicas_of_a_word_are_chains(tmp_path: Path) -> None:
+    """A unit of 64 gives its replicas' samples draw by draw, in whole or broken off."""
+    whole = spec(200, algorithm="multispin", chains=128, every=2, burn_in=3, stint=1)
+    store = simulate(whole, tmp_path / "a.zarr")
+    assert store.variable("chain").tolist() == [i % 128 for i in range(200)]
+    assert store.variable("draw").tolist() == [i // 128 for i in range(200)]
+    for n_samples in (5, 100, 130, 200):
+        again = dataclasses.replace(whole, n_samples=n_samples)
+        simulate(again, tmp_path / "b.zarr")
+    assert files_of(tmp_path / "a.zarr") == files_of(tmp_path / "b.zarr")
+
+
+@pytest.mark.parametrize(("model", "shape", "algorithm"), EVERY_KERNEL)
+def test_every_kernel_fills_a_store(
+    tmp_path: Path, model: str, shape: tuple[int, ...], algorithm: str
+) -> None:
+    system = get_model(model)
+    chosen = spec(
+        12, L=shape, model=model, algorithm=algorithm, chains=None, start="hot",
+        temperature=system.critical_temperature, every=4, burn_in=20,
+    )  # fmt: skip
+    store = simulate(chosen, tmp_path / "a.zarr")
+    assert store.shape == shape
+    assert store.field == system.field
+    lattices = store.read(0, 12)
+    assert set(np.unique(lattices)) <= set(system.values)
+    np.testing.assert_array_equal(store.variable("energy"), system.energy(lattices))
+    np.testing.assert_array_equal(store.variable("magnetization"), system.magnetization(lattices))
+    assert len(np.unique(lattices.reshape(12, -1), axis=0)) > 6
 
 
 def test_a_training_on_the_same_seed_sees_other_lattices() -> None:
-    states = [chain.Ensemble(spec(8)).rng, [kernel_state(5, *key) for key in ((0,), (1,))]]
+    states = [[start_unit(spec(8), unit).rng for unit in range(8)]]
+    states.append([kernel_state(5, *key) for key in ((0,), (1,))])
     states.append([kernel_state(5, i, k) for i in range(8) for k in range(4)])
+    states.append([lane_state(5, SIMULATION, 9)[:, i].copy() for i in range(8)])
     every = [tuple(map(int, state)) for group in states for state in group]
     assert len(set(every)) == len(every)
 
 
-@pytest.mark.parametrize("algorithm", ["wolff", "metropolis"])
+@pytest.mark.parametrize("algorithm", ["wolff", "swendsen-wang", "metropolis", "multispin"])
 def test_same_bytes_for_any_number_of_threads(tmp_path: Path, algorithm: str) -> None:
     trees = []
     for threads in (1, 2, 4, 8):
         path = tmp_path / f"{threads}.zarr"
-        simulate(spec(algorithm=algorithm, every=2), path, threads=threads)
+        simulate(spec(algorithm=algorithm, chains=None), path, n_threads=threads)
         trees.append(files_of(path))
     assert all(tree == trees[0] for tree in trees)
+
+
+@pytest.mark.parametrize("chunk", [1, 3, 16, 1000])
+def test_same_lattices_for_any_chunk(tmp_path: Path, chunk: int) -> None:
+    given = simulate(spec(50), tmp_path / "a.zarr", chunk=chunk)
+    plain = simulate(spec(50), tmp_path / "b.zarr")
+    assert given.chunk == chunk
+    np.testing.assert_array_equal(given.read(0, 50), plain.read(0, 50))
 
 
 def test_same_bytes_however_often_committed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    simulate(spec(100), tmp_path / "a.zarr", chunk=16)
+    simulate(spec(100, stint=3), tmp_path / "a.zarr", chunk=16)
     monkeypatch.setattr(chain, "COMMIT_SECONDS", 0.0)
-    simulate(spec(100), tmp_path / "b.zarr", chunk=16)
+    simulate(spec(100, stint=3), tmp_path / "b.zarr", chunk=16)
+    monkeypatch.setattr(chain, "_AHEAD", 1)
+    simulate(spec(100, stint=3), tmp_path / "c.zarr", chunk=16)
+    assert files_of(tmp_path / "a.zarr") == files_of(tmp_path / "b.zarr")
+    assert files_of(tmp_path / "a.zarr") == files_of(tmp_path / "c.zarr")
+
+
+@pytest.mark.parametrize("stint", [1, 4, 7])
+def test_appended_to_in_the_middle_of_a_draw(tmp_path: Path, stint: int) -> None:
+    for n_samples in (3, 13, 30, 70):
+        simulate(spec(n_samples, stint=stint, chains=4), tmp_path / "a.zarr")
+    simulate(spec(70, stint=stint, chains=4), tmp_path / "b.zarr", chunk=stint)
     assert files_of(tmp_path / "a.zarr") == files_of(tmp_path / "b.zarr")
 
 
-def test_appended_to_in_the_middle_of_a_draw(tmp_path: Path) -> None:
-    for n_samples in (3, 13, 30):
-        simulate(spec(n_samples), tmp_path / "a.zarr")
-    simulate(spec(30), tmp_path / "b.zarr")
-    assert files_of(tmp_path / "a.zarr") == files_of(tmp_path / "b.zarr")
+def test_what_was_settled_is_kept(tmp_path: Path) -> None:
+    """A larger ensemble goes on with the spacing that the first samples had."""
+    first = simulate(spec(10), tmp_path / "a.zarr")
+    settled = {name: first.attrs[name] for name in ("every", "burn_in", "stint", "tau_energy")}
+    more = simulate(spec(500), tmp_path / "a.zarr")
+    assert {name: more.attrs[name] for name in settled} == settled
+    assert more.chunk == first.chunk
+    assert settled["every"] >= 2 * settled["tau_energy"]
+    assert settled["burn_in"] >= 20 * settled["tau_energy"]
+    given = simulate(spec(600, every=settled["every"]), tmp_path / "a.zarr")
+    assert given.n_samples == 600
+    with pytest.raises(BadInput, match="there 'every' is"):
+        simulate(spec(700, every=settled["every"] + 1), tmp_path / "a.zarr")
 
 
 def test_stopped_and_gone_on_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(chain, "COMMIT_SECONDS", 0.0)
     drawn: list[int] = []
     kept = 0
-    for limit in (10, 20):
+    options = {"stint": 1}
+    for limit in (30, 40):
         with pytest.raises(Interrupted, match="the same command, without --overwrite, goes on"):
             simulate(
-                spec(60),
+                spec(400, **options),
                 tmp_path / "a.zarr",
                 progress=drawn.append,
                 stop=lambda limit=limit: sum(drawn) >= limit,
             )
-        assert kept < (kept := open_store(tmp_path / "a.zarr").n_samples) < 60
+        assert kept < (kept := open_store(tmp_path / "a.zarr").n_samples) < 400
         drawn.clear()
-    simulate(spec(60), tmp_path / "a.zarr", progress=drawn.append)
-    assert sum(drawn) == 60 - kept
-    simulate(spec(60), tmp_path / "b.zarr")
+    simulate(spec(400, **options), tmp_path / "a.zarr", progress=drawn.append)
+    assert sum(drawn) == 400 - kept
+    simulate(spec(400, **options), tmp_path / "b.zarr")
     assert files_of(tmp_path / "a.zarr") == files_of(tmp_path / "b.zarr")
 
 
-def test_an_error_in_a_thread_is_raised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(*arguments: object) -> int:
-        raise RuntimeError("broken kernel")
+def test_stopped_while_burning_in(tmp_path: Path) -> None:
+    asked = 0
 
-    monkeypatch.setattr(chain, "ALGORITHMS", {"wolff": broken})
-    with pytest.raises(RuntimeError, match="broken kernel"):
-        simulate(spec(), tmp_path / "a.zarr")
+    def stop() -> bool:
+        nonlocal asked
+        asked += 1
+        return asked > 40
+
+    with pytest.raises(Interrupted, match="0 of 30 samples are kept"):
+        simulate(spec(30, burn_in=10**9, every=1), tmp_path / "a.zarr", stop=stop)
+    simulate(spec(30, every=1), tmp_path / "b.zarr")
     assert open_store(tmp_path / "a.zarr").n_samples == 0
+
+
+@pytest.mark.parametrize("when", [0, 1000])
+def test_an_error_in_a_thread_is_raised(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: int
+) -> None:
+    calls = 0
+
+    def broken(lattices: Any, *arguments: Any) -> None:
+        nonlocal calls
+        calls += 1
+        if calls > when:
+            raise RuntimeError("broken kernel")
+        wolff(lattices[0], TC, arguments[2], 1)
+
+    kernel = Algorithm("wolff", "cluster", (type(MODELS["ising2d"]),), broken, stream=kernel_state)
+    monkeypatch.setattr("skild_phys.simulate.algorithms.ALGORITHMS", (kernel,))
+    with pytest.raises(RuntimeError, match="broken kernel"):
+        simulate(spec(10_000, every=1, burn_in=10), tmp_path / "a.zarr")
+    assert open_store(tmp_path / "a.zarr").n_samples < 10_000
 
 
 def test_attributes_say_what_was_simulated(tmp_path: Path) -> None:
     store = simulate(spec(8), tmp_path / "a.zarr", attrs={"command": "x"})
-    every = default_every("wolff", 8, TC)
     wanted = {
         "model": "ising2d",
         "L": 8,
@@ -121,27 +224,87 @@ def test_attributes_say_what_was_simulated(tmp_path: Path) -> None:
         "algorithm": "wolff",
         "update": "cluster",
         "chains": 8,
-        "every": every,
-        "burn_in": 20 * every,
         "seed": 5,
         "start": "cold",
         "command": "x",
     }
     assert {key: store.attrs[key] for key in wanted} == wanted
+    assert dataclasses.replace(spec_of(store.attrs, 8), n_samples=8).L == 8
+    oblong = simulate(spec(2, L=(4, 8)), tmp_path / "b.zarr")
+    assert oblong.attrs["L"] == [4, 8]
+    assert spec_of(oblong.attrs, 2).shape == (4, 8)
 
 
 def test_a_different_simulation_is_not_resumed(tmp_path: Path) -> None:
     simulate(spec(8), tmp_path / "a.zarr")
-    for changed in ({"seed": 6}, {"temperature": 2.0}, {"every": 99}, {"start": "hot"}, {"L": 9}):
+    changes: list[dict[str, Any]] = [
+        {"seed": 6}, {"temperature": 2.0}, {"every": 99}, {"start": "hot"}, {"L": 9},
+        {"L": (8, 9)}, {"chains": 4}, {"algorithm": "metropolis"}, {"burn_in": 1},
+    ]  # fmt: skip
+    for changed in changes:
         with pytest.raises(BadInput, match=f"there '{next(iter(changed))}' is"):
             simulate(spec(16, **changed), tmp_path / "a.zarr")
 
 
-def test_hot_start_is_random() -> None:
-    spins = Ensemble(spec(start="hot", L=64)).spins
+@pytest.mark.parametrize("algorithm", ["wolff", "multispin"])
+def test_hot_start_is_random(algorithm: str) -> None:
+    chosen = spec(algorithm=algorithm, chains=128, start="hot", L=64)
+    units = [start_unit(chosen, unit).lattices for unit in range(2)]
+    spins = np.concatenate(units).astype(float)
     assert abs(spins.mean()) < 5 / math.sqrt(spins.size)
-    assert np.isin(spins, (-1, 1)).all()
-    assert not (spins[0] == spins[1]).all()
+    assert not (spins[0] == spins[-1]).all()
+    states = start_unit(spec(model="potts5", start="hot", L=64), 0).lattices
+    assert np.bincount(states.ravel(), minlength=5).min() > 0.15 * 64**2
+
+
+def test_draws_go_on_where_they_were_broken_off() -> None:
+    chosen = spec(algorithm="multispin", chains=64, every=3)
+    unit = start_unit(chosen, 0)
+    whole = draw(chosen, unit, 0, [(0, 150)])
+    first = draw(chosen, unit, 0, [(0, 70)])
+    second = draw(chosen, first.unit, 70, [(70, 90), (90, 150)])
+    parts = np.concatenate([*first.lattices, *second.lattices])
+    np.testing.assert_array_equal(whole.lattices[0], parts)
+    np.testing.assert_array_equal(whole.unit.rng, second.unit.rng)
+
+
+def test_each_sample_belongs_to_one_unit() -> None:
+    for chosen in (spec(stint=3, chains=4), spec(stint=2, chains=128, algorithm="multispin")):
+        for total in (1, 5, 257, 700):
+            found = [
+                range(*part) for unit in range(chosen.units)
+                for part in chosen.stretches(unit, 0, total)
+            ]  # fmt: skip
+            assert sorted(i for part in found for i in part) == list(range(total))
+            made = [chosen.made(unit, total) for unit in range(chosen.units)]
+            assert sum(made) == total
+
+
+@pytest.mark.parametrize(
+    ("text", "model", "shape"),
+    [
+        ("8", "ising2d", (8, 8)),
+        ("256x128", "ising2d", (256, 128)),
+        ("6", "ising3d", (6, 6, 6)),
+        ("4x5x6", "ising3d", (4, 5, 6)),
+        ("16X8", "potts3", (16, 8)),
+    ],
+)
+def test_sides(text: str, model: str, shape: tuple[int, ...]) -> None:
+    assert parse_shape(text, get_model(model)) == shape
+
+
+@pytest.mark.parametrize(
+    ("text", "model"),
+    [
+        ("", "ising2d"), ("8.5", "ising2d"), ("-8", "ising2d"), ("8x", "ising2d"),
+        ("8x8x8", "ising2d"), ("8x8", "ising3d"), ("1", "ising2d"), ("8x1", "ising2d"),
+        ("99999", "ising2d"), ("2000", "ising3d"), ("banana", "ising2d"), ("0x8", "potts2"),
+    ],
+)  # fmt: skip
+def test_sides_that_are_refused(text: str, model: str) -> None:
+    with pytest.raises(BadInput, match="--L"):
+        parse_shape(text, get_model(model))
 
 
 @pytest.mark.parametrize(
@@ -152,24 +315,38 @@ def test_hot_start_is_random() -> None:
         {"L": -8},
         {"L": 10**6},
         {"L": 8.0},
+        {"L": (8, 8, 8)},
+        {"L": True},
         {"temperature": 0.0},
         {"temperature": -1.0},
         {"temperature": math.nan},
         {"temperature": math.inf},
         {"n_samples": 0},
         {"algorithm": "gibbs"},
-        {"model": "potts"},
+        {"algorithm": "multispin", "model": "potts3"},
+        {"algorithm": "metropolis", "L": 15},
+        {"algorithm": "multispin", "L": (8, 15)},
+        {"algorithm": "multispin", "chains": 100},
+        {"model": "heisenberg"},
         {"chains": 0},
         {"every": 0},
         {"burn_in": -1},
+        {"stint": 0},
         {"seed": -1},
         {"start": "warm"},
     ],
 )
-def test_what_cannot_be_simulated(changed: dict[str, object]) -> None:
-    options = {"L": 8, "temperature": TC, "n_samples": 4} | changed
+def test_what_cannot_be_simulated(changed: dict[str, Any]) -> None:
+    options: dict[str, Any] = {"L": 8, "temperature": TC, "n_samples": 4} | changed
     with pytest.raises(BadInput):
-        SimulationSpec(**options)  # type: ignore[arg-type]
+        SimulationSpec(**options)
+
+
+def test_every_model_has_a_default() -> None:
+    for model in MODELS.values():
+        assert SimulationSpec(8, 1.0, 1, model=model.name).algorithm in {
+            kernel.name for kernel in ALGORITHMS
+        }
 
 
 def test_correlation_length() -> None:
@@ -178,12 +355,12 @@ def test_correlation_length() -> None:
     assert correlation_length(1e6) < 0.1
 
 
-def test_default_spacing_follows_the_autocorrelation_time() -> None:
-    assert 10 <= default_every("wolff", 64, TC) <= 14
-    assert 15 <= default_every("wolff", 128, TC) <= 20
-    assert default_every("metropolis", 64, TC) == math.ceil(64**2.17)
-    assert default_every("metropolis", 64, 1e6) == 1
-    for algorithm in ("wolff", "metropolis"):
-        for temperature in (0.01, 1.0, TC, TC * (1 + 1e-12), 3.0, 1e9):
-            for side in (2, 3, 64, 1024):
-                assert 1 <= default_every(algorithm, side, temperature) < 10**8
+def test_spacing_follows_the_autocorrelation_time() -> None:
+    assert 10 <= default_every(64, TC) <= 14
+    assert 15 <= default_every(128, TC) <= 20
+    assert sweeps_between_samples(True, 64, TC, TC) == math.ceil(64**2.17)
+    assert sweeps_between_samples(True, 64, 1e6, TC) == 1
+    for temperature in (0.01, 1.0, TC, TC * (1 + 1e-12), 3.0, 1e9):
+        for side in (2, 3, 64, 1024):
+            assert 1 <= default_every(side, temperature) < 10**8
+            assert 1 <= sweeps_between_samples(True, side, temperature, TC) < 10**8

@@ -7,7 +7,8 @@ import pytest
 from conftest import files_of
 
 from skild_phys.cli import run
-from skild_phys.simulate.chain import Ensemble, SimulationSpec
+from skild_phys.cli.simulate import compile_kernels
+from skild_phys.simulate.spec import SimulationSpec
 from skild_phys.store import open_store
 
 SMALL = ["simulate", "--L", "8", "--T", "Tc", "-n", "20"]
@@ -16,8 +17,8 @@ SMALL = ["simulate", "--L", "8", "--T", "Tc", "-n", "20"]
 @pytest.fixture(autouse=True, scope="module")
 def compiled() -> None:
     """Compile beforehand: the line that says so is no part of what is tested."""
-    for algorithm in ("wolff", "metropolis"):
-        Ensemble(SimulationSpec(2, 1.0, 1, algorithm=algorithm)).advance(0, 1, lambda: False)
+    for algorithm in ("wolff", "swendsen-wang", "metropolis"):
+        compile_kernels(SimulationSpec(2, 1.0, 1, algorithm=algorithm))
 
 
 def call(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
@@ -34,8 +35,10 @@ def test_simulates_and_reports(
     monkeypatch.chdir(tmp_path)
     code, out, err = call(capsys, *SMALL, "-o", "a.zarr")
     assert (code, err) == (0, "")
-    assert out.startswith("a.zarr  20 samples, one every ")
+    assert out.startswith("a.zarr  20 samples of 8 x 8, one every ")
+    assert "sweeps of a chain (swendsen-wang, 4 chains)" in out
     assert "energy per site" in out
+    assert "tau_int  energy" in out
     store = open_store("a.zarr")
     assert store.attrs["command"] == (
         "skild-phys simulate --L 8 --T Tc --samples 20 --output a.zarr"
@@ -57,6 +60,46 @@ def test_one_sample_has_no_error_bar(tmp_path: Path, capsys: pytest.CaptureFixtu
     code, out, _ = call(capsys, *words, "--json")
     assert code == 0
     assert json.loads(out)["energy_error"] is None
+
+
+def test_warns_of_samples_too_close_and_a_burn_in_too_short(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Metropolis at L = 16 and Tc: tau is some 300 sweeps; false alarms would take 2 sigma."""
+    words = ["simulate", "--L", "16", "--T", "Tc", "-n", "4000", "--algorithm", "metropolis"]
+    output = ["-o", str(tmp_path / "a.zarr")]
+    code, out, err = call(capsys, *words, "--every", "2", "--burn-in", "10", *output, "--json")
+    assert code == 0
+    close, short = err.splitlines()
+    assert close.startswith("warning: samples are 2 sweeps apart, closer than two autocorrelation")
+    assert short.startswith("warning: burn-in was 10 sweeps, shorter than 20 autocorrelation times")
+    assert len(json.loads(out)["warnings"]) == 2
+    code, out, err = call(capsys, *SMALL, "-o", str(tmp_path / "b.zarr"), "-n", "2000", "--json")
+    assert (code, err) == (0, "")
+    assert json.loads(out)["energy_tau"] < 1.0
+
+
+@pytest.mark.parametrize(
+    ("words", "shape", "field"),
+    [
+        (["--L", "8x4"], (8, 4), "spins"),
+        (["--model", "ising3d", "--L", "4"], (4, 4, 4), "spins"),
+        (["--model", "ising3d", "--L", "2x4x6", "--algorithm", "wolff"], (2, 4, 6), "spins"),
+        (["--model", "potts3"], (8, 8), "states"),
+        (["--model", "potts8", "--algorithm", "swendsen_wang", "--T", "1.05Tc"], (8, 8), "states"),
+        (["--algorithm", "multispin", "--chains", "128"], (8, 8), "spins"),
+    ],
+)
+def test_models_shapes_and_algorithms(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    words: list[str],
+    shape: tuple[int, ...],
+    field: str,
+) -> None:
+    code, _, _ = call(capsys, *SMALL, "-o", str(tmp_path / "a.zarr"), *words)
+    store = open_store(tmp_path / "a.zarr")
+    assert (code, store.shape, store.field, store.n_samples) == (0, shape, field, 20)
 
 
 def test_equal_runs_in_two_places_give_equal_bytes(
@@ -83,8 +126,78 @@ def test_appends_and_overwrites_only_when_told(
     assert files_of(tmp_path) == before
     assert call(capsys, *SMALL, *output, "-n", "30")[0] == 0
     assert open_store(tmp_path / "a.zarr").n_samples == 30
-    assert call(capsys, *SMALL, *output, "--T", "2", "--overwrite")[0] == 0
+    assert call(capsys, *SMALL, *output, "--T", "2", "--overwrite", "--every", "3")[0] == 0
     assert open_store(tmp_path / "a.zarr").attrs["temperature"] == 2.0
+
+
+def test_append(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = ["-o", str(tmp_path / "a.zarr")]
+    more = ["simulate", "--append", "-n", "15", *output]
+    assert call(capsys, *SMALL, "--model", "potts3", "--T", "1.1Tc", *output)[0] == 0
+    first = open_store(tmp_path / "a.zarr")
+    kept, settled = first.read(0, 20), first.attrs["every"]
+    for total in (35, 50):
+        code, out, _ = call(capsys, *more)
+        assert code == 0
+        assert f"{total} samples of 8 x 8" in out
+    store = open_store(tmp_path / "a.zarr")
+    assert (store.read(0, 20) == kept).all()
+    assert store.attrs["every"] == settled
+    assert store.attrs["command"].count("--append --samples 15") == 2
+    before = files_of(tmp_path)
+    for words, named in (
+        (["--seed", "1"], "--seed"),
+        (["--L", "16"], "--L"),
+        (["--T", "Tc"], "--T"),
+        (["--model", "ising2d"], "--model"),
+        (["--every", "1"], "--every"),
+        (["--overwrite"], "--append"),
+        (["-n", "0"], "-n"),
+    ):
+        code, _, err = call(capsys, *more, *words)
+        assert code == 2
+        assert err.startswith(f"error: {named}: ")
+        assert err.count("\n") == 1
+    assert files_of(tmp_path) == before
+    agreeing = ["--L", "8x8", "--T", "1.1Tc", "--model", "potts3", "--algorithm", "auto"]
+    assert call(capsys, *more, *agreeing, "--seed", "0")[0] == 0
+
+
+def test_append_goes_on_where_it_was_killed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What a kill in the middle of an append leaves: more planned than there are."""
+    output = tmp_path / "a.zarr"
+    assert call(capsys, *SMALL, "-o", str(output))[0] == 0
+    stopped: list[int] = []
+    from skild_phys.cli.simulate import _appended
+    from skild_phys.errors import Interrupted
+    from skild_phys.simulate.chain import simulate
+
+    spec, attrs = _appended(output, 3000)
+    with pytest.raises(Interrupted):
+        simulate(
+            spec, output, attrs=attrs, stop=lambda: sum(stopped) > 100, progress=stopped.append
+        )
+    assert not open_store(output).complete
+    code, _, err = call(capsys, "simulate", "--append", "-n", "7", "-o", str(output))
+    assert code == 2
+    assert err.startswith("error: --append: ")
+    assert call(capsys, "simulate", "--append", "-n", "3000", "-o", str(output))[0] == 0
+    assert open_store(output).n_samples == 3020
+
+
+def test_append_to_what_was_not_simulated(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fine, coarse = str(tmp_path / "a.zarr"), str(tmp_path / "b.zarr")
+    assert call(capsys, *SMALL, "-o", fine)[0] == 0
+    assert call(capsys, "coarsen", fine, "--factor", "2", "-o", coarse)[0] == 0
+    for path in (coarse, str(tmp_path / "none.zarr")):
+        code, _, err = call(capsys, "simulate", "--append", "-n", "5", "-o", path)
+        assert code == 2
+        assert err.startswith(f"error: {path}: ")
+        assert err.count("\n") == 1
 
 
 @pytest.mark.parametrize(
@@ -101,6 +214,19 @@ def test_appends_and_overwrites_only_when_told(
         (["-n", "0"], "-n"),
         (["-n", "-3"], "-n"),
         (["--model", "potts"], "--model"),
+        (["--L", "8x8x8"], "--L"),
+        (["--L", "8x"], "--L"),
+        (["--L", "banana"], "--L"),
+        (["--L", "15", "--algorithm", "metropolis"], "--L"),
+        (["--L", "8x15", "--algorithm", "multispin"], "--L"),
+        (["--model", "potts3", "--algorithm", "multispin"], "--algorithm"),
+        (["--model", "potts9"], "--model"),
+        (["--algorithm", "multispin", "--chains", "65"], "--chains"),
+        (["--dask", "local:0"], "--dask"),
+        (["--dask", "local:x"], "--dask"),
+        (["--dask", "banana"], "--dask"),
+        (["--dask", "tcp://127.0.0.1:1"], "--dask"),
+        (["--dask", "local:1", "--chunk", "3"], "--chunk"),
         (["--algorithm", "gibbs"], "--algorithm"),
         (["--chains", "0"], "--chains"),
         (["--every", "0"], "--every"),

@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from skild_phys.errors import BadInput
-from skild_phys.measure.errorbars import (
+from skild_phys.errorbars import (
     Chains,
     average_rows,
     integrated_autocorrelation_time,
     jackknife,
 )
+from skild_phys.errors import BadInput
 
 
 def ar1(rho: float, draws: int, columns: int, seed: int) -> np.ndarray:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+import numpy as np
+from click.core import ParameterSource
 
 from skild_phys.cli.options import (
     announced,
@@ -20,93 +22,197 @@ from skild_phys.cli.options import (
     provenance,
     threads_option,
 )
-from skild_phys.errors import StoreError
+from skild_phys.errors import BadInput, StoreError
 from skild_phys.files import check_output
 
 if TYPE_CHECKING:
+    from skild_phys.simulate.spec import SimulationSpec
     from skild_phys.store import LatticeStore
+
+_OPTIONS = {
+    "side": "--L",
+    "temperature": "--T",
+    "model": "--model",
+    "algorithm": "--algorithm",
+    "chains": "--chains",
+    "every": "--every",
+    "burn_in": "--burn-in",
+    "start": "--start",
+    "seed": "--seed",
+}
+"""Parameters of a simulation, and the options that give them."""
 
 
 @click.command()
-@click.option("--L", "side", type=int, required=True, help="Side of the lattice.")
-@click.option("--T", "temperature", required=True, help="J/k_B: a number, Tc or 1.05Tc.")
+@click.option("--L", "side", help="Side of the lattice, or sides such as 256x128.")
+@click.option("--T", "temperature", help="J/k_B: a number, Tc or 1.05Tc.")
 @click.option("-n", "--samples", type=int, required=True, help="Samples, of all chains together.")
 @output_option
-@click.option("--model", default="ising2d", show_default=True, help="The Hamiltonian.")
-@click.option("--algorithm", default="wolff", show_default=True, help="wolff or metropolis.")
-@click.option("--chains", type=int, default=4, show_default=True, help="Independent chains.")
+@click.option(
+    "--model", default="ising2d", show_default=True, help="ising2d, ising3d, potts2 .. potts8."
+)
+@click.option(
+    "--algorithm",
+    default="auto",
+    show_default=True,
+    help="wolff, swendsen-wang, metropolis, multispin (64 lattices a word), or the fastest.",
+)
+@click.option("--chains", type=int, help="Independent chains.  [default: 4; multispin: 64]")
 @click.option(
     "--every",
     type=int,
-    help="Clusters or sweeps between samples.  [default: about two autocorrelation times]",
+    help="Clusters or sweeps between samples.  [default: two autocorrelation times, measured]",
 )
-@click.option("--burn-in", type=int, help="The same before the first.  [default: 20 times that]")
+@click.option(
+    "--burn-in", type=int, help="The same before the first.  [default: 20 autocorrelation times]"
+)
 @click.option("--start", default="cold", show_default=True, help="cold or hot.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of every stream.")
-@click.option("--chunk", type=int, help="Samples in a chunk of the store.  [default: 4 MiB]")
+@click.option("--chunk", type=int, help="Samples in a chunk of the store.  [default: half a MiB]")
+@click.option("--append", is_flag=True, help="Add -n samples to a finished store.")
+@click.option("--dask", "cluster", help="A scheduler's address, or local:4 for four processes.")
 @threads_option
 @overwrite_option
 @json_option
+@click.pass_context
 def command(
-    side: int,
-    temperature: str,
+    context: click.Context,
+    /,
     samples: int,
     output: Path,
-    model: str,
-    algorithm: str,
-    chains: int,
-    every: int | None,
-    burn_in: int | None,
-    start: str,
-    seed: int,
     chunk: int | None,
+    append: bool,
+    cluster: str | None,
     threads: int | None,
     overwrite: bool,
     as_json: bool,
+    **given: Any,
 ) -> None:
     """Simulate a model exactly (no truncation, no bias) and store its lattices.
 
-    Run again, the same command goes on with an unfinished store; with a larger -n it appends
-    to a finished one. The samples depend on the seed, not on threads, chunks or interruptions.
+    Chains burn in until their autocorrelation is known; a sample is then taken each two
+    autocorrelation times of the slower one of energy and M^2, a fixed number of updates.
+
+    Run again, the same command goes on with an unfinished store. The samples depend on the
+    seed, not on threads, machines, chunks or interruptions. --append takes everything but -n
+    from the store.
 
     \b
     skild-phys simulate --L 256 --T Tc -n 100 -o fine.zarr
-    skild-phys simulate --L 64 --T 1.05Tc -n 1000 --chains 8 --seed 1 -o warm.zarr
+    skild-phys simulate --append -n 100 -o fine.zarr
+    skild-phys simulate --model potts3 --L 128x64 --T 1.05Tc -n 1000 --seed 1 -o warm.zarr
+    skild-phys simulate --model ising3d --L 64 --T Tc -n 1000 --dask local:4 -o cube.zarr
     """
-    from skild_phys.lattice.models import get_model, parse_temperature
-    from skild_phys.simulate.chain import Ensemble, SimulationSpec, simulate
+    from skild_phys.simulate.chain import simulate
 
-    spec = SimulationSpec(
-        L=side,
-        temperature=parse_temperature(temperature, get_model(model)),
-        n_samples=samples,
-        model=model,
-        algorithm=algorithm,
-        chains=chains,
-        every=every,
-        burn_in=burn_in,
-        seed=seed,
-        start=start,
-    )
+    if append and overwrite:
+        raise BadInput("--append", "--overwrite", "one of the two")
     # What lies there already may be a store to go on with; that is for the store to say.
     check_output(output, overwrite=True)
+    attrs = provenance("numba")
+    if append:
+        spec, more = _appended(output, samples)
+        _check_agreement(context, given, spec, output)
+        attrs |= more
+    else:
+        spec = _spec(samples, **given)
     with announced("compiling the kernels (first run only) ..."):
-        small = SimulationSpec(2, 1.0, 1, algorithm=algorithm, chains=1, start="hot")
-        Ensemble(small).advance(0, 1, lambda: False)
+        compile_kernels(spec)
     kept = 0 if overwrite else _samples_kept(output)
-    with progress_bar("simulating", samples, kept) as advance, interruptible() as stop:
+    with progress_bar("simulating", spec.n_samples, kept) as advance, interruptible() as stop:
         store = simulate(
             spec,
             output,
             chunk=chunk,
-            threads=threads,
+            n_threads=threads,
+            cluster=cluster,
             overwrite=overwrite,
-            attrs=provenance("numba"),
+            attrs=attrs,
             stop=stop,
             progress=advance,
+            note=lambda text: advance(0, text),
         )
     result = summary(store)
+    for warning in result["warnings"]:
+        click.echo(f"warning: {warning}", err=True)
     click.echo(json.dumps(result) if as_json else _report(result))
+
+
+def _spec(samples: int, side: str | None, temperature: str | None, **given: Any) -> SimulationSpec:
+    from skild_phys.lattice.models import get_model, parse_temperature
+    from skild_phys.simulate.spec import SimulationSpec, parse_shape
+
+    model = get_model(given["model"])
+    for option, value, accepted in (
+        ("--L", side, "a side such as 256, or sides such as 256x128"),
+        ("--T", temperature, "a number, Tc, or a multiple such as 1.05Tc"),
+    ):
+        if value is None:
+            raise BadInput(option, "nothing", accepted)
+    return SimulationSpec(
+        L=parse_shape(str(side), model),
+        temperature=parse_temperature(str(temperature), model),
+        n_samples=samples,
+        **given,
+    )
+
+
+def _appended(output: Path, samples: int) -> tuple[SimulationSpec, dict[str, Any]]:
+    """Return the spec of a store with `samples` more, and attributes that say so."""
+    from skild_phys.simulate.spec import check_whole, spec_of
+    from skild_phys.store import open_store
+
+    check_whole("-n", samples)
+    store = open_store(output)
+    planned = int(store.attrs["samples_planned"])
+    unfinished = not store.complete
+    if unfinished and store.attrs.get("append") != samples:
+        accepted = "a finished store: call the command that began it again to finish it"
+        raise BadInput("--append", str(output), accepted)
+    total = planned if unfinished else planned + samples
+    try:
+        spec = spec_of(store.attrs, total)
+    except (KeyError, TypeError) as error:
+        raise StoreError(f"{output}: was not simulated: attributes lack {error}") from None
+    commands = str(store.attrs.get("command", ""))
+    if not unfinished:
+        commands += f"; skild-phys simulate --append --samples {samples}"
+    return spec, {"append": samples, "command": commands}
+
+
+def _check_agreement(
+    context: click.Context, given: dict[str, Any], spec: SimulationSpec, output: Path
+) -> None:
+    """Raise BadInput for an option that was given and says something else than the store."""
+    from skild_phys.lattice.models import parse_temperature
+    from skild_phys.simulate.algorithms import get_algorithm
+    from skild_phys.simulate.spec import parse_shape
+
+    parse: dict[str, Callable[[Any], Any]] = {
+        "side": lambda text: parse_shape(text, spec.system),
+        "temperature": lambda text: parse_temperature(text, spec.system),
+        "algorithm": lambda name: get_algorithm(name, spec.system).name,
+    }
+    there = vars(spec) | {"side": spec.shape}
+    for name, option in _OPTIONS.items():
+        if context.get_parameter_source(name) is not ParameterSource.COMMANDLINE:
+            continue
+        if parse.get(name, lambda value: value)(given[name]) != there[name]:
+            shown = spec.L if name == "side" else there[name]
+            accepted = f"what {output} was made with, {shown}, or nothing"
+            raise BadInput(option, str(given[name]), accepted)
+
+
+def compile_kernels(spec: SimulationSpec) -> None:
+    """Compile what a simulation will call, on a lattice of four sites; quick once it is cached."""
+    import dataclasses
+
+    from skild_phys.simulate.unit import draw, start_unit
+
+    small = dataclasses.replace(
+        spec, L=2, n_samples=1, chains=spec.kernel.replicas, every=1, stint=1, burn_in=0
+    )
+    draw(small, start_unit(small, 0), 0, [(0, 1)])
 
 
 def _samples_kept(output: Path) -> int:
@@ -120,50 +226,98 @@ def _samples_kept(output: Path) -> int:
 
 
 def summary(store: LatticeStore) -> dict[str, Any]:
-    """Return what a finished run is judged by: energy per site, with error and Kaufman's value.
+    """Return what a finished run is judged by.
 
-    `energy_tau` is the integrated autocorrelation time in draws; 1/2 when they are independent.
+    Energy per site, with error and the exact value where there is one, and the integrated
+    autocorrelation times of energy and M^2: in draws from the samples (1/2 when they are
+    independent), in updates from the burn-in.
     """
-    from skild_phys.measure.errorbars import Chains, jackknife
+    from skild_phys.errorbars import Chains, integrated_autocorrelation_time, jackknife
+    from skild_phys.measure.theory import theory
 
-    chains = Chains(store.variable("chain"), store.variable("draw"))
-    rows = {"energy": store.variable("energy")}
+    chains = Chains(store.variable("chain").astype(np.int64), store.variable("draw"))
+    rows = {"energy": store.variable("energy"), "m2": store.variable("magnetization") ** 2}
     estimate = jackknife(lambda means: means["energy"], rows, chains=chains)
     mean, error = float(estimate.value), float(estimate.error)
-    exact = _kaufman(store.shape[1], float(store.attrs["temperature"]))
-    deviation = (mean - exact) / error if exact is not None and error > 0 else None
-    return {
+    known = theory(store.attrs, store.shape, np.ones(0, dtype=np.int64)).get("energy")
+    exact = float(known.value) if known is not None else None
+    found = integrated_autocorrelation_time(np.stack([*rows.values()], axis=1), chains)
+    attrs = store.attrs
+    result = {
         "path": str(store.path),
         "samples": store.n_samples,
-        "every": store.attrs["every"],
-        "update": store.attrs["update"],
+        "shape": list(store.shape),
+        "model": attrs["model"],
+        "algorithm": attrs["algorithm"],
+        "chains": attrs["chains"],
+        "every": attrs["every"],
+        "burn_in": attrs["burn_in"],
+        "update": attrs["update"],
         "energy": mean,
         "energy_error": error if math.isfinite(error) else None,
-        "energy_tau": float(estimate.tau),
         "energy_exact": exact,
-        "deviation_sigma": deviation,
+        "deviation_sigma": (mean - exact) / error if exact is not None and error > 0 else None,
+        "energy_tau": float(found.tau[0]),
+        "energy_tau_error": float(found.error[0]),
+        "magnetization_squared_tau": float(found.tau[1]),
+        "magnetization_squared_tau_error": float(found.error[1]),
+        "burn_in_tau_energy": attrs.get("tau_energy"),
+        "burn_in_tau_magnetization_squared": attrs.get("tau_magnetization_squared"),
     }
+    return {**result, "warnings": _warnings(result)}
 
 
-def _kaufman(side: int, temperature: float) -> float | None:
-    """Return the exact energy per site of the torus, or None where it is not to be had."""
-    try:
-        exact = importlib.import_module("skild_phys.lattice.exact")
-    except ModuleNotFoundError:
-        return None
-    return float(exact.kaufman_energy(side, temperature))
+def _updates(tau: float, every: int) -> float:
+    """Return tau_int in updates from tau_int in draws `every` updates apart.
+
+    For an exponential autocorrelation; 0 where the draws are independent as far as one can see.
+    """
+    return every / (2.0 * math.atanh(0.5 / tau)) if tau > 0.5 else 0.0
+
+
+def _warnings(result: dict[str, Any]) -> list[str]:
+    every, burnt, update = result["every"], result["burn_in"], result["update"]
+    names = ("energy", "magnetization_squared")
+    # Two errors down, so that a sound run is not blamed for the noise of its tau.
+    draws = [result[f"{n}_tau"] - 2.0 * result[f"{n}_tau_error"] for n in names]
+    seen = max(_updates(tau, every) for tau in draws)
+    before = max(result[f"burn_in_tau_{n}"] or 0.0 for n in names)
+    warnings = []
+    if every < 2.0 * seen:
+        warnings.append(
+            f"samples are {every} {update}s apart, closer than two autocorrelation times "
+            f"(tau > {seen:.3g} {update}s); errors account for it, --every sets it"
+        )
+    tau = max(seen, before)
+    if burnt < 20.0 * tau:
+        warnings.append(
+            f"burn-in was {burnt} {update}s, shorter than 20 autocorrelation times "
+            f"(tau {tau:.3g} {update}s); --burn-in sets it"
+        )
+    return warnings
 
 
 def _report(result: dict[str, Any]) -> str:
-    lines = [
-        f"{result['path']}  {result['samples']} samples, one every {result['every']} "
-        f"{result['update']}s of a chain",
-        f"energy per site  {result['energy']:.6f}",
-    ]
+    shape, update = " x ".join(map(str, result["shape"])), result["update"]
+    energy = f"energy per site  {result['energy']:.6f}"
     if result["energy_error"] is not None:
-        lines[1] += f" +- {result['energy_error']:.6f} J (tau {result['energy_tau']:.2f} draws)"
+        energy += f" +- {result['energy_error']:.6f} J"
     if result["energy_exact"] is not None:
-        lines[1] += f"   exact {result['energy_exact']:.6f}"
+        energy += f"   exact {result['energy_exact']:.6f}"
     if result["deviation_sigma"] is not None:
-        lines[1] += f" ({result['deviation_sigma']:+.1f} sigma)"
+        energy += f" ({result['deviation_sigma']:+.1f} sigma)"
+    names = {"energy": "energy", "magnetization_squared": "M^2"}
+    draws = [
+        f"{short} {result[f'{name}_tau']:.2f} +- {result[f'{name}_tau_error']:.2f}"
+        for name, short in names.items()
+    ]
+    lines = [
+        f"{result['path']}  {result['samples']} samples of {shape}, one every {result['every']} "
+        f"{update}s of a chain ({result['algorithm']}, {result['chains']} chains)",
+        energy,
+        f"tau_int  {', '.join(draws)} draws (independent: 0.5)",
+    ]
+    if result["burn_in_tau_energy"] is not None:
+        before = [f"{s} {result[f'burn_in_tau_{n}']:.3g}" for n, s in names.items()]
+        lines[-1] += f"; at burn-in {', '.join(before)} {update}s"
     return "\n".join(lines)

@@ -11,9 +11,9 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from skild_phys.errorbars import Array, Chains, Estimate, Means, jackknife
 from skild_phys.errors import BadInput, StoreError
 from skild_phys.measure.correlations import fold_patterns, kl_divergence, total_variation
-from skild_phys.measure.errorbars import Array, Chains, Estimate, Means, jackknife
 from skild_phys.measure.observables import (
     Observable,
     System,

@@ -11,10 +11,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from skild_phys.errors import StoreError
-from skild_phys.measure import thermodynamics as thermo
-from skild_phys.measure.correlations import N_PATTERNS, connected_four_point
-from skild_phys.measure.errorbars import (
+from skild_phys.errorbars import (
     Array,
     Chains,
     Estimate,
@@ -22,6 +19,9 @@ from skild_phys.measure.errorbars import (
     integrated_autocorrelation_time,
     jackknife,
 )
+from skild_phys.errors import StoreError
+from skild_phys.measure import thermodynamics as thermo
+from skild_phys.measure.correlations import N_PATTERNS, connected_four_point
 from skild_phys.measure.statistics import MAX_ROWS, Statistics, collect, rows_of
 from skild_phys.measure.structure_factor import shells
 from skild_phys.measure.theory import theory

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from skild_phys.errorbars import Array
 from skild_phys.lattice.coarsen import RULES, coarsen_spins
-from skild_phys.measure.errorbars import Array
 from skild_phys.measure.statistics import identities, is_spins, read_lattices
 from skild_phys.store import LatticeStore
 

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from skild_phys.errorbars import Array, Chains
 from skild_phys.errors import StoreError
 from skild_phys.lattice.models import get_model
 from skild_phys.lattice.models.potts import potts
@@ -26,7 +27,6 @@ from skild_phys.measure.correlations import (
     two_point,
     two_point_map,
 )
-from skild_phys.measure.errorbars import Array, Chains
 from skild_phys.measure.structure_factor import shells, smallest_modes, structure_factor
 from skild_phys.measure.thermodynamics import magnetization_moments, moments
 from skild_phys.store import LatticeStore

@@ -26,7 +26,7 @@ class TrainConfig:
     model, temperature, side : of the running simulation that gives the lattices (temperature
         as on the command line: a number, Tc or a multiple of it); ignored for a store.
     clusters : Wolff clusters between two lattices of one chain; 0 takes the number that
-        `simulate.chain.default_every` finds for side and temperature.
+        `simulate.expected.default_every` finds for side and temperature.
     spectrum_batches : batches measured for P(kappa) before the first step.
     lambda_min, lambda_far, lambda_max : lambda is drawn log-uniformly in [min, far], and for a
         `far_share` of the batch in [far, max], which generation from noise visits, and

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from skild_phys.errors import BadInput, StoreError
 from skild_phys.rng import generator, kernel_state
-from skild_phys.simulate.chain import default_every
+from skild_phys.simulate.expected import default_every
 from skild_phys.simulate.wolff import wolff
 from skild_phys.store import LatticeStore, open_array
 
@@ -63,7 +63,7 @@ class SimulationSource:
         burn_in: int | None = None,
         threads: int = 2,
     ) -> None:
-        every = default_every("wolff", side, temperature)
+        every = default_every(side, temperature)
         self.shape = (side, side)
         self.temperature, self.clusters, self.threads = temperature, clusters or every, threads
         self.seed, self.burn_in = seed, max(200, 10 * every) if burn_in is None else burn_in

@@ -18,7 +18,7 @@ from skild_phys.errors import StoreError
 from skild_phys.files import check_there
 
 SCHEMA_VERSION = 1
-VOLATILE = ("command", "versions")
+VOLATILE = ("command", "versions", "append")
 """Attributes that say how a store came about; they are stored, but never compared."""
 
 MANAGED = ("schema_version", "samples_planned", "samples_committed", "sha256")

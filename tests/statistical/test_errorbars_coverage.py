@@ -10,9 +10,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from skild_phys.errorbars import Chains, Estimate, jackknife
 from skild_phys.lattice.exact import kaufman_energy
 from skild_phys.lattice.models import MODELS
-from skild_phys.measure.errorbars import Chains, Estimate, jackknife
 from skild_phys.rng import kernel_state
 from skild_phys.simulate.wolff import wolff
 

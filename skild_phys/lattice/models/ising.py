@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skild_phys.lattice.models.base import Array, Model
+from skild_phys.lattice.torus import equal_bonds
 
 
 class Ising(Model):
@@ -15,11 +16,9 @@ class Ising(Model):
 
     def energy(self, lattices: NDArray[np.int8]) -> Array:
         s = np.asarray(lattices, dtype=np.int8)
-        bonds = sum(
-            (s * np.roll(s, -1, axis=axis)).sum(axis=self.axes, dtype=np.int64)
-            for axis in self.axes
-        )
-        energy: Array = -np.asarray(bonds) / self.sites(s)
+        equal = equal_bonds(s, self.dimension)
+        sites = self.sites(s)
+        energy: Array = (self.dimension * sites - 2 * equal) / sites
         return energy
 
     def magnetization(self, lattices: NDArray[np.int8]) -> Array:

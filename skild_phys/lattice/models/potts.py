@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skild_phys.lattice.models.base import Array, Model
+from skild_phys.lattice.torus import equal_bonds
 
 
 class Potts(Model):
@@ -24,11 +25,7 @@ class Potts(Model):
 
     def energy(self, lattices: NDArray[np.int8]) -> Array:
         s = np.asarray(lattices, dtype=np.int8)
-        equal = sum(
-            (s == np.roll(s, -1, axis=axis)).sum(axis=self.axes, dtype=np.int64)
-            for axis in self.axes
-        )
-        energy: Array = -np.asarray(equal) / self.sites(s)
+        energy: Array = -equal_bonds(s, self.dimension) / self.sites(s)
         return energy
 
     def magnetization(self, lattices: NDArray[np.int8]) -> Array:
