@@ -131,7 +131,7 @@ class Case:
         cells = np.empty((draws, size), dtype=np.int8)
         for k in range(draws):
             chain.advance(sweeps)
-            cells[k] = chain._cells[:size]
+            cells[k] = chain.cells[:size]
         power = len(self.model.values) ** np.arange(size).reshape(self.shape)
         return self.p_of_codes(cells.astype(np.int64) @ split(power, self.factor).ravel())
 

@@ -75,9 +75,11 @@ def exchange(cells, layout, gain, thresholds, source, sweeps):  # type: ignore[n
     """
     bonds, sides, place, factor = layout.bonds, layout.sides, layout.place, layout.factor
     positions, n = place.shape[0], layout.ahead.shape[1]
-    order = np.arange(positions)
+    order = np.empty(positions, dtype=np.int64)
     lost = np.empty(n, dtype=np.int8)
     for _ in range(sweeps):
+        for p in range(positions):
+            order[p] = p
         shuffle(order, source)
         for k in range(0, positions - 1, 2):
             p, r = order[k], order[k + 1]

@@ -51,14 +51,14 @@ class Chain:
     def __init__(self, law: Law, given: Given, planes: States, source: Source) -> None:
         self.law = law
         blocks = planes.shape[1]
-        self._cells = np.zeros((law.sites + _ROOMS) * blocks, dtype=np.int8)
-        self._cells[: planes.size] = planes.ravel()
+        self.cells = np.zeros((law.sites + _ROOMS) * blocks, dtype=np.int8)
+        self.cells[: planes.size] = planes.ravel()
         self._sweeps = 0
         self._move, self._redraw = self._moves(given, planes, source)
 
     def _moves(self, given: Given, planes: States, source: Source) -> tuple[Move, Move | None]:
         """Return what makes so many sweeps, and what redraws the clusters so often, or None."""
-        law, cells, q = self.law, self._cells, self.law.states
+        law, cells, q = self.law, self.cells, self.law.states
         layout, thresholds = law.layout, law.thresholds
         bond = threshold(-math.expm1(-law.coupling))
         redraw: Move | None = None
@@ -89,7 +89,7 @@ class Chain:
     def lattice(self) -> NDArray[np.int8]:
         """Return the lattice as it is now, of the model's values."""
         law = self.law
-        planes = self._cells[: -_ROOMS * math.prod(law.shape)].reshape(law.sites, -1)
+        planes = self.cells[: -_ROOMS * math.prod(law.shape)].reshape(law.sites, -1)
         return law.decode(join(planes, law.shape, law.factor))
 
 
