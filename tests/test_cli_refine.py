@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -18,7 +19,9 @@ from skild_helpers import TC, coarse_input, critical_lattices, tiny_weights
 from skild_phys.cli import run
 from skild_phys.cli.refine import compile_kernels
 from skild_phys.lattice.coarsen import coarsen_spins
-from skild_phys.simulate import conditional
+from skild_phys.lattice.models import MODELS
+from skild_phys.simulate.coarsening import coarsen_store
+from skild_phys.simulate.conditional import clusters, exchange, fill, flip, pilot
 from skild_phys.skild import draw
 from skild_phys.skild.refine import RefineSpec, refine_store
 from skild_phys.skild.weights import load_weights, save_weights
@@ -183,14 +186,85 @@ def test_kill_9_of_refine_and_train_ends_in_the_same_bytes(folder: Path) -> None
     assert load_weights(folder / "whole" / "own.safetensors").training["steps"] == 400
 
 
+KERNELS = [
+    draw._draw_blocks, draw._draw_free, exchange.exchange, flip.flip_free, flip.flip_majority,
+    clusters.cluster_free, clusters.cluster_majority, fill.fill_counts, fill.fill_majority,
+    fill.fill_free, pilot._equal_bonds, pilot._block_moments,
+]  # fmt: skip
+
+
 @pytest.mark.parametrize("rule", ["block_mean", "majority", "decimate"])
-def test_nothing_is_left_to_compile_while_refining(tmp_path: Path, rule: str) -> None:
+@pytest.mark.parametrize("factor", [4, 16])
+def test_nothing_is_left_to_compile_while_refining(tmp_path: Path, rule: str, factor: int) -> None:
     """The line that says "first run only" must be true of every run: same types, compiled once."""
-    compile_kernels(rule, "skild", polish=1)
-    kernels = [draw._draw_blocks, draw._draw_free, conditional._exchange]
-    kernels += [conditional._majority_flip, conditional._heat_bath_free]
-    before = [len(kernel.signatures) for kernel in kernels]
-    coarse = coarse_input(critical_lattices(1, 16), rule, 4)
-    spec = RefineSpec(steps=2, polish=1)
-    refine_store(coarse, tmp_path / "r", spec, tiny_weights(), temperature=TC)
-    assert [len(kernel.signatures) for kernel in kernels] == before
+    coarse = coarse_input(critical_lattices(1, 32), rule, factor)
+    for name, spec in (("s", RefineSpec(steps=2, polish=1)), ("e", RefineSpec(method="exact"))):
+        compile_kernels(coarse, spec.method, spec.polish, pilot=spec.method == "exact")
+        before = [len(kernel.signatures) for kernel in KERNELS]
+        weights = tiny_weights() if spec.method == "skild" else None
+        refine_store(coarse, tmp_path / name, spec, weights, temperature=TC)
+        assert [len(kernel.signatures) for kernel in KERNELS] == before
+
+
+def test_exact_measures_how_long_it_must_run(
+    folder: Path, call: Callable[..., Answer], tmp_path: Path
+) -> None:
+    words = ["refine", folder / "c.zarr", "--method", "exact", "-o"]
+    code, out, err = call(*words, tmp_path / "a.zarr")
+    assert code == 0, err
+    attrs = open_store(tmp_path / "a.zarr").attrs
+    assert attrs["sweeps"] == max(32, math.ceil(20 * attrs["tau_int"]))
+    assert f"tau {attrs['tau_int']:.3g} sweeps, {attrs['sweeps']} sweeps a lattice" in out
+    before = files_of(tmp_path / "a.zarr")
+    assert call(*words, tmp_path / "a.zarr")[0] == 0
+    assert files_of(tmp_path / "a.zarr") == before
+    code, out, _ = call(*words, tmp_path / "b.zarr", "--sweeps", 7, "--json")
+    assert code == 0
+    assert open_store(tmp_path / "b.zarr").attrs["sweeps"] == 7
+    assert "tau_int" not in open_store(tmp_path / "b.zarr").attrs
+    assert "tau_int" not in json.loads(out)
+
+
+@pytest.mark.parametrize("rule", ["block_mean", "majority", "decimate"])
+@pytest.mark.parametrize("name", ["ising3d", "potts3"])
+@pytest.mark.parametrize("method", ["exact", "fill"])
+def test_other_models(
+    tmp_path: Path, call: Callable[..., Answer], name: str, rule: str, method: str
+) -> None:
+    """Coarse lattices of another model are refined, at a multiple of its own Tc if asked."""
+    model = MODELS[name]
+    values, sides = np.array(model.values, dtype=np.int8), (4,) * model.dimension
+    fine = values[np.random.default_rng(1).integers(0, len(values), (3, *sides))]
+    q = len(values) if model.field == "states" else 0
+    with create_store(
+        tmp_path / "f.zarr", field=model.field, n_samples=3, shape=sides, chunk=2, q=q,
+        attrs={"model": name, "temperature": model.critical_temperature}, variables=("parent",),
+    ) as writer:  # fmt: skip
+        writer.commit({model.field: fine, "parent": np.arange(3)})
+    coarsen_store(open_store(tmp_path / "f.zarr"), tmp_path / "c.zarr", rule, 2, tie_seed=3)
+    words = ["refine", tmp_path / "c.zarr", "-o", tmp_path / "r.zarr", "--method", method]
+    code, out, err = call(*words, *(["--T", "1.1Tc"] if method == "exact" else []))
+    assert (code, "every block" in out) == (0, True), err
+    store = open_store(tmp_path / "r.zarr")
+    assert (store.model(), store.shape) == (model, sides)
+    again = coarsen_store(store, tmp_path / "again.zarr", rule, 2, tie_seed=3)
+    assert np.array_equal(again.read(0, 3), open_store(tmp_path / "c.zarr").read(0, 3))
+    if method == "exact":
+        assert store.attrs["temperature"] == pytest.approx(1.1 * model.critical_temperature)
+
+
+def test_exact_needs_a_hamiltonian(folder: Path, call: Callable[..., Answer]) -> None:
+    sums = open_store(folder / "c.zarr").read(0, 6)
+    with create_store(
+        folder / "x.zarr", field="block_sum", n_samples=6, shape=(4, 4), chunk=2, scale=1 / 16,
+        attrs={"model": "xy", "temperature": 1.0, "rule": "block_mean", "factor": 4},
+        variables=("parent",),
+    ) as writer:  # fmt: skip
+        writer.commit({"block_sum": sums, "parent": np.arange(6)})
+    words = ["refine", folder / "x.zarr", "-o", folder / "r.zarr", "--method"]
+    for more in ([], ["--T", "2Tc"], ["--sweeps", "3"]):
+        code, out, err = call(*words, "exact", *more)
+        assert (code, out, err.count("\n")) == (2, "", 1)
+        assert err.startswith("error: --method: 'exact'")
+        assert "xy" in err
+        assert not (folder / "r.zarr").exists()

@@ -10,54 +10,116 @@ import pytest
 from numpy.typing import NDArray
 
 from skild_phys.errors import BadInput, Interrupted
-from skild_phys.lattice.coarsen import coarsen_spins, tie_coins
+from skild_phys.lattice.coarsen import coarsen_lattices, tie_coins, tie_priorities
 from skild_phys.lattice.models import MODELS
-from skild_phys.rng import kernel_state
-from skild_phys.simulate import conditional
 from skild_phys.simulate.conditional import (
     CONDITIONAL_RULES,
-    metropolis_thresholds,
-    random_fill,
+    Chain,
+    Law,
+    fill_chain,
     relax,
     sample_conditional,
+    sampler,
 )
+from skild_phys.simulate.conditional.blocks import build_layout, join, split
+from skild_phys.simulate.conditional.draws import metropolis, threshold
+from skild_phys.simulate.conditional.pilot import measure_sweeps, pilot_chains
 
 TC = MODELS["ising2d"].critical_temperature
 GOLDEN = {
-    "block_mean": "4734e20de43e1419",
-    "majority": "51368060df343761",
-    "decimate": "2ab46ec3d1c7622e",
+    "block_mean": "94ddc31de474e8dc",
+    "majority": "5b0738e61a700050",
+    "decimate": "5f05e644662bdbcb",
 }
-CASES = [((8, 8), 2), ((12, 6), 3), ((8, 12), 4), ((5, 10), 5), ((4, 4), 4), ((2, 6), 2)]
+CASES = [
+    ("ising2d", (8, 8), 2), ("ising2d", (12, 6), 3), ("ising2d", (8, 12), 4),
+    ("ising2d", (5, 10), 5), ("ising2d", (4, 4), 4), ("ising2d", (2, 6), 2),
+    ("ising2d", (24, 12), 12), ("ising3d", (4, 2, 6), 2), ("ising3d", (3, 6, 3), 3),
+    ("potts2", (4, 6), 2), ("potts3", (6, 6), 3), ("potts8", (12, 4), 4),
+]  # fmt: skip
 
 
 def coarse_lattices(
-    rule: str, shape: tuple[int, int], factor: int, n: int = 3
+    rule: str, shape: tuple[int, ...], factor: int, n: int = 3, name: str = "ising2d"
 ) -> tuple[NDArray[Any], NDArray[np.int8], NDArray[np.int64]]:
-    bits = np.random.default_rng(5).integers(0, 2, (n, *shape))
-    ids = np.arange(10, 10 + n)
-    spins = (2 * bits - 1).astype(np.int8)
-    coarse = coarsen_spins(spins, rule, factor, tie_seed=2, sample_ids=ids)
-    return coarse, tie_coins(2, ids, (coarse.shape[1], coarse.shape[2])), ids
+    model = MODELS[name]
+    values = np.array(model.values, dtype=np.int8)
+    lattices = values[np.random.default_rng(5).integers(0, len(values), (n, *shape))]
+    ids, q = np.arange(10, 10 + n), len(values) if model.field == "states" else 0
+    coarse = coarsen_lattices(lattices, q, rule, factor, tie_seed=2, sample_ids=ids)
+    sides = tuple(side // factor for side in shape)
+    return coarse, tie_priorities(2, ids, sides, q) if q else tie_coins(2, ids, sides), ids
+
+
+def law_of(rule: str, shape: tuple[int, ...], factor: int, name: str = "ising2d") -> Law:
+    sides = tuple(side // factor for side in shape)
+    return Law(MODELS[name], rule, factor, MODELS[name].critical_temperature, sides)
 
 
 @pytest.mark.parametrize("rule", CONDITIONAL_RULES)
-@pytest.mark.parametrize(("shape", "factor"), CASES)
+@pytest.mark.parametrize(("name", "shape", "factor"), CASES)
 @pytest.mark.parametrize("sweeps", [0, 7])
 def test_samples_keep_the_coarse_lattice(
-    rule: str, shape: tuple[int, int], factor: int, sweeps: int
+    rule: str, name: str, shape: tuple[int, ...], factor: int, sweeps: int
 ) -> None:
-    coarse, coins, ids = coarse_lattices(rule, shape, factor)
-    fine = sample_conditional(coarse, rule, factor, TC, 1, ids, sweeps, coins)
+    coarse, ties, ids = coarse_lattices(rule, shape, factor, name=name)
+    model = MODELS[name]
+    tc, q = model.critical_temperature, len(model.values) if model.field == "states" else 0
+    fine = sample_conditional(coarse, rule, factor, tc, 1, ids, sweeps, ties, model=model)
     assert fine.shape == (3, *shape)
     assert fine.dtype == np.int8
-    assert set(np.unique(fine)) == {-1, 1}
-    again = coarsen_spins(fine, rule, factor, tie_seed=2, sample_ids=ids)
+    assert set(np.unique(fine)) <= set(model.values)
+    again = coarsen_lattices(fine, q, rule, factor, tie_seed=2, sample_ids=ids)
     assert np.array_equal(again, coarse)
-    moved = relax(fine, coarse, rule, factor, TC, 1, ids, 5, coins)
-    again = coarsen_spins(moved, rule, factor, tie_seed=2, sample_ids=ids)
+    moved = relax(fine, coarse, rule, factor, tc, 1, ids, 5, ties, model=model)
+    again = coarsen_lattices(moved, q, rule, factor, tie_seed=2, sample_ids=ids)
     assert np.array_equal(again, coarse)
     assert not np.array_equal(moved, fine)
+
+
+@pytest.mark.parametrize("shape", [(3, 2), (1, 4), (1, 1), (2, 3, 1)])
+@pytest.mark.parametrize("factor", [2, 3])
+def test_layout_knows_the_neighbours(shape: tuple[int, ...], factor: int) -> None:
+    """The planes of all sites' numbers, moved as `bonds` says, are those of the rolled lattice."""
+    numbers = np.arange(np.prod(shape) * factor ** len(shape)).reshape(np.array(shape) * factor)
+    planes, layout = split(numbers, factor), build_layout(shape, factor)
+    assert np.array_equal(join(planes, shape, factor), numbers)
+    for column, (axis, step) in enumerate((a, s) for a in range(len(shape)) for s in (1, -1)):
+        rolled = split(np.roll(numbers, step, axis=axis), factor)
+        for p, other in enumerate(layout.bonds[:, column]):
+            plane = planes[other if other >= 0 else ~other]
+            if other < 0:
+                plane = np.roll(plane.reshape(shape), step, axis=axis).ravel()
+                ahead = planes[~other][layout.ahead[axis]]
+                assert step == 1 or np.array_equal(ahead, plane)
+            assert np.array_equal(plane, rolled[p])
+
+
+def test_thresholds_balance() -> None:
+    """The ratio of a move's probability and its reverse's is the Boltzmann factor, to 2^-32."""
+    for coupling, most in ((0.88, 4), (1.34, 8)):
+        p = np.array(metropolis(coupling, most, 0.75), dtype=np.float64) / 2**32
+        assert np.abs(p[2:] / p[0] - np.exp(-coupling * np.arange(1, most + 1))).max() < 2.0**-31
+        assert p[1] == 0.75
+        assert p.max() < 1
+    assert threshold(1.0) == 2**32 - 1
+    assert threshold(0.0) == 0
+
+
+@pytest.mark.parametrize("name", ["ising2d", "potts3"])
+@pytest.mark.parametrize("rule", CONDITIONAL_RULES)
+def test_sweeps_do_not_depend_on_the_calls(rule: str, name: str) -> None:
+    """Sweeps by ones and by many are the same sweeps, with clusters between them too."""
+    coarse, ties, _ = coarse_lattices(rule, (24, 12), 12, n=1, name=name)
+    law = law_of(rule, (24, 12), 12, name)
+    (given,) = law.read(coarse, ties)
+    lattices = []
+    for parts in ([11], [1] * 11, [3, 5, 3]):
+        chain = fill_chain(law, given, 3, 0)
+        for part in parts:
+            chain.advance(part)
+        lattices.append(chain.lattice())
+    assert all(np.array_equal(lattices[0], other) for other in lattices[1:])
 
 
 @pytest.mark.parametrize("rule", CONDITIONAL_RULES)
@@ -68,7 +130,7 @@ def test_bytes_do_not_depend_on_batches_or_calls(
     one = sample_conditional(coarse, rule, 2, TC, 9, ids, 40, coins)
     part = sample_conditional(coarse[2:4], rule, 2, TC, 9, ids[2:4], 40, coins[2:4])
     assert np.array_equal(one[2:4], part)
-    monkeypatch.setattr(conditional, "_MOVES_PER_CALL", 7 * 64)
+    monkeypatch.setattr(sampler, "_SITES_PER_CALL", 7 * 64)
     split = sample_conditional(coarse, rule, 2, TC, 9, ids, 40, coins)
     assert np.array_equal(one, split)
     digest = hashlib.sha256(one.tobytes()).hexdigest()[:16]
@@ -77,7 +139,7 @@ def test_bytes_do_not_depend_on_batches_or_calls(
 
 def test_stop_is_heard_between_slices(monkeypatch: pytest.MonkeyPatch) -> None:
     coarse, coins, ids = coarse_lattices("majority", (8, 8), 2)
-    monkeypatch.setattr(conditional, "_MOVES_PER_CALL", 5 * 64)
+    monkeypatch.setattr(sampler, "_SITES_PER_CALL", 5 * 64)
     asked: list[int] = []
 
     def stop() -> bool:
@@ -110,24 +172,63 @@ def test_relax_continues_and_leaves_its_input_alone() -> None:
     fine = sample_conditional(coarse, "block_mean", 4, TC, 3, ids, 0)
     before = fine.copy()
     moved = relax(fine, coarse, "block_mean", 4, TC, 3, ids, 4)
-    state = kernel_state(3, int(ids[1]), 1)
-    conditional._exchange(fine[1], 4, metropolis_thresholds(TC), state, 4)
-    assert np.array_equal(fine[1], moved[1])
-    assert np.array_equal(fine[0], before[0])
+    assert np.array_equal(fine, before)
+    alone = relax(fine[1:2], coarse[1:2], "block_mean", 4, TC, 3, ids[1:2], 4)
+    assert np.array_equal(alone[0], moved[1])
+    other = relax(fine[1:2], coarse[1:2], "block_mean", 4, TC, 3, ids[:1], 4)
+    assert not np.array_equal(other[0], moved[1])
     with pytest.raises(ValueError, match="coarse-grain"):
         relax(-before, coarse, "block_mean", 4, TC, 3, ids, 1, coins)
 
 
-def test_at_low_temperature_no_move_costs_energy() -> None:
+@pytest.mark.parametrize("rule", CONDITIONAL_RULES)
+def test_at_low_temperature_no_move_costs_energy(rule: str) -> None:
     model = MODELS["ising2d"]
-    coarse, _, _ = coarse_lattices("block_mean", (6, 6), 3, n=1)
-    state = kernel_state(1)
-    spins = random_fill(coarse[0], "block_mean", 3, state)
+    coarse, ties, _ = coarse_lattices(rule, (6, 6), 3, n=1)
+    law = Law(model, rule, 3, 0.01, (2, 2))
+    (given,) = law.read(coarse, ties)
+    chain = fill_chain(law, given, 1, 0)
     energies = []
     for _ in range(30):
-        energies.append(float(model.energy(spins)))
-        conditional._exchange(spins, 3, metropolis_thresholds(0.01), state, 1)
+        energies.append(float(model.energy(chain.lattice())))
+        chain.advance(1)
     assert np.all(np.diff(energies) <= 0)
+
+
+@pytest.mark.parametrize("rule", CONDITIONAL_RULES)
+@pytest.mark.parametrize("name", ["ising2d", "potts3"])
+def test_a_pilot_depends_on_nothing_but_its_input(rule: str, name: str) -> None:
+    coarse, ties, _ = coarse_lattices(rule, (16, 16), 4, name=name)
+    law = law_of(rule, (16, 16), 4, name)
+    givens = law.read(coarse, ties)
+    pilot = measure_sweeps(law, givens, 5)
+    assert pilot == measure_sweeps(law, givens, 5)
+    assert pilot.sweeps >= 20 * pilot.tau
+    assert 0.4 < pilot.tau < 100
+    with pytest.raises(Interrupted):
+        measure_sweeps(law, givens, 5, stop=lambda: True)
+    assert pilot_chains(100, law) == 8
+    assert pilot_chains(2, law) == 2
+    assert pilot_chains(9, law_of(rule, (1024, 1024), 4)) == 1
+
+
+def test_a_pilot_finds_the_autocorrelation_time() -> None:
+    """Of lattices four times as far apart as the moves say, tau is four times as long."""
+    coarse, ties, _ = coarse_lattices("block_mean", (32, 32), 4, n=2)
+    law = law_of("block_mean", (32, 32), 4)
+    givens = law.read(coarse, ties)
+
+    class Slow(Chain):
+        def advance(self, sweeps: int) -> None:
+            self.left = getattr(self, "left", 0) + sweeps
+            super().advance(self.left // 4)
+            self.left %= 4
+
+    tau = measure_sweeps(law, givens, 5).tau
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sampler, "Chain", Slow)
+        slow = measure_sweeps(law, givens, 5).tau
+    assert slow / tau == pytest.approx(4, rel=0.25)
 
 
 @pytest.mark.statistical
@@ -156,6 +257,14 @@ def test_fill_is_uniform(rule: str, value: int) -> None:
 
 def test_bad_input() -> None:
     coarse, coins, ids = coarse_lattices("block_mean", (8, 8), 4)
+    for name, field in (("block_mean", "counts"), ("majority", "0 .. 2"), ("decimate", "0 .. 2")):
+        wrong, _, _ = coarse_lattices(name, (8, 8), 2, name="potts3")
+        with pytest.raises(BadInput, match=field):
+            sample_conditional(wrong + 1, name, 2, 1.0, 1, ids, 1, model=MODELS["potts3"])
+    with pytest.raises(ValueError, match="no coarse lattices of shape"):
+        Law(MODELS["ising3d"], "block_mean", 4, TC, (2, 2))
+    with pytest.raises(BadInput, match="at most 31"):
+        Law(MODELS["ising3d"], "decimate", 32, 1.0, (1, 1, 1))
     with pytest.raises(BadInput, match="--rule: 'spectral'"):
         sample_conditional(coarse, "spectral", 4, TC, 1, ids, 1)
     for factor in (1, 0, -2, 1.5):
@@ -167,7 +276,7 @@ def test_bad_input() -> None:
         sample_conditional(np.full((1, 2, 2), 6), "block_mean", 2, TC, 1, ids, 1)
     with pytest.raises(BadInput, match="--rule: 'majority'"):
         sample_conditional(coarse * 2, "majority", 4, TC, 1, ids, 1, coins)
-    with pytest.raises(ValueError, match="coins have shape"):
+    with pytest.raises(ValueError, match="ties have shape"):
         sample_conditional(coarse, "block_mean", 4, TC, 1, ids, 1, coins[:, :1])
     for temperature in (0.0, -1.0, float("nan")):
         with pytest.raises(BadInput, match="--T"):

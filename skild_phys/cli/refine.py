@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 import numpy as np
@@ -21,6 +23,9 @@ from skild_phys.cli.options import (
 from skild_phys.errors import BadInput
 from skild_phys.files import check_output
 
+if TYPE_CHECKING:
+    from skild_phys.skild.coarse import CoarseInput
+
 
 def check_device(device: str) -> None:
     """Raise BadInput unless PyTorch can use `device` here."""
@@ -33,22 +38,36 @@ def check_device(device: str) -> None:
             raise BadInput("--device", device, "cpu: this machine has no CUDA device")
 
 
-def compile_kernels(rule: str, method: str, polish: int = 0) -> None:
-    """Compile what refining will call, on one block; quick once it is cached."""
+def compile_kernels(
+    source: CoarseInput, method: str, polish: int = 0, *, pilot: bool = False
+) -> None:
+    """Compile what refining `source` will call, on one block; quick once it is cached."""
+    from skild_phys.lattice.coarsen import coarsen_lattices
     from skild_phys.rng import kernel_state
     from skild_phys.simulate.conditional import sample_conditional
+    from skild_phys.simulate.conditional.sampler import CLUSTERS_FROM, SWEEPS_PER_CLUSTERS
     from skild_phys.skild.draw import draw_spins
+    from skild_phys.skild.oracle import measured_sweeps, model_of_values
 
-    if rule == "spectral":
+    if source.rule == "spectral":
         return
-    coarse = np.full((1, 1, 1), 0 if rule == "block_mean" else 1, dtype=np.int16)
-    if rule != "block_mean":
-        coarse = coarse.astype(np.int8)
+    model, clustered = model_of_values(source), source.factor >= CLUSTERS_FROM
+    factor = CLUSTERS_FROM if clustered else 2
+    fine = np.full((1, *[factor] * model.dimension), model.values[-1], dtype=np.int8)
+    coarse = coarsen_lattices(fine, source.q, source.rule, factor)
     if method == "skild":
-        logits, coins = np.zeros((2, 2), dtype=np.float32), np.ones((1, 1), dtype=np.int8)
-        draw_spins(logits, rule, coarse[0], 2, coins, kernel_state(0))
+        logits, coins = np.zeros((factor, factor), dtype=np.float32), np.ones((1, 1), dtype=np.int8)
+        draw_spins(logits, source.rule, coarse[0], factor, coins, kernel_state(0))
     if method != "skild" or polish:
-        sample_conditional(coarse, rule, 2, 1.0, 0, np.zeros(1, dtype=np.int64), 1)
+        sweeps = 0 if method == "fill" else SWEEPS_PER_CLUSTERS
+        ids = np.zeros(1, dtype=np.int64)
+        sample_conditional(coarse, source.rule, factor, 1.0, 0, ids, sweeps, model=model)
+    if pilot:
+        one = tuple([1] * model.dimension)
+        read = lambda start, stop: coarse  # noqa: E731
+        measured_sweeps(
+            dataclasses.replace(source, n=1, shape=one, factor=factor, read=read), 1.0, 0
+        )
 
 
 @click.command()
@@ -67,7 +86,7 @@ def compile_kernels(rule: str, method: str, polish: int = 0) -> None:
     type=float,
     help="Power of the network's odds.  [default: 1; shipped weights and block means 1.04]",
 )
-@click.option("--sweeps", type=int, help="Of method exact.  [default: 4 factor^2]")
+@click.option("--sweeps", type=int, help="Of method exact.  [default: 20 autocorrelation times]")
 @click.option("--T", "temperature", help="For exact and --polish.  [default: what COARSE says]")
 @click.option("--any-system", is_flag=True, help="Refine what the weights were not made for.")
 @click.option("--lambda-start", type=float, help="Where the chain starts, in sites squared.")
@@ -108,15 +127,17 @@ def command(
     bit for bit.
 
     Methods: skild, the diffusion model; exact, constrained Monte Carlo with the known
-    Hamiltonian (for the Ising model the better and cheaper one); fill, each block at random.
+    Hamiltonian (for Ising and Potts models the better and cheaper one), whose autocorrelation
+    time is measured first; fill, each block at random.
 
     \b
     skild-phys refine coarse.zarr --factor 4 -o refined.zarr
     skild-phys refine means.npy --rule block_mean --factor 2 -o refined.zarr
     skild-phys refine coarse.zarr --method exact --sweeps 64 -o oracle.zarr
     """
-    from skild_phys.lattice.models import get_model, parse_temperature
+    from skild_phys.lattice.models import parse_temperature
     from skild_phys.skild.coarse import open_coarse
+    from skild_phys.skild.oracle import hamiltonian_of
     from skild_phys.skild.refine import (
         SHIPPED_SHARPNESS,
         RefineSpec,
@@ -156,12 +177,12 @@ def command(
     if temperature is not None:
         if method != "exact" and not polish:
             raise BadInput("--T", temperature, "no temperature: only exact and --polish use one")
-        heat = parse_temperature(temperature, get_model(str(source.attrs.get("model", "ising2d"))))
+        heat = parse_temperature(temperature, hamiltonian_of(source, "--method", method))
     if weights and not any_system:
         check_weights_fit(weights, source.attrs | {"temperature": heat}, coarse)
     total = source.n * samples_per_input
     with announced("compiling the kernels (first run only) ..."):
-        compile_kernels(source.rule, method, polish)
+        compile_kernels(source, method, polish, pilot=method == "exact" and sweeps is None)
     with (
         progress_bar("refining", total) as advance,
         interruptible() as stop,
@@ -196,6 +217,8 @@ def command(
         f"{output}  {total} lattices of {after} from {source.n} of {before}, method {method},"
         f" {each:.3g} s a lattice"
     )
+    if "tau_int" in result:
+        click.echo(f"tau {result['tau_int']:.3g} sweeps, {result['sweeps']} sweeps a lattice")
     if source.rule == "majority" and source.tie_seed is None:
         click.echo("coarsened again they give the input, up to ties that it does not explain")
     elif source.rule != "spectral":

@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +32,17 @@ from skild_phys.lattice.coarsen import (
     operator,
     state_counts,
 )
-from skild_phys.lattice.models import MODELS, Model
-from skild_phys.lattice.models.ising import ISING_2D, ISING_3D
-from skild_phys.lattice.models.potts import potts
-from skild_phys.simulate.conditional import relax, sample_conditional
 from skild_phys.skild.coarse import CoarseInput
 from skild_phys.skild.draw import draw_spins
+from skild_phys.skild.oracle import (
+    Lattices,
+    Method,
+    measured_sweeps,
+    model_of,
+    model_of_values,
+    monte_carlo,
+    polished,
+)
 from skild_phys.skild.process import Process
 from skild_phys.skild.sampler import Streams, sample_fields, sample_spins, white_noise
 from skild_phys.skild.schedule import LAMBDA_END, geometric_steps, starting_lambda
@@ -58,10 +63,6 @@ SHIPPED_SHARPNESS = {"block_mean": 1.04}
 raised to this power make up for some of it. Chosen once, for the shipped weights, on simulated
 128^2 lattices refined 4x, that no reported figure uses; 1 for the rules where it does harm."""
 
-Lattices = NDArray[Any]
-Method = Callable[[Lattices, Sequence[int], Lattices | None], Lattices]
-"""(raw coarse lattices, output indices, coins or priorities) -> fine lattices (n, *shape)."""
-
 
 @dataclass(frozen=True)
 class RefineSpec:
@@ -76,7 +77,7 @@ class RefineSpec:
     seed : of all random numbers.
     polish : constrained Monte Carlo sweeps after SKILD.
     sharpness : number that all logits are multiplied by (`SHIPPED_SHARPNESS`); 1 as trained.
-    sweeps : of method 'exact'; None for 4 factor^2 (design: bias under 0.001 at every r).
+    sweeps : of method 'exact'; None to measure their number (`simulate.conditional.pilot`).
     lambda_start, lambda_end : ends of the chain; None for the defaults of `schedule`.
     """
 
@@ -219,24 +220,6 @@ class Skild:
             )
 
 
-def _monte_carlo(
-    coarse: CoarseInput, spec: RefineSpec, temperature: float, stop: Callable[[], bool]
-) -> Method:
-    if coarse.rule not in SPIN_RULES:
-        raise BadInput("--rule", coarse.rule, " or ".join(SPIN_RULES) + f" for {spec.method}")
-    sweeps = 0 if spec.method == "fill" else spec.sweeps
-    if sweeps is None:
-        sweeps = 4 * coarse.factor**2
-
-    def method(raw: Lattices, index: Sequence[int], coins: Lattices | None) -> Lattices:
-        ids = np.asarray(index, dtype=np.int64)
-        return sample_conditional(
-            raw, coarse.rule, coarse.factor, temperature, spec.seed, ids, sweeps, coins, stop=stop
-        )
-
-    return method
-
-
 def build_method(
     coarse: CoarseInput,
     spec: RefineSpec,
@@ -260,17 +243,11 @@ def build_method(
         raise BadInput("--T", "none", "the temperature: the input does not say it")
     # A fill makes no moves: any temperature does.
     heat = 1.0 if temperature is None else temperature
-    if spec.method != "skild":
-        return _monte_carlo(coarse, spec, heat, stop)
-
-    def polished(raw: Lattices, index: Sequence[int], coins: Lattices | None) -> Lattices:
-        ids = np.asarray(index, dtype=np.int64)
-        return relax(
-            skild(raw, index, coins), raw, coarse.rule, coarse.factor, heat, spec.seed, ids,
-            spec.polish, coins, stop=stop,
-        )  # fmt: skip
-
-    return polished
+    if spec.method == "skild":
+        return polished(coarse, skild, heat, spec.seed, spec.polish, stop)
+    if spec.method == "exact" and spec.sweeps is None:
+        spec = replace(spec, sweeps=measured_sweeps(coarse, heat, spec.seed, stop).sweeps)
+    return monte_carlo(coarse, spec.method, heat, spec.seed, spec.sweeps or 0, stop)
 
 
 def refine_store(
@@ -296,14 +273,17 @@ def refine_store(
 
     Returns
     -------
-    {"samples": in the store, "seconds": wall time of this call, "refined": by this call}.
+    {"samples": in the store, "seconds": wall time of this call, "refined": by this call}; and
+    {"tau_int", "sweeps"} of method exact where they were measured.
     """
+    spec, tau = _with_sweeps(coarse, spec, temperature, stop)
     method = build_method(coarse, spec, weights, temperature, device, stop)
     copies, total = spec.samples_per_input, coarse.n * spec.samples_per_input
     fields = weights is not None and spec.method == "skild" and weights.output == "v"
     name = "field" if fields else "states" if coarse.q else "spins"
     chunk = chunk or max(1, min(1024, 2**19 // math.prod(coarse.fine_shape)))
     attrs = _attributes(coarse, spec, weights_sha256, temperature) | (extra_attrs or {})
+    attrs |= {} if tau is None else {"tau_int": tau}
     threads = threads or os.cpu_count() or 1
     group = 1 if torch.device(device).type == "cpu" else 32
     began, refined = time.perf_counter(), 0
@@ -355,26 +335,28 @@ def refine_store(
             arrays |= {key: values[inputs] for key, values in coarse.series.items()}
             writer.commit(arrays | {key: measure(fine) for key, measure in scalars.items()})
             refined += last - first
-    return {"samples": total, "refined": refined, "seconds": time.perf_counter() - began}
+    result = {"samples": total, "refined": refined, "seconds": time.perf_counter() - began}
+    return result | ({} if tau is None else {"tau_int": tau, "sweeps": spec.sweeps or 0})
+
+
+def _with_sweeps(
+    coarse: CoarseInput, spec: RefineSpec, temperature: float | None, stop: Callable[[], bool]
+) -> tuple[RefineSpec, float | None]:
+    """Return `spec` with the number of sweeps measured, and tau, where method exact has none."""
+    if spec.method != "exact" or spec.sweeps is not None or temperature is None:
+        return spec, None
+    pilot = measured_sweeps(coarse, temperature, spec.seed, stop)
+    return replace(spec, sweeps=pilot.sweeps), pilot.tau
 
 
 def _scalars(coarse: CoarseInput, fields: bool) -> dict[str, Callable[[Lattices], Lattices]]:
     """Return what is kept of each lattice besides itself; no energy without its Hamiltonian."""
     if fields:
         return {}
-    like = _model_of_values(coarse)
-    named = coarse.attrs.get("model", ISING_2D.name if like is ISING_2D else None)
-    model = MODELS.get(str(named))
+    model = model_of(coarse)
     if model is None:
-        return {"magnetization": like.magnetization}
+        return {"magnetization": model_of_values(coarse).magnetization}
     return {"energy": model.energy, "magnetization": model.magnetization}
-
-
-def _model_of_values(coarse: CoarseInput) -> Model:
-    """Return a model of lattices such as these, by which their magnetization is defined."""
-    if coarse.q:
-        return potts(coarse.q)
-    return ISING_2D if len(coarse.shape) == 2 else ISING_3D
 
 
 def _until_stopped(jobs: list[Future[Lattices]], stop: Callable[[], bool]) -> list[Lattices] | None:
@@ -464,5 +446,5 @@ def _attributes(
         attrs["sharpness"] = spec.sharpness
         attrs |= {"lambda_start": spec.lambda_start, "lambda_end": spec.lambda_end}
     if spec.method == "exact":
-        attrs["sweeps"] = 4 * coarse.factor**2 if spec.sweeps is None else spec.sweeps
+        attrs["sweeps"] = spec.sweeps
     return {k: v for k, v in attrs.items() if v is not None}

@@ -1,0 +1,113 @@
+"""Constrained Monte Carlo for a coarse input: the methods `exact` and `fill`, and the polish."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skild_phys.errors import BadInput, Interrupted
+from skild_phys.lattice.models import MODELS, Model
+from skild_phys.lattice.models.ising import ISING_2D, ISING_3D
+from skild_phys.lattice.models.potts import potts
+from skild_phys.simulate.conditional import CONDITIONAL_RULES, Law, relax, sample_conditional
+from skild_phys.simulate.conditional.pilot import Pilot, measure_sweeps, pilot_chains
+from skild_phys.skild.coarse import CoarseInput
+
+Lattices = NDArray[Any]
+Method = Callable[[Lattices, Sequence[int], Lattices | None], Lattices]
+"""(raw coarse lattices, output indices, coins or priorities) -> fine lattices (n, *shape)."""
+
+Stop = Callable[[], bool]
+
+
+def model_of_values(coarse: CoarseInput) -> Model:
+    """Return a model of lattices such as these, by which their magnetization is defined."""
+    if coarse.q:
+        return potts(coarse.q)
+    return ISING_2D if len(coarse.shape) == 2 else ISING_3D
+
+
+def model_of(coarse: CoarseInput) -> Model | None:
+    """Return the model that the input names; for 2D spins without a name it is Ising's.
+
+    None if there is no name, or none that is known here.
+    """
+    like = model_of_values(coarse)
+    return MODELS.get(str(coarse.attrs.get("model", ISING_2D.name if like is ISING_2D else None)))
+
+
+def hamiltonian_of(coarse: CoarseInput, option: str, value: object) -> Model:
+    """Return the model; raises BadInput, naming what asked for it, if it is not known."""
+    model = model_of(coarse)
+    if model is None:
+        named = coarse.attrs.get("model")
+        what = "says no model" if named is None else f"is of model {named}, which is not known here"
+        raise BadInput(option, value, f"fill, or a known Hamiltonian: {coarse.path} {what}")
+    return model
+
+
+def measured_sweeps(
+    coarse: CoarseInput, temperature: float, seed: int, stop: Stop = lambda: False
+) -> Pilot:
+    """Return tau of the first lattices of `coarse`, and how many sweeps method `exact` makes.
+
+    The same for the same input, temperature and seed. Raises Interrupted once `stop` says so.
+    """
+    model = hamiltonian_of(coarse, "--method", "exact")
+    law = Law(model, coarse.rule, coarse.factor, temperature, coarse.shape)
+    first = pilot_chains(coarse.n, law)
+    ties = coarse.coins(coarse.ids[:first]) if coarse.rule == "majority" else None
+    try:
+        return measure_sweeps(law, law.read(coarse.read(0, first), ties), seed, stop)
+    except Interrupted:
+        raise Interrupted("interrupted before the first lattice; nothing was changed") from None
+
+
+def monte_carlo(
+    coarse: CoarseInput,
+    method: str,
+    temperature: float,
+    seed: int,
+    sweeps: int,
+    stop: Stop,
+) -> Method:
+    """Return the method `exact`, of so many sweeps, or `fill`, of none."""
+    if coarse.rule not in CONDITIONAL_RULES:
+        raise BadInput("--rule", coarse.rule, " or ".join(CONDITIONAL_RULES) + f" for {method}")
+    if method == "fill":
+        model, sweeps = model_of_values(coarse), 0
+    else:
+        model = hamiltonian_of(coarse, "--method", method)
+
+    def draw(raw: Lattices, index: Sequence[int], ties: Lattices | None) -> Lattices:
+        ids = np.asarray(index, dtype=np.int64)
+        return sample_conditional(
+            raw, coarse.rule, coarse.factor, temperature, seed, ids, sweeps, ties, stop,
+            model=model,
+        )  # fmt: skip
+
+    return draw
+
+
+def polished(
+    coarse: CoarseInput,
+    method: Method,
+    temperature: float,
+    seed: int,
+    sweeps: int,
+    stop: Stop,
+) -> Method:
+    """Return `method` followed by constrained sweeps."""
+    model = hamiltonian_of(coarse, "--polish", sweeps)
+
+    def draw(raw: Lattices, index: Sequence[int], ties: Lattices | None) -> Lattices:
+        ids, fine = np.asarray(index, dtype=np.int64), method(raw, index, ties)
+        return relax(
+            fine, raw, coarse.rule, coarse.factor, temperature, seed, ids, sweeps, ties, stop,
+            model=model,
+        )  # fmt: skip
+
+    return draw
