@@ -19,6 +19,7 @@ COMMANDS = {
     "measure": "Correlations, structure factor and moments of a store, with errors.",
     "compare": "A report: stores against a truth and against exact theory.",
     "train": "Train SKILD weights on a store or on a running simulation.",
+    "bench": "How fast updates are on this machine, beside other packages.",
 }
 
 

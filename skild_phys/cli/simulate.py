@@ -310,12 +310,14 @@ def _report(result: dict[str, Any]) -> str:
     draws = [
         f"{short} {result[f'{name}_tau']:.2f} +- {result[f'{name}_tau_error']:.2f}"
         for name, short in names.items()
+        if result[f"{name}_tau_error"] > 0.0
     ]
     lines = [
         f"{result['path']}  {result['samples']} samples of {shape}, one every {result['every']} "
         f"{update}s of a chain ({result['algorithm']}, {result['chains']} chains)",
         energy,
-        f"tau_int  {', '.join(draws)} draws (independent: 0.5)",
+        f"tau_int  {', '.join(draws) or 'too few'} draws"
+        + (" (independent: 0.5)" if draws else " to tell it"),
     ]
     if result["burn_in_tau_energy"] is not None:
         before = [f"{s} {result[f'burn_in_tau_{n}']:.3g}" for n, s in names.items()]

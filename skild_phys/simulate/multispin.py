@@ -14,6 +14,7 @@ Same order of updates, and same acceptance, as `metropolis`.
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import numpy as np
@@ -47,7 +48,7 @@ REPLICAS = 64
 
 _BITS = 64  # of a threshold
 _PLANES = 12  # always drawn; one step in eight needs more
-_ZERO, _ONES = constant(VECTOR, 0), constant(VECTOR, -1)
+_ZERO = constant(VECTOR, 0)
 _WIDE = ir.IntType(64 * LANES)
 
 
@@ -79,13 +80,17 @@ def _classes_3d(builder: Any, unlike: list[Any]) -> list[Any]:
     return [many, two, one, none]
 
 
-def _emit_update(builder: Any, classes: Any, arrays: list[Any], site: Any, near: Any) -> None:
+def _emit_update(
+    builder: Any, classes: Any, arrays: list[Any], column: Any, site: Any, near: list[Any]
+) -> None:
     """Update the LANES sites from `site` on, each in 64 replicas.
 
-    `arrays` are the two sublattices, the generator state, and the planes (64, classes): bit j of
-    the threshold of every class, spread over a word.
+    `arrays` are the two sublattices, the generator state, the planes (64, classes): bit j of
+    the threshold of every class, spread over a word; and a word for each column of a row, all of
+    whose bits are set if it has sites. What stands beside the sites is no spin: it stays as it is,
+    and has no say in how many planes are drawn, so that one call or many make the same of them.
     """
-    mine, other, state, planes = arrays
+    mine, other, state, planes, inside = arrays
     spins = load(builder, mine, site, VECTOR)
     unlike = [builder.xor(spins, load(builder, other, n, VECTOR)) for n in near]
     kinds = classes(builder, unlike)
@@ -102,7 +107,8 @@ def _emit_update(builder: Any, classes: Any, arrays: list[Any], site: Any, near:
         equal = builder.not_(builder.xor(bits, threshold))
         return [builder.or_(accepted, below), builder.and_(undecided, equal), *after]
 
-    held = [_ZERO, _ONES, *load_lanes(builder, state, VECTOR)]
+    undecided = load(builder, inside, column, VECTOR)
+    held = [_ZERO, undecided, *load_lanes(builder, state, VECTOR)]
     for number in range(_PLANES):
         held = plane(I64(number), held)
     accepted, _, *lanes = _while_undecided(builder, plane, held)
@@ -134,27 +140,27 @@ def _while_undecided(builder: Any, plane: Any, held: list[Any]) -> list[Any]:
 
 
 @intrinsic
-def _update_2d(typingctx, mine, other, state, planes, site, a, b, c, d):  # type: ignore[no-untyped-def]
+def _update_2d(typingctx, mine, other, state, planes, inside, column, site, a, b, c, d):  # type: ignore[no-untyped-def]
     def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
-        *arrays, first, n1, n2, n3, n4 = data_of(context, builder, signature, args)
-        _emit_update(builder, _classes_2d, arrays, first, [n1, n2, n3, n4])
+        *arrays, column, first, n1, n2, n3, n4 = data_of(context, builder, signature, args)
+        _emit_update(builder, _classes_2d, arrays, column, first, [n1, n2, n3, n4])
         return context.get_dummy_value()
 
-    return types.void(mine, other, state, planes, site, a, b, c, d), codegen
+    return types.void(mine, other, state, planes, inside, column, site, a, b, c, d), codegen
 
 
 @intrinsic
-def _update_3d(typingctx, mine, other, state, planes, site, a, b, c, d, e, f):  # type: ignore[no-untyped-def]
+def _update_3d(typingctx, mine, other, state, planes, inside, column, site, a, b, c, d, e, f):  # type: ignore[no-untyped-def]
     def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
-        *arrays, first, n1, n2, n3, n4, n5, n6 = data_of(context, builder, signature, args)
-        _emit_update(builder, _classes_3d, arrays, first, [n1, n2, n3, n4, n5, n6])
+        *arrays, column, first, n1, n2, n3, n4, n5, n6 = data_of(context, builder, signature, args)
+        _emit_update(builder, _classes_3d, arrays, column, first, [n1, n2, n3, n4, n5, n6])
         return context.get_dummy_value()
 
-    return types.void(mine, other, state, planes, site, a, b, c, d, e, f), codegen
+    return types.void(mine, other, state, planes, inside, column, site, a, b, c, d, e, f), codegen
 
 
 @njit(cache=True, nogil=True)
-def _sweeps_2d(parts, half, parity, beside, planes, state, sweeps):  # type: ignore[no-untyped-def]
+def _sweeps_2d(parts, half, parity, beside, planes, inside, state, sweeps):  # type: ignore[no-untyped-def]
     width = parts.shape[2]
     for step in range(2 * sweeps):
         part = step & 1
@@ -165,12 +171,15 @@ def _sweeps_2d(parts, half, parity, beside, planes, state, sweeps):  # type: ign
             row = r * width
             for j in range(MARGIN, MARGIN + half, LANES):
                 site = row + j
-                _update_2d(mine, other, state, planes, site, site, site + side, up + j, down + j)
+                _update_2d(
+                    mine, other, state, planes, inside, j, site,
+                    site, site + side, up + j, down + j,
+                )  # fmt: skip
             close_row(mine[r], half)
 
 
 @njit(cache=True, nogil=True)
-def _sweeps_3d(parts, half, parity, beside, planes, state, sweeps):  # type: ignore[no-untyped-def]
+def _sweeps_3d(parts, half, parity, beside, planes, inside, state, sweeps):  # type: ignore[no-untyped-def]
     width = parts.shape[2]
     for step in range(2 * sweeps):
         part = step & 1
@@ -183,7 +192,7 @@ def _sweeps_3d(parts, half, parity, beside, planes, state, sweeps):  # type: ign
             for j in range(MARGIN, MARGIN + half, LANES):
                 site = row + j
                 _update_3d(
-                    mine, other, state, planes, site,
+                    mine, other, state, planes, inside, j, site,
                     site, site + side, up + j, down + j, front + j, back + j,
                 )  # fmt: skip
             close_row(mine[r], half)
@@ -211,9 +220,10 @@ def unpack(words, spins):  # type: ignore[no-untyped-def]
             lattice[site] = np.int8(2) * np.int8(bit) - np.int8(1)
 
 
-def bit_planes(probabilities: NDArray[np.float64]) -> NDArray[np.uint64]:
+@functools.lru_cache(maxsize=16)
+def bit_planes(probabilities: tuple[float, ...]) -> NDArray[np.uint64]:
     """Return the binary digits of probabilities below 1, (64, n) uint64: all bits set or none."""
-    whole = [int(p * 2.0**_BITS) for p in probabilities.tolist()]
+    whole = [int(p * 2.0**_BITS) for p in probabilities]
     digits = [[(w >> (_BITS - 1 - j)) & 1 for w in whole] for j in range(_BITS)]
     return np.array(digits, dtype=np.uint64) * np.uint64(2**64 - 1)
 
@@ -233,12 +243,14 @@ def multispin(
     shape = spins.shape[1:]
     words = np.empty(spins[0].size, dtype=np.uint64)
     rows, parity = words.reshape(-1, shape[-1]), row_parity(shape)
-    planes = bit_planes(acceptance(temperature, 2 * len(shape)))
-    parts = sublattices(shape, np.uint64)
+    planes = bit_planes(tuple(acceptance(temperature, 2 * len(shape)).tolist()))
+    parts, half = sublattices(shape, np.uint64), shape[-1] // 2
+    inside = np.zeros(parts.shape[2], dtype=np.uint64)
+    inside[MARGIN : MARGIN + half] = ~np.uint64(0)
     lattices = spins.reshape(REPLICAS, -1)
     pack(lattices, words)
     split(rows, parity, parts)
     kernel = _sweeps_2d if len(shape) == 2 else _sweeps_3d
-    kernel(parts, shape[-1] // 2, parity, neighbour_rows(shape), planes, state, sweeps)
+    kernel(parts, half, parity, neighbour_rows(shape), planes, inside, state, sweeps)
     merge(parts, parity, rows)
     unpack(words, lattices)

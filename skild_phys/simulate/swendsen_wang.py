@@ -5,8 +5,9 @@ bonds gets a value of its own, all values being as likely. The bond pass is a co
 which vectorises. Labels come from a union-find in which a parent never stands behind its child:
 first each run of sites joined along x points to its first site, then the other bonds are united
 row by row (Rem's algorithm with splicing; Patwary, Blair and Manne, SEA 2010). A bond parallel
-to its neighbour across two joined pairs closes a loop and is passed over. 32 random bits decide a
-bond, and a state of the Potts model: p is exact to 2^-32, and so is the probability of a state.
+to its neighbour across two joined pairs closes a loop and is passed over. Indices are unsigned,
+because Numba looks at each signed one for a negative value. 32 random bits decide a bond, and a
+state of the Potts model: p is exact to 2^-32, and so is the probability of a state.
 """
 
 from __future__ import annotations
@@ -45,23 +46,23 @@ def _draw_bonds(rows, before, threshold, words, bonds):  # type: ignore[no-untyp
                 out[x] |= np.uint8((row[x] == near[x]) & (drawn[x] < threshold)) << shift
 
 
-@njit(cache=True, nogil=True, inline="always")
+@njit(cache=True, nogil=True)
 def _unite(parent, x, y):  # type: ignore[no-untyped-def]
     """Join the trees of x and y; the smaller root stays."""
-    px, py = parent[x], parent[y]
+    px, py = np.uint64(parent[x]), np.uint64(parent[y])
     while px != py:
         if px > py:
             parent[x] = py
             if x == px:
                 break
             x = px
-            px = parent[x]
+            px = np.uint64(parent[x])
         else:
             parent[y] = px
             if y == py:
                 break
             y = py
-            py = parent[y]
+            py = np.uint64(parent[y])
 
 
 @njit(cache=True, nogil=True)
@@ -84,32 +85,32 @@ def _label(bonds, before, parent, todo):  # type: ignore[no-untyped-def]
                 start, near = r * width, before[r, axis]
                 _unite_rows(bonds[r], bonds[near], axis, start, near, parent, todo)
         if bonds[r, 0] & _SIDEWAYS:
-            _unite(parent, np.int64(r * width), np.int64(r * width + width - 1))
+            _unite(parent, np.uint64(r * width), np.uint64(r * width + width - 1))
 
 
-@njit(cache=True, nogil=True, inline="always")
+@njit(cache=True, nogil=True)
 def _unite_rows(own, near, axis, start, other, parent, todo):  # type: ignore[no-untyped-def]
     """Unite the sites of a row with those of row `other` that an axis has bonds to."""
     width = own.size
     bit = np.uint8(axis + 1)
-    count = 0
+    count = np.uint64(0)
     last = np.uint8(0)
     for x in range(width):
         bond = (own[x] >> bit) & np.uint8(1)
         loop = last & own[x] & near[x] & np.uint8(x != 0)
         todo[count] = x
-        count += bond & (loop ^ np.uint8(1))
+        count += np.uint64(bond & (loop ^ np.uint8(1)))
         last = bond
     for k in range(count):
-        here = np.int64(todo[k])
-        one = parent[parent[start + here]]
-        two = parent[parent[other * width + here]]
+        here = np.uint64(todo[k])
+        one = parent[np.uint64(parent[np.uint64(start) + here])]
+        two = parent[np.uint64(parent[np.uint64(other * width) + here])]
         # Nearly always both are roots by now; no branch asks which of them is the smaller.
-        child = np.int64(max(one, two))
+        child = np.uint64(max(one, two))
         if parent[child] == child:
             parent[child] = min(one, two)
         else:
-            _unite(parent, child, np.int64(min(one, two)))
+            _unite(parent, child, np.uint64(min(one, two)))
 
 
 @njit(cache=True, nogil=True)
@@ -117,16 +118,16 @@ def _redraw(flat, parent, q, words, values):  # type: ignore[no-untyped-def]
     """Give every cluster a value of its own: +-1 if q = 0, else a state 0 .. q - 1."""
     bits = words.view(np.uint32)
     for site in range(flat.size):
-        above = parent[site]
-        root = parent[above]
-        parent[site] = root
         if q == 0:
             bit = (words[site >> 6] >> np.uint64(site & 63)) & np.uint64(1)
             new = np.int8(2) * np.int8(bit) - np.int8(1)
         else:
             new = np.int8((np.uint64(bits[site]) * np.uint64(q)) >> np.uint64(32))
-        values[site] = new if above == site else values[root]
-    flat[:] = values
+        # A parent stands before its child and has its value already; a root keeps its own.
+        values[site] = new
+        values[site] = values[np.uint64(parent[site])]
+    for site in range(flat.size):
+        flat[site] = values[site]
 
 
 @njit(cache=True, nogil=True)
@@ -165,6 +166,7 @@ def swendsen_wang(
     numbers = max(math.prod(shape) * len(shape), 2)
     words = np.empty(-(-numbers // (2 * BITS_BLOCK)) * BITS_BLOCK, dtype=np.uint64)
     before = np.ascontiguousarray(neighbour_rows(shape)[:, ::2])
-    parent, todo = np.empty(spins.size, dtype=np.int32), np.empty(shape[-1] + 1, dtype=np.int32)
+    parent = np.empty(spins.size, dtype=np.uint32)
+    todo = np.empty(shape[-1] + 1, dtype=np.uint32)
     rows = spins.reshape(-1, shape[-1])
     _sweeps(rows, before, threshold, q, state, sweeps, words, parent, todo)

@@ -4,7 +4,8 @@ A cluster grows over bonds between equal neighbours, each taken with p = 1 - exp
 it costs to break it; then all of it takes one other value. The loop has no branch that depends on
 chance: a neighbour is always written to the queue, and the queue's end moves on if it joined. The
 queue is first in, first out, so that the sites ahead are known and the processor can look at them
-early. 32 random bits decide a bond: p is exact to 2^-32.
+early. Indices are unsigned, because Numba looks at each signed one for a negative value. 32 random
+bits decide a bond: p is exact to 2^-32.
 """
 
 from __future__ import annotations
@@ -17,7 +18,11 @@ from numpy.typing import NDArray
 
 from skild_phys.rng import next_words
 
+_ZERO, _ONE = np.uint64(0), np.uint64(1)
 _LOW, _HALF = np.uint64(0xFFFFFFFF), np.uint64(32)
+# A place in the queue: coordinates of 16 bits each in two dimensions, of 10 in three.
+_10, _16, _20 = np.uint64(10), np.uint64(16), np.uint64(20)
+_LOW_10, _LOW_16 = np.uint64(0x3FF), np.uint64(0xFFFF)
 
 
 def bond_threshold(cost: float, temperature: float) -> np.uint64:
@@ -36,7 +41,7 @@ def _visit(flat, site, place, old, new, joins, queue, tail):  # type: ignore[no-
     joined = (value == old) & joins
     flat[site] = new if joined else value
     queue[tail] = place
-    return tail + joined
+    return tail + np.uint64(joined)
 
 
 @njit(cache=True, nogil=True, inline="always")
@@ -50,70 +55,71 @@ def _other(old, q, bits):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, nogil=True)
 def _wolff_2d(spins, threshold, q, state, clusters, queue):  # type: ignore[no-untyped-def]
-    height, width = spins.shape
+    height, width = np.uint64(spins.shape[0]), np.uint64(spins.shape[1])
     flat = spins.reshape(-1)
     flipped = np.int64(0)
     words = (state[0], state[1], state[2], state[3])
     for _ in range(clusters):
         bits, words = next_words(words)
-        seed = np.int64(((bits >> _HALF) * np.uint64(flat.size)) >> _HALF)
+        seed = ((bits >> _HALF) * np.uint64(flat.size)) >> _HALF
         old = flat[seed]
         new = _other(old, q, bits)
         flat[seed] = new
         y = seed // width
-        queue[0] = (y << 16) | (seed - y * width)
-        head, tail = 0, 1
+        queue[0] = (y << _16) | (seed - y * width)
+        head, tail = _ZERO, _ONE
         while head < tail:
-            here = np.int64(queue[head])
-            head += 1
-            y, x = here >> 16, here & 0xFFFF
-            right = 0 if x + 1 == width else x + 1
-            left = width - 1 if x == 0 else x - 1
-            down = 0 if y + 1 == height else y + 1
-            up = height - 1 if y == 0 else y - 1
+            here = np.uint64(queue[head])
+            head += _ONE
+            y, x = here >> _16, here & _LOW_16
+            right = _ZERO if x + _ONE == width else x + _ONE
+            left = width - _ONE if x == _ZERO else x - _ONE
+            down = _ZERO if y + _ONE == height else y + _ONE
+            up = height - _ONE if y == _ZERO else y - _ONE
             row, lower, upper = y * width, down * width, up * width
             a, words = next_words(words)
             b, words = next_words(words)
             join = (a & _LOW) < threshold
-            tail = _visit(flat, row + right, (y << 16) | right, old, new, join, queue, tail)
+            tail = _visit(flat, row + right, (y << _16) | right, old, new, join, queue, tail)
             join = (a >> _HALF) < threshold
-            tail = _visit(flat, row + left, (y << 16) | left, old, new, join, queue, tail)
+            tail = _visit(flat, row + left, (y << _16) | left, old, new, join, queue, tail)
             join = (b & _LOW) < threshold
-            tail = _visit(flat, lower + x, (down << 16) | x, old, new, join, queue, tail)
+            tail = _visit(flat, lower + x, (down << _16) | x, old, new, join, queue, tail)
             join = (b >> _HALF) < threshold
-            tail = _visit(flat, upper + x, (up << 16) | x, old, new, join, queue, tail)
-        flipped += tail
+            tail = _visit(flat, upper + x, (up << _16) | x, old, new, join, queue, tail)
+        flipped += np.int64(tail)
     state[0], state[1], state[2], state[3] = words
     return flipped
 
 
 @njit(cache=True, nogil=True)
 def _wolff_3d(spins, threshold, q, state, clusters, queue):  # type: ignore[no-untyped-def]
-    depth, height, width = spins.shape
+    depth, height = np.uint64(spins.shape[0]), np.uint64(spins.shape[1])
+    width = np.uint64(spins.shape[2])
     flat = spins.reshape(-1)
     layer = height * width
     flipped = np.int64(0)
     words = (state[0], state[1], state[2], state[3])
     for _ in range(clusters):
         bits, words = next_words(words)
-        seed = np.int64(((bits >> _HALF) * np.uint64(flat.size)) >> _HALF)
+        seed = ((bits >> _HALF) * np.uint64(flat.size)) >> _HALF
         old = flat[seed]
         new = _other(old, q, bits)
         flat[seed] = new
         z = seed // layer
         y = (seed - z * layer) // width
-        queue[0] = (z << 20) | (y << 10) | (seed - z * layer - y * width)
-        head, tail = 0, 1
+        queue[0] = (z << _20) | (y << _10) | (seed - z * layer - y * width)
+        head, tail = _ZERO, _ONE
         while head < tail:
-            here = np.int64(queue[head])
-            head += 1
-            z, y, x = here >> 20, (here >> 10) & 0x3FF, here & 0x3FF
-            right = 0 if x + 1 == width else x + 1
-            left = width - 1 if x == 0 else x - 1
-            down = 0 if y + 1 == height else y + 1
-            up = height - 1 if y == 0 else y - 1
-            back = 0 if z + 1 == depth else z + 1
-            front = depth - 1 if z == 0 else z - 1
+            here = np.uint64(queue[head])
+            head += _ONE
+            z, y, x = here >> _20, (here >> _10) & _LOW_10, here & _LOW_10
+            right = _ZERO if x + _ONE == width else x + _ONE
+            left = width - _ONE if x == _ZERO else x - _ONE
+            down = _ZERO if y + _ONE == height else y + _ONE
+            up = height - _ONE if y == _ZERO else y - _ONE
+            back = _ZERO if z + _ONE == depth else z + _ONE
+            front = depth - _ONE if z == _ZERO else z - _ONE
             row, column = z * layer + y * width, y * width + x
             beside, at = z * layer + x, here - x
             a, words = next_words(words)
@@ -123,23 +129,23 @@ def _wolff_3d(spins, threshold, q, state, clusters, queue):  # type: ignore[no-u
             tail = _visit(flat, row + right, at | right, old, new, join, queue, tail)
             join = (a >> _HALF) < threshold
             tail = _visit(flat, row + left, at | left, old, new, join, queue, tail)
-            at = (z << 20) | x
+            at = (z << _20) | x
             join = (b & _LOW) < threshold
             tail = _visit(
-                flat, beside + down * width, at | (down << 10), old, new, join, queue, tail
+                flat, beside + down * width, at | (down << _10), old, new, join, queue, tail
             )
             join = (b >> _HALF) < threshold
-            tail = _visit(flat, beside + up * width, at | (up << 10), old, new, join, queue, tail)
-            at = (y << 10) | x
+            tail = _visit(flat, beside + up * width, at | (up << _10), old, new, join, queue, tail)
+            at = (y << _10) | x
             join = (c & _LOW) < threshold
             tail = _visit(
-                flat, column + back * layer, at | (back << 20), old, new, join, queue, tail
+                flat, column + back * layer, at | (back << _20), old, new, join, queue, tail
             )
             join = (c >> _HALF) < threshold
             tail = _visit(
-                flat, column + front * layer, at | (front << 20), old, new, join, queue, tail
+                flat, column + front * layer, at | (front << _20), old, new, join, queue, tail
             )
-        flipped += tail
+        flipped += np.int64(tail)
     state[0], state[1], state[2], state[3] = words
     return flipped
 
@@ -170,6 +176,6 @@ def wolff(
     """
     threshold = bond_threshold(1.0 if q else 2.0, temperature)
     # The end of the queue is written before it is known whether it is kept.
-    queue = np.empty(spins.size + 1, dtype=np.int32)
+    queue = np.empty(spins.size + 1, dtype=np.uint32)
     kernel = _wolff_2d if spins.ndim == 2 else _wolff_3d
     return int(kernel(spins, threshold, q, state, clusters, queue))

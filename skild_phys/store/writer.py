@@ -260,8 +260,7 @@ class StoreWriter:
 
     def _resume(self) -> None:
         """Go on from what is committed, clearing what a killed process left beyond it."""
-        # A kill while the store was made may have left an array without a record of its own.
-        store = LatticeStore(self.path, _records=False)
+        store = LatticeStore(self.path)
         self._compare(store)
         self._attributes |= {k: v for k, v in store.attrs.items() if k in self._unsettled}
         self.committed = store.n_samples

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
+from typing import Any
 
-import numpy as np
+import pytest
 from conftest import files_of
 
-from skild_phys.simulate.chain import SimulationSpec, simulate
+from skild_phys.simulate.chain import simulate
+from skild_phys.simulate.spec import SimulationSpec
 from skild_phys.store import open_store
-
-SAMPLES, CHUNK = 600, 16
-
-SPEC = {"L": 16, "temperature": 2.25, "chains": 3, "every": 40}
 
 # Prints a line after each commit; commits as often as it can.
 REPORT = """
@@ -25,14 +23,46 @@ import sys
 from skild_phys.simulate import chain
 chain.COMMIT_SECONDS = 0.01
 plain = chain.StoreWriter.commit
-def commit(*arguments):
-    plain(*arguments)
+def commit(*arguments, **options):
+    plain(*arguments, **options)
     print("committed", flush=True)
 chain.StoreWriter.commit = commit
 """
-SIMULATE = f"""
-spec = chain.SimulationSpec(n_samples=int(sys.argv[2]), **{SPEC})
-chain.simulate(spec, sys.argv[1], chunk={CHUNK})
+
+# Forks a child that simulates, kills it after a while, and looks at what it leaves; again and
+# again. A fork needs no imports, so that many kills take little time.
+KILLED_OFTEN = """
+import json, os, random, signal, sys, time
+from pathlib import Path
+from skild_phys.cli.simulate import compile_kernels
+from skild_phys.simulate import chain
+from skild_phys.simulate.spec import SimulationSpec
+from skild_phys.store import open_store
+path, options, kills, seed = json.loads(sys.argv[1])
+chain.COMMIT_SECONDS = 0.0
+spec = SimulationSpec(**options)
+compile_kernels(spec)
+delays = random.Random(seed)
+longest, kept = 0.1, [0]
+for _ in range(kills):
+    child = os.fork()
+    if child == 0:
+        try:
+            chain.simulate(spec, path, n_threads=2)
+        finally:
+            os._exit(0)
+    time.sleep(delays.uniform(0.0, longest))
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    if Path(path, "zarr.json").exists():
+        store = open_store(path)
+        store.read(0, store.n_samples)
+        kept.append(store.n_samples)
+    # On a busy machine a child needs longer to come to a commit.
+    longest *= 0.9 if kept[-1] > kept[-2:][0] else 1.2
+chain.COMMIT_SECONDS = 5.0
+chain.simulate(spec, path)
+print(json.dumps(kept))
 """
 COMMAND = """
 from skild_phys.cli import run
@@ -54,23 +84,76 @@ def start(code: str, *arguments: str) -> subprocess.Popen[str]:
     return child
 
 
-def test_kill_9_at_random_moments(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"algorithm": "wolff", "chains": 3, "every": 40, "stint": 2, "n_samples": 5000},
+        {"algorithm": "swendsen-wang", "chains": 2, "stint": 5, "n_samples": 5000},
+        {"algorithm": "multispin", "chains": 128, "every": 50, "stint": 1, "n_samples": 20000},
+    ],
+    ids=lambda options: options["algorithm"],
+)
+@pytest.mark.parametrize("kills", [12, pytest.param(50, marks=pytest.mark.slow)])
+def test_kill_9_at_random_moments(tmp_path: Path, options: dict[str, Any], kills: int) -> None:
+    """Each kill leaves every commit complete; the end is that of a run never killed."""
     path = tmp_path / "killed" / "a.zarr"
     path.parent.mkdir()
-    kept = [0]
-    for delay in np.random.default_rng(8).uniform(0.02, 0.5, 3):
-        child = start(REPORT + SIMULATE, str(path), str(SAMPLES))
-        time.sleep(delay)
-        child.kill()
-        child.communicate()
-        kept.append(open_store(path).n_samples)
+    given = {"L": 16, "temperature": 2.25} | options
+    given["n_samples"] = given["n_samples"] * kills // 50
+    job = json.dumps([str(path), given, kills, 8])
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED_OFTEN, job], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    kept = json.loads(done.stdout)
     assert kept == sorted(kept)
-    assert kept[1] > 0
-    spec = SimulationSpec(n_samples=SAMPLES, **SPEC)  # type: ignore[arg-type]
-    if kept[-1] < SAMPLES:
-        simulate(spec, path, chunk=CHUNK)
-    simulate(spec, tmp_path / "a.zarr", chunk=CHUNK)
+    assert len(set(kept)) > kills // 5  # killed at many places, before the first commit and after
+    spec = SimulationSpec(**given)
+    simulate(spec, tmp_path / "a.zarr")
     assert files_of(path) == files_of(tmp_path / "a.zarr")
+
+
+@pytest.mark.parametrize("limit", [200, 8000, 9500])
+def test_a_full_disk_takes_one_line(tmp_path: Path, limit: int) -> None:
+    """No file may grow beyond `limit` bytes: the root record, a state, or a chunk fails."""
+    path = tmp_path / "a.zarr"
+    words = ["simulate", "--L", "64", "--T", "Tc", "-n", "4000", "--every", "2", "-o", str(path)]
+    full = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))"
+    command = [sys.executable, "-c", REPORT + full + COMMAND, *words]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 3, done.stderr
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith(f"error: {path}")
+    assert last.endswith(": cannot write: File too large")
+    assert "Traceback" not in done.stderr
+    if limit > 200:
+        store = open_store(path)
+        store.read(0, store.n_samples)
+        assert not store.complete
+
+
+def test_a_worker_that_dies_changes_nothing(tmp_path: Path) -> None:
+    """A real cluster of two processes; one is killed half-way, its work is done again."""
+    from distributed import LocalCluster
+
+    options = {"L": 16, "temperature": 2.25, "chains": 4, "every": 40, "stint": 8}
+    spec = SimulationSpec(n_samples=3000, **options)  # type: ignore[arg-type]
+    victims: list[int] = []
+    made = 0
+
+    def kill_one(count: int) -> None:
+        nonlocal made
+        made += count
+        if made > 400 and not victims:
+            victims.append(cluster.workers[0].pid)
+            os.kill(victims[0], signal.SIGKILL)
+
+    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster:
+        simulate(spec, tmp_path / "dask.zarr", cluster=cluster.scheduler_address, progress=kill_one)
+        assert cluster.workers[0].pid != victims[0]
+    assert len(victims) == 1
+    simulate(spec, tmp_path / "threads.zarr")
+    assert files_of(tmp_path / "dask.zarr") == files_of(tmp_path / "threads.zarr")
 
 
 def test_ctrl_c_ends_at_a_commit(tmp_path: Path) -> None:
@@ -89,10 +172,10 @@ def test_ctrl_c_ends_at_a_commit(tmp_path: Path) -> None:
 
 def test_two_processes_cannot_write_to_one_store(tmp_path: Path) -> None:
     path = tmp_path / "a.zarr"
-    child = start(REPORT + SIMULATE, str(path), "1000000")
-    words = ["simulate", "--L", "16", "--T", "2.25", "-n", "10", "-o", str(path)]
+    words = ["simulate", "--L", "16", "--T", "2.25", "-o", str(path), "-n"]
+    child = start(REPORT + COMMAND, *words, "10000000")
     second = subprocess.run(
-        [sys.executable, "-c", "import sys" + COMMAND, *words],
+        [sys.executable, "-c", "import sys" + COMMAND, *words, "10"],
         capture_output=True,
         text=True,
         check=False,

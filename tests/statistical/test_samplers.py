@@ -1,269 +1,238 @@
-"""The samplers draw from the Gibbs distribution: chi-square on 4 x 4, energy on larger tori.
+"""Every kernel draws from the Gibbs distribution: chi-square against full enumeration.
 
-Null hypothesis of each chi-square: the counts of (E, M) among independent samples are
-multinomial with the probabilities of full enumeration. Samples are ten integrated
-autocorrelation times apart, those of the slowest of E, M, |M| (Wolff: at most 1.3 clusters;
-Metropolis: 54, 10.3, 2.6 sweeps at T = Tc, 3, 4.5). A sound sampler is rejected at p < 1e-4,
-so once in 10^4 seeds; seeds are fixed. Each planted fault must be rejected at p < 1e-6.
+Null hypothesis of each test: the samples are independent, with the probabilities of full
+enumeration. The cells are the levels (E, M), for Potts (E, occupation of the commonest state, of
+state 0), or every configuration by itself; cells with fewer than 20 expected are pooled. Samples
+are at least ten integrated autocorrelation times apart, those of the slowest of E, M and the
+occupation of the commonest state: measured with 20,000 samples for every case, in updates
+
+    4 x 4, T = 2, Tc, 3.5   wolff 0.8, 1.0, 1.2   swendsen-wang 2.1, 2.0, 1.3
+                            metropolis, multispin 82, 21, 1.5 (M changes its sign)
+
+and at high temperature 16 sweeps for Metropolis (1 / (4 LAZINESS)), 6.5 clusters for Wolff. Sides
+of two have double bonds, odd sides are for cluster updates only. A sound sampler is rejected at
+p < 1e-4, so once in 10^4 seeds; seeds are fixed. The faults that must be seen are planted in
+`test_sampler_faults.py`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+import itertools
+import math
 
 import numpy as np
 import pytest
 import scipy.stats
-from numba import njit
 from numpy.typing import NDArray
+from sampler_helpers import ISING, ISING_3D, TC, TC_3D, p_value, sample, states
 
-from skild_phys.lattice.models import MODELS
-from skild_phys.rng import below, kernel_state, next_u64
-from skild_phys.simulate.chain import Ensemble, SimulationSpec
-from skild_phys.simulate.metropolis import _metropolis, acceptance_thresholds
-from skild_phys.simulate.wolff import _wolff, bond_threshold
+from skild_phys.lattice.models import MODELS, Model
+from skild_phys.lattice.torus import equal_bonds
+from skild_phys.rng import lane_state
+from skild_phys.simulate.swendsen_wang import swendsen_wang
 
 pytestmark = pytest.mark.statistical
 
-MODEL = MODELS["ising2d"]
-TC = MODEL.critical_temperature
-# e(Tc) and C(Tc) per site (Kaufman, Phys. Rev. 76, 1232, 1949).
-KAUFMAN = {
-    8: (-1.4915891074, 1.1455592),
-    16: (-1.4530648528, 1.4987050),
-    32: (-1.4336584661, 1.8467676),
-    64: (-1.4239383898, 2.1922114),
-    128: (-1.4190762721, 2.5363313),
-    256: (-1.4166449542, 2.8797863),
-}
+CLUSTER, LOCAL = ("wolff", "swendsen-wang"), ("metropolis", "multispin")
 
-
-@njit
-def wolff_step(spins, table, state, every):
-    _wolff(spins, table[0], state, every, np.empty(spins.size, np.int32))
-
-
-@njit
-def metropolis_step(spins, table, state, every):
-    _metropolis(spins, table, state, every)
-
-
-@njit
-def stop_at_flips_step(spins, table, state, every):
-    """Planted fault: sample once `every` times N spins have been flipped."""
-    flipped = 0
-    while flipped < every * spins.size:
-        flipped += _wolff(spins, table[0], state, 1, np.empty(spins.size, np.int32))
-
-
-@njit
-def open_wolff_step(spins, table, state, every):
-    """Planted fault: clusters do not grow across the boundary."""
-    side = spins.shape[0]
-    stack = np.empty(spins.size, np.int32)
-    for _ in range(every):
-        seed = below(state, spins.size)
-        old = spins[seed // side, seed % side]
-        spins[seed // side, seed % side] = -old
-        stack[0] = seed
-        top = 1
-        while top > 0:
-            top -= 1
-            y, x = stack[top] // side, stack[top] % side
-            for v, u in ((y, x + 1), (y, x - 1), (y + 1, x), (y - 1, x)):
-                inside = 0 <= v < side and 0 <= u < side
-                if inside and spins[v, u] == old and next_u64(state) < table[0]:
-                    spins[v, u] = -old
-                    stack[top] = v * side + u
-                    top += 1
-
-
-@njit
-def open_metropolis_step(spins, table, state, every):
-    """Planted fault: sites at the boundary have fewer neighbours."""
-    side = spins.shape[0]
-    for _ in range(every * spins.size):
-        site = below(state, spins.size)
-        y, x = site // side, site % side
-        h = 0
-        for v, u in ((y, x + 1), (y, x - 1), (y + 1, x), (y - 1, x)):
-            if 0 <= v < side and 0 <= u < side:
-                h += spins[y, x] * spins[v, u]
-        if h <= 0 or next_u64(state) < table[(h + 4) >> 1]:
-            spins[y, x] = -spins[y, x]
-
-
-@njit
-def energy_and_magnetization(spins):
-    height, width = spins.shape
-    bonds, total = 0, 0
-    for y in range(height):
-        for x in range(width):
-            total += spins[y, x]
-            bonds += spins[y, x] * (spins[y, (x + 1) % width] + spins[(y + 1) % height, x])
-    return -bonds, total
-
-
-def sample(
-    step: Callable[..., None], table: NDArray[Any], side: int, every: int, count: int, seed: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return total energies and magnetizations of `count` samples, `every` updates apart."""
-
-    @njit
-    def record(spins, table, state, every, energy, magnetization):
-        step(spins, table, state, 20 * every)
-        for i in range(len(energy)):
-            step(spins, table, state, every)
-            energy[i], magnetization[i] = energy_and_magnetization(spins)
-
-    spins = np.ones((side, side), dtype=np.int8)
-    energy, magnetization = np.empty(count, np.int64), np.empty(count, np.int64)
-    record(spins, table, kernel_state(seed), every, energy, magnetization)
-    return energy, magnetization
-
-
-def enumerate_levels(side: int) -> tuple[NDArray[Any], NDArray[Any], NDArray[np.int64]]:
-    """Return the levels (E, M) of all configurations, and how many have each."""
-    number = np.arange(2 ** (side * side), dtype=np.int64)
-    bits = (number[:, None] >> np.arange(side * side)) & 1
-    spins = (2 * bits - 1).astype(np.int8).reshape(-1, side, side)
-    energy = np.rint(MODEL.energy(spins) * side**2).astype(np.int64)
-    magnetization = spins.sum(axis=(1, 2), dtype=np.int64)
-    levels, counts = np.unique(np.stack([energy, magnetization]), axis=1, return_counts=True)
-    return levels[0], levels[1], counts
-
-
-def p_value(energy: NDArray[Any], magnetization: NDArray[Any], side: int, t: float) -> float:
-    """Return the chi-square p value of samples against enumeration; rare levels are pooled."""
-    e, m, degeneracy = enumerate_levels(side)
-    weight = degeneracy * np.exp(-(e - e.min()) / t)
-    expected = len(energy) * weight / weight.sum()
-    key = {level: i for i, level in enumerate(zip(e.tolist(), m.tolist(), strict=True))}
-    index = [key[level] for level in zip(energy.tolist(), magnetization.tolist(), strict=True)]
-    observed = np.bincount(index, minlength=len(e))
-    rare = expected < 20
-    cells = [(observed[~rare], expected[~rare])]
-    if rare.any():
-        cells.append((observed[rare].sum(keepdims=True), expected[rare].sum(keepdims=True)))
-    o, x = (np.concatenate(parts) for parts in zip(*cells, strict=True))
-    return float(scipy.stats.chi2.sf(((o - x) ** 2 / x).sum(), len(o) - 1))
-
-
-def wolff_table(t: float) -> NDArray[np.uint64]:
-    return np.array([bond_threshold(t)])
-
-
-SOUND = [
-    (wolff_step, wolff_table, 4, 2.0, 10, 200_000),
-    (wolff_step, wolff_table, 4, TC, 10, 200_000),
-    (wolff_step, wolff_table, 4, 3.5, 20, 200_000),
-    (wolff_step, wolff_table, 3, TC, 10, 200_000),
-    (wolff_step, wolff_table, 2, TC, 10, 200_000),
-    (metropolis_step, acceptance_thresholds, 4, TC, 560, 40_000),
-    (metropolis_step, acceptance_thresholds, 4, 3.0, 110, 100_000),
-    (metropolis_step, acceptance_thresholds, 4, 4.5, 30, 100_000),
-    (metropolis_step, acceptance_thresholds, 3, 4.5, 30, 100_000),
-    (metropolis_step, acceptance_thresholds, 2, 4.5, 30, 100_000),
+# algorithm, shape, T, updates between samples, samples
+SQUARE = [
+    *(("wolff", (4, 4), t, 13, 200_000) for t in (2.0, TC, 3.5)),
+    *(("swendsen-wang", (4, 4), t, 22, 60_000) for t in (2.0, TC, 3.5)),
+    *(
+        ("multispin", (4, 4), t, every, count)
+        for t, every, count in ((2.0, 820, 200_000), (TC, 210, 400_000), (3.5, 15, 400_000))
+    ),
+    *(
+        ("metropolis", (4, 4), t, every, count)
+        for t, every, count in ((2.0, 820, 15_000), (TC, 210, 30_000), (3.5, 15, 60_000))
+    ),
+    ("wolff", (4, 4), 50.0, 65, 100_000),
+    ("swendsen-wang", (4, 4), 1e6, 5, 100_000),
+    ("multispin", (4, 4), 50.0, 41, 400_000),
+    ("multispin", (4, 4), 1e6, 161, 400_000),
+    ("metropolis", (4, 4), 1e6, 161, 20_000),
+]
+RECTANGLES = [
+    *((a, s, TC, 22, 40_000) for a in CLUSTER for s in ((2, 2), (2, 4), (3, 3), (3, 4), (5, 2))),
+    *(("multispin", s, TC, 160, 100_000) for s in ((2, 2), (2, 4), (8, 2))),
+    *(("metropolis", s, TC, 160, 30_000) for s in ((2, 2), (4, 2), (2, 8))),
+]
+CUBIC = [
+    *((a, s, TC_3D, 19, 60_000) for a in CLUSTER for s in ((2, 2, 2), (2, 2, 4), (3, 2, 2))),
+    *(("multispin", s, TC_3D, 31, 200_000) for s in ((2, 2, 2), (2, 2, 4), (4, 2, 2))),
+    *(("metropolis", s, TC_3D, 31, 40_000) for s in ((2, 2, 2), (2, 4, 2))),
+]
+# algorithm, q, shape, T / Tc, updates between samples, samples
+POTTS = [
+    *((a, 2, (3, 4), 1.0, 25, 30_000) for a in CLUSTER),
+    *((a, 3, (3, 3), 1.0, 40, 30_000) for a in CLUSTER),
+    *((a, 3, (2, 4), 3.0, 20, 30_000) for a in CLUSTER),
+    *((a, 4, (2, 4), 1.0, 55, 30_000) for a in CLUSTER),
+    *((a, 5, (2, 3), 1.0, 75, 30_000) for a in CLUSTER),
+    *((a, 8, (2, 2), 1.0, 100, 30_000) for a in CLUSTER),
+    ("metropolis", 2, (2, 4), 1.0, 90, 50_000),
+    ("metropolis", 3, (2, 2), 1.0, 130, 30_000),
+    ("metropolis", 3, (2, 4), 1.0, 260, 20_000),
+    ("metropolis", 4, (4, 2), 1.2, 260, 20_000),
+    ("metropolis", 5, (2, 2), 1.2, 260, 20_000),
+    ("metropolis", 8, (2, 2), 1.2, 400, 15_000),
+    ("metropolis", 3, (2, 4), 10.0, 20, 50_000),
 ]
 
 
-@pytest.mark.parametrize(("step", "table", "side", "t", "every", "count"), SOUND)
-def test_counts_agree_with_enumeration(
-    step: Any, table: Any, side: int, t: float, every: int, count: int
+def check(model: Model, case: tuple[str, tuple[int, ...], float, int, int], seed: int) -> None:
+    algorithm, shape, temperature, every, count = case
+    lattices = sample(algorithm, model, shape, temperature, every, count, seed)
+    assert p_value(model, lattices, temperature) > 1e-4
+    if 20 * states(model) ** math.prod(shape) < count:
+        assert p_value(model, lattices, temperature, whole=True) > 1e-4
+
+
+@pytest.mark.parametrize("case", SQUARE + RECTANGLES, ids=str)
+def test_ising_counts_agree_with_enumeration(
+    case: tuple[str, tuple[int, ...], float, int, int],
 ) -> None:
-    energy, magnetization = sample(step, table(t), side, every, count, seed=2)
-    assert p_value(energy, magnetization, side, t) > 1e-4
+    check(ISING, case, seed=2)
 
 
-PLANTED = {
-    "wolff at beta + 1%": (wolff_step, wolff_table(TC / 1.01), TC, 10, 200_000),
-    "wolff with open boundary": (open_wolff_step, wolff_table(TC), TC, 10, 50_000),
-    "wolff with p 2% too small": (
-        wolff_step,
-        (wolff_table(TC).astype(float) * 0.98).astype(np.uint64),
-        TC,
-        10,
-        200_000,
-    ),
-    "wolff stopped at 2 N flips": (stop_at_flips_step, wolff_table(TC), TC, 2, 50_000),
-    "metropolis at beta + 1%": (
-        metropolis_step,
-        acceptance_thresholds(3.0 / 1.01),
-        3.0,
-        110,
-        200_000,
-    ),
-    "metropolis with open boundary": (
-        open_metropolis_step,
-        acceptance_thresholds(3.0),
-        3.0,
-        110,
-        50_000,
-    ),
-}
+@pytest.mark.parametrize("case", CUBIC, ids=str)
+def test_cubic_ising_counts_agree_with_enumeration(
+    case: tuple[str, tuple[int, ...], float, int, int],
+) -> None:
+    check(ISING_3D, case, seed=3)
 
 
-@pytest.mark.parametrize("fault", PLANTED)
-def test_planted_fault_is_rejected(fault: str) -> None:
-    step, table, t, every, count = PLANTED[fault]
-    energy, magnetization = sample(step, table, 4, every, count, seed=3)
-    assert p_value(energy, magnetization, 4, t) < 1e-6
+@pytest.mark.parametrize("case", POTTS, ids=str)
+def test_potts_counts_agree_with_enumeration(
+    case: tuple[str, int, tuple[int, ...], float, int, int],
+) -> None:
+    algorithm, q, shape, relative, every, count = case
+    model = MODELS[f"potts{q}"]
+    temperature = relative * model.critical_temperature
+    check(model, (algorithm, shape, temperature, every, count), seed=4)
 
 
-def deviation(energy: NDArray[np.float64], exact: float, bins: int = 50) -> float:
-    """Return (mean - exact) / error, the error from the scatter of `bins` bins in time order."""
-    means = energy[: len(energy) // bins * bins].reshape(bins, -1).mean(axis=1)
-    return float((means.mean() - exact) / (means.std(ddof=1) / np.sqrt(bins)))
+# -- the replicas of a multispin word ---------------------------------------------------------
 
 
-def specific_heat_deviation(energy: NDArray[np.float64], side: int, bins: int = 50) -> float:
-    """Return the same for C = N (<e^2> - <e>^2) / T^2, by jackknife over the bins."""
-    e = energy[: len(energy) // bins * bins].reshape(bins, -1)
-    first, second = e.mean(axis=1), (e**2).mean(axis=1)
-    n = bins - 1
-    left_out = (second.sum() - second) / n - ((first.sum() - first) / n) ** 2
-    values = np.append(left_out, second.mean() - first.mean() ** 2) * side**2 / TC**2
-    error = np.sqrt(n / bins * ((values[:-1] - values[:-1].mean()) ** 2).sum())
-    return float((values[-1] - KAUFMAN[side][1]) / error)
+def correlation_scores(series: NDArray[np.float64]) -> tuple[float, float]:
+    """Return max |z| of the correlation of any two columns, and the p value of sum z^2."""
+    n, columns = series.shape
+    r = np.corrcoef(series.T)[np.triu_indices(columns, 1)]
+    z = np.arctanh(np.clip(r, -0.999, 0.999)) * math.sqrt(n - 3)
+    return float(np.abs(z).max()), float(scipy.stats.chi2.sf((z**2).sum(), len(z)))
 
 
-@pytest.mark.parametrize(
-    ("side", "count"),
-    [
-        (8, 20_000),
-        (16, 20_000),
-        (32, 10_000),
-        (64, 4_000),
-        (128, 1_500),
-        pytest.param(256, 4_000, marks=pytest.mark.slow),
-    ],
-)
-def test_energy_and_specific_heat_at_tc_agree_with_kaufman(side: int, count: int) -> None:
-    """Null: the exact values; |t| < 4 with 49 degrees of freedom fails once in 4,700 seeds."""
-    energy, _ = sample(wolff_step, wolff_table(TC), side, 8, count, seed=4)
-    assert abs(deviation(energy / side**2, KAUFMAN[side][0])) < 4
-    assert abs(specific_heat_deviation(energy / side**2, side)) < 4
+@pytest.mark.parametrize(("t", "every"), [(2.0, 820), (TC, 210), (3.5, 15)])
+def test_each_replica_by_itself_agrees_with_enumeration(t: float, every: int) -> None:
+    """Null as above, for each of the 64; Bonferroni: the smallest p is below 1e-4 / 64 once in
+    10^4 seeds, and so often a Kolmogorov-Smirnov test finds the 64 values not uniform."""
+    lattices = sample("multispin", ISING, (4, 4), t, every, 64 * 4000, seed=5)
+    values = [p_value(ISING, lattices[:, [r]], t) for r in range(64)]
+    assert min(values) > 1e-4 / 64
+    assert scipy.stats.kstest(values, "uniform").pvalue > 1e-4
 
 
-def test_energy_test_sees_a_state_dependent_stopping_time() -> None:
-    energy, _ = sample(stop_at_flips_step, wolff_table(TC), 16, 2, 20_000, seed=4)
-    assert deviation(energy / 16**2, KAUFMAN[16][0]) < -10
+@pytest.mark.parametrize(("t", "every"), [(TC, 210), (3.5, 15), (50.0, 41)])
+def test_replicas_are_independent(t: float, every: int) -> None:
+    """Null: no correlation between the energies, or M, or M^2, of any two of the 64 replicas.
+
+    2,016 pairs: |z| > 5.6 in one of them, or a sum of squares at p < 1e-4, once in 10^4 seeds.
+    """
+    lattices = sample("multispin", ISING, (4, 4), t, every, 64 * 5000, seed=6)
+    magnetization = ISING.magnetization(lattices)
+    for series in (ISING.energy(lattices), magnetization, magnetization**2):
+        largest, p = correlation_scores(series)
+        assert largest < 5.6
+        assert p > 1e-4
 
 
-def test_metropolis_energy_agrees_with_kaufman() -> None:
-    energy, _ = sample(metropolis_step, acceptance_thresholds(TC), 8, 20, 30_000, seed=5)
-    assert abs(deviation(energy / 8**2, KAUFMAN[8][0])) < 4
-    assert abs(specific_heat_deviation(energy / 8**2, 8)) < 4
+def test_sites_of_a_vector_are_independent_at_infinite_temperature() -> None:
+    """Null: at T = 1e6 the spins of a lattice are independent: no correlation of any two sites.
+
+    64 sites, 2,016 pairs; false alarms as above. Lanes that share random bits would show.
+    """
+    for algorithm, count in (("wolff", 4000), ("swendsen-wang", 4000), ("metropolis", 4000)):
+        every = 641 if algorithm == "wolff" else 321
+        lattices = sample(algorithm, ISING, (2, 32), 1e6, every, count, seed=7)
+        largest, p = correlation_scores(lattices.reshape(count, -1).astype(float))
+        assert largest < 5.6, algorithm
+        assert p > 1e-4, algorithm
 
 
-@pytest.mark.parametrize("algorithm", ["wolff", "metropolis"])
-def test_hot_and_cold_starts_agree_after_the_default_burn_in(algorithm: str) -> None:
-    """Null: the first sample of a chain has Kaufman's energy from either start; |z| < 4."""
-    for start in ("hot", "cold"):
-        spec = SimulationSpec(8, TC, 1, algorithm=algorithm, chains=400, start=start)
-        ensemble = Ensemble(spec)
-        updates = int(ensemble.spec.every or 0) + int(ensemble.spec.burn_in or 0)
-        for chain in range(spec.chains):
-            ensemble.advance(chain, updates, lambda: False)
-        assert abs(deviation(MODEL.energy(ensemble.spins), KAUFMAN[8][0])) < 4
+# -- one update by itself ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("q", [0, 2, 3])
+@pytest.mark.parametrize("algorithm", CLUSTER)
+def test_transitions_of_cluster_updates_balance_in_detail(algorithm: str, q: int) -> None:
+    """Null: pi(a) P(a -> b) = pi(b) P(b -> a) for every two configurations of a 2 x 2 torus.
+
+    The flows a -> b and b -> a among successive lattices of a chain are then equal on average
+    and, given their sum, binomial with 1/2. Bonferroni over the pairs: once in 10^4 seeds.
+    """
+    model = MODELS[f"potts{q}"] if q else ISING
+    t = model.critical_temperature
+    lattices = sample(algorithm, model, (2, 2), t, 1, 200_000, seed=8)
+    values = np.array(model.values)
+    q = len(values)
+    number = np.searchsorted(values, lattices.reshape(len(lattices), -1)) @ q ** np.arange(4)
+    flow = np.zeros((q**4, q**4), dtype=np.int64)
+    np.add.at(flow, (number[:-1], number[1:]), 1)
+    there, back = flow[np.triu_indices(q**4, 1)], flow.T[np.triu_indices(q**4, 1)]
+    some = there + back >= 50
+    z = (there - back)[some] / np.sqrt((there + back)[some])
+    assert np.abs(z).max() < scipy.stats.norm.isf(0.5e-4 / some.sum())
+
+
+@pytest.mark.parametrize("q", [0, 3])
+def test_swendsen_wang_transitions_are_those_of_its_definition(q: int) -> None:
+    """Null: from a given lattice the next one has the probability that sums over all bonds give.
+
+    A 2 x 2 torus, 8 bonds; chi-square over the configurations reached, once in 10^4 seeds.
+    """
+    model = MODELS[f"potts{q}"] if q else ISING
+    t = model.critical_temperature
+    kernel = [(0, 1), (0, 1), (2, 3), (2, 3), (0, 2), (0, 2), (1, 3), (1, 3)]
+    n = len(model.values)
+    for begin in ((0, 0, 0, 0), (0, 0, 0, 1), (0, 1, 0, 1)):
+        p = -math.expm1(-(1.0 if q else 2.0) / t)
+        wanted = np.zeros(n**4)
+        for taken in itertools.product((0, 1), repeat=8):
+            weight, label = 1.0, list(range(4))
+            for (a, b), bond in zip(kernel, taken):
+                equal = begin[a] == begin[b]
+                weight *= (p if bond else 1.0 - p) if equal else float(not bond)
+                if bond and equal:
+                    old, new = label[b], label[a]
+                    label = [new if x == old else x for x in label]
+            roots = sorted(set(label))
+            for values in itertools.product(range(n), repeat=len(roots)):
+                digits = [values[roots.index(x)] for x in label]
+                wanted[np.dot(digits, n ** np.arange(4))] += weight / n ** len(roots)
+        assert wanted.sum() == pytest.approx(1.0)
+        found = _from(model, begin, t, 40_000)
+        counts = np.bincount(found, minlength=n**4)
+        assert not counts[wanted == 0].any()
+        hit = wanted > 0
+        assert scipy.stats.chisquare(counts[hit], wanted[hit] * counts.sum()).pvalue > 1e-4
+
+
+def _from(model: Model, begin: tuple[int, ...], t: float, count: int) -> NDArray[np.int64]:
+    values = np.array(model.values, dtype=np.int8)
+    first, state = values[list(begin)].reshape(2, 2), lane_state(9)
+    out = np.empty((count, 4), dtype=np.int8)
+    for i in range(count):
+        spins = first.copy()
+        swendsen_wang(spins, t, state, 1, 0 if model is ISING else len(values))
+        out[i] = spins.ravel()
+    return np.asarray(np.searchsorted(values, out) @ len(values) ** np.arange(4))
+
+
+def test_energies_are_counted_bond_by_bond() -> None:
+    """The reference itself: levels of a 2 x 2 torus with double bonds, counted by hand."""
+    up = np.ones((2, 2), dtype=np.int8)
+    one = up.copy()
+    one[0, 0] = -1
+    assert [int(equal_bonds(s, 2)) for s in (up, one)] == [8, 4]
