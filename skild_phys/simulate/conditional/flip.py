@@ -76,18 +76,26 @@ def _refuse_broken(moves, lead, cells, old, new, winner, gap, states):  # type: 
 
 
 @njit(cache=True, nogil=True, inline="always")
-def _weigh_ties(moves, lead, cells, old, new, gap, unknown, states, bits):  # type: ignore[no-untyped-def]
-    """Clear `moves` in proportion where a tie of more states than before is the outcome."""
+def _weigh_ties(  # type: ignore[no-untyped-def]
+    moves, lead, before, after, cells, old, new, gap, unknown, states, bits
+):
+    """Clear `moves` in proportion where a tie of more states than before is the outcome.
+
+    `before` and `after` (n,) int8 are scratch space.
+    """
     n = np.uint64(moves.size)
     for i in range(n):
-        before, after = np.uint64(1), np.uint64(1)
-        for state in range(states):
-            held = gap[np.uint64(state) * n + i]
+        before[i] = after[i] = np.int8(1)
+    for number in range(states):
+        state, row = np.int8(number), np.uint64(number) * n
+        for i in range(n):
             change = lead[i] + np.int8(cells[old + i] == state) - np.int8(cells[new + i] == state)
-            before += np.uint64(held == 0)
-            after += np.uint64(held + change == 0)
-        fair = np.uint64(bits[i]) * after < (before << np.uint64(32))
-        moves[i] &= np.int8(fair or unknown[i] == 0)
+            before[i] += np.int8(gap[row + i] == 0)
+            after[i] += np.int8(gap[row + i] + change == 0)
+    for i in range(n):
+        share = np.uint64(bits[i]) * np.uint64(after[i])
+        fair = share < np.uint64(before[i]) << np.uint64(32)
+        moves[i] &= np.int8(fair) | np.int8(unknown[i] == 0)
 
 
 @njit(cache=True, nogil=True, inline="always")
@@ -111,6 +119,7 @@ def flip_majority(cells, layout, votes, states, thresholds, source, sweeps):  # 
     positions, n = bonds.shape[0], np.uint64(layout.ahead.shape[1])
     new = np.uint64(positions + 2) * n
     lost, moves, lead = np.empty(n, np.int8), np.empty(n, np.int8), np.empty(n, np.int8)
+    before, after = np.empty(n, np.int8), np.empty(n, np.int8)
     gain = states > 2
     for _ in range(sweeps):
         for p in range(positions):
@@ -123,5 +132,5 @@ def flip_majority(cells, layout, votes, states, thresholds, source, sweeps):  # 
             _refuse_broken(moves, lead, cells, old, new, winner, gap, states)
             if votes.open_ties:
                 bits = take(source, n)
-                _weigh_ties(moves, lead, cells, old, new, gap, unknown, states, bits)
+                _weigh_ties(moves, lead, before, after, cells, old, new, gap, unknown, states, bits)
             _commit(moves, lead, cells, old, new, gap, states)
