@@ -73,6 +73,7 @@ for side, rule, factor in CASES:
     table = pd.read_csv(report / "comparison.csv")
     table["method"] = table["model"].str.split("-").str[0]
     table["sweeps"] = table["method"].map(sweeps)
+    table["seconds"] = table["method"].map(seconds)
     rows.append(table.assign(L=side, rule=rule, factor=factor))
 
 # %% One table

@@ -41,6 +41,7 @@ class Algorithm:
     stream : (seed, *key) -> generator state.
     replicas : chains that advance together; they make up a unit.
     local : whether it updates site by site, in checkerboard order; sides must then be even.
+    pace : nanoseconds an update takes a site, roughly; says only how often a run looks up.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Algorithm:
     stream: Callable[..., State] = lane_state
     replicas: int = 1
     local: bool = False
+    pace: float = 10.0
 
     def start(self, seed: int, unit: int) -> State:
         """Return the generator state that unit `unit` of a simulation starts from."""
@@ -80,6 +82,7 @@ ALGORITHMS = (
         (Ising,),
         lambda x, model, t, state, n: metropolis(x[0], t, state, n),
         local=True,
+        pace=1.0,
     ),
     Algorithm(
         "metropolis",
@@ -87,6 +90,7 @@ ALGORITHMS = (
         (Potts,),
         lambda x, model, t, state, n: potts_metropolis(x[0], _states(model), t, state, n),
         local=True,
+        pace=1.0,
     ),
     Algorithm(
         "multispin",
@@ -95,6 +99,7 @@ ALGORITHMS = (
         lambda x, model, t, state, n: multispin(x, t, state, n),
         replicas=REPLICAS,
         local=True,
+        pace=0.1,
     ),
 )
 

@@ -18,8 +18,8 @@ from skild_phys.errors import Interrupted
 from skild_phys.rng import next_words
 from skild_phys.simulate.spec import SimulationSpec
 
-_SLICE_UPDATES = 2**24
-"""Site updates between two looks at `stop`: a fraction of a second."""
+_SLICE_SECONDS = 0.2
+"""About how long a kernel runs between two looks at `stop`; no bytes depend on it."""
 
 Array = NDArray[np.float64]
 
@@ -78,7 +78,7 @@ def start_unit(spec: SimulationSpec, number: int) -> Unit:
 def advance(spec: SimulationSpec, unit: Unit, updates: int, stop: Callable[[], bool]) -> None:
     """Make `updates` updates of a unit, in place; raises Interrupted once `stop` says so."""
     kernel = spec.kernel
-    step = max(1, _SLICE_UPDATES // (spec.sites * kernel.replicas))
+    step = max(1, int(_SLICE_SECONDS * 1e9 / (kernel.pace * spec.sites * kernel.replicas)))
     for done in range(0, updates, step):
         if stop():
             raise Interrupted("stopped")
