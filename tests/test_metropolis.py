@@ -94,7 +94,7 @@ def test_potts_acceptance() -> None:
 
 def test_bit_planes_are_the_digits_of_a_probability() -> None:
     p = np.array([0.0, 0.5, 0.75, 1.0 - LAZINESS, math.exp(-8 / TC), 2.0**-64, 1.0 - 2.0**-53])
-    planes = bit_planes(p)
+    planes = bit_planes(tuple(p.tolist()))
     assert planes.shape == (64, len(p))
     assert set(np.unique(planes).tolist()) == {0, 2**64 - 1}
     for column, value in zip((planes & np.uint64(1)).T.tolist(), p.tolist()):

@@ -100,3 +100,13 @@ def test_a_potts_cluster_takes_each_other_state_as_often() -> None:
         steps[(int(spins[0, 0]) - before) % 5] += 1
     assert steps[0] == 0
     assert np.abs(steps[1:] - 5000).max() < 4 * math.sqrt(20_000 * 3 / 16)
+
+
+@pytest.mark.parametrize(
+    "shape", [(2**15, 2), (2, 2**15), (2**10, 2, 2), (2, 2**10, 2), (2, 2, 2**10)]
+)
+def test_the_longest_sides(shape: tuple[int, ...]) -> None:
+    """A place in the queue holds every coordinate, up to the longest side there may be."""
+    spins = np.ones(shape, dtype=np.int8)
+    assert wolff(spins, 0.05, kernel_state(0), 1) == spins.size
+    assert (spins == -1).all()

@@ -89,11 +89,12 @@ def _log(title: str, total: int, done: int) -> Iterator[Advance]:
         nonlocal made, said
         made += count
         now = time.monotonic()
-        if now - said < LINE_SECONDS or not made:
+        if now - said < LINE_SECONDS:
             return
         said, rate = now, made / (now - began)
-        left = datetime.timedelta(seconds=round((total - done - made) / rate))
-        click.echo(f"{title} {done + made}/{total} {rate:.3g}/s, {left} left {note}", err=True)
+        left = datetime.timedelta(seconds=round((total - done - made) / rate)) if made else None
+        pace = f"{rate:.3g}/s, {left} left " if made else ""
+        click.echo(f"{title} {done + made}/{total} {pace}{note}", err=True)
 
     yield advance
 

@@ -59,7 +59,7 @@ for _ in range(kills):
         store.read(0, store.n_samples)
         kept.append(store.n_samples)
     # On a busy machine a child needs longer to come to a commit.
-    longest *= 0.9 if kept[-1] > kept[-2:][0] else 1.2
+    longest *= 0.9 if kept[-1] > kept[-2:][0] else 1.5
 chain.COMMIT_SECONDS = 5.0
 chain.simulate(spec, path)
 print(json.dumps(kept))
