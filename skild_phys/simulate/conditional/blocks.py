@@ -8,6 +8,7 @@ all blocks at once by loops over contiguous bytes. Sites hold states 0 .. q - 1,
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from typing import Any, NamedTuple
@@ -41,8 +42,9 @@ class Layout(NamedTuple):
     factor: int
 
 
+@functools.lru_cache(maxsize=8)
 def build_layout(shape: tuple[int, ...], factor: int) -> Layout:
-    """Return the layout of `shape` blocks, (ly, lx) or (lz, ly, lx), of side `factor`."""
+    """Return the layout of `shape` blocks, (ly, lx) or (lz, ly, lx), of side `factor`; shared."""
     d = len(shape)
     place = np.array(list(itertools.product(range(factor), repeat=d)))
     weight = factor ** np.arange(d - 1, -1, -1)
