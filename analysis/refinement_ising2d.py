@@ -47,10 +47,10 @@ def kept(path: Path, *words: object) -> dict:
 # %% Truths
 FOLDER.mkdir(parents=True, exist_ok=True)
 for side, n in LATTICES.items():
-    skild_phys("simulate", "--L", side, "--T", "Tc", "-n", n, "--chains", 8, "--seed", SEED,
-               "-o", FOLDER / f"fine{side}.zarr")  # fmt: skip
-skild_phys("simulate", "--L", 128, "--T", "Tc", "-n", OTHERS, "--chains", 8, "--seed", SEED,
-           "-o", FOLDER / "few128.zarr")  # fmt: skip
+    skild_phys("simulate", "--L", side, "--T", "Tc", "-n", n, "--algorithm", "wolff", "--chains", 8,
+               "--seed", SEED, "-o", FOLDER / f"fine{side}.zarr")  # fmt: skip
+skild_phys("simulate", "--L", 128, "--T", "Tc", "-n", OTHERS, "--algorithm", "wolff", "--chains", 8,
+           "--seed", SEED, "-o", FOLDER / "few128.zarr")  # fmt: skip
 
 # %% Refinements and comparisons
 rows = []
