@@ -17,7 +17,8 @@ from skild_phys.simulate.wolff import bond_threshold
 TC = 2.269185314213022
 # shape, T, q: SHA-256 of the lattice and the generator state after 20 sweeps from all 1.
 GOLDEN = {
-    ((16, 12), TC, 0): "71b7b752f84d169b496a71f02c3d0695e66d5bef8241889775d62e157cdff8bf",
+    ((16, 12), TC, 0): "be5b16f86afd59c68c9d166f624dd258b976a4e4093134b747c334fa560ad7b5",
+    ((3, 70), TC, 0): "af3bf220f778f084ab84201cdde9e46335613ac05788116d6ac6df42ac2dbdd4",
     ((5, 9), 1.2, 3): "dde60700b199b3d50fc45153971248e00e4774b6bb633f6ffb0139d266e3ba55",
     ((4, 5, 6), 4.5, 0): "901894fda479b8c49b512e37b162d8becbc254be9055eeaa60b269913a105cd7",
 }

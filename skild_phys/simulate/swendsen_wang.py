@@ -7,7 +7,8 @@ first each run of sites joined along x points to its first site, then the other 
 row by row (Rem's algorithm with splicing; Patwary, Blair and Manne, SEA 2010). A bond parallel
 to its neighbour across two joined pairs closes a loop and is passed over. Indices are unsigned,
 because Numba looks at each signed one for a negative value. 32 random bits decide a bond, and a
-state of the Potts model: p is exact to 2^-32, and so is the probability of a state.
+state of the Potts model: p is exact to 2^-32, and so is the probability of a state. The Ising
+model in two dimensions has a kernel of its own, `swendsen_wang_runs`.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from numpy.typing import NDArray
 
 from skild_phys.lattice.torus import neighbour_rows
 from skild_phys.rng import BITS_BLOCK, fill_bits
+from skild_phys.simulate.swendsen_wang_runs import swendsen_wang_runs
+from skild_phys.simulate.union_find import unite, unite_near_roots
 from skild_phys.simulate.wolff import bond_threshold
 
 _SIDEWAYS = np.uint8(1)
@@ -47,25 +50,6 @@ def _draw_bonds(rows, before, threshold, words, bonds):  # type: ignore[no-untyp
 
 
 @njit(cache=True, nogil=True)
-def _unite(parent, x, y):  # type: ignore[no-untyped-def]
-    """Join the trees of x and y; the smaller root stays."""
-    px, py = np.uint64(parent[x]), np.uint64(parent[y])
-    while px != py:
-        if px > py:
-            parent[x] = py
-            if x == px:
-                break
-            x = px
-            px = np.uint64(parent[x])
-        else:
-            parent[y] = px
-            if y == py:
-                break
-            y = py
-            py = np.uint64(parent[y])
-
-
-@njit(cache=True, nogil=True)
 def _label(bonds, before, parent, todo):  # type: ignore[no-untyped-def]
     """Make `parent` (sites,) a forest whose trees are the clusters, each parent first."""
     height, width = bonds.shape
@@ -85,7 +69,7 @@ def _label(bonds, before, parent, todo):  # type: ignore[no-untyped-def]
                 start, near = r * width, before[r, axis]
                 _unite_rows(bonds[r], bonds[near], axis, start, near, parent, todo)
         if bonds[r, 0] & _SIDEWAYS:
-            _unite(parent, np.uint64(r * width), np.uint64(r * width + width - 1))
+            unite(parent, np.uint64(r * width), np.uint64(r * width + width - 1))
 
 
 @njit(cache=True, nogil=True)
@@ -103,14 +87,7 @@ def _unite_rows(own, near, axis, start, other, parent, todo):  # type: ignore[no
         last = bond
     for k in range(count):
         here = np.uint64(todo[k])
-        one = parent[np.uint64(parent[np.uint64(start) + here])]
-        two = parent[np.uint64(parent[np.uint64(other * width) + here])]
-        # Nearly always both are roots by now; no branch asks which of them is the smaller.
-        child = np.uint64(max(one, two))
-        if parent[child] == child:
-            parent[child] = min(one, two)
-        else:
-            _unite(parent, child, np.uint64(min(one, two)))
+        unite_near_roots(parent, np.uint64(start) + here, np.uint64(other * width) + here)
 
 
 @njit(cache=True, nogil=True)
@@ -163,9 +140,12 @@ def swendsen_wang(
     """
     shape = spins.shape
     threshold = np.uint32(bond_threshold(1.0 if q else 2.0, temperature))
+    before = np.ascontiguousarray(neighbour_rows(shape)[:, ::2])
+    if q == 0 and len(shape) == 2:
+        swendsen_wang_runs(spins, threshold, before[:, 0], state, sweeps)
+        return
     numbers = max(math.prod(shape) * len(shape), 2)
     words = np.empty(-(-numbers // (2 * BITS_BLOCK)) * BITS_BLOCK, dtype=np.uint64)
-    before = np.ascontiguousarray(neighbour_rows(shape)[:, ::2])
     parent = np.empty(spins.size, dtype=np.uint32)
     todo = np.empty(shape[-1] + 1, dtype=np.uint32)
     rows = spins.reshape(-1, shape[-1])

@@ -2,7 +2,7 @@
 
 Null hypothesis, reference and cells as there, with as many samples as there. Faults are planted
 by giving a kernel a wrong table, a wrong neighbour or a wrong parity, or by compiling it anew
-around a wrong adder; the same tests pass with what was replaced.
+around a wrong adder or a wrong union; the same tests pass with what was replaced.
 """
 
 from __future__ import annotations
@@ -23,7 +23,14 @@ from test_samplers import correlation_scores
 from skild_phys.lattice.models import MODELS, Model
 from skild_phys.lattice.torus import neighbour_rows, row_parity
 from skild_phys.rng import VECTOR, below, emit_next, next_u64
-from skild_phys.simulate import metropolis, multispin, potts, swendsen_wang, wolff
+from skild_phys.simulate import (
+    metropolis,
+    multispin,
+    potts,
+    swendsen_wang,
+    swendsen_wang_runs,
+    wolff,
+)
 from skild_phys.simulate.algorithms import get_algorithm
 from skild_phys.simulate.checkerboard import LAZINESS
 from skild_phys.vectors import constant
@@ -191,6 +198,23 @@ def anew(module: Any, names: tuple[str, ...], **changed: Any) -> Patch:
     return plant
 
 
+@njit
+def _unite_nothing(parent, x, y):
+    return
+
+
+def lost_bonds(name: str) -> Patch:
+    """Let a union of Swendsen-Wang's runs do nothing.
+
+    `unite` is that of bonds round the edges, `unite_near_roots` that of a run's further bonds.
+    """
+
+    def plant(patch: pytest.MonkeyPatch) -> None:
+        anew(swendsen_wang_runs, ("_label", "_sweeps"), **{name: _unite_nothing})(patch)
+
+    return plant
+
+
 def _no_carry_2d(builder: Any, unlike: list[Any]) -> list[Any]:
     """Lose the carry of the second pair.
 
@@ -263,6 +287,8 @@ FAULTS = {
     "swendsen-wang, beta + 1%": sw_at_tc(200_000, warmer("swendsen-wang", ISING)),
     "swendsen-wang, open boundary": sw_at_tc(20_000, plant=open_rows),
     "swendsen-wang, p 2% too small": sw_at_tc(50_000, plant=wrong_bond(swendsen_wang)),
+    "swendsen-wang, no bonds round the edges": sw_at_tc(20_000, plant=lost_bonds("unite")),
+    "swendsen-wang, one bond a run": sw_at_tc(20_000, plant=lost_bonds("unite_near_roots")),
     "swendsen-wang, stopped when cold": sw_at_tc(20_000, while_cold),
     "swendsen-wang, Potts, p 2% too small": potts_at_tc(
         "swendsen-wang", count=40_000, plant=wrong_bond(swendsen_wang)
@@ -347,3 +373,6 @@ def test_kernels_compiled_anew_are_sound_without_a_fault(monkeypatch: pytest.Mon
     anew(multispin, ("_sweeps_2d",))(monkeypatch)
     lattices = sample("multispin", ISING, (4, 4), 3.5, 15, 400_000, seed=3)
     assert p_value(ISING, lattices, 3.5) > 1e-4
+    anew(swendsen_wang_runs, ("_label", "_sweeps"))(monkeypatch)
+    lattices = sample("swendsen-wang", ISING, (4, 4), TC, 22, 20_000, seed=3)
+    assert p_value(ISING, lattices, TC) > 1e-4
