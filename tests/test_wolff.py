@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from skild_phys.rng import kernel_state
-from skild_phys.simulate.wolff import bond_threshold, wolff
+from skild_phys.simulate.wolff import bond_threshold, idle_threshold, wolff
 
 TC = 2.269185314213022
 # shape, T, q: spins flipped by 50 clusters, SHA-256 of the lattice and the generator state.
@@ -110,3 +110,21 @@ def test_the_longest_sides(shape: tuple[int, ...]) -> None:
     spins = np.ones(shape, dtype=np.int8)
     assert wolff(spins, 0.05, kernel_state(0), 1) == spins.size
     assert (spins == -1).all()
+
+
+@pytest.mark.parametrize("q", [0, 2])
+def test_single_sites_at_high_temperature_do_not_take_turns(q: int) -> None:
+    """H0: as many lattices have an odd number of sites up as an even one.
+
+    Samples are an even number of clusters apart, and nearly every cluster is one site; a cluster in
+    64 is none. The parity is remembered for about 3 samples: sigma is 0.014, and 5 sigma are a
+    false alarm of 6e-7. Without idle clusters all samples have the same parity.
+    """
+    state, spins = kernel_state(3), np.ones((4, 4), dtype=np.int8)
+    odd = np.empty(8000)
+    for i in range(len(odd)):
+        wolff(spins, 1e6, state, 10, q)
+        odd[i] = (spins == 1).sum() % 2
+    assert abs(odd.mean() - 0.5) < 0.07
+    assert idle_threshold(bond_threshold(2.0, 1e6), q) > 0
+    assert idle_threshold(bond_threshold(2.0, 2.27), q) == 0
