@@ -24,6 +24,7 @@ S_TAU = 1.5
 """Ratio of the exponential to the integrated time that the automatic window assumes."""
 
 _COMPONENTS_AT_ONCE = 64
+_ROUNDING = 1e-13  # of the largest value
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,10 @@ def integrated_autocorrelation_time(
     n = len(values)
     layout = chains or Chains(np.zeros(n, dtype=np.int64), np.arange(n))
     flat = values.reshape(n, -1)
+    # What a constant is off its mean by is rounding, and no fluctuation.
+    noise = _ROUNDING * np.abs(flat).max(axis=0, initial=0.0)
     flat = flat - flat.mean(axis=0)
+    flat[:, np.abs(flat).max(axis=0, initial=0.0) <= noise] = 0.0
     parts = [
         _window(_autocovariance(flat[:, i : i + _COMPONENTS_AT_ONCE], layout), n, s_tau)
         for i in range(0, max(flat.shape[1], 1), _COMPONENTS_AT_ONCE)

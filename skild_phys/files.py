@@ -134,6 +134,17 @@ class Lock:
             raise write_error(self._path, error) from error
         return self
 
+    def check(self) -> None:
+        """Raise StoreError unless what lies at the path is still what was locked."""
+        try:
+            held = self._descriptor is not None and os.path.samestat(
+                os.fstat(self._descriptor), os.stat(self._target)
+            )
+        except OSError:
+            held = False
+        if not held:
+            raise StoreError(f"{self._path}: was removed or replaced while it was being written")
+
     def release(self) -> None:
         """Give the lock back; does nothing when it is not held."""
         if self._descriptor is None:
@@ -162,8 +173,8 @@ def check_output(
     """Raise BadInput naming `option` unless something may be written at `path`.
 
     Refused are: a path inside (or equal to, or around) one of `inputs`, one whose parent is
-    missing or not writable, one that cannot be looked at, and, without `overwrite`, one that
-    exists.
+    missing or not writable, one inside a store, one that cannot be looked at, and, without
+    `overwrite`, one that exists.
     """
     try:
         _check_output(Path(path), overwrite, inputs, option)
@@ -179,6 +190,11 @@ def _check_output(path: Path, overwrite: bool, inputs: Sequence[AnyPath], option
         source = Path(given).resolve()
         if real == source or source in real.parents or real in source.parents:
             raise BadInput(option, shown, f"a path apart from the input {os.fspath(given)}")
+    if not path.name or path.name == "..":
+        raise BadInput(option, shown, "a path that ends in a name")
+    for folder in real.parents:
+        if (folder / "zarr.json").exists():
+            raise BadInput(option, shown, f"a path outside the store {folder}")
     if not path.parent.is_dir():
         raise BadInput(option, shown, f"a path in a directory that exists, not {path.parent}")
     if os.path.lexists(path) and not overwrite:

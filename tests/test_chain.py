@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import scipy.stats
 from conftest import files_of
 
 from skild_phys.errors import BadInput, Interrupted
@@ -60,7 +61,8 @@ def test_samples_are_those_of_each_chain_by_itself(tmp_path: Path) -> None:
         wolff(spins, TC, state, 7)
         for lattice in lattices[store.variable("chain") == number]:
             wolff(spins, TC, state, 3)
-            np.testing.assert_array_equal(lattice, spins)
+            # Up to the sign that every sample is given.
+            np.testing.assert_array_equal(lattice * lattice[0, 0], spins * spins[0, 0])
     model = MODELS["ising2d"]
     np.testing.assert_array_equal(store.variable("energy"), model.energy(lattices))
     np.testing.assert_array_equal(store.variable("magnetization"), model.magnetization(lattices))
@@ -134,6 +136,35 @@ def test_same_bytes_however_often_committed(
     simulate(spec(100, stint=3), tmp_path / "c.zarr", chunk=16)
     assert files_of(tmp_path / "a.zarr") == files_of(tmp_path / "b.zarr")
     assert files_of(tmp_path / "a.zarr") == files_of(tmp_path / "c.zarr")
+
+
+@pytest.mark.parametrize(
+    ("model", "algorithm", "temperature"),
+    [("ising2d", "metropolis", 1.5), ("ising2d", "wolff", 1.0), ("potts3", "metropolis", 0.6)],
+)
+def test_every_state_is_as_likely_though_chains_keep_theirs(
+    tmp_path: Path, model: str, algorithm: str, temperature: float
+) -> None:
+    """H0: the state of a site is uniform; chi-square of ordered lattices, one a sample, p > 1e-4.
+
+    Below Tc chains of single-site updates never leave the state they start in.
+    """
+    chosen = spec(
+        900, L=8, model=model, algorithm=algorithm, temperature=temperature, every=20, burn_in=50
+    )
+    store = simulate(chosen, tmp_path / "a.zarr")
+    values = get_model(model).values
+    counts = [int((store.read(0, 900)[:, 0, 0] == value).sum()) for value in values]
+    assert scipy.stats.chisquare(counts).pvalue > 1e-4
+    unturned = draw(chosen, 0, start_unit(chosen, 0), 0, [(0, 50)]).unit.lattices
+    assert np.bincount(unturned.ravel() - values[0]).max() > 0.9 * 64
+
+
+def test_a_given_spacing_is_no_measured_one(tmp_path: Path) -> None:
+    simulate(spec(20, every=1, burn_in=0), tmp_path / "a.zarr")
+    with pytest.raises(BadInput, match="--every: 'measured' is not accepted; expected 1"):
+        simulate(spec(20), tmp_path / "a.zarr")
+    simulate(spec(30, every=1, burn_in=0), tmp_path / "a.zarr")
 
 
 @pytest.mark.parametrize("stint", [1, 4, 7])
@@ -260,9 +291,9 @@ def test_hot_start_is_random(algorithm: str) -> None:
 def test_draws_go_on_where_they_were_broken_off() -> None:
     chosen = spec(algorithm="multispin", chains=64, every=3)
     unit = start_unit(chosen, 0)
-    whole = draw(chosen, unit, 0, [(0, 150)])
-    first = draw(chosen, unit, 0, [(0, 70)])
-    second = draw(chosen, first.unit, 70, [(70, 90), (90, 150)])
+    whole = draw(chosen, 3, unit, 0, [(0, 150)])
+    first = draw(chosen, 3, unit, 0, [(0, 70)])
+    second = draw(chosen, 3, first.unit, 70, [(70, 90), (90, 150)])
     parts = np.concatenate([*first.lattices, *second.lattices])
     np.testing.assert_array_equal(whole.lattices[0], parts)
     np.testing.assert_array_equal(whole.unit.rng, second.unit.rng)
@@ -321,6 +352,9 @@ def test_sides_that_are_refused(text: str, model: str) -> None:
         {"temperature": -1.0},
         {"temperature": math.nan},
         {"temperature": math.inf},
+        {"temperature": 1e150},
+        {"n_samples": 10**24},
+        {"chains": 10**7},
         {"n_samples": 0},
         {"algorithm": "gibbs"},
         {"algorithm": "multispin", "model": "potts3"},

@@ -149,3 +149,10 @@ def test_rows_are_averaged_by_label() -> None:
     found = average_rows(np.array([[1.0], [3.0], [5.0]]), np.array([2, 0, 2]), 3)
     assert found[[0, 2], 0].tolist() == [3.0, 3.0]
     assert np.isnan(found[1, 0])
+
+
+@pytest.mark.parametrize("value", [0.25, 1 / 3, -5 / 3, 1 / 9, 0.0, 1e9 / 3])
+def test_constants_are_independent(value: float) -> None:
+    """Rounding of the mean is no fluctuation: tau 1/2, window 0."""
+    found = integrated_autocorrelation_time(np.full(100, value))
+    assert (float(found.tau), int(found.window)) == (0.5, 0)

@@ -174,5 +174,5 @@ def test_written_files_are_synced(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         monkeypatch.setattr(os, "fsync", record)
         write(writer.region(), 0, 8)
     folder = str(tmp_path / "a.zarr" / "spins")
-    files = [name.removeprefix(folder)[:7] for name in synced]
+    files = [name.removeprefix(folder)[:7] for name in synced if name.startswith(folder)]
     assert files == ["/.c.0.0", "", "/.c.1.0", ""]

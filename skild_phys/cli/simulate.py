@@ -94,8 +94,9 @@ def command(
     autocorrelation times of the slower one of energy and M^2, a fixed number of updates.
 
     Run again, the same command goes on with an unfinished store. The samples depend on the
-    seed, not on threads, machines, chunks or interruptions. --append takes everything but -n
-    from the store.
+    seed, not on threads, machines, chunks or interruptions; the first -n settles how many draws
+    a chain makes before the next chain's turn. --append takes everything but -n from the store;
+    each call that ends adds -n samples, one that was interrupted is finished by the next.
 
     \b
     skild-phys simulate --L 256 --T Tc -n 100 -o fine.zarr
@@ -173,7 +174,9 @@ def _appended(output: Path, samples: int) -> tuple[SimulationSpec, dict[str, Any
     try:
         spec = spec_of(store.attrs, total)
     except (KeyError, TypeError) as error:
-        raise StoreError(f"{output}: was not simulated: attributes lack {error}") from None
+        raise StoreError(
+            f"{output}: was not simulated, or by an earlier version: attributes lack {error}"
+        ) from None
     commands = str(store.attrs.get("command", ""))
     if not unfinished:
         commands += f"; skild-phys simulate --append --samples {samples}"
@@ -212,7 +215,7 @@ def compile_kernels(spec: SimulationSpec) -> None:
     small = dataclasses.replace(
         spec, L=2, n_samples=1, chains=spec.kernel.replicas, every=1, stint=1, burn_in=0
     )
-    draw(small, start_unit(small, 0), 0, [(0, 1)])
+    draw(small, 0, start_unit(small, 0), 0, [(0, 1)])
 
 
 def _samples_kept(output: Path) -> int:
@@ -288,6 +291,8 @@ def _warnings(result: dict[str, Any]) -> list[str]:
             f"samples are {every} {update}s apart, closer than two autocorrelation times "
             f"(tau > {seen:.3g} {update}s); errors account for it, --every sets it"
         )
+    if result["energy_error"] == 0.0 and result["samples"] > 1:
+        warnings.append("the energy never changes: is this the ground state, or are chains frozen?")
     tau = max(seen, before)
     if burnt < 20.0 * tau:
         warnings.append(

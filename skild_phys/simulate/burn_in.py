@@ -15,6 +15,7 @@ from collections.abc import Callable
 import numpy as np
 
 from skild_phys.errorbars import Array, Chains, integrated_autocorrelation_time
+from skild_phys.errors import BadInput
 from skild_phys.simulate.executors import Executor
 from skild_phys.simulate.spec import SimulationSpec
 from skild_phys.simulate.unit import Unit, burn, start_unit, watch
@@ -25,6 +26,8 @@ TAUS_BURNT = 20
 _TAUS_MEASURED = 160  # of all chains together: tau is then known to about a quarter
 _SEGMENT = 64  # records at first
 _FINE = 8.0  # records a tau beyond which every other one is dropped
+
+_MOST_UPDATES = 2**24
 
 Note = Callable[[str], None]
 
@@ -70,6 +73,12 @@ def _pilot(spec: SimulationSpec, units: list[Unit], run: Executor, note: Note) -
         note(f"burn-in: {updates} {update}s, tau {slowest * stride:.3g}")
         if half.shape[1] >= max(TAUS_BURNT * slowest, _TAUS_MEASURED * slowest / spec.n_chains):
             break
+        if updates >= _MOST_UPDATES:
+            raise BadInput(
+                "--burn-in", "measured",
+                f"a number, with --every: after {updates} {update}s the chains do not agree yet "
+                f"(tau > {slowest * stride:.3g}); a cluster algorithm or --start cold may help",
+            )  # fmt: skip
         while slowest > _FINE:
             series, stride, slowest = series[:, 1::2], 2 * stride, slowest / 2
         segment = max(_SEGMENT, series.shape[1] // 2)
@@ -91,6 +100,7 @@ def burn_in(
     Raises
     ------
     Interrupted : from the executor, once it is told to stop.
+    BadInput : if the chains do not come to agree; then both numbers must be given.
     """
     units = [start_unit(spec, number) for number in range(spec.units)]
     if spec.every is not None and spec.burn_in is not None:

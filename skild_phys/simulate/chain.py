@@ -32,6 +32,7 @@ COMMIT_SECONDS = 5.0
 """About how much work a kill may cost."""
 
 _BLOCK_BYTES = 2**25
+_CHUNK_BYTES = 2**30
 _AHEAD = 2
 _POLL_SECONDS = 0.1
 
@@ -105,7 +106,7 @@ class _Run:
     def _submit(self, unit: int, stretches: list[tuple[int, int]]) -> None:
         self.busy.add(unit)
         work = self.run.submit(
-            draw, self.spec, self.units[unit], self.made[unit], stretches, self.region,
+            draw, self.spec, unit, self.units[unit], self.made[unit], stretches, self.region,
             tick=self.progress,
         )  # fmt: skip
         work.add_done_callback(lambda done: self.events.put((unit, done)))
@@ -238,10 +239,20 @@ def _go(
         note("")
         _Run(spec, writer, units, run, progress).loop()
     except Interrupted:
+        kept = f"interrupted: {writer.committed} of {spec.n_samples} samples are kept in "
+        what = "goes on from there" if writer.committed else "begins the burn-in again"
         raise Interrupted(
-            f"interrupted: {writer.committed} of {spec.n_samples} samples are kept in "
-            f"{writer.path}; the same command, without --overwrite, goes on from there"
+            f"{kept}{writer.path}; the same command, without --overwrite, {what}"
         ) from None
+
+
+def _check_measured(spec: SimulationSpec, writer: StoreWriter) -> None:
+    """Raise BadInput if a measured spacing is asked for, and the store's own was given."""
+    there = writer.attributes
+    for name, option in (("every", "--every"), ("burn_in", "--burn-in")):
+        if writer.committed and getattr(spec, name) is None and "tau_energy" not in there:
+            accepted = f"{there.get(name)}, as it was given for {writer.path}"
+            raise BadInput(option, "measured", accepted)
 
 
 def _begun(spec: SimulationSpec, path: AnyPath) -> tuple[SimulationSpec, int | None]:
@@ -304,11 +315,15 @@ def simulate(
         check_whole("--chunk", chunk)
     if n_threads is not None:
         check_whole("--threads", n_threads)
+        if cluster is not None:
+            raise BadInput("--threads", n_threads, "nothing with --dask: its workers are at work")
     if not overwrite:
         spec, kept = _begun(spec, path)
         chunk = chunk or kept
     spec = spec.with_stint()
     chunk = chunk or spec.default_chunk()
+    if chunk * spec.sites > _CHUNK_BYTES:
+        raise BadInput("--chunk", chunk, f"at most {_CHUNK_BYTES // spec.sites}: a chunk of 1 GiB")
     if cluster is not None and spec.stretch % chunk:
         accepted = f"a divisor of {spec.stretch} with --dask: workers write whole chunks"
         raise BadInput("--chunk", chunk, accepted)
@@ -330,6 +345,7 @@ def simulate(
             overwrite=overwrite,
         ) as writer,
     ):
+        _check_measured(spec, writer)
         if writer.committed < spec.n_samples:
             _go(spec, writer, run, progress, note)
     return open_store(Path(path))

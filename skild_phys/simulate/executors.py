@@ -8,6 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
+import signal
+import socket
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
@@ -82,9 +86,10 @@ class Dask(Executor):
 
     remote = True
 
-    def __init__(self, client: Any, stop: Stop) -> None:
+    def __init__(self, client: Any, address: str, stop: Stop) -> None:
         super().__init__(stop)
-        self._client = client
+        self._client, self._address = client, address
+        self._tasks: set[Any] = set()
         self.at_once = max(1, sum(client.nthreads().values()))
 
     def submit(self, function: Callable[..., Any], *args: Any, **options: Any) -> Future[Any]:
@@ -92,27 +97,36 @@ class Dask(Executor):
         # A result is never taken from an earlier call: a rerun must write its region again.
         task = self._client.submit(function, *args, pure=False, **options)
         answer: Future[Any] = Future()
+        self._tasks.add(task)
 
         def hand_over(done: Any) -> None:
+            self._tasks.discard(done)
             try:
                 answer.set_result(done.result())
             except BaseException as error:
-                answer.set_exception(_in_one_line(error))
+                answer.set_exception(self._in_one_line(error))
 
         task.add_done_callback(hand_over)
         return answer
 
-
-def _in_one_line(error: BaseException) -> BaseException:
-    """Return what a user can mend as one of the package's errors, and anything else as it is."""
-    name = type(error).__name__
-    if isinstance(error, SkildPhysError):
+    def _in_one_line(self, error: BaseException) -> BaseException:
+        """Return what a user can mend as one of the package's errors, anything else as it is."""
+        name = type(error).__name__
+        if isinstance(error, SkildPhysError):
+            return error
+        if name in ("CancelledError", "FutureCancelledError", "CommClosedError"):
+            if self.stop():
+                return Interrupted("stopped")
+            accepted = "a scheduler that stays: it is gone; the same command goes on from the store"
+            return BadInput("--dask", self._address, accepted)
+        if name == "KilledWorker":
+            return BadInput("--dask", self._address, "workers that survive: several died of a task")
         return error
-    if name == "KilledWorker":
-        return BadInput("--dask", "the cluster", "workers that survive their work: several died")
-    if name in ("CancelledError", "FutureCancelledError"):
-        return Interrupted("stopped")
-    return error
+
+    def close(self) -> None:
+        """Call off what still runs, as far as workers hear of it."""
+        with contextlib.suppress(Exception):  # the scheduler may be gone
+            self._client.cancel(list(self._tasks), force=True)
 
 
 @contextlib.contextmanager
@@ -145,20 +159,54 @@ def dask(address: str, stop: Stop) -> Iterator[Dask]:
         accepted = "the extra 'dask' (pip install 'skild-phys[dask]')"
         raise BadInput("--dask", address, accepted) from None
     with contextlib.ExitStack() as opened:
+        shown = address
         if address.startswith("local:"):
             workers = address.removeprefix("local:")
             if not workers.isdecimal() or not 1 <= int(workers) <= 1024:
                 raise BadInput("--dask", address, "local:N with N workers, 1 to 1024")
-            cluster = LocalCluster(  # type: ignore[no-untyped-call]
-                n_workers=int(workers), threads_per_worker=1, dashboard_address=None
-            )
+            with _deaf_children():
+                cluster = LocalCluster(  # type: ignore[no-untyped-call]
+                    n_workers=int(workers), threads_per_worker=1, dashboard_address=None
+                )
             address = opened.enter_context(cluster)
+        else:
+            _check_answers(address)
         try:
-            client = opened.enter_context(Client(address, timeout=10, set_as_default=False))  # type: ignore[no-untyped-call]
+            client = opened.enter_context(
+                Client(address, timeout=10, set_as_default=False)  # type: ignore[no-untyped-call]
+            )
         except (OSError, ValueError) as error:
             accepted = f"the address of a running scheduler ({' '.join(str(error).split())})"
-            raise BadInput("--dask", str(address), accepted) from None
-        yield Dask(client, stop)
+            raise BadInput("--dask", shown, accepted) from None
+        run = Dask(client, shown, stop)
+        opened.callback(run.close)
+        yield run
+
+
+@contextlib.contextmanager
+def _deaf_children() -> Iterator[None]:
+    """Start processes that do not hear Ctrl-C: this one does, and ends them."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _check_answers(address: str) -> None:
+    """Raise BadInput naming --dask unless something listens at PROTOCOL://HOST:PORT."""
+    found = re.fullmatch(r"(?:\w+://)?\[?([^\[\]/]+?)\]?:(\d+)/?", address)
+    accepted = "the address of a running scheduler, such as tcp://head:8786, or local:4"
+    if found is None or int(found[2]) > 65535:
+        raise BadInput("--dask", address, accepted)
+    try:
+        socket.create_connection((found[1], int(found[2])), timeout=10).close()
+    except OSError as error:
+        reason = error.strerror or error
+        raise BadInput("--dask", address, f"{accepted} (nothing answers: {reason})") from None
 
 
 __all__ = ["Dask", "Executor", "Region", "Threads", "dask", "threads"]

@@ -13,6 +13,8 @@ from skild_phys.lattice.models import Model, get_model
 from skild_phys.simulate.algorithms import Algorithm, get_algorithm
 from skild_phys.simulate.expected import sweeps_between_samples
 
+HOTTEST = 1e12
+MOST_SAMPLES, MOST_CHAINS = 2**40, 2**20
 LARGEST_SIDE = {2: 2**15, 3: 2**10}
 
 _STINT_SITES = 2**19
@@ -112,12 +114,14 @@ class SimulationSpec:
         shown = self.L if isinstance(self.L, int) else "x".join(map(str, self.L))
         check_shape(sides, model, shown)
         self._set("L", sides[0] if len(set(sides)) == 1 else sides)
-        if not (math.isfinite(self.temperature) and self.temperature > 0.0):
-            raise BadInput("--T", self.temperature, "a positive temperature")
+        if not 0.0 < self.temperature <= HOTTEST:
+            raise BadInput("--T", self.temperature, f"a positive temperature up to {HOTTEST:g}")
         chosen = get_algorithm(self.algorithm, model)
         self._set("algorithm", chosen.name)
         if chosen.local and any(side % 2 for side in sides):
-            accepted = f"even sides for the checkerboard of {chosen.name} (wolff takes any)"
+            accepted = (
+                f"even sides for the checkerboard of {chosen.name} (cluster updates take any)"
+            )
             raise BadInput("--L", shown, accepted)
         if self.start not in ("cold", "hot"):
             raise BadInput("--start", self.start, "cold or hot")
@@ -133,6 +137,10 @@ class SimulationSpec:
         ):
             if value is not None:
                 check_whole(option, value, least)
+        if self.n_samples > MOST_SAMPLES:
+            raise BadInput("-n", self.n_samples, f"at most {MOST_SAMPLES}")
+        if self.n_chains > MOST_CHAINS:
+            raise BadInput("--chains", self.n_chains, f"at most {MOST_CHAINS}")
         if self.n_chains % chosen.replicas:
             accepted = f"a multiple of {chosen.replicas} for {chosen.name}"
             raise BadInput("--chains", self.chains, accepted)

@@ -162,11 +162,12 @@ def time_threads(
     `spec` has a settled `every`; `numbers` begin with 1.
     """
     replicas = spec.kernel.replicas
-    count = calibrate(lambda n: draw(spec, units[0], 0, [(0, n * replicas)]), seconds)
+    count = calibrate(lambda n: draw(spec, 0, units[0], 0, [(0, n * replicas)]), seconds)
     rates: dict[int, list[float]] = {number: [] for number in numbers}
     for _ in range(runs):
         for number in numbers:
-            jobs = [(spec, unit, 0, [(0, count * replicas)]) for unit in units[:number]]
+            work = [(0, count * replicas)]
+            jobs = [(spec, n, unit, 0, work) for n, unit in enumerate(units[:number])]
             with threads(number, never) as run:
                 began = time.perf_counter()
                 run.all(draw, jobs)

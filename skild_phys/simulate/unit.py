@@ -15,7 +15,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from skild_phys.errors import Interrupted
-from skild_phys.rng import next_words
+from skild_phys.rng import SIMULATION, next_words, seed_sequence
 from skild_phys.simulate.spec import SimulationSpec
 
 _SLICE_SECONDS = 0.2
@@ -111,8 +111,35 @@ def watch(
     return unit, series
 
 
+def turns(spec: SimulationSpec, number: int, first: int, count: int) -> NDArray[np.int64]:
+    """Return which symmetry of the model is applied to samples first .. of unit `number`.
+
+    A change of all spins costs no energy, and an ensemble has both signs (all states) as often;
+    but a chain may change its sign rarely (single sites below Tc) or in step with the samples
+    (Wolff clusters that are the whole lattice). So every sample is stored under a sign, or a cyclic
+    shift of the states, drawn for it alone. It is addressed by its index (Philox), not by order.
+    """
+    stream = np.random.Philox(seed_sequence(spec.seed, SIMULATION, number, 1)).advance(first)
+    drawn = stream.random_raw(4 * count)[::4] >> np.uint64(32)
+    turn = (drawn * np.uint64(len(spec.system.values))) >> np.uint64(32)
+    return turn.astype(np.int64)
+
+
+def turn_lattices(
+    spec: SimulationSpec, lattices: NDArray[np.int8], turn: NDArray[np.int64]
+) -> None:
+    """Apply the symmetries `turn` (n,) to lattices (n, ...), in place."""
+    if spec.system.values == (-1, 1):
+        lattices[turn == 1] *= np.int8(-1)
+        return
+    shift = turn.reshape(-1, *(1,) * (lattices.ndim - 1)).astype(np.int8)
+    lattices += shift
+    lattices %= np.int8(len(spec.system.values))
+
+
 def draw(
     spec: SimulationSpec,
+    number: int,
     unit: Unit,
     made: int,
     stretches: Sequence[tuple[int, int]],
@@ -125,6 +152,7 @@ def draw(
     Parameters
     ----------
     spec : with `every` settled.
+    number : of the unit.
     unit : as it stands after `made` samples.
     made : samples that the unit has made; in the middle of a draw the replicas that are left
         come before the unit moves on.
@@ -139,6 +167,7 @@ def draw(
     magnetization: list[Array] = []
     for start, last in stretches:
         lattices = np.empty((last - start, *spec.shape), dtype=np.int8)
+        turn = turns(spec, number, made, len(lattices))
         filled = 0
         while filled < len(lattices):
             replica = made % replicas
@@ -148,6 +177,7 @@ def draw(
             lattices[filled : filled + count] = unit.lattices[replica : replica + count]
             filled, made = filled + count, made + count
             tick(count)
+        turn_lattices(spec, lattices, turn)
         energy.append(model.energy(lattices))
         magnetization.append(model.magnetization(lattices))
         if region is None:

@@ -26,12 +26,15 @@ class Region:
     path, layout : of the store.
     committed : samples that were complete when this was made; they are never written again.
     planned : samples of the finished store.
+    token : a file in the store that lies there while this leave is good. A process that works
+        for a run that has ended, or sees another store under that name, does not find it.
     """
 
     path: Path
     layout: Layout
     committed: int
     planned: int
+    token: str
 
     def write(self, first: int, lattices: NDArray[Any]) -> None:
         """Put lattices on disk as samples first, first + 1 ..; synced when this returns.
@@ -44,9 +47,14 @@ class Region:
 
         Raises
         ------
-        StoreError if a value is not allowed or the chunk lacks earlier samples; WriteError if
-        the disk refuses.
+        StoreError if a value is not allowed, the chunk lacks earlier samples, or the store is
+        no longer (or not) the one that this was made for; WriteError if the disk refuses.
         """
+        if not (self.path / self.token).is_file():
+            raise StoreError(
+                f"{self.path}: is not, seen from here, the store that is being written"
+                " (workers need the same file system)"
+            )
         field = self.layout.field
         if not self.committed <= first < first + len(lattices) <= self.planned:
             raise ValueError(

@@ -19,6 +19,7 @@ from __future__ import annotations
 import copy
 import os
 import shutil
+import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -129,8 +130,13 @@ class StoreWriter:
         self._attributes |= as_json(attrs)
 
     def region(self) -> Region:
-        """Return what writes the lattices of coming samples, in this or in other processes."""
-        return Region(self.path, self._layout, self.committed, self._planned)
+        """Return what writes the lattices of coming samples, in this or in other processes.
+
+        It is good until the store is finished, or opened for writing by a later run.
+        """
+        path, token = self.path.resolve(), f".region-{uuid.uuid4().hex}{PARTIAL}"
+        write_bytes_atomically(path / token, b"")
+        return Region(path, self._layout, self.committed, self._planned, token)
 
     def commit(
         self,
@@ -154,6 +160,7 @@ class StoreWriter:
         StoreError if a value is not allowed, or lattices that should be written are not;
         WriteError if the disk refuses. Either way the store is as it was before.
         """
+        self._lock.check()
         count = self._check_samples(arrays, written)
         total = self.committed + count
         metadata = self._layout.metadata(total)

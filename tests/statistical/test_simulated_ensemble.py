@@ -45,7 +45,7 @@ def simulated(spec: SimulationSpec) -> list[Samples]:
     """Return the samples of every unit, drawn as `simulate` draws them."""
     settled, units = burn_in.burn_in(spec.with_stint(), HERE)
     return [
-        draw(settled, ready, 0, list(settled.stretches(number, 0, spec.n_samples)))
+        draw(settled, number, ready, 0, list(settled.stretches(number, 0, spec.n_samples)))
         for number, ready in enumerate(units)
     ]
 
