@@ -92,7 +92,8 @@ def _log(title: str, total: int, done: int) -> Iterator[Advance]:
         if now - said < LINE_SECONDS:
             return
         said, rate = now, made / (now - began)
-        left = datetime.timedelta(seconds=round((total - done - made) / rate)) if made else None
+        seconds = min((total - done - made) / rate, 1e12) if made else 0.0
+        left = datetime.timedelta(seconds=round(seconds))
         pace = f"{rate:.3g}/s, {left} left " if made else ""
         click.echo(f"{title} {done + made}/{total} {pace}{note}", err=True)
 
