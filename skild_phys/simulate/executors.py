@@ -7,6 +7,7 @@ and however often, it is done.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import re
 import signal
@@ -159,6 +160,7 @@ def dask(address: str, stop: Stop) -> Iterator[Dask]:
         accepted = "the extra 'dask' (pip install 'skild-phys[dask]')"
         raise BadInput("--dask", address, accepted) from None
     with contextlib.ExitStack() as opened:
+        opened.enter_context(_quiet("distributed", "tornado", "asyncio"))
         shown = address
         if address.startswith("local:"):
             workers = address.removeprefix("local:")
@@ -166,7 +168,10 @@ def dask(address: str, stop: Stop) -> Iterator[Dask]:
                 raise BadInput("--dask", address, "local:N with N workers, 1 to 1024")
             with _deaf_children():
                 cluster = LocalCluster(  # type: ignore[no-untyped-call]
-                    n_workers=int(workers), threads_per_worker=1, dashboard_address=None
+                    n_workers=int(workers),
+                    threads_per_worker=1,
+                    dashboard_address=":0",
+                    silence_logs=logging.CRITICAL,
                 )
             address = opened.enter_context(cluster)
         else:
@@ -181,6 +186,20 @@ def dask(address: str, stop: Stop) -> Iterator[Dask]:
         run = Dask(client, shown, stop)
         opened.callback(run.close)
         yield run
+
+
+@contextlib.contextmanager
+def _quiet(*names: str) -> Iterator[None]:
+    """Keep to themselves what loggers say of connections that end: the run says it in one line."""
+    loggers = [logging.getLogger(name) for name in names]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels):
+            logger.setLevel(level)
 
 
 @contextlib.contextmanager
