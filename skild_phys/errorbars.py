@@ -24,7 +24,9 @@ S_TAU = 1.5
 """Ratio of the exponential to the integrated time that the automatic window assumes."""
 
 _COMPONENTS_AT_ONCE = 64
-_ROUNDING = 1e-13  # of the largest value
+
+ROUNDING = 1e-13
+"""Distance from the mean, relative to the values, below which there is no fluctuation."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,7 @@ def integrated_autocorrelation_time(
     layout = chains or Chains(np.zeros(n, dtype=np.int64), np.arange(n))
     flat = values.reshape(n, -1)
     # What a constant is off its mean by is rounding, and no fluctuation.
-    noise = _ROUNDING * np.abs(flat).max(axis=0, initial=0.0)
+    noise = ROUNDING * np.abs(flat).max(axis=0, initial=0.0)
     flat = flat - flat.mean(axis=0)
     flat[:, np.abs(flat).max(axis=0, initial=0.0) <= noise] = 0.0
     parts = [

@@ -13,7 +13,7 @@ from conftest import files_of
 from skild_phys.errors import BadInput, Interrupted
 from skild_phys.lattice.models import MODELS, get_model
 from skild_phys.rng import SIMULATION, kernel_state, lane_state
-from skild_phys.simulate import chain
+from skild_phys.simulate import burn_in, chain
 from skild_phys.simulate.algorithms import ALGORITHMS, Algorithm
 from skild_phys.simulate.chain import simulate
 from skild_phys.simulate.expected import (
@@ -158,6 +158,16 @@ def test_every_state_is_as_likely_though_chains_keep_theirs(
     assert scipy.stats.chisquare(counts).pvalue > 1e-4
     unturned = draw(chosen, 0, start_unit(chosen, 0), 0, [(0, 50)]).unit.lattices
     assert np.bincount(unturned.ravel() - values[0]).max() > 0.9 * 64
+
+
+def test_chains_that_never_agree_do_not_burn_in_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Hot starts freeze in stripes at low temperature, some chains and not others."""
+    monkeypatch.setattr(burn_in, "_MOST_UPDATES", 2**14)
+    frozen = spec(20, L=16, temperature=0.1, algorithm="metropolis", start="hot", chains=16, seed=2)
+    with pytest.raises(BadInput, match=r"--burn-in: .* the chains do not agree yet"):
+        simulate(frozen, tmp_path / "a.zarr")
 
 
 def test_a_given_spacing_is_no_measured_one(tmp_path: Path) -> None:

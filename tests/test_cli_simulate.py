@@ -79,6 +79,15 @@ def test_warns_of_samples_too_close_and_a_burn_in_too_short(
     assert json.loads(out)["energy_tau"] < 1.0
 
 
+def test_warns_of_an_energy_that_never_changes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["simulate", "--L", "8", "--T", "0.05", "-n", "20", "-o", str(tmp_path / "a.zarr")]
+    code, _, err = call(capsys, *words)
+    assert code == 0
+    assert err.startswith("warning: the energy never changes")
+
+
 @pytest.mark.parametrize(
     ("words", "shape", "field"),
     [

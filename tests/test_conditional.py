@@ -281,3 +281,12 @@ def test_bad_input() -> None:
     for temperature in (0.0, -1.0, float("nan")):
         with pytest.raises(BadInput, match="--T"):
             sample_conditional(coarse, "block_mean", 4, temperature, 1, ids, 1)
+
+
+@pytest.mark.parametrize(("name", "shape"), [("ising2d", (24, 24)), ("potts3", (12, 8))])
+def test_a_pilot_measures_nothing_that_is_held_fixed(name: str, shape: tuple[int, ...]) -> None:
+    """Block totals of block means are constant up to rounding, where blocks are no power of two."""
+    coarse, *_ = coarse_lattices("block_mean", shape, 2, 4, name)
+    sides = tuple(side // 2 for side in shape)
+    law = Law(MODELS[name], "block_mean", 2, MODELS[name].critical_temperature, sides)
+    assert measure_sweeps(law, law.read(coarse, None), 5).tau < 20

@@ -103,6 +103,20 @@ def test_output_that_is_refused(tmp_path: Path) -> None:
         assert str(refused.value).startswith("--out: ")
 
 
+@pytest.mark.parametrize("name", ["a.zarr/b.zarr", "a.zarr/spins/b.zarr"])
+def test_output_inside_a_store_is_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / "a.zarr" / "spins").mkdir(parents=True)
+    (tmp_path / "a.zarr" / "zarr.json").write_text("{}")
+    with pytest.raises(BadInput, match="a path outside the store"):
+        check_output(tmp_path / name, overwrite=True)
+
+
+@pytest.mark.parametrize("name", [".", ".."])
+def test_output_without_a_name_is_refused(name: str) -> None:
+    with pytest.raises(BadInput, match="a path that ends in a name"):
+        check_output(name, overwrite=True)
+
+
 def test_output_that_is_accepted(tmp_path: Path) -> None:
     (tmp_path / "in.zarr").mkdir()
     (tmp_path / "old").write_bytes(b"")

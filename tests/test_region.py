@@ -176,3 +176,41 @@ def test_written_files_are_synced(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     folder = str(tmp_path / "a.zarr" / "spins")
     files = [name.removeprefix(folder)[:7] for name in synced if name.startswith(folder)]
     assert files == ["/.c.0.0", "", "/.c.1.0", ""]
+
+
+def test_a_region_of_an_ended_run_writes_nothing(tmp_path: Path) -> None:
+    """A worker that outlives its run meets the store of a later one, or another, or none."""
+    path = tmp_path / "a.zarr"
+    with create_store(path, **store_options(18)) as writer:
+        late = writer.region()
+    with create_store(path, **store_options(18), overwrite=True) as writer:
+        commit(writer, 18, [(0, 18)])
+    before = files_of(path)
+    with pytest.raises(StoreError, match="is not, seen from here, the store"):
+        write(late, 0, 8)
+    assert files_of(path) == before
+
+
+def test_a_region_knows_its_store_from_any_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with create_store("a.zarr", **store_options(18)) as writer:
+        region = writer.region()
+        (tmp_path / "elsewhere").mkdir()
+        monkeypatch.chdir(tmp_path / "elsewhere")
+        write(region, 0, 8)
+    assert (tmp_path / "a.zarr" / "spins" / "c.0.0.0").exists()
+    assert not list((tmp_path / "elsewhere").iterdir())
+
+
+def test_a_store_that_was_replaced_under_its_writer(tmp_path: Path) -> None:
+    path = tmp_path / "a.zarr"
+    with create_store(path, **store_options(18)) as old:
+        path.rename(tmp_path / "moved.zarr")
+        with create_store(path, **store_options(18)) as new:
+            new.commit(random_samples(0, 18), state(18))
+        before = files_of(path)
+        with pytest.raises(StoreError, match="was removed or replaced"):
+            old.commit(random_samples(0, 4), state(4))
+    assert files_of(path) == before
