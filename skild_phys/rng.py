@@ -31,6 +31,9 @@ from skild_phys.vectors import (
 SIMULATION = 2**32 - 1
 """First key of a simulation's chains: no index of a sample is as large."""
 
+TRAINING = 2**32 - 2
+"""First key of what a training run draws besides its lattices."""
+
 _TO_UNIT = 2.0**-53
 
 

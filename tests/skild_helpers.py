@@ -6,30 +6,37 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from skild_phys.lattice.coarsen import coarsen_spins
 from skild_phys.lattice.models import MODELS
 from skild_phys.rng import kernel_state
 from skild_phys.simulate.wolff import wolff
+from skild_phys.skild.basis import Basis
 from skild_phys.skild.coarse import CoarseInput
-from skild_phys.skild.network import NetworkConfig, UNet
-from skild_phys.skild.spectrum import Spectrum
+from skild_phys.skild.couplings import Couplings
+from skild_phys.skild.denoiser import make_network
+from skild_phys.skild.network import NetworkConfig
+from skild_phys.skild.spectrum import RadialSpectrum
 from skild_phys.skild.weights import Weights
 
 TC = MODELS["ising2d"].critical_temperature
 TINY = NetworkConfig(patch=2, channels=(8, 8), blocks=(1, 1), embedding=16)
-POWER_LAW = Spectrum((0.1, 0.5, 1.0, 4.5), (45.0, 3.0, 1.0, 0.15), 0.66)
+POWER_LAW = RadialSpectrum((0.1, 0.5, 1.0, 4.5), (45.0, 3.0, 1.0, 0.15), 0.66)
+NEIGHBOURS = Couplings(((0, 1), (1, 0)), (0.4407, 0.4407))
 
 
 def tiny_weights(output: str = "logits", seed: int = 1) -> Weights:
     """Return random weights: every guarantee of a refinement must hold for them too."""
     torch.manual_seed(seed)
-    network = UNet(TINY)
+    network = make_network(TINY, output, "dft")
     for parameter in network.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
     tensors = {k: v.detach().to(torch.bfloat16) for k, v in network.state_dict().items()}
     system = {"model": "ising2d", "temperature": TC, "side": 64}
-    return Weights(tensors, TINY, POWER_LAW, output, (0.006, 1000.0), system)
+    pairs = NEIGHBOURS if output == "logits" else Couplings()
+    reach = (0.006, 1000.0)
+    return Weights(tensors, TINY, POWER_LAW, output, reach, system, couplings=pairs)
 
 
 def critical_lattices(n: int, side: int, seed: int = 3) -> np.ndarray:
@@ -52,3 +59,24 @@ def coarse_input(fine: np.ndarray, rule: str, factor: int, tie_seed: int = 5) ->
     read = lambda start, stop: raw[start:stop]  # noqa: E731
     here = Path("memory")
     return CoarseInput(here, rule, factor, len(raw), shape, ids, tie_seed, read, "0", attrs)
+
+
+def white(n: int, shape: tuple[int, int], seed: int) -> torch.Tensor:
+    """Return `n` standard normal fields, float32."""
+    return torch.randn((n, *shape), generator=torch.Generator().manual_seed(seed))
+
+
+def shell_deviations(
+    fields: torch.Tensor, basis: Basis, power: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Return z of the weighted mean |X|^2 / P in radial shells as wide as the lowest kappa.
+
+    A mode of weight 2 is complex, one of weight 1 real or one of a pair of conjugates: in each
+    case the mean over a shell of weight W and n fields has the variance 2 / (n W).
+    """
+    modes = basis.modes(fields.double()).abs().square().mean(0).numpy()
+    shell = np.rint(basis.kappa / basis.lowest).astype(int).ravel()
+    weight = np.bincount(shell, basis.weight.ravel())
+    mean = np.bincount(shell, (basis.weight * modes / power).ravel())[weight > 0]
+    weight = weight[weight > 0]
+    return np.asarray((mean / weight - 1.0) / np.sqrt(2.0 / (weight * len(fields))))

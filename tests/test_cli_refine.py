@@ -102,6 +102,7 @@ BAD = [
     (["--factor", "1.5"], "--factor"),
     (["--rule", "majority"], "--rule"),
     (["--method", "magic"], "--method"),
+    (["--sampler", "magic"], "--sampler"),
     (["--steps", "0"], "--steps"),
     (["--steps", "many"], "--steps"),
     (["--samples-per-input", "0"], "--samples-per-input"),
@@ -187,7 +188,8 @@ def test_kill_9_of_refine_and_train_ends_in_the_same_bytes(folder: Path) -> None
 
 
 KERNELS = [
-    draw._draw_blocks, draw._draw_free, exchange.exchange, flip.flip_free, flip.flip_majority,
+    draw._draw_blocks, draw._draw_free, draw._rounded_sums, draw._block_means, exchange.exchange,
+    flip.flip_free, flip.flip_majority,
     clusters.cluster_free, clusters.cluster_majority, fill.fill_counts, fill.fill_majority,
     fill.fill_free, pilot._equal_bonds, pilot._block_moments,
 ]  # fmt: skip

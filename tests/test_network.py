@@ -4,33 +4,34 @@ import pytest
 import torch
 from skild_helpers import TINY, tiny_weights
 
-from skild_phys.skild.network import UNet
+from skild_phys.errors import BadInput
+from skild_phys.skild.network import NetworkConfig, UNet
 
 LAM = torch.tensor([0.5])
 
 
 @pytest.fixture
 def network() -> UNet:
-    return tiny_weights().build(dtype=torch.float32)
+    return tiny_weights("v").build(dtype=torch.float32)
 
 
 def field(*shape: int) -> torch.Tensor:
-    return torch.randn((1, *shape), generator=torch.Generator().manual_seed(0))
+    return torch.randn((1, 1, *shape), generator=torch.Generator().manual_seed(0))
 
 
 @torch.inference_mode()
 def test_a_shift_of_the_torus_shifts_the_output(network: UNet) -> None:
     x = field(32, 32)
     shift = (TINY.multiple, 3 * TINY.multiple)
-    moved = network(torch.roll(x, shift, (1, 2)), LAM)
-    assert torch.allclose(moved, torch.roll(network(x, LAM), shift, (1, 2)), atol=1e-4)
+    moved = network(torch.roll(x, shift, (2, 3)), LAM)
+    assert torch.allclose(moved, torch.roll(network(x, LAM), shift, (2, 3)), atol=1e-4)
 
 
 @torch.inference_mode()
 def test_a_periodic_pattern_looks_the_same_on_every_lattice_size(network: UNet) -> None:
     x = field(16, 24)
-    large = network(x.repeat(1, 2, 3), LAM)
-    assert torch.allclose(large, network(x, LAM).repeat(1, 2, 3), atol=1e-4)
+    large = network(x.repeat(1, 1, 2, 3), LAM)
+    assert torch.allclose(large, network(x, LAM).repeat(1, 1, 2, 3), atol=1e-4)
 
 
 @torch.inference_mode()
@@ -39,7 +40,7 @@ def test_sides_that_are_no_multiple_are_wrapped(network: UNet, shape: tuple[int,
     x = field(*shape)
     out = network(x, LAM)
     assert out.shape == x.shape
-    moved = network(torch.roll(x, (2, 2), (1, 2)), LAM)
+    moved = network(torch.roll(x, (2, 2), (2, 3)), LAM)
     # A shift by the patch is a symmetry here up to the far ends of the wrapping.
     assert torch.isfinite(moved).all()
 
@@ -48,3 +49,48 @@ def test_sides_that_are_no_multiple_are_wrapped(network: UNet, shape: tuple[int,
 def test_lambda_matters(network: UNet) -> None:
     x = field(16, 16)
     assert not torch.allclose(network(x, LAM), network(x, 4 * LAM), atol=1e-3)
+
+
+def wide(config: NetworkConfig, basis: str = "dft") -> UNet:
+    """Return a random network from 4 numbers a site to 3."""
+    torch.manual_seed(5)
+    network = UNet(config, inputs=4, outputs=3, basis=basis).eval()
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    return network
+
+
+@torch.inference_mode()
+def test_several_numbers_a_site() -> None:
+    x = torch.randn((2, 4, 16, 24), generator=torch.Generator().manual_seed(1))
+    out = wide(TINY)(x, torch.tensor([0.5, 4.0]))
+    assert out.shape == (2, 3, 16, 24)
+    alone = wide(TINY)(x[1:], torch.tensor([4.0]))
+    assert torch.allclose(out[1:], alone, atol=1e-4)
+
+
+@torch.inference_mode()
+def test_an_untrained_network_says_nothing() -> None:
+    x = field(16, 16)
+    assert not UNet(TINY)(x, LAM).any()
+
+
+@torch.inference_mode()
+def test_open_edges_do_not_wrap() -> None:
+    """What is at one edge is felt at the opposite one on a torus alone."""
+    x = torch.zeros((1, 4, 64, 64))
+    other = x.clone()
+    other[..., 0] = 3.0
+    for basis, felt in (("dft", True), ("dct", False)):
+        network = wide(NetworkConfig(2, (8,), (1,), 16), basis)
+        moved = (network(x, LAM) - network(other, LAM)).abs()
+        assert bool(moved[..., -1].max() > 1e-4) is felt
+        assert network(x[..., :35, :33], LAM).shape == (1, 3, 35, 33)
+
+
+@pytest.mark.parametrize("change", [{"patch": 0}, {"channels": (8,)}, {"blocks": (1, 0)}])
+def test_networks_that_cannot_be(change: dict[str, object]) -> None:
+    with pytest.raises(
+        BadInput, match=next(iter(change)) if "channels" not in change else "blocks"
+    ):
+        NetworkConfig(**change)  # type: ignore[arg-type]

@@ -27,7 +27,7 @@ from skild_phys.rng import kernel_state
 from skild_phys.simulate.coarsening import coarsen_store
 from skild_phys.skild.coarse import CoarseInput, open_coarse
 from skild_phys.skild.refine import RefineSpec, build_method, check_weights_fit, refine_store
-from skild_phys.skild.sampler import Streams
+from skild_phys.skild.reverse import Streams
 from skild_phys.store import create_store, open_store
 
 WEIGHTS = tiny_weights()
@@ -112,6 +112,34 @@ def test_continuous_fields_meet_the_coarse_field_to_rounding(tmp_path: Path, rul
     assert np.abs(operator(rule, (16, 24), 4).apply(field) - values).max() < 1e-4
 
 
+@pytest.mark.parametrize(("factor", "side"), [(2, 16), (4, 16), (4, 20)])
+def test_spins_from_kept_modes_come_near_them(tmp_path: Path, factor: int, side: int) -> None:
+    """And the misfit that is told is that of the store, far below that of a random fill."""
+    fine = critical_lattices(3, side)
+    coarse = coarse_input(fine, "spectral", factor)
+    result = refine_store(coarse, tmp_path / "r", SPEC, WEIGHTS)
+    spins = open_store(tmp_path / "r").read(0, 3)
+    assert set(np.unique(spins)) == {-1, 1}
+    kept, values = operator("spectral", (side, side), factor), coarse.read(0, 3)
+    left = kept.apply(spins.astype(np.float64)) - values
+    misfit = np.sqrt(np.mean(left**2) / np.mean(values.astype(np.float64) ** 2))
+    assert result["misfit"] == pytest.approx(misfit, rel=1e-6)
+    assert misfit < 0.5
+
+
+@pytest.mark.parametrize("sampler", ["ancestral", "angle1", "angle2"])
+@pytest.mark.parametrize("rule", ["block_mean", "majority", "decimate"])
+def test_every_sampler_keeps_the_constraint(tmp_path: Path, sampler: str, rule: str) -> None:
+    coarse = coarse_input(critical_lattices(2, 16), rule, 4)
+    refine_store(coarse, tmp_path / "r", replace(SPEC, sampler=sampler), WEIGHTS)
+    store = open_store(tmp_path / "r")
+    assert store.attrs["sampler"] == sampler
+    again = coarsen_spins(store.read(0, 2), rule, 4, tie_seed=5)
+    assert np.array_equal(again, coarse.read(0, 2))
+    with pytest.raises(BadInput, match="sampler"):
+        refine_store(coarse, tmp_path / "r", SPEC, WEIGHTS)
+
+
 def test_weights_of_another_system_are_refused() -> None:
     check_weights_fit(WEIGHTS, {"model": "ising2d", "temperature": TC * 1.001}, Path("x"))
     with pytest.raises(WeightsError, match="potts"):
@@ -161,7 +189,7 @@ def test_arrays_that_cannot_be_coarse(
     "change",
     [
         {"steps": 0}, {"samples_per_input": 0}, {"seed": -1}, {"polish": -1}, {"sweeps": -1},
-        {"method": "magic"}, {"method": "exact", "polish": 2},
+        {"method": "magic"}, {"method": "exact", "polish": 2}, {"sampler": "magic"},
     ],
 )  # fmt: skip
 def test_options_that_cannot_be(change: dict[str, object]) -> None:

@@ -13,10 +13,13 @@ import torch
 from skild_helpers import TC, TINY, critical_lattices
 
 from skild_phys.errors import BadInput, Interrupted, StoreError, WeightsError
+from skild_phys.lattice.coarsen import coarsen_spins
 from skild_phys.lattice.exact import kaufman_energy, kaufman_specific_heat
 from skild_phys.lattice.models import MODELS
 from skild_phys.skild.config import TrainConfig, read_config
+from skild_phys.skild.schedule import START_SCALE, starting_lambda
 from skild_phys.skild.source import ArrayLattices, SimulationSource, Source, StoreSource
+from skild_phys.skild.spectrum import PowerLaw
 from skild_phys.skild.train import (
     Trainer,
     learning_rate,
@@ -25,14 +28,20 @@ from skild_phys.skild.train import (
     train,
     write_checkpoint,
 )
-from skild_phys.skild.weights import save_weights
+from skild_phys.skild.weights import load_weights, save_weights
 from skild_phys.store import create_store, open_store
 
 CONFIG = TrainConfig(
-    side=16, steps=12, batch=8, warmup=4, save_every=5, spectrum_batches=4, ema=0.5, network=TINY
-)
+    side=16, steps=12, batch=8, warmup=4, save_every=5, spectrum_batches=4, ema=0.5, network=TINY,
+    lambda_min=0.06,
+)  # fmt: skip
 
-LOSSES = [0.7326050, 0.7286856, 0.7083812]
+LOSSES = {
+    "logits": [0.3948681, 0.2854862, 0.4113135],
+    "v": [0.9673074, 1.0367273, 0.9628944],
+    "eps": [0.7667581, 0.6788467, 0.9126603],
+    "x0": [1.0, 0.9986826, 0.9964793],
+}
 CHECKSUM = 3212852264
 
 
@@ -45,10 +54,12 @@ def weights_after(trainer: Trainer, checkpoint: Path) -> dict[str, torch.Tensor]
     return trainer.weights({}).tensors
 
 
-@pytest.mark.parametrize("output", ["logits", "v"])
-def test_stopped_and_resumed_ends_in_the_same_bytes(tmp_path: Path, output: str) -> None:
+@pytest.mark.parametrize(("output", "basis"), [("logits", "dft"), ("v", "dft"), ("eps", "dct")])
+def test_stopped_and_resumed_ends_in_the_same_bytes(
+    tmp_path: Path, output: str, basis: str
+) -> None:
     torch.set_num_threads(1)
-    config = replace(CONFIG, output=output)
+    config = replace(CONFIG, output=output, basis=basis)
     whole = weights_after(Trainer(config, source()), tmp_path / "whole")
     first = Trainer(config, source())
     with pytest.raises(Interrupted, match="step 7"):
@@ -77,11 +88,21 @@ def test_a_killed_run_goes_on_from_its_last_checkpoint(tmp_path: Path) -> None:
 
 
 def test_it_learns(tmp_path: Path) -> None:
-    """The start costs ln 2 = 0.693 nats a site; far below it after 150 small steps."""
-    config = replace(CONFIG, steps=150, learning_rate=3e-3)
+    """Without pair couplings the mean field costs 0.56 nats a site, and the network mends it."""
+    config = replace(CONFIG, steps=120, learning_rate=3e-3, couplings_reach=0, coarse_share=0.0)
     trainer = Trainer(config, source(config))
+    assert trainer.measured.couplings.offsets == ()
     train(trainer, tmp_path / "run")
-    assert trainer.log[-1][1] < 0.42
+    assert trainer.log[-1][1] < 0.45
+
+
+def test_it_learns_continuous_fields(tmp_path: Path) -> None:
+    """An untrained network says 0: the error is the mean square of the spins, 1."""
+    config = replace(CONFIG, output="x0", steps=150, learning_rate=3e-3)
+    trainer = Trainer(config, source(config))
+    assert trainer.train_step() == pytest.approx(1.0, abs=1e-6)
+    train(trainer, tmp_path / "run")
+    assert trainer.log[-1][1] < 0.65
 
 
 def test_the_weights_file_and_the_log_are_those_of_an_uninterrupted_run(tmp_path: Path) -> None:
@@ -101,15 +122,80 @@ def test_the_weights_file_and_the_log_are_those_of_an_uninterrupted_run(tmp_path
     assert (tmp_path / "part.w").read_bytes() == (tmp_path / "whole.w").read_bytes()
 
 
-def test_an_uninterrupted_run_draws_what_it_always_drew() -> None:
+@pytest.mark.parametrize("output", LOSSES)
+def test_an_uninterrupted_run_draws_what_it_always_drew(output: str) -> None:
     """Loss and lattices of the first steps, pinned: a change of a stream is seen."""
     torch.set_num_threads(1)
-    config = replace(CONFIG, precision="float32")
+    config = replace(CONFIG, precision="float32", output=output)
     stream = SimulationSource(16, TC, 8, 6, 20261123)
     trainer = Trainer(config, stream)
     losses = [trainer.train_step() for _ in range(3)]
-    assert losses == pytest.approx(LOSSES, rel=1e-5)
+    assert losses == pytest.approx(LOSSES[output], rel=1e-5)
     assert zlib.crc32(stream.spins.tobytes()) == CHECKSUM
+
+
+def test_weights_and_noise_have_streams_of_their_own() -> None:
+    """Another seed changes both; numbers drawn elsewhere change neither."""
+    torch.manual_seed(1)
+    one = Trainer(CONFIG, source())
+    torch.manual_seed(2)
+    torch.rand(100)
+    same = Trainer(CONFIG, source())
+    other = Trainer(replace(CONFIG, seed=1), source())
+    first, again, new = (t.network.state_dict()["enter.weight"] for t in (one, same, other))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, new)
+    draws = [torch.rand(8, generator=t.random) for t in (one, same, other)]
+    assert torch.equal(draws[0], draws[1])
+    assert not torch.equal(draws[0], draws[2])
+    # A network of another size takes nothing from the noise.
+    wide = Trainer(replace(CONFIG, network=replace(TINY, channels=(16, 16))), source())
+    assert torch.equal(draws[0], torch.rand(8, generator=wide.random))
+
+
+def test_a_share_of_each_batch_knows_its_coarse_lattices() -> None:
+    """The last lattices of a batch, at lambdas that a chain from there visits; spins only."""
+    trainer = Trainer(replace(CONFIG, coarse_share=0.25), source())
+    x0 = torch.from_numpy(critical_lattices(8, 16).astype(np.float32))
+    seen = set()
+    for _ in range(60):
+        known = trainer._known(x0)
+        assert (known.n_free, known.bound is None) == (6, False)
+        seen.add((known.rule, known.factor))
+        lam = trainer._lambdas(known)
+        assert lam.shape == (8,)
+        assert lam.min() >= CONFIG.lambda_min
+        assert lam.max() <= CONFIG.lambda_max
+        start = starting_lambda(known.factor, START_SCALE[known.rule])
+        assert lam[6:].max() <= 1.5 * start * (1 + 1e-6)
+        means = known.means(torch.zeros(8, 16, 16)).numpy()
+        assert not means[:6].any()
+        if known.rule == "block_mean":
+            sums = coarsen_spins(critical_lattices(8, 16)[6:], "block_mean", known.factor)
+            blocks = np.kron(sums / known.factor**2, np.ones((1, known.factor, known.factor)))
+            assert np.allclose(means[6:], blocks, atol=1e-6)
+    rules = ("block_mean", "majority", "decimate")
+    assert seen == {(rule, factor) for rule in rules for factor in (2, 4, 8)}
+    assert trainer._known(x0[:, :15, :15]).bound is None
+    for change in ({"coarse_share": 0.0}, {"output": "v"}):
+        other = Trainer(replace(CONFIG, **change), source())  # type: ignore[arg-type]
+        assert other._known(x0).bound is None
+
+
+def test_what_is_measured_goes_into_the_weights(tmp_path: Path) -> None:
+    """Spectrum, couplings, basis, symmetries: as the configuration asks for them."""
+    spins = Trainer(replace(CONFIG, network_from=0.4), source()).weights({})
+    assert spins.couplings.offsets == ((0, 1), (1, 0))
+    assert (spins.network_from, spins.symmetries) == (0.4, CONFIG.symmetries)
+    assert spins.lambda_range == (0.0, 1000.0)
+    changes = {"output": "eps", "basis": "dct", "spectrum": "power_law", "symmetries": ("flip",)}
+    fields = Trainer(replace(CONFIG, **changes), source()).weights({})  # type: ignore[arg-type]
+    assert isinstance(fields.spectrum, PowerLaw)
+    assert (fields.basis, fields.symmetries) == ("dct", ("flip",))
+    assert fields.couplings.offsets == ()
+    save_weights(tmp_path / "w", fields)
+    loaded = load_weights(tmp_path / "w")
+    assert replace(loaded, tensors={}, training={}) == replace(fields, tensors={}, training={})
 
 
 def test_resuming_measures_nothing_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -152,7 +238,9 @@ def test_damaged_checkpoints_are_refused(tmp_path: Path) -> None:
             Trainer.resume(path, CONFIG, source())
 
 
-@pytest.mark.parametrize("lost", ["config", "source", "spectrum", "window", "log", "step"])
+@pytest.mark.parametrize(
+    "lost", ["config", "source", "spectrum", "couplings", "window", "log", "step"]
+)
 def test_checkpoints_that_lack_something_are_refused(tmp_path: Path, lost: str) -> None:
     Trainer(CONFIG, source()).save(tmp_path / "a")
     record, tensors = read_checkpoint(tmp_path / "a")
@@ -231,6 +319,15 @@ def test_arrays_are_checked_and_told_apart(tmp_path: Path) -> None:
         ("learning_rate = inf", "learning_rate: inf"),
         ("lambda_max = inf", "lambda_min"),
         ("output = 3", "output: 3"),
+        ('output = "magic"', "output: 'magic'"),
+        ('basis = "fft"', "basis: 'fft'"),
+        ('basis = "dct"', "basis: 'dct'"),
+        ('spectrum = "round"', "spectrum: 'round'"),
+        ('symmetries = ["shift", "mirror"]', "symmetries: 'mirror'"),
+        ("symmetries = [1]", "symmetries"),
+        ("couplings_reach = -1", "couplings_reach: -1"),
+        ("network_from = -1.0", "network_from: -1"),
+        ("coarse_share = 1.0", "coarse_share: 1"),
         ("network = 3", "network: 3"),
         ("[steps]\na = 1", "steps"),
         ("[network]\npatch = 0", "patch: 0"),
@@ -292,6 +389,19 @@ def test_symmetries_keep_the_energy() -> None:
         assert np.allclose(model.energy(moved.astype(np.int8)), model.energy(spins))
         seen.add(moved.tobytes())
     assert len(seen) > 30
+
+
+def test_only_symmetries_that_hold_are_applied() -> None:
+    """Of a lattice without any symmetry, each makes as many versions as it has elements."""
+    random = torch.Generator().manual_seed(2)
+    lattice = torch.randn((1, 4, 4), generator=random)
+    for some, number in (((), 1), (("sign",), 2), (("flip",), 4), (("flip", "turn"), 8)):
+        seen = {symmetry(lattice, random, some).numpy().tobytes() for _ in range(200)}
+        assert len(seen) == number
+    shifted = {symmetry(lattice, random, ("shift",)).numpy().tobytes() for _ in range(400)}
+    assert len(shifted) == 16
+    tall = torch.randn((1, 4, 6), generator=random)
+    assert {symmetry(tall, random, ("turn",)).shape for _ in range(20)} == {(1, 4, 6)}
 
 
 def test_a_store_is_seen_once_an_epoch_and_taken_up_again(tmp_path: Path) -> None:

@@ -46,10 +46,12 @@ def compile_kernels(
     from skild_phys.rng import kernel_state
     from skild_phys.simulate.conditional import sample_conditional
     from skild_phys.simulate.conditional.sampler import CLUSTERS_FROM, SWEEPS_PER_CLUSTERS
-    from skild_phys.skild.draw import draw_spins
+    from skild_phys.skild.draw import block_means, draw_rounded, draw_spins
     from skild_phys.skild.oracle import measured_sweeps, model_of_values
 
     if source.rule == "spectral":
+        if method == "skild":
+            draw_rounded(np.zeros((2, 2), dtype=np.float32), 2, kernel_state(0))
         return
     model, clustered = model_of_values(source), source.factor >= CLUSTERS_FROM
     factor = CLUSTERS_FROM if clustered else 2
@@ -58,6 +60,8 @@ def compile_kernels(
     if method == "skild":
         logits, coins = np.zeros((factor, factor), dtype=np.float32), np.ones((1, 1), dtype=np.int8)
         draw_spins(logits, source.rule, coarse[0], factor, coins, kernel_state(0))
+        if source.rule != "decimate":
+            block_means(logits, coarse[0], factor, source.rule == "majority", coins)
     if method != "skild" or polish:
         sweeps = 0 if method == "fill" else SWEEPS_PER_CLUSTERS
         ids = np.zeros(1, dtype=np.int64)
@@ -74,18 +78,22 @@ def compile_kernels(
 @click.argument("coarse", type=click.Path(path_type=Path))
 @click.option("--factor", type=int, help="How much finer.  [default: what COARSE says]")
 @output_option
-@click.option("--rule", help="How an array was coarsened: block_mean, majority or decimate.")
+@click.option(
+    "--rule", help="How an array was coarsened: block_mean, majority, decimate, spectral."
+)
 @click.option("--method", default="skild", show_default=True, help="skild, exact or fill.")
-@click.option("--steps", type=int, default=40, show_default=True, help="Network calls a lattice.")
+@click.option("--steps", type=int, default=32, show_default=True, help="Denoiser calls a lattice.")
+@click.option(
+    "--sampler",
+    default="stochastic",
+    show_default=True,
+    help="stochastic, ancestral (the paper's), angle1 or angle2.",
+)
+@click.option("--restarts", type=int, help="Times the chain goes back up.  [default: 3]")
 @click.option("--samples-per-input", type=int, default=1, show_default=True)
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of every stream.")
 @click.option("--checkpoint", type=click.Path(path_type=Path), help="Weights.  [default: shipped]")
 @click.option("--polish", type=int, default=0, show_default=True, help="Monte Carlo sweeps after.")
-@click.option(
-    "--sharpness",
-    type=float,
-    help="Power of the network's odds.  [default: 1; shipped weights and block means 1.04]",
-)
 @click.option("--sweeps", type=int, help="Of method exact.  [default: 20 autocorrelation times]")
 @click.option("--T", "temperature", help="For exact and --polish.  [default: what COARSE says]")
 @click.option("--any-system", is_flag=True, help="Refine what the weights were not made for.")
@@ -103,11 +111,12 @@ def command(
     rule: str | None,
     method: str,
     steps: int,
+    sampler: str,
+    restarts: int | None,
     samples_per_input: int,
     seed: int,
     checkpoint: Path | None,
     polish: int,
-    sharpness: float | None,
     sweeps: int | None,
     temperature: str | None,
     any_system: bool,
@@ -139,7 +148,6 @@ def command(
     from skild_phys.skild.coarse import open_coarse
     from skild_phys.skild.oracle import hamiltonian_of
     from skild_phys.skild.refine import (
-        SHIPPED_SHARPNESS,
         RefineSpec,
         check_skild_fits,
         check_weights_fit,
@@ -157,16 +165,14 @@ def command(
     source = open_coarse(coarse, factor, rule, spins=spins)
     if weights:
         check_skild_fits(source)
-    if sharpness is None:
-        shipped = checkpoint is None and method == "skild"
-        sharpness = SHIPPED_SHARPNESS.get(source.rule, 1.0) if shipped else 1.0
     spec = RefineSpec(
         method=method,
         steps=steps,
         samples_per_input=samples_per_input,
         seed=seed,
         polish=polish,
-        sharpness=sharpness,
+        sampler=sampler,
+        restarts=restarts,
         sweeps=sweeps,
         lambda_start=lambda_start,
         lambda_end=lambda_end,
@@ -219,7 +225,9 @@ def command(
     )
     if "tau_int" in result:
         click.echo(f"tau {result['tau_int']:.3g} sweeps, {result['sweeps']} sweeps a lattice")
-    if source.rule == "majority" and source.tie_seed is None:
+    if "misfit" in result:
+        click.echo(f"coarsened again they give the input within {result['misfit']:.2g} of its rms")
+    elif source.rule == "majority" and source.tie_seed is None:
         click.echo("coarsened again they give the input, up to ties that it does not explain")
-    elif source.rule != "spectral":
+    else:
         click.echo("coarsened again they give the input, every block")

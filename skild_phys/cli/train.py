@@ -95,7 +95,7 @@ def _source(store: Path | None, options: TrainConfig) -> tuple[Source, dict[str,
     """Return where lattices come from, and what the weights say of their system."""
     from skild_phys.lattice.models import get_model, parse_temperature
     from skild_phys.skild.source import ArrayLattices, SimulationSource, StoreSource
-    from skild_phys.store import open_store
+    from skild_phys.store import is_store, open_store
 
     if store is None:
         model = get_model(options.model)
@@ -109,7 +109,7 @@ def _source(store: Path | None, options: TrainConfig) -> tuple[Source, dict[str,
         return simulation, system
     spins = options.output == "logits"
     system = {"model": None, "temperature": None}
-    if not _is_store(store):
+    if store.exists() and not is_store(store):
         array = ArrayLattices(store, spins)
         return StoreSource(array, options.seed), system | {"side": min(array.shape)}
     lattices = open_store(store)
@@ -122,17 +122,6 @@ def _source(store: Path | None, options: TrainConfig) -> tuple[Source, dict[str,
     names = ("model", "temperature", "rule", "factor")
     system |= {name: lattices.attrs[name] for name in names if name in lattices.attrs}
     return StoreSource(lattices, options.seed), system | {"side": min(lattices.shape)}
-
-
-def _is_store(path: Path) -> bool:
-    """Return whether `path` is a store of this program, whole or not, or no array at all."""
-    record = path / "zarr.json"
-    try:
-        return not path.exists() or (
-            record.is_file() and b'"schema_version"' in record.read_bytes()
-        )
-    except OSError as error:
-        raise BadInput("STORE", str(path), f"a readable store ({error.strerror})") from None
 
 
 def _run(options: TrainConfig, source: Source, checkpoint: Path, device: str) -> Trainer:

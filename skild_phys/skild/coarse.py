@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +13,7 @@ from numpy.typing import NDArray
 
 from skild_phys.errors import BadInput, StoreError
 from skild_phys.lattice.coarsen import check_factor, check_rule, tie_coins, tie_priorities
-from skild_phys.store import LatticeStore, open_array, open_store
+from skild_phys.store import LatticeStore, is_store, open_array, open_store
 
 
 @dataclass(frozen=True)
@@ -83,22 +82,13 @@ def open_coarse(
     BadInput, StoreError : for what cannot be a coarse lattice of this rule and factor.
     """
     path = Path(path)
-    if _is_store(path):
+    if is_store(path):
         return _from_store(open_store(path), factor, rule)
     if factor is None:
         raise BadInput("--factor", factor, f"a factor: {path} does not say how it was coarsened")
     if rule is None:
         raise BadInput("--rule", rule, f"a rule: {path} does not say how it was coarsened")
     return _from_array(path, check_factor(factor), check_rule(rule), spins)
-
-
-def _is_store(path: Path) -> bool:
-    """Return whether `path` looks like a store of this program, whatever its state."""
-    record = os.path.join(path, "zarr.json")
-    try:
-        return os.path.isfile(record) and b'"schema_version"' in Path(record).read_bytes()
-    except OSError as error:
-        raise StoreError(f"{path}: cannot be read: {error.strerror}") from None
 
 
 def _from_store(store: LatticeStore, factor: int | None, rule: str | None) -> CoarseInput:

@@ -13,7 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from skild_phys.errors import BadInput
+from skild_phys.skild.basis import BASES
+from skild_phys.skild.denoiser import OUTPUTS
 from skild_phys.skild.network import NetworkConfig
+from skild_phys.skild.reverse import SYMMETRIES
+from skild_phys.skild.spectrum import KINDS
 
 
 @dataclass(frozen=True)
@@ -22,15 +26,24 @@ class TrainConfig:
 
     Attributes
     ----------
-    output : 'logits' for spins, 'v' for continuous fields.
+    output : 'logits' for spins; 'v', 'eps' or 'x0' for continuous fields.
+    basis : 'dft' for periodic lattices, 'dct' for fields with open edges.
+    symmetries : what the data are taken to be symmetric under, of `reverse.SYMMETRIES`.
     model, temperature, side : of the running simulation that gives the lattices (temperature
         as on the command line: a number, Tc or a multiple of it); ignored for a store.
     clusters : Wolff clusters between two lattices of one chain; 0 takes the number that
         `simulate.expected.default_every` finds for side and temperature.
-    spectrum_batches : batches measured for P(kappa) before the first step.
+    spectrum_batches : batches measured for the spectrum, and the pair couplings of spins,
+        before the first step.
+    spectrum : 'radial', 'power_law' or 'modes' (`spectrum.KINDS`).
+    couplings_reach : largest |dy|, |dx| of the pair couplings that the mean field of spins
+        knows; 0 for none.
+    network_from : lambda below which spins are left to the mean field alone.
     lambda_min, lambda_far, lambda_max : lambda is drawn log-uniformly in [min, far], and for a
         `far_share` of the batch in [far, max], which generation from noise visits, and
         refinement by 8 from signs or single sites.
+    coarse_share : share of each batch of spins that knows its coarse lattices (block means,
+        majority, decimation, by 2, 4 or 8): the mean field then runs under them.
     steps, batch, learning_rate, warmup, weight_decay, clip : of AdamW; gradients are clipped.
     schedule : 'constant-decay' (constant, then linear to 0 over the last `decay_fraction`)
         or 'cosine'.
@@ -42,15 +55,21 @@ class TrainConfig:
     """
 
     output: str = "logits"
+    basis: str = "dft"
+    symmetries: tuple[str, ...] = SYMMETRIES
     model: str = "ising2d"
     temperature: str = "Tc"
     side: int = 64
     clusters: int = 0
     spectrum_batches: int = 64
+    spectrum: str = "radial"
+    couplings_reach: int = 2
+    network_from: float = 0.0
     lambda_min: float = 0.006
     lambda_far: float = 40.0
     lambda_max: float = 1000.0
     far_share: float = 0.1
+    coarse_share: float = 0.5
     steps: int = 10_000
     batch: int = 32
     learning_rate: float = 1e-3
@@ -67,13 +86,20 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         choices = {
-            "output": ("logits", "v"),
+            "output": OUTPUTS,
+            "basis": tuple(BASES),
+            "spectrum": tuple(KINDS),
             "schedule": ("constant-decay", "cosine"),
             "precision": ("bf16", "float32"),
         }
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise BadInput(name, getattr(self, name), " or ".join(allowed))
+        for name in self.symmetries:
+            if name not in SYMMETRIES:
+                raise BadInput("symmetries", name, " or ".join(SYMMETRIES))
+        if self.output == "logits" and self.basis != "dft":
+            raise BadInput("basis", self.basis, "dft for spins")
         for name, least in _LEAST.items():
             if getattr(self, name) < least:
                 raise BadInput(name, getattr(self, name), f"a whole number from {least} on")
@@ -92,6 +118,7 @@ _LEAST = {
     "side": 2,
     "clusters": 0,
     "spectrum_batches": 1,
+    "couplings_reach": 0,
     "save_every": 1,
     "warmup": 0,
     "seed": 0,
@@ -101,7 +128,9 @@ _RANGES: dict[str, tuple[str, Callable[[float], bool]]] = {
     "weight_decay": ("a number from 0 on", lambda x: x >= 0),
     "clip": ("a positive number", lambda x: x > 0),
     "ema": ("a number between 0 and 1", lambda x: 0 < x < 1),
+    "coarse_share": ("a number from 0 to below 1", lambda x: 0 <= x < 1),
     "far_share": ("a number from 0 to below 1", lambda x: 0 <= x < 1),
+    "network_from": ("a number from 0 on", lambda x: x >= 0),
     "decay_fraction": ("a number above 0, up to 1", lambda x: 0 < x <= 1),
 }
 
@@ -115,9 +144,10 @@ def _value(value: Any, default: Any, where: str, key: str) -> Any:
             return _changed(default, value, f"{where} [{key}]")
         accepted = f"a table [{key}]"
     elif isinstance(default, tuple):
-        if isinstance(value, list) and all(type(item) is int for item in value):
+        kind = type(default[0])
+        if isinstance(value, list) and all(type(item) is kind for item in value):
             return tuple(value)
-        accepted = "a list of whole numbers"
+        accepted = "a list of whole numbers" if kind is int else "a list of texts in quotes"
     elif isinstance(default, int):
         if whole:
             return value

@@ -203,3 +203,129 @@ def draw_spins(
     marks = coins if majority and coins is not None else np.zeros(coarse.shape, dtype=np.int8)
     _draw_blocks(logits, sides, marks, factor, majority, state, out)
     return out
+
+
+@njit(cache=True, nogil=True)
+def _rounded_sums(logits, b, state, sums):  # type: ignore[no-untyped-def]
+    for by in range(sums.shape[0]):
+        for bx in range(sums.shape[1]):
+            ups = 0.0
+            for y in range(by * b, by * b + b):
+                for x in range(bx * b, bx * b + b):
+                    ups += 1.0 / (1.0 + math.exp(-min(max(float(logits[y, x]), -300.0), 300.0)))
+            whole = math.floor(ups)
+            if uniform(state) < ups - whole:
+                whole += 1
+            sums[by, bx] = 2 * whole - b * b
+
+
+def draw_rounded(
+    logits: NDArray[np.float32], factor: int, state: NDArray[np.uint64]
+) -> NDArray[np.int8]:
+    """Draw one lattice from independent sites with `logits` whose block sums hardly fluctuate.
+
+    The sum of each factor x factor block is its mean, rounded up or down by chance to one that
+    spins can have, and the block is drawn given it: the mean of every block is as without, the
+    variance of its sum the least there can be.
+
+    Parameters
+    ----------
+    logits : (Ly, Lx), Ly and Lx multiples of `factor`.
+    state : (4,) uint64 generator state, advanced in place.
+    """
+    sums = np.empty((logits.shape[0] // factor, logits.shape[1] // factor), dtype=np.int64)
+    _rounded_sums(logits, factor, state, sums)
+    return draw_spins(logits, "block_mean", sums, factor, None, state)
+
+
+@njit(cache=True, nogil=True)
+def _block_means(logits, coarse, coins, b, majority, out):  # type: ignore[no-untyped-def]
+    n = b * b
+    most = min(600.0 / n, 30.0)
+    up, down = np.empty(n), np.empty(n)
+    before, after = np.zeros((n + 2, n + 2)), np.zeros((n + 2, n + 2))
+    for by in range(coarse.shape[0]):
+        for bx in range(coarse.shape[1]):
+            value = coarse[by, bx]
+            # Before site i, j sites are up: least[i] <= j <= greatest[i] where the sum is known.
+            ups, spare = (n, n) if majority else ((n + value) // 2, (n - value) // 2)
+            if ups == 0 or spare == 0:
+                for i in range(n):
+                    out[by * b + i // b, bx * b + i % b] = 1.0 if spare == 0 else -1.0
+                continue
+            i = 0
+            for y in range(by * b, by * b + b):
+                for x in range(bx * b, bx * b + b):
+                    odds = min(max(float(logits[y, x]), -most), most)
+                    small = math.exp(-abs(odds))
+                    up[i], down[i] = (1.0, small) if odds >= 0.0 else (small, 1.0)
+                    i += 1
+            # after[i, j]: what weight the block's condition has, if j of the sites ..i-1 are up.
+            for j in range(n + 1):
+                if majority:
+                    after[n, j] = _agrees(j, n, value, coins[by, bx])
+                else:
+                    after[n, j] = 1.0 if j == ups else 0.0
+            for i in range(n - 1, 0, -1):
+                low, high = max(0, i - spare), min(i, ups)
+                total = 0.0
+                for j in range(low, high + 1):
+                    weight = up[i] * after[i + 1, j + 1] + down[i] * after[i + 1, j]
+                    after[i, j] = weight
+                    total += weight
+                scale = 1.0 / total
+                for j in range(low, high + 1):
+                    after[i, j] *= scale
+                # What cannot be reached weighs nothing; the table still holds another block's.
+                if low > 0:
+                    after[i, low - 1] = 0.0
+                after[i, high + 1] = 0.0
+            before[0, 0] = 1.0
+            i = 0
+            for y in range(by * b, by * b + b):
+                for x in range(bx * b, bx * b + b):
+                    low, high = max(0, i - spare), min(i, ups)
+                    plus, minus = 0.0, 0.0
+                    for j in range(low, high + 1):
+                        plus += before[i, j] * after[i + 1, j + 1]
+                        minus += before[i, j] * after[i + 1, j]
+                    plus *= up[i]
+                    minus *= down[i]
+                    if plus + minus > 0.0:
+                        out[y, x] = (plus - minus) / (plus + minus)
+                    else:
+                        out[y, x] = 1.0 if up[i] > down[i] else -1.0
+                    if low > 0:
+                        before[i, low - 1] = 0.0
+                    before[i, high + 1] = 0.0
+                    low, high = max(0, i + 1 - spare), min(i + 1, ups)
+                    total = 0.0
+                    for j in range(low, high + 1):
+                        weight = down[i] * before[i, j]
+                        if j > 0:
+                            weight += up[i] * before[i, j - 1]
+                        before[i + 1, j] = weight
+                        total += weight
+                    scale = 1.0 / total
+                    for j in range(low, high + 1):
+                        weight = before[i + 1, j] * scale
+                        before[i + 1, j] = weight if weight > SMALLEST else 0.0
+                    i += 1
+
+
+def block_means(
+    logits: NDArray[np.float32],
+    coarse: NDArray[np.generic],
+    factor: int,
+    majority: bool = False,
+    coins: NDArray[np.int8] | None = None,
+) -> NDArray[np.float32]:
+    """Return E[s] of independent sites with `logits`, conditioned on each block's sum or sign.
+
+    The law that `draw_spins` draws from, with the same arguments; a forward and a backward pass
+    over the sites of a block, exact up to the cut of the logits at +-600 / factor^2 (30 at most).
+    """
+    out = np.empty(logits.shape, dtype=np.float32)
+    marks = np.zeros(coarse.shape, dtype=np.int8) if coins is None else coins
+    _block_means(logits, coarse.astype(np.int64), marks, factor, majority, out)
+    return out

@@ -1,8 +1,8 @@
-"""A compact U-Net on a torus, conditioned on log lambda.
+"""A compact U-Net conditioned on log lambda.
 
-Fully convolutional with circular padding behind a pixel-unshuffle; every normalization acts on
-the channels of one site, never across the lattice, so that what the network has learnt on one
-lattice size holds on every other.
+Fully convolutional behind a pixel-unshuffle, with circular padding on a torus; every normalization
+acts on the channels of one site, never across the lattice, so that what the network has learnt on
+one lattice size holds on every other.
 """
 
 from __future__ import annotations
@@ -15,6 +15,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from skild_phys.errors import BadInput
+
+PADDING = {"dft": "circular", "dct": "replicate"}
+"""What a convolution sees beyond an edge, by basis."""
 
 
 @dataclass(frozen=True)
@@ -47,13 +50,14 @@ class NetworkConfig:
 
 
 class _Conv(nn.Conv2d):
-    """3 x 3 convolution on a torus."""
+    """3 x 3 convolution, padded by the mode `beyond`."""
 
-    def __init__(self, inputs: int, outputs: int, stride: int = 1) -> None:
+    def __init__(self, inputs: int, outputs: int, beyond: str, stride: int = 1) -> None:
         super().__init__(inputs, outputs, 3, stride=stride)
+        self.beyond = beyond
 
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(F.pad(x, (1, 1, 1, 1), mode="circular"))
+        return super().forward(F.pad(x, (1, 1, 1, 1), mode=self.beyond))
 
 
 def _site_norm(x: Tensor) -> Tensor:
@@ -65,10 +69,10 @@ def _site_norm(x: Tensor) -> Tensor:
 class _Block(nn.Module):
     """Residual block; log lambda scales and shifts the normalized input."""
 
-    def __init__(self, inputs: int, outputs: int, embedding: int) -> None:
+    def __init__(self, inputs: int, outputs: int, embedding: int, beyond: str) -> None:
         super().__init__()
-        self.first = _Conv(inputs, outputs)
-        self.second = _Conv(outputs, outputs)
+        self.first = _Conv(inputs, outputs, beyond)
+        self.second = _Conv(outputs, outputs, beyond)
         self.condition = nn.Linear(embedding, 2 * outputs)
         self.skip = nn.Conv2d(inputs, outputs, 1) if inputs != outputs else nn.Identity()
         nn.init.zeros_(self.second.weight)
@@ -93,51 +97,52 @@ class _Level(nn.ModuleList):
 
 
 class UNet(nn.Module):
-    """Map fields X_t to one number a site: a logit of spin up, or v.
+    """Map `inputs` numbers a site to `outputs` numbers a site.
 
-    Call with `x` (n, Ly, Lx) float32 and `lam` (n,) float32; returns (n, Ly, Lx) float32.
-    Sides that are no multiple of `config.multiple` are wrapped round to the next one that
-    leaves a margin of 32 sites, and cropped again.
+    Call with `x` (n, inputs, Ly, Lx) float32 and `lam` (n,) float32; returns
+    (n, outputs, Ly, Lx) float32. The first output has the inputs added to it with weights that
+    depend on lambda alone. Sides that are no multiple of `config.multiple` are extended to the
+    next one, on a torus with a margin of 32 sites, and cropped again.
     """
 
-    def __init__(self, config: NetworkConfig) -> None:
+    def __init__(
+        self, config: NetworkConfig, inputs: int = 1, outputs: int = 1, basis: str = "dft"
+    ) -> None:
         super().__init__()
-        self.config = config
-        pixels, width = config.patch**2, config.channels
+        self.config, self.outputs, self.periodic = config, outputs, basis == "dft"
+        pixels, width, beyond = config.patch**2, config.channels, PADDING[basis]
         self.frequencies: Tensor
         self.register_buffer(
             "frequencies", math.pi * 2.0 ** torch.linspace(-5.0, 1.0, 32), persistent=False
         )
         self.embed = nn.Sequential(nn.Linear(64, config.embedding), nn.SiLU())
-        self.enter = _Conv(pixels, width[0])
-        self.leave = nn.Conv2d(width[0], pixels, 1)
-        self.direct = nn.Linear(config.embedding, 1)
+        self.enter = _Conv(inputs * pixels, width[0], beyond)
+        self.leave = nn.Conv2d(width[0], outputs * pixels, 1)
+        self.direct = nn.Linear(config.embedding, inputs)
+        self.level = nn.Linear(config.embedding, outputs)
         levels = range(len(width))
-        self.down = nn.ModuleList(
-            _Level(_Block(width[i], width[i], config.embedding) for _ in range(n))
-            for i, n in enumerate(config.blocks)
-        )
-        self.shrink = nn.ModuleList(_Conv(width[i], width[i + 1], 2) for i in levels[:-1])
+
+        def level(first: int, i: int, n: int) -> _Level:
+            widths = [first] + [width[i]] * (n - 1)
+            return _Level(_Block(w, width[i], config.embedding, beyond) for w in widths)
+
+        self.down = nn.ModuleList(level(width[i], i, n) for i, n in enumerate(config.blocks))
+        self.shrink = nn.ModuleList(_Conv(width[i], width[i + 1], beyond, 2) for i in levels[:-1])
         self.grow = nn.ModuleList(nn.Conv2d(width[i + 1], width[i], 1) for i in levels[:-1])
-        self.up = nn.ModuleList(
-            _Level(
-                _Block(width[i] * (2 if j == 0 else 1), width[i], config.embedding)
-                for j in range(n)
-            )
-            for i, n in enumerate(config.blocks[:-1])
-        )
-        nn.init.zeros_(self.direct.weight)
-        nn.init.zeros_(self.direct.bias)
+        self.up = nn.ModuleList(level(2 * width[i], i, n) for i, n in enumerate(config.blocks[:-1]))
+        for linear in (self.leave, self.direct, self.level):
+            nn.init.zeros_(linear.weight)
+            nn.init.zeros_(linear.bias)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor, lam: Tensor) -> Tensor:
         height, width = x.shape[-2:]
         multiple = self.config.multiple
         if height % multiple or width % multiple:
-            return self._wrapped(x, lam)
+            return self._extended(x, lam)
         dtype = self.leave.weight.dtype
         angles = torch.log(lam)[:, None] * self.frequencies
         embedding = F.silu(self.embed(torch.cat([angles.sin(), angles.cos()], 1).to(dtype)))
-        h = F.pixel_unshuffle(x[:, None], self.config.patch).to(dtype)
+        h = F.pixel_unshuffle(x, self.config.patch).to(dtype)
         h = self.enter(h.contiguous(memory_format=torch.channels_last))
         kept = []
         for level, blocks in enumerate(self.down):
@@ -150,20 +155,20 @@ class UNet(nn.Module):
             h = torch.cat([h, kept[level]], dim=1)
             h = self.up[level](h, embedding)
         h = self.leave(F.silu(_site_norm(h))).float()
-        out: Tensor = F.pixel_shuffle(h, self.config.patch)[:, 0]
-        out = out + self.direct(embedding).float()[:, :, None] * x
-        return out
+        out = F.pixel_shuffle(h, self.config.patch)
+        out = out + self.level(embedding).float()[:, :, None, None]
+        passed = (self.direct(embedding).float()[:, :, None, None] * x).sum(dim=1)
+        return torch.cat([out[:, :1] + passed[:, None], out[:, 1:]], dim=1)
 
-    def _wrapped(self, x: Tensor, lam: Tensor) -> Tensor:
-        multiple, margin = self.config.multiple, 32
-        index = []
+    def _extended(self, x: Tensor, lam: Tensor) -> Tensor:
+        multiple, periodic = self.config.multiple, self.periodic
+        index, top = [], []
         for side in x.shape[-2:]:
+            margin = 32 if periodic and side % multiple else 0
             long = -(-(side + 2 * margin) // multiple) * multiple
-            start = 0 if side % multiple == 0 else -margin
-            stop = side if side % multiple == 0 else long - margin
-            index.append(torch.arange(start, stop, device=x.device) % side)
-        out: Tensor = self(x[:, index[0]][:, :, index[1]], lam)
+            place = torch.arange(-margin, long - margin, device=x.device)
+            index.append(place % side if periodic else place.clamp(max=side - 1))
+            top.append(margin)
+        out: Tensor = self(x[..., index[0], :][..., index[1]], lam)
         height, width = x.shape[-2:]
-        top = 0 if height % multiple == 0 else margin
-        left = 0 if width % multiple == 0 else margin
-        return out[:, top : top + height, left : left + width]
+        return out[..., top[0] : top[0] + height, top[1] : top[1] + width]

@@ -1,19 +1,24 @@
-"""The forward process on a torus and its bridge: each mode forgets at its own scale.
+"""The forward process and its bridge: each mode forgets at its own scale.
 
 X_t = sqrt(abar) X_0 + sqrt(1 - abar) sqrt(P) eps mode by mode, with
 abar(kappa) = exp(-max(kappa, kappa_c)^2 lambda) (arXiv 2605.26032, with the power spectrum P
-itself). kappa_c = 2 pi / L, so that the zero mode is erased along with the longest waves.
-Fields are float32 here: a draw of spins decides by them with a relative error near 1e-6.
+itself). kappa_c is the lowest wave number above zero unless it is given, so that the zero mode is
+erased along with the longest waves. In whitened modes Y = X / sqrt(P) every mode is a
+variance-preserving diffusion, Y = cos(theta) Y_0 + sin(theta) eps with cos^2 theta = abar.
+
+Coefficients are computed in float64; fields and modes are float32: a draw of spins decides by them
+with a relative error near 1e-6.
 """
 
 from __future__ import annotations
 
-import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from skild_phys.skild.spectrum import Spectrum, wave_numbers
+from skild_phys.skild.basis import Basis, Torus, make_basis
+from skild_phys.skild.spectrum import Spectrum
 
 
 class Process:
@@ -22,8 +27,10 @@ class Process:
     Parameters
     ----------
     spectrum : P(kappa) of the data.
-    shape : (Ly, Lx) of the fields.
+    shape : (Ly, Lx) of the fields; any sides.
     device : where the fields live.
+    basis : 'dft' (periodic lattices) or 'dct' (open edges).
+    cutoff : kappa_c in radians per site; None for the lowest wave number above zero.
     """
 
     def __init__(
@@ -31,58 +38,83 @@ class Process:
         spectrum: Spectrum,
         shape: tuple[int, int],
         device: torch.device | str = "cpu",
+        basis: str = Torus.name,
+        cutoff: float | None = None,
     ) -> None:
         self.shape = shape
-        kappa = wave_numbers(shape).clip(min=2.0 * math.pi / max(shape))
-        self.kappa2 = torch.as_tensor(kappa**2, dtype=torch.float32, device=device)
-        amplitude = spectrum.variances(shape) ** 0.5
-        self.amplitude = torch.as_tensor(amplitude, dtype=torch.float32, device=device)
+        self.basis: Basis = make_basis(basis, shape)
+        kappa = self.basis.kappa.clip(min=self.basis.lowest if cutoff is None else cutoff)
+        self.kappa2 = torch.as_tensor(kappa**2, dtype=torch.float64, device=device)
+        power = spectrum.variances(self.basis)
+        self.power = torch.as_tensor(power, dtype=torch.float64, device=device)
+        self.amplitude = self.power.sqrt().float()
 
-    def _modes(self, fields: Tensor) -> Tensor:
-        modes: Tensor = torch.fft.rfft2(fields, norm="ortho")
-        return modes
+    # Whitened modes.
 
-    def _fields(self, modes: Tensor) -> Tensor:
-        fields: Tensor = torch.fft.irfft2(modes, s=self.shape, norm="ortho")
-        return fields
+    def modes(self, fields: Tensor) -> Tensor:
+        """Return the whitened modes Y of `fields` (n, Ly, Lx)."""
+        return self.basis.modes(fields) / self.amplitude
 
-    def forward(self, x0: Tensor, lam: Tensor, noise: Tensor) -> Tensor:
-        """Return X_t for fields `x0` (n, Ly, Lx), `lam` (n,) and white `noise` (n, Ly, Lx)."""
-        exponent = self.kappa2 * lam[:, None, None]
-        keep = torch.exp(-0.5 * exponent)
-        erase = torch.sqrt(-torch.expm1(-exponent)) * self.amplitude
-        return self._fields(keep * self._modes(x0) + erase * self._modes(noise))
+    def fields(self, modes: Tensor) -> Tensor:
+        """Return the fields of whitened modes."""
+        return self.basis.fields(modes * self.amplitude)
 
-    def velocity(self, x0: Tensor, noise: Tensor, lam: Tensor) -> Tensor:
-        """Return v = cos(theta) eps - sin(theta) Y_0 as a field, Y = X / sqrt P, abar = cos^2."""
-        exponent = self.kappa2 * lam[:, None, None]
-        sin = torch.sqrt(-torch.expm1(-exponent)) / self.amplitude
-        cos = torch.exp(-0.5 * exponent)
-        return self._fields(cos * self._modes(noise) - sin * self._modes(x0))
+    def white(self, noise: Tensor) -> Tensor:
+        """Return the modes of white `noise` (n, Ly, Lx): standard normal whitened modes."""
+        return self.basis.modes(noise)
 
-    def x0_from_velocity(self, xt: Tensor, v: Tensor, lam: Tensor) -> Tensor:
-        """Return X_0 = sqrt P (cos(theta) Y_t - sin(theta) v) from fields X_t and v."""
-        exponent = self.kappa2 * lam[:, None, None]
-        sin = torch.sqrt(-torch.expm1(-exponent)) * self.amplitude
-        cos = torch.exp(-0.5 * exponent)
-        return self._fields(cos * self._modes(xt) - sin * self._modes(v))
+    def cosine(self, lam: Tensor | float) -> Tensor:
+        """Return cos(theta) = sqrt(abar), float32; `lam` is a number or (n, 1, 1)."""
+        return torch.exp(-0.5 * self.kappa2 * lam).float()
 
-    def bridge(self, xt: Tensor, x0: Tensor, lam: float, to: float, noise: Tensor) -> Tensor:
-        """Draw X at lambda = `to` given X at `lam` > `to` and X_0: the forward process's bridge.
+    def sine(self, lam: Tensor | float) -> Tensor:
+        """Return sin(theta) = sqrt(1 - abar), float32; `lam` is a number or (n, 1, 1)."""
+        return torch.sqrt(-torch.expm1(-self.kappa2 * lam)).float()
 
-        Exact for any distribution of X_0. With a = abar(to), b = abar(lam), r = b / a:
-        mean = [sqrt(a) (1 - r) X_0 + sqrt(r) (1 - a) X_lam] / (1 - b),
-        variance = (1 - a) (1 - r) P / (1 - b).
+    def angle_between(self, lam: float, to: float) -> Tensor:
+        """Return theta(lam) - theta(to), float32."""
+        return (self._angle(lam) - self._angle(to)).float()
+
+    def _angle(self, lam: float) -> Tensor:
+        sine = torch.sqrt(-torch.expm1(-self.kappa2 * lam))
+        return torch.atan2(sine, torch.exp(-0.5 * self.kappa2 * lam))
+
+    def velocity(self, y: Tensor, y0: Tensor, lam: Tensor | float) -> Tensor:
+        """Return v = cos(theta) eps - sin(theta) Y_0 = (cos(theta) Y - Y_0) / sin(theta)."""
+        return (self.cosine(lam) * y - y0) / self.sine(lam)
+
+    def y0_from_velocity(self, y: Tensor, v: Tensor, lam: Tensor | float) -> Tensor:
+        """Return Y_0 = cos(theta) Y - sin(theta) v."""
+        return self.cosine(lam) * y - self.sine(lam) * v
+
+    def bridge_modes(
+        self, y: Tensor, y0: Tensor, lam: float, to: float, noise: Callable[[], Tensor]
+    ) -> Tensor:
+        """Draw Y at lambda = `to` given Y at `lam` > `to` and Y_0: the forward process's bridge.
+
+        Exact for any distribution of Y_0. With a = abar(to), b = abar(lam), r = b / a:
+        mean = [sqrt(a) (1 - r) Y_0 + sqrt(r) (1 - a) Y_lam] / (1 - b),
+        variance = (1 - a) (1 - r) / (1 - b). At `to` = 0 it is Y_0.
         """
         one_a = -torch.expm1(-self.kappa2 * to)
         one_b = -torch.expm1(-self.kappa2 * lam)
         one_r = -torch.expm1(-self.kappa2 * (lam - to))
-        from_x0 = torch.exp(-0.5 * self.kappa2 * to) * one_r / one_b
-        from_xt = torch.exp(-0.5 * self.kappa2 * (lam - to)) * one_a / one_b
-        spread = torch.sqrt(one_a * one_r / one_b) * self.amplitude
-        modes = from_x0 * self._modes(x0) + from_xt * self._modes(xt)
-        return self._fields(modes + spread * self._modes(noise))
+        from_y0 = torch.exp(-0.5 * self.kappa2 * to) * one_r / one_b
+        if to == 0.0:
+            return from_y0.float() * y0
+        from_y = torch.exp(-0.5 * self.kappa2 * (lam - to)) * one_a / one_b
+        spread = torch.sqrt(one_a * one_r / one_b)
+        return from_y0.float() * y0 + from_y.float() * y + spread.float() * noise()
+
+    # Fields.
+
+    def forward(self, x0: Tensor, lam: Tensor, noise: Tensor) -> Tensor:
+        """Return X_t for fields `x0` (n, Ly, Lx), `lam` (n,) and white `noise` (n, Ly, Lx)."""
+        at = lam.double()[:, None, None]
+        kept = self.cosine(at) * self.basis.modes(x0)
+        erased = self.sine(at) * self.amplitude * self.basis.modes(noise)
+        return self.basis.fields(kept + erased)
 
     def gaussian(self, noise: Tensor) -> Tensor:
         """Return Gaussian fields with spectrum P from white `noise` (n, Ly, Lx)."""
-        return self._fields(self.amplitude * self._modes(noise))
+        return self.fields(self.white(noise))

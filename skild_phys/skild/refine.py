@@ -1,20 +1,15 @@
 """Fine lattices from coarse ones alone: SKILD, the exact conditional Monte Carlo, a random fill.
 
 Every refined sample is named by its index in the output, (input index) x samples_per_input +
-replica; its random streams follow from that name and the seed alone. On a CPU the lattices
-are worked on one at a time, each by one thread, so that neither the number of threads nor the
-size of a batch can change a rounding; on a GPU in batches.
+replica; its random streams follow from that name and the seed alone (`produce`).
 """
 
 from __future__ import annotations
 
-import contextlib
 import math
-import os
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,8 +17,9 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from skild_phys.errors import BadInput, Interrupted, WeightsError
+from skild_phys.errors import BadInput, WeightsError
 from skild_phys.lattice.coarsen import (
     BlockMean,
     Operator,
@@ -32,8 +28,10 @@ from skild_phys.lattice.coarsen import (
     operator,
     state_counts,
 )
+from skild_phys.skild.basis import Torus
 from skild_phys.skild.coarse import CoarseInput
-from skild_phys.skild.draw import draw_spins
+from skild_phys.skild.constraint import Blocks, Constraint, KeptModes, Sites
+from skild_phys.skild.model import Skild
 from skild_phys.skild.oracle import (
     Lattices,
     Method,
@@ -43,25 +41,15 @@ from skild_phys.skild.oracle import (
     monte_carlo,
     polished,
 )
-from skild_phys.skild.process import Process
-from skild_phys.skild.sampler import Streams, sample_fields, sample_spins, white_noise
-from skild_phys.skild.schedule import LAMBDA_END, geometric_steps, starting_lambda
+from skild_phys.skild.produce import produce
+from skild_phys.skild.reverse import Streams, white_noise
+from skild_phys.skild.samplers import make_step
+from skild_phys.skild.schedule import START_SCALE, starting_lambda, usual_restarts
 from skild_phys.skild.weights import Weights
-from skild_phys.store import create_store
 
 METHODS = ("skild", "exact", "fill")
-SPIN_RULES = ("block_mean", "majority", "decimate")
 TEMPERATURE_TOLERANCE = 0.005
 """Largest relative distance from the weights' temperature that is refined without being told."""
-
-START_SCALE = {"block_mean": 1.0, "spectral": 1.0, "majority": 2.0, "decimate": 2.0}
-"""How far past the coarse Nyquist mode a chain starts (`starting_lambda`): signs and single
-spins say less about the waves they carry than block means do."""
-
-SHIPPED_SHARPNESS = {"block_mean": 1.04}
-"""Sites are drawn one by one from the network's odds, which breaks a few bonds too many; odds
-raised to this power make up for some of it. Chosen once, for the shipped weights, on simulated
-128^2 lattices refined 4x, that no reported figure uses; 1 for the rules where it does harm."""
 
 
 @dataclass(frozen=True)
@@ -72,21 +60,24 @@ class RefineSpec:
     ----------
     method : 'skild'; 'exact' (constrained Monte Carlo of the known Hamiltonian, a random fill
         followed by `sweeps` sweeps); 'fill' (each block at random, no model).
-    steps : network calls a lattice.
+    steps : denoiser calls a lattice.
+    sampler : of `samplers.SAMPLERS`.
+    restarts : how often the chain goes back up (`schedule.restarting_lambdas`); None for 3, or
+        0 with few steps or another sampler than `stochastic`.
     samples_per_input : fine lattices for each coarse one.
     seed : of all random numbers.
     polish : constrained Monte Carlo sweeps after SKILD.
-    sharpness : number that all logits are multiplied by (`SHIPPED_SHARPNESS`); 1 as trained.
     sweeps : of method 'exact'; None to measure their number (`simulate.conditional.pilot`).
     lambda_start, lambda_end : ends of the chain; None for the defaults of `schedule`.
     """
 
     method: str = "skild"
-    steps: int = 40
+    steps: int = 32
+    sampler: str = "stochastic"
+    restarts: int | None = None
     samples_per_input: int = 1
     seed: int = 0
     polish: int = 0
-    sharpness: float = 1.0
     sweeps: int | None = None
     lambda_start: float | None = None
     lambda_end: float | None = None
@@ -99,8 +90,7 @@ class RefineSpec:
             if getattr(self, name) < low:
                 option = "--" + name.replace("_", "-")
                 raise BadInput(option, getattr(self, name), f"a whole number of at least {low}")
-        if not 0.1 <= self.sharpness <= 10:
-            raise BadInput("--sharpness", self.sharpness, "a number near 1, in 0.1 .. 10")
+        make_step(self.sampler)
         if self.sweeps is not None and self.sweeps < 0:
             raise BadInput("--sweeps", self.sweeps, "a whole number of at least 0")
         if self.polish and self.method != "skild":
@@ -133,8 +123,8 @@ def check_skild_fits(coarse: CoarseInput) -> None:
         raise BadInput("--method", "skild", accepted)
 
 
-class Skild:
-    """The method `skild` for one coarse input: a network, a process and a schedule."""
+class SkildMethod:
+    """The method `skild` for one coarse input: weights, a constraint and a chain of lambdas."""
 
     def __init__(
         self,
@@ -145,79 +135,71 @@ class Skild:
         stop: Callable[[], bool] = lambda: False,
     ) -> None:
         check_skild_fits(coarse)
-        spins = weights.output == "logits"
-        if spins and coarse.rule not in SPIN_RULES:
-            raise BadInput("--rule", coarse.rule, " or ".join(SPIN_RULES) + " for spins")
-        if not spins and coarse.rule == "majority":
+        if weights.output != "logits" and coarse.rule == "majority":
             raise BadInput("--rule", coarse.rule, "a linear rule for continuous fields")
-        self.weights, self.coarse, self.spec, self.stop = weights, coarse, spec, stop
-        self.device = torch.device(device)
-        self.network = weights.build(self.device)
+        if weights.basis != Torus.name:
+            raise BadInput("--checkpoint", f"weights in the basis {weights.basis}", Torus.name)
+        self.coarse, self.spec, self.stop = coarse, spec, stop
         height, width = coarse.fine_shape
-        self.shape = (height, width)
-        self.process = Process(weights.spectrum, self.shape, self.device)
-        self.variances = weights.spectrum.variances(self.shape)
+        self.skild = Skild(weights, (height, width), device, spec.sampler)
+        self.power = self.skild.process.power.cpu().numpy()
         self.operator: Operator
         if coarse.rule == "majority":
             self.operator = BlockMean(coarse.fine_shape, coarse.factor)
         else:
             self.operator = operator(coarse.rule, coarse.fine_shape, coarse.factor)
-        start, end = spec.lambda_start, spec.lambda_end
+        start = spec.lambda_start
         if start is None:
             start = starting_lambda(coarse.factor, START_SCALE[coarse.rule])
-        if end is None:
-            end = LAMBDA_END
-        low, high = weights.lambda_range
-        if not low <= end < start <= high:
-            accepted = f"{low:.3g} <= end < start <= {high:.3g}, what the weights have seen"
-            raise BadInput("--lambda-start", start, accepted)
-        self.lambdas = geometric_steps(start, end, spec.steps)
+        restarts = usual_restarts(spec.restarts, spec.steps, spec.sampler)
+        self.lambdas = weights.lambdas(start, spec.lambda_end, spec.steps, restarts)
 
     def _coarse_values(self, raw: Lattices) -> NDArray[np.float64]:
         """Return what the operator should see: means for block sums, scaled signs for majority.
 
-        Block means of fields are stored as they are, in floating point.
-
-        A majority sign stands for a block mean of its size's root mean square.
+        A majority sign stands for a block mean of its size's root mean square. Block means of
+        fields are stored as they are, in floating point.
         """
         if self.coarse.rule == "block_mean" and raw.dtype.kind == "i":
             return raw / float(self.coarse.factor**2)
         if self.coarse.rule == "majority":
-            seen = np.abs(self.operator.transfer) ** 2 * self.variances
-            double = np.full(seen.shape[1], 2.0)
-            double[0] = 1.0
-            if self.coarse.fine_shape[1] % 2 == 0:
-                double[-1] = 1.0
-            mean_square = float((seen * double).sum()) / math.prod(self.coarse.fine_shape)
+            seen = np.abs(self.operator.transfer) ** 2 * self.power
+            weight = self.skild.process.basis.weight
+            mean_square = float((seen * weight).sum()) / math.prod(self.coarse.fine_shape)
             return raw * math.sqrt(mean_square)
         return raw.astype(np.float64)
 
+    def _corrected(
+        self, fields: Tensor, values: NDArray[np.float64], sigma: NDArray[np.float64]
+    ) -> Tensor:
+        moved = self.operator.correct(fields.double().cpu().numpy(), values, sigma)
+        return torch.from_numpy(moved.astype(np.float32)).to(fields.device)
+
+    def _constraint(
+        self, raw: Lattices, values: NDArray[np.float64], coins: Lattices | None
+    ) -> Constraint:
+        rule, factor, device = self.coarse.rule, self.coarse.factor, self.skild.device
+        if rule in ("block_mean", "majority"):
+            return Blocks(raw, factor, rule == "majority", coins)
+        if rule == "decimate":
+            return Sites(raw, factor, device)
+        return KeptModes(values, self.operator, device)
+
     def __call__(self, raw: Lattices, index: Sequence[int], coins: Lattices | None) -> Lattices:
         streams = [Streams.of(self.spec.seed, i) for i in index]
-        shape, rule, factor = self.shape, self.coarse.rule, self.coarse.factor
-        values = self._coarse_values(raw)
+        values, skild = self._coarse_values(raw), self.skild
         with torch.inference_mode():
-            field = self.process.gaussian(white_noise(streams, shape, self.device))
-            guess = self.operator.correct(field.double().cpu().numpy(), values, self.variances)
-            x0 = torch.from_numpy(guess.astype(np.float32)).to(self.device)
-            at = torch.full((len(raw),), float(self.lambdas[0]), device=self.device)
-            start = self.process.forward(x0, at, white_noise(streams, shape, self.device))
-            if self.weights.output == "v":
-                return sample_fields(
-                    self.network, self.process, start, self.lambdas, self.operator, values,
-                    self.variances, streams, self.stop,
-                )  # fmt: skip
+            prior = skild.process.gaussian(white_noise(streams, skild.shape, skild.device))
+            guess = self._corrected(prior, values, self.power)
+            start = skild.from_fields(guess, float(self.lambdas[0]), streams)
+            if not skild.spins:
 
-            def draw(
-                logits: NDArray[np.float32], i: int, state: NDArray[np.uint64]
-            ) -> NDArray[np.int8]:
-                coin = coins[i] if coins is not None else None
-                sharp = logits * np.float32(self.spec.sharpness)
-                return draw_spins(sharp, rule, raw[i], factor, coin, state)
+                def correct(fields: Tensor, sigma: NDArray[np.float64]) -> Tensor:
+                    return self._corrected(fields, values, sigma)
 
-            return sample_spins(
-                self.network, self.process, start, self.lambdas, draw, streams, self.stop
-            )
+                return skild.run(start, self.lambdas, streams, correct=correct, stop=self.stop)
+            bound = self._constraint(raw, values, coins)
+            return skild.run(start, self.lambdas, streams, constraint=bound, stop=self.stop)
 
 
 def build_method(
@@ -236,7 +218,7 @@ def build_method(
     if spec.method == "skild":
         if weights is None:
             raise BadInput("--checkpoint", "none", "weights for method skild")
-        skild = Skild(weights, coarse, spec, device, stop)
+        skild = SkildMethod(weights, coarse, spec, device, stop)
         if not spec.polish:
             return skild
     if spec.method != "fill" and temperature is None:
@@ -273,69 +255,57 @@ def refine_store(
 
     Returns
     -------
-    {"samples": in the store, "seconds": wall time of this call, "refined": by this call}; and
-    {"tau_int", "sweeps"} of method exact where they were measured.
+    {"samples": in the store, "seconds": wall time of this call, "refined": by this call};
+    {"tau_int", "sweeps"} of method exact where they were measured; "misfit" of what is not
+    bound exactly (fields, and spins by `spectral`), rms of A x - y over rms of y.
     """
     spec, tau = _with_sweeps(coarse, spec, temperature, stop)
     method = build_method(coarse, spec, weights, temperature, device, stop)
     copies, total = spec.samples_per_input, coarse.n * spec.samples_per_input
-    fields = weights is not None and spec.method == "skild" and weights.output == "v"
+    fields = weights is not None and spec.method == "skild" and weights.output != "logits"
     name = "field" if fields else "states" if coarse.q else "spins"
-    chunk = chunk or max(1, min(1024, 2**19 // math.prod(coarse.fine_shape)))
     attrs = _attributes(coarse, spec, weights_sha256, temperature) | (extra_attrs or {})
     attrs |= {} if tau is None else {"tau_int": tau}
-    threads = threads or os.cpu_count() or 1
-    group = 1 if torch.device(device).type == "cpu" else 32
-    began, refined = time.perf_counter(), 0
+    scalars, bound = _scalars(coarse, fields), not fields and coarse.rule != "spectral"
+    misfits: list[float] = []
 
-    def work(index: list[int]) -> Lattices:
+    def make(index: Sequence[int]) -> Lattices:
         inputs = [i // copies for i in index]
         raw = np.stack([_one(coarse, i) for i in inputs])
-        coins = None
-        if coarse.rule == "majority":
-            coins = coarse.coins(coarse.ids[inputs])
-        fine = method(raw, index, coins)
-        progress(len(index))
-        return fine
+        coins = coarse.coins(coarse.ids[inputs]) if coarse.rule == "majority" else None
+        return method(raw, index, coins)
 
-    scalars = _scalars(coarse, fields)
-    threads_before = torch.get_num_threads()
-    with (
-        contextlib.ExitStack() as cleanup,
-        create_store(
-            output,
-            field=name,
-            n_samples=total,
-            shape=coarse.fine_shape,
-            chunk=chunk,
-            attrs=attrs,
-            variables=(*scalars, "parent", *coarse.series),
-            q=coarse.q,
-            overwrite=overwrite,
-        ) as writer,
-        ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool,
-    ):
-        cleanup.callback(torch.set_num_threads, threads_before)
-        progress(writer.committed)
-        while writer.committed < total:
-            first = writer.committed
-            last = min((first // chunk + 1) * chunk, total)
-            groups = [list(range(i, min(i + group, last))) for i in range(first, last, group)]
-            parts = _until_stopped([pool.submit(work, index) for index in groups], stop)
-            if parts is None:
-                raise Interrupted(
-                    f"interrupted: {first} of {total} samples are kept in {output};"
-                    " the same command, without --overwrite, goes on from there"
-                )
-            fine = np.concatenate(parts)
-            if not fields:
-                _check_consistent(coarse, fine, first, copies)
-            inputs = np.arange(first, last) // copies
-            arrays = {name: fine, "parent": coarse.ids[inputs]}
-            arrays |= {key: values[inputs] for key, values in coarse.series.items()}
-            writer.commit(arrays | {key: measure(fine) for key, measure in scalars.items()})
-            refined += last - first
+    def extra(fine: Lattices, index: NDArray[np.int64]) -> dict[str, Lattices]:
+        inputs = index // copies
+        if bound:
+            _check_consistent(coarse, fine, inputs)
+        else:
+            misfits.append(_misfit(coarse, fine, inputs))
+        arrays = {"parent": coarse.ids[inputs]}
+        arrays |= {key: values[inputs] for key, values in coarse.series.items()}
+        return arrays | {key: measure(fine) for key, measure in scalars.items()}
+
+    began = time.perf_counter()
+    refined = produce(
+        output,
+        make,
+        field=name,
+        n_samples=total,
+        shape=coarse.fine_shape,
+        chunk=chunk or max(1, min(1024, 2**19 // math.prod(coarse.fine_shape))),
+        attrs=attrs,
+        extra=extra,
+        variables=(*scalars, "parent", *coarse.series),
+        q=coarse.q,
+        overwrite=overwrite,
+        threads=threads,
+        device=device,
+        progress=progress,
+        stop=stop,
+    )
     result = {"samples": total, "refined": refined, "seconds": time.perf_counter() - began}
+    if misfits:
+        result["misfit"] = float(np.mean(misfits))
     return result | ({} if tau is None else {"tau_int": tau, "sweeps": spec.sweeps or 0})
 
 
@@ -359,25 +329,21 @@ def _scalars(coarse: CoarseInput, fields: bool) -> dict[str, Callable[[Lattices]
     return {"energy": model.energy, "magnetization": model.magnetization}
 
 
-def _until_stopped(jobs: list[Future[Lattices]], stop: Callable[[], bool]) -> list[Lattices] | None:
-    """Return the results of `jobs`, or None as soon as `stop` says so."""
-    try:
-        while wait(jobs, timeout=0.1, return_when=FIRST_EXCEPTION).not_done:
-            if stop():
-                return None
-            if any(job.done() and job.exception() for job in jobs):
-                break
-        return [job.result() for job in jobs]
-    except Interrupted:
-        return None
-    finally:
-        for job in jobs:
-            job.cancel()
+def _given(coarse: CoarseInput, inputs: NDArray[np.int64]) -> Lattices:
+    """Return the raw coarse lattices `inputs`, a rising stretch of indices."""
+    given: Lattices = coarse.read(int(inputs[0]), int(inputs[-1]) + 1)[inputs - inputs[0]]
+    return given
 
 
-def _check_consistent(coarse: CoarseInput, fine: Lattices, first: int, copies: int) -> None:
+def _misfit(coarse: CoarseInput, fine: Lattices, inputs: NDArray[np.int64]) -> float:
+    """Return the root mean square of A x - y over that of y."""
+    values = _given(coarse, inputs).astype(np.float64)  # only fields and `spectral` come here
+    seen = operator(coarse.rule, coarse.fine_shape, coarse.factor).apply(fine.astype(np.float64))
+    return float(np.linalg.norm(seen - values) / max(float(np.linalg.norm(values)), 1e-300))
+
+
+def _check_consistent(coarse: CoarseInput, fine: Lattices, inputs: NDArray[np.int64]) -> None:
     """Raise RuntimeError unless the lattices coarse-grain to their input, every number of it."""
-    inputs = np.arange(first, first + len(fine)) // copies
     again = coarsen_lattices(
         fine,
         coarse.q,
@@ -386,7 +352,7 @@ def _check_consistent(coarse: CoarseInput, fine: Lattices, first: int, copies: i
         tie_seed=coarse.tie_seed or 0,
         sample_ids=coarse.ids[inputs],
     )
-    given = coarse.read(int(inputs[0]), int(inputs[-1]) + 1)[inputs - inputs[0]]
+    given = _given(coarse, inputs)
     if coarse.rule == "majority" and coarse.tie_seed is None:
         # What a tie was decided by is not known: the input may say any of what is tied.
         again = np.where(_could_be(coarse, fine, given), given, again)
@@ -443,7 +409,8 @@ def _attributes(
         attrs["tie_seed"] = coarse.tie_seed
     if spec.method == "skild":
         attrs |= {"steps": spec.steps, "polish": spec.polish, "weights_sha256": weights_sha256}
-        attrs["sharpness"] = spec.sharpness
+        restarts = usual_restarts(spec.restarts, spec.steps, spec.sampler)
+        attrs |= {"sampler": spec.sampler, "restarts": restarts}
         attrs |= {"lambda_start": spec.lambda_start, "lambda_end": spec.lambda_end}
     if spec.method == "exact":
         attrs["sweeps"] = spec.sweeps

@@ -1,24 +1,169 @@
-"""Where lambda goes: sqrt(lambda) is the length, in sites, below which detail has been erased."""
+"""Where lambda goes: sqrt(lambda) is the length, in sites, below which detail has been erased.
+
+A schedule is a monotonic map from t in [0, 1] to lambda with its inverse. A chain takes steps that
+are equal in t, between any two lambdas: a chain that refines and one that generates differ in
+their start alone.
+"""
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
+from typing import Protocol
+
 import numpy as np
 from numpy.typing import NDArray
+from scipy.optimize import brentq
 
 from skild_phys.errors import BadInput
 
-LAMBDA_END = 0.03
-"""Where the last network call is: all but a few spins in 100,000 can be read off there."""
+Array = NDArray[np.float64]
 
 
-def geometric_steps(start: float, end: float, steps: int) -> NDArray[np.float64]:
-    """Return `steps` values of lambda from `start` down to `end`, equal in log lambda.
+LAMBDA_END = 0.1
+"""Where the last denoiser call is: at critical lattices all but 1 spin in 100 can be read off."""
+
+
+class Schedule(Protocol):
+    """lambda(t), increasing, and t(lambda)."""
+
+    def __call__(self, t: Array) -> Array:
+        """Return lambda at `t` in [0, 1], in sites squared."""
+
+    def inverse(self, lam: float) -> float:
+        """Return the t at which lambda is `lam`."""
+
+
+@dataclass(frozen=True)
+class Geometric:
+    """lambda = low (high / low)^t, uniform in log lambda.
 
     abar depends on kappa^2 lambda alone, so every mode crosses its transition at the same pace.
     """
+
+    low: float
+    high: float
+
+    def __call__(self, t: Array) -> Array:
+        return np.asarray(self.low * (self.high / self.low) ** np.asarray(t, dtype=np.float64))
+
+    def inverse(self, lam: float) -> float:
+        return math.log(lam / self.low) / math.log(self.high / self.low)
+
+
+@dataclass(frozen=True)
+class Linear:
+    """lambda = side^2 theta t / (lambda_i (1 - t) + lambda_f)^2 (arXiv 2605.26032).
+
+    The paper counts wave numbers as pi u, u = 0, 1, ... in a box of side 1; `side` turns its
+    lambda into sites squared.
+    """
+
+    side: int
+    theta: float
+    lambda_i: float
+    lambda_f: float
+
+    def __call__(self, t: Array) -> Array:
+        t = np.asarray(t, dtype=np.float64)
+        scale = float(self.side) ** 2 * self.theta
+        return np.asarray(scale * t / (self.lambda_i * (1.0 - t) + self.lambda_f) ** 2)
+
+    def inverse(self, lam: float) -> float:
+        # lam (i (1 - t) + f)^2 = c t is a quadratic in t; its smaller root lies in [0, 1].
+        c, i, s = float(self.side) ** 2 * self.theta, self.lambda_i, self.lambda_i + self.lambda_f
+        a, half_b, last = lam * i * i, lam * i * s + 0.5 * c, lam * s * s
+        return last / (half_b + math.sqrt(half_b * half_b - a * last))
+
+
+@dataclass(frozen=True)
+class LogLinear:
+    """lambda = side^2 t 10^(lambda_i + (lambda_f - lambda_i) t) (arXiv 2605.26032)."""
+
+    side: int
+    lambda_i: float
+    lambda_f: float
+
+    def __call__(self, t: Array) -> Array:
+        t = np.asarray(t, dtype=np.float64)
+        exponent = self.lambda_i + (self.lambda_f - self.lambda_i) * t
+        return np.asarray(float(self.side) ** 2 * t * 10.0**exponent)
+
+    def inverse(self, lam: float) -> float:
+        t: float = brentq(lambda t: float(self(np.asarray(t))) - lam, 0.0, 1.0, xtol=1e-14)
+        return t
+
+
+def chain_lambdas(schedule: Schedule, start: float, end: float, steps: int) -> Array:
+    """Return `steps` lambdas from `start` down to `end`, both included, equal in t."""
     if steps < 1:
         raise BadInput("--steps", steps, "a whole number of at least 1")
-    return np.geomspace(start, end, steps)
+    if steps == 1:
+        return np.array([start])
+    t = np.linspace(schedule.inverse(start), schedule.inverse(end), steps)
+    lambdas = np.asarray(schedule(t), dtype=np.float64)
+    lambdas[0], lambdas[-1] = start, end
+    return lambdas
+
+
+RESTART, TURN = 1.0, 0.3
+"""A restart goes from `TURN` back to `RESTART`: the lengths, 1 site and below, at which the last
+errors are made and a few calls make them good."""
+ENOUGH_FOR_RESTARTS = 24
+
+
+def usual_restarts(restarts: int | None, steps: int, sampler: str) -> int:
+    """Return `restarts`, or their usual number where it is None; raises BadInput.
+
+    Only the sampler `stochastic` draws what a restart begins with.
+    """
+    if restarts is None:
+        return 3 if sampler == "stochastic" and steps >= ENOUGH_FOR_RESTARTS else 0
+    if restarts < 0 or (restarts and sampler != "stochastic"):
+        accepted = "a whole number from 0 on" if restarts < 0 else f"0 with sampler {sampler}"
+        raise BadInput("--restarts", restarts, accepted)
+    return restarts
+
+
+def restarting_lambdas(start: float, end: float, steps: int, restarts: int) -> Array:
+    """Return `steps` lambdas, equal in log lambda, that go back up `restarts` times.
+
+    start -> TURN, RESTART -> TURN and so on, and at last RESTART -> end. What a lattice becomes
+    at short distance given the long ones is drawn anew each time: its distribution comes nearer
+    that of the denoiser's small lambdas, whatever was wrong above (arXiv 2306.14878).
+
+    Raises BadInput if there are too few steps for so many restarts.
+    """
+    if not restarts or start <= TURN or end >= TURN:
+        return chain_lambdas(Geometric(end, start), start, end, steps)
+    again = max(2, round(0.16 * steps))
+    last = max(3, round(0.35 * steps))
+    first = steps - last - (restarts - 1) * again
+    if restarts < 0 or first < 2:
+        most = max(0, (steps - last - 2) // again + 1)
+        raise BadInput("--restarts", restarts, f"0 to {most} in {steps} steps")
+    top = min(start, RESTART)
+    legs = [np.geomspace(start, TURN, first)]
+    legs += [np.geomspace(top, TURN, again)] * (restarts - 1)
+    return np.concatenate([*legs, np.geomspace(top, end, last)])
+
+
+def effective_resolution(lam: float, side: int, tau: float = 0.1) -> float:
+    """Return the R of a state at `lam`: its R x R box of the DCT is still to be seen.
+
+    abar / (1 - abar) = tau on the corner of the box, kappa = sqrt(2) pi R / side.
+    """
+    return side * math.sqrt(math.log1p(1.0 / tau) / lam) / (math.sqrt(2.0) * math.pi)
+
+
+def lambda_of_resolution(resolution: float, side: int, tau: float = 0.1) -> float:
+    """Return the lambda, in sites squared, at which `effective_resolution` is `resolution`."""
+    return math.log1p(1.0 / tau) * (side / (math.sqrt(2.0) * math.pi * resolution)) ** 2
+
+
+START_SCALE = {"block_mean": 1.0, "spectral": 1.0, "majority": 2.0, "decimate": 2.0}
+"""How far past the coarse Nyquist mode a chain starts (`starting_lambda`): signs and single
+spins say less about the waves they carry than block means do."""
 
 
 def starting_lambda(factor: float, scale: float = 1.0) -> float:

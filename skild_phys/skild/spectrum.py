@@ -1,34 +1,54 @@
-"""The power spectrum P(kappa) = E|X - E X|^2 of a mode, as a function of the wave number alone.
+"""The power spectrum P = E|X - E X|^2 of the modes, measured or fitted.
 
-Modes are those of the orthonormal DFT, kappa = |k| in radians per site. As a function of kappa
-one table serves every lattice size: below its first knot P goes on as the power law of the
-lowest knots, and the zero mode of a lattice of side L takes the value at kappa = zero_scale / L
-(at a critical point both chi and P(2 pi / L) grow with the same power of L).
+Modes are those of an orthonormal basis, kappa = |k| in radians per site. Three kinds:
+
+- `RadialSpectrum`: a smooth table of P(kappa), for every lattice size;
+- `PowerLaw`: C (kappa^2 + k0^2)^-alpha, the paper's fit, for every lattice size;
+- `ModeSpectrum`: one P for each mode, as measured, for one lattice size.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter1d
+from scipy.optimize import curve_fit
+
+from skild_phys.errors import BadInput
+from skild_phys.skild.basis import Basis, make_basis
 
 Array = NDArray[np.float64]
 
 
-def wave_numbers(shape: tuple[int, int]) -> Array:
-    """Return kappa = |k| of every rfft2 mode of a (Ly, Lx) torus, shape (Ly, Lx // 2 + 1)."""
-    ky = 2.0 * np.pi * np.fft.fftfreq(shape[0])
-    kx = 2.0 * np.pi * np.fft.rfftfreq(shape[1])
-    kappa: Array = np.hypot(ky[:, None], kx[None, :])
-    return kappa
+class Spectrum(ABC):
+    """P of every mode of a lattice."""
+
+    kind: ClassVar[str]
+
+    @abstractmethod
+    def variances(self, basis: Basis) -> Array:
+        """Return P of every mode of `basis`, of its modes' shape, positive."""
+
+    def record(self) -> dict[str, Any]:
+        """Return what `spectrum_from_record` makes this spectrum of, for JSON."""
+        return {"kind": self.kind, **dataclasses.asdict(self)}  # type: ignore[call-overload]
 
 
 @dataclass(frozen=True)
-class Spectrum:
+class RadialSpectrum(Spectrum):
     """P(kappa) by linear interpolation of log P in log kappa.
+
+    Below the first knot P goes on as the power law of the lowest knots, and the zero mode of a
+    lattice of N sites takes the value at kappa = zero_scale / sqrt(N): at a critical point chi
+    and P(2 pi / L) grow with the same power of L, so that one table serves every size.
 
     Attributes
     ----------
@@ -37,6 +57,7 @@ class Spectrum:
     zero_scale : the zero mode of side L has the power of kappa = zero_scale / L.
     """
 
+    kind: ClassVar[str] = "radial"
     kappa: tuple[float, ...]
     power: tuple[float, ...]
     zero_scale: float
@@ -51,44 +72,198 @@ class Spectrum:
         log_p = np.where(x < log_kappa[0], below, np.interp(x, log_kappa, log_power))
         return np.asarray(np.exp(log_p), dtype=np.float64)
 
-    def variances(self, shape: tuple[int, int]) -> Array:
-        """Return P of every rfft2 mode of a (Ly, Lx) torus, shape (Ly, Lx // 2 + 1)."""
-        kappa = wave_numbers(shape)
-        kappa[0, 0] = self.zero_scale / math.sqrt(shape[0] * shape[1])
+    def variances(self, basis: Basis) -> Array:
+        kappa = np.where(basis.kappa > 0, basis.kappa, self.zero_scale / basis.sites**0.5)
         return self(kappa)
 
 
-def mode_power(fields: NDArray[np.generic]) -> Array:
-    """Return the mean |X|^2 of every rfft2 mode of fields (n, Ly, Lx); E X = 0 by symmetry."""
-    modes = np.fft.rfft2(np.asarray(fields, dtype=np.float64), norm="ortho")
-    return np.asarray(np.mean(np.abs(modes) ** 2, axis=0))
+@dataclass(frozen=True)
+class PowerLaw(Spectrum):
+    """P = amplitude (kappa^2 + k0_squared)^-alpha, the paper's fit (arXiv 2605.26032).
+
+    With k0_squared = 0 the zero mode takes the value of the lowest wave number above it.
+    """
+
+    kind: ClassVar[str] = "power_law"
+    amplitude: float
+    alpha: float
+    k0_squared: float
+
+    def variances(self, basis: Basis) -> Array:
+        kappa = basis.kappa if self.k0_squared > 0 else basis.kappa.clip(min=basis.lowest)
+        return np.asarray(self.amplitude * (kappa**2 + self.k0_squared) ** -self.alpha)
 
 
-def fit_spectrum(
-    power: Array, shape: tuple[int, int], knots: int = 48, smooth: float = 0.7, floor: float = 1e-4
-) -> Spectrum:
-    """Smooth measured mode powers into a `Spectrum`.
+@dataclass(frozen=True)
+class ModeSpectrum(Spectrum):
+    """P of each mode on its own, for lattices of one shape in one basis.
+
+    Attributes
+    ----------
+    basis, shape : of the lattices that were measured.
+    power : P of each mode, row by row.
+    """
+
+    kind: ClassVar[str] = "modes"
+    basis: str
+    shape: tuple[int, int]
+    power: tuple[float, ...]
+
+    def variances(self, basis: Basis) -> Array:
+        if basis.shape != tuple(self.shape) or basis.name != self.basis:
+            has = "{} x {}".format(*basis.shape)
+            wanted = "{} x {} in the basis {}: its spectrum is of single modes"
+            raise BadInput("lattice", has, wanted.format(*self.shape, self.basis))
+        return np.array(self.power).reshape(basis.kappa.shape)
+
+
+KINDS: dict[str, type[Spectrum]] = {
+    kind.kind: kind for kind in (RadialSpectrum, PowerLaw, ModeSpectrum)
+}
+
+
+def spectrum_from_record(record: dict[str, Any]) -> Spectrum:
+    """Return the spectrum that gave `record`; KeyError, TypeError or ValueError if none did."""
+    values = {k: tuple(v) if isinstance(v, list) else v for k, v in record.items() if k != "kind"}
+    return KINDS[record["kind"]](**values)
+
+
+def mode_power(fields: NDArray[np.generic], basis: Basis) -> Array:
+    """Return the mean |X|^2 of every mode of `fields` (n, Ly, Lx), in float64.
+
+    E X is taken to be 0, as it is by symmetry for spins; subtract it first where it is not.
+    """
+    modes = basis.modes(torch.from_numpy(np.asarray(fields, dtype=np.float64)))
+    return np.asarray((modes.abs() ** 2).mean(dim=0).numpy())
+
+
+def fit_spectrum(power: Array, basis: Basis, kind: str = RadialSpectrum.kind) -> Spectrum:
+    """Return a spectrum of `kind` for measured mode powers; raises BadInput for none of KINDS.
 
     Parameters
     ----------
-    power : (Ly, Lx // 2 + 1) measured E|X|^2 (`mode_power`).
-    shape : (Ly, Lx) of the lattices measured.
-    knots : number of bins, uniform in log kappa; bins without a mode are dropped.
-    smooth : width, in bins, of the Gaussian that smooths log P against its power-law trend.
-    floor : lowest P kept, as a fraction of the mean over all modes.
+    power : measured E|X|^2 of the modes of `basis` (`mode_power`), not all zero.
+    kind : 'radial', 'power_law' or 'modes'.
     """
-    kappa = wave_numbers(shape).ravel()
-    values = np.maximum(power.ravel(), floor * power.mean())
-    inside = kappa > 0
-    edges = np.geomspace(kappa[inside].min() * 0.999, kappa.max() * 1.001, knots + 1)
-    which = np.digitize(kappa[inside], edges) - 1
-    count = np.bincount(which, minlength=knots)
-    filled = count > 0
-    log_kappa = np.bincount(which, np.log(kappa[inside]), knots)[filled] / count[filled]
-    log_power = np.log(np.bincount(which, values[inside], knots)[filled] / count[filled])
-    trend = np.polynomial.Polynomial.fit(log_kappa, log_power, 3)(log_kappa)
+    if kind not in KINDS:
+        raise BadInput("spectrum", kind, " or ".join(KINDS))
+    if not 0 < power.mean() < math.inf:
+        raise BadInput("STORE", float(power.mean()), "lattices whose mean square is above 0")
+    floored = np.maximum(power, FLOOR * np.average(power, weights=basis.weight))
+    if kind == ModeSpectrum.kind:
+        return ModeSpectrum(basis.name, basis.shape, tuple(floored.ravel().tolist()))
+    if kind == PowerLaw.kind:
+        return _power_law(floored, basis)
+    return _radial(floored, basis)
+
+
+FLOOR = 1e-4
+"""Lowest P kept, as a fraction of the mean over all modes."""
+
+
+KNOTS = 48
+"""Shells, uniform in log kappa; those without a mode are dropped."""
+
+
+def _shell_of(basis: Basis) -> tuple[NDArray[np.int64], Array]:
+    """Return the shell and the weight of every mode above the zero mode, row by row."""
+    inside = basis.kappa.ravel() > 0
+    kappa = basis.kappa.ravel()[inside]
+    edges = np.geomspace(kappa.min() * 0.999, kappa.max() * 1.001, KNOTS + 1)
+    _, which = np.unique(np.digitize(kappa, edges), return_inverse=True)
+    return which.astype(np.int64), basis.weight.ravel()[inside]
+
+
+def _shells(power: Array, basis: Basis) -> tuple[Array, Array]:
+    """Return log kappa and log P of the shells."""
+    which, weight = _shell_of(basis)
+    count: Array = np.bincount(which, weight).astype(np.float64)
+    log_kappa = np.log(basis.kappa.ravel()[basis.kappa.ravel() > 0])
+    log_power: Array = np.log(_shell_means(power[None], basis)[0])
+    return np.asarray(np.bincount(which, weight * log_kappa) / count), log_power
+
+
+def _radial(power: Array, basis: Basis, smooth: float = 0.7) -> RadialSpectrum:
+    """Return a table of the shells; log P is smoothed against a cubic trend by a Gaussian
+    `smooth` shells wide."""
+    log_kappa, log_power = _shells(power, basis)
+    degree = min(3, log_kappa.size - 1)
+    trend = np.polynomial.Polynomial.fit(log_kappa, log_power, degree)(log_kappa)
     log_power = trend + gaussian_filter1d(log_power - trend, smooth, mode="nearest")
-    table = Spectrum(tuple(np.exp(log_kappa)), tuple(np.exp(log_power)), 1.0)
+    table = RadialSpectrum(tuple(np.exp(log_kappa)), tuple(np.exp(log_power)), 1.0)
     grid = np.geomspace(1e-4, float(np.exp(log_kappa[0])), 4000)
     zero = float(grid[np.argmin(np.abs(table(grid) - power.flat[0]))])
-    return Spectrum(table.kappa, table.power, zero * math.sqrt(shape[0] * shape[1]))
+    return RadialSpectrum(table.kappa, table.power, zero * basis.sites**0.5)
+
+
+def _power_law(power: Array, basis: Basis) -> PowerLaw:
+    """Return the least-squares fit of log P over shells, all of equal weight."""
+    log_kappa, log_power = _shells(power, basis)
+
+    def model(x: Array, log_amplitude: float, alpha: float, log_k0: float) -> Array:
+        return np.asarray(log_amplitude - alpha * np.log(np.exp(2.0 * x) + np.exp(2.0 * log_k0)))
+
+    low = float(log_kappa[0])
+    start = (float(log_power[-1]), 1.0, low)
+    bounds = ((-np.inf, 0.0, low - 10.0), (np.inf, 10.0, float(log_kappa[-1])))
+    best, _ = curve_fit(model, log_kappa, log_power, start, bounds=bounds)
+    return PowerLaw(math.exp(best[0]), float(best[1]), math.exp(2.0 * best[2]))
+
+
+@dataclass(frozen=True)
+class ShellPower:
+    """Measured mode powers, and their means over shells of equal log kappa.
+
+    Attributes
+    ----------
+    basis : whose modes these are.
+    n : number of lattices.
+    power : mean |X|^2 of each mode.
+    kappa, mean, error : of each shell: geometric mean wave number, mean power of its modes, and
+        the standard error of that for independent lattices (nan for one lattice).
+    """
+
+    basis: Basis
+    n: int
+    power: Array
+    kappa: Array
+    mean: Array
+    error: Array
+
+    def over_shells(self, power: Array) -> Array:
+        """Return the means over the shells of another power of each mode."""
+        return np.asarray(_shell_means(power[None], self.basis)[0])
+
+
+def _shell_means(power: Array, basis: Basis) -> Array:
+    """Return the means of `power` (n, *modes) over `_shell_of`'s shells, (n, shells)."""
+    which, weight = _shell_of(basis)
+    counts = np.bincount(which, weight)
+    flat = power.reshape(len(power), -1)[:, basis.kappa.ravel() > 0]
+    means: Array = np.stack([np.bincount(which, weight * one) for one in flat]) / counts
+    return np.asarray(means)
+
+
+def measure_shells(batches: Iterable[NDArray[np.generic]], basis: Basis) -> ShellPower:
+    """Return the mode powers of batches of lattices (n, Ly, Lx), and their errors by shell."""
+    power, n = np.zeros_like(basis.kappa), 0
+    total, squares = np.zeros(1), np.zeros(1)
+    for fields in batches:
+        modes = basis.modes(torch.from_numpy(np.asarray(fields, dtype=np.float64)))
+        each = (modes.abs() ** 2).numpy()
+        shells = _shell_means(each, basis)
+        power += each.sum(axis=0)
+        total, squares = total + shells.sum(axis=0), squares + (shells**2).sum(axis=0)
+        n += len(each)
+    mean = total / n
+    spread = np.sqrt(np.maximum(squares / n - mean**2, 0.0))
+    error = spread / math.sqrt(n - 1) if n > 1 else np.full_like(mean, np.nan)
+    which, weight = _shell_of(basis)
+    log_kappa = np.log(basis.kappa.ravel()[basis.kappa.ravel() > 0])
+    kappa = np.exp(np.bincount(which, weight * log_kappa) / np.bincount(which, weight))
+    return ShellPower(basis, n, power / n, kappa, mean, error)
+
+
+def wave_numbers(shape: tuple[int, int]) -> Array:
+    """Return kappa = |k| of every rfft2 mode of a (Ly, Lx) torus, shape (Ly, Lx // 2 + 1)."""
+    return make_basis("dft", shape).kappa

@@ -6,9 +6,9 @@ import dataclasses
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -19,51 +19,59 @@ from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from skild_phys import __version__
-from skild_phys.errors import BadInput, Interrupted, WeightsError
+from skild_phys.errors import Interrupted, WeightsError
 from skild_phys.files import write_bytes_atomically
+from skild_phys.lattice.coarsen import coarsen_spins
+from skild_phys.rng import TRAINING, seed_sequence
+from skild_phys.skild.basis import make_basis
 from skild_phys.skild.config import TrainConfig
-from skild_phys.skild.network import UNet
+from skild_phys.skild.constraint import Blocks, Constraint, Sites, differentiable_means
+from skild_phys.skild.couplings import Couplings, couplings_from_record, fit_couplings
+from skild_phys.skild.denoiser import field_target, make_network, spin_logits, spin_surrogate
+from skild_phys.skild.mean_field import MeanField, half_tanh
 from skild_phys.skild.process import Process
+from skild_phys.skild.reverse import SYMMETRIES
+from skild_phys.skild.schedule import START_SCALE, starting_lambda
 from skild_phys.skild.source import Source
-from skild_phys.skild.spectrum import Spectrum, fit_spectrum, mode_power
+from skild_phys.skild.spectrum import Spectrum, fit_spectrum, measure_shells, spectrum_from_record
 from skild_phys.skild.weights import Weights, content_sha256
 
-CHECKPOINT_FORMAT = "skild-phys checkpoint 2"
+CHECKPOINT_FORMAT = "skild-phys checkpoint 3"
 
 
-def measure_spectrum(source: Source, batches: int, batch: int) -> Spectrum:
-    """Measure and smooth the power spectrum of `batches` batches of a source's lattices."""
-    power = np.mean([mode_power(source.next(batch)) for _ in range(batches)], axis=0)
-    if not 0 < power.mean() < math.inf:
-        raise BadInput("STORE", float(power.mean()), "lattices whose mean square is above 0")
-    return fit_spectrum(power, source.shape)
+class Measured(NamedTuple):
+    """What is known of the data before the first step."""
+
+    spectrum: Spectrum
+    couplings: Couplings
 
 
-def symmetry(lattices: Tensor, random: torch.Generator) -> Tensor:
-    """Apply one random symmetry of the square torus and of the spins to a batch (n, Ly, Lx)."""
+def measure(source: Source, config: TrainConfig) -> Measured:
+    """Measure the spectrum, and of spins the pair couplings, of the source's first batches."""
+    basis = make_basis(config.basis, source.shape)
+    batches = [source.next(config.batch) for _ in range(config.spectrum_batches)]
+    spectrum = fit_spectrum(measure_shells(batches, basis).power, basis, config.spectrum)
+    couplings = Couplings()
+    if config.output == "logits":
+        alike = {"flip", "turn"} <= set(config.symmetries)
+        couplings = fit_couplings(batches, config.couplings_reach, symmetric=alike)
+    return Measured(spectrum, couplings)
+
+
+def symmetry(
+    lattices: Tensor, random: torch.Generator, symmetries: Sequence[str] = SYMMETRIES
+) -> Tensor:
+    """Apply one random symmetry, of those that hold, to a batch (n, Ly, Lx)."""
     height, width = lattices.shape[-2:]
     draw = torch.randint(0, 2**30, (6,), generator=random).tolist()
-    lattices = torch.roll(lattices, (draw[0] % height, draw[1] % width), (1, 2))
-    if draw[2] % 2:
-        lattices = lattices.flip(1)
-    if draw[3] % 2:
-        lattices = lattices.flip(2)
-    if draw[4] % 2 and height == width:
+    if "shift" in symmetries:
+        lattices = torch.roll(lattices, (draw[0] % height, draw[1] % width), (1, 2))
+    for axis in (1, 2):
+        if draw[1 + axis] % 2 and "flip" in symmetries:
+            lattices = lattices.flip(axis)
+    if draw[4] % 2 and height == width and "turn" in symmetries:
         lattices = lattices.transpose(1, 2)
-    return -lattices if draw[5] % 2 else lattices
-
-
-def loss_per_lattice(
-    output: Tensor, x0: Tensor, noise: Tensor, lam: Tensor, process: Process, kind: str
-) -> Tensor:
-    """Return the loss of each lattice, (n,).
-
-    Logits: cross-entropy in nats a site, -ln p(s) with p(+) = 1 / (1 + exp(-logit)).
-    v: mean square error a site of v = cos(theta) eps - sin(theta) Y_0 in whitened coordinates.
-    """
-    if kind == "logits":
-        return F.softplus(-x0 * output).mean(dim=(1, 2))
-    return (output - process.velocity(x0, noise, lam)).square().mean(dim=(1, 2))
+    return -lattices if draw[5] % 2 and "sign" in symmetries else lattices
 
 
 def learning_rate(step: int, config: TrainConfig) -> float:
@@ -73,6 +81,47 @@ def learning_rate(step: int, config: TrainConfig) -> float:
         return config.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * step / config.steps))
     left = (config.steps - step) / max(1.0, config.decay_fraction * config.steps)
     return config.learning_rate * warm * min(1.0, left)
+
+
+RULES_SEEN = ("block_mean", "block_mean", "majority", "decimate")
+FACTORS = (2, 4, 8)
+"""Of the coarse lattices that a part of each batch knows; block means twice as often."""
+
+
+class Known:
+    """A batch whose first lattices are free and whose others know their coarse lattices."""
+
+    def __init__(
+        self, n_free: int, spins: Tensor | None = None, rule: str = "", factor: int = 1
+    ) -> None:
+        self.n_free, self.rule, self.factor = n_free, rule, factor
+        self.bound: Constraint | None = None
+        if spins is None:
+            return
+        lattices = spins.cpu().numpy().astype(np.int8)
+        raw = coarsen_spins(lattices, rule, factor)
+        if rule == "decimate":
+            self.bound = Sites(raw, factor, spins.device)
+        else:
+            self.bound = Blocks(raw, factor, rule == "majority")
+
+    def reach(self, most: float) -> float:
+        """Return the largest lambda at which the coarse lattices are of use, `most` at most."""
+        return min(most, 1.5 * starting_lambda(self.factor, START_SCALE[self.rule]))
+
+    def means(self, logits: Tensor) -> Tensor:
+        """Return the means of spins with `logits` under what is known of each lattice."""
+        if self.bound is None:
+            return half_tanh(logits)
+        free, rest = logits[: self.n_free], logits[self.n_free :]
+        return torch.cat([half_tanh(free), self.bound.means(rest)])
+
+    def differentiable(self, logits: Tensor) -> Tensor:
+        """Return `means`, through which gradients flow."""
+        if self.bound is None:
+            return half_tanh(logits)
+        free, rest = logits[: self.n_free], logits[self.n_free :]
+        return torch.cat([half_tanh(free), differentiable_means(self.bound, rest)])
 
 
 class Trainer:
@@ -86,14 +135,17 @@ class Trainer:
         self,
         config: TrainConfig,
         source: Source,
-        spectrum: Spectrum | None = None,
+        measured: Measured | None = None,
         device: str = "cpu",
     ):
-        torch.manual_seed(config.seed)
         self.config, self.source, self.device = config, source, torch.device(device)
-        self.spectrum = spectrum or measure_spectrum(source, config.spectrum_batches, config.batch)
-        self.process = Process(self.spectrum, source.shape, self.device)
-        self.network = UNet(config.network).to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.measured = measured or measure(source, config)
+        self.process = Process(self.measured.spectrum, source.shape, self.device, config.basis)
+        self.mean_field = MeanField(self.process, self.measured.couplings)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(int(seed_sequence(config.seed, TRAINING, 0).generate_state(1)[0]))
+            network = make_network(config.network, config.output, config.basis)
+        self.network = network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.ema = AveragedModel(
             self.network,
             multi_avg_fn=get_ema_multi_avg_fn(config.ema),  # type: ignore[no-untyped-call]
@@ -104,40 +156,72 @@ class Trainer:
             betas=(0.9, 0.99),
             weight_decay=config.weight_decay,
         )
-        self.random = torch.Generator().manual_seed(config.seed)
+        noise = int(seed_sequence(config.seed, TRAINING, 1).generate_state(1, np.uint64)[0] >> 1)
+        self.random = torch.Generator().manual_seed(noise)
         self.step = 0
         self.seconds = 0.0
         self.log: list[tuple[int, float, float]] = []
         self.window = (0.0, 0)
         """Sum and number of the losses since the last line of `log`."""
 
-    def _lambdas(self, n: int) -> Tensor:
-        """Draw lambda log-uniformly, stratified over the batch; a share of it far out."""
-        c = self.config
+    def _known(self, x0: Tensor) -> Known:
+        """Draw what part of the batch knows its coarse lattices, and by which rule and factor."""
+        c, n = self.config, len(x0)
+        factors = [b for b in FACTORS if not any(side % b for side in x0.shape[-2:])]
+        known = round(c.coarse_share * n) if c.output == "logits" and factors else 0
+        if not known:
+            return Known(n)
+        which = int(torch.randint(len(RULES_SEEN), (1,), generator=self.random))
+        factor = factors[int(torch.randint(len(factors), (1,), generator=self.random))]
+        return Known(n - known, x0[n - known :], RULES_SEEN[which], factor)
+
+    def _lambdas(self, known: Known) -> Tensor:
+        """Draw lambda log-uniformly, stratified; a share of the free lattices far out.
+
+        Of a lattice that knows its coarse one as far as a chain from there starts.
+        """
+        c, n = self.config, known.n_free
         u = (torch.arange(n) + torch.rand(n, generator=self.random)) / n
         near, far = math.log(c.lambda_far / c.lambda_min), math.log(c.lambda_max / c.lambda_far)
         split = 1.0 - c.far_share
         log_lam = torch.where(
             u < split, u / split * near, near + (u - split) / max(c.far_share, 1e-9) * far
         )
+        if known.bound is not None:
+            m = c.batch - n
+            u = (torch.arange(m) + torch.rand(m, generator=self.random)) / m
+            log_lam = torch.cat([log_lam, u * math.log(known.reach(c.lambda_far) / c.lambda_min)])
         return (math.log(c.lambda_min) + log_lam).exp()
+
+    def _sight(self, features: Tensor, lam: Tensor) -> Tensor:
+        bf16 = self.config.precision == "bf16"
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=bf16):
+            outputs: Tensor = self.network(features, lam)
+        return outputs.float()
 
     def train_step(self) -> float:
         """Take one step; return the batch's mean loss."""
         c = self.config
         began = time.perf_counter()
         lattices = torch.from_numpy(np.asarray(self.source.next(c.batch), dtype=np.float32))
-        x0 = symmetry(lattices, self.random).contiguous().to(self.device)
-        lam = self._lambdas(c.batch).to(self.device)
+        x0 = symmetry(lattices, self.random, c.symmetries).contiguous().to(self.device)
+        known = self._known(x0)
+        lam = self._lambdas(known).to(self.device)
         noise = torch.randn(x0.shape, generator=self.random).to(self.device)
         xt = self.process.forward(x0, lam, noise)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.step, c)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=c.precision == "bf16"):
-            output = self.network(xt, lam)
-        loss = loss_per_lattice(output.float(), x0, noise, lam, self.process, c.output).mean()
+        if c.output == "logits":
+            found = spin_logits(self._sight, self.mean_field, xt, lam, known.differentiable)
+            minimized = spin_surrogate(found, x0, known.means)
+            free = slice(known.n_free)
+            loss = F.softplus(-x0[free] * found.logits[free]).mean()
+        else:
+            target = field_target(c.output, self.process, x0, noise, lam)
+            loss = (self._sight(xt[:, None], lam)[:, 0] - target).square().mean()
+            minimized = loss
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        minimized.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(self.network.parameters(), c.clip)
         self.optimizer.step()
         self.ema.update_parameters(self.network)
@@ -159,8 +243,12 @@ class Trainer:
             "version": __version__,
             "torch": torch.__version__.split("+")[0],
         }
-        reach = (c.lambda_min, c.lambda_max)
-        return Weights(tensors, c.network, self.spectrum, c.output, reach, system, record)
+        # Below network_from there is nothing to have learnt.
+        reach = (0.0 if c.lambda_min <= c.network_from else c.lambda_min, c.lambda_max)
+        return Weights(
+            tensors, c.network, self.measured.spectrum, c.output, reach, system, record,
+            c.basis, self.measured.couplings, c.network_from, c.symmetries,
+        )  # fmt: skip
 
     def save(self, path: Path) -> None:
         """Write the whole state of the run to `path`, atomically."""
@@ -178,7 +266,8 @@ class Trainer:
             "window": self.window,
             "config": dataclasses.asdict(self.config),
             "source": self.source.identity(),
-            "spectrum": dataclasses.asdict(self.spectrum),
+            "spectrum": self.measured.spectrum.record(),
+            "couplings": dataclasses.asdict(self.measured.couplings),
         }
         tensors = {k: v.contiguous() for k, v in tensors.items()}
         write_checkpoint(path, record, tensors)
@@ -191,9 +280,9 @@ class Trainer:
         record, tensors = read_checkpoint(path)
         try:
             _same_run(path, record, config, source)
-            table = record["spectrum"]
-            spectrum = Spectrum(tuple(table["kappa"]), tuple(table["power"]), table["zero_scale"])
-            trainer = cls(config, source, spectrum, device)
+            spectrum = spectrum_from_record(record["spectrum"])
+            measured = Measured(spectrum, couplings_from_record(record["couplings"]))
+            trainer = cls(config, source, measured, device)
             trainer._restore(record, tensors)
         except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
             raise WeightsError(f"{path}: is no state of this run ({error!r})") from None

@@ -13,19 +13,24 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
 from skild_phys.errors import BadInput, WeightsError
 from skild_phys.files import write_bytes_atomically
+from skild_phys.skild.couplings import Couplings, couplings_from_record
+from skild_phys.skild.denoiser import OUTPUTS, make_network
 from skild_phys.skild.network import NetworkConfig, UNet
-from skild_phys.skild.spectrum import Spectrum
+from skild_phys.skild.reverse import SYMMETRIES
+from skild_phys.skild.schedule import LAMBDA_END, restarting_lambdas
+from skild_phys.skild.spectrum import Spectrum, spectrum_from_record
 
-FORMAT = "skild-phys weights 1"
+FORMAT = "skild-phys weights 2"
 HEADER_KEY = "skild-phys"
-OUTPUTS = ("logits", "v")
 
 
 @dataclass(frozen=True)
@@ -37,10 +42,15 @@ class Weights:
     tensors : the network's parameters by name.
     network : its shape.
     spectrum : P(kappa) of the data; part of the process, so part of the weights.
-    output : 'logits' (spins) or 'v' (continuous fields).
-    lambda_range : the lambdas seen in training, (smallest, largest).
+    output : 'logits' (spins); 'v', 'eps' or 'x0' (continuous fields).
+    lambda_range : the lambdas the weights are good for, (smallest, largest): those seen in
+        training, and all smaller ones where the mean field works alone.
     system : model, temperature and lattice size of the training data.
     training : the record of the run.
+    basis : 'dft' or 'dct'.
+    couplings : pair couplings of the mean field; spins only.
+    network_from : the lambda below which spins are left to the mean field alone.
+    symmetries : what the data are taken to be symmetric under (`reverse.SYMMETRIES`).
     """
 
     tensors: dict[str, Tensor]
@@ -50,10 +60,28 @@ class Weights:
     lambda_range: tuple[float, float]
     system: dict[str, Any]
     training: dict[str, Any] = field(default_factory=dict)
+    basis: str = "dft"
+    couplings: Couplings = field(default_factory=Couplings)
+    network_from: float = 0.0
+    symmetries: tuple[str, ...] = SYMMETRIES
+
+    def lambdas(
+        self, start: float, end: float | None, steps: int, restarts: int = 0
+    ) -> NDArray[np.float64]:
+        """Return the lambdas of a chain (`restarting_lambdas`); `end` None is LAMBDA_END.
+
+        Raises BadInput if the chain leaves what was seen in training.
+        """
+        low, high = self.lambda_range
+        end = max(LAMBDA_END, low) if end is None else end
+        if not (low <= end < start <= high and end > 0):
+            accepted = f"{low:.3g} <= end < start <= {high:.3g}, what the weights have seen"
+            raise BadInput("--lambda-start", start, accepted)
+        return restarting_lambdas(start, end, steps, restarts)
 
     def build(self, device: torch.device | str = "cpu", dtype: torch.dtype | None = None) -> UNet:
         """Return the network in evaluation mode, its body in `dtype` (as stored if None)."""
-        network = UNet(self.network)
+        network = make_network(self.network, self.output, self.basis)
         network.load_state_dict(self.tensors)
         # The angles of the embedding of log lambda stay in float32: bfloat16 has 3 digits.
         frequencies = network.frequencies.to(device)
@@ -81,7 +109,11 @@ def _record(weights: Weights) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "network": asdict(weights.network),
-        "spectrum": asdict(weights.spectrum),
+        "spectrum": weights.spectrum.record(),
+        "basis": weights.basis,
+        "couplings": asdict(weights.couplings),
+        "network_from": weights.network_from,
+        "symmetries": list(weights.symmetries),
         "output": weights.output,
         "lambda_range": list(weights.lambda_range),
         "system": weights.system,
@@ -131,25 +163,27 @@ def load_weights(path: str | Path) -> Weights:
         network = NetworkConfig(
             **{k: tuple(v) if isinstance(v, list) else v for k, v in shape.items()}  # type: ignore[arg-type]
         )
-        table = record["spectrum"]
-        spectrum = Spectrum(tuple(table["kappa"]), tuple(table["power"]), table["zero_scale"])
         low, high = record["lambda_range"]
+        if record["output"] not in OUTPUTS:
+            raise ValueError(f"output '{record['output']}' is none of {', '.join(OUTPUTS)}")
         weights = Weights(
             tensors,
             network,
-            spectrum,
+            spectrum_from_record(record["spectrum"]),
             record["output"],
             (low, high),
             record["system"],
             record["training"],
+            record["basis"],
+            couplings_from_record(record["couplings"]),
+            float(record["network_from"]),
+            tuple(record["symmetries"]),
         )
-        expected = UNet(network).state_dict()
+        expected = make_network(network, weights.output, weights.basis).state_dict()
     except (BadInput, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise WeightsError(f"{path}: the record in its header is incomplete ({error})") from None
     if {k: v.shape for k, v in expected.items()} != {k: v.shape for k, v in tensors.items()}:
         raise WeightsError(f"{path}: the tensors do not fit the network the header describes")
-    if weights.output not in OUTPUTS:
-        raise WeightsError(f"{path}: output '{weights.output}' is unknown; expected {OUTPUTS}")
     return weights
 
 

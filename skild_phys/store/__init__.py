@@ -4,7 +4,7 @@ Only this package knows Zarr and the schema.
 """
 
 from skild_phys.store.create import create_store
-from skild_phys.store.foreign import open_array
+from skild_phys.store.foreign import is_store, open_array
 from skild_phys.store.reader import LatticeStore, open_store
 from skild_phys.store.region import Region
 from skild_phys.store.schema import FIELDS, SCALARS, SCHEMA_VERSION, VOLATILE
@@ -20,6 +20,7 @@ __all__ = [
     "Region",
     "StoreWriter",
     "create_store",
+    "is_store",
     "open_array",
     "open_store",
     "read_timing",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -61,3 +62,15 @@ def _open_zarr(path: Path, variable: str | None) -> Any:
         names = ", ".join(sorted(arrays)) or "none"
         raise StoreError(f"{path}: expected one array of shape (n, Ly, Lx), found {names}")
     return arrays[variable]
+
+
+def is_store(path: Path) -> bool:
+    """Return whether `path` looks like a store of this program, whatever its state.
+
+    Raises StoreError if it cannot be read.
+    """
+    record = os.path.join(path, "zarr.json")
+    try:
+        return os.path.isfile(record) and b'"schema_version"' in Path(record).read_bytes()
+    except OSError as error:
+        raise StoreError(f"{path}: cannot be read: {error.strerror}") from None

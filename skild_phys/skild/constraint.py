@@ -1,0 +1,183 @@
+"""What a coarse lattice says of spins: their means under it, and draws that obey it.
+
+Sites are independent with given logits; means and draws are those of that law conditioned on the
+coarse lattice, exactly for the integer rules. `spectral`, whose real numbers spins cannot hold
+exactly, adds a field with the kept modes to the logits.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from skild_phys.lattice.coarsen import Operator
+from skild_phys.skild.draw import block_means, draw_rounded, draw_spins
+
+Lattices = NDArray[Any]
+
+
+class Constraint(ABC):
+    """A condition on a batch of spin lattices, (n, Ly, Lx)."""
+
+    @abstractmethod
+    def means(self, logits: Tensor) -> Tensor:
+        """Return E[s] (n, Ly, Lx) of spins with `logits` under the condition."""
+
+    def slope(self, means: Tensor, gradient: Tensor) -> Tensor:
+        """Return `gradient` times d means / d logits, for training: near it where not exact."""
+        return 0.5 * (1.0 - means * means) * gradient
+
+    @abstractmethod
+    def draw(self, logits: NDArray[np.float32], i: int, state: NDArray[np.uint64]) -> Lattices:
+        """Return lattice `i` (Ly, Lx) int8 drawn from `logits` under the condition."""
+
+
+class _Means(torch.autograd.Function):
+    """`Constraint.means` with `Constraint.slope` for its gradient."""
+
+    @staticmethod
+    def forward(context: Any, logits: Tensor, constraint: Constraint) -> Tensor:
+        means = constraint.means(logits)
+        context.constraint = constraint
+        context.save_for_backward(means)
+        return means
+
+    @staticmethod
+    def backward(context: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        (means,) = context.saved_tensors
+        return context.constraint.slope(means, gradients[0]), None
+
+
+def differentiable_means(constraint: Constraint, logits: Tensor) -> Tensor:
+    """Return `constraint.means(logits)`, through which gradients flow."""
+    means: Tensor = _Means.apply(logits, constraint)  # type: ignore[no-untyped-call]
+    return means
+
+
+class Free(Constraint):
+    """No condition."""
+
+    def means(self, logits: Tensor) -> Tensor:
+        return torch.tanh(0.5 * logits)
+
+    def draw(self, logits: NDArray[np.float32], i: int, state: NDArray[np.uint64]) -> Lattices:
+        return draw_spins(logits, None, np.empty((0, 0)), 1, None, state)
+
+
+class Blocks(Constraint):
+    """The sum of every b x b block, or its sign: `raw` (n, Ly / b, Lx / b).
+
+    `coins` decide the sign of a sum of zero (0: not known).
+    """
+
+    def __init__(
+        self,
+        raw: Lattices,
+        factor: int,
+        majority: bool = False,
+        coins: NDArray[np.int8] | None = None,
+    ) -> None:
+        self.raw, self.factor, self.majority, self.coins = raw, factor, majority, coins
+
+    def _coins(self, i: int) -> NDArray[np.int8] | None:
+        return None if self.coins is None else self.coins[i]
+
+    def means(self, logits: Tensor) -> Tensor:
+        lattices = logits.detach().cpu().numpy()
+
+        def of(i: int) -> NDArray[np.float32]:
+            return block_means(lattices[i], self.raw[i], self.factor, self.majority, self._coins(i))
+
+        if len(lattices) == 1:
+            means = [of(0)]
+        else:
+            with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+                means = list(pool.map(of, range(len(lattices))))
+        return torch.from_numpy(np.stack(means)).to(logits.device)
+
+    def slope(self, means: Tensor, gradient: Tensor) -> Tensor:
+        if self.majority:
+            return super().slope(means, gradient)
+        n, height, width = means.shape
+        shape = (n, height // self.factor, self.factor, width // self.factor, self.factor)
+        own = (0.5 * (1.0 - means * means)).reshape(shape)
+        pulled = own * gradient.reshape(shape)
+        # A block's sum is fixed: what all its sites have in common moves nothing.
+        common = pulled.sum((2, 4), keepdim=True) / (own.sum((2, 4), keepdim=True) + 1e-6)
+        return (pulled - own * common).reshape(means.shape)
+
+    def draw(self, logits: NDArray[np.float32], i: int, state: NDArray[np.uint64]) -> Lattices:
+        rule = "majority" if self.majority else "block_mean"
+        return draw_spins(logits, rule, self.raw[i], self.factor, self._coins(i), state)
+
+
+class Sites(Constraint):
+    """The spins of the sites (0, 0) of the blocks, `raw`."""
+
+    def __init__(self, raw: Lattices, factor: int, device: torch.device) -> None:
+        self.raw, self.factor = raw, factor
+        self.known = torch.from_numpy(raw.astype(np.float32)).to(device)
+
+    def means(self, logits: Tensor) -> Tensor:
+        m = torch.tanh(0.5 * logits)
+        m[:, :: self.factor, :: self.factor] = self.known
+        return m
+
+    def draw(self, logits: NDArray[np.float32], i: int, state: NDArray[np.uint64]) -> Lattices:
+        return draw_spins(logits, "decimate", self.raw[i], self.factor, None, state)
+
+
+class KeptModes(Constraint):
+    """The modes inside the coarse box, as the operator's coarse field `values`.
+
+    Spins cannot hold real numbers exactly. The mean does; a draw rounds each block's share of it to
+    a sum that spins can have, up or down by chance, and draws the spins given their sum.
+    """
+
+    STEPS, RATE = 8, 1.8
+    """Of the ascent to the tilt; RATE is below 2 / (1/2), where it must converge."""
+
+    def __init__(self, values: NDArray[np.float64], kept: Operator, device: torch.device) -> None:
+        self.factor, self.shape = kept.factor, kept.shape
+        self.transfer = torch.from_numpy(kept.transfer.real.copy()).float().to(device)
+        wanted = kept.adjoint(values) * kept.factor**2
+        self.wanted = torch.from_numpy(wanted.astype(np.float32)).to(device)
+        # Where the last means were found the next ones are near.
+        self.tilt = torch.zeros_like(self.wanted)
+
+    def _kept(self, fields: Tensor) -> Tensor:
+        """Return b^2 A^T A of fields, the projection onto what the coarse field says.
+
+        Not a filter: for an even coarse side the modes +-side/2 are seen by their sum alone.
+        """
+        b = self.factor
+        coarse = torch.fft.irfft2(torch.fft.rfft2(fields) * self.transfer, s=self.shape)
+        sparse = torch.zeros_like(fields)
+        sparse[..., ::b, ::b] = coarse[..., ::b, ::b]
+        kept: Tensor = torch.fft.irfft2(torch.fft.rfft2(sparse) * self.transfer, s=self.shape)
+        return b * b * kept
+
+    def means(self, logits: Tensor) -> Tensor:
+        self.tilt = self._better(logits, slice(None))
+        return torch.tanh(0.5 * (logits + self.tilt))
+
+    def _better(self, logits: Tensor, which: slice) -> Tensor:
+        """Return the tilt of lattices `which` after STEPS of accelerated ascent (Nesterov)."""
+        tilt, wanted = self.tilt[which], self.wanted[which]
+        before = tilt
+        for step in range(self.STEPS):
+            ahead = tilt + step / (step + 3.0) * (tilt - before)
+            missing = wanted - self._kept(torch.tanh(0.5 * (logits + ahead)))
+            before, tilt = tilt, ahead + self.RATE * missing
+        return tilt
+
+    def draw(self, logits: NDArray[np.float32], i: int, state: NDArray[np.uint64]) -> Lattices:
+        one = torch.from_numpy(logits)[None].to(self.wanted.device)
+        tilted = one + self._better(one, slice(i, i + 1))
+        return draw_rounded(tilted[0].cpu().numpy(), self.factor, state)

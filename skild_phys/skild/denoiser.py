@@ -1,0 +1,136 @@
+"""What the network says, for each kind of output: X_0 for continuous fields, logits for spins.
+
+`eps`, `x0` and `v` are three ways to say the mean of a continuous X_0. `logits` are log odds of
+spin up: the mean of a spin, tanh(logit / 2), is never outside [-1, 1] and nothing is clamped.
+For spins the network works between two runs of the mean-field iteration: it sees the first one's
+result and returns, for each site, a better start, a field for the second, and how far to trust
+the two.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from skild_phys.skild.mean_field import MeanField, Means, half_tanh
+from skild_phys.skild.network import NetworkConfig, UNet
+from skild_phys.skild.process import Process
+
+Sight = Callable[[Tensor, Tensor], Tensor]
+"""(features (n, inputs, Ly, Lx), lam (n,)) -> the network's outputs (n, outputs, Ly, Lx)."""
+
+OUTPUTS = ("logits", "v", "eps", "x0")
+SMALLEST_COSINE = 1e-3
+"""Floor of sqrt(abar) in X_0 = (X_t - sqrt(1 - abar) sqrt(P) eps) / sqrt(abar), the paper's."""
+
+FIRST, SECOND = 12, 4
+"""Mean-field iterations before the network and after it."""
+TELLING = 0.05
+"""The lambda below which the sign of sqrt(abar) X_t is the spin at all but a few sites."""
+DRAFT_WEIGHT = 0.1
+"""Weight of the network's own draft in the loss of logits."""
+
+ODD_OUTPUTS = {"logits": (True, False, True, False)}
+"""Which outputs change sign with the spins: draft, trust in the first iteration, field, trust in
+the second. A continuous field's one output does."""
+
+
+def make_network(config: NetworkConfig, output: str, basis: str) -> UNet:
+    """Return an untrained network for the output kind `output` of fields in `basis`."""
+    numbers = 4 if output == "logits" else 1
+    return UNet(config, inputs=numbers, outputs=numbers, basis=basis)
+
+
+def odd_outputs(output: str) -> tuple[bool, ...]:
+    """Return, for each output of the network, whether it changes sign with the field."""
+    return ODD_OUTPUTS.get(output, (True,))
+
+
+class SpinLogits(NamedTuple):
+    """Logits given X_t, and the network's draft of them."""
+
+    logits: Tensor
+    draft: Tensor
+
+
+def spin_logits(
+    sight: Sight | None,
+    mean_field: MeanField,
+    xt: Tensor,
+    lam: Tensor,
+    means: Means = half_tanh,
+) -> SpinLogits:
+    """Return log odds of spin up given X_t, (n, Ly, Lx).
+
+    Parameters
+    ----------
+    sight : the network, or what looks through it; None for the mean field alone.
+    xt, lam : (n, Ly, Lx) and (n,), or (1,) for one lambda for all.
+    means : logits to means. Where a constraint holds these are the means under it: the
+        mean field then carries what a block says to its neighbours, and what comes back are
+        the logits of independent sites that have yet to be drawn under the constraint.
+    """
+    evidence = mean_field.evidence(xt, lam)
+    with torch.no_grad():
+        first_guess = evidence.wiener.clamp(-0.98, 0.98)
+        # Where X_t tells nearly every spin, only a start at the spins themselves converges.
+        first_guess = torch.where(
+            lam[:, None, None] < TELLING, 0.9999 * evidence.wiener.sign(), first_guess
+        )
+        start = means(2.0 * torch.atanh(first_guess))
+        first = mean_field.iterate(evidence, start, FIRST, means=means)
+    if sight is None:
+        return SpinLogits(first, first)
+    seen = torch.stack([xt, evidence.whitened, torch.tanh(first / 2), torch.tanh(first / 8)], 1)
+    draft, trust, field, weight = sight(seen, lam.expand(len(xt))).unbind(dim=1)
+    draft = draft + (1.0 + trust) * first
+    second = mean_field.iterate(evidence, means(draft), SECOND, 0.5 * field, means)
+    weight = torch.sigmoid(weight)
+    return SpinLogits(weight * second + (1.0 - weight) * draft, draft)
+
+
+def spin_surrogate(found: SpinLogits, x0: Tensor, means: Means) -> Tensor:
+    """Return a number whose gradient is that of the negative log-likelihood of `x0`, nats a site.
+
+    For sites of logits l, conditioned on what their coarse lattice says, the gradient of
+    -ln p(x0) is (E[s] - x0) / 2 with the mean under the condition. A share of the draft's
+    likelihood is in it.
+    """
+    total = torch.zeros((), device=x0.device)
+    for logits, share in ((found.logits, 1.0), (found.draft, DRAFT_WEIGHT)):
+        with torch.no_grad():
+            slope = 0.5 * (means(logits) - x0)
+        total = total + share * (slope * logits).mean()
+    return total
+
+
+def y0_from_output(output: Tensor, kind: str, process: Process, y: Tensor, lam: Tensor) -> Tensor:
+    """Return the mean of Y_0, whitened modes, from the network's field `output` (n, Ly, Lx).
+
+    v is white: cos(theta) eps - sin(theta) Y_0; eps and x0 have the data's spectrum, as the paper
+    has them.
+    """
+    at = lam.double()[:, None, None]
+    if kind == "v":
+        return process.y0_from_velocity(y, process.white(output), at)
+    if kind == "x0":
+        return process.modes(output)
+    eps = process.modes(output)
+    return (y - process.sine(at) * eps) / process.cosine(at).clamp(min=SMALLEST_COSINE)
+
+
+def field_target(kind: str, process: Process, x0: Tensor, noise: Tensor, lam: Tensor) -> Tensor:
+    """Return what the network's output is trained to be, as a field (n, Ly, Lx).
+
+    `noise` is white; eps is sqrt(P) times it.
+    """
+    if kind == "x0":
+        return x0
+    if kind == "eps":
+        return process.gaussian(noise)
+    at = lam.double()[:, None, None]
+    y0, eps = process.modes(x0), process.white(noise)
+    return process.basis.fields(process.cosine(at) * eps - process.sine(at) * y0)

@@ -1,0 +1,124 @@
+"""Posterior means of spins by mean-field iterations, with everything known about X_t in them.
+
+Given X_t, spins s have p(s | X_t) ~ p(s) exp(h s - s K s / 2) with, mode by mode,
+h = sqrt(abar) X_t / ((1 - abar) P) and K = abar / ((1 - abar) P): an Ising model in a field, whose
+couplings J = J_prior - K are known up to the prior's. The equations of Thouless, Anderson and
+Palmer (Phil. Mag. 35, 593 (1977)),
+
+    m_i = tanh(h_i + sum_j J_ij m_j - m_i sum_j J_ij^2 (1 - m_j^2)),
+
+give the means where X_t holds most spins in place: on critical Ising lattices within 4e-5 nats a
+site below lambda = 0.5. J_prior is learned from the data (`couplings`). Where spins are free to
+move together the network corrects both the start and the field of the iteration.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from skild_phys.skild.couplings import Couplings
+from skild_phys.skild.process import Process
+
+RATE, MOMENTUM = 0.4, 0.3
+"""Of the damped iteration: m += RATE (tanh(l / 2) - m) + MOMENTUM (m - m before)."""
+
+Means = Callable[[Tensor], Tensor]
+"""Logits (n, Ly, Lx) -> E[s] under whatever constraint holds."""
+
+
+def half_tanh(logits: Tensor) -> Tensor:
+    """Return the mean of a free spin, tanh(logit / 2)."""
+    return torch.tanh(0.5 * logits)
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What X_t says of the spins.
+
+    Attributes
+    ----------
+    field : h, (n, Ly, Lx).
+    wiener : sqrt(abar) X_t, the mean of x0 were it Gaussian, (n, Ly, Lx).
+    whitened : sqrt(abar) X_t / sqrt(P), scaled to a mean square near 1: the same with all wave
+        numbers that are left equally loud, (n, Ly, Lx).
+    couplings, squares : DFT of J and of J^2 without their parts at r = 0, (n or 1, *modes).
+    """
+
+    field: Tensor
+    wiener: Tensor
+    whitened: Tensor
+    couplings: Tensor
+    squares: Tensor
+
+
+class MeanField:
+    """The iteration for lattices of one shape.
+
+    Parameters
+    ----------
+    process : in the DFT basis; the field's mean square is the spins', 1.
+    couplings : of the prior.
+    """
+
+    def __init__(self, process: Process, couplings: Couplings) -> None:
+        self.process, self.shape = process, process.shape
+        device = process.kappa2.device
+        self.prior = torch.as_tensor(couplings.transfer(process.shape), device=device)
+        self.weight = torch.as_tensor(process.basis.weight, device=device)
+        self._sites = float(math.prod(process.shape))
+
+    def _real(self, modes: Tensor) -> Tensor:
+        out: Tensor = torch.fft.irfft2(modes, s=self.shape)
+        return out
+
+    def evidence(self, xt: Tensor, lam: Tensor) -> Evidence:
+        """Return what fields `xt` (n, Ly, Lx) at `lam` (n,), or (1,) for all, say of the spins."""
+        p, at = self.process, lam.double()[:, None, None]
+        abar = torch.exp(-p.kappa2 * at)
+        gain = 1.0 / (-torch.expm1(-p.kappa2 * at) * p.power)
+        modes = torch.fft.rfft2(xt)
+        wiener = modes * abar.sqrt().float()
+        loudness = ((abar * self.weight).sum((-2, -1), keepdim=True) / self._sites).sqrt()
+        couplings = self.prior - abar * gain
+        by_site = self._real(couplings.to(torch.complex128))
+        couplings = couplings - by_site[:, :1, :1]
+        by_site[:, 0, 0] = 0.0
+        squares = torch.fft.rfft2(by_site**2).real
+        return Evidence(
+            self._real(wiener * gain.float()),
+            self._real(wiener),
+            self._real(wiener / (p.amplitude * loudness.float())),
+            couplings.float(),
+            squares.float(),
+        )
+
+    def coupled(self, evidence: Evidence, m: Tensor) -> Tensor:
+        """Return sum_j J_ij m_j - m_i sum_j J_ij^2 (1 - m_j^2), (n, Ly, Lx)."""
+        pull = self._real(torch.fft.rfft2(m) * evidence.couplings)
+        return pull - m * self._real(torch.fft.rfft2(1.0 - m * m) * evidence.squares)
+
+    def iterate(
+        self,
+        evidence: Evidence,
+        m: Tensor,
+        steps: int,
+        field: Tensor | float = 0.0,
+        means: Means = half_tanh,
+    ) -> Tensor:
+        """Return the logits 2 (h + field + coupled(m)) after `steps` iterations from means `m`.
+
+        `means` turns logits into means.
+        """
+        before, applied = m, evidence.field + field
+        logits = m
+        for step in range(steps):
+            logits = 2.0 * (applied + self.coupled(evidence, m))
+            if step + 1 < steps:
+                new = means(logits)
+                m, before = m + RATE * (new - m) + MOMENTUM * (m - before), m
+        return logits

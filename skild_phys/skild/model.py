@@ -1,0 +1,135 @@
+"""SKILD at work on lattices of one shape: from any start of the chain to any end.
+
+Generation starts from noise, refinement from what a coarse lattice says, the paper's protocol from
+the forward marginal of the truth: the same call with another start.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from skild_phys.skild.constraint import Constraint, Free
+from skild_phys.skild.denoiser import odd_outputs, spin_logits, y0_from_output
+from skild_phys.skild.mean_field import MeanField
+from skild_phys.skild.posterior import Correct, FieldPosterior, SpinPosterior
+from skild_phys.skild.process import Process
+from skild_phys.skild.reverse import Stop, Streams, run_chain, see_through_symmetries, white_noise
+from skild_phys.skild.samplers import Noise, make_step
+from skild_phys.skild.weights import Weights
+
+
+class Skild:
+    """Weights, built for fields of one shape.
+
+    Parameters
+    ----------
+    weights : spectrum, network and couplings.
+    shape : (Ly, Lx); any sides.
+    sampler : of `samplers.SAMPLERS`.
+    """
+
+    def __init__(
+        self,
+        weights: Weights,
+        shape: tuple[int, int],
+        device: torch.device | str = "cpu",
+        sampler: str = "stochastic",
+    ) -> None:
+        self.weights, self.shape, self.device = weights, shape, torch.device(device)
+        self.network = weights.build(self.device)
+        self.process = Process(weights.spectrum, shape, self.device, weights.basis)
+        self.spins = weights.output == "logits"
+        self.mean_field = MeanField(self.process, weights.couplings) if self.spins else None
+        self.sampler = sampler
+        make_step(sampler)
+
+    def white(self, streams: Sequence[Streams]) -> Tensor:
+        """Return white noise as whitened modes, one stream a lattice."""
+        return self.process.white(white_noise(streams, self.shape, self.device))
+
+    def from_noise(self, streams: Sequence[Streams]) -> Tensor:
+        """Return the whitened modes of pure noise: where generation starts."""
+        return self.white(streams)
+
+    def from_fields(self, x0: Tensor, lam: float, streams: Sequence[Streams]) -> Tensor:
+        """Return whitened modes of the forward marginal of fields `x0` at `lam`."""
+        process = self.process
+        y0 = process.modes(x0.to(self.device))
+        return process.cosine(lam) * y0 + process.sine(lam) * self.white(streams)
+
+    @torch.inference_mode()
+    def run(
+        self,
+        y: Tensor,
+        lambdas: NDArray[np.float64],
+        streams: Sequence[Streams],
+        *,
+        constraint: Constraint | None = None,
+        correct: Correct | None = None,
+        stop: Stop = lambda: False,
+    ) -> NDArray[np.generic]:
+        """Run the reverse process from modes `y` at lambdas[0]; one denoiser call a lambda.
+
+        Returns
+        -------
+        (n, Ly, Lx): int8 spins that obey `constraint`, or float32 fields on which `correct` acted.
+        """
+        noise: Noise = lambda: self.white(streams)  # noqa: E731
+        step = make_step(self.sampler)
+        if self.spins:
+            bound = constraint or Free()
+            _, last = run_chain(
+                self.process, y, lambdas, self._spins(streams, bound), step, noise, stop
+            )
+            return last.spins()
+        denoise = self._fields(streams, noise, correct)
+        y, found = run_chain(self.process, y, lambdas, denoise, step, noise, stop)
+        end = float(lambdas[-1])
+        fields = self.process.fields(step(self.process, y, found, end, 0.0, noise))
+        if correct is not None:
+            sigma = self.process.sine(end).double() ** 2 * self.process.power
+            fields = correct(fields, sigma.cpu().numpy())
+        return np.asarray(fields.cpu().numpy())
+
+    def _sight(self, streams: Sequence[Streams]) -> Callable[[Tensor, Tensor], Tensor]:
+        odd, symmetries = odd_outputs(self.weights.output), self.weights.symmetries
+
+        def sight(features: Tensor, lam: Tensor) -> Tensor:
+            return see_through_symmetries(self.network, features, lam, streams, symmetries, odd)
+
+        return sight
+
+    def _spins(
+        self, streams: Sequence[Streams], constraint: Constraint
+    ) -> Callable[[Tensor, float], SpinPosterior]:
+        assert self.mean_field is not None
+        mean_field, sight = self.mean_field, self._sight(streams)
+
+        def draw(logits: NDArray[np.float32], i: int) -> NDArray[np.int8]:
+            return constraint.draw(logits, i, streams[i].state)
+
+        def denoise(y: Tensor, lam: float) -> SpinPosterior:
+            at = torch.tensor([lam], dtype=torch.float32, device=self.device)
+            looks = sight if lam >= self.weights.network_from else None
+            found = spin_logits(looks, mean_field, self.process.fields(y), at, constraint.means)
+            return SpinPosterior(self.process, found.logits, draw, constraint.means)
+
+        return denoise
+
+    def _fields(
+        self, streams: Sequence[Streams], noise: Noise, correct: Correct | None
+    ) -> Callable[[Tensor, float], FieldPosterior]:
+        sight = self._sight(streams)
+
+        def denoise(y: Tensor, lam: float) -> FieldPosterior:
+            at = torch.full((len(y),), lam, device=self.device)
+            output = sight(self.process.fields(y)[:, None], at)[:, 0]
+            y0 = y0_from_output(output, self.weights.output, self.process, y, at)
+            return FieldPosterior(self.process, y0, lam, noise, correct)
+
+        return denoise

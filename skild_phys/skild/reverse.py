@@ -1,0 +1,141 @@
+"""The reverse process: denoise, step to a smaller lambda, until nothing is left to denoise.
+
+Every lattice has its own random streams, so what it becomes does not depend on which others
+are computed beside it. Each network call sees the lattice through a random symmetry of the
+data: whatever the network does that the physics does not is averaged out along the chain instead
+of adding up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from skild_phys.errors import Interrupted
+from skild_phys.rng import generator, kernel_state
+from skild_phys.skild.network import UNet
+from skild_phys.skild.process import Process
+from skild_phys.skild.samplers import Noise, Posterior, Step
+
+Stop = Callable[[], bool]
+AnyPosterior = TypeVar("AnyPosterior", bound=Posterior)
+
+SYMMETRIES = ("shift", "flip", "turn", "sign")
+"""What a system may be taken to be symmetric under: translations, reflections of an axis, quarter
+turns (of square lattices), and a change of sign of the field."""
+
+
+@dataclass
+class Streams:
+    """The random streams of one lattice: Gaussian noise, and the state of the drawing kernel."""
+
+    noise: np.random.Generator
+    state: NDArray[np.uint64]
+
+    @classmethod
+    def of(cls, seed: int, *key: int) -> Streams:
+        """Return the streams named `key` under `seed`.
+
+        Branches 0 and 1 of a key are those of the constrained Monte Carlo, which may follow.
+        """
+        return cls(generator(seed, *key, 2), kernel_state(seed, *key, 3))
+
+
+def white_noise(streams: Sequence[Streams], shape: tuple[int, int], device: torch.device) -> Tensor:
+    """Return standard normal fields (n, Ly, Lx) float32, one stream a field."""
+    fields = [s.noise.standard_normal(shape, dtype=np.float32) for s in streams]
+    return torch.from_numpy(np.stack(fields)).to(device)
+
+
+class _Look(NamedTuple):
+    """A symmetry of the lattice and of the field, and its inverse; (channels, Ly, Lx)."""
+
+    shift: tuple[int, int]
+    axes: list[int]
+    turn: bool
+    sign: float
+
+    def there(self, field: Tensor) -> Tensor:
+        view = torch.roll(field, self.shift, (1, 2)).flip(self.axes) * self.sign
+        return view.transpose(1, 2) if self.turn else view
+
+    def back(self, field: Tensor, odd: Tensor) -> Tensor:
+        view = (field.transpose(1, 2) if self.turn else field).flip(self.axes)
+        if self.sign < 0:
+            view = view * (1.0 - 2.0 * odd)[:, None, None]
+        return torch.roll(view, (-self.shift[0], -self.shift[1]), (1, 2))
+
+
+def _look(stream: Streams, shape: tuple[int, ...], symmetries: Sequence[str]) -> _Look:
+    # Always the same numbers are drawn, whatever they are used for.
+    shift = (int(stream.noise.integers(shape[0])), int(stream.noise.integers(shape[1])))
+    flip_y, flip_x, turn, negate = (bool(i) for i in stream.noise.integers(2, size=4))
+    axes = [axis for axis, flip in ((1, flip_y), (2, flip_x)) if flip and "flip" in symmetries]
+    return _Look(
+        shift if "shift" in symmetries else (0, 0),
+        axes,
+        turn and shape[0] == shape[1] and "turn" in symmetries,
+        -1.0 if negate and "sign" in symmetries else 1.0,
+    )
+
+
+def see_through_symmetries(
+    network: UNet,
+    features: Tensor,
+    lam: Tensor,
+    streams: Sequence[Streams],
+    symmetries: Sequence[str],
+    odd: Sequence[bool],
+) -> Tensor:
+    """Return the network's outputs, each lattice looked at through a symmetry of its own.
+
+    `odd` says which outputs change sign with the field; every feature does.
+    """
+    looks = [_look(stream, tuple(features.shape[-2:]), symmetries) for stream in streams]
+    signs = torch.tensor(odd, dtype=torch.float32, device=features.device)
+    views = torch.stack([look.there(one) for look, one in zip(looks, features, strict=True)])
+    outputs = network(views, lam)
+    return torch.stack([look.back(one, signs) for look, one in zip(looks, outputs, strict=True)])
+
+
+def run_chain(
+    process: Process,
+    y: Tensor,
+    lambdas: NDArray[np.float64],
+    denoise: Callable[[Tensor, float], AnyPosterior],
+    step: Step,
+    noise: Noise,
+    stop: Stop = lambda: False,
+) -> tuple[Tensor, AnyPosterior]:
+    """Run the reverse process from whitened modes `y` at lambdas[0] down to the last lambda.
+
+    Parameters
+    ----------
+    lambdas : decreasing; one denoiser call for each.
+    denoise : (Y, lambda) -> what is known of X_0.
+    step : of a sampler, new for this chain.
+    noise : draws white whitened modes.
+    stop : asked before each call; raises Interrupted once it says so.
+
+    Returns
+    -------
+    Y at the last lambda and what is known of X_0 there: `step` to 0, or a draw, ends the chain.
+    """
+    for index, lam in enumerate(lambdas):
+        if stop():
+            raise Interrupted("interrupted")
+        posterior = denoise(y, float(lam))
+        if index + 1 == len(lambdas):
+            break
+        to = float(lambdas[index + 1])
+        if to < lam:
+            y = step(process, y, posterior, float(lam), to, noise)
+        else:
+            y = process.cosine(to) * posterior.draw() + process.sine(to) * noise()
+    return y, posterior

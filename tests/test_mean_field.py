@@ -1,0 +1,210 @@
+"""What X_t says of spins, and the mean-field iteration, against enumeration of 4 x 4 lattices."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from skild_helpers import NEIGHBOURS, POWER_LAW, white
+
+from skild_phys.skild.couplings import Couplings
+from skild_phys.skild.mean_field import MeanField
+from skild_phys.skild.process import Process
+
+Array = NDArray[np.float64]
+DIAGONAL = Couplings(((0, 1), (1, 0), (1, 1), (1, -1)), (0.31, 0.17, -0.12, 0.05))
+
+
+def spectrum(shape: tuple[int, int]) -> tuple[Array, Array]:
+    """Return kappa^2 of the process, with its cutoff, and P, of the whole fft2."""
+    ky, kx = (2 * np.pi * np.fft.fftfreq(side) for side in shape)
+    kappa = np.hypot(ky[:, None], kx[None, :])
+    lowest = kappa[kappa > 0].min()
+    power = POWER_LAW(np.where(kappa > 0, kappa, POWER_LAW.zero_scale / np.sqrt(kappa.size)))
+    return np.maximum(kappa, lowest) ** 2, power
+
+
+def log_density(xt: Array, spins: Array, lam: float, couplings: Couplings) -> Array:
+    """Return log p(s) + log p(X_t | s) of each of `spins` (n, Ly, Lx), up to a constant."""
+    kappa2, power = spectrum((xt.shape[-2], xt.shape[-1]))
+    abar = np.exp(-kappa2 * lam)
+    sites = kappa2.size
+    misfit = np.fft.fft2(xt) - np.sqrt(abar) * np.fft.fft2(spins)
+    log_p = -0.5 * (np.abs(misfit) ** 2 / sites / ((1 - abar) * power)).sum((-2, -1))
+    for (dy, dx), value in zip(couplings.offsets, couplings.values, strict=True):
+        log_p += value * (spins * np.roll(spins, (dy, dx), (-2, -1))).sum((-2, -1))
+    return np.asarray(log_p)
+
+
+def mean_field(shape: tuple[int, int], couplings: Couplings) -> MeanField:
+    return MeanField(Process(POWER_LAW, shape), couplings)
+
+
+@pytest.mark.parametrize("shape", [(4, 4), (5, 3), (6, 8), (7, 7)])
+@pytest.mark.parametrize("lam", [0.03, 0.2, 1.0, 6.0])
+def test_field_and_couplings_are_those_of_the_exact_density(
+    shape: tuple[int, int], lam: float
+) -> None:
+    """h s + s J s / 2 and log p(s | X_t) differ by a constant, for random s.
+
+    Planted, seen to fail: the prior left out, a field 1% off (at lambda = 6, where little is left
+    of it, 10 times as large).
+    """
+    random = np.random.default_rng(4)
+    spins = random.choice([-1.0, 1.0], (200, *shape))
+    xt = random.normal(size=(1, *shape))
+    model = mean_field(shape, DIAGONAL)
+    found = model.evidence(torch.from_numpy(xt), torch.tensor([lam], dtype=torch.float64))
+    coupled = np.fft.irfft2(np.fft.rfft2(spins) * found.couplings.numpy(), s=shape)
+    of_field = (found.field.numpy() * spins).sum((1, 2))
+    implied = of_field + 0.5 * (spins * coupled).sum((1, 2))
+
+    def spread(left: Array) -> float:
+        return float(left.std() / implied.std())
+
+    assert spread(implied - log_density(xt, spins, lam, DIAGONAL)) < 3e-6
+    assert spread(implied - log_density(xt, spins, lam, Couplings())) > 3e-4
+    off = 0.01 * of_field if lam < 5 else 10.0 * of_field
+    assert spread(implied + off - log_density(xt, spins, lam, DIAGONAL)) > 3e-4
+
+
+@pytest.mark.parametrize("lam", [0.05, 1.0, 20.0])
+def test_a_spin_has_no_coupling_to_itself(lam: float) -> None:
+    model = mean_field((6, 5), DIAGONAL)
+    found = model.evidence(white(1, (6, 5), 1), torch.tensor([lam]))
+    by_site = np.fft.irfft2(found.couplings[0].double().numpy(), s=(6, 5))
+    assert abs(by_site[0, 0]) < 1e-6 * max(1.0, np.abs(by_site).max())
+    by_site[0, 0] = 0.0
+    squares = np.fft.rfft2(by_site**2)
+    assert np.allclose(found.squares[0].numpy(), squares, rtol=1e-4, atol=1e-4 * squares[0, 0].real)
+
+
+@pytest.mark.parametrize("shape", [(6, 5), (4, 8)])
+def test_the_pull_of_the_others_is_the_sum_over_them(shape: tuple[int, int]) -> None:
+    """sum_j J_ij m_j - m_i sum_j J_ij^2 (1 - m_j^2), written out with loops."""
+    model = mean_field(shape, DIAGONAL)
+    found = model.evidence(white(1, shape, 1), torch.tensor([0.7]))
+    m = torch.tanh(white(1, shape, 2))
+    by_site = np.fft.irfft2(found.couplings[0].double().numpy(), s=shape)
+    by_site[0, 0] = 0.0
+    means, want = m[0].double().numpy(), np.zeros(shape)
+    for y, x in itertools.product(*map(range, shape)):
+        for v, u in itertools.product(*map(range, shape)):
+            j = by_site[(y - v) % shape[0], (x - u) % shape[1]]
+            want[y, x] += j * means[v, u] - means[y, x] * j * j * (1 - means[v, u] ** 2)
+    assert np.allclose(model.coupled(found, m)[0].numpy(), want, atol=2e-5)
+
+
+def test_each_lattice_has_a_lambda_of_its_own() -> None:
+    model, xt = mean_field((6, 6), NEIGHBOURS), white(3, (6, 6), 3)
+    lam = torch.tensor([0.1, 1.0, 8.0])
+    together = model.evidence(xt, lam)
+    for i in range(3):
+        alone = model.evidence(xt[i : i + 1], lam[i : i + 1])
+        for name in ("field", "wiener", "whitened", "couplings", "squares"):
+            assert torch.allclose(getattr(together, name)[i], getattr(alone, name)[0], 1e-4, 1e-5)
+    one = model.evidence(xt, lam[:1])
+    assert one.couplings.shape[0] == 1
+    assert torch.allclose(one.field[0], together.field[0])
+
+
+@pytest.mark.statistical
+@pytest.mark.parametrize("lam", [0.1, 2.0])
+def test_the_wiener_estimate_of_gaussian_fields(lam: float) -> None:
+    """H0: X_0 - sqrt(abar) X_t is uncorrelated with X_t; the whitened estimate has mean square 1.
+
+    abs(z) < 4.5 for both, from 2000 fields: 1.4e-5 each. Planted, seen to fail: X_t itself.
+    """
+    n, shape = 2000, (8, 6)
+    process = Process(POWER_LAW, shape)
+    x0 = process.gaussian(white(n, shape, 1))
+    xt = process.forward(x0, torch.full((n,), lam), white(n, shape, 2))
+    found = MeanField(process, Couplings()).evidence(xt, torch.tensor([lam]))
+    for estimate, caught in ((found.wiener, False), (xt, True)):
+        product = ((x0 - estimate) * xt).mean((1, 2)).double().numpy()
+        z = product.mean() / (product.std() / np.sqrt(n))
+        assert bool(abs(z) > 4.5) is caught
+    square = found.whitened.square().mean((1, 2)).double().numpy()
+    assert abs(square.mean() - 1.0) / (square.std() / np.sqrt(n)) < 4.5
+
+
+STATES = np.array(list(itertools.product((-1.0, 1.0), repeat=16))).reshape(-1, 4, 4)
+
+
+@functools.cache
+def exact_case(lam: float, n: int = 12) -> tuple[Array, Array, float]:
+    """Return X_t (n, 4, 4) of spins of the prior, their exact means, and the entropy a site."""
+    random = np.random.default_rng(11)
+    log_prior = log_density(np.zeros((1, 4, 4)), STATES, 1e9, NEIGHBOURS)
+    prior = np.exp(log_prior - log_prior.max())
+    spins = STATES[random.choice(len(STATES), n, p=prior / prior.sum())]
+    kappa2, power = spectrum((4, 4))
+    abar = np.exp(-kappa2 * lam)
+    noise = np.fft.fft2(random.normal(size=spins.shape)) * np.sqrt((1 - abar) * power)
+    xt = np.fft.ifft2(np.sqrt(abar) * np.fft.fft2(spins) + noise).real
+    means, entropies = [], []
+    for one in xt:
+        log_p = log_density(one[None], STATES, lam, NEIGHBOURS)
+        p = np.exp(log_p - log_p.max())
+        p /= p.sum()
+        means.append((p[:, None, None] * STATES).sum(0))
+        entropies.append(-(p * np.log(np.maximum(p, 1e-300))).sum() / 16)
+    return xt, np.array(means), float(np.mean(entropies))
+
+
+def deviation(lam: float, couplings: Couplings = NEIGHBOURS) -> float:
+    """Return the root mean square error of the mean-field means after 40 iterations."""
+    xt, exact, _ = exact_case(lam)
+    model = mean_field((4, 4), couplings)
+    found = model.evidence(torch.from_numpy(xt).float(), torch.tensor([lam]))
+    logits = model.iterate(found, found.wiener.sign(), 40)
+    return float(np.sqrt(np.mean((torch.tanh(0.5 * logits).numpy() - exact) ** 2)))
+
+
+@pytest.mark.parametrize(("lam", "tolerance"), [(0.1, 0.16), (0.05, 0.005), (0.03, 1e-5)])
+def test_means_against_enumeration(lam: float, tolerance: float) -> None:
+    """The worst case for a mean field, critical couplings on 4 x 4: exact as lambda falls.
+
+    The tolerance is of the root mean square error of the means of 12 lattices. Planted: the
+    prior's couplings left out make it larger.
+    """
+    error = deviation(lam)
+    assert error < tolerance
+    assert deviation(lam, Couplings()) > 2 * error
+
+
+def test_the_error_shrinks_with_lambda() -> None:
+    entropies = [exact_case(lam)[2] for lam in (0.1, 0.05, 0.03)]
+    assert entropies[0] > entropies[1] > entropies[2]
+    assert deviation(0.1) > 10 * deviation(0.05) > 100 * deviation(0.03)
+
+
+def test_means_under_a_constraint_are_what_the_iteration_goes_on_from() -> None:
+    """Sites that are held are felt by all others as spins, not as what their logits say."""
+    model, xt = mean_field((6, 6), NEIGHBOURS), white(1, (6, 6), 5)
+    found = model.evidence(xt, torch.tensor([2.0]))
+
+    def held(value: float) -> torch.Tensor:
+        def means(logits: torch.Tensor) -> torch.Tensor:
+            m = torch.tanh(0.5 * logits)
+            m[:, 0, 0] = value
+            return m
+
+        return model.iterate(found, means(torch.zeros_like(xt)), 30, means=means)
+
+    raised = held(1.0) - held(-1.0)
+    assert (raised[0, [0, 0, 1, 5], [1, 5, 0, 0]] > 0.1).all()
+
+
+def test_a_field_is_added_to_the_evidence() -> None:
+    model, xt = mean_field((6, 6), NEIGHBOURS), white(1, (6, 6), 5)
+    found = model.evidence(xt, torch.tensor([1.0]))
+    m = torch.tanh(white(1, (6, 6), 6))
+    one, more = (model.iterate(found, m, 1, field=field) for field in (0.0, 0.25))
+    assert torch.allclose(more - one, torch.full_like(one, 0.5), atol=1e-4)
+    want = 2.0 * (found.field + model.coupled(found, m))
+    assert torch.allclose(one, want)

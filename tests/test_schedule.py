@@ -1,0 +1,157 @@
+"""Schedules, their inverses, the paper's presets, and the lambdas of a chain."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from skild_phys.errors import BadInput
+from skild_phys.skild.basis import make_basis
+from skild_phys.skild.schedule import (
+    Geometric,
+    Linear,
+    LogLinear,
+    Schedule,
+    chain_lambdas,
+    effective_resolution,
+    lambda_of_resolution,
+    restarting_lambdas,
+    starting_lambda,
+    usual_restarts,
+)
+
+SCHEDULES: dict[str, Schedule] = {
+    "geometric": Geometric(0.05, 40.0),
+    "cifar10": Linear(32, 5.0, 137.7294, 1.57),
+    "cifar10 log": LogLinear(32, -3.75, -2.0),
+    "imagenet256 4x": Linear(256, 9.0, 1132.9352, 550.8723),
+    "imagenet128 4x": Linear(128, 9.0, 564.2461, 275.4361),
+    "imagenet128 8x": Linear(128, 5.0, 564.2461, 102.6489),
+}
+every = pytest.mark.parametrize("name", SCHEDULES)
+
+
+@every
+def test_the_inverse_is_the_inverse(name: str) -> None:
+    schedule = SCHEDULES[name]
+    for t in (1e-6, 1e-3, 0.1, 0.37, 0.5, 0.9, 0.999, 1.0):
+        assert schedule.inverse(float(schedule(np.array(t)))) == pytest.approx(t, rel=1e-9)
+
+
+@every
+def test_lambda_grows(name: str) -> None:
+    lam = SCHEDULES[name](np.linspace(0.0, 1.0, 1001))
+    assert (np.diff(lam) > 0).all()
+    assert lam[0] == (0.05 if name == "geometric" else 0.0)
+
+
+@pytest.mark.parametrize(
+    ("name", "side", "tau", "resolution", "theta", "lambda_f"),
+    [
+        ("imagenet256 4x", 256, 0.1, 64.0, 9.0, 550.8723),
+        ("imagenet128 4x", 128, 0.1, 32.0, 9.0, 275.4361),
+        ("imagenet128 8x", 128, 0.1, 16.0, 5.0, 102.6489),
+    ],
+)
+def test_the_papers_presets_end_at_the_coarse_lattice(
+    name: str, side: int, tau: float, resolution: float, theta: float, lambda_f: float
+) -> None:
+    """lambda(1) = side^2 theta / lambda_f^2 leaves a box of R x R to be seen; R is the input's."""
+    end = float(SCHEDULES[name](np.array(1.0)))
+    assert end == pytest.approx(side**2 * theta / lambda_f**2, rel=1e-12)
+    assert effective_resolution(end, side, tau) == pytest.approx(resolution, rel=1e-5)
+    assert lambda_of_resolution(resolution, side, tau) == pytest.approx(end, rel=2e-5)
+
+
+@pytest.mark.parametrize("name", ["imagenet256 4x", "imagenet128 4x", "imagenet128 8x"])
+def test_the_papers_presets_begin_at_the_whole_lattice(name: str) -> None:
+    """lambda_i = sqrt(2) pi (side - 1): kappa_ref of the corner of the full box."""
+    schedule = SCHEDULES[name]
+    assert isinstance(schedule, Linear)
+    corner = math.sqrt(2.0) * math.pi * (schedule.side - 1)
+    assert schedule.lambda_i == pytest.approx(corner, rel=1e-5)
+
+
+def test_the_generating_presets_end_in_noise() -> None:
+    """What is left at the end, abar / (1 - abar) = 1e-4 at R = 1: nothing of any wave."""
+    linear = float(SCHEDULES["cifar10"](np.array(1.0)))
+    assert linear == pytest.approx(32**2 * 5.0 / 1.57**2, rel=1e-12)
+    assert effective_resolution(linear, 32, 1e-4) < 1.0
+    log_linear = float(SCHEDULES["cifar10 log"](np.array(1.0)))
+    assert log_linear == pytest.approx(32**2 * 1e-2, rel=1e-12)
+    # With the paper's cut-off k_c = 31.2, in radians a box, every mode is erased.
+    assert math.log(1e4) < 31.2**2 * 1e-2
+
+
+def test_lambda_is_in_sites_squared() -> None:
+    """kappa^2 lambda is the paper's (pi u)^2 lambda_ref: sites drop out."""
+    side, t = 128, np.array(0.3)
+    lambda_ref = 9.0 * 0.3 / (564.2461 * 0.7 + 275.4361) ** 2
+    kappa = make_basis("dct", (side, side)).kappa[0, 5]
+    exponent = kappa**2 * float(SCHEDULES["imagenet128 4x"](t))
+    assert exponent == pytest.approx((math.pi * 5) ** 2 * lambda_ref, rel=1e-12)
+
+
+def test_the_effective_resolution_is_where_the_signal_is_tau_of_the_noise() -> None:
+    """abar / (1 - abar) = tau at the corner of the R x R box of a DCT, R a whole number."""
+    side, resolution, tau = 64, 24, 0.1
+    lam = lambda_of_resolution(resolution, side, tau)
+    abar = math.exp(-(make_basis("dct", (side, side)).kappa[24, 24] ** 2) * lam)
+    assert abar / (1.0 - abar) == pytest.approx(tau, rel=1e-12)
+
+
+@every
+def test_a_chain_has_its_two_ends(name: str) -> None:
+    schedule = SCHEDULES[name]
+    start, end = float(schedule(np.array(0.8))), float(schedule(np.array(0.05)))
+    lambdas = chain_lambdas(schedule, start, end, 9)
+    assert (lambdas[0], lambdas[-1], len(lambdas)) == (start, end, 9)
+    assert (np.diff(lambdas) < 0).all()
+    t = [schedule.inverse(float(lam)) for lam in lambdas]
+    assert np.allclose(np.diff(t), -0.75 / 8, rtol=1e-6)
+    assert chain_lambdas(schedule, start, end, 2).tolist() == [start, end]
+    assert chain_lambdas(schedule, start, end, 1).tolist() == [start]
+    with pytest.raises(BadInput, match="--steps"):
+        chain_lambdas(schedule, start, end, 0)
+
+
+def test_geometric_chains_are_equal_in_log_lambda_wherever_their_table_ends() -> None:
+    one = chain_lambdas(Geometric(0.006, 1000.0), 4.0, 0.1, 7)
+    other = chain_lambdas(Geometric(0.06, 50.0), 4.0, 0.1, 7)
+    assert np.allclose(np.diff(np.log(one)), math.log(0.1 / 4.0) / 6)
+    assert np.allclose(one, other)
+
+
+def test_refinement_starts_past_the_coarse_nyquist_mode() -> None:
+    for factor in (2, 3, 4, 8):
+        exponent = (math.pi / factor) ** 2 * starting_lambda(factor)
+        assert exponent == pytest.approx(math.pi**2 / 4)
+    assert starting_lambda(4, 2.0) == pytest.approx(8.0)
+
+
+@pytest.mark.parametrize("start", [1.0, 4.0, 1000.0])
+@pytest.mark.parametrize("steps", [16, 24, 32, 48])
+@pytest.mark.parametrize("restarts", [0, 1, 2, 3])
+def test_a_chain_that_goes_back_up(start: float, steps: int, restarts: int) -> None:
+    """The ends are as asked, the number of calls too, and it rises as often as said."""
+    lam = restarting_lambdas(start, 0.1, steps, restarts)
+    assert len(lam) == steps
+    assert (lam[0], lam[-1]) == pytest.approx((start, 0.1))
+    rises = np.flatnonzero(np.diff(lam) > 0)
+    assert len(rises) == restarts
+    assert lam[rises] == pytest.approx([0.3] * restarts)
+    assert lam[rises + 1] == pytest.approx([1.0] * restarts)
+
+
+def test_restarts_that_cannot_be() -> None:
+    with pytest.raises(BadInput, match=r"--restarts: 3 .* 0 to 2 in 8 steps"):
+        restarting_lambdas(4.0, 0.1, 8, 3)
+    assert len(restarting_lambdas(4.0, 0.1, 8, 2)) == 8
+    assert (np.diff(restarting_lambdas(0.25, 0.1, 24, 3)) < 0).all()
+    assert [usual_restarts(None, n, "stochastic") for n in (8, 23, 24, 32)] == [0, 0, 3, 3]
+    assert usual_restarts(None, 32, "angle2") == 0
+    for restarts, sampler in ((-1, "stochastic"), (2, "ancestral")):
+        with pytest.raises(BadInput, match="--restarts"):
+            usual_restarts(restarts, 32, sampler)
