@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
 import numpy as np
@@ -23,6 +23,9 @@ from numpy.typing import NDArray
 from skild_phys.files import write_bytes_atomically
 from skild_phys.measure.compare import Comparison
 from skild_phys.measure.correlations import fold_patterns
+
+if TYPE_CHECKING:
+    from skild_phys.skild.spectrum import ShellPower
 
 TRUTH = "#000000"
 THEORY = "#777777"
@@ -189,6 +192,29 @@ FIGURES: dict[str, tuple[str, Callable[[Comparison], Figure | None]]] = {
     "patterns": ("Frequencies of 3x3 spin patterns.", pattern_figure),
 }
 """File name -> (caption, function), in the order of a report."""
+
+
+def spectrum_figure(measured: ShellPower, fitted: NDArray[np.float64], kind: str) -> Figure:
+    """Draw P(kappa) of a measurement by shells, a fit's means over the same shells, their ratio."""
+    with mpl.rc_context(STYLE):
+        figure = _figure(3.6, 4.2)
+        grid = figure.add_gridspec(2, 1, height_ratios=(2.0, 1.0))
+        top = figure.add_subplot(grid[0])
+        bottom = figure.add_subplot(grid[1], sharex=top)
+        style: Any = {"color": TRUTH, "marker": ".", "linestyle": "none"}
+        top.errorbar(measured.kappa, measured.mean, measured.error, label="measured", **style)
+        top.plot(measured.kappa, fitted, color=colour(0), label=kind.replace("_", " "))
+        top.set_xscale("log")
+        top.set_yscale("log")
+        top.set_ylabel(r"$P(\kappa) = \langle |X|^2 \rangle$")
+        top.legend()
+        top.tick_params(labelbottom=False)
+        bottom.axhline(1.0, color=colour(0))
+        ratio, error = measured.mean / fitted, measured.error / fitted
+        bottom.errorbar(measured.kappa, ratio, error, **style)
+        bottom.set_ylabel("measured / fit")
+        bottom.set_xlabel(r"wave number $\kappa$ (radians per site)")
+    return figure
 
 
 def figure_bytes(figure: Figure, kind: str = "png", dpi: int = 300) -> bytes:

@@ -16,9 +16,11 @@ COMMANDS = {
     "simulate": "Exact Monte Carlo into a store.",
     "coarsen": "Coarse-grain a store by blocks, decimation or modes.",
     "refine": "Fine lattices from a coarse store alone.",
+    "generate": "Lattices from noise, or by the paper's protocol.",
     "measure": "Correlations, structure factor and moments of a store, with errors.",
     "compare": "A report: stores against a truth and against exact theory.",
     "train": "Train SKILD weights on a store or on a running simulation.",
+    "spectrum": "Power spectrum of a store, measured and fitted.",
     "bench": "How fast updates are on this machine, beside other packages.",
 }
 

@@ -1,0 +1,154 @@
+"""`skild-phys generate`: lattices from noise, or from the forward marginal of a truth."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from skild_phys.cli.options import (
+    interruptible,
+    json_option,
+    output_option,
+    overwrite_option,
+    progress_bar,
+    provenance,
+    threads_option,
+)
+from skild_phys.cli.refine import check_device
+from skild_phys.errors import BadInput
+from skild_phys.files import check_output
+
+
+@click.command()
+@click.option("--L", "side", type=int, help="Side of square lattices.")
+@click.option("--shape", help="LYxLX instead of --L, such as 96x128.")
+@click.option("-n", "n_samples", type=int, help="Lattices.  [default with --truth: all of it]")
+@output_option
+@click.option("--steps", type=int, default=48, show_default=True, help="Denoiser calls a lattice.")
+@click.option(
+    "--sampler",
+    default="stochastic",
+    show_default=True,
+    help="stochastic, ancestral (the paper's), angle1 or angle2.",
+)
+@click.option("--restarts", type=int, help="Times the chain goes back up.  [default: 3]")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of every stream.")
+@click.option("--checkpoint", type=click.Path(path_type=Path), help="Weights.  [default: shipped]")
+@click.option(
+    "--truth",
+    type=click.Path(path_type=Path),
+    help="The paper's protocol: start from these lattices, erased and noised as --factor says.",
+)
+@click.option("--factor", type=int, help="With --truth: where a refinement by it would start.")
+@click.option("--lambda-start", type=float, help="Where the chain starts, in sites squared.")
+@click.option("--lambda-end", type=float, help="Where its last network call is.")
+@click.option("--chunk", type=int, help="Samples in a chunk of the store.  [default: half a MiB]")
+@click.option("--device", default="cpu", show_default=True, help="cpu or cuda.")
+@threads_option
+@overwrite_option
+@json_option
+def command(
+    side: int | None,
+    shape: str | None,
+    n_samples: int | None,
+    output: Path,
+    steps: int,
+    sampler: str,
+    restarts: int | None,
+    seed: int,
+    checkpoint: Path | None,
+    truth: Path | None,
+    factor: int | None,
+    lambda_start: float | None,
+    lambda_end: float | None,
+    chunk: int | None,
+    device: str,
+    threads: int | None,
+    overwrite: bool,
+    as_json: bool,
+) -> None:
+    """Generate lattices with the weights that `refine` uses: the same chain from another start.
+
+    With --truth and --factor each chain starts from the forward marginal of one true lattice, as
+    in the paper. That start knows more of the truth than any coarse lattice does: it is for
+    evaluation.
+
+    \b
+    skild-phys generate --L 128 -n 64 -o samples.zarr
+    skild-phys generate --truth fine.zarr --factor 4 -o marginal.zarr
+    """
+    from skild_phys.skild.generate import GenerateSpec, generate_store
+    from skild_phys.skild.weights import load_weights, shipped_weights, weights_sha256
+    from skild_phys.store import open_store
+
+    for option, value in (("--threads", threads), ("--chunk", chunk), ("-n", n_samples)):
+        if value is not None and value < 1:
+            raise BadInput(option, value, "a whole number of at least 1")
+    check_device(device)
+    weights = load_weights(checkpoint or shipped_weights())
+    spec = GenerateSpec(steps, sampler, restarts, seed, lambda_start, lambda_end)
+    source = None
+    if truth is None:
+        if factor is not None:
+            raise BadInput("--factor", factor, "a factor only with --truth")
+        sides = _sides(side, shape)
+        n_samples = n_samples or 1
+    else:
+        if side is not None or shape is not None:
+            raise BadInput("--L", side or shape, "no size with --truth, whose size it is")
+        if lambda_start is None and (factor is None or factor < 2):
+            raise BadInput("--factor", factor, "a whole number of at least 2 with --truth")
+        source = open_store(truth)
+        wanted = "spins" if weights.output == "logits" else "field"
+        if len(source.shape) != 2 or source.field != wanted:
+            raise BadInput("--truth", str(truth), f"a store of 2D {wanted}")
+        sides = (source.shape[0], source.shape[1])
+        if n_samples is not None and n_samples > source.n_samples:
+            raise BadInput("-n", n_samples, f"at most {source.n_samples}, what {truth} holds")
+        n_samples = n_samples or source.n_samples
+    check_output(output, overwrite=True, inputs=[truth] if truth else [])
+    with progress_bar("generating", n_samples) as advance, interruptible() as stop:
+        result = generate_store(
+            output,
+            spec,
+            weights,
+            n_samples,
+            sides,
+            truth=source,
+            factor=factor,
+            weights_sha256=weights_sha256(weights),
+            extra_attrs=provenance("torch"),
+            threads=threads,
+            device=device,
+            chunk=chunk,
+            overwrite=overwrite,
+            progress=advance,
+            stop=stop,
+        )
+    each = result["seconds"] / result["generated"] if result["generated"] else None
+    if as_json:
+        click.echo(json.dumps({"path": str(output), **result, "seconds_per_lattice": each}))
+        return
+    size = " x ".join(map(str, sides))
+    pace = "was complete already" if each is None else f"{each:.3g} s a lattice"
+    click.echo(f"{output}  {n_samples} lattices of {size}, {pace}")
+
+
+def _sides(side: int | None, shape: str | None) -> tuple[int, int]:
+    """Return (Ly, Lx) of --L or --shape; raises BadInput unless exactly one says it."""
+    if (side is None) == (shape is None):
+        raise BadInput("--L", side, "a side, or --shape")
+    if shape is None:
+        sides = [side or 0] * 2
+    else:
+        try:
+            sides = [int(word) for word in shape.lower().split("x")]
+        except ValueError:
+            sides = []
+    if len(sides) != 2 or min(sides) < 2:
+        raise BadInput(
+            "--L" if shape is None else "--shape", shape or side, "sides of 2 or more, LYxLX"
+        )
+    return sides[0], sides[1]

@@ -1,0 +1,150 @@
+"""Lattices from noise, and the paper's protocol: the chain of `refine` from another start."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from skild_phys.errors import BadInput
+from skild_phys.lattice.models import MODELS
+from skild_phys.skild.model import Skild
+from skild_phys.skild.produce import Lattices, produce
+from skild_phys.skild.reverse import Streams
+from skild_phys.skild.samplers import make_step
+from skild_phys.skild.schedule import starting_lambda, usual_restarts
+from skild_phys.skild.weights import Weights
+from skild_phys.store import LatticeStore
+
+
+@dataclass(frozen=True)
+class GenerateSpec:
+    """How to generate.
+
+    Attributes
+    ----------
+    steps : denoiser calls a lattice.
+    sampler : of `samplers.SAMPLERS`.
+    restarts : how often the chain goes back up (`schedule.restarting_lambdas`); None for 3, or
+        0 with few steps or another sampler than `stochastic`.
+    seed : of all random numbers.
+    lambda_start, lambda_end : ends of the chain; None for the largest lambda the weights have
+        seen (from noise) or that of the factor (from a truth), and for `schedule.LAMBDA_END`.
+    """
+
+    steps: int = 48
+    sampler: str = "stochastic"
+    restarts: int | None = None
+    seed: int = 0
+    lambda_start: float | None = None
+    lambda_end: float | None = None
+
+    def __post_init__(self) -> None:
+        make_step(self.sampler)
+        for name, low in (("steps", 1), ("seed", 0)):
+            if getattr(self, name) < low:
+                raise BadInput(
+                    f"--{name}", getattr(self, name), f"a whole number of at least {low}"
+                )
+
+
+def generate_store(
+    output: str | Path,
+    spec: GenerateSpec,
+    weights: Weights,
+    n_samples: int,
+    shape: tuple[int, int],
+    *,
+    truth: LatticeStore | None = None,
+    factor: int | None = None,
+    weights_sha256: str | None = None,
+    extra_attrs: dict[str, Any] | None = None,
+    threads: int | None = None,
+    device: str = "cpu",
+    chunk: int | None = None,
+    overwrite: bool = False,
+    progress: Callable[[int], None] = lambda n: None,
+    stop: Callable[[], bool] = lambda: False,
+) -> dict[str, float]:
+    """Generate `n_samples` lattices into the store `output`, commit by commit.
+
+    From pure noise, or, with `truth` and `factor`, by the paper's protocol: each chain starts from
+    the forward marginal of its truth at the lambda where refinement by `factor` would start.
+    That start knows more of the truth than a coarse lattice does; it is for evaluation.
+
+    Returns
+    -------
+    {"samples": in the store, "seconds": wall time of this call, "generated": by this call}.
+    """
+    start = spec.lambda_start
+    if start is None:
+        start = weights.lambda_range[1] if factor is None else starting_lambda(factor)
+    restarts = usual_restarts(spec.restarts, spec.steps, spec.sampler)
+    lambdas = weights.lambdas(start, spec.lambda_end, spec.steps, restarts)
+    skild = Skild(weights, shape, device, spec.sampler)
+    model = MODELS.get(str(weights.system.get("model"))) if skild.spins else None
+
+    def make(index: Sequence[int]) -> Lattices:
+        streams = [Streams.of(spec.seed, i) for i in index]
+        with torch.inference_mode():
+            if truth is None:
+                y = skild.from_noise(streams)
+            else:
+                known = np.concatenate([truth.read(i, i + 1) for i in index]).astype(np.float32)
+                known *= np.float32(truth.scale)
+                y = skild.from_fields(torch.from_numpy(known), start, streams)
+            return skild.run(y, lambdas, streams, stop=stop)
+
+    def extra(lattices: Lattices, index: NDArray[np.int64]) -> dict[str, Lattices]:
+        known: dict[str, Lattices] = {} if truth is None else {"parent": index}
+        if model is None:
+            return known
+        return known | {
+            "energy": model.energy(lattices),
+            "magnetization": model.magnetization(lattices),
+        }
+
+    attrs: dict[str, Any] = {
+        **{k: v for k, v in weights.system.items() if k in ("model", "temperature") and v},
+        "L": shape[1],
+        "method": "generate" if truth is None else "forward_marginal",
+        "seed": spec.seed,
+        "steps": spec.steps,
+        "sampler": spec.sampler,
+        "restarts": restarts,
+        "lambda_start": start,
+        "lambda_end": float(lambdas[-1]),
+        "weights_sha256": weights_sha256,
+    }
+    if truth is not None:
+        attrs |= {"parent_store": truth.path.name, "parent_sha256": truth.digest()}
+        attrs["factor"] = factor
+    began = time.perf_counter()
+    generated = produce(
+        output,
+        make,
+        field="spins" if skild.spins else "field",
+        n_samples=n_samples,
+        shape=shape,
+        chunk=chunk or max(1, min(1024, 2**19 // math.prod(shape))),
+        attrs={k: v for k, v in (attrs | (extra_attrs or {})).items() if v is not None},
+        extra=extra,
+        variables=tuple(extra(np.ones((1, *shape), dtype=np.int8), np.zeros(1, dtype=np.int64))),
+        overwrite=overwrite,
+        threads=threads,
+        device=device,
+        progress=progress,
+        stop=stop,
+    )
+    return {
+        "samples": n_samples,
+        "generated": generated,
+        "seconds": time.perf_counter() - began,
+    }

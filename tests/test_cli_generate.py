@@ -1,0 +1,127 @@
+"""`generate` and `spectrum`: from noise, by the paper's protocol, and what bad input gets."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import files_of
+from skild_helpers import critical_lattices, tiny_weights
+
+from skild_phys.cli import run
+from skild_phys.skild.weights import save_weights
+from skild_phys.store import open_store
+
+
+def skild_phys(*words: object) -> int:
+    with pytest.raises(SystemExit) as left:
+        run([str(word) for word in words])
+    return int(left.value.code or 0)
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> Path:
+    save_weights(tmp_path / "w.safetensors", tiny_weights())
+    return tmp_path / "w.safetensors"
+
+
+@pytest.fixture
+def fine(tmp_path: Path) -> Path:
+    words = ("simulate", "--L", 16, "--T", "Tc", "-n", 5, "-o", tmp_path / "fine")
+    assert skild_phys(*words) == 0
+    return tmp_path / "fine"
+
+
+def test_from_noise_any_shape_and_the_same_bytes(tmp_path: Path, weights: Path) -> None:
+    words = ("generate", "--shape", "12x18", "-n", 3, "--steps", 3, "--checkpoint", weights)
+    assert skild_phys(*words, "-o", tmp_path / "a") == 0
+    assert skild_phys(*words, "-o", tmp_path / "b", "--threads", 1) == 0
+    assert skild_phys(*words, "-o", tmp_path / "a") == 0  # complete already
+    store = open_store(tmp_path / "a")
+    assert store.shape == (12, 18)
+    assert store.attrs["method"] == "generate"
+    of = {name: files_of(tmp_path / name) for name in "ab"}
+    for files in of.values():
+        files.pop("zarr.json")  # the name of the output stands in the command
+    assert of["a"] == of["b"]
+    spins = store.read(0, 3)
+    assert set(np.unique(spins)) == {-1, 1}
+    assert len({one.tobytes() for one in spins}) == 3
+
+
+def test_the_papers_protocol_is_paired_with_its_truth(
+    tmp_path: Path, weights: Path, fine: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("generate", "--truth", fine, "--factor", 4, "--steps", 3, "--checkpoint", weights)
+    assert skild_phys(*words, "-o", tmp_path / "m", "--json") == 0
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["samples"] == 5
+    store = open_store(tmp_path / "m")
+    assert store.variable("parent").tolist() == [0, 1, 2, 3, 4]
+    assert (store.attrs["method"], store.attrs["lambda_start"]) == ("forward_marginal", 4.0)
+    assert skild_phys("compare", fine, tmp_path / "m", "-o", tmp_path / "report") == 0
+    assert "unpaired" not in (tmp_path / "report" / "report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        ((), "--L"),
+        (("--L", 16, "--shape", "8x8"), "--L"),
+        (("--shape", "8"), "--shape: '8'"),
+        (("--L", 1), "--L: 1"),
+        (("--L", 16, "-n", 0), "-n: 0"),
+        (("--L", 16, "--factor", 4), "--factor: 4"),
+        (("--L", 16, "--sampler", "best"), "--sampler: 'best'"),
+        (("--L", 16, "--steps", 0), "--steps: 0"),
+        (("--L", 16, "--steps", 8, "--restarts", 9), "--restarts: 9"),
+        (("--L", 16, "--sampler", "angle2", "--restarts", 1), "--restarts: 1"),
+        (("--L", 16, "--lambda-start", 5000.0), "--lambda-start: 5000"),
+        (("--truth", "fine"), "--factor"),
+        (("--truth", "fine", "--factor", 4, "-n", 6), "-n: 6"),
+        (("--truth", "fine", "--factor", 4, "--L", 16), "--L: 16"),
+    ],
+)
+def test_bad_input_takes_one_line(
+    tmp_path: Path,
+    weights: Path,
+    fine: Path,
+    capsys: pytest.CaptureFixture[str],
+    words: tuple[object, ...],
+    named: str,
+) -> None:
+    capsys.readouterr()
+    words = tuple(fine if word == "fine" else word for word in words)
+    assert skild_phys("generate", *words, "--checkpoint", weights, "-o", tmp_path / "o") == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert lines[-1].startswith("error: ")
+    assert named in lines[-1]
+    assert not (tmp_path / "o").exists()
+
+
+def test_spectrum_of_stores_and_arrays(
+    tmp_path: Path, fine: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    np.save(tmp_path / "s.npy", critical_lattices(40, 16))
+    capsys.readouterr()
+    for words in ((fine,), (tmp_path / "s.npy", "--kind", "power_law"),
+                  (tmp_path / "s.npy", "--kind", "modes", "--basis", "dct")):  # fmt: skip
+        assert skild_phys("spectrum", *words, "--json") == 0
+        answer = json.loads(capsys.readouterr().out)
+        ratio = np.array(answer["shells"]["fit"]) / np.array(answer["shells"]["power"])
+        assert np.median(np.abs(ratio - 1)) < 0.2
+    assert skild_phys("spectrum", fine, "-o", tmp_path / "s.png") == 0
+    assert (tmp_path / "s.png").stat().st_size > 10_000
+    capsys.readouterr()
+    for words, named in (
+        (("none.zarr",), "none.zarr"),
+        ((fine, "--kind", "cubic"), "spectrum: 'cubic'"),
+        ((fine, "--basis", "wavelet"), "basis: 'wavelet'"),
+        ((fine, "-o", tmp_path / "s.jpg"), "s.jpg"),
+        ((fine, "-o", tmp_path / "s.png"), "s.png"),
+    ):
+        assert skild_phys("spectrum", *words) in (2, 3)
+        error = capsys.readouterr().err.strip().splitlines()[-1]
+        assert error.startswith("error: ")
+        assert named in error
