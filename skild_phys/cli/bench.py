@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from skild_phys.cli import bench_refine
 from skild_phys.cli.options import announced, json_option, progress_bar
 
 if TYPE_CHECKING:
@@ -26,7 +27,11 @@ def command() -> None:
 
     \b
     skild-phys bench simulate
+    skild-phys bench refine
     """
+
+
+command.add_command(bench_refine.command, "refine")
 
 
 @command.command()
