@@ -2,11 +2,14 @@
 
 Simulated truths (new seeds) are coarsened by each rule and factor and refined from the coarse
 store alone: by SKILD, by a random fill of each block, and by the exact conditional Monte Carlo for
-as many sweeps as twenty measured autocorrelation times take.
-Everything is made in the folder given (25 minutes on two cores); an interrupted run goes on
-where it stopped.
+as many sweeps as twenty measured autocorrelation times take. The paper's protocol, whose chains
+start from the forward marginal of the truth, is the case `marginal`.
+Everything is made in the folder given; an interrupted run goes on where it stopped.
 
-    python analysis/refinement_ising2d.py runs/refinement     -> analysis/refinement_ising2d.csv
+    python analysis/refinement_ising2d.py runs/refinement 2000   -> analysis/refinement_ising2d.csv
+
+The second argument is the number of lattices of the cases at 128^2 and 4x; the other cases have
+an eighth of it, or fewer where lattices are large.
 """
 
 # %% What is run
@@ -18,15 +21,14 @@ from pathlib import Path
 import pandas as pd
 
 FOLDER = Path(sys.argv[1] if len(sys.argv) > 1 else "runs/refinement")
+MANY = int(sys.argv[2]) if len(sys.argv) > 2 else 2000
 CSV = Path(__file__).with_suffix(".csv")
-LATTICES = {128: 512, 256: 48, 512: 12}
 SEED = 20260726
-RULES, FACTORS = ("block_mean", "majority", "decimate"), (2, 4, 8)
-MAIN = (128, "block_mean", 4)
-CASES = [(128, rule, factor) for rule in RULES for factor in FACTORS]
-CASES += [(side, "block_mean", 4) for side in (256, 512)]
-CASES = [case for case in CASES if case != MAIN] + [MAIN]
-OTHERS = 96  # lattices of 128^2 for the cases that are only reported
+RULES = ("block_mean", "majority", "decimate", "spectral")
+CASES = [(128, rule, 4, MANY) for rule in (*RULES, "marginal")]
+CASES += [(128, rule, factor, MANY // 8) for rule in RULES for factor in (2, 8)]
+CASES += [(96, "spectral", 3, MANY // 8)]
+CASES += [(side, "block_mean", 4, max(4, MANY * 32 // side**2)) for side in (64, 256, 512, 1024)]
 
 
 def skild_phys(*words: object) -> dict:
@@ -44,37 +46,38 @@ def kept(path: Path, *words: object) -> dict:
     return json.loads(path.read_text())
 
 
-# %% Truths
+# %% Truths, refinements and comparisons
 FOLDER.mkdir(parents=True, exist_ok=True)
-for side, n in LATTICES.items():
-    skild_phys("simulate", "--L", side, "--T", "Tc", "-n", n, "--algorithm", "wolff", "--chains", 8,
-               "--seed", SEED, "-o", FOLDER / f"fine{side}.zarr")  # fmt: skip
-skild_phys("simulate", "--L", 128, "--T", "Tc", "-n", OTHERS, "--algorithm", "wolff", "--chains", 8,
-           "--seed", SEED, "-o", FOLDER / "few128.zarr")  # fmt: skip
-
-# %% Refinements and comparisons
 rows = []
-for side, rule, factor in CASES:
-    truth = FOLDER / (
-        f"fine{side}.zarr" if side > 128 or (side, rule, factor) == MAIN else "few128.zarr"
-    )
+for side, rule, factor, n in CASES:
+    truth = FOLDER / f"fine{side}-{n}.zarr"
+    skild_phys("simulate", "--L", side, "--T", "Tc", "-n", n, "--chains", 8, "--seed", SEED,
+               "-o", truth)  # fmt: skip
     name = f"{side}-{rule}-{factor}x"
-    coarse = FOLDER / f"coarse-{name}.zarr"
-    skild_phys("coarsen", truth, "--rule", rule, "--factor", factor, "-o", coarse)
-    seconds, sweeps, stores = {}, {"fill": 0}, []
-    for method in ("skild", "fill", "exact"):
-        store = FOLDER / f"{method}-{name}.zarr"
-        made = kept(store.with_suffix(".json"), "refine", coarse, "-o", store, "--method", method)
-        seconds[method] = made["seconds_per_lattice"]
-        sweeps.setdefault(method, made.get("sweeps"))
+    made, sweeps, stores, extra = {}, {"fill": 0}, [], []
+    if rule == "marginal":
+        store = FOLDER / f"skild-{name}.zarr"
+        made["skild"] = kept(store.with_suffix(".json"), "generate", "--truth", truth, "--factor",
+                             factor, "--steps", 32, "-o", store)  # fmt: skip
         stores.append(store)
+    else:
+        coarse = FOLDER / f"coarse-{name}.zarr"
+        extra = ["--coarse", coarse]
+        skild_phys("coarsen", truth, "--rule", rule, "--factor", factor, "-o", coarse)
+        for method in ("skild",) if rule == "spectral" else ("skild", "fill", "exact"):
+            store = FOLDER / f"{method}-{name}.zarr"
+            words = ("refine", coarse, "-o", store, "--method", method)
+            made[method] = kept(store.with_suffix(".json"), *words)
+            sweeps.setdefault(method, made[method].get("sweeps"))
+            stores.append(store)
     report = FOLDER / f"report-{name}"
-    skild_phys("compare", truth, *stores, "--coarse", coarse, "-o", report, "--overwrite")
+    skild_phys("compare", truth, *stores, *extra, "-o", report, "--overwrite")
     table = pd.read_csv(report / "comparison.csv")
     table["method"] = table["model"].str.split("-").str[0]
     table["sweeps"] = table["method"].map(sweeps)
-    table["seconds"] = table["method"].map(seconds)
-    rows.append(table.assign(L=side, rule=rule, factor=factor))
+    for key, column in (("seconds_per_lattice", "seconds"), ("misfit", "misfit")):
+        table[column] = table["method"].map({m: answer.get(key) for m, answer in made.items()})
+    rows.append(table.assign(L=side, rule=rule, factor=factor, lattices=n))
 
 # %% One table
 table = pd.concat(rows)

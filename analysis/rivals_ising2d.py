@@ -1,0 +1,414 @@
+"""Does SKILD refine better than other models of equal network, data and training time?
+
+Critical Ising lattices of 128^2 are refined by 4 from their block means. Each trained model has
+the U-Net of the preset `ising2d`, the same stream of simulated lattices of 64^2 and the same wall
+time of training steps, under AdamW with a rate that is constant and then falls to 0 over the last
+45 % of that time; bfloat16 throughout, averaged weights, two threads.
+
+- skild: this package's, trained as ever on a mixture of tasks (coarse lattices by three rules and
+  factors of 2, 4 and 8, and none), 32 network calls.
+- sr3: conditional diffusion with white noise (Saharia et al., arXiv 2104.07636), trained on this
+  task alone: the network sees x_t and the block means, each repeated over its block, and predicts
+  the noise. sqrt(abar) = cos(pi t / 2), abar from 1 - 1e-4 to 1e-4, t uniform both in training
+  and along the chain; ancestral steps, x0 clipped to [-1, 1] as is common. Its spins are the signs
+  of the last x0; for `exact` they are drawn, all but certain, with the right block sums.
+- skild_paper: SKILD as published (arXiv 2605.26032): DCT, power-law spectrum, noise predicted, the
+  linear schedule, 1000 ancestral steps, signs. Its chains start from the forward marginal of the
+  TRUTH, which says more than block means do: `start` is 'truth' there, and 'coarse' elsewhere.
+- gaussian: a Gaussian field of the measured spectrum given the block means; in each block the
+  largest sites are up, as many as its sum says.
+- local_rule: after Rancon, Rancon, Ivek and Balog, arXiv 2506.04016, in our reading
+  (`fitted_rule`); from majorities, twice by 2, which say less than block means (column `rule`).
+- fill, exact: a random fill, and the conditional Monte Carlo of the known Hamiltonian.
+
+Everything is made in the folder given, which is of one number of minutes and of lattices; an
+interrupted run goes on where it stopped.
+
+    python analysis/rivals_ising2d.py runs/rivals 45 64    -> analysis/rivals_ising2d.csv
+"""
+
+# %% What is run
+import copy
+import json
+import math
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from skild_phys.lattice.coarsen import BlockMean, coarsen_spins
+from skild_phys.lattice.models import MODELS
+from skild_phys.rng import TRAINING, kernel_state, seed_sequence
+from skild_phys.skild.config import TrainConfig, read_config
+from skild_phys.skild.couplings import Couplings
+from skild_phys.skild.denoiser import y0_from_output
+from skild_phys.skild.draw import draw_spins
+from skild_phys.skild.model import Skild
+from skild_phys.skild.network import UNet
+from skild_phys.skild.process import Process
+from skild_phys.skild.produce import produce
+from skild_phys.skild.reverse import Streams, see_through_symmetries, white_noise
+from skild_phys.skild.schedule import Linear, chain_lambdas
+from skild_phys.skild.source import SimulationSource
+from skild_phys.skild.spectrum import PowerLaw
+from skild_phys.skild.train import Known, Measured, Trainer
+from skild_phys.skild.weights import save_weights
+from skild_phys.store import LatticeStore, open_store
+
+FOLDER = Path(sys.argv[1] if len(sys.argv) > 1 else "runs/rivals")
+MINUTES = float(sys.argv[2]) if len(sys.argv) > 2 else 45.0
+N = int(sys.argv[3]) if len(sys.argv) > 3 else 64
+CSV = Path(__file__).with_suffix(".csv")
+SIDE, TRAINED, FACTOR, SEED, THREADS = 128, 64, 4, 20261203, 2
+SKILD_CALLS, SR3_CALLS, PAPER_CALLS, SAVE_EVERY = 32, (1000, 32), 1000, 250
+ISING = MODELS["ising2d"]
+SYSTEM = {"model": "ising2d", "temperature": ISING.critical_temperature, "side": TRAINED}
+FIXED = ("flip", "turn", "sign")
+"""Symmetries that keep blocks and edges where they are: those of sr3 and skild_paper."""
+CPU = torch.device("cpu")
+
+
+def skild_phys(*words: object) -> dict:
+    """Run a command of the package and return what it prints as JSON."""
+    command = [sys.executable, "-c", "from skild_phys.cli import run; run()", *map(str, words)]
+    print("skild-phys", *words, flush=True)
+    done = subprocess.run([*command, "--json"], check=True, stdout=subprocess.PIPE, text=True)
+    return json.loads(done.stdout)
+
+
+def kept(path: Path, make: Callable[[], dict]) -> dict:
+    """Return what `make` returned when it was first called for `path`, kept there as JSON."""
+    if not path.exists():
+        made = make()
+        path.write_text(json.dumps(made))
+    return json.loads(path.read_text())
+
+
+# %% Trained models, beside the package's own Trainer
+class Sr3(Trainer):
+    """White noise, the same abar for all modes, and the block means as a second input."""
+
+    def __init__(self, config, source, measured=None, device="cpu"):
+        measured = Measured(PowerLaw(1.0, 0.0, 1.0), Couplings())
+        super().__init__(config, source, measured, device)
+        self.process = white_process(source.shape)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(int(seed_sequence(config.seed, TRAINING, 0).generate_state(1)[0]))
+            network = UNet(config.network, inputs=2, outputs=1)
+        self.network = network.to(memory_format=torch.channels_last)
+        self.ema = AveragedModel(self.network, multi_avg_fn=get_ema_multi_avg_fn(config.ema))
+        self.optimizer = torch.optim.AdamW(
+            self.network.parameters(),
+            config.learning_rate,
+            betas=(0.9, 0.99),
+            weight_decay=config.weight_decay,
+        )
+
+    def _known(self, x0):
+        sums = coarsen_spins(x0.numpy().astype(np.int8), "block_mean", FACTOR)
+        self.means = repeated(sums / FACTOR**2)
+        return Known(len(x0))
+
+    def _lambdas(self, known):
+        return cosine_lambdas(stratified(known.n_free, self.random))
+
+    def _sight(self, features, lam):
+        return super()._sight(torch.cat([features, self.means[:, None]], 1), lam)
+
+
+class Paper(Trainer):
+    """The Trainer with lambda drawn as the paper's chains run: uniform in t."""
+
+    def _lambdas(self, known):
+        t = stratified(known.n_free, self.random).double().numpy()
+        return torch.from_numpy(PAPER(np.maximum(t, 1 / PAPER_CALLS))).float()
+
+
+PAPER = Linear(128, 9.0, 564.2461, 275.4361)
+"""The paper's schedule of the Ising lattices of 128^2 at 4x; in sites^2, so for all sides."""
+EVERY_K = 4.5
+"""Above every |k| of the square lattice, pi sqrt 2 at most: with it as the cutoff all are alike."""
+
+
+def white_process(shape: tuple[int, int]) -> Process:
+    """Return the process of white noise, abar = exp(-EVERY_K^2 lambda) for every mode."""
+    return Process(PowerLaw(1.0, 0.0, 1.0), shape, cutoff=EVERY_K)
+
+
+def cosine_lambdas(t: torch.Tensor) -> torch.Tensor:
+    """Return lambda at `t` in [0, 1]: sqrt(abar) = cos, abar from 1 - 1e-4 to 1e-4."""
+    low, high = math.asin(1e-2), math.acos(1e-2)
+    return (-2.0 * torch.log(torch.cos(low + (high - low) * t.double())) / EVERY_K**2).float()
+
+
+def stratified(n: int, random: torch.Generator) -> torch.Tensor:
+    """Return one random number in each of `n` equal parts of [0, 1]."""
+    return (torch.arange(n) + torch.rand(n, generator=random)) / n
+
+
+def repeated(means: np.ndarray) -> torch.Tensor:
+    """Return block means (n, ly, lx) repeated over the sites of their blocks, float32."""
+    fine = means.repeat(FACTOR, axis=-2).repeat(FACTOR, axis=-1)
+    return torch.from_numpy(fine.astype(np.float32))
+
+
+def trained(name: str, kind: type[Trainer], config: TrainConfig) -> Trainer:
+    """Return the model after MINUTES of training steps, taken up from where it was left."""
+    path, limit = FOLDER / f"{name}.checkpoint", 60.0 * MINUTES
+    source = SimulationSource(TRAINED, SYSTEM["temperature"], config.batch, 6, config.seed)
+    there = path.exists()
+    trainer = kind.resume(path, config, source) if there else kind(config, source)
+    while trainer.seconds < limit:
+        # The rate is a function of step / steps: as many steps as there would be at this pace.
+        share = trainer.seconds / limit
+        steps = math.ceil(trainer.step / share) if share else 10**6
+        trainer.config = replace(config, steps=steps)
+        loss = trainer.train_step()
+        if trainer.step % SAVE_EVERY == 0 or trainer.seconds >= limit:
+            trainer.config = config  # a run is taken up under the name it was begun with
+            trainer.save(path)
+            print(f"{name}: {trainer.seconds / 60:.1f} min, step {trainer.step}, loss {loss:.4f}")
+    return trainer
+
+
+torch.set_num_threads(THREADS)
+FOLDER.mkdir(parents=True, exist_ok=True)
+ours = replace(read_config("ising2d"), side=TRAINED, seed=SEED)
+fields = {"output": "eps", "symmetries": FIXED, "couplings_reach": 0}
+paper_config = replace(ours, basis="dct", spectrum="power_law", **fields)
+skild = trained("skild", Trainer, ours)
+sr3 = trained("sr3", Sr3, replace(ours, **fields))
+paper = trained("skild_paper", Paper, paper_config)
+
+
+# %% The local rule
+def neighbours(majorities: np.ndarray) -> np.ndarray:
+    """Return, per fine site, copy, sum of the 4 nearest and of the 4 diagonal copies, (3, ...)."""
+    fine = majorities.astype(np.int8).repeat(2, axis=-2).repeat(2, axis=-1)
+    edges = sum(np.roll(fine, step, axis) for step in (1, -1) for axis in (-2, -1))
+    corners = sum(np.roll(fine, (a, b), (-2, -1)) for a in (1, -1) for b in (1, -1))
+    return np.stack([fine, edges, corners]).astype(np.float64)
+
+
+def majority2(spins: np.ndarray, ids: np.ndarray) -> np.ndarray:
+    """Return the majorities of 2 x 2 blocks; ties by fair coins named by side and `ids`."""
+    return coarsen_spins(spins, "majority", 2, tie_seed=SEED + spins.shape[-1], sample_ids=ids)
+
+
+def fitted_rule() -> dict:
+    """Fit the local rule by maximum likelihood (Newton's method) to lattices and majorities.
+
+    Our reading of the three parameters: each majority spin is copied onto its 2 x 2 block, a 3 x 3
+    kernel with the symmetries of the square (a centre, an edge and a corner weight) runs over the
+    copies, and a fine spin is up with probability sigmoid(kernel * copies), independently.
+    """
+    began = time.perf_counter()
+    source = SimulationSource(TRAINED, SYSTEM["temperature"], ours.batch, 6, SEED)
+    lattices = np.concatenate([source.next(ours.batch) for _ in range(16)])
+    features = neighbours(majority2(lattices, np.arange(len(lattices)))).reshape(3, -1)
+    up, weights = (lattices.ravel() + 1) / 2, np.zeros(3)
+    for _ in range(12):
+        p = 1.0 / (1.0 + np.exp(-(weights @ features)))
+        curvature = (features * (p * (1.0 - p))) @ features.T
+        weights += np.linalg.solve(curvature, features @ (up - p))
+    return {"weights": weights.tolist(), "seconds": time.perf_counter() - began}
+
+
+rule = kept(FOLDER / "local_rule_weights.json", fitted_rule)
+
+# %% Truths and coarse lattices
+truth_path, coarse_path = FOLDER / "truth.zarr", FOLDER / "coarse.zarr"
+skild_phys("simulate", "--L", SIDE, "--T", "Tc", "-n", N, "--chains", 8, "--seed", SEED,
+           "-o", truth_path)  # fmt: skip
+skild_phys("coarsen", truth_path, "--rule", "block_mean", "--factor", FACTOR, "-o", coarse_path)
+truth, coarse = open_store(truth_path), open_store(coarse_path)
+shape, rows = (SIDE, SIDE), {}
+Index = Sequence[int]
+
+
+def read(store: LatticeStore, index: Index) -> np.ndarray:
+    """Return lattices `index` as they are kept: spins, block sums, or fields."""
+    return np.concatenate([store.read(i, i + 1) for i in index])
+
+
+def streams_of(index: Index) -> list[Streams]:
+    """Return the random streams of lattices `index`."""
+    return [Streams.of(SEED, i) for i in index]
+
+
+def refined(name: str, make: Callable[[Index], np.ndarray], *, spins=True, local=False) -> float:
+    """Make lattices into FOLDER / name.zarr as `refine` does; return seconds a lattice."""
+    parent = truth if local else coarse
+    attrs = {"model": "ising2d", "temperature": truth.attrs["temperature"], "L": SIDE}
+    attrs |= {"method": name, "seed": SEED, "parent_store": parent.path.name}
+    attrs |= {"parent_sha256": parent.digest()}
+    # Block means are what compare judges by; the local rule saw other coarse lattices.
+    attrs |= {} if local else {"rule": "block_mean", "factor": FACTOR}
+
+    def extra(lattices, index):
+        scalars = {"energy": ISING.energy, "magnetization": ISING.magnetization} if spins else {}
+        return {"parent": index} | {key: of(lattices) for key, of in scalars.items()}
+
+    def run() -> dict:
+        print("refining", name, flush=True)
+        began = time.perf_counter()
+        made = produce(
+            FOLDER / f"{name}.zarr", make, field="spins" if spins else "field", n_samples=N,
+            shape=shape, chunk=16, attrs=attrs, extra=extra, threads=THREADS,
+            variables=("parent", "energy", "magnetization") if spins else ("parent",),
+        )  # fmt: skip
+        return {"seconds": (time.perf_counter() - began) / made if made else math.nan}
+
+    return kept(FOLDER / f"{name}.json", run)["seconds"]
+
+
+def note(name: str, seconds: float, *, start="coarse", trainer=None, minutes=0.0, parameters=0,
+         calls=0, rule="block_mean") -> None:  # fmt: skip
+    """Keep what the table says of a model beside its observables."""
+    if trainer is not None:
+        parameters = sum(p.numel() for p in trainer.network.parameters())
+        minutes = trainer.seconds / 60
+    rows[name] = {"start": start, "rule": rule, "seconds": seconds, "training_minutes": minutes}
+    rows[name] |= {"training_steps": trainer.step if trainer else 0}
+    rows[name] |= {"parameters": parameters, "network_calls": calls}
+
+
+# %% Refinements by commands of the package
+save_weights(FOLDER / "skild.safetensors", skild.weights(SYSTEM))
+checkpoint = ("--checkpoint", FOLDER / "skild.safetensors", "--steps", SKILD_CALLS)
+for name, words in {"skild": checkpoint, "fill": (), "exact": ()}.items():
+    words = ("refine", coarse_path, "--method", name, *words, "--threads", THREADS)
+    made = kept(
+        FOLDER / f"{name}.json",
+        lambda words=words, name=name: skild_phys(*words, "-o", FOLDER / f"{name}.zarr"),
+    )
+    own = {"trainer": skild, "calls": SKILD_CALLS} if name == "skild" else {}
+    note(name, made["seconds_per_lattice"], **own)
+
+# %% sr3: the last x0, then signs or draws with the right block sums
+sr3_process = white_process(shape)
+network = copy.deepcopy(sr3.ema.module)
+angles = network.frequencies
+network = network.to(torch.bfloat16).eval()
+network.frequencies = angles  # as in Weights.build: bfloat16 has 3 digits
+
+
+def sr3_field(index: Index, calls: int) -> np.ndarray:
+    """Return the last x0 of ancestral chains of `calls` network calls."""
+    process, streams = sr3_process, streams_of(index)
+    lambdas = cosine_lambdas(torch.linspace(1.0, 0.0, calls)).tolist()
+    with torch.inference_mode():
+        known = repeated(read(coarse, index) / FACTOR**2)
+        white = lambda: process.white(white_noise(streams, shape, CPU))  # noqa: E731
+        y = white()
+        for lam, to in zip(lambdas, [*lambdas[1:], 0.0]):
+            at = torch.full((len(y),), lam)
+            seen = torch.stack([process.fields(y), known], 1)
+            eps = see_through_symmetries(network, seen, at, streams, FIXED, (True,))[:, 0]
+            x0 = process.fields(y0_from_output(eps, "eps", process, y, at))
+            if to:
+                y = process.bridge_modes(y, process.modes(x0.clamp(-1, 1)), lam, to, white)
+    return x0.numpy()
+
+
+def signs(values: np.ndarray) -> np.ndarray:
+    """Return -1 and +1."""
+    return np.where(values < 0, -1, 1).astype(np.int8)
+
+
+for calls in SR3_CALLS:
+    name = f"sr3_{calls}"
+    seconds = refined(f"{name}_field", lambda i, calls=calls: sr3_field(i, calls), spins=False)
+    last = open_store(FOLDER / f"{name}_field.zarr")
+
+    def signs_of(index: Index, last=last) -> np.ndarray:
+        return signs(read(last, index))
+
+    def exact_of(index: Index, last=last) -> np.ndarray:
+        return np.stack([
+            draw_spins(20.0 * read(last, [i])[0], "block_mean", read(coarse, [i])[0], FACTOR, None,
+                       kernel_state(SEED, i, 4)) for i in index
+        ])  # fmt: skip
+
+    for variant, make in ((name, signs_of), (f"{name}_exact", exact_of)):
+        note(variant, seconds + refined(variant, make), trainer=sr3, calls=calls)
+
+# %% skild_paper: from the truth's forward marginal
+chain = chain_lambdas(PAPER, float(PAPER(np.array(1.0))), float(PAPER(np.array(1 / PAPER_CALLS))),
+                      PAPER_CALLS)  # fmt: skip
+published = Skild(paper.weights(SYSTEM), shape, sampler="ancestral")
+
+
+def paper_spins(index: Index) -> np.ndarray:
+    """Return signs of the published protocol's fields."""
+    streams, known = streams_of(index), torch.from_numpy(read(truth, index).astype(np.float32))
+    y = published.from_fields(known, float(chain[0]), streams)
+    return signs(published.run(y, chain, streams))
+
+
+seconds = refined("skild_paper", paper_spins)
+note("skild_paper", seconds, start="truth", trainer=paper, calls=PAPER_CALLS)
+
+# %% gaussian: no network
+prior, blocks = Process(skild.measured.spectrum, shape), BlockMean(shape, FACTOR)
+
+
+def gaussian_spins(index: Index) -> np.ndarray:
+    """Return spins up at the largest sites of each block of a conditioned Gaussian field."""
+    sums, n, side = read(coarse, index), FACTOR**2, SIDE // FACTOR
+    field = prior.gaussian(white_noise(streams_of(index), shape, CPU)).double().numpy()
+    field = blocks.correct(field, sums / n, prior.power.numpy())
+    cut = (len(sums), side, FACTOR, side, FACTOR)
+    block = field.reshape(cut).swapaxes(2, 3).reshape(len(sums), side, side, n)
+    rank = (-block).argsort(axis=-1).argsort(axis=-1)
+    spins = np.where(rank < ((sums + n) // 2)[..., None], 1, -1).astype(np.int8)
+    return spins.reshape(len(sums), side, side, FACTOR, FACTOR).swapaxes(2, 3).reshape(field.shape)
+
+
+note("gaussian", refined("gaussian", gaussian_spins))
+
+
+# %% local_rule: twice by 2, from the majorities of majorities
+def local_spins(index: Index) -> np.ndarray:
+    """Return the local rule's fine lattices."""
+    ids, streams = np.asarray(index), streams_of(index)
+    spins = majority2(majority2(read(truth, index), ids), ids)
+    for _ in range(2):
+        odds = np.tensordot(rule["weights"], neighbours(spins), 1)
+        u = np.stack([stream.noise.random(odds.shape[1:]) for stream in streams])
+        spins = signs(1.0 / (1.0 + np.exp(-odds)) - u)
+    return spins
+
+
+seconds = refined("local_rule", local_spins, local=True)
+note("local_rule", seconds, minutes=rule["seconds"] / 60, parameters=3, rule="majority 2x, twice")
+
+# %% One table
+stores = [FOLDER / f"{name}.zarr" for name in rows]
+report = FOLDER / "report"
+skild_phys("compare", truth_path, *stores, "--coarse", coarse_path, "-o", report, "--overwrite")
+table = pd.read_csv(report / "comparison.csv")
+every = np.arange(N)
+again = [majority2(majority2(s.read(0, N), every), every)
+         for s in (truth, open_store(FOLDER / "local_rule.zarr"))]  # fmt: skip
+same = (again[0] == again[1]).mean(axis=(1, 2))
+row = {"model": "local_rule", "observable": "coarse_agreement", "unit": 1, "value": same.mean()}
+row |= {"err": same.std(ddof=1) / math.sqrt(N)}
+table = pd.concat([table, pd.DataFrame([row])])
+KEPT = ("connected_four_point", "energy", "patterns_tv", "site_agreement", "coarse_agreement")
+table = table[table["observable"].isin(KEPT)]
+paired = table.loc[table["observable"] == "site_agreement", "model"]
+if missing := set(rows) - set(paired):
+    raise SystemExit(f"not compared lattice by lattice: {', '.join(sorted(missing))}")
+columns = pd.DataFrame.from_dict(rows, orient="index")
+table = table.sort_values("model", key=lambda m: m.map(list(rows).index), kind="stable")
+table = table.join(columns, on="model").assign(L=SIDE, factor=FACTOR, lattices=N)
+table.to_csv(CSV, index=False, float_format="%.6g")
+print(CSV)
