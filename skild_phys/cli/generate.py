@@ -33,7 +33,9 @@ from skild_phys.files import check_output
     show_default=True,
     help="stochastic, ancestral (the paper's), angle1 or angle2.",
 )
-@click.option("--restarts", type=int, help="Times the chain goes back up.  [default: 3]")
+@click.option(
+    "--restarts", type=int, help="Times the chain goes back up.  [default: 3; few steps: 0]"
+)
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of every stream.")
 @click.option("--checkpoint", type=click.Path(path_type=Path), help="Weights.  [default: shipped]")
 @click.option(
@@ -70,6 +72,9 @@ def command(
     as_json: bool,
 ) -> None:
     """Generate lattices with the weights that `refine` uses: the same chain from another start.
+
+    From noise a chain starts at the largest lambda that the weights have seen (the shipped ones:
+    1000, noise at L = 64; larger lattices begin with their longest waves not wholly erased).
 
     With --truth and --factor each chain starts from the forward marginal of one true lattice, as
     in the paper. That start knows more of the truth than any coarse lattice does: it is for

@@ -89,7 +89,9 @@ def compile_kernels(
     show_default=True,
     help="stochastic, ancestral (the paper's), angle1 or angle2.",
 )
-@click.option("--restarts", type=int, help="Times the chain goes back up.  [default: 3]")
+@click.option(
+    "--restarts", type=int, help="Times the chain goes back up.  [default: 3; few steps: 0]"
+)
 @click.option("--samples-per-input", type=int, default=1, show_default=True)
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of every stream.")
 @click.option("--checkpoint", type=click.Path(path_type=Path), help="Weights.  [default: shipped]")

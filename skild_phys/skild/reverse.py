@@ -117,7 +117,8 @@ def run_chain(
 
     Parameters
     ----------
-    lambdas : decreasing; one denoiser call for each.
+    lambdas : one denoiser call for each. Where they rise (a restart), X_0 is drawn and erased
+        anew; everywhere else they fall.
     denoise : (Y, lambda) -> what is known of X_0.
     step : of a sampler, new for this chain.
     noise : draws white whitened modes.
