@@ -48,7 +48,8 @@ class TrainConfig:
     schedule : 'constant-decay' (constant, then linear to 0 over the last `decay_fraction`)
         or 'cosine'.
     ema : decay a step of the averaged weights, which are the ones that are kept.
-    precision : 'bf16' (autocast; float32 weights, spectra and fields) or 'float32'.
+    precision : of the network's arithmetic, 'bf16' (autocast; float32 weights, spectra and
+        fields) or 'float32'; 'auto' is bf16 where the machine has instructions for it.
     seed : of weights, noise and data.
     save_every : steps between checkpoints.
     network : shape of the network.
@@ -79,7 +80,7 @@ class TrainConfig:
     schedule: str = "constant-decay"
     decay_fraction: float = 0.4
     ema: float = 0.999
-    precision: str = "bf16"
+    precision: str = "auto"
     seed: int = 0
     save_every: int = 250
     network: NetworkConfig = field(default_factory=NetworkConfig)
@@ -90,7 +91,7 @@ class TrainConfig:
             "basis": tuple(BASES),
             "spectrum": tuple(KINDS),
             "schedule": ("constant-decay", "cosine"),
-            "precision": ("bf16", "float32"),
+            "precision": ("auto", "bf16", "float32"),
         }
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:

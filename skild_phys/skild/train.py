@@ -29,6 +29,7 @@ from skild_phys.skild.constraint import Blocks, Constraint, Sites, differentiabl
 from skild_phys.skild.couplings import Couplings, couplings_from_record, fit_couplings
 from skild_phys.skild.denoiser import field_target, make_network, spin_logits, spin_surrogate
 from skild_phys.skild.mean_field import MeanField, half_tanh
+from skild_phys.skild.precision import network_dtype
 from skild_phys.skild.process import Process
 from skild_phys.skild.reverse import SYMMETRIES
 from skild_phys.skild.schedule import START_SCALE, starting_lambda
@@ -36,6 +37,7 @@ from skild_phys.skild.source import Source
 from skild_phys.skild.spectrum import Spectrum, fit_spectrum, measure_shells, spectrum_from_record
 from skild_phys.skild.weights import Weights, content_sha256
 
+DTYPES = {"bf16": torch.bfloat16, "float32": torch.float32}
 CHECKPOINT_FORMAT = "skild-phys checkpoint 3"
 
 
@@ -139,6 +141,7 @@ class Trainer:
         device: str = "cpu",
     ):
         self.config, self.source, self.device = config, source, torch.device(device)
+        self.dtype = DTYPES.get(config.precision) or network_dtype(self.device)
         self.measured = measured or measure(source, config)
         self.process = Process(self.measured.spectrum, source.shape, self.device, config.basis)
         self.mean_field = MeanField(self.process, self.measured.couplings)
@@ -194,7 +197,7 @@ class Trainer:
         return (math.log(c.lambda_min) + log_lam).exp()
 
     def _sight(self, features: Tensor, lam: Tensor) -> Tensor:
-        bf16 = self.config.precision == "bf16"
+        bf16 = self.dtype == torch.bfloat16
         with torch.autocast(self.device.type, torch.bfloat16, enabled=bf16):
             outputs: Tensor = self.network(features, lam)
         return outputs.float()
@@ -230,7 +233,7 @@ class Trainer:
         return float(loss.detach())
 
     def weights(self, system: dict[str, Any]) -> Weights:
-        """Return the averaged network with its record, in bfloat16, which inference runs in."""
+        """Return the averaged network with its record, in bfloat16, half as large."""
         c = self.config
         tensors = {
             k: v.detach().to("cpu", torch.bfloat16) for k, v in self.ema.module.state_dict().items()

@@ -25,6 +25,7 @@ from skild_phys.files import write_bytes_atomically
 from skild_phys.skild.couplings import Couplings, couplings_from_record
 from skild_phys.skild.denoiser import OUTPUTS, make_network
 from skild_phys.skild.network import NetworkConfig, UNet
+from skild_phys.skild.precision import network_dtype
 from skild_phys.skild.reverse import SYMMETRIES
 from skild_phys.skild.schedule import LAMBDA_END, restarting_lambdas
 from skild_phys.skild.spectrum import Spectrum, spectrum_from_record
@@ -80,12 +81,12 @@ class Weights:
         return restarting_lambdas(start, end, steps, restarts)
 
     def build(self, device: torch.device | str = "cpu", dtype: torch.dtype | None = None) -> UNet:
-        """Return the network in evaluation mode, its body in `dtype` (as stored if None)."""
+        """Return the network in evaluation mode, its body in `dtype` (None: `network_dtype`)."""
         network = make_network(self.network, self.output, self.basis)
         network.load_state_dict(self.tensors)
         # The angles of the embedding of log lambda stay in float32: bfloat16 has 3 digits.
         frequencies = network.frequencies.to(device)
-        network.to(device, dtype or next(iter(self.tensors.values())).dtype)
+        network.to(device, dtype or network_dtype(device))
         network.frequencies = frequencies
         return network.to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload, no-any-return]
 
