@@ -1,0 +1,21 @@
+"""Which floating-point type a network runs in: the shorter one only where the machine has it."""
+
+from __future__ import annotations
+
+import torch
+
+CPU_INSTRUCTIONS = ("avx512_bf16", "amx_bf16")
+
+
+def network_dtype(device: torch.device | str) -> torch.dtype:
+    """Return bfloat16 where `device` multiplies it in hardware, float32 elsewhere.
+
+    A CPU without such instructions emulates bfloat16, at a tenth of float32's speed. With the
+    shipped weights the two agree within what bfloat16 rounds: 0.4 % of an activation.
+    """
+    if torch.device(device).type != "cpu":
+        return torch.bfloat16
+    # PyTorch before 2.12 may not say what the CPU has.
+    known = getattr(torch.cpu, "get_capabilities", dict)()
+    fast = any(known.get(name, False) for name in CPU_INSTRUCTIONS)
+    return torch.bfloat16 if fast else torch.float32
