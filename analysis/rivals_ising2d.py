@@ -54,10 +54,11 @@ from skild_phys.skild.model import Skild
 from skild_phys.skild.network import UNet
 from skild_phys.skild.process import Process
 from skild_phys.skild.produce import produce
-from skild_phys.skild.reverse import Streams, see_through_symmetries, white_noise
+from skild_phys.skild.reverse import see_through_symmetries
 from skild_phys.skild.schedule import Linear, chain_lambdas
 from skild_phys.skild.source import SimulationSource
 from skild_phys.skild.spectrum import PowerLaw
+from skild_phys.skild.streams import Streams, white_noise
 from skild_phys.skild.train import Known, Measured, Trainer
 from skild_phys.skild.weights import save_weights
 from skild_phys.store import LatticeStore, open_store

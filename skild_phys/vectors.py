@@ -27,16 +27,19 @@ def place(builder: Any, data: Any, index: Any, kind: ir.VectorType) -> Any:
     return builder.bitcast(builder.gep(data, [index]), kind.as_pointer())
 
 
+def _align(kind: ir.VectorType) -> int:
+    """Return the bytes of an element: integers of a whole number of them, and float64."""
+    return 8 if isinstance(kind.element, ir.DoubleType) else int(kind.element.width) // 8
+
+
 def load(builder: Any, data: Any, index: Any, kind: ir.VectorType) -> Any:
     """Load the vector that starts at element `index`, aligned like an element."""
-    align = kind.element.width // 8
-    return builder.load(place(builder, data, index, kind), align=align)
+    return builder.load(place(builder, data, index, kind), align=_align(kind))
 
 
 def store(builder: Any, value: Any, data: Any, index: Any) -> None:
     """Store a vector at element `index`, aligned like an element."""
-    align = value.type.element.width // 8
-    builder.store(value, place(builder, data, index, value.type), align=align)
+    builder.store(value, place(builder, data, index, value.type), align=_align(value.type))
 
 
 def spread(builder: Any, scalar: Any, kind: ir.VectorType) -> Any:

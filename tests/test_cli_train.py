@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from conftest import files_of
 from skild_helpers import TC, critical_lattices
 
@@ -18,7 +19,7 @@ from skild_phys.cli import run
 from skild_phys.files import Lock
 from skild_phys.lattice.coarsen import coarsen_spins, coarsen_states
 from skild_phys.skild import train as trainer
-from skild_phys.skild.weights import load_weights
+from skild_phys.skild.weights import Weights, load_weights, weights_sha256
 from skild_phys.store import create_store
 
 Answer = tuple[int, str, str]
@@ -265,3 +266,40 @@ def test_bad_training_options(
     assert named in err
     assert out == ""
     assert files_of(folder) == before
+
+
+def test_from_other_weights(folder: Path, call: Callable[..., Answer]) -> None:
+    """One step at a rate of 1e-9 leaves the weights it starts from, at no matter which seed."""
+    words = ["train", folder / "own.zarr", "--config", folder / "run.toml"]
+    assert call(*words, "-o", folder / "a.safetensors", "--seed", 3)[0] == 0
+    (folder / "slow.toml").write_text("learning_rate = 1e-9\n" + RECIPE)
+    words[3] = folder / "slow.toml"
+    more = ["--seed", 4, "--steps", 1, "--from", folder / "a.safetensors"]
+    assert call(*words, *more, "-o", folder / "b.safetensors")[0] == 0
+    first, second = (load_weights(folder / f"{name}.safetensors") for name in "ab")
+
+    def farthest(other: Weights) -> float:
+        return max(
+            float((t.float() - other.tensors[k].float()).abs().max())
+            for k, t in first.tensors.items()
+        )
+
+    assert farthest(second) < 1e-6
+    assert second.training["config"]["initial"] == weights_sha256(first)
+    assert call(*words, *more[:4], "-o", folder / "c.safetensors")[0] == 0
+    assert farthest(load_weights(folder / "c.safetensors")) > 0.01
+
+
+def test_from_weights_that_do_not_fit(folder: Path, call: Callable[..., Answer]) -> None:
+    words = ["train", folder / "own.zarr", "--config", folder / "run.toml", "-o", folder / "a"]
+    code, _, err = call(*words, "--from", "shipped")
+    assert code == 2
+    assert err.startswith("error: --from: 'weights with network")
+    code, _, err = call(*words, "--from", folder / "no.safetensors")
+    assert code == 2
+    assert "no.safetensors" in err
+    (folder / "run.toml").write_text('initial = "abc"\n' + RECIPE)
+    code, _, err = call(*words)
+    assert code == 2
+    assert err.startswith("error: initial: 'abc'")
+    assert not (folder / "a").exists()

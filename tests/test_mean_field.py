@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from skild_helpers import NEIGHBOURS, POWER_LAW, white
 
 from skild_phys.skild.couplings import Couplings
-from skild_phys.skild.mean_field import MeanField
+from skild_phys.skild.draw import MOST
+from skild_phys.skild.mean_field import MeanField, half_tanh
 from skild_phys.skild.process import Process
 
 Array = NDArray[np.float64]
@@ -59,7 +60,7 @@ def test_field_and_couplings_are_those_of_the_exact_density(
     xt = random.normal(size=(1, *shape))
     model = mean_field(shape, DIAGONAL)
     found = model.evidence(torch.from_numpy(xt), torch.tensor([lam], dtype=torch.float64))
-    coupled = np.fft.irfft2(np.fft.rfft2(spins) * found.couplings.numpy(), s=shape)
+    coupled = np.fft.irfft2(np.fft.rfft2(spins) * found.kernels[:, 0].numpy(), s=shape)
     of_field = (found.field.numpy() * spins).sum((1, 2))
     implied = of_field + 0.5 * (spins * coupled).sum((1, 2))
 
@@ -76,11 +77,13 @@ def test_field_and_couplings_are_those_of_the_exact_density(
 def test_a_spin_has_no_coupling_to_itself(lam: float) -> None:
     model = mean_field((6, 5), DIAGONAL)
     found = model.evidence(white(1, (6, 5), 1), torch.tensor([lam]))
-    by_site = np.fft.irfft2(found.couplings[0].double().numpy(), s=(6, 5))
+    by_site = np.fft.irfft2(found.kernels[0, 0].double().numpy(), s=(6, 5))
     assert abs(by_site[0, 0]) < 1e-6 * max(1.0, np.abs(by_site).max())
     by_site[0, 0] = 0.0
     squares = np.fft.rfft2(by_site**2)
-    assert np.allclose(found.squares[0].numpy(), squares, rtol=1e-4, atol=1e-4 * squares[0, 0].real)
+    assert np.allclose(
+        found.kernels[0, 1].numpy(), squares, rtol=1e-4, atol=1e-4 * squares[0, 0].real
+    )
 
 
 @pytest.mark.parametrize("shape", [(6, 5), (4, 8)])
@@ -89,7 +92,7 @@ def test_the_pull_of_the_others_is_the_sum_over_them(shape: tuple[int, int]) -> 
     model = mean_field(shape, DIAGONAL)
     found = model.evidence(white(1, shape, 1), torch.tensor([0.7]))
     m = torch.tanh(white(1, shape, 2))
-    by_site = np.fft.irfft2(found.couplings[0].double().numpy(), s=shape)
+    by_site = np.fft.irfft2(found.kernels[0, 0].double().numpy(), s=shape)
     by_site[0, 0] = 0.0
     means, want = m[0].double().numpy(), np.zeros(shape)
     for y, x in itertools.product(*map(range, shape)):
@@ -105,10 +108,10 @@ def test_each_lattice_has_a_lambda_of_its_own() -> None:
     together = model.evidence(xt, lam)
     for i in range(3):
         alone = model.evidence(xt[i : i + 1], lam[i : i + 1])
-        for name in ("field", "wiener", "whitened", "couplings", "squares"):
+        for name in ("field", "wiener", "whitened", "kernels"):
             assert torch.allclose(getattr(together, name)[i], getattr(alone, name)[0], 1e-4, 1e-5)
     one = model.evidence(xt, lam[:1])
-    assert one.couplings.shape[0] == 1
+    assert one.kernels.shape[0] == 1
     assert torch.allclose(one.field[0], together.field[0])
 
 
@@ -208,3 +211,32 @@ def test_a_field_is_added_to_the_evidence() -> None:
     assert torch.allclose(more - one, torch.full_like(one, 0.5), atol=1e-4)
     want = 2.0 * (found.field + model.coupled(found, m))
     assert torch.allclose(one, want)
+
+
+@pytest.mark.parametrize("shape", [(4, 6), (8, 8)])
+def test_spins_given_all_their_neighbours(shape: tuple[int, int]) -> None:
+    """Where X_t says nothing (lambda = 1e9) the law is the prior's: logit 2 J sum of neighbours."""
+    model = mean_field(shape, NEIGHBOURS)
+    found = model.evidence(white(1, shape, 1), torch.tensor([1e9]))
+    spins = white(1, shape, 2).sign()
+    y, x = torch.meshgrid(*(torch.arange(side) for side in shape), indexing="ij")
+    known = ((y + x) % 2 == 0)[None]
+    logits = model.given(found, torch.zeros(1, *shape), known, spins, half_tanh)
+    around = sum(torch.roll(spins, shift, axis) for shift in (1, -1) for axis in (1, 2))
+    want = torch.where(known, MOST * spins, 2.0 * NEIGHBOURS.values[0] * around)
+    assert torch.allclose(logits, want, atol=1e-3)
+
+
+def test_what_is_beyond_the_mean_field_fades_as_others_become_known() -> None:
+    """Nothing known: the logits as they were. All known but one site: its exact conditional law."""
+    model, xt = mean_field((6, 6), NEIGHBOURS), white(1, (6, 6), 4)
+    found = model.evidence(xt, torch.tensor([0.5]))
+    logits, spins = 2.0 * white(1, (6, 6), 5), white(1, (6, 6), 6).sign()
+    nothing = torch.zeros(1, 6, 6, dtype=torch.bool)
+    same = model.given(found, logits, nothing, spins, lambda _: half_tanh(logits))
+    assert torch.allclose(same, logits, atol=1e-4)
+    rest = ~nothing
+    rest[0, 2, 3] = False
+    moved = model.given(found, logits, rest, spins, half_tanh)
+    want = 2.0 * (found.field + model.coupled(found, spins))[0, 2, 3]
+    assert torch.isclose(moved[0, 2, 3], want, atol=1e-3)

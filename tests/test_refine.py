@@ -27,7 +27,7 @@ from skild_phys.rng import kernel_state
 from skild_phys.simulate.coarsening import coarsen_store
 from skild_phys.skild.coarse import CoarseInput, open_coarse
 from skild_phys.skild.refine import RefineSpec, build_method, check_weights_fit, refine_store
-from skild_phys.skild.reverse import Streams
+from skild_phys.skild.streams import Streams
 from skild_phys.store import create_store, open_store
 
 WEIGHTS = tiny_weights()

@@ -13,13 +13,14 @@ from skild_helpers import POWER_LAW, TINY, shell_deviations, tiny_weights, white
 from skild_phys.errors import BadInput, Interrupted
 from skild_phys.lattice.coarsen import BlockMean, Decimate, Operator
 from skild_phys.skild.basis import BASES, make_basis
-from skild_phys.skild.mean_field import half_tanh
+from skild_phys.skild.couplings import Couplings
+from skild_phys.skild.denoiser import SpinLogits
+from skild_phys.skild.mean_field import MeanField, half_tanh
 from skild_phys.skild.model import Skild
 from skild_phys.skild.posterior import Correct, FieldPosterior, SpinPosterior
 from skild_phys.skild.process import Process
 from skild_phys.skild.reverse import (
     SYMMETRIES,
-    Streams,
     run_chain,
     see_through_symmetries,
 )
@@ -32,6 +33,7 @@ from skild_phys.skild.schedule import (
     chain_lambdas,
 )
 from skild_phys.skild.spectrum import PowerLaw
+from skild_phys.skild.streams import Streams
 
 Array = NDArray[np.float64]
 CHAIN = Geometric(1e-4, 1000.0)
@@ -400,8 +402,10 @@ def test_every_sampler_meets_the_coarse_field(sampler: str) -> None:
 def test_means_of_spins_are_never_outside_their_range() -> None:
     process = Process(POWER_LAW, (8, 8))
     logits = 10.0 ** torch.linspace(-3, 4, 64).reshape(1, 8, 8) * torch.randn(5, 8, 8).sign()
+    model = MeanField(process, Couplings())
+    found = SpinLogits(logits, logits, model.evidence(white(5, (8, 8), 2), torch.tensor([4.0])))
     posterior = SpinPosterior(
-        process, logits, lambda one, i: np.sign(one).astype(np.int8), half_tanh
+        process, found, lambda one, i: np.sign(one).astype(np.int8), half_tanh, model, 4.0, []
     )
     means = process.basis.fields(posterior.mean() * process.amplitude)
     assert means.abs().max() <= 1.0 + 1e-6

@@ -17,12 +17,19 @@ if TYPE_CHECKING:
     from skild_phys.skild.config import TrainConfig
     from skild_phys.skild.source import Source
     from skild_phys.skild.train import Trainer
+    from skild_phys.skild.weights import Weights
 
 
 @click.command()
 @click.argument("store", required=False, type=click.Path(path_type=Path))
 @click.option("--preset", help="Recipe by name, such as ising2d.")
 @click.option("--config", type=click.Path(path_type=Path), help="Recipe from a TOML file.")
+@click.option(
+    "--from",
+    "initial",
+    metavar="PATH",
+    help="Weights to start from, of the same network; 'shipped' for those of the package.",
+)
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Weights.")
 @click.option("--steps", type=int, help="Steps, instead of the recipe's.")
 @click.option("--batch", type=int, help="Lattices a step, instead of the recipe's.")
@@ -36,6 +43,7 @@ def command(
     store: Path | None,
     preset: str | None,
     config: Path | None,
+    initial: str | None,
     output: Path,
     steps: int | None,
     batch: int | None,
@@ -59,16 +67,28 @@ def command(
     import torch
 
     from skild_phys.skild.config import read_config
+    from skild_phys.skild.weights import weights_sha256
 
     if (preset is None) == (config is None):
         raise BadInput("--preset", preset, "one of --preset and --config")
-    options = read_config(config or str(preset), steps=steps, batch=batch, seed=seed, side=side)
+    begin = None if initial is None else _initial(initial)
+    options = read_config(
+        config or str(preset),
+        steps=steps,
+        batch=batch,
+        seed=seed,
+        side=side,
+        initial=begin and weights_sha256(begin),
+    )
+    if options.initial and begin is None:
+        raise BadInput("initial", options.initial, "--from and the weights of this SHA-256")
     if output.is_dir():
         raise BadInput("-o", str(output), "a file, not a directory")
     checkpoint = output.with_name(output.name + ".checkpoint")
     curve = output.with_suffix(".loss.csv")
     for path in (output, checkpoint, curve):
-        check_output(path, overwrite=True, inputs=[store] if store else [])
+        inputs = [p for p in (store, initial and Path(initial)) if p]
+        check_output(path, overwrite=True, inputs=inputs)
     if device not in ("cpu", "cuda"):
         raise BadInput("--device", device, "cpu or cuda")
     if device != "cpu" and not torch.cuda.is_available():
@@ -84,7 +104,7 @@ def command(
         source, system = _source(store, options)
         if overwrite:
             checkpoint.unlink(missing_ok=True)
-        trainer = _run(options, source, checkpoint, device)
+        trainer = _run(options, source, checkpoint, device, begin)
         result = _write(trainer, system, output, curve)
         checkpoint.unlink(missing_ok=True)
     text = "{weights}  sha256 {sha256:.16}  loss {loss:.4f}".format(**result)
@@ -124,7 +144,16 @@ def _source(store: Path | None, options: TrainConfig) -> tuple[Source, dict[str,
     return StoreSource(lattices, options.seed), system | {"side": min(lattices.shape)}
 
 
-def _run(options: TrainConfig, source: Source, checkpoint: Path, device: str) -> Trainer:
+def _initial(where: str) -> Weights:
+    """Return the weights that a run starts from."""
+    from skild_phys.skild.weights import load_weights, shipped_weights
+
+    return load_weights(shipped_weights() if where == "shipped" else Path(where))
+
+
+def _run(
+    options: TrainConfig, source: Source, checkpoint: Path, device: str, begin: Weights | None
+) -> Trainer:
     """Return the trainer after its last step, taken up from `checkpoint` if that is there."""
     from skild_phys.cli.options import interruptible, progress_bar
     from skild_phys.skild.train import Trainer, train
@@ -134,6 +163,8 @@ def _run(options: TrainConfig, source: Source, checkpoint: Path, device: str) ->
         click.echo(f"going on from step {trainer.step} of {options.steps}", err=True)
     else:
         trainer = Trainer(options, source, device=device)
+        if begin is not None:
+            trainer.start_from(begin)
     with progress_bar("training", options.steps, trainer.step) as advance, interruptible() as stop:
         done = trainer.step
 

@@ -44,6 +44,9 @@ class TrainConfig:
         refinement by 8 from signs or single sites.
     coarse_share : share of each batch of spins that knows its coarse lattices (block means,
         majority, decimation, by 2, 4 or 8): the mean field then runs under them.
+    targets : of spins, 'spins', or 'conditional': their means given all the others, a fraction of
+        the noise, right where pair couplings within `couplings_reach` say all about the data.
+    initial : SHA-256 of the weights that the run starts from; none if empty.
     steps, batch, learning_rate, warmup, weight_decay, clip : of AdamW; gradients are clipped.
     schedule : 'constant-decay' (constant, then linear to 0 over the last `decay_fraction`)
         or 'cosine'.
@@ -71,6 +74,8 @@ class TrainConfig:
     lambda_max: float = 1000.0
     far_share: float = 0.1
     coarse_share: float = 0.5
+    targets: str = "spins"
+    initial: str = ""
     steps: int = 10_000
     batch: int = 32
     learning_rate: float = 1e-3
@@ -90,6 +95,7 @@ class TrainConfig:
             "output": OUTPUTS,
             "basis": tuple(BASES),
             "spectrum": tuple(KINDS),
+            "targets": ("spins", "conditional"),
             "schedule": ("constant-decay", "cosine"),
             "precision": ("auto", "bf16", "float32"),
         }

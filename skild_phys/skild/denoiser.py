@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from skild_phys.skild.mean_field import MeanField, Means, half_tanh
+from skild_phys.skild.mean_field import Evidence, MeanField, Means, half_tanh
 from skild_phys.skild.network import NetworkConfig, UNet
 from skild_phys.skild.process import Process
 
@@ -26,8 +26,8 @@ OUTPUTS = ("logits", "v", "eps", "x0")
 SMALLEST_COSINE = 1e-3
 """Floor of sqrt(abar) in X_0 = (X_t - sqrt(1 - abar) sqrt(P) eps) / sqrt(abar), the paper's."""
 
-FIRST, SECOND = 12, 4
-"""Mean-field iterations before the network and after it."""
+ALONE, FIRST, SECOND = 12, 6, 2
+"""Mean-field iterations without the network, and before and after it."""
 TELLING = 0.05
 """The lambda below which the sign of sqrt(abar) X_t is the spin at all but a few sites."""
 DRAFT_WEIGHT = 0.1
@@ -50,10 +50,11 @@ def odd_outputs(output: str) -> tuple[bool, ...]:
 
 
 class SpinLogits(NamedTuple):
-    """Logits given X_t, and the network's draft of them."""
+    """Logits given X_t, the network's draft of them, and what X_t says of the spins."""
 
     logits: Tensor
     draft: Tensor
+    evidence: Evidence
 
 
 def spin_logits(
@@ -81,28 +82,29 @@ def spin_logits(
             lam[:, None, None] < TELLING, 0.9999 * evidence.wiener.sign(), first_guess
         )
         start = means(2.0 * torch.atanh(first_guess))
-        first = mean_field.iterate(evidence, start, FIRST, means=means)
+        first = mean_field.iterate(evidence, start, FIRST if sight else ALONE, means=means)
     if sight is None:
-        return SpinLogits(first, first)
+        return SpinLogits(first, first, evidence)
     seen = torch.stack([xt, evidence.whitened, torch.tanh(first / 2), torch.tanh(first / 8)], 1)
     draft, trust, field, weight = sight(seen, lam.expand(len(xt))).unbind(dim=1)
     draft = draft + (1.0 + trust) * first
     second = mean_field.iterate(evidence, means(draft), SECOND, 0.5 * field, means)
     weight = torch.sigmoid(weight)
-    return SpinLogits(weight * second + (1.0 - weight) * draft, draft)
+    return SpinLogits(weight * second + (1.0 - weight) * draft, draft, evidence)
 
 
-def spin_surrogate(found: SpinLogits, x0: Tensor, means: Means) -> Tensor:
-    """Return a number whose gradient is that of the negative log-likelihood of `x0`, nats a site.
+def spin_surrogate(found: SpinLogits, targets: Tensor, means: Means) -> Tensor:
+    """Return a number whose gradient is that of the cross-entropy with `targets`, nats a site.
 
     For sites of logits l, conditioned on what their coarse lattice says, the gradient of
-    -ln p(x0) is (E[s] - x0) / 2 with the mean under the condition. A share of the draft's
-    likelihood is in it.
+    -ln p(x0) is (E[s] - x0) / 2 with the mean under the condition; `targets` (n, Ly, Lx) are the
+    spins x0, or numbers whose mean given X_t is theirs. A share of the draft's cross-entropy is
+    in it.
     """
-    total = torch.zeros((), device=x0.device)
+    total = torch.zeros((), device=targets.device)
     for logits, share in ((found.logits, 1.0), (found.draft, DRAFT_WEIGHT)):
         with torch.no_grad():
-            slope = 0.5 * (means(logits) - x0)
+            slope = 0.5 * (means(logits) - targets)
         total = total + share * (slope * logits).mean()
     return total
 

@@ -17,9 +17,9 @@ from skild_phys.errors import BadInput
 from skild_phys.lattice.models import MODELS
 from skild_phys.skild.model import Skild
 from skild_phys.skild.produce import Lattices, produce
-from skild_phys.skild.reverse import Streams
 from skild_phys.skild.samplers import make_step
 from skild_phys.skild.schedule import starting_lambda, usual_restarts
+from skild_phys.skild.streams import Streams
 from skild_phys.skild.weights import Weights
 from skild_phys.store import LatticeStore
 

@@ -22,10 +22,14 @@ import torch
 from torch import Tensor
 
 from skild_phys.skild.couplings import Couplings
+from skild_phys.skild.draw import MOST
 from skild_phys.skild.process import Process
 
 RATE, MOMENTUM = 0.4, 0.3
 """Of the damped iteration: m += RATE (tanh(l / 2) - m) + MOMENTUM (m - m before)."""
+
+ANSWERS = 2
+"""Iterations after a part of the spins has been drawn: neighbours hold most of what is left."""
 
 Means = Callable[[Tensor], Tensor]
 """Logits (n, Ly, Lx) -> E[s] under whatever constraint holds."""
@@ -46,14 +50,13 @@ class Evidence:
     wiener : sqrt(abar) X_t, the mean of x0 were it Gaussian, (n, Ly, Lx).
     whitened : sqrt(abar) X_t / sqrt(P), scaled to a mean square near 1: the same with all wave
         numbers that are left equally loud, (n, Ly, Lx).
-    couplings, squares : DFT of J and of J^2 without their parts at r = 0, (n or 1, *modes).
+    kernels : DFT of J and of J^2 without their parts at r = 0, (n or 1, 2, *modes).
     """
 
     field: Tensor
     wiener: Tensor
     whitened: Tensor
-    couplings: Tensor
-    squares: Tensor
+    kernels: Tensor
 
 
 class MeanField:
@@ -93,14 +96,45 @@ class MeanField:
             self._real(wiener * gain.float()),
             self._real(wiener),
             self._real(wiener / (p.amplitude * loudness.float())),
-            couplings.float(),
-            squares.float(),
+            torch.stack([couplings, squares], dim=1).float(),
         )
+
+    def couplings_by_site(self, evidence: Evidence) -> Tensor:
+        """Return J (n or 1, Ly, Lx) by the displacement between two sites."""
+        return self._real(evidence.kernels[:, 0].to(torch.complex64))
 
     def coupled(self, evidence: Evidence, m: Tensor) -> Tensor:
         """Return sum_j J_ij m_j - m_i sum_j J_ij^2 (1 - m_j^2), (n, Ly, Lx)."""
-        pull = self._real(torch.fft.rfft2(m) * evidence.couplings)
-        return pull - m * self._real(torch.fft.rfft2(1.0 - m * m) * evidence.squares)
+        pull, unknown = self._parts(evidence, m)
+        return pull - m * unknown
+
+    def _parts(self, evidence: Evidence, m: Tensor) -> tuple[Tensor, Tensor]:
+        """Return sum_j J_ij m_j, and sum_j J_ij^2 (1 - m_j^2): what is unknown of the others."""
+        both = torch.fft.rfft2(torch.stack([m, 1.0 - m * m], dim=1)) * evidence.kernels
+        pull, unknown = self._real(both).unbind(dim=1)
+        return pull, unknown
+
+    def given(
+        self, evidence: Evidence, logits: Tensor, known: Tensor, spins: Tensor, means: Means
+    ) -> Tensor:
+        """Return the logits of the other sites once those in `known` (bool) hold `spins`.
+
+        `logits` are those before. What they have beyond the mean field's (from the network, from a
+        constraint) fades as the others of a site become known: where all are, what is left is
+        exact, 2 (h_i + sum_j J_ij s_j). Known sites get +-MOST.
+        """
+        m = means(logits)
+        pull, unknown = self._parts(evidence, m)
+        beyond = logits - 2.0 * (evidence.field + pull - m * unknown)
+        m = torch.where(known, spins, m)
+        for step in range(ANSWERS):
+            pull, left = self._parts(evidence, m)
+            share = (left / unknown.clamp(min=1e-12)).clamp(0.0, 1.0)
+            moved = 2.0 * (evidence.field + pull - m * left) + share * beyond
+            moved = torch.where(known, MOST * spins, moved)
+            if step + 1 < ANSWERS:
+                m = torch.where(known, spins, means(moved))
+        return moved
 
     def iterate(
         self,

@@ -18,8 +18,9 @@ from skild_phys.skild.denoiser import odd_outputs, spin_logits, y0_from_output
 from skild_phys.skild.mean_field import MeanField
 from skild_phys.skild.posterior import Correct, FieldPosterior, SpinPosterior
 from skild_phys.skild.process import Process
-from skild_phys.skild.reverse import Stop, Streams, run_chain, see_through_symmetries, white_noise
+from skild_phys.skild.reverse import Stop, run_chain, see_through_symmetries
 from skild_phys.skild.samplers import Noise, make_step
+from skild_phys.skild.streams import Streams, white_noise
 from skild_phys.skild.weights import Weights
 
 
@@ -117,7 +118,9 @@ class Skild:
             at = torch.tensor([lam], dtype=torch.float32, device=self.device)
             looks = sight if lam >= self.weights.network_from else None
             found = spin_logits(looks, mean_field, self.process.fields(y), at, constraint.means)
-            return SpinPosterior(self.process, found.logits, draw, constraint.means)
+            return SpinPosterior(
+                self.process, found, draw, constraint.means, mean_field, lam, streams
+            )
 
         return denoise
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 
 CPU_INSTRUCTIONS = ("avx512_bf16", "amx_bf16")
@@ -16,6 +19,6 @@ def network_dtype(device: torch.device | str) -> torch.dtype:
     if torch.device(device).type != "cpu":
         return torch.bfloat16
     # PyTorch before 2.12 may not say what the CPU has.
-    known = getattr(torch.cpu, "get_capabilities", dict)()
+    known: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     fast = any(known.get(name, False) for name in CPU_INSTRUCTIONS)
     return torch.bfloat16 if fast else torch.float32

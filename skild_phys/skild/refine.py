@@ -42,9 +42,9 @@ from skild_phys.skild.oracle import (
     polished,
 )
 from skild_phys.skild.produce import produce
-from skild_phys.skild.reverse import Streams, white_noise
 from skild_phys.skild.samplers import make_step
 from skild_phys.skild.schedule import START_SCALE, starting_lambda, usual_restarts
+from skild_phys.skild.streams import Streams, white_noise
 from skild_phys.skild.weights import Weights
 
 METHODS = ("skild", "exact", "fill")

@@ -9,7 +9,6 @@ of adding up.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -18,10 +17,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from skild_phys.errors import Interrupted
-from skild_phys.rng import generator, kernel_state
 from skild_phys.skild.network import UNet
 from skild_phys.skild.process import Process
 from skild_phys.skild.samplers import Noise, Posterior, Step
+from skild_phys.skild.streams import Streams
 
 Stop = Callable[[], bool]
 AnyPosterior = TypeVar("AnyPosterior", bound=Posterior)
@@ -29,28 +28,6 @@ AnyPosterior = TypeVar("AnyPosterior", bound=Posterior)
 SYMMETRIES = ("shift", "flip", "turn", "sign")
 """What a system may be taken to be symmetric under: translations, reflections of an axis, quarter
 turns (of square lattices), and a change of sign of the field."""
-
-
-@dataclass
-class Streams:
-    """The random streams of one lattice: Gaussian noise, and the state of the drawing kernel."""
-
-    noise: np.random.Generator
-    state: NDArray[np.uint64]
-
-    @classmethod
-    def of(cls, seed: int, *key: int) -> Streams:
-        """Return the streams named `key` under `seed`.
-
-        Branches 0 and 1 of a key are those of the constrained Monte Carlo, which may follow.
-        """
-        return cls(generator(seed, *key, 2), kernel_state(seed, *key, 3))
-
-
-def white_noise(streams: Sequence[Streams], shape: tuple[int, int], device: torch.device) -> Tensor:
-    """Return standard normal fields (n, Ly, Lx) float32, one stream a field."""
-    fields = [s.noise.standard_normal(shape, dtype=np.float32) for s in streams]
-    return torch.from_numpy(np.stack(fields)).to(device)
 
 
 class _Look(NamedTuple):

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from skild_phys import __version__
-from skild_phys.errors import Interrupted, WeightsError
+from skild_phys.errors import BadInput, Interrupted, WeightsError
 from skild_phys.files import write_bytes_atomically
 from skild_phys.lattice.coarsen import coarsen_spins
 from skild_phys.rng import TRAINING, seed_sequence
@@ -28,13 +28,14 @@ from skild_phys.skild.config import TrainConfig
 from skild_phys.skild.constraint import Blocks, Constraint, Sites, differentiable_means
 from skild_phys.skild.couplings import Couplings, couplings_from_record, fit_couplings
 from skild_phys.skild.denoiser import field_target, make_network, spin_logits, spin_surrogate
-from skild_phys.skild.mean_field import MeanField, half_tanh
+from skild_phys.skild.mean_field import Evidence, MeanField, half_tanh
 from skild_phys.skild.precision import network_dtype
 from skild_phys.skild.process import Process
 from skild_phys.skild.reverse import SYMMETRIES
 from skild_phys.skild.schedule import START_SCALE, starting_lambda
 from skild_phys.skild.source import Source
 from skild_phys.skild.spectrum import Spectrum, fit_spectrum, measure_shells, spectrum_from_record
+from skild_phys.skild.targets import exchange_targets, site_targets
 from skild_phys.skild.weights import Weights, content_sha256
 
 DTYPES = {"bf16": torch.bfloat16, "float32": torch.float32}
@@ -167,6 +168,23 @@ class Trainer:
         self.window = (0.0, 0)
         """Sum and number of the losses since the last line of `log`."""
 
+    def start_from(self, weights: Weights) -> None:
+        """Take the tensors of `weights`, of a network of the same shape, in place of random ones.
+
+        Raises BadInput.
+        """
+        c = self.config
+        for name, theirs, mine in (
+            ("network", weights.network, c.network),
+            ("output", weights.output, c.output),
+            ("basis", weights.basis, c.basis),
+        ):
+            if theirs != mine:
+                raise BadInput("--from", f"weights with {name} = {theirs}", f"{mine}")
+        tensors = {name: tensor.float() for name, tensor in weights.tensors.items()}
+        self.network.load_state_dict(tensors)
+        self.ema.module.load_state_dict(tensors)
+
     def _known(self, x0: Tensor) -> Known:
         """Draw what part of the batch knows its coarse lattices, and by which rule and factor."""
         c, n = self.config, len(x0)
@@ -196,6 +214,19 @@ class Trainer:
             log_lam = torch.cat([log_lam, u * math.log(known.reach(c.lambda_far) / c.lambda_min)])
         return (math.log(c.lambda_min) + log_lam).exp()
 
+    def _targets(self, evidence: Evidence, x0: Tensor, known: Known) -> Tensor:
+        """Return what the means of spins are trained to be (`targets`), (n, Ly, Lx)."""
+        if self.config.targets == "spins":
+            return x0
+        targets = site_targets(self.mean_field, evidence, x0)
+        rest, b = slice(known.n_free, None), known.factor
+        if isinstance(known.bound, Blocks):
+            held = exchange_targets(self.mean_field, evidence, x0, b, self.random)
+            targets[rest] = held[rest]
+        elif known.bound is not None:
+            targets[rest, ::b, ::b] = x0[rest, ::b, ::b]
+        return targets
+
     def _sight(self, features: Tensor, lam: Tensor) -> Tensor:
         bf16 = self.dtype == torch.bfloat16
         with torch.autocast(self.device.type, torch.bfloat16, enabled=bf16):
@@ -216,7 +247,9 @@ class Trainer:
             group["lr"] = learning_rate(self.step, c)
         if c.output == "logits":
             found = spin_logits(self._sight, self.mean_field, xt, lam, known.differentiable)
-            minimized = spin_surrogate(found, x0, known.means)
+            with torch.no_grad():
+                targets = self._targets(found.evidence, x0, known)
+            minimized = spin_surrogate(found, targets, known.means)
             free = slice(known.n_free)
             loss = F.softplus(-x0[free] * found.logits[free]).mean()
         else:

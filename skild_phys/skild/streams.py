@@ -1,0 +1,35 @@
+"""The random numbers of one lattice, whatever is computed beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from skild_phys.rng import generator, kernel_state
+
+
+@dataclass
+class Streams:
+    """The random streams of one lattice: Gaussian noise, and the state of the drawing kernel."""
+
+    noise: np.random.Generator
+    state: NDArray[np.uint64]
+
+    @classmethod
+    def of(cls, seed: int, *key: int) -> Streams:
+        """Return the streams named `key` under `seed`.
+
+        Branches 0 and 1 of a key are those of the constrained Monte Carlo, which may follow.
+        """
+        return cls(generator(seed, *key, 2), kernel_state(seed, *key, 3))
+
+
+def white_noise(streams: Sequence[Streams], shape: tuple[int, int], device: torch.device) -> Tensor:
+    """Return standard normal fields (n, Ly, Lx) float32, one stream a field."""
+    fields = [s.noise.standard_normal(shape, dtype=np.float32) for s in streams]
+    return torch.from_numpy(np.stack(fields)).to(device)
