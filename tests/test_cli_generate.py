@@ -42,6 +42,7 @@ def test_from_noise_any_shape_and_the_same_bytes(tmp_path: Path, weights: Path) 
     store = open_store(tmp_path / "a")
     assert store.shape == (12, 18)
     assert store.attrs["method"] == "generate"
+    assert store.attrs["lambda_start"] == pytest.approx(9.0 * (18 / (2 * np.pi)) ** 2)
     of = {name: files_of(tmp_path / name) for name in "ab"}
     for files in of.values():
         files.pop("zarr.json")  # the name of the output stands in the command

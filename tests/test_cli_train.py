@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from conftest import files_of
 from skild_helpers import TC, critical_lattices
 

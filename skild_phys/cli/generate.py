@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from skild_phys.cli.options import (
+    chain_options,
     interruptible,
     json_option,
     output_option,
@@ -26,28 +27,13 @@ from skild_phys.files import check_output
 @click.option("--shape", help="LYxLX instead of --L, such as 96x128.")
 @click.option("-n", "n_samples", type=int, help="Lattices.  [default with --truth: all of it]")
 @output_option
-@click.option("--steps", type=int, default=48, show_default=True, help="Denoiser calls a lattice.")
-@click.option(
-    "--sampler",
-    default="stochastic",
-    show_default=True,
-    help="stochastic, ancestral (the paper's), angle1 or angle2.",
-)
-@click.option(
-    "--restarts", type=int, help="Times the chain goes back up.  [default: 3; few steps: 0]"
-)
-@click.option("--seed", type=int, default=0, show_default=True, help="Seed of every stream.")
-@click.option("--checkpoint", type=click.Path(path_type=Path), help="Weights.  [default: shipped]")
+@chain_options(48)
 @click.option(
     "--truth",
     type=click.Path(path_type=Path),
     help="The paper's protocol: start from these lattices, erased and noised as --factor says.",
 )
 @click.option("--factor", type=int, help="With --truth: where a refinement by it would start.")
-@click.option("--lambda-start", type=float, help="Where the chain starts, in sites squared.")
-@click.option("--lambda-end", type=float, help="Where its last network call is.")
-@click.option("--chunk", type=int, help="Samples in a chunk of the store.  [default: half a MiB]")
-@click.option("--device", default="cpu", show_default=True, help="cpu or cuda.")
 @threads_option
 @overwrite_option
 @json_option
@@ -73,8 +59,9 @@ def command(
 ) -> None:
     """Generate lattices with the weights that `refine` uses: the same chain from another start.
 
-    From noise a chain starts at the largest lambda that the weights have seen (the shipped ones:
-    1000, noise at L = 64; larger lattices begin with their longest waves not wholly erased).
+    From noise a chain starts where no wave is left, or at the largest lambda that the weights
+    have seen (the shipped ones: 4000, noise up to L = 128; larger lattices begin with their
+    longest waves not wholly erased).
 
     With --truth and --factor each chain starts from the forward marginal of one true lattice, as
     in the paper. That start knows more of the truth than any coarse lattice does: it is for

@@ -24,6 +24,8 @@ from skild_phys import __version__
 if TYPE_CHECKING:
     from rich.console import Console
 
+Function = Callable[..., Any]
+
 _UNRECORDED = {"threads", "as_json", "overwrite", "quiet", "device"}
 """Options that change no number, so that equal runs give equal stores."""
 
@@ -183,3 +185,38 @@ def versions(*packages: str) -> dict[str, str]:
 def provenance(*packages: str) -> dict[str, Any]:
     """Return the attributes that say how a store came about: `command` and `versions`."""
     return {"command": command_line(), "versions": versions("numpy", "zarr", *packages)}
+
+
+def chain_options(steps: int) -> Callable[[Function], Function]:
+    """Return the decorator with the options of a chain of `steps` calls and of where it runs."""
+    options = (
+        click.option(
+            "--steps", type=int, default=steps, show_default=True, help="Denoiser calls a lattice."
+        ),
+        click.option(
+            "--sampler",
+            default="stochastic",
+            show_default=True,
+            help="stochastic, ancestral (the paper's), angle1 or angle2.",
+        ),
+        click.option(
+            "--restarts", type=int, help="Times the chain goes back up.  [default: 3; few steps: 0]"
+        ),
+        click.option("--lambda-start", type=float, help="Where it starts, in sites squared."),
+        click.option("--lambda-end", type=float, help="Where its last network call is."),
+        click.option("--seed", type=int, default=0, show_default=True, help="Of every stream."),
+        click.option(
+            "--checkpoint", type=click.Path(path_type=Path), help="Weights.  [default: shipped]"
+        ),
+        click.option(
+            "--chunk", type=int, help="Samples in a chunk of the store.  [default: half a MiB]"
+        ),
+        click.option("--device", default="cpu", show_default=True, help="cpu or cuda."),
+    )
+
+    def decorate(command: Function) -> Function:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate

@@ -12,6 +12,7 @@ import numpy as np
 
 from skild_phys.cli.options import (
     announced,
+    chain_options,
     interruptible,
     json_option,
     output_option,
@@ -82,27 +83,12 @@ def compile_kernels(
     "--rule", help="How an array was coarsened: block_mean, majority, decimate, spectral."
 )
 @click.option("--method", default="skild", show_default=True, help="skild, exact or fill.")
-@click.option("--steps", type=int, default=32, show_default=True, help="Denoiser calls a lattice.")
-@click.option(
-    "--sampler",
-    default="stochastic",
-    show_default=True,
-    help="stochastic, ancestral (the paper's), angle1 or angle2.",
-)
-@click.option(
-    "--restarts", type=int, help="Times the chain goes back up.  [default: 3; few steps: 0]"
-)
+@chain_options(32)
 @click.option("--samples-per-input", type=int, default=1, show_default=True)
-@click.option("--seed", type=int, default=0, show_default=True, help="Seed of every stream.")
-@click.option("--checkpoint", type=click.Path(path_type=Path), help="Weights.  [default: shipped]")
 @click.option("--polish", type=int, default=0, show_default=True, help="Monte Carlo sweeps after.")
 @click.option("--sweeps", type=int, help="Of method exact.  [default: 20 autocorrelation times]")
 @click.option("--T", "temperature", help="For exact and --polish.  [default: what COARSE says]")
 @click.option("--any-system", is_flag=True, help="Refine what the weights were not made for.")
-@click.option("--lambda-start", type=float, help="Where the chain starts, in sites squared.")
-@click.option("--lambda-end", type=float, help="Where its last network call is.")
-@click.option("--chunk", type=int, help="Samples in a chunk of the store.  [default: half a MiB]")
-@click.option("--device", default="cpu", show_default=True, help="cpu or cuda.")
 @threads_option
 @overwrite_option
 @json_option

@@ -138,7 +138,7 @@ def _parts(profile: cProfile.Profile) -> dict[str, float]:
         spent[f"{Path(file).stem}.{name}"] = spent.get(f"{Path(file).stem}.{name}", 0.0) + total
     draws, means = spent.get("constraint.draw", 0.0), spent.get("constraint.means", 0.0)
     network = spent.get("reverse.see_through_symmetries", 0.0)
-    field = spent.get("mean_field.evidence", 0.0) + spent.get("mean_field.iterate", 0.0)
+    field = sum(spent.get(f"mean_field.{name}", 0.0) for name in ("evidence", "iterate", "given"))
     return {"network": network, "mean field": field - means, "constraint": draws + means}
 
 

@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 
 from skild_phys.errors import BadInput
 from skild_phys.lattice.models import MODELS
+from skild_phys.skild.basis import make_basis
 from skild_phys.skild.model import Skild
 from skild_phys.skild.produce import Lattices, produce
 from skild_phys.skild.samplers import make_step
-from skild_phys.skild.schedule import starting_lambda, usual_restarts
+from skild_phys.skild.schedule import erasing_lambda, starting_lambda, usual_restarts
 from skild_phys.skild.streams import Streams
 from skild_phys.skild.weights import Weights
 from skild_phys.store import LatticeStore
@@ -35,8 +36,9 @@ class GenerateSpec:
     restarts : how often the chain goes back up (`schedule.restarting_lambdas`); None for 3, or
         0 with few steps or another sampler than `stochastic`.
     seed : of all random numbers.
-    lambda_start, lambda_end : ends of the chain; None for the largest lambda the weights have
-        seen (from noise) or that of the factor (from a truth), and for `schedule.LAMBDA_END`.
+    lambda_start, lambda_end : ends of the chain; None for where no wave is left, or the largest
+        lambda the weights have seen (from noise), for that of the factor (from a truth), and for
+        `schedule.LAMBDA_END`.
     """
 
     steps: int = 48
@@ -84,8 +86,11 @@ def generate_store(
     {"samples": in the store, "seconds": wall time of this call, "generated": by this call}.
     """
     start = spec.lambda_start
-    if start is None:
-        start = weights.lambda_range[1] if factor is None else starting_lambda(factor)
+    if start is None and factor is not None:
+        start = starting_lambda(factor)
+    elif start is None:
+        lowest = make_basis(weights.basis, shape).lowest
+        start = min(weights.lambda_range[1], erasing_lambda(lowest))
     restarts = usual_restarts(spec.restarts, spec.steps, spec.sampler)
     lambdas = weights.lambdas(start, spec.lambda_end, spec.steps, restarts)
     skild = Skild(weights, shape, device, spec.sampler)

@@ -173,3 +173,8 @@ def starting_lambda(factor: float, scale: float = 1.0) -> float:
     there: past its transition, so that the start need not know anything finer.
     """
     return scale * factor**2 / 4.0
+
+
+def erasing_lambda(lowest: float) -> float:
+    """Return the lambda at which no wave is left, the lowest kappa being `lowest`: abar = e^-9."""
+    return 9.0 / lowest**2

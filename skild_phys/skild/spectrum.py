@@ -23,7 +23,7 @@ from scipy.ndimage import gaussian_filter1d
 from scipy.optimize import curve_fit
 
 from skild_phys.errors import BadInput
-from skild_phys.skild.basis import Basis, make_basis
+from skild_phys.skild.basis import Basis
 
 Array = NDArray[np.float64]
 
@@ -128,21 +128,12 @@ def spectrum_from_record(record: dict[str, Any]) -> Spectrum:
     return KINDS[record["kind"]](**values)
 
 
-def mode_power(fields: NDArray[np.generic], basis: Basis) -> Array:
-    """Return the mean |X|^2 of every mode of `fields` (n, Ly, Lx), in float64.
-
-    E X is taken to be 0, as it is by symmetry for spins; subtract it first where it is not.
-    """
-    modes = basis.modes(torch.from_numpy(np.asarray(fields, dtype=np.float64)))
-    return np.asarray((modes.abs() ** 2).mean(dim=0).numpy())
-
-
 def fit_spectrum(power: Array, basis: Basis, kind: str = RadialSpectrum.kind) -> Spectrum:
     """Return a spectrum of `kind` for measured mode powers; raises BadInput for none of KINDS.
 
     Parameters
     ----------
-    power : measured E|X|^2 of the modes of `basis` (`mode_power`), not all zero.
+    power : measured E|X|^2 of the modes of `basis` (`measure_shells`), not all zero.
     kind : 'radial', 'power_law' or 'modes'.
     """
     if kind not in KINDS:
@@ -262,8 +253,3 @@ def measure_shells(batches: Iterable[NDArray[np.generic]], basis: Basis) -> Shel
     log_kappa = np.log(basis.kappa.ravel()[basis.kappa.ravel() > 0])
     kappa = np.exp(np.bincount(which, weight * log_kappa) / np.bincount(which, weight))
     return ShellPower(basis, n, power / n, kappa, mean, error)
-
-
-def wave_numbers(shape: tuple[int, int]) -> Array:
-    """Return kappa = |k| of every rfft2 mode of a (Ly, Lx) torus, shape (Ly, Lx // 2 + 1)."""
-    return make_basis("dft", shape).kappa
