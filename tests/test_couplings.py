@@ -10,7 +10,14 @@ import pytest
 from numpy.typing import NDArray
 from skild_helpers import TC
 
-from skild_phys.skild.couplings import Couplings, couplings_from_record, fit_couplings
+from skild_phys.lattice.coarsen import coarsen_spins
+from skild_phys.skild.couplings import (
+    SIGNIFICANT,
+    Couplings,
+    beyond_pairs,
+    couplings_from_record,
+    fit_couplings,
+)
 from skild_phys.skild.source import SimulationSource
 
 Spins = NDArray[np.int8]
@@ -149,3 +156,29 @@ def test_the_record_goes_through_json() -> None:
     assert couplings_from_record(record) == ANISOTROPIC
     with pytest.raises(KeyError):
         couplings_from_record({})
+
+
+@pytest.mark.statistical
+@pytest.mark.parametrize("temperature", [TC, 3.2])
+def test_pairs_say_all_about_the_ising_model(temperature: float) -> None:
+    """H0: none of four deviations is beyond 5 errors; 1e-3 (Student's t, 11 degrees of freedom).
+
+    Planted, seen to be found: couplings of another temperature.
+    """
+    batches = ising(temperature, 12)
+    couplings = fit_couplings(batches)
+    assert np.abs(beyond_pairs(batches, couplings)).max() < SIGNIFICANT
+    other = Couplings(couplings.offsets, tuple(1.1 * j for j in couplings.values))
+    assert np.abs(beyond_pairs(batches, other)).max() > SIGNIFICANT
+
+
+@pytest.mark.statistical
+def test_more_than_pairs_is_found() -> None:
+    """Majorities of blocks at Tc have couplings of four spins (Swendsen, PRL 42, 859)."""
+    blocked = [coarsen_spins(batch, "majority", 2) for batch in ising(TC, 12, side=64)]
+    deviations = beyond_pairs(blocked, fit_couplings(blocked))
+    assert np.abs(deviations).max() > SIGNIFICANT
+
+
+def test_one_batch_has_no_error() -> None:
+    assert np.isnan(beyond_pairs(ising(TC, 1), Couplings())).all()

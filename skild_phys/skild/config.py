@@ -45,7 +45,8 @@ class TrainConfig:
     coarse_share : share of each batch of spins that knows its coarse lattices (block means,
         majority, decimation, by 2, 4 or 8): the mean field then runs under them.
     targets : of spins, 'spins', or 'conditional': their means given all the others, a fraction of
-        the noise, right where pair couplings within `couplings_reach` say all about the data.
+        the noise, right where pair couplings within `couplings_reach` say all about the data;
+        'auto' takes these unless the data show more (`couplings.beyond_pairs`).
     initial : SHA-256 of the weights that the run starts from; none if empty.
     steps, batch, learning_rate, warmup, weight_decay, clip : of AdamW; gradients are clipped.
     schedule : 'constant-decay' (constant, then linear to 0 over the last `decay_fraction`)
@@ -74,7 +75,7 @@ class TrainConfig:
     lambda_max: float = 1000.0
     far_share: float = 0.1
     coarse_share: float = 0.5
-    targets: str = "spins"
+    targets: str = "auto"
     initial: str = ""
     steps: int = 10_000
     batch: int = 32
@@ -95,7 +96,7 @@ class TrainConfig:
             "output": OUTPUTS,
             "basis": tuple(BASES),
             "spectrum": tuple(KINDS),
-            "targets": ("spins", "conditional"),
+            "targets": ("auto", "spins", "conditional"),
             "schedule": ("constant-decay", "cosine"),
             "precision": ("auto", "bf16", "float32"),
         }

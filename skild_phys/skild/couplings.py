@@ -8,6 +8,7 @@ the best that pairs can say; the network corrects the rest.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -150,3 +151,46 @@ def fit_couplings(
         del kept[int(np.argmin(strength))]
     offsets = [(offset, best[i]) for i, k in enumerate(kept) for offset in orbits[k]]
     return Couplings(tuple(o for o, _ in offsets), tuple(float(v) for _, v in offsets))
+
+
+def beyond_pairs(
+    batches: Iterable[NDArray[np.generic]], couplings: Couplings, reach: int = 2
+) -> Array:
+    """Return by how many errors spins differ from what pair `couplings` make of them.
+
+    If p(s) ~ exp(sum over pairs of J_ij s_i s_j), then s_i - tanh(sum_j J_ij s_j) has a mean of
+    zero times anything that is made of the other spins. Here that is: three of the four nearest
+    neighbours, the other three corners of a plaquette, and pairs just beyond `reach`, on axes and
+    on diagonals. The error is over batches.
+
+    Returns
+    -------
+    (4,) mean over its error; NaN from fewer than two batches.
+    """
+    means = []
+    for spins in batches:
+        s = spins.astype(np.float64)
+
+        def at(dy: int, dx: int, s: Array = s) -> Array:
+            return np.roll(s, (-dy, -dx), (1, 2))
+
+        pull = np.zeros_like(s)
+        for (dy, dx), j in zip(couplings.offsets, couplings.values, strict=True):
+            pull += j * (at(dy, dx) + at(-dy, -dx))
+        around = [at(0, 1), at(1, 0), at(0, -1), at(-1, 0)]
+        corners = [at(1, 1), at(1, -1), at(-1, -1), at(-1, 1)]
+        all_four = around[0] * around[1] * around[2] * around[3]
+        far = reach + 1
+        made = (
+            all_four * sum(around),
+            sum(around[k] * corners[k] * around[k - 3] for k in range(4)),
+            at(0, far) + at(far, 0) + at(0, -far) + at(-far, 0),
+            at(far, far) + at(far, -far) + at(-far, -far) + at(-far, far),
+        )
+        rest = s - np.tanh(pull)
+        means.append([float((rest * other).mean()) for other in made])
+    if len(means) < 2:
+        return np.full(4, np.nan)
+    found = np.array(means)
+    error = found.std(axis=0, ddof=1) / math.sqrt(len(found))
+    return np.asarray(found.mean(axis=0) / np.maximum(error, 1e-300))

@@ -26,7 +26,13 @@ from skild_phys.rng import TRAINING, seed_sequence
 from skild_phys.skild.basis import make_basis
 from skild_phys.skild.config import TrainConfig
 from skild_phys.skild.constraint import Blocks, Constraint, Sites, differentiable_means
-from skild_phys.skild.couplings import Couplings, couplings_from_record, fit_couplings
+from skild_phys.skild.couplings import (
+    SIGNIFICANT,
+    Couplings,
+    beyond_pairs,
+    couplings_from_record,
+    fit_couplings,
+)
 from skild_phys.skild.denoiser import field_target, make_network, spin_logits, spin_surrogate
 from skild_phys.skild.mean_field import Evidence, MeanField, half_tanh
 from skild_phys.skild.precision import network_dtype
@@ -39,7 +45,7 @@ from skild_phys.skild.targets import exchange_targets, site_targets
 from skild_phys.skild.weights import Weights, content_sha256
 
 DTYPES = {"bf16": torch.bfloat16, "float32": torch.float32}
-CHECKPOINT_FORMAT = "skild-phys checkpoint 3"
+CHECKPOINT_FORMAT = "skild-phys checkpoint 4"
 
 
 class Measured(NamedTuple):
@@ -47,6 +53,8 @@ class Measured(NamedTuple):
 
     spectrum: Spectrum
     couplings: Couplings
+    conditional: bool = False
+    """Whether the targets of spins are their means given all the others."""
 
 
 def measure(source: Source, config: TrainConfig) -> Measured:
@@ -58,7 +66,11 @@ def measure(source: Source, config: TrainConfig) -> Measured:
     if config.output == "logits":
         alike = {"flip", "turn"} <= set(config.symmetries)
         couplings = fit_couplings(batches, config.couplings_reach, symmetric=alike)
-    return Measured(spectrum, couplings)
+    conditional = config.targets == "conditional"
+    if config.output == "logits" and config.targets == "auto":
+        deviations = beyond_pairs(batches, couplings, config.couplings_reach)
+        conditional = bool((np.abs(deviations) < SIGNIFICANT).all())
+    return Measured(spectrum, couplings, conditional)
 
 
 def symmetry(
@@ -216,7 +228,7 @@ class Trainer:
 
     def _targets(self, evidence: Evidence, x0: Tensor, known: Known) -> Tensor:
         """Return what the means of spins are trained to be (`targets`), (n, Ly, Lx)."""
-        if self.config.targets == "spins":
+        if not self.measured.conditional:
             return x0
         targets = site_targets(self.mean_field, evidence, x0)
         rest, b = slice(known.n_free, None), known.factor
@@ -276,6 +288,7 @@ class Trainer:
             "steps": self.step,
             "lattices": self.step * c.batch,
             "loss": [list(row) for row in self.log[-1:]],
+            "targets": "conditional" if self.measured.conditional else "spins",
             "version": __version__,
             "torch": torch.__version__.split("+")[0],
         }
@@ -304,6 +317,7 @@ class Trainer:
             "source": self.source.identity(),
             "spectrum": self.measured.spectrum.record(),
             "couplings": dataclasses.asdict(self.measured.couplings),
+            "conditional": self.measured.conditional,
         }
         tensors = {k: v.contiguous() for k, v in tensors.items()}
         write_checkpoint(path, record, tensors)
@@ -317,7 +331,8 @@ class Trainer:
         try:
             _same_run(path, record, config, source)
             spectrum = spectrum_from_record(record["spectrum"])
-            measured = Measured(spectrum, couplings_from_record(record["couplings"]))
+            couplings = couplings_from_record(record["couplings"])
+            measured = Measured(spectrum, couplings, bool(record["conditional"]))
             trainer = cls(config, source, measured, device)
             trainer._restore(record, tensors)
         except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
