@@ -10,6 +10,10 @@ import pytest
 from skild_phys.errors import BadInput
 from skild_phys.skild.basis import make_basis
 from skild_phys.skild.schedule import (
+    LOW,
+    LOW_TURN,
+    RESTART,
+    TURN,
     Geometric,
     Linear,
     LogLinear,
@@ -140,15 +144,16 @@ def test_a_chain_that_goes_back_up(start: float, steps: int, restarts: int) -> N
     assert len(lam) == steps
     assert (lam[0], lam[-1]) == pytest.approx((start, 0.1))
     rises = np.flatnonzero(np.diff(lam) > 0)
-    assert len(rises) == restarts
-    assert lam[rises] == pytest.approx([0.3] * restarts)
-    assert lam[rises + 1] == pytest.approx([1.0] * restarts)
+    assert len(rises) == restarts + (2 if restarts else 0)
+    if restarts:
+        assert lam[rises] == pytest.approx([TURN] * (restarts + 1) + [LOW_TURN])
+        assert lam[rises + 1] == pytest.approx([min(start, RESTART)] * restarts + [LOW] * 2)
 
 
 def test_restarts_that_cannot_be() -> None:
-    with pytest.raises(BadInput, match=r"--restarts: 3 .* 0 to 2 in 8 steps"):
+    with pytest.raises(BadInput, match=r"--restarts: 3 .* 0 to 0 in 8 steps"):
         restarting_lambdas(4.0, 0.1, 8, 3)
-    assert len(restarting_lambdas(4.0, 0.1, 8, 2)) == 8
+    assert len(restarting_lambdas(4.0, 0.1, 10, 1)) == 10
     assert (np.diff(restarting_lambdas(0.25, 0.1, 24, 3)) < 0).all()
     assert [usual_restarts(None, n, "stochastic") for n in (8, 23, 24, 32)] == [0, 0, 3, 3]
     assert usual_restarts(None, 32, "angle2") == 0

@@ -20,7 +20,7 @@ Correct = Callable[[Tensor, NDArray[np.float64]], Tensor]
 Draw = Callable[[NDArray[np.float32], int], NDArray[np.int8]]
 """(logits of one lattice, its place in the batch) -> spins."""
 
-PARTS_BELOW = 20.0
+PARTS_BELOW = 2.0
 PARTS = ((0, 0), (1, 1), (0, 1), (1, 0))
 """Places in a 2 x 2 cell, in the order in which the spins there are drawn."""
 
@@ -59,8 +59,8 @@ class SpinPosterior:
     lattices at lambda = 1 the energy of such a draw is off by +0.10 a site. Here every second site
     of every second row is drawn so; the next quarter given those, and so on, by the couplings of
     the mean field, of which the strongest lie between the parts. Then it is off by -0.003(4), and
-    by 0.02 instead of 0.08 where block sums are known. Above PARTS_BELOW, where the bridge
-    forgets what X_0 is between neighbours, spins are drawn at once.
+    by 0.02 instead of 0.08 where block sums are known. Above PARTS_BELOW, where spins answer
+    to each other as a mean field does not, they are drawn at once.
 
     Parameters
     ----------

@@ -106,9 +106,11 @@ def chain_lambdas(schedule: Schedule, start: float, end: float, steps: int) -> A
     return lambdas
 
 
-RESTART, TURN = 1.0, 0.3
-"""A restart goes from `TURN` back to `RESTART`: the lengths, 1 site and below, at which the last
-errors are made and a few calls make them good."""
+RESTART, TURN = 2.0, 0.5
+"""A restart goes from `TURN` back to `RESTART`: what is wrong above is made good by a few calls."""
+LOW, LOW_TURN = 0.59, 0.2
+"""At last a chain goes to `LOW_TURN`, and from `LOW` once more: the shortest distances, for which
+spins need no network."""
 ENOUGH_FOR_RESTARTS = 24
 
 
@@ -126,26 +128,28 @@ def usual_restarts(restarts: int | None, steps: int, sampler: str) -> int:
 
 
 def restarting_lambdas(start: float, end: float, steps: int, restarts: int) -> Array:
-    """Return `steps` lambdas, equal in log lambda, that go back up `restarts` times.
+    """Return `steps` lambdas, equal in log lambda, that go back up `restarts` times, and once more.
 
-    start -> TURN, RESTART -> TURN and so on, and at last RESTART -> end. What a lattice becomes
-    at short distance given the long ones is drawn anew each time: its distribution comes nearer
-    that of the denoiser's small lambdas, whatever was wrong above (arXiv 2306.14878).
+    start -> TURN, RESTART -> TURN and so on, LOW -> LOW_TURN and at last LOW -> end. What a lattice
+    becomes at short distance given the long ones is drawn anew each time: its distribution comes
+    nearer that of the denoiser's small lambdas, whatever was wrong above (arXiv 2306.14878).
 
     Raises BadInput if there are too few steps for so many restarts.
     """
-    if not restarts or start <= TURN or end >= TURN:
+    if not restarts or start <= TURN or end >= LOW_TURN:
         return chain_lambdas(Geometric(end, start), start, end, steps)
-    again = max(2, round(0.16 * steps))
-    last = max(3, round(0.35 * steps))
-    first = steps - last - (restarts - 1) * again
+    again = max(2, round(0.125 * steps))
+    tail = max(5, round(0.34 * steps))
+    first = steps - tail - restarts * again
     if restarts < 0 or first < 2:
-        most = max(0, (steps - last - 2) // again + 1)
+        most = max(0, (steps - tail - 2) // again)
         raise BadInput("--restarts", restarts, f"0 to {most} in {steps} steps")
-    top = min(start, RESTART)
+    low = round(0.4 * tail)
     legs = [np.geomspace(start, TURN, first)]
-    legs += [np.geomspace(top, TURN, again)] * (restarts - 1)
-    return np.concatenate([*legs, np.geomspace(top, end, last)])
+    legs += [np.geomspace(min(start, RESTART), TURN, again)] * restarts
+    return np.concatenate(
+        [*legs, np.geomspace(LOW, LOW_TURN, low), np.geomspace(LOW, end, tail - low)]
+    )
 
 
 def effective_resolution(lam: float, side: int, tau: float = 0.1) -> float:
