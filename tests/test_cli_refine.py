@@ -188,7 +188,7 @@ def test_kill_9_of_refine_and_train_ends_in_the_same_bytes(folder: Path) -> None
 
 
 KERNELS = [
-    draw._draw_blocks, draw._draw_free, draw._rounded_sums, draw._block_means, exchange.exchange,
+    draw._blocks, draw._draw_free, draw._rounded_sums, exchange.exchange,
     flip.flip_free, flip.flip_majority,
     clusters.cluster_free, clusters.cluster_majority, fill.fill_counts, fill.fill_majority,
     fill.fill_free, pilot._equal_bonds, pilot._block_moments,
