@@ -155,6 +155,7 @@ def test_restarts_that_cannot_be() -> None:
         restarting_lambdas(4.0, 0.1, 8, 3)
     assert len(restarting_lambdas(4.0, 0.1, 10, 1)) == 10
     assert (np.diff(restarting_lambdas(0.25, 0.1, 24, 3)) < 0).all()
+    assert restarting_lambdas(0.55, 0.1, 24, 3).max() == pytest.approx(0.55)
     assert [usual_restarts(None, n, "stochastic") for n in (8, 23, 24, 32)] == [0, 0, 3, 3]
     assert usual_restarts(None, 32, "angle2") == 0
     for restarts, sampler in ((-1, "stochastic"), (2, "ancestral")):

@@ -20,7 +20,9 @@ from skild_phys.skild.config import TrainConfig, read_config
 from skild_phys.skild.schedule import START_SCALE, starting_lambda
 from skild_phys.skild.source import ArrayLattices, SimulationSource, Source, StoreSource
 from skild_phys.skild.spectrum import PowerLaw
+from skild_phys.skild.targets import site_targets
 from skild_phys.skild.train import (
+    Known,
     Trainer,
     learning_rate,
     read_checkpoint,
@@ -434,3 +436,25 @@ def test_chains_of_the_simulation_go_on_where_they_stood() -> None:
     assert np.array_equal(one.next(8), two.next(8))
     with pytest.raises(ValueError, match="8 chains"):
         one.next(7)
+
+
+@pytest.mark.parametrize("rule", ["block_mean", "majority", "decimate"])
+def test_targets_keep_what_a_lattice_knows(rule: str) -> None:
+    """Known sites are trained to be what they are, blocks to their sums; free lattices come first.
+
+    Planted, seen to fail: known sites of decimation with the mean given the others.
+    """
+    trainer = Trainer(replace(CONFIG, targets="conditional"), source())
+    x0 = torch.from_numpy(source().next(8).astype(np.float32))
+    known = Known(3, x0[3:], rule, 2)
+    lam = torch.full((8,), 1.0)
+    evidence = trainer.mean_field.evidence(x0 + 0.1, lam)
+    targets = trainer._targets(evidence, x0, known)
+    assert torch.equal(targets[:3], site_targets(trainer.mean_field, evidence, x0)[:3])
+    assert not torch.equal(targets[3:], x0[3:])
+    kept = [f[3:, ::2, ::2] for f in (targets, x0)]
+    if rule != "decimate":
+        kept = [torch.nn.functional.avg_pool2d(f[3:], 2) for f in (targets, x0)]
+    assert torch.allclose(*kept, atol=1e-5)
+    plain = Trainer(replace(CONFIG, targets="spins"), source())
+    assert torch.equal(plain._targets(evidence, x0, known), x0)

@@ -109,8 +109,8 @@ def chain_lambdas(schedule: Schedule, start: float, end: float, steps: int) -> A
 RESTART, TURN = 2.0, 0.5
 """A restart goes from `TURN` back to `RESTART`: what is wrong above is made good by a few calls."""
 LOW, LOW_TURN = 0.59, 0.2
-"""At last a chain goes to `LOW_TURN`, and from `LOW` once more: the shortest distances, for which
-spins need no network."""
+"""At last a chain goes from `LOW` to `LOW_TURN`, and from `LOW` once more: the shortest distances,
+for which the shipped weights call no network."""
 ENOUGH_FOR_RESTARTS = 24
 
 
@@ -128,9 +128,9 @@ def usual_restarts(restarts: int | None, steps: int, sampler: str) -> int:
 
 
 def restarting_lambdas(start: float, end: float, steps: int, restarts: int) -> Array:
-    """Return `steps` lambdas, equal in log lambda, that go back up `restarts` times, and once more.
+    """Return `steps` lambdas, equal in log lambda, that go back up `restarts` times.
 
-    start -> TURN, RESTART -> TURN and so on, LOW -> LOW_TURN and at last LOW -> end. What a lattice
+    start -> TURN, RESTART -> TURN and so on; at last LOW -> LOW_TURN and LOW -> end. What a lattice
     becomes at short distance given the long ones is drawn anew each time: its distribution comes
     nearer that of the denoiser's small lambdas, whatever was wrong above (arXiv 2306.14878).
 
@@ -144,11 +144,11 @@ def restarting_lambdas(start: float, end: float, steps: int, restarts: int) -> A
     if restarts < 0 or first < 2:
         most = max(0, (steps - tail - 2) // again)
         raise BadInput("--restarts", restarts, f"0 to {most} in {steps} steps")
-    low = round(0.4 * tail)
+    low, top = round(0.4 * tail), min(start, LOW)
     legs = [np.geomspace(start, TURN, first)]
     legs += [np.geomspace(min(start, RESTART), TURN, again)] * restarts
     return np.concatenate(
-        [*legs, np.geomspace(LOW, LOW_TURN, low), np.geomspace(LOW, end, tail - low)]
+        [*legs, np.geomspace(top, LOW_TURN, low), np.geomspace(top, end, tail - low)]
     )
 
 
