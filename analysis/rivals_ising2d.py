@@ -3,10 +3,11 @@
 Critical Ising lattices of 128^2 are refined by 4 from their block means. Each trained model has
 the U-Net of the preset `ising2d`, the same stream of simulated lattices of 64^2 and the same wall
 time of training steps, under AdamW with a rate that is constant and then falls to 0 over the last
-45 % of that time; bfloat16 throughout, averaged weights, two threads.
+45 % of that time; arithmetic as the processor has it (bfloat16 or float32), averaged weights, two
+threads.
 
 - skild: this package's, trained as ever on a mixture of tasks (coarse lattices by three rules and
-  factors of 2, 4 and 8, and none), 32 network calls.
+  factors of 2, 4 and 8, and none), 20 denoiser calls.
 - sr3: conditional diffusion with white noise (Saharia et al., arXiv 2104.07636), trained on this
   task alone: the network sees x_t and the block means, each repeated over its block, and predicts
   the noise. sqrt(abar) = cos(pi t / 2), abar from 1 - 1e-4 to 1e-4, t uniform both in training
@@ -52,6 +53,7 @@ from skild_phys.skild.denoiser import y0_from_output
 from skild_phys.skild.draw import draw_spins
 from skild_phys.skild.model import Skild
 from skild_phys.skild.network import UNet
+from skild_phys.skild.precision import network_dtype
 from skild_phys.skild.process import Process
 from skild_phys.skild.produce import produce
 from skild_phys.skild.reverse import see_through_symmetries
@@ -68,7 +70,7 @@ MINUTES = float(sys.argv[2]) if len(sys.argv) > 2 else 45.0
 N = int(sys.argv[3]) if len(sys.argv) > 3 else 64
 CSV = Path(__file__).with_suffix(".csv")
 SIDE, TRAINED, FACTOR, SEED, THREADS = 128, 64, 4, 20261203, 2
-SKILD_CALLS, SR3_CALLS, PAPER_CALLS, SAVE_EVERY = 32, (1000, 32), 1000, 250
+SKILD_CALLS, SR3_CALLS, PAPER_CALLS, SAVE_EVERY = 20, (1000, 32), 1000, 250
 ISING = MODELS["ising2d"]
 SYSTEM = {"model": "ising2d", "temperature": ISING.critical_temperature, "side": TRAINED}
 FIXED = ("flip", "turn", "sign")
@@ -297,7 +299,7 @@ for name, words in {"skild": checkpoint, "fill": (), "exact": ()}.items():
 sr3_process = white_process(shape)
 network = copy.deepcopy(sr3.ema.module)
 angles = network.frequencies
-network = network.to(torch.bfloat16).eval()
+network = network.to(network_dtype(CPU)).eval()
 network.frequencies = angles  # as in Weights.build: bfloat16 has 3 digits
 
 

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from skild_helpers import critical_lattices, white
 
-from skild_phys.lattice.coarsen import Spectral, block_sums, coarsen_spins, tie_coins
+from skild_phys.lattice.coarsen import Spectral, coarsen_spins, tie_coins
 from skild_phys.rng import kernel_state
 from skild_phys.skild.constraint import (
     Blocks,
@@ -20,7 +20,7 @@ from skild_phys.skild.constraint import (
     Sites,
     differentiable_means,
 )
-from skild_phys.skild.draw import block_means, draw_rounded, draw_spins
+from skild_phys.skild.draw import block_means, draw_spins, rounded_sums
 
 Array = NDArray[np.float64]
 CPU = torch.device("cpu")
@@ -186,7 +186,7 @@ def test_known_sites_are_kept(factor: int) -> None:
 @pytest.mark.parametrize(("shape", "factor"), [((16, 16), 2), ((16, 16), 4), ((12, 20), 4)])
 @pytest.mark.parametrize("seed", [1, 2])
 def test_means_have_the_kept_modes(shape: tuple[int, int], factor: int, seed: int) -> None:
-    """To 1% of what they are, from logits that know nothing of them.
+    """To 1% of what they are at the third call, from logits that know nothing of them.
 
     Coarse sides are even and odd: in even ones two fine modes meet in the Nyquist mode. Planted,
     seen to fail: a filter that keeps half of each of the two.
@@ -195,7 +195,9 @@ def test_means_have_the_kept_modes(shape: tuple[int, int], factor: int, seed: in
     truth = torch.tanh(unsure(3, shape, 2.0, 7) / 2).double().numpy()
     values = kept.apply(truth)
     logits = unsure(3, shape, 1.5, seed)
-    means = KeptModes(values, kept, CPU).means(logits)
+    constraint = KeptModes(values, kept, CPU)
+    for _ in range(3):
+        means = constraint.means(logits)
     assert means.abs().max() <= 1.0
 
     def misfit(m: torch.Tensor) -> float:
@@ -214,7 +216,9 @@ def test_means_come_near_the_kept_modes_of_spins(factor: int, sign: float) -> No
     kept = Spectral((16, 16), factor)
     values = kept.apply(fine.astype(np.float64))
     logits = unsure(3, (16, 16)) + sign * torch.from_numpy(fine.astype(np.float32))
-    means = KeptModes(values, kept, CPU).means(logits).double().numpy()
+    constraint = KeptModes(values, kept, CPU)
+    for _ in range(3):
+        means = constraint.means(logits).double().numpy()
     assert np.sqrt(np.mean((kept.apply(means) - values) ** 2) / np.mean(values**2)) < 0.2
 
 
@@ -236,12 +240,37 @@ def constraints(fine: NDArray[np.int8], factor: int) -> dict[str, Constraint]:
     }
 
 
+def drawn_under(constraint: Constraint, logits: torch.Tensor, seed: int) -> NDArray[np.int8]:
+    """Return spins drawn as a posterior draws them."""
+    states = [kernel_state(seed, i) for i in range(len(logits))]
+    settled, bound = constraint.settled(logits, states)
+    lattices = zip(settled.numpy(), states, strict=True)
+    return np.stack([bound.draw(one, i, state) for i, (one, state) in enumerate(lattices)])
+
+
+def test_what_constraints_say_alone() -> None:
+    """Means without X_t: nothing, the block mean, of a majority by enumeration, the known sites."""
+    fine, like = critical_lattices(2, 16), torch.empty(2, 16, 16)
+    alone = {rule: bound.alone(like) for rule, bound in constraints(fine, 2).items()}
+    for nothing in ("free", "spectral"):
+        assert torch.equal(alone[nothing], torch.zeros_like(like))
+    blocks = fine.reshape(2, 8, 2, 8, 2).mean(axis=(2, 4)).repeat(2, 1).repeat(2, 2)
+    assert np.allclose(alone["block_mean"], blocks, atol=1e-6)
+    known = np.zeros(fine.shape, dtype=bool)
+    known[:, ::2, ::2] = True
+    assert np.array_equal(alone["decimate"], np.where(known, fine, 0))
+    # Sums 4, 2, 2, 2, 2, and six times 0 where the coin says the same.
+    coins = tie_coins(9, np.arange(2), (8, 8))
+    signs = coarsen_spins(fine, "majority", 2, tie_seed=9)
+    mean = signs * np.where(coins == signs, (1 + 4 / 2) / (1 + 4 + 6), (1 + 4 / 2) / (1 + 4))
+    assert np.allclose(alone["majority"], mean.repeat(2, 1).repeat(2, 2), atol=1e-6)
+
+
 @pytest.mark.parametrize("factor", [2, 4])
 def test_draws_obey_the_integer_rules(factor: int) -> None:
-    fine, logits = critical_lattices(2, 16), unsure(2, (16, 16)).numpy()
+    fine, logits = critical_lattices(2, 16), unsure(2, (16, 16))
     for rule, constraint in constraints(fine, factor).items():
-        state = kernel_state(4)
-        drawn = np.stack([constraint.draw(one, i, state) for i, one in enumerate(logits)])
+        drawn = drawn_under(constraint, logits, 4)
         assert drawn.dtype == np.int8
         assert (np.abs(drawn) == 1).all()
         if rule in ("block_mean", "majority", "decimate"):
@@ -253,11 +282,10 @@ def test_a_draw_comes_near_the_kept_modes() -> None:
     """Far nearer than one from the same logits that knows of nothing; exactly is not to be had."""
     fine = critical_lattices(2, 32)
     kept = Spectral((32, 32), 4)
-    values, state = kept.apply(fine.astype(np.float64)), kernel_state(3)
-    logits = unsure(2, (32, 32)).numpy()
+    values, logits = kept.apply(fine.astype(np.float64)), unsure(2, (32, 32))
     misfit = []
     for constraint in (KeptModes(values, kept, CPU), Free()):
-        drawn = np.stack([constraint.draw(one, i, state) for i, one in enumerate(logits)])
+        drawn = drawn_under(constraint, logits, 3)
         misfit.append(np.sqrt(np.mean((kept.apply(drawn.astype(np.float64)) - values) ** 2)))
     assert misfit[0] < 0.3 * misfit[1]
 
@@ -276,9 +304,7 @@ def test_rounded_sums_are_the_nearest_and_unbiased(b: int) -> None:
     n, random = b * b, np.random.default_rng(b)
     for seed, block in enumerate(random.normal(0, 1.5, (10, b, b))):
         logits = np.tile(block.astype(np.float32), (1, DRAWS))
-        drawn = draw_rounded(logits, b, kernel_state(seed))
-        assert drawn.dtype == np.int8
-        ups = (block_sums(drawn[None], b)[0, 0] + n) // 2
+        ups = (rounded_sums(logits, b, kernel_state(seed))[0] + n) // 2
         mean = float((1.0 / (1.0 + np.exp(-block.astype(np.float32).astype(float)))).sum())
         low, share = int(np.floor(mean)), mean - np.floor(mean)
         assert set(np.unique(ups)) <= {low, low + 1}
@@ -294,7 +320,8 @@ def test_rounded_draws_know_which_sites_are_likely() -> None:
     abs(z) < 4.5, 9 sites: 6e-5. Planted, seen to fail: sites in any order.
     """
     block = np.random.default_rng(8).normal(0, 1.5, (3, 3)).astype(np.float32)
-    drawn = draw_rounded(np.tile(block, (1, DRAWS)), 3, kernel_state(2))
+    logits, state = np.tile(block, (1, DRAWS)), kernel_state(2)
+    drawn = draw_spins(logits, "block_mean", rounded_sums(logits, 3, state), 3, None, state)
     mean = float((1.0 / (1.0 + np.exp(-block.astype(float)))).sum())
     weight = np.zeros(10)
     for ups, share in ((int(mean), 1 - mean % 1), (int(mean) + 1, mean % 1)):

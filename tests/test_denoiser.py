@@ -162,5 +162,15 @@ def test_known_block_sums_make_logits_better(model: MeanField) -> None:
         found = spin_logits(None, model, xt, lam, means)
         error.append(float((means(found.logits) - x0).square().mean()))
     assert error[1] < 0.8 * error[0]
+    seen: list[torch.Tensor] = []
+
+    def look(features: torch.Tensor, at: torch.Tensor) -> torch.Tensor:
+        seen.append(features[:, 4])
+        return silent(features, at)
+
+    spin_logits(look, model, xt, lam, bound.means, bound.alone(xt))
+    spin_logits(look, model, xt, lam)
+    assert torch.equal(seen[0], bound.alone(xt))
+    assert seen[1].count_nonzero() == 0
     assert torch.equal(spin_logits(silent, model, xt, lam, half_tanh).logits,
                        spin_logits(silent, model, xt, lam).logits)  # fmt: skip

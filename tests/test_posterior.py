@@ -42,12 +42,7 @@ def drawn(lam: float, constraint: Constraint) -> np.ndarray:
     x0 = torch.from_numpy(truth().astype(np.float32))
     xt = process.forward(x0, torch.full((N,), lam), white(N, (SIDE, SIDE), 2))
     found = spin_logits(None, model, xt, torch.tensor([lam]), constraint.means)
-
-    def draw(logits: np.ndarray, i: int) -> np.ndarray:
-        return np.asarray(constraint.draw(logits, i, streams[i].state))
-
-    made = SpinPosterior(process, found, draw, constraint.means, model, lam, streams)
-    return made.spins()
+    return SpinPosterior(process, found, constraint, model, lam, streams).spins()
 
 
 def deviation(spins: np.ndarray) -> float:

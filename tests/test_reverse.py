@@ -13,9 +13,10 @@ from skild_helpers import POWER_LAW, TINY, shell_deviations, tiny_weights, white
 from skild_phys.errors import BadInput, Interrupted
 from skild_phys.lattice.coarsen import BlockMean, Decimate, Operator
 from skild_phys.skild.basis import BASES, make_basis
+from skild_phys.skild.constraint import Free
 from skild_phys.skild.couplings import Couplings
 from skild_phys.skild.denoiser import SpinLogits
-from skild_phys.skild.mean_field import MeanField, half_tanh
+from skild_phys.skild.mean_field import MeanField
 from skild_phys.skild.model import Skild
 from skild_phys.skild.posterior import Correct, FieldPosterior, SpinPosterior
 from skild_phys.skild.process import Process
@@ -404,9 +405,8 @@ def test_means_of_spins_are_never_outside_their_range() -> None:
     logits = 10.0 ** torch.linspace(-3, 4, 64).reshape(1, 8, 8) * torch.randn(5, 8, 8).sign()
     model = MeanField(process, Couplings())
     found = SpinLogits(logits, logits, model.evidence(white(5, (8, 8), 2), torch.tensor([4.0])))
-    posterior = SpinPosterior(
-        process, found, lambda one, i: np.sign(one).astype(np.int8), half_tanh, model, 4.0, []
-    )
+    streams = [Streams.of(1, i) for i in range(5)]
+    posterior = SpinPosterior(process, found, Free(), model, 4.0, streams)
     means = process.basis.fields(posterior.mean() * process.amplitude)
     assert means.abs().max() <= 1.0 + 1e-6
     assert torch.allclose(means, torch.tanh(logits / 2), atol=1e-5)

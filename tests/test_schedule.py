@@ -137,7 +137,7 @@ def test_refinement_starts_past_the_coarse_nyquist_mode() -> None:
 
 @pytest.mark.parametrize("start", [1.0, 4.0, 1000.0])
 @pytest.mark.parametrize("steps", [16, 24, 32, 48])
-@pytest.mark.parametrize("restarts", [0, 1, 2, 3])
+@pytest.mark.parametrize("restarts", [0, 1, 2])
 def test_a_chain_that_goes_back_up(start: float, steps: int, restarts: int) -> None:
     """The ends are as asked, the number of calls too, and it rises as often as said."""
     lam = restarting_lambdas(start, 0.1, steps, restarts)
@@ -154,9 +154,9 @@ def test_restarts_that_cannot_be() -> None:
     with pytest.raises(BadInput, match=r"--restarts: 3 .* 0 to 0 in 8 steps"):
         restarting_lambdas(4.0, 0.1, 8, 3)
     assert len(restarting_lambdas(4.0, 0.1, 10, 1)) == 10
-    assert (np.diff(restarting_lambdas(0.25, 0.1, 24, 3)) < 0).all()
-    assert restarting_lambdas(0.55, 0.1, 24, 3).max() == pytest.approx(0.55)
-    assert [usual_restarts(None, n, "stochastic") for n in (8, 23, 24, 32)] == [0, 0, 3, 3]
+    assert (np.diff(restarting_lambdas(0.25, 0.1, 24, 2)) < 0).all()
+    assert restarting_lambdas(0.55, 0.1, 24, 2).max() == pytest.approx(0.55)
+    assert [usual_restarts(None, n, "stochastic") for n in (8, 11, 12, 32)] == [0, 0, 2, 2]
     assert usual_restarts(None, 32, "angle2") == 0
     for restarts, sampler in ((-1, "stochastic"), (2, "ancestral")):
         with pytest.raises(BadInput, match="--restarts"):

@@ -35,7 +35,7 @@ def test_round_trip(path: Path) -> None:
     loaded, original = load_weights(path), tiny_weights()
     assert weights_sha256(loaded) == weights_sha256(original)
     assert replace(loaded, tensors={}) == replace(original, tensors={})
-    x, lam = torch.randn(1, 4, 16, 16), torch.tensor([1.0])
+    x, lam = torch.randn(1, 5, 16, 16), torch.tensor([1.0])
     with torch.inference_mode():
         assert torch.equal(loaded.build()(x, lam), original.build()(x, lam))
 
@@ -112,7 +112,7 @@ def test_numbers_that_are_not_finite_are_refused(path: Path) -> None:
 def test_the_shipped_weights_are_whole() -> None:
     weights = load_weights(shipped_weights())
     assert weights.system["model"] == "ising2d"
-    assert weights.training["steps"] == 7_500
+    assert weights.training["steps"] == 8_400
 
 
 def test_foreign_and_inconsistent_files_are_refused(path: Path, tmp_path: Path) -> None:

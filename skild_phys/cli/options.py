@@ -200,7 +200,7 @@ def chain_options(steps: int) -> Callable[[Function], Function]:
             help="stochastic, ancestral (the paper's), angle1 or angle2.",
         ),
         click.option(
-            "--restarts", type=int, help="Times the chain goes back up.  [default: 3; few steps: 0]"
+            "--restarts", type=int, help="Times the chain goes back up.  [default: 2; few steps: 0]"
         ),
         click.option("--lambda-start", type=float, help="Where it starts, in sites squared."),
         click.option("--lambda-end", type=float, help="Where its last network call is."),

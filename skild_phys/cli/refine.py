@@ -47,12 +47,15 @@ def compile_kernels(
     from skild_phys.rng import kernel_state
     from skild_phys.simulate.conditional import sample_conditional
     from skild_phys.simulate.conditional.sampler import CLUSTERS_FROM, SWEEPS_PER_CLUSTERS
-    from skild_phys.skild.draw import block_means, draw_rounded, draw_spins
+    from skild_phys.skild.draw import block_means, draw_spins, rounded_sums
     from skild_phys.skild.oracle import measured_sweeps, model_of_values
 
     if source.rule == "spectral":
         if method == "skild":
-            draw_rounded(np.zeros((2, 2), dtype=np.float32), 2, kernel_state(0))
+            logits = np.zeros((2, 2), dtype=np.float32)
+            sums = rounded_sums(logits, 2, kernel_state(0))
+            draw_spins(logits, "block_mean", sums, 2, None, kernel_state(0))
+            block_means(logits, sums, 2)
         return
     model, clustered = model_of_values(source), source.factor >= CLUSTERS_FROM
     factor = CLUSTERS_FROM if clustered else 2
@@ -83,7 +86,7 @@ def compile_kernels(
     "--rule", help="How an array was coarsened: block_mean, majority, decimate, spectral."
 )
 @click.option("--method", default="skild", show_default=True, help="skild, exact or fill.")
-@chain_options(32)
+@chain_options(20)
 @click.option("--samples-per-input", type=int, default=1, show_default=True)
 @click.option("--polish", type=int, default=0, show_default=True, help="Monte Carlo sweeps after.")
 @click.option("--sweeps", type=int, help="Of method exact.  [default: 20 autocorrelation times]")

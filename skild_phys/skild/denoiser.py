@@ -3,8 +3,8 @@
 `eps`, `x0` and `v` are three ways to say the mean of a continuous X_0. `logits` are log odds of
 spin up: the mean of a spin, tanh(logit / 2), is never outside [-1, 1] and nothing is clamped.
 For spins the network works between two runs of the mean-field iteration: it sees the first one's
-result and returns, for each site, a better start, a field for the second, and how far to trust
-the two.
+result, and what the coarse lattice says, and returns, for each site, a better start, a field for
+the second, and how far to trust the two.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ OUTPUTS = ("logits", "v", "eps", "x0")
 SMALLEST_COSINE = 1e-3
 """Floor of sqrt(abar) in X_0 = (X_t - sqrt(1 - abar) sqrt(P) eps) / sqrt(abar), the paper's."""
 
-ALONE, FIRST, SECOND = 12, 6, 2
+ALONE, FIRST, SECOND = 8, 6, 2
 """Mean-field iterations without the network, and before and after it."""
 TELLING = 0.05
 """The lambda below which the sign of sqrt(abar) X_t is the spin at all but a few sites."""
@@ -40,8 +40,8 @@ the second. A continuous field's one output does."""
 
 def make_network(config: NetworkConfig, output: str, basis: str) -> UNet:
     """Return an untrained network for the output kind `output` of fields in `basis`."""
-    numbers = 4 if output == "logits" else 1
-    return UNet(config, inputs=numbers, outputs=numbers, basis=basis)
+    inputs, outputs = (5, 4) if output == "logits" else (1, 1)
+    return UNet(config, inputs=inputs, outputs=outputs, basis=basis)
 
 
 def odd_outputs(output: str) -> tuple[bool, ...]:
@@ -63,6 +63,7 @@ def spin_logits(
     xt: Tensor,
     lam: Tensor,
     means: Means = half_tanh,
+    alone: Tensor | None = None,
 ) -> SpinLogits:
     """Return log odds of spin up given X_t, (n, Ly, Lx).
 
@@ -73,6 +74,9 @@ def spin_logits(
     means : logits to means. Where a constraint holds these are the means under it: the
         mean field then carries what a block says to its neighbours, and what comes back are
         the logits of independent sites that have yet to be drawn under the constraint.
+    alone : (n, Ly, Lx), E[s] by the constraint alone, without X_t; None for none. Without it the
+        network cannot tell whether it is to say what the constraint does: from majority signs by
+        4 at lambda = 4, E[m s] - E[m^2] of the means m was then +0.015 instead of 0.
     """
     evidence = mean_field.evidence(xt, lam)
     with torch.no_grad():
@@ -85,8 +89,9 @@ def spin_logits(
         first = mean_field.iterate(evidence, start, FIRST if sight else ALONE, means=means)
     if sight is None:
         return SpinLogits(first, first, evidence)
-    seen = torch.stack([xt, evidence.whitened, torch.tanh(first / 2), torch.tanh(first / 8)], 1)
-    draft, trust, field, weight = sight(seen, lam.expand(len(xt))).unbind(dim=1)
+    alone = torch.zeros_like(xt) if alone is None else alone
+    seen = [xt, evidence.whitened, torch.tanh(first / 2), torch.tanh(first / 8), alone]
+    draft, trust, field, weight = sight(torch.stack(seen, 1), lam.expand(len(xt))).unbind(dim=1)
     draft = draft + (1.0 + trust) * first
     second = mean_field.iterate(evidence, means(draft), SECOND, 0.5 * field, means)
     weight = torch.sigmoid(weight)

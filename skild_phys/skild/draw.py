@@ -331,26 +331,29 @@ def draw_spins(
     return drawn.astype(np.int8, copy=False)
 
 
-def draw_rounded(
+def rounded_sums(
     logits: NDArray[np.float32], factor: int, state: NDArray[np.uint64]
-) -> NDArray[np.int8]:
-    """Draw one lattice from independent sites with `logits` whose block sums hardly fluctuate.
+) -> NDArray[np.int64]:
+    """Return a sum for each factor x factor block of independent sites that hardly fluctuates.
 
-    The sum of each factor x factor block is its mean, rounded up or down by chance to one that
-    spins can have, and the block is drawn given it: the mean of every block is as without, the
-    variance of its sum the least there can be.
+    It is the mean, rounded up or down by chance to one that spins can have: its mean is as without,
+    its variance the least there can be.
 
     Parameters
     ----------
     logits : (Ly, Lx), Ly and Lx multiples of `factor`.
     state : (4,) uint64 generator state, advanced in place.
+
+    Returns
+    -------
+    (Ly / factor, Lx / factor).
     """
-    sides = _sides(logits)
     height, width = logits.shape[0] // factor, logits.shape[1] // factor
-    ups = sides[0].astype(np.float64).reshape(height, factor, width, factor).sum(axis=(1, 3))
+    up = _sides(logits)[0].astype(np.float64)
+    ups = up.reshape(height, factor, width, factor).sum(axis=(1, 3))
     sums = np.empty((height, width), dtype=np.int64)
     _rounded_sums(ups, factor * factor, state, sums)
-    return _run_blocks(logits, sides, sums, factor, False, None, state).astype(np.int8, copy=False)
+    return sums
 
 
 @njit(cache=True, nogil=True)

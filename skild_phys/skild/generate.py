@@ -33,7 +33,7 @@ class GenerateSpec:
     ----------
     steps : denoiser calls a lattice.
     sampler : of `samplers.SAMPLERS`.
-    restarts : how often the chain goes back up (`schedule.restarting_lambdas`); None for 3, or
+    restarts : how often the chain goes back up (`schedule.restarting_lambdas`); None for 2, or
         0 with few steps or another sampler than `stochastic`.
     seed : of all random numbers.
     lambda_start, lambda_end : ends of the chain; None for where no wave is left, or the largest

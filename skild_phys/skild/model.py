@@ -111,16 +111,13 @@ class Skild:
         assert self.mean_field is not None
         mean_field, sight = self.mean_field, self._sight(streams)
 
-        def draw(logits: NDArray[np.float32], i: int) -> NDArray[np.int8]:
-            return constraint.draw(logits, i, streams[i].state)
-
         def denoise(y: Tensor, lam: float) -> SpinPosterior:
             at = torch.tensor([lam], dtype=torch.float32, device=self.device)
             looks = sight if lam >= self.weights.network_from else None
-            found = spin_logits(looks, mean_field, self.process.fields(y), at, constraint.means)
-            return SpinPosterior(
-                self.process, found, draw, constraint.means, mean_field, lam, streams
-            )
+            xt = self.process.fields(y)
+            alone = constraint.alone(xt) if looks else None
+            found = spin_logits(looks, mean_field, xt, at, constraint.means, alone)
+            return SpinPosterior(self.process, found, constraint, mean_field, lam, streams)
 
         return denoise
 

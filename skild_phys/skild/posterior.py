@@ -9,16 +9,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from skild_phys.skild.constraint import Constraint, Settled
 from skild_phys.skild.denoiser import SpinLogits
-from skild_phys.skild.mean_field import MeanField, Means
+from skild_phys.skild.mean_field import MeanField
 from skild_phys.skild.process import Process
 from skild_phys.skild.samplers import Noise
 from skild_phys.skild.streams import Streams
 
 Correct = Callable[[Tensor, NDArray[np.float64]], Tensor]
 """(fields, Sigma of their modes) -> fields moved onto A x = y, by Sigma."""
-Draw = Callable[[NDArray[np.float32], int], NDArray[np.int8]]
-"""(logits of one lattice, its place in the batch) -> spins."""
 
 PARTS_BELOW = 2.0
 """From majority signs by 4 with parts up to lambda = 20, G4c at r = 4 was off by +0.038(3) instead
@@ -67,8 +66,7 @@ class SpinPosterior:
     Parameters
     ----------
     found : what the denoiser says.
-    draw : draws one lattice from its logits under the constraint.
-    means : logits to means under the constraint.
+    constraint : of the lattices.
     mean_field : of the lattices.
     lam : lambda of X_t.
     streams : one a lattice.
@@ -78,23 +76,22 @@ class SpinPosterior:
         self,
         process: Process,
         found: SpinLogits,
-        draw: Draw,
-        means: Means,
+        constraint: Constraint,
         mean_field: MeanField,
         lam: float,
         streams: Sequence[Streams],
     ) -> None:
         self.process, self.found, self.mean_field = process, found, mean_field
-        self.lam, self.streams = lam, streams
-        self._draw, self._means = draw, means
+        self.constraint, self.lam, self.streams = constraint, lam, streams
 
     def mean(self) -> Tensor:
-        return self.process.modes(self._means(self.found.logits))
+        return self.process.modes(self.constraint.means(self.found.logits))
 
     def spins(self) -> NDArray[np.int8]:
         """Return spins (n, Ly, Lx) drawn under the constraint."""
-        logits = self.found.logits
-        spins = self._drawn(logits)
+        states = [stream.state for stream in self.streams]
+        logits, bound = self.constraint.settled(self.found.logits, states)
+        spins = self._drawn(logits, bound)
         if self.lam > PARTS_BELOW:
             return spins
         device = logits.device
@@ -107,11 +104,13 @@ class SpinPosterior:
             known = known | ((cell_y == part_y) & (cell_x == part_x))
             held = torch.from_numpy(spins.astype(np.float32)).to(device)
             evidence = self.found.evidence
-            spins = self._drawn(self.mean_field.given(evidence, logits, known, held, self._means))
+            left = self.mean_field.given(evidence, logits, known, held, bound.means)
+            spins = self._drawn(left, bound)
         return spins
 
-    def _drawn(self, logits: Tensor) -> NDArray[np.int8]:
-        return np.stack([self._draw(one, i) for i, one in enumerate(logits.cpu().numpy())])
+    def _drawn(self, logits: Tensor, bound: Settled) -> NDArray[np.int8]:
+        lattices = zip(logits.cpu().numpy(), self.streams, strict=True)
+        return np.stack([bound.draw(one, i, to.state) for i, (one, to) in enumerate(lattices)])
 
     def draw(self) -> Tensor:
         spins = torch.from_numpy(self.spins().astype(np.float32))

@@ -62,7 +62,7 @@ class RefineSpec:
         followed by `sweeps` sweeps); 'fill' (each block at random, no model).
     steps : denoiser calls a lattice.
     sampler : of `samplers.SAMPLERS`.
-    restarts : how often the chain goes back up (`schedule.restarting_lambdas`); None for 3, or
+    restarts : how often the chain goes back up (`schedule.restarting_lambdas`); None for 2, or
         0 with few steps or another sampler than `stochastic`.
     samples_per_input : fine lattices for each coarse one.
     seed : of all random numbers.
@@ -72,7 +72,7 @@ class RefineSpec:
     """
 
     method: str = "skild"
-    steps: int = 32
+    steps: int = 20
     sampler: str = "stochastic"
     restarts: int | None = None
     samples_per_input: int = 1

@@ -106,12 +106,15 @@ def chain_lambdas(schedule: Schedule, start: float, end: float, steps: int) -> A
     return lambdas
 
 
-RESTART, TURN = 2.0, 0.5
+RESTART, TURN = 1.5, 0.5
 """A restart goes from `TURN` back to `RESTART`: what is wrong above is made good by a few calls."""
 LOW, LOW_TURN = 0.59, 0.2
 """At last a chain goes from `LOW` to `LOW_TURN`, and from `LOW` once more: the shortest distances,
 for which the shipped weights call no network."""
-ENOUGH_FOR_RESTARTS = 24
+ENOUGH_FOR_RESTARTS, USUAL_RESTARTS = 12, 2
+MOST_AGAIN, MOST_TAIL = 4, 12
+"""Calls of a restart, and of the end below `LOW`, of however long a chain: what is left of it goes
+where its start is."""
 
 
 def usual_restarts(restarts: int | None, steps: int, sampler: str) -> int:
@@ -120,7 +123,8 @@ def usual_restarts(restarts: int | None, steps: int, sampler: str) -> int:
     Only the sampler `stochastic` draws what a restart begins with.
     """
     if restarts is None:
-        return 3 if sampler == "stochastic" and steps >= ENOUGH_FOR_RESTARTS else 0
+        enough = sampler == "stochastic" and steps >= ENOUGH_FOR_RESTARTS
+        return USUAL_RESTARTS if enough else 0
     if restarts < 0 or (restarts and sampler != "stochastic"):
         accepted = "a whole number from 0 on" if restarts < 0 else f"0 with sampler {sampler}"
         raise BadInput("--restarts", restarts, accepted)
@@ -138,13 +142,13 @@ def restarting_lambdas(start: float, end: float, steps: int, restarts: int) -> A
     """
     if not restarts or start <= TURN or end >= LOW_TURN:
         return chain_lambdas(Geometric(end, start), start, end, steps)
-    again = max(2, round(0.125 * steps))
-    tail = max(5, round(0.34 * steps))
+    again = min(max(2, round(0.16 * steps)), MOST_AGAIN)
+    tail = min(max(5, round(0.45 * steps)), MOST_TAIL)
     first = steps - tail - restarts * again
     if restarts < 0 or first < 2:
         most = max(0, (steps - tail - 2) // again)
         raise BadInput("--restarts", restarts, f"0 to {most} in {steps} steps")
-    low, top = round(0.4 * tail), min(start, LOW)
+    low, top = round(tail / 3), min(start, LOW)
     legs = [np.geomspace(start, TURN, first)]
     legs += [np.geomspace(min(start, RESTART), TURN, again)] * restarts
     return np.concatenate(
@@ -165,7 +169,7 @@ def lambda_of_resolution(resolution: float, side: int, tau: float = 0.1) -> floa
     return math.log1p(1.0 / tau) * (side / (math.sqrt(2.0) * math.pi * resolution)) ** 2
 
 
-START_SCALE = {"block_mean": 1.0, "spectral": 1.0, "majority": 2.0, "decimate": 2.0}
+START_SCALE = {"block_mean": 1.0, "spectral": 1.0, "majority": 2.0, "decimate": 3.0}
 """How far past the coarse Nyquist mode a chain starts (`starting_lambda`): signs and single
 spins say less about the waves they carry than block means do."""
 

@@ -101,6 +101,8 @@ def learning_rate(step: int, config: TrainConfig) -> float:
 RULES_SEEN = ("block_mean", "block_mean", "majority", "decimate")
 FACTORS = (2, 4, 8)
 """Of the coarse lattices that a part of each batch knows; block means twice as often."""
+REACH = 4.0
+"""Up to how many times the lambda where a chain usually starts they are known."""
 
 
 class Known:
@@ -122,7 +124,7 @@ class Known:
 
     def reach(self, most: float) -> float:
         """Return the largest lambda at which the coarse lattices are of use, `most` at most."""
-        return min(most, 1.5 * starting_lambda(self.factor, START_SCALE[self.rule]))
+        return min(most, REACH * starting_lambda(self.factor, START_SCALE[self.rule]))
 
     def means(self, logits: Tensor) -> Tensor:
         """Return the means of spins with `logits` under what is known of each lattice."""
@@ -211,7 +213,7 @@ class Trainer:
     def _lambdas(self, known: Known) -> Tensor:
         """Draw lambda log-uniformly, stratified; a share of the free lattices far out.
 
-        Of a lattice that knows its coarse one as far as a chain from there starts.
+        Of a lattice that knows its coarse one as far as `Known.reach`.
         """
         c, n = self.config, known.n_free
         u = (torch.arange(n) + torch.rand(n, generator=self.random)) / n
@@ -223,7 +225,7 @@ class Trainer:
         if known.bound is not None:
             m = c.batch - n
             u = (torch.arange(m) + torch.rand(m, generator=self.random)) / m
-            log_lam = torch.cat([log_lam, u * math.log(known.reach(c.lambda_far) / c.lambda_min)])
+            log_lam = torch.cat([log_lam, u * math.log(known.reach(c.lambda_max) / c.lambda_min)])
         return (math.log(c.lambda_min) + log_lam).exp()
 
     def _targets(self, evidence: Evidence, x0: Tensor, known: Known) -> Tensor:
@@ -258,7 +260,8 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.step, c)
         if c.output == "logits":
-            found = spin_logits(self._sight, self.mean_field, xt, lam, known.differentiable)
+            alone = known.means(torch.zeros_like(x0))
+            found = spin_logits(self._sight, self.mean_field, xt, lam, known.differentiable, alone)
             with torch.no_grad():
                 targets = self._targets(found.evidence, x0, known)
             minimized = spin_surrogate(found, targets, known.means)
