@@ -7,7 +7,7 @@ time of training steps, under AdamW with a rate that is constant and then falls 
 threads.
 
 - skild: this package's, trained as ever on a mixture of tasks (coarse lattices by three rules and
-  factors of 2, 4 and 8, and none), 20 denoiser calls.
+  factors of 2, 4 and 8, and none), 16 denoiser calls.
 - sr3: conditional diffusion with white noise (Saharia et al., arXiv 2104.07636), trained on this
   task alone: the network sees x_t and the block means, each repeated over its block, and predicts
   the noise. sqrt(abar) = cos(pi t / 2), abar from 1 - 1e-4 to 1e-4, t uniform both in training
@@ -70,7 +70,7 @@ MINUTES = float(sys.argv[2]) if len(sys.argv) > 2 else 45.0
 N = int(sys.argv[3]) if len(sys.argv) > 3 else 64
 CSV = Path(__file__).with_suffix(".csv")
 SIDE, TRAINED, FACTOR, SEED, THREADS = 128, 64, 4, 20261203, 2
-SKILD_CALLS, SR3_CALLS, PAPER_CALLS, SAVE_EVERY = 20, (1000, 32), 1000, 250
+SKILD_CALLS, SR3_CALLS, PAPER_CALLS, SAVE_EVERY = 16, (1000, 32), 1000, 250
 ISING = MODELS["ising2d"]
 SYSTEM = {"model": "ising2d", "temperature": ISING.critical_temperature, "side": TRAINED}
 FIXED = ("flip", "turn", "sign")

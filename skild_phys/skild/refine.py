@@ -72,7 +72,7 @@ class RefineSpec:
     """
 
     method: str = "skild"
-    steps: int = 20
+    steps: int = 16
     sampler: str = "stochastic"
     restarts: int | None = None
     samples_per_input: int = 1
