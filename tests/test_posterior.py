@@ -9,9 +9,9 @@ import pytest
 import torch
 from skild_helpers import NEIGHBOURS, critical_lattices, white
 
-from skild_phys.lattice.coarsen import coarsen_spins
+from skild_phys.lattice.coarsen import Spectral, coarsen_spins
 from skild_phys.skild import posterior
-from skild_phys.skild.constraint import Blocks, Constraint, Free
+from skild_phys.skild.constraint import Blocks, Constraint, Free, KeptModes
 from skild_phys.skild.denoiser import spin_logits
 from skild_phys.skild.mean_field import MeanField
 from skild_phys.skild.posterior import SpinPosterior
@@ -80,3 +80,21 @@ def test_spins_drawn_in_parts_meet_the_coarse_lattice() -> None:
     spins = drawn(1.0, Blocks(majority, 4, majority=True, coins=coins))
     sums = spins.reshape(N, SIDE // 4, 4, SIDE // 4, 4).sum(axis=(2, 4))
     assert np.array_equal(np.where(sums == 0, 1, np.sign(sums)), majority)
+
+
+def test_parts_under_kept_modes_are_drawn_given_one_set_of_sums() -> None:
+    """The sums that were rounded first are those of the spins.
+
+    Planted, seen to fail: every part settles anew.
+    """
+    kept = Spectral((SIDE, SIDE), 4)
+    values, device = kept.apply(truth().astype(np.float64)), torch.device("cpu")
+    spins = drawn(1.0, KeptModes(values, kept, device))
+    process, again = Process(SPECTRUM, (SIDE, SIDE)), KeptModes(values, kept, device)
+    x0 = torch.from_numpy(truth().astype(np.float32))
+    xt = process.forward(x0, torch.full((N,), 1.0), white(N, (SIDE, SIDE), 2))
+    model = MeanField(process, NEIGHBOURS)
+    found = spin_logits(None, model, xt, torch.tensor([1.0]), again.means)
+    _, bound = again.settled(found.logits, [Streams.of(4, i).state for i in range(N)])
+    assert isinstance(bound, Blocks)
+    assert np.array_equal(coarsen_spins(spins, "block_mean", 4), bound.raw)

@@ -13,7 +13,7 @@ from skild_helpers import POWER_LAW, TINY, shell_deviations, tiny_weights, white
 from skild_phys.errors import BadInput, Interrupted
 from skild_phys.lattice.coarsen import BlockMean, Decimate, Operator
 from skild_phys.skild.basis import BASES, make_basis
-from skild_phys.skild.constraint import Free
+from skild_phys.skild.constraint import Blocks, Free
 from skild_phys.skild.couplings import Couplings
 from skild_phys.skild.denoiser import SpinLogits
 from skild_phys.skild.mean_field import MeanField
@@ -412,6 +412,29 @@ def test_means_of_spins_are_never_outside_their_range() -> None:
     assert torch.allclose(means, torch.tanh(logits / 2), atol=1e-5)
     drawn = process.basis.fields(posterior.draw() * process.amplitude)
     assert torch.allclose(drawn.abs(), torch.ones_like(drawn), atol=1e-5)
+
+
+@torch.inference_mode()
+def test_the_network_is_told_what_the_coarse_lattice_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each lattice through a symmetry of its own, the same for all that the network sees.
+
+    Planted, seen to fail: nothing told.
+    """
+    skild, seen = Skild(tiny_weights(), (16, 16)), []
+    network = skild.network
+
+    def look(features: torch.Tensor, lam: torch.Tensor) -> torch.Tensor:
+        seen.append(features[:, 4])
+        return network(features, lam)
+
+    monkeypatch.setattr(skild, "network", look)
+    bound = Blocks(np.arange(-16, 16, 2, dtype=np.int64).reshape(1, 4, 4), 4)
+    streams = [Streams.of(1, 0)]
+    skild.run(skild.from_noise(streams), np.array([4.0, 2.0]), streams, constraint=bound)
+    told = bound.alone(torch.empty(1, 16, 16)).abs().flatten().sort().values
+    assert len(seen) == 2
+    for one in seen:
+        assert torch.equal(one.abs().flatten().sort().values, told)
 
 
 @torch.inference_mode()

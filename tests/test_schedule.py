@@ -153,6 +153,9 @@ def test_a_chain_that_goes_back_up(start: float, steps: int, restarts: int) -> N
 def test_restarts_that_cannot_be() -> None:
     with pytest.raises(BadInput, match=r"--restarts: 3 .* 0 to 0 in 8 steps"):
         restarting_lambdas(4.0, 0.1, 8, 3)
+    with pytest.raises(BadInput, match=r"--restarts: 3 .* 0 to 2 in 24 steps"):
+        restarting_lambdas(4.0, 0.1, 24, 3)
+    assert (np.diff(restarting_lambdas(4.0, 0.1, 32, 3)) > 0).sum() == 5
     assert len(restarting_lambdas(4.0, 0.1, 10, 1)) == 10
     assert (np.diff(restarting_lambdas(0.25, 0.1, 24, 2)) < 0).all()
     assert restarting_lambdas(0.55, 0.1, 24, 2).max() == pytest.approx(0.55)
