@@ -3,8 +3,8 @@
 Critical Ising lattices of 128^2 are refined by 4 from their block means. Each trained model has
 the U-Net of the preset `ising2d`, the same stream of simulated lattices of 64^2 and the same wall
 time of training steps, under AdamW with a rate that is constant and then falls to 0 over the last
-45 % of that time; arithmetic as the processor has it (bfloat16 or float32), averaged weights, two
-threads.
+45 % of that time; arithmetic as the processor has it (bfloat16 or float32), averaged weights, one
+thread.
 
 - skild: this package's, trained as ever on a mixture of tasks (coarse lattices by three rules and
   factors of 2, 4 and 8, and none), 16 denoiser calls.
@@ -69,7 +69,7 @@ FOLDER = Path(sys.argv[1] if len(sys.argv) > 1 else "runs/rivals")
 MINUTES = float(sys.argv[2]) if len(sys.argv) > 2 else 45.0
 N = int(sys.argv[3]) if len(sys.argv) > 3 else 64
 CSV = Path(__file__).with_suffix(".csv")
-SIDE, TRAINED, FACTOR, SEED, THREADS = 128, 64, 4, 20261203, 2
+SIDE, TRAINED, FACTOR, SEED, THREADS = 128, 64, 4, 20261203, 1
 SKILD_CALLS, SR3_CALLS, PAPER_CALLS, SAVE_EVERY = 16, (1000, 32), 1000, 250
 ISING = MODELS["ising2d"]
 SYSTEM = {"model": "ising2d", "temperature": ISING.critical_temperature, "side": TRAINED}

@@ -22,6 +22,7 @@ from skild_phys.skild.denoiser import (
     odd_outputs,
     spin_logits,
     spin_surrogate,
+    wave_slope,
     y0_from_output,
 )
 from skild_phys.skild.mean_field import MeanField, half_tanh
@@ -150,6 +151,24 @@ def test_the_gradient_under_a_condition(model: MeanField) -> None:
         exact = exact + torch.logsumexp(allowed @ ls / 2, 0) - (truth * ls).sum() / 2
     (want,) = torch.autograd.grad(exact / 32, logits)
     assert torch.allclose(told, want, atol=1e-6)
+
+
+def test_the_pull_on_long_waves(model: MeanField) -> None:
+    """It is the gradient of sum_k W |m_k - target_k|^2 / 2 with the W of its docstring."""
+    process, lam = model.process, torch.tensor([0.5, 30.0])
+    m, targets = white(2, (16, 16), 1).requires_grad_(), white(2, (16, 16), 2)
+    ky, kx = np.meshgrid(*[2 * np.pi * np.fft.fftfreq(16)] * 2, indexing="ij")
+    kappa = np.maximum(np.hypot(ky, kx), 2 * np.pi / 16)
+    power = np.fft.irfft2(process.power.numpy(), s=(16, 16))
+    power = np.fft.fft2(power).real
+    total = torch.zeros(())
+    for i, at in enumerate(lam.tolist()):
+        left_open = (1 - np.exp(-(kappa**2) * at)) * power
+        weight = torch.from_numpy(min(at, 4.0) * power / (left_open + 1.0))
+        modes = torch.fft.fft2(m[i] - targets[i], norm="ortho")
+        total = total + 0.5 * (weight * modes.abs().square()).sum()
+    (want,) = torch.autograd.grad(total, m)
+    assert torch.allclose(wave_slope(process, lam, (m - targets).detach()), want.float(), atol=1e-4)
 
 
 def test_known_block_sums_make_logits_better(model: MeanField) -> None:

@@ -40,7 +40,7 @@ CONFIG = TrainConfig(
 )  # fmt: skip
 
 LOSSES = {
-    "logits": [0.3948445, 0.3751846, 0.4219461],
+    "logits": [0.3948475, 0.3752101, 0.4219919],
     "v": [0.9673074, 1.0367273, 0.9628944],
     "eps": [0.7667581, 0.6788467, 0.9126603],
     "x0": [1.0, 0.9986826, 0.9964793],
@@ -71,6 +71,25 @@ def test_stopped_and_resumed_ends_in_the_same_bytes(
     assert second.step == 7
     parts = weights_after(second, tmp_path / "part")
     assert all(torch.equal(whole[k], parts[k]) for k in whole)
+
+
+def test_waves_can_be_trained_alone(tmp_path: Path) -> None:
+    """The rest stays as it began, and a stopped run goes on to the same bytes."""
+    torch.set_num_threads(1)
+    config = replace(CONFIG, network=replace(TINY, waves=3), wave_weight=1.0, trained="waves")
+    trainer = Trainer(config, source())
+    before = {k: v.clone() for k, v in trainer.network.state_dict().items()}
+    whole = weights_after(trainer, tmp_path / "whole")
+    moved = {k for k, v in trainer.network.state_dict().items() if not torch.equal(v, before[k])}
+    assert moved == {f"waves.{name}.{kind}" for name in ("look", "gains")
+                     for kind in ("weight", "bias")}  # fmt: skip
+    first = Trainer(config, source())
+    with pytest.raises(Interrupted, match="step 7"):
+        train(first, tmp_path / "part", stop=lambda: first.step == 7)
+    parts = weights_after(Trainer.resume(tmp_path / "part", config, source()), tmp_path / "part")
+    assert all(torch.equal(whole[k], parts[k]) for k in whole)
+    with pytest.raises(BadInput, match="trained"):
+        replace(config, network=TINY)
 
 
 def test_a_killed_run_goes_on_from_its_last_checkpoint(tmp_path: Path) -> None:
@@ -437,6 +456,19 @@ def test_chains_of_the_simulation_go_on_where_they_stood() -> None:
     assert np.array_equal(one.next(8), two.next(8))
     with pytest.raises(ValueError, match="8 chains"):
         one.next(7)
+
+
+@pytest.mark.parametrize("rule", ["block_mean", "majority", "decimate"])
+def test_slopes_of_a_part_that_knows_its_coarse_lattices(rule: str) -> None:
+    """`Known.slope` is what autograd finds through `Known.differentiable`."""
+    x0 = torch.from_numpy(source().next(8).astype(np.float32))
+    known = Known(3, x0[3:], rule, 2)
+    generator = torch.Generator().manual_seed(1)
+    logits = torch.randn(x0.shape, generator=generator).requires_grad_()
+    pull = torch.randn(x0.shape, generator=generator)
+    (want,) = torch.autograd.grad((known.differentiable(logits) * pull).sum(), logits)
+    slope = known.slope(known.means(logits.detach()), pull)
+    assert torch.allclose(slope, want, atol=1e-6)
 
 
 @pytest.mark.parametrize("rule", ["block_mean", "majority", "decimate"])

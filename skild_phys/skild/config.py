@@ -47,6 +47,10 @@ class TrainConfig:
     targets : of spins, 'spins', or 'conditional': their means given all the others, a fraction of
         the noise, right where pair couplings within `couplings_reach` say all about the data;
         'auto' takes these unless the data show more (`couplings.beyond_pairs`).
+    wave_weight : of spins, how much their long waves count beside the cross-entropy a site
+        (`denoiser.wave_slope`).
+    trained : 'all' of the network, or its 'waves' alone (`network.waves` bands), quickly: the rest
+        stays as it began (`train --from`).
     initial : SHA-256 of the weights that the run starts from; none if empty.
     steps, batch, learning_rate, warmup, weight_decay, clip : of AdamW; gradients are clipped.
     schedule : 'constant-decay' (constant, then linear to 0 over the last `decay_fraction`)
@@ -76,6 +80,8 @@ class TrainConfig:
     far_share: float = 0.1
     coarse_share: float = 0.5
     targets: str = "auto"
+    wave_weight: float = 0.0
+    trained: str = "all"
     initial: str = ""
     steps: int = 10_000
     batch: int = 32
@@ -97,6 +103,7 @@ class TrainConfig:
             "basis": tuple(BASES),
             "spectrum": tuple(KINDS),
             "targets": ("auto", "spins", "conditional"),
+            "trained": ("all", "waves"),
             "schedule": ("constant-decay", "cosine"),
             "precision": ("auto", "bf16", "float32"),
         }
@@ -116,6 +123,8 @@ class TrainConfig:
         for name, (accepted, holds) in _RANGES.items():
             if not (math.isfinite(getattr(self, name)) and holds(getattr(self, name))):
                 raise BadInput(name, getattr(self, name), accepted)
+        if self.trained == "waves" and not self.network.waves:
+            raise BadInput("trained", "waves", "all where network.waves = 0")
         if not 0 < self.lambda_min < self.lambda_far < self.lambda_max < math.inf:
             raise BadInput("lambda_min", self.lambda_min, "lambda_min < lambda_far < lambda_max")
 
@@ -136,6 +145,7 @@ _RANGES: dict[str, tuple[str, Callable[[float], bool]]] = {
     "weight_decay": ("a number from 0 on", lambda x: x >= 0),
     "clip": ("a positive number", lambda x: x > 0),
     "ema": ("a number between 0 and 1", lambda x: 0 < x < 1),
+    "wave_weight": ("a number from 0 on", lambda x: x >= 0),
     "coarse_share": ("a number from 0 to below 1", lambda x: 0 <= x < 1),
     "far_share": ("a number from 0 to below 1", lambda x: 0 <= x < 1),
     "network_from": ("a number from 0 on", lambda x: x >= 0),

@@ -26,7 +26,7 @@ OUTPUTS = ("logits", "v", "eps", "x0")
 SMALLEST_COSINE = 1e-3
 """Floor of sqrt(abar) in X_0 = (X_t - sqrt(1 - abar) sqrt(P) eps) / sqrt(abar), the paper's."""
 
-ALONE, FIRST, SECOND = 8, 6, 2
+ALONE, FIRST, SECOND = 8, 4, 2
 """Mean-field iterations without the network, and before and after it."""
 TELLING = 0.05
 """The lambda below which the sign of sqrt(abar) X_t is the spin at all but a few sites."""
@@ -41,7 +41,8 @@ the second. A continuous field's one output does."""
 def make_network(config: NetworkConfig, output: str, basis: str) -> UNet:
     """Return an untrained network for the output kind `output` of fields in `basis`."""
     inputs, outputs = (5, 4) if output == "logits" else (1, 1)
-    return UNet(config, inputs=inputs, outputs=outputs, basis=basis)
+    waved = [i for i, odd in enumerate(odd_outputs(output)) if odd]
+    return UNet(config, inputs=inputs, outputs=outputs, basis=basis, waved=waved)
 
 
 def odd_outputs(output: str) -> tuple[bool, ...]:
@@ -112,6 +113,19 @@ def spin_surrogate(found: SpinLogits, targets: Tensor, means: Means) -> Tensor:
             slope = 0.5 * (means(logits) - targets)
         total = total + share * (slope * logits).mean()
     return total
+
+
+def wave_slope(process: Process, lam: Tensor, missing: Tensor) -> Tensor:
+    """Return the gradient by m, times sites, of sum_k W |m_k - target_k|^2 / (2 sites).
+
+    A cross-entropy weighs all waves alike and hardly sees the few long ones, which carry most of
+    the power: W = min(lambda, 4) P / ((1 - abar) P + 1), with which its gradient is about as noisy
+    as that of the cross-entropy. `missing` (n, Ly, Lx) is m - target.
+    """
+    at = lam.double()[:, None, None]
+    left_open = -torch.expm1(-process.kappa2 * at) * process.power
+    weight = (at.clamp(max=4.0) * process.power / (left_open + 1.0)).float()
+    return process.basis.fields(weight * process.basis.modes(missing))
 
 
 def y0_from_output(output: Tensor, kind: str, process: Process, y: Tensor, lam: Tensor) -> Tensor:

@@ -25,7 +25,7 @@ from skild_phys.skild.couplings import Couplings
 from skild_phys.skild.draw import MOST
 from skild_phys.skild.process import Process
 
-RATE, MOMENTUM = 0.4, 0.3
+RATE, MOMENTUM = 0.7, 0.2
 """Of the damped iteration: m += RATE (tanh(l / 2) - m) + MOMENTUM (m - m before)."""
 
 ANSWERS = 2

@@ -8,6 +8,7 @@ one lattice size holds on every other.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,24 +17,33 @@ from torch.nn import functional as F
 
 from skild_phys.errors import BadInput
 
+LOWEST, HIGHEST = 0.1, 4.5
+"""Centres of the first and the last band of `_Waves`, in radians a site. What is longer than the
+first, the longest wave of the lattices of 64^2 that the shipped weights have seen, is as it is."""
 PADDING = {"dft": "circular", "dct": "replicate"}
 """What a convolution sees beyond an edge, by basis."""
 
 
 @dataclass(frozen=True)
 class NetworkConfig:
-    """Shape of the network. `channels` and `blocks` have one entry a level, finest first."""
+    """Shape of the network. `channels` and `blocks` have one entry a level, finest first.
+
+    `waves` is how many bands of wave numbers have gains of their own (`_Waves`); 0 for none.
+    """
 
     patch: int = 4
     channels: tuple[int, ...] = (96, 192)
     blocks: tuple[int, ...] = (2, 3)
     embedding: int = 128
+    waves: int = 0
 
     def __post_init__(self) -> None:
         """Raise BadInput unless a network of this shape can be built."""
         for name in ("patch", "embedding"):
             if getattr(self, name) < 1:
                 raise BadInput(name, getattr(self, name), "a whole number from 1 on")
+        if self.waves < 0:
+            raise BadInput("waves", self.waves, "a whole number from 0 on")
         for name in ("channels", "blocks"):
             values = getattr(self, name)
             if not values or min(values) < 1:
@@ -96,20 +106,63 @@ class _Level(nn.ModuleList):
         return h
 
 
+class _Waves(nn.Module):
+    """Isotropic filters of the inputs on a torus: gains of bands of wave numbers.
+
+    A gain of each band and pair of input and output depends on lambda and on the mean squares of
+    the inputs; between the centres of bands, which lie evenly in log kappa, gains are interpolated.
+    Convolutions can do the same, but are slow to learn what the few longest waves need.
+    """
+
+    def __init__(self, bands: int, inputs: int, outputs: int, embedding: int) -> None:
+        super().__init__()
+        self.bands, self.outputs = bands, outputs
+        self.look = nn.Linear(embedding + inputs, 64)
+        self.gains = nn.Linear(64, bands * inputs * outputs)
+        nn.init.zeros_(self.gains.weight)
+        nn.init.zeros_(self.gains.bias)
+
+    def _bands(self, shape: torch.Size, device: torch.device) -> Tensor:
+        """Return the weight of each band at each mode, (bands, Ly, Lx // 2 + 1)."""
+        height, width = shape[-2:]
+        ky = 2.0 * math.pi * torch.fft.fftfreq(height, device=device)
+        kx = 2.0 * math.pi * torch.fft.rfftfreq(width, device=device)
+        kappa = torch.hypot(ky[:, None], kx).clamp(min=LOWEST)
+        place = (kappa / LOWEST).log() / math.log(HIGHEST / LOWEST)
+        centres = torch.arange(self.bands, device=device)[:, None, None]
+        return (1.0 - (place * (self.bands - 1) - centres).abs()).clamp(min=0.0)
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        loud = x.square().mean((-2, -1)).to(embedding.dtype)
+        seen = F.silu(self.look(torch.cat([embedding, loud], 1)))
+        gains = self.gains(seen).float().unflatten(1, (self.outputs, x.shape[1], self.bands))
+        filters = torch.einsum("noib,byx->noiyx", gains, self._bands(x.shape, x.device))
+        modes = (filters * torch.fft.rfft2(x)[:, None]).sum(2)
+        out: Tensor = torch.fft.irfft2(modes, s=x.shape[-2:])
+        return out
+
+
 class UNet(nn.Module):
     """Map `inputs` numbers a site to `outputs` numbers a site.
 
     Call with `x` (n, inputs, Ly, Lx) float32 and `lam` (n,) float32; returns
     (n, outputs, Ly, Lx) float32. The first output has the inputs added to it with weights that
-    depend on lambda alone. Sides that are no multiple of `config.multiple` are extended to the
-    next one, on a torus with a margin of 32 sites, and cropped again.
+    depend on lambda alone, those named in `waved` filtered inputs (`_Waves`). Sides that are no
+    multiple of `config.multiple` are extended to the next one, on a torus with a margin of 32
+    sites, and cropped again.
     """
 
     def __init__(
-        self, config: NetworkConfig, inputs: int = 1, outputs: int = 1, basis: str = "dft"
+        self,
+        config: NetworkConfig,
+        inputs: int = 1,
+        outputs: int = 1,
+        basis: str = "dft",
+        waved: Sequence[int] = (0,),
     ) -> None:
         super().__init__()
         self.config, self.outputs, self.periodic = config, outputs, basis == "dft"
+        self.waved = list(waved)
         pixels, width, beyond = config.patch**2, config.channels, PADDING[basis]
         self.frequencies: Tensor
         self.register_buffer(
@@ -130,6 +183,11 @@ class UNet(nn.Module):
         self.shrink = nn.ModuleList(_Conv(width[i], width[i + 1], beyond, 2) for i in levels[:-1])
         self.grow = nn.ModuleList(nn.Conv2d(width[i + 1], width[i], 1) for i in levels[:-1])
         self.up = nn.ModuleList(level(2 * width[i], i, n) for i, n in enumerate(config.blocks[:-1]))
+        self.waves = None
+        if config.waves:
+            if not self.periodic:
+                raise BadInput("waves", config.waves, f"0 in basis {basis}")
+            self.waves = _Waves(config.waves, inputs, len(self.waved), config.embedding)
         for linear in (self.leave, self.direct, self.level):
             nn.init.zeros_(linear.weight)
             nn.init.zeros_(linear.bias)  # type: ignore[arg-type]
@@ -137,11 +195,19 @@ class UNet(nn.Module):
     def forward(self, x: Tensor, lam: Tensor) -> Tensor:
         height, width = x.shape[-2:]
         multiple = self.config.multiple
-        if height % multiple or width % multiple:
-            return self._extended(x, lam)
         dtype = self.leave.weight.dtype
         angles = torch.log(lam)[:, None] * self.frequencies
         embedding = F.silu(self.embed(torch.cat([angles.sin(), angles.cos()], 1).to(dtype)))
+        whole = not (height % multiple or width % multiple)
+        out = self._body(x, embedding) if whole else self._extended(x, embedding)
+        if self.waves is None:
+            return out
+        filtered = torch.zeros_like(out)
+        filtered[:, self.waved] = self.waves(x, embedding)
+        return out + filtered
+
+    def _body(self, x: Tensor, embedding: Tensor) -> Tensor:
+        dtype = self.leave.weight.dtype
         h = F.pixel_unshuffle(x, self.config.patch).to(dtype)
         h = self.enter(h.contiguous(memory_format=torch.channels_last))
         kept = []
@@ -160,7 +226,7 @@ class UNet(nn.Module):
         passed = (self.direct(embedding).float()[:, :, None, None] * x).sum(dim=1)
         return torch.cat([out[:, :1] + passed[:, None], out[:, 1:]], dim=1)
 
-    def _extended(self, x: Tensor, lam: Tensor) -> Tensor:
+    def _extended(self, x: Tensor, embedding: Tensor) -> Tensor:
         multiple, periodic = self.config.multiple, self.periodic
         index, top = [], []
         for side in x.shape[-2:]:
@@ -169,6 +235,6 @@ class UNet(nn.Module):
             place = torch.arange(-margin, long - margin, device=x.device)
             index.append(place % side if periodic else place.clamp(max=side - 1))
             top.append(margin)
-        out: Tensor = self(x[..., index[0], :][..., index[1]], lam)
+        out = self._body(x[..., index[0], :][..., index[1]], embedding)
         height, width = x.shape[-2:]
         return out[..., top[0] : top[0] + height, top[1] : top[1] + width]

@@ -33,7 +33,13 @@ from skild_phys.skild.couplings import (
     couplings_from_record,
     fit_couplings,
 )
-from skild_phys.skild.denoiser import field_target, make_network, spin_logits, spin_surrogate
+from skild_phys.skild.denoiser import (
+    field_target,
+    make_network,
+    spin_logits,
+    spin_surrogate,
+    wave_slope,
+)
 from skild_phys.skild.mean_field import Evidence, MeanField, half_tanh
 from skild_phys.skild.precision import network_dtype
 from skild_phys.skild.process import Process
@@ -140,6 +146,14 @@ class Known:
         free, rest = logits[: self.n_free], logits[self.n_free :]
         return torch.cat([half_tanh(free), differentiable_means(self.bound, rest)])
 
+    def slope(self, means: Tensor, gradient: Tensor) -> Tensor:
+        """Return a gradient by the means as that by the logits."""
+        by_logits = 0.5 * (1.0 - means * means) * gradient
+        if self.bound is not None:
+            rest = slice(self.n_free, None)
+            by_logits[rest] = self.bound.slope(means[rest], gradient[rest])
+        return by_logits
+
 
 class Trainer:
     """The state of a run and its one step.
@@ -163,6 +177,9 @@ class Trainer:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(seed_sequence(config.seed, TRAINING, 0).generate_state(1)[0]))
             network = make_network(config.network, config.output, config.basis)
+        if config.trained == "waves" and network.waves is not None:
+            network.requires_grad_(False)
+            network.waves.requires_grad_(True)
         self.network = network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.ema = AveragedModel(
             self.network,
@@ -264,7 +281,10 @@ class Trainer:
             found = spin_logits(self._sight, self.mean_field, xt, lam, known.differentiable, alone)
             with torch.no_grad():
                 targets = self._targets(found.evidence, x0, known)
+                means = known.means(found.logits)
+                pull = known.slope(means, wave_slope(self.process, lam, means - targets))
             minimized = spin_surrogate(found, targets, known.means)
+            minimized = minimized + c.wave_weight * (pull * found.logits).mean()
             free = slice(known.n_free)
             loss = F.softplus(-x0[free] * found.logits[free]).mean()
         else:
