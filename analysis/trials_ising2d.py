@@ -1,0 +1,152 @@
+"""What of the recipe of the shipped weights matters, at equal training time?
+
+Each row changes one thing of the preset `ising2d` and trains from nothing for the same wall time on
+one thread, rows two at a time; the rate is constant and then falls to 0 over the last 45 % of that
+time. The measure is the mean square of E[s | X_t] - s on 64 critical lattices of 128^2 that no run
+has seen, at six lambdas, for lattices of which nothing is known and for such whose block means by
+4 are; what is given is its excess over the row `preset`, paired, in 1e-4.
+
+    python analysis/trials_ising2d.py runs/trials 4    -> analysis/trials_ising2d.csv
+
+The second argument is minutes a row. A row that is done is not trained again.
+"""
+
+# %% What is run
+import math
+import multiprocessing
+import sys
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+from skild_phys.lattice.coarsen import coarsen_spins
+from skild_phys.lattice.models import MODELS
+from skild_phys.skild.config import TrainConfig, read_config
+from skild_phys.skild.constraint import Blocks
+from skild_phys.skild.denoiser import half_tanh, spin_logits, y0_from_output
+from skild_phys.skild.mean_field import MeanField
+from skild_phys.skild.process import Process
+from skild_phys.skild.source import SimulationSource
+from skild_phys.skild.train import Trainer
+from skild_phys.skild.weights import load_weights, save_weights
+
+FOLDER = Path(sys.argv[1] if len(sys.argv) > 1 else "runs/trials")
+MINUTES = float(sys.argv[2]) if len(sys.argv) > 2 else 4.0
+CSV = Path(__file__).with_suffix(".csv")
+SEED, SIDE, FACTOR, N = 20261210, 128, 4, 64
+LAMBDAS = (0.6, 1.0, 2.0, 4.0, 8.0, 16.0)
+TC = MODELS["ising2d"].critical_temperature
+PRESET = replace(read_config("ising2d"), seed=SEED, spectrum_batches=256)
+
+
+def shape(**changes: object) -> dict:
+    """Return the change of the network's shape."""
+    return {"network": replace(PRESET.network, **changes)}
+
+
+ROWS: dict[str, dict] = {
+    "preset": {},
+    "output v": {"output": "v"},
+    "targets spins": {"targets": "spins"},
+    "channels 48, 96": shape(channels=(48, 96)),
+    "channels 96, 192": shape(channels=(96, 192)),
+    "blocks 1, 2": shape(blocks=(1, 2)),
+    "blocks 3, 4": shape(blocks=(3, 4)),
+    "patch 2": shape(patch=2, channels=(32, 64, 128), blocks=(1, 2, 3)),
+    "patch 8": shape(patch=8),
+    "no waves": shape(waves=0),
+    "wave_weight 0": {"wave_weight": 0.0},
+    "wave_weight 2": {"wave_weight": 2.0},
+    "coarse_share 0": {"coarse_share": 0.0},
+    "lambda_far 10": {"lambda_far": 10.0},
+    "far_share 0.3": {"far_share": 0.3},
+    "spectrum power_law": {"spectrum": "power_law"},
+    "ema 0.99": {"ema": 0.99},
+    "ema 0.9997": {"ema": 0.9997},
+    "batch 32": {"batch": 32},
+    "side 32, batch 64": {"side": 32, "batch": 64},
+    "side 128, batch 4": {"side": 128, "batch": 4},
+}
+
+
+# %% Training and the measure
+def trained(config: TrainConfig) -> Trainer:
+    """Return a run after MINUTES of training steps."""
+    source = SimulationSource(config.side, TC, config.batch, 6, config.seed)
+    trainer, limit = Trainer(config, source), 60.0 * MINUTES
+    while trainer.seconds < limit:
+        # The rate is a function of step / steps: as many steps as there would be at this pace.
+        share = trainer.seconds / limit
+        steps = math.ceil(trainer.step / share) if share else 10**6
+        trainer.config = replace(config, steps=steps)
+        trainer.train_step()
+    trainer.config = config
+    return trainer
+
+
+def errors(path: Path) -> dict[tuple[str, float], np.ndarray]:
+    """Return the mean square of E[s | X_t] - s of each lattice, by what is known and lambda."""
+    weights = load_weights(path)
+    network = weights.build(dtype=torch.float32)
+    process = Process(weights.spectrum, (SIDE, SIDE), basis=weights.basis)
+    source = SimulationSource(SIDE, TC, N, 24, SEED + 1)
+    x0 = torch.from_numpy(source.next(N).astype(np.float32))
+    found: dict[tuple[str, float], np.ndarray] = {}
+    for lam in LAMBDAS:
+        at, noise = torch.full((N,), lam), torch.Generator().manual_seed(SEED)
+        xt = process.forward(x0, at, torch.randn(x0.shape, generator=noise))
+        sums = coarsen_spins(x0.numpy().astype(np.int8), "block_mean", FACTOR)
+        bound = Blocks(sums, FACTOR)
+        known = {"nothing": (half_tanh, None), "block means": (bound.means, bound.alone(x0))}
+        for name, (means, alone) in known.items():
+            if weights.output == "logits":
+                mean_field = MeanField(process, weights.couplings)
+                logits = spin_logits(network, mean_field, xt, at, means, alone).logits
+                m = means(logits)
+            elif name == "nothing":
+                y = process.modes(xt)
+                out = network(xt[:, None], at)[:, 0]
+                m = process.fields(y0_from_output(out, weights.output, process, y, at))
+            else:
+                continue
+            found[name, lam] = (m - x0).square().mean((1, 2)).double().numpy()
+    return found
+
+
+def row(name: str) -> list[dict]:
+    """Train and measure one row."""
+    torch.set_num_threads(1)
+    path = FOLDER / f"{name.replace(' ', '_').replace(',', '')}.safetensors"
+    if not path.exists():
+        trainer = trained(replace(PRESET, **ROWS[name]))
+        save_weights(path, trainer.weights({"model": "ising2d", "temperature": TC}))
+    weights = load_weights(path)
+    kept = {"row": name, "minutes": MINUTES, "steps": weights.training["steps"]}
+    kept |= {"lattices": weights.training["lattices"]}
+    kept |= {"parameters": sum(t.numel() for t in weights.tensors.values())}
+    with torch.inference_mode():
+        return [kept | {"known": k, "lambda": lam, "errors": e}
+                for (k, lam), e in errors(path).items()]  # fmt: skip
+
+
+# %% One table
+if __name__ == "__main__":
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    spawn = multiprocessing.get_context("spawn")
+    rows = []
+    with ProcessPoolExecutor(2, mp_context=spawn) as pool:
+        for found in pool.map(row, ROWS):
+            rows += found
+            print(found[0]["row"], found[0]["steps"], "steps", flush=True)
+    base = {(r["known"], r["lambda"]): r["errors"] for r in rows if r["row"] == "preset"}
+    for one in rows:
+        own = one.pop("errors")
+        excess = 1e4 * (own - base[one["known"], one["lambda"]])
+        one |= {"mean_square": own.mean(), "excess": excess.mean()}
+        one |= {"excess_err": excess.std(ddof=1) / math.sqrt(N)}
+    pd.DataFrame(rows).to_csv(CSV, index=False, float_format="%.5g")
+    print(CSV)
