@@ -136,9 +136,12 @@ class _Waves(nn.Module):
         loud = x.square().mean((-2, -1)).to(embedding.dtype)
         seen = F.silu(self.look(torch.cat([embedding, loud], 1)))
         gains = self.gains(seen).float().unflatten(1, (self.outputs, x.shape[1], self.bands))
-        filters = torch.einsum("noib,byx->noiyx", gains, self._bands(x.shape, x.device))
-        modes = (filters * torch.fft.rfft2(x)[:, None]).sum(2)
-        out: Tensor = torch.fft.irfft2(modes, s=x.shape[-2:])
+        bands, modes = self._bands(x.shape, x.device), torch.fft.rfft2(x)
+        total = torch.zeros((), device=x.device)
+        for i in range(x.shape[1]):
+            filters = torch.einsum("nob,byx->noyx", gains[:, :, i], bands)
+            total = total + filters * modes[:, None, i]
+        out: Tensor = torch.fft.irfft2(total, s=x.shape[-2:])
         return out
 
 

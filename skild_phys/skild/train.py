@@ -281,10 +281,12 @@ class Trainer:
             found = spin_logits(self._sight, self.mean_field, xt, lam, known.differentiable, alone)
             with torch.no_grad():
                 targets = self._targets(found.evidence, x0, known)
-                means = known.means(found.logits)
-                pull = known.slope(means, wave_slope(self.process, lam, means - targets))
             minimized = spin_surrogate(found, targets, known.means)
-            minimized = minimized + c.wave_weight * (pull * found.logits).mean()
+            if c.wave_weight:
+                with torch.no_grad():
+                    means = known.means(found.logits)
+                    pull = known.slope(means, wave_slope(self.process, lam, means - targets))
+                minimized = minimized + c.wave_weight * (pull * found.logits).mean()
             free = slice(known.n_free)
             loss = F.softplus(-x0[free] * found.logits[free]).mean()
         else:
