@@ -26,6 +26,7 @@ from skild_phys.skild.train import (
     Known,
     Trainer,
     learning_rate,
+    measure,
     read_checkpoint,
     symmetry,
     train,
@@ -448,6 +449,17 @@ def test_a_store_is_seen_once_an_epoch_and_taken_up_again(tmp_path: Path) -> Non
     assert np.array_equal(first.next(17), second.next(17))
 
 
+def test_no_lattice_of_a_store_is_measured_twice(tmp_path: Path) -> None:
+    """However many batches are asked for; else the errors of couplings would be too small.
+
+    Planted, seen to fail: as many batches as asked for.
+    """
+    np.save(tmp_path / "s.npy", critical_lattices(43, 16))
+    stream = StoreSource(ArrayLattices(tmp_path / "s.npy", spins=True), seed=3)
+    measure(stream, replace(CONFIG, batch=8, spectrum_batches=50))
+    assert (stream.epoch, stream.position) == (0, 40)
+
+
 def test_chains_of_the_simulation_go_on_where_they_stood() -> None:
     one = source()
     one.next(8)
@@ -456,19 +468,6 @@ def test_chains_of_the_simulation_go_on_where_they_stood() -> None:
     assert np.array_equal(one.next(8), two.next(8))
     with pytest.raises(ValueError, match="8 chains"):
         one.next(7)
-
-
-@pytest.mark.parametrize("rule", ["block_mean", "majority", "decimate"])
-def test_slopes_of_a_part_that_knows_its_coarse_lattices(rule: str) -> None:
-    """`Known.slope` is what autograd finds through `Known.differentiable`."""
-    x0 = torch.from_numpy(source().next(8).astype(np.float32))
-    known = Known(3, x0[3:], rule, 2)
-    generator = torch.Generator().manual_seed(1)
-    logits = torch.randn(x0.shape, generator=generator).requires_grad_()
-    pull = torch.randn(x0.shape, generator=generator)
-    (want,) = torch.autograd.grad((known.differentiable(logits) * pull).sum(), logits)
-    slope = known.slope(known.means(logits.detach()), pull)
-    assert torch.allclose(slope, want, atol=1e-6)
 
 
 @pytest.mark.parametrize("rule", ["block_mean", "majority", "decimate"])

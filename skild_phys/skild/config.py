@@ -34,7 +34,7 @@ class TrainConfig:
     clusters : Wolff clusters between two lattices of one chain; 0 takes the number that
         `simulate.expected.default_every` finds for side and temperature.
     spectrum_batches : batches measured for the spectrum, and the pair couplings of spins,
-        before the first step.
+        before the first step; of a store, no more than there are.
     spectrum : 'radial', 'power_law' or 'modes' (`spectrum.KINDS`).
     couplings_reach : largest |dy|, |dx| of the pair couplings that the mean field of spins
         knows; 0 for none.

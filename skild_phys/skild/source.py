@@ -24,6 +24,8 @@ class Source(Protocol):
     """A stream of lattices that can be stopped and taken up again at the same place."""
 
     shape: tuple[int, int]
+    n_samples: int | None
+    """Number of different lattices; None where there is no end of them."""
 
     def next(self, n: int) -> NDArray[np.generic]:
         """Return the next `n` lattices, (n, Ly, Lx)."""
@@ -52,6 +54,8 @@ class SimulationSource:
     burn_in : clusters before the first lattice, from a fully magnetized start; by default 10
         `default_every`, and 200 at least. They run when the first lattice is asked for.
     """
+
+    n_samples: int | None = None
 
     def __init__(
         self,
@@ -160,6 +164,7 @@ class StoreSource:
             raise BadInput("STORE", str(store.path), "a sample or more, of 2 x 2 sites or more")
         height, width = store.shape
         self.store, self.seed, self.shape = store, seed, (height, width)
+        self.n_samples: int | None = store.n_samples
         self.epoch = self.position = 0
         self._spans = list(store.batches())
         self._held: tuple[int, int, NDArray[np.generic]] | None = None

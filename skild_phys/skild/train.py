@@ -64,9 +64,14 @@ class Measured(NamedTuple):
 
 
 def measure(source: Source, config: TrainConfig) -> Measured:
-    """Measure the spectrum, and of spins the pair couplings, of the source's first batches."""
-    basis = make_basis(config.basis, source.shape)
-    batches = [source.next(config.batch) for _ in range(config.spectrum_batches)]
+    """Measure the spectrum, and of spins the pair couplings, of the source's first batches.
+
+    No lattice is counted twice: the errors of couplings are over independent batches.
+    """
+    basis, count = make_basis(config.basis, source.shape), config.spectrum_batches
+    if source.n_samples is not None:
+        count = min(count, max(1, source.n_samples // config.batch))
+    batches = [source.next(config.batch) for _ in range(count)]
     spectrum = fit_spectrum(measure_shells(batches, basis).power, basis, config.spectrum)
     couplings = Couplings()
     if config.output == "logits":
@@ -145,14 +150,6 @@ class Known:
             return half_tanh(logits)
         free, rest = logits[: self.n_free], logits[self.n_free :]
         return torch.cat([half_tanh(free), differentiable_means(self.bound, rest)])
-
-    def slope(self, means: Tensor, gradient: Tensor) -> Tensor:
-        """Return a gradient by the means as that by the logits."""
-        by_logits = 0.5 * (1.0 - means * means) * gradient
-        if self.bound is not None:
-            rest = slice(self.n_free, None)
-            by_logits[rest] = self.bound.slope(means[rest], gradient[rest])
-        return by_logits
 
 
 class Trainer:
@@ -283,10 +280,10 @@ class Trainer:
                 targets = self._targets(found.evidence, x0, known)
             minimized = spin_surrogate(found, targets, known.means)
             if c.wave_weight:
+                means = known.differentiable(found.logits)
                 with torch.no_grad():
-                    means = known.means(found.logits)
-                    pull = known.slope(means, wave_slope(self.process, lam, means - targets))
-                minimized = minimized + c.wave_weight * (pull * found.logits).mean()
+                    slope = wave_slope(self.process, lam, means - targets)
+                minimized = minimized + c.wave_weight * (slope * means).mean()
             free = slice(known.n_free)
             loss = F.softplus(-x0[free] * found.logits[free]).mean()
         else:
