@@ -9,7 +9,7 @@ from test_mean_field import DIAGONAL, log_density, mean_field
 
 from skild_phys.skild import targets
 from skild_phys.skild.couplings import Couplings
-from skild_phys.skild.targets import exchange_targets, site_targets
+from skild_phys.skild.targets import exchange_targets, majority_targets, site_targets
 
 LAMBDAS = (0.2, 1.0, 6.0)
 
@@ -41,6 +41,34 @@ def test_a_spin_given_all_the_others(lam: float) -> None:
         found = model.evidence(torch.from_numpy(xt).float(), torch.tensor([lam]))
         means = site_targets(model, found, torch.from_numpy(spins).float())[0].numpy()
         assert bool(np.allclose(means, want, atol=2e-4)) is right
+
+
+@pytest.mark.parametrize("factor", [2, 3])
+@pytest.mark.parametrize("lam", LAMBDAS)
+def test_a_spin_given_all_the_others_and_the_majorities(factor: int, lam: float) -> None:
+    """Bayes: odds of the spin times those of the block's sign, a tie's being a fair coin's."""
+    shape = (6, 6)
+    spins, xt = case(shape, lam)
+    blocks = np.add.reduceat(np.add.reduceat(spins, range(0, 6, factor), 1), range(0, 6, factor), 2)
+    coins = np.random.default_rng(5).choice([-1.0, 1.0], blocks.shape)
+    signs = np.where(blocks == 0, coins, np.sign(blocks))
+    want, hung = np.empty(shape), 0
+    for y, x in np.ndindex(shape):
+        up, down = spins.copy(), spins.copy()
+        up[0, y, x], down[0, y, x] = 1.0, -1.0
+        sign = signs[0, y // factor, x // factor]
+        sums = blocks[0, y // factor, x // factor] - spins[0, y, x] + np.array([1.0, -1.0])
+        likely = 0.5 + 0.5 * np.sign(sums * sign)
+        odds = np.exp(log_odds(xt, up, down, lam)) * likely[0]
+        want[y, x] = (odds - likely[1]) / (odds + likely[1])
+        hung += bool((likely == 0.0).any())
+    model = mean_field(shape, DIAGONAL)
+    found = model.evidence(torch.from_numpy(xt).float(), torch.tensor([lam]))
+    x0, held = (torch.from_numpy(a).float() for a in (spins, signs))
+    means = majority_targets(model, found, x0, factor, held)[0].numpy()
+    assert np.allclose(means, want, atol=2e-4)
+    assert 0 < hung < means.size
+    assert not np.allclose(means, site_targets(model, found, x0)[0].numpy(), atol=0.05)
 
 
 @pytest.mark.parametrize("factor", [2, 3])

@@ -6,8 +6,9 @@ couplings say all about the data, what a spin is given every other spin and X_t 
     E[s_i | s_rest, X_t] = tanh(h_i + sum_j J_ij s_j),
 
 and has the same mean given X_t as s_i itself, with a variance smaller by E[1 - E[s_i | s_rest]^2]
-(Rao and Blackwell). Where a block's sum is held no spin can change alone; two that differ change
-places with odds exp(2 f_i - 2 f_j), where f is the field of all the others.
+(Rao and Blackwell). Where a block's majority is held a spin on which it hangs cannot change. Where
+its sum is held no spin can change alone; two that differ change places with odds
+exp(2 f_i - 2 f_j), where f is the field of all the others.
 """
 
 from __future__ import annotations
@@ -23,6 +24,27 @@ PAIRINGS = 4
 def site_targets(mean_field: MeanField, evidence: Evidence, x0: Tensor) -> Tensor:
     """Return E[s_i | all other spins, X_t] (n, Ly, Lx) at the spins `x0` that X_t was made from."""
     return torch.tanh(evidence.field + mean_field.coupled(evidence, x0))
+
+
+def majority_targets(
+    mean_field: MeanField, evidence: Evidence, x0: Tensor, factor: int, signs: Tensor
+) -> Tensor:
+    """Return E[s_i | all other spins, the signs of the sums of all blocks, X_t], (n, Ly, Lx).
+
+    `signs` (n, Ly / factor, Lx / factor) are those of the sums of `x0`; the sign of a sum of zero
+    was a fair coin's.
+    """
+    n, height, width = x0.shape
+    split = (n, height // factor, factor, width // factor, factor)
+    spins = x0.reshape(split)
+    others = (spins.sum((2, 4), keepdim=True) - spins) * signs[:, :, None, :, None]
+    # How likely the block's sign is with this spin along it and against it: 0, 1/2 or 1.
+    along, against = (0.5 * (1.0 + torch.sign(others + own)) for own in (1.0, -1.0))
+    field = (evidence.field + mean_field.coupled(evidence, x0)).reshape(split)
+    field = (2.0 * field * signs[:, :, None, :, None]).clamp(-60.0, 60.0)
+    along, against = along * torch.sigmoid(field), against * torch.sigmoid(-field)
+    means = (along - against) / (along + against) * signs[:, :, None, :, None]
+    return means.reshape(x0.shape)
 
 
 def exchange_targets(
