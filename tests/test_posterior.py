@@ -12,12 +12,13 @@ from skild_helpers import NEIGHBOURS, critical_lattices, white
 from skild_phys.lattice.coarsen import Spectral, coarsen_spins
 from skild_phys.skild import posterior
 from skild_phys.skild.constraint import Blocks, Constraint, Free, KeptModes
-from skild_phys.skild.denoiser import spin_logits
+from skild_phys.skild.denoiser import SpinLogits, spin_logits
+from skild_phys.skild.left_open import LeftOpen
 from skild_phys.skild.mean_field import MeanField
 from skild_phys.skild.posterior import SpinPosterior
 from skild_phys.skild.process import Process
 from skild_phys.skild.spectrum import RadialSpectrum
-from skild_phys.skild.streams import Streams
+from skild_phys.skild.streams import Streams, white_noise
 
 SPECTRUM = RadialSpectrum((0.1, 0.5, 1.0, 4.5), (45.0, 3.0, 1.0, 0.15), 0.66)
 N, SIDE = 100, 48
@@ -34,6 +35,21 @@ def energy(spins: np.ndarray) -> np.ndarray:
     return np.asarray(-pairs.mean(axis=(1, 2), dtype=np.float64))
 
 
+def posterior_of(
+    process: Process,
+    found: SpinLogits,
+    constraint: Constraint,
+    model: MeanField,
+    lam: float,
+    streams: list[Streams],
+) -> SpinPosterior:
+    def noise() -> torch.Tensor:
+        return process.white(white_noise(streams, process.shape, torch.device("cpu")))
+
+    opened = LeftOpen(process)
+    return SpinPosterior(process, found, constraint, model, opened, lam, noise, streams)
+
+
 def drawn(lam: float, constraint: Constraint) -> np.ndarray:
     """Return spins drawn given X_t of the truths, by the mean field alone."""
     process = Process(SPECTRUM, (SIDE, SIDE))
@@ -42,7 +58,7 @@ def drawn(lam: float, constraint: Constraint) -> np.ndarray:
     x0 = torch.from_numpy(truth().astype(np.float32))
     xt = process.forward(x0, torch.full((N,), lam), white(N, (SIDE, SIDE), 2))
     found = spin_logits(None, model, xt, torch.tensor([lam]), constraint.means)
-    return SpinPosterior(process, found, constraint, model, lam, streams).spins()
+    return posterior_of(process, found, constraint, model, lam, streams).spins()
 
 
 def deviation(spins: np.ndarray) -> float:
@@ -58,7 +74,7 @@ def test_spins_drawn_in_parts_know_their_neighbours(monkeypatch: pytest.MonkeyPa
     Planted, seen to fail: all spins drawn at once, +0.05 a site.
     """
     assert abs(deviation(drawn(0.6, Free()))) < 4.5
-    monkeypatch.setattr(posterior, "PARTS_BELOW", 0.0)
+    monkeypatch.setattr(posterior, "PARTS", posterior.PARTS[-1:])
     assert abs(deviation(drawn(0.6, Free()))) > 4.5
 
 
@@ -67,7 +83,7 @@ def test_parts_help_under_a_constraint(monkeypatch: pytest.MonkeyPatch) -> None:
     """Block sums tie the spins of a block: no longer exact, and off by less than a third."""
     bound = Blocks(coarsen_spins(truth(), "block_mean", 4), 4)
     in_parts = energy(drawn(0.6, bound)).mean() - energy(truth()).mean()
-    monkeypatch.setattr(posterior, "PARTS_BELOW", 0.0)
+    monkeypatch.setattr(posterior, "PARTS", posterior.PARTS[-1:])
     at_once = energy(drawn(0.6, bound)).mean() - energy(truth()).mean()
     assert abs(in_parts) < at_once / 3
 

@@ -16,6 +16,7 @@ from skild_phys.skild.basis import BASES, make_basis
 from skild_phys.skild.constraint import Blocks, Free
 from skild_phys.skild.couplings import Couplings
 from skild_phys.skild.denoiser import SpinLogits
+from skild_phys.skild.left_open import LeftOpen
 from skild_phys.skild.mean_field import MeanField
 from skild_phys.skild.model import Skild
 from skild_phys.skild.posterior import Correct, FieldPosterior, SpinPosterior
@@ -406,7 +407,10 @@ def test_means_of_spins_are_never_outside_their_range() -> None:
     model = MeanField(process, Couplings())
     found = SpinLogits(logits, logits, model.evidence(white(5, (8, 8), 2), torch.tensor([4.0])))
     streams = [Streams.of(1, i) for i in range(5)]
-    posterior = SpinPosterior(process, found, Free(), model, 4.0, streams)
+    noise = process.white(white(5, (8, 8), 3))
+    posterior = SpinPosterior(
+        process, found, Free(), model, LeftOpen(process), 1.0, lambda: noise, streams
+    )
     means = process.basis.fields(posterior.mean() * process.amplitude)
     assert means.abs().max() <= 1.0 + 1e-6
     assert torch.allclose(means, torch.tanh(logits / 2), atol=1e-5)

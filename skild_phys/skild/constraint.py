@@ -26,6 +26,9 @@ Lattices = NDArray[Any]
 class Constraint(ABC):
     """A condition on a batch of spin lattices, (n, Ly, Lx)."""
 
+    holds_sums = False
+    """Whether spins are drawn with the sums of their blocks held."""
+
     @abstractmethod
     def means(self, logits: Tensor) -> Tensor:
         """Return E[s] (n, Ly, Lx) of spins with `logits` under the condition."""
@@ -108,6 +111,7 @@ class Blocks(Settled):
         coins: NDArray[np.int8] | None = None,
     ) -> None:
         self.raw, self.factor, self.majority, self.coins = raw, factor, majority, coins
+        self.holds_sums = not majority
 
     def _coins(self, i: int) -> NDArray[np.int8] | None:
         return None if self.coins is None else self.coins[i]
@@ -166,6 +170,7 @@ class KeptModes(Constraint):
     have become, cost an energy of +0.02 (lambda = 0.2) to +0.08.
     """
 
+    holds_sums = True
     STEPS, STEPS_OF_DRAW, RATE = 3, 8, 1.8
     """Of the ascent to the tilt, which goes on from one mean to the next; RATE is below
     2 / (1/2), where it must converge."""

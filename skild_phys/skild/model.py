@@ -15,6 +15,7 @@ from torch import Tensor
 
 from skild_phys.skild.constraint import Constraint, Free
 from skild_phys.skild.denoiser import odd_outputs, spin_logits, y0_from_output
+from skild_phys.skild.left_open import LeftOpen
 from skild_phys.skild.mean_field import MeanField
 from skild_phys.skild.posterior import Correct, FieldPosterior, SpinPosterior
 from skild_phys.skild.process import Process
@@ -46,6 +47,7 @@ class Skild:
         self.process = Process(weights.spectrum, shape, self.device, weights.basis)
         self.spins = weights.output == "logits"
         self.mean_field = MeanField(self.process, weights.couplings) if self.spins else None
+        self.left_open = LeftOpen(self.process) if self.spins else None
         self.sampler = sampler
         make_step(sampler)
 
@@ -85,7 +87,7 @@ class Skild:
         if self.spins:
             bound = constraint or Free()
             _, last = run_chain(
-                self.process, y, lambdas, self._spins(streams, bound), step, noise, stop
+                self.process, y, lambdas, self._spins(streams, noise, bound), step, noise, stop
             )
             return last.spins()
         denoise = self._fields(streams, noise, correct)
@@ -106,10 +108,11 @@ class Skild:
         return sight
 
     def _spins(
-        self, streams: Sequence[Streams], constraint: Constraint
+        self, streams: Sequence[Streams], noise: Noise, constraint: Constraint
     ) -> Callable[[Tensor, float], SpinPosterior]:
         assert self.mean_field is not None
-        mean_field, sight = self.mean_field, self._sight(streams)
+        assert self.left_open is not None
+        mean_field, left_open, sight = self.mean_field, self.left_open, self._sight(streams)
 
         def denoise(y: Tensor, lam: float) -> SpinPosterior:
             at = torch.tensor([lam], dtype=torch.float32, device=self.device)
@@ -117,7 +120,9 @@ class Skild:
             xt = self.process.fields(y)
             alone = constraint.alone(xt) if looks else None
             found = spin_logits(looks, mean_field, xt, at, constraint.means, alone)
-            return SpinPosterior(self.process, found, constraint, mean_field, lam, streams)
+            return SpinPosterior(
+                self.process, found, constraint, mean_field, left_open, lam, noise, streams
+            )
 
         return denoise
 

@@ -20,6 +20,8 @@ from skild_phys.errors import BadInput
 LOWEST, HIGHEST = 0.1, 4.5
 """Centres of the first and the last band of `_Waves`, in radians a site. What is longer than the
 first, the longest wave of the lattices of 64^2 that the shipped weights have seen, is as it is."""
+QUIET = 0.01
+"""Size of an input below which `_Waves` does not tell it from silence."""
 PADDING = {"dft": "circular", "dct": "replicate"}
 """What a convolution sees beyond an edge, by basis."""
 
@@ -109,15 +111,17 @@ class _Level(nn.ModuleList):
 class _Waves(nn.Module):
     """Isotropic filters of the inputs on a torus: gains of bands of wave numbers.
 
-    A gain of each band and pair of input and output depends on lambda and on the mean squares of
-    the inputs; between the centres of bands, which lie evenly in log kappa, gains are interpolated.
-    Convolutions can do the same, but are slow to learn what the few longest waves need.
+    A gain of each band and pair of input and output depends on lambda and on how large the inputs
+    are: their mean squares, and the logarithms of these and of their mean sizes, which tell few
+    large numbers from many small ones (known sites from majorities). Between the centres of bands,
+    which lie evenly in log kappa, gains are interpolated. Convolutions can do the same, but are
+    slow to learn what the few longest waves need.
     """
 
     def __init__(self, bands: int, inputs: int, outputs: int, embedding: int) -> None:
         super().__init__()
         self.bands, self.outputs = bands, outputs
-        self.look = nn.Linear(embedding + inputs, 64)
+        self.look = nn.Linear(embedding + 3 * inputs, 64)
         self.gains = nn.Linear(64, bands * inputs * outputs)
         nn.init.zeros_(self.gains.weight)
         nn.init.zeros_(self.gains.bias)
@@ -133,8 +137,9 @@ class _Waves(nn.Module):
         return (1.0 - (place * (self.bands - 1) - centres).abs()).clamp(min=0.0)
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        loud = x.square().mean((-2, -1)).to(embedding.dtype)
-        seen = F.silu(self.look(torch.cat([embedding, loud], 1)))
+        square, size = x.square().mean((-2, -1)), x.abs().mean((-2, -1))
+        loud = [square, 0.5 * (square + QUIET**2).log(), (size + QUIET).log()]
+        seen = F.silu(self.look(torch.cat([embedding, torch.cat(loud, 1).to(embedding.dtype)], 1)))
         gains = self.gains(seen).float().unflatten(1, (self.outputs, x.shape[1], self.bands))
         bands, modes = self._bands(x.shape, x.device), torch.fft.rfft2(x)
         total = torch.zeros((), device=x.device)

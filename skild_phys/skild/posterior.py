@@ -11,6 +11,7 @@ from torch import Tensor
 
 from skild_phys.skild.constraint import Constraint, Settled
 from skild_phys.skild.denoiser import SpinLogits
+from skild_phys.skild.left_open import LeftOpen
 from skild_phys.skild.mean_field import MeanField
 from skild_phys.skild.process import Process
 from skild_phys.skild.samplers import Noise
@@ -19,9 +20,8 @@ from skild_phys.skild.streams import Streams
 Correct = Callable[[Tensor, NDArray[np.float64]], Tensor]
 """(fields, Sigma of their modes) -> fields moved onto A x = y, by Sigma."""
 
-PARTS_BELOW = 2.0
-"""By the paper's protocol in 20 calls, with parts up to lambda = 10, G4c at r = 4 ends off by
-+0.017(5) instead of 0.000(5)."""
+WAVES_ABOVE = 2.0
+"""Lambda above which waves are drawn instead of spins, unless block sums say what the waves are."""
 PARTS = ((0, 0), (1, 1), (0, 1), (1, 0))
 """Places in a 2 x 2 cell, in the order in which the spins there are drawn."""
 
@@ -54,20 +54,24 @@ class FieldPosterior:
 
 
 class SpinPosterior:
-    """Spins with the logits of the denoiser, under a constraint, drawn in four parts.
+    """Spins with the logits of the denoiser, under a constraint: in four parts, or their waves.
 
     Spins that are drawn one by one from their own means know nothing of each other: on critical
     lattices at lambda = 1 the energy of such a draw is off by +0.10 a site. Here every second site
     of every second row is drawn so; the next quarter given those, and so on, by the couplings of
     the mean field, of which the strongest lie between the parts. Then it is off by -0.003(4), and
-    by 0.02 instead of 0.08 where block sums are known. Above PARTS_BELOW, where spins answer
-    to each other as a mean field does not, they are drawn at once.
+    by 0.02 instead of 0.08 where block sums are known.
+
+    Far out spins answer to each other as a mean field does not: at lambda = 12 such a draw has
+    0.6 of the power it should have at kappa = 0.3 .. 0.7 (one by one, 0.3). What the next step
+    sees of X_0 there are its waves, and they are drawn (`LeftOpen`: within 0.06 of the power).
+    Where block sums are known they say the same, and spins are drawn at every lambda.
 
     Parameters
     ----------
     found : what the denoiser says.
     constraint : of the lattices.
-    mean_field : of the lattices.
+    mean_field, left_open : of the lattices.
     lam : lambda of X_t.
     streams : one a lattice.
     """
@@ -78,10 +82,13 @@ class SpinPosterior:
         found: SpinLogits,
         constraint: Constraint,
         mean_field: MeanField,
+        left_open: LeftOpen,
         lam: float,
+        noise: Noise,
         streams: Sequence[Streams],
     ) -> None:
         self.process, self.found, self.mean_field = process, found, mean_field
+        self.left_open, self.noise = left_open, noise
         self.constraint, self.lam, self.streams = constraint, lam, streams
 
     def mean(self) -> Tensor:
@@ -92,8 +99,6 @@ class SpinPosterior:
         states = [stream.state for stream in self.streams]
         logits, bound = self.constraint.settled(self.found.logits, states)
         spins = self._drawn(logits, bound)
-        if self.lam > PARTS_BELOW:
-            return spins
         device = logits.device
         y, x = (torch.arange(side, device=device) for side in logits.shape[-2:])
         start = np.array([stream.noise.integers(2, size=2) for stream in self.streams])
@@ -113,5 +118,8 @@ class SpinPosterior:
         return np.stack([bound.draw(one, i, to.state) for i, (one, to) in enumerate(lattices)])
 
     def draw(self) -> Tensor:
+        if self.lam > WAVES_ABOVE and not self.constraint.holds_sums:
+            means = self.constraint.means(self.found.logits)
+            return self.process.modes(self.left_open.draw(means, self.noise()))
         spins = torch.from_numpy(self.spins().astype(np.float32))
         return self.process.modes(spins.to(self.found.logits.device))

@@ -51,7 +51,7 @@ from skild_phys.skild.targets import exchange_targets, majority_targets, site_ta
 from skild_phys.skild.weights import Weights, content_sha256
 
 DTYPES = {"bf16": torch.bfloat16, "float32": torch.float32}
-CHECKPOINT_FORMAT = "skild-phys checkpoint 4"
+CHECKPOINT_FORMAT = "skild-phys checkpoint 5"
 
 
 class Measured(NamedTuple):

@@ -30,7 +30,7 @@ from skild_phys.skild.reverse import SYMMETRIES
 from skild_phys.skild.schedule import LAMBDA_END, restarting_lambdas
 from skild_phys.skild.spectrum import Spectrum, spectrum_from_record
 
-FORMAT = "skild-phys weights 3"
+FORMAT = "skild-phys weights 4"
 HEADER_KEY = "skild-phys"
 
 
