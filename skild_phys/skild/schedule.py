@@ -170,7 +170,7 @@ def lambda_of_resolution(resolution: float, side: int, tau: float = 0.1) -> floa
     return math.log1p(1.0 / tau) * (side / (math.sqrt(2.0) * math.pi * resolution)) ** 2
 
 
-START_SCALE = {"block_mean": 1.0, "spectral": 1.0, "majority": 3.0, "decimate": 5.0}
+START_SCALE = {"block_mean": 1.0, "spectral": 1.0, "majority": 3.0, "decimate": 4.5}
 """How far past the coarse Nyquist mode a chain starts (`starting_lambda`): signs and single
 spins say less about the waves they carry than block means do."""
 
