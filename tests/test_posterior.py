@@ -114,3 +114,17 @@ def test_parts_under_kept_modes_are_drawn_given_one_set_of_sums() -> None:
     _, bound = again.settled(found.logits, [Streams.of(4, i).state for i in range(N)])
     assert isinstance(bound, Blocks)
     assert np.array_equal(coarsen_spins(spins, "block_mean", 4), bound.raw)
+
+
+@pytest.mark.parametrize("majority", [False, True])
+def test_far_out_spins_are_drawn_only_where_block_sums_are_known(majority: bool) -> None:
+    """Else waves. Planted, seen to fail: waves whatever is known."""
+    lam, process = 6.0, Process(SPECTRUM, (SIDE, SIDE))
+    raw = coarsen_spins(truth(), "majority" if majority else "block_mean", 4)
+    bound, model = Blocks(raw, 4, majority), MeanField(process, NEIGHBOURS)
+    x0 = torch.from_numpy(truth().astype(np.float32))
+    xt = process.forward(x0, torch.full((N,), lam), white(N, (SIDE, SIDE), 2))
+    found = spin_logits(None, model, xt, torch.tensor([lam]), bound.means)
+    streams = [Streams.of(4, i) for i in range(N)]
+    fields = process.fields(posterior_of(process, found, bound, model, lam, streams).draw())
+    assert bool((fields.abs() - 1.0).abs().max() < 1e-4) is not majority
