@@ -18,8 +18,8 @@ import pandas as pd
 FOLDER = Path(sys.argv[1] if len(sys.argv) > 1 else "runs/cost")
 N = int(sys.argv[2]) if len(sys.argv) > 2 else 64
 CSV = Path(__file__).with_suffix(".csv")
-SEED = 20260727
-STEPS, SWEEPS = (4, 8, 12, 16, 20, 28), (1, 2, 4, 8, 16, 32, 64, 128, 256)
+SEED = 20270105
+STEPS, SWEEPS = (4, 6, 8, 11, 13, 16, 20, 28), (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 
 def skild_phys(*words: object) -> dict:

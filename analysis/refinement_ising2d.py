@@ -24,7 +24,7 @@ import pandas as pd
 FOLDER = Path(sys.argv[1] if len(sys.argv) > 1 else "runs/refinement")
 MANY = int(sys.argv[2]) if len(sys.argv) > 2 else 2000
 CSV = Path(__file__).with_suffix(".csv")
-SEED = 20260901
+SEED = 20270104
 RULES = ("block_mean", "majority", "decimate", "spectral")
 CASES = [(128, rule, 4, MANY) for rule in ("block_mean", "marginal")]
 CASES += [(128, rule, 4, MANY // 2) for rule in ("majority", "decimate")]
@@ -63,7 +63,7 @@ for side, rule, factor, n in CASES:
     if rule == "marginal":
         store = FOLDER / f"skild-{name}.zarr"
         made["skild"] = kept(store.with_suffix(".json"), "generate", "--truth", truth, "--factor",
-                             factor, "--steps", 20, "-o", store)  # fmt: skip
+                             factor, "-o", store)  # fmt: skip
         stores.append(store)
     else:
         coarse = FOLDER / f"coarse-{name}.zarr"

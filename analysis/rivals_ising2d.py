@@ -70,7 +70,7 @@ MINUTES = float(sys.argv[2]) if len(sys.argv) > 2 else 45.0
 N = int(sys.argv[3]) if len(sys.argv) > 3 else 64
 CSV = Path(__file__).with_suffix(".csv")
 SIDE, TRAINED, FACTOR, SEED, THREADS = 128, 64, 4, 20261203, 1
-SKILD_CALLS, SR3_CALLS, PAPER_CALLS, SAVE_EVERY = 16, (1000, 32), 1000, 250
+SR3_CALLS, PAPER_CALLS, SAVE_EVERY = (1000, 32), 1000, 250
 ISING = MODELS["ising2d"]
 SYSTEM = {"model": "ising2d", "temperature": ISING.critical_temperature, "side": TRAINED}
 FIXED = ("flip", "turn", "sign")
@@ -285,14 +285,15 @@ def note(name: str, seconds: float, *, start="coarse", trainer=None, minutes=0.0
 
 # %% Refinements by commands of the package
 save_weights(FOLDER / "skild.safetensors", skild.weights(SYSTEM))
-checkpoint = ("--checkpoint", FOLDER / "skild.safetensors", "--steps", SKILD_CALLS)
+checkpoint = ("--checkpoint", FOLDER / "skild.safetensors")
 for name, words in {"skild": checkpoint, "fill": (), "exact": ()}.items():
     words = ("refine", coarse_path, "--method", name, *words, "--threads", THREADS)
     made = kept(
         FOLDER / f"{name}.json",
         lambda words=words, name=name: skild_phys(*words, "-o", FOLDER / f"{name}.zarr"),
     )
-    own = {"trainer": skild, "calls": SKILD_CALLS} if name == "skild" else {}
+    calls = int(open_store(FOLDER / f"{name}.zarr").attrs.get("steps", 0))
+    own = {"trainer": skild, "calls": calls} if name == "skild" else {}
     note(name, made["seconds_per_lattice"], **own)
 
 # %% sr3: the last x0, then signs or draws with the right block sums

@@ -107,6 +107,26 @@ def test_waves_have_gains_of_their_own(shape: tuple[int, int]) -> None:
 
 
 @torch.inference_mode()
+def test_waves_tell_few_large_numbers_from_many_small_ones() -> None:
+    """Known sites and majorities of equal mean square: the gains of the other input differ.
+
+    Planted, seen to fail: gains that depend on mean squares alone.
+    """
+    network = UNet(replace(TINY, waves=4), inputs=2, waved=(0,)).eval()
+    assert network.waves is not None
+    random = torch.Generator().manual_seed(1)
+    gains = torch.randn((1, 2, 4, 64), generator=random)
+    gains[:, 1] = 0.0
+    network.waves.gains.weight.copy_(gains.flatten(0, 2))
+    plane = torch.cos(2 * math.pi / 16 * torch.arange(16.0)).expand(16, 16)
+    few, many = torch.zeros(16, 16), torch.full((16, 16), 0.25)
+    few[::4, ::4] = 1.0
+    assert few.square().mean() == many.square().mean()
+    seen = [network(torch.stack([plane, other])[None], LAM)[0, 0] for other in (few, many)]
+    assert (seen[0] - seen[1]).abs().max() > 0.05 * seen[0].abs().max()
+
+
+@torch.inference_mode()
 def test_open_edges_do_not_wrap() -> None:
     """What is at one edge is felt at the opposite one on a torus alone."""
     x = torch.zeros((1, 4, 64, 64))

@@ -10,11 +10,12 @@ import pytest
 from skild_phys.errors import BadInput
 from skild_phys.skild.basis import make_basis
 from skild_phys.skild.schedule import (
-    LEAST_TAIL,
+    AGAIN,
+    FINE_STRIDE,
     LOW,
-    MOST_TAIL,
     RESTART,
     STRIDE,
+    TAIL,
     TURN,
     Geometric,
     Linear,
@@ -138,34 +139,38 @@ def test_refinement_starts_past_the_coarse_nyquist_mode() -> None:
 
 
 @pytest.mark.parametrize("start", [1.0, 4.0, 1000.0])
-@pytest.mark.parametrize("steps", [16, 24, 32, 48])
+@pytest.mark.parametrize("steps", [None, 16, 24, 48])
 @pytest.mark.parametrize("restarts", [0, 1, 2])
-def test_a_chain_that_goes_back_up(start: float, steps: int, restarts: int) -> None:
+def test_a_chain_that_goes_back_up(start: float, steps: int | None, restarts: int) -> None:
     """The ends are as asked, the number of calls too, and it rises as often as said."""
     lam = restarting_lambdas(start, 0.1, steps, restarts)
-    assert len(lam) == steps
+    assert steps in (None, len(lam))
     assert (lam[0], lam[-1]) == pytest.approx((start, 0.1))
     rises = np.flatnonzero(np.diff(lam) > 0)
     assert len(rises) == restarts
     if restarts:
         assert lam[rises] == pytest.approx([TURN] * restarts)
         assert lam[rises + 1] == pytest.approx([min(start, RESTART)] * restarts)
-        # It falls to TURN in small steps before it spends calls on the end.
-        first, tail = rises[0] + 1, int((lam <= LOW + 1e-9).sum())
-        assert np.log(lam[0] / lam[1]) <= STRIDE or tail == LEAST_TAIL
-        assert tail <= MOST_TAIL or first == 2
+        assert np.diff(rises) == pytest.approx([AGAIN] * (restarts - 1))
+        assert (lam <= LOW + 1e-9).sum() == TAIL
+    if steps is None:
+        # As few calls as the stride allows.
+        stride, turn = (STRIDE, TURN) if restarts else (FINE_STRIDE, 0.1)
+        first = rises[0] if restarts else len(lam) - 1
+        assert np.log(lam[0] / lam[1]) <= stride + 1e-9
+        assert first == max(1, np.ceil(np.log(start / turn) / stride))
 
 
 def test_restarts_that_cannot_be() -> None:
     with pytest.raises(BadInput, match=r"--restarts: 3 .* 0 to 1 in 8 steps"):
         restarting_lambdas(4.0, 0.1, 8, 3)
-    with pytest.raises(BadInput, match=r"--restarts: 5 .* 0 to 4 in 24 steps"):
-        restarting_lambdas(4.0, 0.1, 24, 5)
+    with pytest.raises(BadInput, match=r"--restarts: 7 .* 0 to 6 in 24 steps"):
+        restarting_lambdas(4.0, 0.1, 24, 7)
     assert (np.diff(restarting_lambdas(4.0, 0.1, 32, 3)) > 0).sum() == 3
     assert len(restarting_lambdas(4.0, 0.1, 10, 1)) == 10
     assert (np.diff(restarting_lambdas(0.25, 0.1, 24, 2)) < 0).all()
     assert restarting_lambdas(0.55, 0.1, 24, 2).max() == pytest.approx(0.55)
-    assert [usual_restarts(None, n, "stochastic") for n in (8, 11, 12, 32)] == [0, 0, 2, 2]
+    assert [usual_restarts(None, n, "stochastic") for n in (8, 10, 11, None)] == [0, 0, 2, 2]
     assert usual_restarts(None, 32, "angle2") == 0
     for restarts, sampler in ((-1, "stochastic"), (2, "ancestral")):
         with pytest.raises(BadInput, match="--restarts"):

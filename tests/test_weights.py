@@ -112,7 +112,7 @@ def test_numbers_that_are_not_finite_are_refused(path: Path) -> None:
 def test_the_shipped_weights_are_whole() -> None:
     weights = load_weights(shipped_weights())
     assert weights.system["model"] == "ising2d"
-    assert weights.training["steps"] == 3_000
+    assert weights.training["steps"] == 2_600
 
 
 def test_foreign_and_inconsistent_files_are_refused(path: Path, tmp_path: Path) -> None:

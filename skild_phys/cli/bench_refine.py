@@ -57,14 +57,14 @@ def command(
     if factor < 2 or side < 2 * factor or side % factor:
         raise BadInput("--L", side, f"a multiple of the factor {factor}")
     weights = load_weights(checkpoint or shipped_weights())
-    spec = RefineSpec() if steps is None else RefineSpec(steps=steps)
+    spec = RefineSpec(steps=steps)
     coarse = critical_coarse(count, side, rule, factor)
     with announced("compiling the kernels (first run only) ..."):
         compile_kernels(coarse, "skild")
         compile_kernels(coarse, "exact", pilot=True)
     with announced("measuring ..."):
         speed = refine_speed(weights, coarse, spec, threads or os.cpu_count() or 1)
-        peaks = peak_memory((512, 1024, 2048), 4, spec.steps) if memory else {}
+        peaks = peak_memory((512, 1024, 2048), 4) if memory else {}
     if as_json:
         click.echo(json.dumps(_plain(speed, rule, factor, peaks)))
     else:

@@ -27,7 +27,7 @@ from skild_phys.files import check_output
 @click.option("--shape", help="LYxLX instead of --L, such as 96x128.")
 @click.option("-n", "n_samples", type=int, help="Lattices.  [default with --truth: all of it]")
 @output_option
-@chain_options(48)
+@chain_options
 @click.option(
     "--truth",
     type=click.Path(path_type=Path),
@@ -42,7 +42,7 @@ def command(
     shape: str | None,
     n_samples: int | None,
     output: Path,
-    steps: int,
+    steps: int | None,
     sampler: str,
     restarts: int | None,
     seed: int,
@@ -80,7 +80,7 @@ def command(
             raise BadInput(option, value, "a whole number of at least 1")
     check_device(device)
     weights = load_weights(checkpoint or shipped_weights())
-    spec = GenerateSpec(steps, sampler, restarts, seed, lambda_start, lambda_end)
+    spec = GenerateSpec(steps, sampler, restarts or 0, seed, lambda_start, lambda_end)
     source = None
     if truth is None:
         if factor is not None:

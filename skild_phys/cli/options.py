@@ -187,11 +187,11 @@ def provenance(*packages: str) -> dict[str, Any]:
     return {"command": command_line(), "versions": versions("numpy", "zarr", *packages)}
 
 
-def chain_options(steps: int) -> Callable[[Function], Function]:
-    """Return the decorator with the options of a chain of `steps` calls and of where it runs."""
+def chain_options(command: Function) -> Function:
+    """Add the options of a chain and of where it runs."""
     options = (
         click.option(
-            "--steps", type=int, default=steps, show_default=True, help="Denoiser calls a lattice."
+            "--steps", type=int, help="Denoiser calls a lattice.  [default: by where it starts]"
         ),
         click.option(
             "--sampler",
@@ -200,7 +200,9 @@ def chain_options(steps: int) -> Callable[[Function], Function]:
             help="stochastic, ancestral (the paper's), angle1 or angle2.",
         ),
         click.option(
-            "--restarts", type=int, help="Times the chain goes back up.  [default: 2; few steps: 0]"
+            "--restarts",
+            type=int,
+            help="Times the chain goes back up.  [default: refine 2, few steps 0; generate 0]",
         ),
         click.option("--lambda-start", type=float, help="Where it starts, in sites squared."),
         click.option("--lambda-end", type=float, help="Where its last network call is."),
@@ -213,10 +215,6 @@ def chain_options(steps: int) -> Callable[[Function], Function]:
         ),
         click.option("--device", default="cpu", show_default=True, help="cpu or cuda."),
     )
-
-    def decorate(command: Function) -> Function:
-        for option in reversed(options):
-            command = option(command)
-        return command
-
-    return decorate
+    for option in reversed(options):
+        command = option(command)
+    return command

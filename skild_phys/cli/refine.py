@@ -86,7 +86,7 @@ def compile_kernels(
     "--rule", help="How an array was coarsened: block_mean, majority, decimate, spectral."
 )
 @click.option("--method", default="skild", show_default=True, help="skild, exact or fill.")
-@chain_options(16)
+@chain_options
 @click.option("--samples-per-input", type=int, default=1, show_default=True)
 @click.option("--polish", type=int, default=0, show_default=True, help="Monte Carlo sweeps after.")
 @click.option("--sweeps", type=int, help="Of method exact.  [default: 20 autocorrelation times]")
@@ -101,7 +101,7 @@ def command(
     output: Path,
     rule: str | None,
     method: str,
-    steps: int,
+    steps: int | None,
     sampler: str,
     restarts: int | None,
     samples_per_input: int,

@@ -31,19 +31,20 @@ class GenerateSpec:
 
     Attributes
     ----------
-    steps : denoiser calls a lattice.
+    steps : denoiser calls a lattice; None for as many as the start asks for
+        (`schedule.restarting_lambdas`).
     sampler : of `samplers.SAMPLERS`.
-    restarts : how often the chain goes back up (`schedule.restarting_lambdas`); None for 2, or
-        0 with few steps or another sampler than `stochastic`.
+    restarts : how often the chain goes back up (`schedule.restarting_lambdas`). Where nothing is
+        known of a lattice it adds an error instead of removing one.
     seed : of all random numbers.
     lambda_start, lambda_end : ends of the chain; None for where no wave is left, or the largest
         lambda the weights have seen (from noise), for that of the factor (from a truth), and for
         `schedule.LAMBDA_END`.
     """
 
-    steps: int = 48
+    steps: int | None = None
     sampler: str = "stochastic"
-    restarts: int | None = None
+    restarts: int = 0
     seed: int = 0
     lambda_start: float | None = None
     lambda_end: float | None = None
@@ -51,10 +52,9 @@ class GenerateSpec:
     def __post_init__(self) -> None:
         make_step(self.sampler)
         for name, low in (("steps", 1), ("seed", 0)):
-            if getattr(self, name) < low:
-                raise BadInput(
-                    f"--{name}", getattr(self, name), f"a whole number of at least {low}"
-                )
+            value = getattr(self, name)
+            if value is not None and value < low:
+                raise BadInput(f"--{name}", value, f"a whole number of at least {low}")
 
 
 def generate_store(
@@ -121,7 +121,7 @@ def generate_store(
         "L": shape[1],
         "method": "generate" if truth is None else "forward_marginal",
         "seed": spec.seed,
-        "steps": spec.steps,
+        "steps": len(lambdas),
         "sampler": spec.sampler,
         "restarts": restarts,
         "lambda_start": start,

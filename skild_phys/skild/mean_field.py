@@ -5,11 +5,16 @@ h = sqrt(abar) X_t / ((1 - abar) P) and K = abar / ((1 - abar) P): an Ising mode
 couplings J = J_prior - K are known up to the prior's. The equations of Thouless, Anderson and
 Palmer (Phil. Mag. 35, 593 (1977)),
 
-    m_i = tanh(h_i + sum_j J_ij m_j - m_i sum_j J_ij^2 (1 - m_j^2)),
+    m_i = tanh(h_i + sum_j J_ij m_j - c m_i sum_j J_ij^2 (1 - m_j^2)),
 
 give the means where X_t holds most spins in place: on critical Ising lattices within 4e-5 nats a
-site below lambda = 0.5. J_prior is learned from the data (`couplings`). Where spins are free to
-move together the network corrects both the start and the field of the iteration.
+site below lambda = 0.5. With c = 1 a spin's reaction on itself goes along pairs alone. By larger
+loops too, which K has at every length, it is R(chi) m_i in place of chi m_i sum_j J_ij^2, where
+chi = <1 - m^2> and R(chi) = L - 1 / chi with L from chi = <1 / (L - J_k)>_k: exact for couplings
+with random eigenvectors (Parisi and Potters, J. Phys. A 28, 5267 (1995); Opper and Winther, Phys.
+Rev. E 64, 056131 (2001)); c is the ratio of the two. J_prior is learned from the data
+(`couplings`). Where spins are free to move together the network corrects both the start and the
+field of the iteration.
 """
 
 from __future__ import annotations
@@ -18,6 +23,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -27,6 +33,12 @@ from skild_phys.skild.process import Process
 
 RATE, MOMENTUM = 0.7, 0.2
 """Of the damped iteration: m += RATE (tanh(l / 2) - m) + MOMENTUM (m - m before)."""
+
+LOOPS, NEAREST, FARTHEST = 12, 0.5, 1e3
+"""Entries of the table of c, and how far its L are from the largest J_k. Nearer than that chi is
+larger than it is where an iteration ends, and c returns to 1."""
+FAINT = 1e-6
+"""Sum of squared couplings up to which c is 1: there is no reaction to speak of."""
 
 ANSWERS = 2
 """Iterations after a part of the spins has been drawn: neighbours hold most of what is left."""
@@ -51,12 +63,23 @@ class Evidence:
     whitened : sqrt(abar) X_t / sqrt(P), scaled to a mean square near 1: the same with all wave
         numbers that are left equally loud, (n, Ly, Lx).
     kernels : DFT of J and of J^2 without their parts at r = 0, (n or 1, 2, *modes).
+    loops : a table of chi, increasing, and of c, (n or 1, 2, LOOPS).
     """
 
     field: Tensor
     wiener: Tensor
     whitened: Tensor
     kernels: Tensor
+    loops: Tensor
+
+
+def _interpolated(table: Tensor, at: Tensor) -> Tensor:
+    """Return the values (n,) at `at` (n,) of a table (n or 1, 2, entries), constant beyond it."""
+    x, y = table.expand(len(at), -1, -1).unbind(dim=1)
+    right = torch.searchsorted(x.contiguous(), at[:, None]).clamp(1, x.shape[1] - 1)
+    (x0, x1), (y0, y1) = ((t.gather(1, right - 1), t.gather(1, right)) for t in (x, y))
+    place = ((at[:, None] - x0) / (x1 - x0)).clamp(0.0, 1.0)
+    return (y0 + place * (y1 - y0))[:, 0]
 
 
 class MeanField:
@@ -92,27 +115,42 @@ class MeanField:
         couplings = couplings - by_site[:, :1, :1]
         by_site[:, 0, 0] = 0.0
         squares = torch.fft.rfft2(by_site**2).real
+        loops = self._loops(couplings, squares[:, 0, 0])
         return Evidence(
             self._real(wiener * gain.float()),
             self._real(wiener),
             self._real(wiener / (p.amplitude * loudness.float())),
             torch.stack([couplings, squares], dim=1).float(),
+            loops.float(),
         )
+
+    def _loops(self, couplings: Tensor, squares: Tensor) -> Tensor:
+        """Return chi and c, (n, 2, LOOPS); `squares` (n,) is sum_j J_ij^2."""
+        top, table = couplings.amax((-2, -1)), []
+        for gap in np.geomspace(FARTHEST, NEAREST, LOOPS - 1):
+            at = top + float(gap)
+            chi = (self.weight / (at[:, None, None] - couplings)).sum((-2, -1)) / self._sites
+            c = torch.where(squares > FAINT, (at - 1.0 / chi) / (chi * squares), 1.0)
+            table.append(torch.stack([chi, c], dim=1))
+        table.append(torch.stack([2.0 * chi, torch.ones_like(chi)], dim=1))
+        return torch.stack(table, dim=2)
 
     def couplings_by_site(self, evidence: Evidence) -> Tensor:
         """Return J (n or 1, Ly, Lx) by the displacement between two sites."""
         return self._real(evidence.kernels[:, 0].to(torch.complex64))
 
     def coupled(self, evidence: Evidence, m: Tensor) -> Tensor:
-        """Return sum_j J_ij m_j - m_i sum_j J_ij^2 (1 - m_j^2), (n, Ly, Lx)."""
+        """Return sum_j J_ij m_j - c m_i sum_j J_ij^2 (1 - m_j^2), (n, Ly, Lx)."""
         pull, unknown = self._parts(evidence, m)
         return pull - m * unknown
 
     def _parts(self, evidence: Evidence, m: Tensor) -> tuple[Tensor, Tensor]:
-        """Return sum_j J_ij m_j, and sum_j J_ij^2 (1 - m_j^2): what is unknown of the others."""
-        both = torch.fft.rfft2(torch.stack([m, 1.0 - m * m], dim=1)) * evidence.kernels
+        """Return sum_j J_ij m_j, and c sum_j J_ij^2 (1 - m_j^2): what is unknown of the others."""
+        left = 1.0 - m * m
+        both = torch.fft.rfft2(torch.stack([m, left], dim=1)) * evidence.kernels
         pull, unknown = self._real(both).unbind(dim=1)
-        return pull, unknown
+        share = _interpolated(evidence.loops, left.detach().mean((-2, -1)))
+        return pull, share[:, None, None] * unknown
 
     def given(
         self, evidence: Evidence, logits: Tensor, known: Tensor, spins: Tensor, means: Means

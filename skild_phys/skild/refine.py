@@ -60,7 +60,8 @@ class RefineSpec:
     ----------
     method : 'skild'; 'exact' (constrained Monte Carlo of the known Hamiltonian, a random fill
         followed by `sweeps` sweeps); 'fill' (each block at random, no model).
-    steps : denoiser calls a lattice.
+    steps : denoiser calls a lattice; None for as many as the start asks for
+        (`schedule.restarting_lambdas`).
     sampler : of `samplers.SAMPLERS`.
     restarts : how often the chain goes back up (`schedule.restarting_lambdas`); None for 2, or
         0 with few steps or another sampler than `stochastic`.
@@ -72,7 +73,7 @@ class RefineSpec:
     """
 
     method: str = "skild"
-    steps: int = 16
+    steps: int | None = None
     sampler: str = "stochastic"
     restarts: int | None = None
     samples_per_input: int = 1
@@ -87,9 +88,10 @@ class RefineSpec:
             raise BadInput("--method", self.method, " or ".join(METHODS))
         least = {"steps": 1, "samples_per_input": 1, "seed": 0, "polish": 0}
         for name, low in least.items():
-            if getattr(self, name) < low:
+            value = getattr(self, name)
+            if value is not None and value < low:
                 option = "--" + name.replace("_", "-")
-                raise BadInput(option, getattr(self, name), f"a whole number of at least {low}")
+                raise BadInput(option, value, f"a whole number of at least {low}")
         make_step(self.sampler)
         if self.sweeps is not None and self.sweeps < 0:
             raise BadInput("--sweeps", self.sweeps, "a whole number of at least 0")
@@ -123,6 +125,14 @@ def check_skild_fits(coarse: CoarseInput) -> None:
         raise BadInput("--method", "skild", accepted)
 
 
+def _lambdas(weights: Weights, coarse: CoarseInput, spec: RefineSpec) -> NDArray[np.float64]:
+    start = spec.lambda_start
+    if start is None:
+        start = starting_lambda(coarse.factor, START_SCALE[coarse.rule])
+    restarts = usual_restarts(spec.restarts, spec.steps, spec.sampler)
+    return weights.lambdas(start, spec.lambda_end, spec.steps, restarts)
+
+
 class SkildMethod:
     """The method `skild` for one coarse input: weights, a constraint and a chain of lambdas."""
 
@@ -148,11 +158,7 @@ class SkildMethod:
             self.operator = BlockMean(coarse.fine_shape, coarse.factor)
         else:
             self.operator = operator(coarse.rule, coarse.fine_shape, coarse.factor)
-        start = spec.lambda_start
-        if start is None:
-            start = starting_lambda(coarse.factor, START_SCALE[coarse.rule])
-        restarts = usual_restarts(spec.restarts, spec.steps, spec.sampler)
-        self.lambdas = weights.lambdas(start, spec.lambda_end, spec.steps, restarts)
+        self.lambdas = _lambdas(weights, coarse, spec)
 
     def _coarse_values(self, raw: Lattices) -> NDArray[np.float64]:
         """Return what the operator should see: means for block sums, scaled signs for majority.
@@ -264,7 +270,7 @@ def refine_store(
     copies, total = spec.samples_per_input, coarse.n * spec.samples_per_input
     fields = weights is not None and spec.method == "skild" and weights.output != "logits"
     name = "field" if fields else "states" if coarse.q else "spins"
-    attrs = _attributes(coarse, spec, weights_sha256, temperature) | (extra_attrs or {})
+    attrs = _attributes(coarse, spec, weights, weights_sha256, temperature) | (extra_attrs or {})
     attrs |= {} if tau is None else {"tau_int": tau}
     scalars, bound = _scalars(coarse, fields), not fields and coarse.rule != "spectral"
     misfits: list[float] = []
@@ -389,6 +395,7 @@ def _one(coarse: CoarseInput, i: int) -> Lattices:
 def _attributes(
     coarse: CoarseInput,
     spec: RefineSpec,
+    weights: Weights | None,
     weights_sha256: str | None,
     temperature: float | None,
 ) -> dict[str, Any]:
@@ -407,8 +414,9 @@ def _attributes(
     }
     if coarse.rule == "majority":
         attrs["tie_seed"] = coarse.tie_seed
-    if spec.method == "skild":
-        attrs |= {"steps": spec.steps, "polish": spec.polish, "weights_sha256": weights_sha256}
+    if spec.method == "skild" and weights is not None:
+        steps = len(_lambdas(weights, coarse, spec))
+        attrs |= {"steps": steps, "polish": spec.polish, "weights_sha256": weights_sha256}
         restarts = usual_restarts(spec.restarts, spec.steps, spec.sampler)
         attrs |= {"sampler": spec.sampler, "restarts": restarts}
         attrs |= {"lambda_start": spec.lambda_start, "lambda_end": spec.lambda_end}

@@ -106,55 +106,54 @@ def chain_lambdas(schedule: Schedule, start: float, end: float, steps: int) -> A
     return lambdas
 
 
-RESTART, TURN = 1.5, 0.5
-"""A restart goes from `TURN` back to `RESTART`: what is wrong above is made good by a few calls."""
-LOW = 0.45
-"""At last a chain goes from `LOW` to its end: the shortest distances, for which the shipped weights
-call no network. From 0.59, one draw by the mean field alone is off by +0.0028(7) in energy from
-single sites by 4; from 0.45 by +0.0017(6)."""
-STRIDE = 0.75
-"""A chain falls to `TURN` in calls no farther apart in log lambda, if there are enough of them."""
-ENOUGH_FOR_RESTARTS, USUAL_RESTARTS = 12, 2
-MOST_AGAIN, LEAST_TAIL, MOST_TAIL = 4, 4, 12
-"""Calls of a restart, and of the end below `LOW`, of however long a chain: what is left of it goes
-where its start is."""
+RESTART, TURN, LOW = 1.5, 0.44, 0.35
+"""A restart goes from `TURN` back to `RESTART`: what is wrong above is made good by a few calls. At
+last a chain goes from `LOW` to its end. The shipped weights call no network from `TURN` down."""
+AGAIN, TAIL = 3, 3
+"""Calls of a restart, and of the end: all others of a chain go where its start is."""
+STRIDE, FINE_STRIDE = 0.75, 0.45
+"""How far apart in log lambda the calls of a usual chain are at most: of one that restarts, as far
+as `TURN`; of one that falls all the way."""
+USUAL_RESTARTS = 2
 
 
-def usual_restarts(restarts: int | None, steps: int, sampler: str) -> int:
+def usual_restarts(restarts: int | None, steps: int | None, sampler: str) -> int:
     """Return `restarts`, or their usual number where it is None; raises BadInput.
 
-    Only the sampler `stochastic` draws what a restart begins with.
+    Only the sampler `stochastic` draws what a restart begins with. None `steps` are enough.
     """
     if restarts is None:
-        enough = sampler == "stochastic" and steps >= ENOUGH_FOR_RESTARTS
-        return USUAL_RESTARTS if enough else 0
+        enough = steps is None or steps >= USUAL_RESTARTS * AGAIN + TAIL + 2
+        return USUAL_RESTARTS if enough and sampler == "stochastic" else 0
     if restarts < 0 or (restarts and sampler != "stochastic"):
         accepted = "a whole number from 0 on" if restarts < 0 else f"0 with sampler {sampler}"
         raise BadInput("--restarts", restarts, accepted)
     return restarts
 
 
-def restarting_lambdas(start: float, end: float, steps: int, restarts: int) -> Array:
+def restarting_lambdas(start: float, end: float, steps: int | None, restarts: int) -> Array:
     """Return `steps` lambdas, equal in log lambda, that go back up `restarts` times.
 
     start -> TURN, RESTART -> TURN and so on; at last LOW -> end. What a lattice becomes at short
     distance given the long ones is drawn anew each time: its distribution comes nearer that of
-    the denoiser's small lambdas, whatever was wrong above (arXiv 2306.14878).
+    the denoiser's small lambdas, whatever was wrong above (arXiv 2306.14878). None `steps` are
+    as many as the strides above ask for.
 
     Raises BadInput if there are too few steps for so many restarts.
     """
     if not restarts or start <= TURN or end >= LOW:
+        if steps is None:
+            steps = 1 + math.ceil(math.log(start / end) / FINE_STRIDE)
         return chain_lambdas(Geometric(end, start), start, end, steps)
-    again = min(max(2, round(0.16 * steps)), MOST_AGAIN)
-    left = steps - restarts * again
-    if restarts < 0 or left < LEAST_TAIL + 2:
-        most = max(0, (steps - LEAST_TAIL - 2) // again)
+    fixed = restarts * AGAIN + TAIL
+    if steps is None:
+        steps = fixed + max(2, 1 + math.ceil(math.log(start / TURN) / STRIDE))
+    if restarts < 0 or steps - fixed < 2:
+        most = max(0, (steps - TAIL - 2) // AGAIN)
         raise BadInput("--restarts", restarts, f"0 to {most} in {steps} steps")
-    wanted = 1 + math.ceil(math.log(start / TURN) / STRIDE)
-    tail = min(max(left - wanted, LEAST_TAIL), MOST_TAIL, left - 2)
-    legs = [np.geomspace(start, TURN, left - tail)]
-    legs += [np.geomspace(min(start, RESTART), TURN, again)] * restarts
-    return np.concatenate([*legs, np.geomspace(LOW, end, tail)])
+    legs = [np.geomspace(start, TURN, steps - fixed)]
+    legs += [np.geomspace(min(start, RESTART), TURN, AGAIN)] * restarts
+    return np.concatenate([*legs, np.geomspace(LOW, end, TAIL)])
 
 
 def effective_resolution(lam: float, side: int, tau: float = 0.1) -> float:
@@ -170,7 +169,7 @@ def lambda_of_resolution(resolution: float, side: int, tau: float = 0.1) -> floa
     return math.log1p(1.0 / tau) * (side / (math.sqrt(2.0) * math.pi * resolution)) ** 2
 
 
-START_SCALE = {"block_mean": 1.0, "spectral": 1.0, "majority": 3.0, "decimate": 4.5}
+START_SCALE = {"block_mean": 1.0, "spectral": 1.0, "majority": 3.0, "decimate": 8.0}
 """How far past the coarse Nyquist mode a chain starts (`starting_lambda`): signs and single
 spins say less about the waves they carry than block means do."""
 

@@ -30,7 +30,7 @@ from skild_phys.skild.reverse import SYMMETRIES
 from skild_phys.skild.schedule import LAMBDA_END, restarting_lambdas
 from skild_phys.skild.spectrum import Spectrum, spectrum_from_record
 
-FORMAT = "skild-phys weights 4"
+FORMAT = "skild-phys weights 5"
 HEADER_KEY = "skild-phys"
 
 
@@ -67,7 +67,7 @@ class Weights:
     symmetries: tuple[str, ...] = SYMMETRIES
 
     def lambdas(
-        self, start: float, end: float | None, steps: int, restarts: int = 0
+        self, start: float, end: float | None, steps: int | None, restarts: int = 0
     ) -> NDArray[np.float64]:
         """Return the lambdas of a chain (`restarting_lambdas`); `end` None is LAMBDA_END.
 
