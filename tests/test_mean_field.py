@@ -245,8 +245,8 @@ def test_the_error_shrinks_with_lambda() -> None:
 
 
 def test_alone_it_ends_near_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    """After ALONE iterations at lambda = 0.59, the largest at which the shipped weights leave
-    critical lattices to it, means are within 0.002 (root mean square) of those after 100.
+    """After ALONE iterations at lambda = 0.59, above the 0.45 up to which the shipped weights
+    leave critical lattices to it, means are within 0.002 (root mean square) of those after 100.
 
     Planted, seen to fail: RATE, MOMENTUM = 0.4, 0.3 (0.0034; chains of which nothing more was known
     were off by +0.003 in energy).

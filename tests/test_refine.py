@@ -26,7 +26,13 @@ from skild_phys.lattice.models import MODELS
 from skild_phys.rng import kernel_state
 from skild_phys.simulate.coarsening import coarsen_store
 from skild_phys.skild.coarse import CoarseInput, open_coarse
-from skild_phys.skild.refine import RefineSpec, build_method, check_weights_fit, refine_store
+from skild_phys.skild.refine import (
+    RefineSpec,
+    SkildMethod,
+    build_method,
+    check_weights_fit,
+    refine_store,
+)
 from skild_phys.skild.streams import Streams
 from skild_phys.store import create_store, open_store
 
@@ -47,6 +53,17 @@ def test_coarsened_again_it_gives_the_input(
     again = coarsen_spins(store.read(0, 3), rule, factor, tie_seed=5)
     assert np.array_equal(again, coarse.read(0, 3))
     assert store.variable("parent").tolist() == [0, 1, 2]
+
+
+def test_a_chain_starts_no_farther_out_than_the_weights_have_seen() -> None:
+    """Single sites by 32 ask for lambda = 2048, the weights end at 1000: enough past 256.
+
+    By 128 (4096) they do not reach. Planted, seen to fail: no such limit.
+    """
+    fine = np.ones((1, 256, 256), dtype=np.int8)
+    assert SkildMethod(WEIGHTS, coarse_input(fine, "decimate", 32), SPEC).lambdas[0] == 1000.0
+    with pytest.raises(BadInput, match="--lambda-start"):
+        SkildMethod(WEIGHTS, coarse_input(fine, "decimate", 128), SPEC)
 
 
 def test_a_sample_depends_on_nothing_but_its_input_and_name(tmp_path: Path) -> None:

@@ -128,7 +128,9 @@ def check_skild_fits(coarse: CoarseInput) -> None:
 def _lambdas(weights: Weights, coarse: CoarseInput, spec: RefineSpec) -> NDArray[np.float64]:
     start = spec.lambda_start
     if start is None:
-        start = starting_lambda(coarse.factor, START_SCALE[coarse.rule])
+        # Farther out than the coarse Nyquist mode asks for only as far as the weights have seen.
+        wanted = starting_lambda(coarse.factor, START_SCALE[coarse.rule])
+        start = max(starting_lambda(coarse.factor), min(wanted, weights.lambda_range[1]))
     restarts = usual_restarts(spec.restarts, spec.steps, spec.sampler)
     return weights.lambdas(start, spec.lambda_end, spec.steps, restarts)
 
