@@ -14,6 +14,7 @@ from scipy.optimize import brentq
 from skild_helpers import NEIGHBOURS, POWER_LAW, critical_lattices, white
 from torch.nn.functional import softplus
 
+from skild_phys.skild import mean_field as module
 from skild_phys.skild.couplings import Couplings
 from skild_phys.skild.denoiser import ALONE, spin_logits
 from skild_phys.skild.draw import MOST
@@ -171,6 +172,31 @@ def test_each_lattice_has_a_lambda_of_its_own() -> None:
     one = model.evidence(xt, lam[:1])
     assert one.kernels.shape[0] == 1
     assert torch.allclose(one.field[0], together.field[0])
+
+
+def test_what_is_remembered_of_a_lambda_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each lambda has its own evidence, the first time and again, and only so many are kept.
+
+    Planted, seen to fail: no clearing; the last lambda's evidence for any.
+    """
+    monkeypatch.setattr(module, "REMEMBERED", 2 * 36)
+    model, xt = mean_field((6, 6), NEIGHBOURS), white(1, (6, 6), 3)
+    for lam in (0.1, 1.0, 8.0, 0.1, 0.1):
+        at = torch.tensor([lam])
+        found, fresh = model.evidence(xt, at), mean_field((6, 6), NEIGHBOURS).evidence(xt, at)
+        assert torch.equal(found.field, fresh.field)
+        assert torch.equal(found.kernels, fresh.kernels)
+        assert len(model._remembered) <= 2
+
+
+def test_evidence_remembered_under_inference_lets_gradients_pass() -> None:
+    """Planted, seen to fail: made under inference mode."""
+    model, xt, lam = mean_field((6, 6), NEIGHBOURS), white(1, (6, 6), 3), torch.tensor([1.0])
+    with torch.inference_mode():
+        model.evidence(xt, lam)
+    m = torch.zeros((1, 6, 6), requires_grad=True)
+    model.coupled(model.evidence(xt, lam), m).square().sum().backward()
+    assert m.grad is not None
 
 
 @pytest.mark.statistical

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 @click.option("--factor", type=int, default=4, show_default=True)
 @click.option("--rule", default="block_mean", show_default=True)
 @click.option("--steps", type=int, help="Denoiser calls a lattice.  [default: as refine]")
-@click.option("-n", "count", type=int, default=5, show_default=True, help="Lattices; the median.")
+@click.option("--restarts", type=int, help="Restarts of a chain.  [default: as refine]")
+@click.option("-n", "count", type=int, default=8, show_default=True, help="Lattices; the median.")
 @click.option("--checkpoint", type=click.Path(path_type=Path), help="Weights.  [default: shipped]")
 @click.option("--memory", is_flag=True, help="Also the peak memory at L = 512, 1024, 2048.")
 @threads_option
@@ -31,6 +32,7 @@ def command(
     factor: int,
     rule: str,
     steps: int | None,
+    restarts: int | None,
     count: int,
     checkpoint: Path | None,
     memory: bool,
@@ -44,6 +46,7 @@ def command(
 
     \b
     skild-phys bench refine --json
+    skild-phys bench refine --steps 9 --restarts 1
     skild-phys bench refine --L 256 --memory
     """
     from skild_phys.cli.refine import compile_kernels
@@ -57,7 +60,7 @@ def command(
     if factor < 2 or side < 2 * factor or side % factor:
         raise BadInput("--L", side, f"a multiple of the factor {factor}")
     weights = load_weights(checkpoint or shipped_weights())
-    spec = RefineSpec(steps=steps)
+    spec = RefineSpec(steps=steps, restarts=restarts)
     coarse = critical_coarse(count, side, rule, factor)
     with announced("compiling the kernels (first run only) ..."):
         compile_kernels(coarse, "skild")

@@ -17,6 +17,7 @@ import math
 from typing import Any
 
 import numpy as np
+import torch
 from llvmlite import ir
 from numba import njit, types
 from numpy.typing import NDArray
@@ -260,9 +261,8 @@ def _blocks(logits, ups, downs, coarse, coins, b, majority, state, means, spins)
 
 def _sides(logits: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Return the probabilities of up and of down of free sites."""
-    odds = np.exp(np.clip(logits, -87.0, 87.0), dtype=np.float32)
-    down = np.reciprocal(1.0 + odds, dtype=np.float32)
-    return odds * down, down
+    odds = torch.from_numpy(logits).clamp(-87.0, 87.0)
+    return odds.sigmoid().numpy(), odds.neg().sigmoid().numpy()
 
 
 def _run_blocks(

@@ -40,6 +40,9 @@ larger than it is where an iteration ends, and c returns to 1."""
 FAINT = 1e-6
 """Sum of squared couplings up to which c is 1: there is no reaction to speak of."""
 
+REMEMBERED = 2**22
+"""Sites times lambdas of which what evidence is made of is kept, 10 bytes each."""
+
 ANSWERS = 2
 """Iterations after a part of the spins has been drawn: neighbours hold most of what is left."""
 
@@ -73,13 +76,23 @@ class Evidence:
     loops: Tensor
 
 
+@dataclass(frozen=True)
+class _AtLambda:
+    """What evidence is made of, whatever X_t is: factors of its modes (n or 1, *modes)."""
+
+    cosine: Tensor
+    gain: Tensor
+    whitening: Tensor
+    kernels: Tensor
+    loops: Tensor
+
+
 def _interpolated(table: Tensor, at: Tensor) -> Tensor:
     """Return the values (n,) at `at` (n,) of a table (n or 1, 2, entries), constant beyond it."""
-    x, y = table.expand(len(at), -1, -1).unbind(dim=1)
-    right = torch.searchsorted(x.contiguous(), at[:, None]).clamp(1, x.shape[1] - 1)
-    (x0, x1), (y0, y1) = ((t.gather(1, right - 1), t.gather(1, right)) for t in (x, y))
-    place = ((at[:, None] - x0) / (x1 - x0)).clamp(0.0, 1.0)
-    return (y0 + place * (y1 - y0))[:, 0]
+    x, y = table.unbind(dim=1)
+    width = x.diff()
+    along = (at[:, None] - x[:, :-1]).clamp(min=0.0).minimum(width)
+    return y[:, 0] + (along * (y.diff() / width)).sum(dim=1)
 
 
 class MeanField:
@@ -97,6 +110,7 @@ class MeanField:
         self.prior = torch.as_tensor(couplings.transfer(process.shape), device=device)
         self.weight = torch.as_tensor(process.basis.weight, device=device)
         self._sites = float(math.prod(process.shape))
+        self._remembered: dict[float, _AtLambda] = {}
 
     def _real(self, modes: Tensor) -> Tensor:
         out: Tensor = torch.fft.irfft2(modes, s=self.shape)
@@ -104,11 +118,34 @@ class MeanField:
 
     def evidence(self, xt: Tensor, lam: Tensor) -> Evidence:
         """Return what fields `xt` (n, Ly, Lx) at `lam` (n,), or (1,) for all, say of the spins."""
-        p, at = self.process, lam.double()[:, None, None]
+        at = self._recalled(lam) if len(lam) == 1 else self._at(lam.double())
+        wiener = torch.fft.rfft2(xt) * at.cosine
+        return Evidence(
+            self._real(wiener * at.gain),
+            self._real(wiener),
+            self._real(wiener * at.whitening),
+            at.kernels,
+            at.loops,
+        )
+
+    def _recalled(self, lam: Tensor) -> _AtLambda:
+        """Return `_at` of one lambda: the lambdas of a chain are those of the next."""
+        one = float(lam)
+        found = self._remembered.get(one)
+        if found is None:
+            # Under inference mode tensors would be made that no gradient may ever pass.
+            with torch.inference_mode(False), torch.no_grad():
+                at = torch.tensor([one], dtype=torch.float64, device=self.prior.device)
+                found = self._at(at)
+            if (len(self._remembered) + 1) * self._sites > REMEMBERED:
+                self._remembered.clear()
+            self._remembered[one] = found
+        return found
+
+    def _at(self, lam: Tensor) -> _AtLambda:
+        p, at = self.process, lam[:, None, None]
         abar = torch.exp(-p.kappa2 * at)
         gain = 1.0 / (-torch.expm1(-p.kappa2 * at) * p.power)
-        modes = torch.fft.rfft2(xt)
-        wiener = modes * abar.sqrt().float()
         loudness = ((abar * self.weight).sum((-2, -1), keepdim=True) / self._sites).sqrt()
         couplings = self.prior - abar * gain
         by_site = self._real(couplings.to(torch.complex128))
@@ -116,10 +153,10 @@ class MeanField:
         by_site[:, 0, 0] = 0.0
         squares = torch.fft.rfft2(by_site**2).real
         loops = self._loops(couplings, squares[:, 0, 0])
-        return Evidence(
-            self._real(wiener * gain.float()),
-            self._real(wiener),
-            self._real(wiener / (p.amplitude * loudness.float())),
+        return _AtLambda(
+            abar.sqrt().float(),
+            gain.float(),
+            1.0 / (p.amplitude * loudness.float()),
             torch.stack([couplings, squares], dim=1).float(),
             loops.float(),
         )
