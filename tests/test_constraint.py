@@ -293,24 +293,30 @@ def test_a_draw_comes_near_the_kept_modes() -> None:
 DRAWS = 6000
 
 
+def rounded_up(mean: float) -> float:
+    """Return the probability that a mean number of ups is rounded up."""
+    return float(np.clip(0.5 + (mean % 1 - 0.5) / 0.4, 0.0, 1.0))
+
+
 @pytest.mark.statistical
 @pytest.mark.parametrize("b", [2, 3, 4])
-def test_rounded_sums_are_the_nearest_and_unbiased(b: int) -> None:
-    """H0: a block's sum is its mean rounded down or up, with the probability that keeps it.
+def test_rounded_sums_are_the_nearest_or_by_chance_near_the_middle(b: int) -> None:
+    """H0: a block's sum is its mean rounded down or up, with the probability that is told.
 
-    abs(z) < 4.5 for the number of those rounded up, 10 blocks a case: 7e-5. Planted, seen to
-    fail: rounding to the nearest.
+    abs(z) < 4.5 for the number of those rounded up, 20 blocks a case: 1.4e-4. Planted, seen to
+    fail: rounding to the nearest; rounding that keeps the mean.
     """
-    n, random = b * b, np.random.default_rng(b)
-    for seed, block in enumerate(random.normal(0, 1.5, (10, b, b))):
+    n, random, mixed = b * b, np.random.default_rng(b), 0
+    for seed, block in enumerate(random.normal(0, 1.5, (20, b, b))):
         logits = np.tile(block.astype(np.float32), (1, DRAWS))
         ups = (rounded_sums(logits, b, kernel_state(seed))[0] + n) // 2
         mean = float((1.0 / (1.0 + np.exp(-block.astype(np.float32).astype(float)))).sum())
-        low, share = int(np.floor(mean)), mean - np.floor(mean)
+        low, share = int(np.floor(mean)), rounded_up(mean)
         assert set(np.unique(ups)) <= {low, low + 1}
+        mixed += 0.0 < share < 1.0
         error = np.sqrt(DRAWS * share * (1.0 - share))
-        assert abs((ups == low + 1).sum() - DRAWS * share) < 4.5 * error
-        assert abs(DRAWS * round(share) - DRAWS * share) > 4.5 * error or abs(share - 0.5) > 0.49
+        assert abs((ups == low + 1).sum() - DRAWS * share) <= 4.5 * error
+    assert 3 < mixed < 17
 
 
 @pytest.mark.statistical
@@ -323,8 +329,8 @@ def test_rounded_draws_know_which_sites_are_likely() -> None:
     logits, state = np.tile(block, (1, DRAWS)), kernel_state(2)
     drawn = draw_spins(logits, "block_mean", rounded_sums(logits, 3, state), 3, None, state)
     mean = float((1.0 / (1.0 + np.exp(-block.astype(float)))).sum())
-    weight = np.zeros(10)
-    for ups, share in ((int(mean), 1 - mean % 1), (int(mean) + 1, mean % 1)):
+    weight, up = np.zeros(10), rounded_up(mean)
+    for ups, share in ((int(mean), 1 - up), (int(mean) + 1, up)):
         states = np.array(list(itertools.product((-1, 1), repeat=9)))
         p = np.exp((states * block.ravel() / 2).sum(1)) * (states.sum(1) == 2 * ups - 9)
         weight[ups] = share / p.sum()

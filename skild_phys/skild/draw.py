@@ -32,6 +32,11 @@ RARE = 1e-30
 """Probability of what a block must hold below which its logits are shifted: what matters in it may
 be less than float32 holds."""
 
+BY_CHANCE = 0.2
+"""How far from the middle between two whole numbers of ups a block's number is rounded by chance.
+At 0.5 a block's sum is right on average, and the noise of rounding makes lattices refined by 4 from
+kept modes too disordered, by 0.017 in energy; at 0 it is least, and they are too ordered at short
+distance, by 0.006 in G4c at r = 2 (64 tuning lattices)."""
 
 _FLOATS = ir.VectorType(ir.DoubleType(), LANES)
 
@@ -336,8 +341,8 @@ def rounded_sums(
 ) -> NDArray[np.int64]:
     """Return a sum for each factor x factor block of independent sites that hardly fluctuates.
 
-    It is the mean, rounded up or down by chance to one that spins can have: its mean is as without,
-    its variance the least there can be.
+    It is the mean, rounded to the nearest that spins can have, or, where the mean is within
+    BY_CHANCE of the middle between two, to either: with a probability that goes from 0 to 1 there.
 
     Parameters
     ----------
@@ -361,7 +366,7 @@ def _rounded_sums(ups, n, state, sums):  # type: ignore[no-untyped-def]
     for by in range(sums.shape[0]):
         for bx in range(sums.shape[1]):
             whole = math.floor(ups[by, bx])
-            if uniform(state) < ups[by, bx] - whole:
+            if uniform(state) < 0.5 + 0.5 * (ups[by, bx] - whole - 0.5) / BY_CHANCE:
                 whole += 1
             sums[by, bx] = 2 * whole - n
 

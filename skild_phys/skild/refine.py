@@ -43,7 +43,7 @@ from skild_phys.skild.oracle import (
 )
 from skild_phys.skild.produce import produce
 from skild_phys.skild.samplers import make_step
-from skild_phys.skild.schedule import START_SCALE, starting_lambda, usual_restarts
+from skild_phys.skild.schedule import SPECTRAL_END, START_SCALE, starting_lambda, usual_restarts
 from skild_phys.skild.streams import Streams, white_noise
 from skild_phys.skild.weights import Weights
 
@@ -131,8 +131,11 @@ def _lambdas(weights: Weights, coarse: CoarseInput, spec: RefineSpec) -> NDArray
         # Farther out than the coarse Nyquist mode asks for only as far as the weights have seen.
         wanted = starting_lambda(coarse.factor, START_SCALE[coarse.rule])
         start = max(starting_lambda(coarse.factor), min(wanted, weights.lambda_range[1]))
+    end = spec.lambda_end
+    if end is None and coarse.rule == "spectral" and weights.output == "logits":
+        end = max(SPECTRAL_END, weights.lambda_range[0])
     restarts = usual_restarts(spec.restarts, spec.steps, spec.sampler)
-    return weights.lambdas(start, spec.lambda_end, spec.steps, restarts)
+    return weights.lambdas(start, end, spec.steps, restarts)
 
 
 class SkildMethod:
