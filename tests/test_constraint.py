@@ -295,7 +295,7 @@ DRAWS = 6000
 
 def rounded_up(mean: float) -> float:
     """Return the probability that a mean number of ups is rounded up."""
-    return float(np.clip(0.5 + (mean % 1 - 0.5) / 0.4, 0.0, 1.0))
+    return float(np.clip(0.5 + (mean % 1 - 0.5) / 0.5, 0.0, 1.0))
 
 
 @pytest.mark.statistical
