@@ -10,12 +10,12 @@ average, and the band in the table is where all 8 counts of a case lie together 
 """
 
 # %% What is run
-import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from commands import skild_phys
 
 from skild_phys.lattice.models import MODELS
 from skild_phys.measure.correlations import four_point_terms
@@ -26,13 +26,6 @@ N = int(sys.argv[2]) if len(sys.argv) > 2 else 500
 CSV = Path(__file__).with_suffix(".csv")
 SIDE, COPIES, BINS, SEED = 64, 63, 8, 20261201
 CASES = (("block_mean", 4), ("majority", 4), ("decimate", 4), ("block_mean", 8))
-
-
-def skild_phys(*words: object) -> None:
-    """Run a command of the package."""
-    command = [sys.executable, "-c", "from skild_phys.cli import run; run()", *map(str, words)]
-    print("skild-phys", *words, flush=True)
-    subprocess.run(command, check=True)
 
 
 # %% Quantities of one lattice

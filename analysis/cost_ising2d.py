@@ -8,26 +8,17 @@ of 3x3 pattern frequencies, beside those of the energy and of G4c at r = 1 and 2
 """
 
 # %% What is run
-import json
-import subprocess
 import sys
 from pathlib import Path
 
 import pandas as pd
+from commands import kept, skild_phys
 
 FOLDER = Path(sys.argv[1] if len(sys.argv) > 1 else "runs/cost")
 N = int(sys.argv[2]) if len(sys.argv) > 2 else 64
 CSV = Path(__file__).with_suffix(".csv")
 SEED = 20270105
 STEPS, SWEEPS = (4, 6, 8, 11, 13, 16, 20, 28), (1, 2, 4, 8, 16, 32, 64, 128, 256)
-
-
-def skild_phys(*words: object) -> dict:
-    """Run a command of the package and return what it prints as JSON."""
-    command = [sys.executable, "-c", "from skild_phys.cli import run; run()", *map(str, words)]
-    print("skild-phys", *words, flush=True)
-    done = subprocess.run([*command, "--json"], check=True, stdout=subprocess.PIPE, text=True)
-    return json.loads(done.stdout)
 
 
 # %% Refinements
@@ -43,12 +34,9 @@ for factor in (2, 4, 8, 16):
     stores, cost = [], {}
     for method, option, value in settings:
         store = FOLDER / f"{method}{value}-{factor}x.zarr"
-        made = store.with_suffix(".json")
-        if not made.exists():
-            answer = skild_phys("refine", coarse, "--method", method, option, value,
-                                "--threads", 1, "-o", store)  # fmt: skip
-            made.write_text(json.dumps(answer))
-        cost[store.stem] = (method, value, json.loads(made.read_text())["seconds_per_lattice"])
+        words = ("refine", coarse, "--method", method, option, value, "--threads", 1, "-o", store)
+        seconds = kept(store.with_suffix(".json"), skild_phys, *words)["seconds_per_lattice"]
+        cost[store.stem] = (method, value, seconds)
         stores.append(store)
     report = FOLDER / f"report{factor}"
     skild_phys("compare", truth, *stores, "--coarse", coarse, "-o", report, "--overwrite")

@@ -14,12 +14,11 @@ the other factors a sixteenth, and other sizes as many sites as an eighth.
 """
 
 # %% What is run
-import json
-import subprocess
 import sys
 from pathlib import Path
 
 import pandas as pd
+from commands import kept, skild_phys
 
 FOLDER = Path(sys.argv[1] if len(sys.argv) > 1 else "runs/refinement")
 MANY = int(sys.argv[2]) if len(sys.argv) > 2 else 2000
@@ -36,21 +35,6 @@ KEPT = ("connected_four_point", "energy", "abs_magnetization", "binder_cumulant"
         "patterns_kl", "site_agreement", "coarse_agreement")  # fmt: skip
 
 
-def skild_phys(*words: object) -> dict:
-    """Run a command of the package and return what it prints as JSON."""
-    command = [sys.executable, "-c", "from skild_phys.cli import run; run()", *map(str, words)]
-    print("skild-phys", *words, flush=True)
-    done = subprocess.run([*command, "--json"], check=True, stdout=subprocess.PIPE, text=True)
-    return json.loads(done.stdout)
-
-
-def kept(path: Path, *words: object) -> dict:
-    """Like `skild_phys`, but a result that lies at `path` already is read instead."""
-    if not path.exists():
-        path.write_text(json.dumps(skild_phys(*words)))
-    return json.loads(path.read_text())
-
-
 # %% Truths, refinements and comparisons
 FOLDER.mkdir(parents=True, exist_ok=True)
 rows = []
@@ -62,8 +46,8 @@ for side, rule, factor, n in CASES:
     made, sweeps, stores, extra = {}, {"fill": 0}, [], []
     if rule == "marginal":
         store = FOLDER / f"skild-{name}.zarr"
-        made["skild"] = kept(store.with_suffix(".json"), "generate", "--truth", truth, "--factor",
-                             factor, "-o", store)  # fmt: skip
+        words = ("generate", "--truth", truth, "--factor", factor, "-o", store)
+        made["skild"] = kept(store.with_suffix(".json"), skild_phys, *words)
         stores.append(store)
     else:
         coarse = FOLDER / f"coarse-{name}.zarr"
@@ -72,7 +56,7 @@ for side, rule, factor, n in CASES:
         for method in ("skild",) if rule == "spectral" else ("skild", "fill", "exact"):
             store = FOLDER / f"{method}-{name}.zarr"
             words = ("refine", coarse, "-o", store, "--method", method)
-            made[method] = kept(store.with_suffix(".json"), *words)
+            made[method] = kept(store.with_suffix(".json"), skild_phys, *words)
             sweeps.setdefault(method, made[method].get("sweeps"))
             stores.append(store)
     report = FOLDER / f"report-{name}"

@@ -7,7 +7,7 @@ time of training steps, under AdamW with a rate that is constant and then falls 
 thread.
 
 - skild: this package's, trained as ever on a mixture of tasks (coarse lattices by three rules and
-  factors of 2, 4 and 8, and none), 16 denoiser calls.
+  factors of 2, 4 and 8, and none), as many denoiser calls as the default.
 - sr3: conditional diffusion with white noise (Saharia et al., arXiv 2104.07636), trained on this
   task alone: the network sees x_t and the block means, each repeated over its block, and predicts
   the noise. sqrt(abar) = cos(pi t / 2), abar from 1 - 1e-4 to 1e-4, t uniform both in training
@@ -30,9 +30,7 @@ interrupted run goes on where it stopped.
 
 # %% What is run
 import copy
-import json
 import math
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -42,6 +40,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from commands import kept, skild_phys
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from skild_phys.lattice.coarsen import BlockMean, coarsen_spins
@@ -76,22 +75,6 @@ SYSTEM = {"model": "ising2d", "temperature": ISING.critical_temperature, "side":
 FIXED = ("flip", "turn", "sign")
 """Symmetries that keep blocks and edges where they are: those of sr3 and skild_paper."""
 CPU = torch.device("cpu")
-
-
-def skild_phys(*words: object) -> dict:
-    """Run a command of the package and return what it prints as JSON."""
-    command = [sys.executable, "-c", "from skild_phys.cli import run; run()", *map(str, words)]
-    print("skild-phys", *words, flush=True)
-    done = subprocess.run([*command, "--json"], check=True, stdout=subprocess.PIPE, text=True)
-    return json.loads(done.stdout)
-
-
-def kept(path: Path, make: Callable[[], dict]) -> dict:
-    """Return what `make` returned when it was first called for `path`, kept there as JSON."""
-    if not path.exists():
-        made = make()
-        path.write_text(json.dumps(made))
-    return json.loads(path.read_text())
 
 
 # %% Trained models, beside the package's own Trainer
@@ -288,10 +271,7 @@ save_weights(FOLDER / "skild.safetensors", skild.weights(SYSTEM))
 checkpoint = ("--checkpoint", FOLDER / "skild.safetensors")
 for name, words in {"skild": checkpoint, "fill": (), "exact": ()}.items():
     words = ("refine", coarse_path, "--method", name, *words, "--threads", THREADS)
-    made = kept(
-        FOLDER / f"{name}.json",
-        lambda words=words, name=name: skild_phys(*words, "-o", FOLDER / f"{name}.zarr"),
-    )
+    made = kept(FOLDER / f"{name}.json", skild_phys, *words, "-o", FOLDER / f"{name}.zarr")
     calls = int(open_store(FOLDER / f"{name}.zarr").attrs.get("steps", 0))
     own = {"trainer": skild, "calls": calls} if name == "skild" else {}
     note(name, made["seconds_per_lattice"], **own)
