@@ -38,7 +38,8 @@ with mpl.rc_context(STYLE):
             marker=MARKERS[i % len(MARKERS)], label=label, **style,
         )  # fmt: skip
     left.set(xscale="log", yscale="log", xlabel="$r$", ylabel=r"$|\Delta G_{4c}(r)|$", ylim=3e-4)
-    left.set_title("block means by 4, 8 minutes of training")
+    minutes = RIVALS.loc[RIVALS["model"] == "skild", "training_minutes"].iloc[0]
+    left.set_title(f"block means by 4, {minutes:.0f} minutes of training")
     left.legend(fontsize=7.0)
     for i, (factor, table) in enumerate(COST.groupby("factor")):
         for method, filled in (("skild", "full"), ("exact", "none")):
