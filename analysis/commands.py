@@ -16,8 +16,13 @@ def skild_phys(*words: object) -> dict:
 
 
 def kept(path: Path, make: Callable[..., dict], *words: object) -> dict:
-    """Return what `make(*words)` returned when it was first called for `path`, kept as JSON."""
+    """Return what `make(*words)` returned when it was first called for `path`, kept as JSON.
+
+    What `path` was made by is not compared: a folder is of one study with one set of weights.
+    """
     if not path.exists():
         made = make(*words)
-        path.write_text(json.dumps(made))
+        part = path.with_name(path.name + ".part")
+        part.write_text(json.dumps(made))
+        part.replace(path)
     return json.loads(path.read_text())

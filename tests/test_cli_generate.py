@@ -82,6 +82,8 @@ def test_the_papers_protocol_is_paired_with_its_truth(
         (("--truth", "fine"), "--factor"),
         (("--truth", "fine", "--factor", 4, "-n", 6), "-n: 6"),
         (("--truth", "fine", "--factor", 4, "--L", 16), "--L: 16"),
+        (("--truth", "fine", "--factor", -3, "--lambda-start", 4.0), "--factor: -3"),
+        (("--truth", "hot", "--factor", 4), "hot.zarr: is at T = 2.5"),
     ],
 )
 def test_bad_input_takes_one_line(
@@ -93,7 +95,10 @@ def test_bad_input_takes_one_line(
     named: str,
 ) -> None:
     capsys.readouterr()
-    words = tuple(fine if word == "fine" else word for word in words)
+    hot = tmp_path / "hot.zarr"
+    if "hot" in words:
+        assert skild_phys("simulate", "--L", 16, "--T", 2.5, "-n", 2, "-o", hot) == 0
+    words = tuple({"fine": fine, "hot": hot}.get(str(word), word) for word in words)
     assert skild_phys("generate", *words, "--checkpoint", weights, "-o", tmp_path / "o") == 2
     lines = capsys.readouterr().err.strip().splitlines()
     assert lines[-1].startswith("error: ")

@@ -111,6 +111,10 @@ BAD = [
     (["--threads", "0"], "--threads"),
     (["--chunk", "0"], "--chunk"),
     (["--sweeps", "-3", "--method", "exact"], "--sweeps"),
+    (["--sweeps", "3"], "--sweeps"),
+    (["--method", "exact", "--steps", "3"], "--steps"),
+    (["--method", "exact", "--checkpoint", "w.safetensors"], "--checkpoint"),
+    (["--lambda-start", "0.4", "--lambda-end", "0.1", "--restarts", "1"], "--restarts"),
     (["--T", "banana", "--method", "exact"], "--T"),
     (["--T", "-1", "--method", "exact"], "--T"),
     (["--lambda-start", "1e9"], "--lambda-start"),
@@ -125,7 +129,7 @@ def test_bad_input_is_one_line_and_leaves_no_output(
     folder: Path, call: Callable[..., Answer], words: list[str], named: str
 ) -> None:
     base = ["refine", folder / "c.zarr", "-o", folder / "r.zarr"]
-    if "--checkpoint" not in words:
+    if not {"--checkpoint", "exact"} & set(words):
         base += ["--checkpoint", folder / "w.safetensors"]
     code, out, err = call(*base, *words)
     assert code == 2

@@ -356,3 +356,48 @@ def test_skild_refuses_other_models(
         assert err.startswith("error: --method: 'skild'")
         assert held in err
     assert not (tmp_path / "r.zarr").exists()
+
+
+def test_the_misfit_of_fields_on_block_sums_is_rounding(tmp_path: Path) -> None:
+    """Sums are kept, A x are means. Planted, seen to fail: one compared with the other."""
+    coarse = coarse_input(critical_lattices(2, 16), "block_mean", 4)
+    result = refine_store(coarse, tmp_path / "r", SPEC, tiny_weights("v"))
+    assert result["misfit"] < 1e-5
+
+
+def test_what_no_monte_carlo_can_polish_is_refused(tmp_path: Path) -> None:
+    fine = critical_lattices(2, 16)
+    for weights, rule in ((tiny_weights("v"), "block_mean"), (WEIGHTS, "spectral")):
+        coarse = coarse_input(fine, rule, 4)
+        with pytest.raises(BadInput, match="--polish: 1"):
+            refine_store(coarse, tmp_path / "r", replace(SPEC, polish=1), weights, temperature=TC)
+    assert not (tmp_path / "r").exists()
+
+
+def test_a_store_of_fields_is_no_coarse_lattice_of_spins(tmp_path: Path) -> None:
+    field = np.random.default_rng(1).normal(size=(2, 4, 4)).astype(np.float32)
+    options = {"field": "field", "n_samples": 2, "shape": (4, 4), "chunk": 2, "attrs": {}}
+    with create_store(tmp_path / "f.zarr", **options, variables=()) as writer:  # type: ignore[arg-type]
+        writer.commit({"field": field})
+    for rule in ("decimate", "majority"):
+        with pytest.raises(StoreError, match="holds fields"):
+            open_coarse(tmp_path / "f.zarr", 2, rule)
+        assert open_coarse(tmp_path / "f.zarr", 2, rule, spins=False).n == 2
+
+
+def test_an_output_is_not_gone_on_with_in_other_arithmetic_or_on_another_chain(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Planted, seen to fail: neither kept; the ends of a chain kept only if they were given."""
+    coarse = coarse_input(critical_lattices(1, 16), "block_mean", 4)
+    refine_store(coarse, tmp_path / "r", SPEC, WEIGHTS)
+    kept = open_store(tmp_path / "r").attrs
+    assert (kept["steps"], kept["restarts"], kept["lambda_start"]) == (3, 0, 4.0)
+    assert (kept["lambda_end"], kept["arithmetic"].split()[0]) == (0.1, "cpu")
+    monkeypatch.setattr("skild_phys.skild.refine.arithmetic", lambda device: "cuda bfloat16")
+    with pytest.raises(BadInput, match="arithmetic"):
+        refine_store(coarse, tmp_path / "r", SPEC, WEIGHTS)
+    monkeypatch.undo()
+    monkeypatch.setattr("skild_phys.skild.weights.LAMBDA_END", 0.2)
+    with pytest.raises(BadInput, match="lambda_end"):
+        refine_store(coarse, tmp_path / "r", SPEC, WEIGHTS)

@@ -18,6 +18,7 @@ from skild_phys.lattice.exact import kaufman_energy, kaufman_specific_heat
 from skild_phys.lattice.models import MODELS
 from skild_phys.skild.config import TrainConfig, read_config
 from skild_phys.skild.constraint import Blocks
+from skild_phys.skild.reverse import SYMMETRIES
 from skild_phys.skild.schedule import START_SCALE, starting_lambda
 from skild_phys.skild.source import ArrayLattices, SimulationSource, Source, StoreSource
 from skild_phys.skild.spectrum import PowerLaw
@@ -26,6 +27,7 @@ from skild_phys.skild.train import (
     REACH,
     Known,
     Trainer,
+    averaged,
     learning_rate,
     measure,
     read_checkpoint,
@@ -64,7 +66,8 @@ def test_stopped_and_resumed_ends_in_the_same_bytes(
     tmp_path: Path, output: str, basis: str
 ) -> None:
     torch.set_num_threads(1)
-    config = replace(CONFIG, output=output, basis=basis)
+    symmetries = tuple(s for s in SYMMETRIES if basis == "dft" or s != "shift")
+    config = replace(CONFIG, output=output, basis=basis, symmetries=symmetries)
     whole = weights_after(Trainer(config, source()), tmp_path / "whole")
     first = Trainer(config, source())
     with pytest.raises(Interrupted, match="step 7"):
@@ -73,6 +76,33 @@ def test_stopped_and_resumed_ends_in_the_same_bytes(
     assert second.step == 7
     parts = weights_after(second, tmp_path / "part")
     assert all(torch.equal(whole[k], parts[k]) for k in whole)
+
+
+def test_a_run_that_saves_every_step_can_be_stopped(tmp_path: Path) -> None:
+    trainer = Trainer(replace(CONFIG, save_every=1), source())
+    with pytest.raises(Interrupted, match="step 2"):
+        train(trainer, tmp_path / "c", stop=lambda: trainer.step == 2)
+
+
+def test_a_short_run_is_not_averaged_with_the_weights_it_began_with() -> None:
+    """Weights 0 at the first step, 1 from then on. Planted, seen to fail: one decay throughout."""
+    weight = torch.nn.Linear(1, 1, bias=False).requires_grad_(False)
+    average = averaged(weight, 0.999)
+    for step in range(30):
+        weight.weight.fill_(float(step > 0))
+        average.update_parameters(weight)
+    assert float(average.module.weight) > 0.99
+    average.n_averaged.fill_(10**6)
+    weight.weight.fill_(0.0)
+    average.update_parameters(weight)
+    assert float(average.module.weight) == pytest.approx(0.999, rel=0.01)
+
+
+def test_some_of_every_batch_know_nothing() -> None:
+    x0 = torch.from_numpy(critical_lattices(2, 16)).float()
+    config = replace(CONFIG, batch=2, coarse_share=0.9)
+    known = Trainer(config, source(config))._known(x0)
+    assert known.n_free == 1
 
 
 def test_waves_can_be_trained_alone(tmp_path: Path) -> None:
@@ -212,6 +242,9 @@ def test_what_is_measured_goes_into_the_weights(tmp_path: Path) -> None:
     assert spins.couplings.offsets == ((0, 1), (1, 0))
     assert (spins.network_from, spins.symmetries) == (0.4, CONFIG.symmetries)
     assert spins.lambda_range == (0.0, 1000.0)
+    # A network for fields is called at every lambda: what it has not seen it does not know.
+    other = Trainer(replace(CONFIG, output="v", network_from=0.4), source()).weights({})
+    assert other.lambda_range == (0.06, 1000.0)
     changes = {"output": "eps", "basis": "dct", "spectrum": "power_law", "symmetries": ("flip",)}
     fields = Trainer(replace(CONFIG, **changes), source()).weights({})  # type: ignore[arg-type]
     assert isinstance(fields.spectrum, PowerLaw)
@@ -346,6 +379,8 @@ def test_arrays_are_checked_and_told_apart(tmp_path: Path) -> None:
         ('output = "magic"', "output: 'magic'"),
         ('basis = "fft"', "basis: 'fft'"),
         ('basis = "dct"', "basis: 'dct'"),
+        ('output = "v"\nbasis = "dct"', "symmetries without 'shift'"),
+        ("preset = ['ising2d']", "--preset: "),
         ('spectrum = "round"', "spectrum: 'round'"),
         ('symmetries = ["shift", "mirror"]', "symmetries: 'mirror'"),
         ("symmetries = [1]", "symmetries"),

@@ -57,7 +57,9 @@ def command(
     for option, value in (("-n", count), ("--threads", threads)):
         if value is not None and value < 1:
             raise BadInput(option, value, "a whole number of at least 1")
-    if factor < 2 or side < 2 * factor or side % factor:
+    if factor < 2:
+        raise BadInput("--factor", factor, "a whole number of at least 2")
+    if side < 2 * factor or side % factor:
         raise BadInput("--L", side, f"a multiple of the factor {factor}")
     weights = load_weights(checkpoint or shipped_weights())
     spec = RefineSpec(steps=steps, restarts=restarts)

@@ -57,7 +57,7 @@ def command(
     overwrite: bool,
     as_json: bool,
 ) -> None:
-    """Generate lattices with the weights that `refine` uses: the same chain from another start.
+    """Generate lattices with the weights that `refine` uses: its process from another start.
 
     From noise a chain starts where no wave is left, or at the largest lambda that the weights
     have seen (the shipped ones: 4000, noise up to L = 128; larger lattices begin with their
@@ -72,6 +72,7 @@ def command(
     skild-phys generate --truth fine.zarr --factor 4 -o marginal.zarr
     """
     from skild_phys.skild.generate import GenerateSpec, generate_store
+    from skild_phys.skild.refine import check_weights_fit
     from skild_phys.skild.weights import load_weights, shipped_weights, weights_sha256
     from skild_phys.store import open_store
 
@@ -90,12 +91,13 @@ def command(
     else:
         if side is not None or shape is not None:
             raise BadInput("--L", side or shape, "no size with --truth, whose size it is")
-        if lambda_start is None and (factor is None or factor < 2):
+        if (factor is None and lambda_start is None) or (factor is not None and factor < 2):
             raise BadInput("--factor", factor, "a whole number of at least 2 with --truth")
         source = open_store(truth)
         wanted = "spins" if weights.output == "logits" else "field"
         if len(source.shape) != 2 or source.field != wanted:
             raise BadInput("--truth", str(truth), f"a store of 2D {wanted}")
+        check_weights_fit(weights, source.attrs, truth)
         sides = (source.shape[0], source.shape[1])
         if n_samples is not None and n_samples > source.n_samples:
             raise BadInput("-n", n_samples, f"at most {source.n_samples}, what {truth} holds")

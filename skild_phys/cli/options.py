@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 Function = Callable[..., Any]
 
-_UNRECORDED = {"threads", "as_json", "overwrite", "quiet", "device"}
+_UNRECORDED = {"threads", "as_json", "overwrite", "quiet"}
 """Options that change no number, so that equal runs give equal stores."""
 
 output_option = click.option(
@@ -51,7 +51,10 @@ LINE_SECONDS = 30.0
 
 @contextlib.contextmanager
 def progress_bar(title: str, total: int, done: int = 0) -> Iterator[Advance]:
-    """Show progress on stderr, with rate and time left: a bar, or lines now and then in a log."""
+    """Show progress on stderr, with rate and time left: a bar, or lines now and then in a log.
+
+    Rates begin at the first call, which may tell of what an earlier run had done.
+    """
     from rich.console import Console
 
     console = Console(stderr=True)
@@ -74,9 +77,15 @@ def _bar(console: Console, title: str, total: int, done: int) -> Iterator[Advanc
     )
     with Progress(*columns, console=console) as bar:
         task = bar.add_task(title, total=total, completed=done, note="", rate="")
+        called = False
 
         def advance(count: int, note: str = "") -> None:
-            bar.update(task, advance=count, note=note)
+            nonlocal called
+            if called:
+                bar.update(task, advance=count, note=note)
+            else:
+                bar.reset(task, total=total, completed=done + count, note=note)
+                called = True
             speed = bar.tasks[0].speed
             bar.update(task, rate=f"{speed:.3g}/s" if speed else "")
 
@@ -85,19 +94,23 @@ def _bar(console: Console, title: str, total: int, done: int) -> Iterator[Advanc
 
 def _log(title: str, total: int, done: int) -> Iterator[Advance]:
     began = said = time.monotonic()
-    made = 0
+    made, before = 0, -1
+    lock = threading.Lock()
 
     def advance(count: int, note: str = "") -> None:
-        nonlocal made, said
-        made += count
-        now = time.monotonic()
-        if now - said < LINE_SECONDS:
-            return
-        said, rate = now, made / (now - began)
-        seconds = min((total - done - made) / rate, 1e12) if made else 0.0
-        left = datetime.timedelta(seconds=round(seconds))
-        pace = f"{rate:.3g}/s, {left} left " if made else ""
-        click.echo(f"{title} {done + made}/{total} {pace}{note}", err=True)
+        nonlocal began, made, before, said
+        with lock:
+            made, now = made + count, time.monotonic()
+            if before < 0:
+                began, before = now, made
+            if now - said < LINE_SECONDS:
+                return
+            said, pace = now, ""
+            if made > before:
+                rate = (made - before) / (now - began)
+                seconds = min((total - done - made) / rate, 1e12)
+                pace = f"{rate:.3g}/s, {datetime.timedelta(seconds=round(seconds))} left "
+            click.echo(f"{title} {done + made}/{total} {pace}{note}", err=True)
 
     yield advance
 
@@ -202,10 +215,11 @@ def chain_options(command: Function) -> Function:
         click.option(
             "--restarts",
             type=int,
-            help="Times the chain goes back up.  [default: refine 2, few steps 0; generate 0]",
+            help="Times the chain goes back up.  [default: refine 2, or 0 with few steps or another"
+            " sampler; generate 0]",
         ),
         click.option("--lambda-start", type=float, help="Where it starts, in sites squared."),
-        click.option("--lambda-end", type=float, help="Where its last network call is."),
+        click.option("--lambda-end", type=float, help="Where its last denoiser call is."),
         click.option("--seed", type=int, default=0, show_default=True, help="Of every stream."),
         click.option(
             "--checkpoint", type=click.Path(path_type=Path), help="Weights.  [default: shipped]"

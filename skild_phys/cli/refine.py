@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 import numpy as np
@@ -123,8 +123,9 @@ def command(
 
     COARSE is a store that `coarsen` wrote, or any Zarr array or .npy file of shape (n, y, x)
     with --rule and --factor: means (floating point) or sums (integers) of blocks for
-    block_mean, -1 and +1 for majority and decimate. Coarsening the result gives COARSE back,
-    bit for bit.
+    block_mean, -1 and +1 for majority and decimate, the field that `coarsen --rule spectral` keeps.
+    Coarsening refined spins gives COARSE back, bit for bit; kept modes guide spins, and bind fields
+    to rounding.
 
     Methods: skild, the diffusion model; exact, constrained Monte Carlo with the known
     Hamiltonian (for Ising and Potts models the better and cheaper one), whose autocorrelation
@@ -168,6 +169,13 @@ def command(
         lambda_start=lambda_start,
         lambda_end=lambda_end,
     )
+    unused: dict[str, Any] = {} if method == "exact" else {"--sweeps": sweeps}
+    if method != "skild":
+        unused |= {"--steps": steps, "--restarts": restarts, "--checkpoint": checkpoint}
+        unused |= {"--lambda-start": lambda_start, "--lambda-end": lambda_end}
+    for option, value in unused.items():
+        if value is not None:
+            raise BadInput(option, str(value), f"nothing: method {method} does not use it")
     # An output that exists may be one to go on with; the store itself decides.
     check_output(output, overwrite=True, inputs=[coarse])
     heat = source.attrs.get("temperature")

@@ -53,6 +53,8 @@ def command(
 
     lattices = _open(store)
     shape = (lattices.shape[0], lattices.shape[1])
+    if shape == (1, 1):
+        raise BadInput("STORE", str(store), "lattices of two sites or more")
     modes = make_basis(basis, shape)
     if output is not None:
         check_output(output, overwrite=overwrite, inputs=[store])

@@ -61,8 +61,8 @@ def command(
     command, without --overwrite, goes on from it, to the same bytes as if it had never stopped
     (CPU, same number of threads). The loss curve is kept beside the weights as CSV.
 
-    The system is taken to be homogeneous and symmetric under flips, quarter turns and a change
-    of sign: training and refining show the network every lattice through such a symmetry.
+    The system is taken to have the `symmetries` of the recipe, by default shifts, flips, quarter
+    turns and a change of sign: training and refining show the network every lattice through one.
     """
     import torch
 
@@ -72,6 +72,8 @@ def command(
     if (preset is None) == (config is None):
         raise BadInput("--preset", preset, "one of --preset and --config")
     begin = None if initial is None else _initial(initial)
+    if side is not None and store is not None:
+        raise BadInput("--side", side, "no side with STORE, whose sides are its own")
     options = read_config(
         config or str(preset),
         steps=steps,
@@ -113,6 +115,8 @@ def command(
 
 def _source(store: Path | None, options: TrainConfig) -> tuple[Source, dict[str, Any]]:
     """Return where lattices come from, and what the weights say of their system."""
+    import torch
+
     from skild_phys.lattice.models import get_model, parse_temperature
     from skild_phys.skild.source import ArrayLattices, SimulationSource, StoreSource
     from skild_phys.store import is_store, open_store
@@ -123,8 +127,9 @@ def _source(store: Path | None, options: TrainConfig) -> tuple[Source, dict[str,
             raise BadInput("model", model.name, "ising2d, or a STORE: no other model is simulated")
         temperature = parse_temperature(options.temperature, model)
         simulation = SimulationSource(
-            options.side, temperature, options.batch, options.clusters, options.seed
-        )
+            options.side, temperature, options.batch, options.clusters, options.seed,
+            threads=torch.get_num_threads(),
+        )  # fmt: skip
         system = {"model": model.name, "temperature": temperature, "side": options.side}
         return simulation, system
     spins = options.output == "logits"

@@ -134,12 +134,18 @@ def _into_store(
 def _parts(profile: cProfile.Profile) -> dict[str, float]:
     """Return the seconds that a profile saw in the network, the mean field and the constraint."""
     spent: dict[str, float] = {}
-    for (file, _, name), (_, _, _, total, _) in pstats.Stats(profile).stats.items():  # type: ignore[attr-defined]
-        spent[f"{Path(file).stem}.{name}"] = spent.get(f"{Path(file).stem}.{name}", 0.0) + total
-    draws, means = spent.get("constraint.draw", 0.0), spent.get("constraint.means", 0.0)
-    network = spent.get("reverse.see_through_symmetries", 0.0)
+    inside = 0.0
+    for (file, _, name), (_, _, _, total, callers) in pstats.Stats(profile).stats.items():  # type: ignore[attr-defined]
+        key = f"{Path(file).stem}.{name}"
+        spent[key] = spent.get(key, 0.0) + total
+        if key == "constraint.means":  # what the mean field spends in it is not its own
+            inside += sum(
+                c[3] for (caller, *_), c in callers.items() if Path(caller).stem == "mean_field"
+            )
+    constraint = sum(spent.get(f"constraint.{name}", 0.0) for name in ("means", "settled", "draw"))
     field = sum(spent.get(f"mean_field.{name}", 0.0) for name in ("evidence", "iterate", "given"))
-    return {"network": network, "mean field": field - means, "constraint": draws + means}
+    network = spent.get("reverse.see_through_symmetries", 0.0)
+    return {"network": network, "mean field": field - inside, "constraint": constraint}
 
 
 def peak_memory(sides: Sequence[int], factor: int) -> dict[int, float]:

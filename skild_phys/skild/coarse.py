@@ -75,7 +75,7 @@ def open_coarse(
     path : what `skild-phys coarsen` wrote (which knows its rule and factor), or an array of
         2D spins or fields, (n, ly, lx), for which both must be given.
     factor, rule : checked against the store's own if it has them.
-    spins : whether the fine lattices are spins; if not, the values of an array may be any.
+    spins : whether the fine lattices are spins (or Potts states); if not, values may be any.
 
     Raises
     ------
@@ -83,7 +83,7 @@ def open_coarse(
     """
     path = Path(path)
     if is_store(path):
-        return _from_store(open_store(path), factor, rule)
+        return _from_store(open_store(path), factor, rule, spins)
     if factor is None:
         raise BadInput("--factor", factor, f"a factor: {path} does not say how it was coarsened")
     if rule is None:
@@ -91,7 +91,9 @@ def open_coarse(
     return _from_array(path, check_factor(factor), check_rule(rule), spins)
 
 
-def _from_store(store: LatticeStore, factor: int | None, rule: str | None) -> CoarseInput:
+def _from_store(
+    store: LatticeStore, factor: int | None, rule: str | None, spins: bool
+) -> CoarseInput:
     store.model()  # refuses lattices that are not of the model they name
     own_rule, own_factor = store.attrs.get("rule"), store.attrs.get("factor")
     if "method" in store.attrs or own_rule is None or own_factor is None:
@@ -107,6 +109,8 @@ def _from_store(store: LatticeStore, factor: int | None, rule: str | None) -> Co
         raise BadInput("--factor", factor, f"{own_factor}, by which {store.path} was coarsened")
     if rule is not None and rule != own_rule:
         raise BadInput("--rule", rule, f"{own_rule}, by which {store.path} was coarsened")
+    if spins and own_rule != "spectral" and store.field == "field":
+        raise StoreError(f"{store.path}: holds fields: to refine them takes weights of fields")
     has_parent = store.has("parent")
     ids = store.variable("parent") if has_parent else np.arange(store.n_samples)
     return CoarseInput(

@@ -55,7 +55,8 @@ class TrainConfig:
     steps, batch, learning_rate, warmup, weight_decay, clip : of AdamW; gradients are clipped.
     schedule : 'constant-decay' (constant, then linear to 0 over the last `decay_fraction`)
         or 'cosine'.
-    ema : decay a step of the averaged weights, which are the ones that are kept.
+    ema : decay a step of the averaged weights, which are the ones that are kept; less in the first
+        steps (`train.averaged`).
     precision : of the network's arithmetic, 'bf16' (autocast; float32 weights, spectra and
         fields) or 'float32'; 'auto' is bf16 where the machine has instructions for it.
     seed : of weights, noise and data.
@@ -115,6 +116,9 @@ class TrainConfig:
                 raise BadInput("symmetries", name, " or ".join(SYMMETRIES))
         if self.output == "logits" and self.basis != "dft":
             raise BadInput("basis", self.basis, "dft for spins")
+        if self.basis == "dct" and "shift" in self.symmetries:
+            accepted = "symmetries without 'shift' in the basis dct, whose edges are open"
+            raise BadInput("symmetries", list(self.symmetries), accepted)
         for name, least in _LEAST.items():
             if getattr(self, name) < least:
                 raise BadInput(name, getattr(self, name), f"a whole number from {least} on")
@@ -199,7 +203,7 @@ def _changed(base: Any, table: dict[str, Any], where: str) -> Any:
 def _preset(name: Any) -> Path:
     folder = Path(str(resources.files("skild_phys.skild").joinpath("presets")))
     known = {file.stem: file for file in sorted(folder.glob("*.toml"))}
-    if name not in known:
+    if not isinstance(name, str) or name not in known:
         raise BadInput("--preset", name, " or ".join(known))
     return known[name]
 

@@ -26,8 +26,9 @@ from skild_phys.rng import uniform
 from skild_phys.vectors import data_of, intrinsic, load, store
 
 LANES = 8
-MOST = 300.0
-"""Logits are cut at +-MOST."""
+MOST, LARGEST = 300.0, 87.0
+"""Logits are cut at +-MOST where those of a block are shifted, at +-LARGEST, beyond which float32
+has no probabilities, elsewhere."""
 RARE = 1e-30
 """Probability of what a block must hold below which its logits are shifted: what matters in it may
 be less than float32 holds."""
@@ -266,7 +267,7 @@ def _blocks(logits, ups, downs, coarse, coins, b, majority, state, means, spins)
 
 def _sides(logits: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Return the probabilities of up and of down of free sites."""
-    odds = torch.from_numpy(logits).clamp(-87.0, 87.0)
+    odds = torch.from_numpy(logits).clamp(-LARGEST, LARGEST)
     return odds.sigmoid().numpy(), odds.neg().sigmoid().numpy()
 
 
@@ -313,7 +314,7 @@ def draw_spins(
 
     Parameters
     ----------
-    logits : (Ly, Lx) log odds of spin up, finite; cut at +-MOST.
+    logits : (Ly, Lx) log odds of spin up, finite; cut at +-LARGEST (+-MOST).
     rule : 'block_mean' (`coarse` holds block sums), 'majority' (signs of block sums),
         'decimate' (spins of the sites (0, 0) of the blocks), or None for no condition.
     coarse : (Ly / factor, Lx / factor) raw coarse values; ignored for rule None.

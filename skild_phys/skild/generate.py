@@ -1,4 +1,4 @@
-"""Lattices from noise, and the paper's protocol: the chain of `refine` from another start."""
+"""Lattices from noise, and the paper's protocol: the process of `refine` from another start."""
 
 from __future__ import annotations
 
@@ -17,9 +17,16 @@ from skild_phys.errors import BadInput
 from skild_phys.lattice.models import MODELS
 from skild_phys.skild.basis import make_basis
 from skild_phys.skild.model import Skild
+from skild_phys.skild.precision import arithmetic
 from skild_phys.skild.produce import Lattices, produce
 from skild_phys.skild.samplers import make_step
-from skild_phys.skild.schedule import erasing_lambda, starting_lambda, usual_restarts
+from skild_phys.skild.schedule import (
+    chain_record,
+    check_restarts,
+    erasing_lambda,
+    starting_lambda,
+    usual_restarts,
+)
 from skild_phys.skild.streams import Streams
 from skild_phys.skild.weights import Weights
 from skild_phys.store import LatticeStore
@@ -93,6 +100,7 @@ def generate_store(
         start = min(weights.lambda_range[1], erasing_lambda(lowest))
     restarts = usual_restarts(spec.restarts, spec.steps, spec.sampler)
     lambdas = weights.lambdas(start, spec.lambda_end, spec.steps, restarts)
+    check_restarts(lambdas, restarts)
     skild = Skild(weights, shape, device, spec.sampler)
     model = MODELS.get(str(weights.system.get("model"))) if skild.spins else None
 
@@ -121,12 +129,10 @@ def generate_store(
         "L": shape[1],
         "method": "generate" if truth is None else "forward_marginal",
         "seed": spec.seed,
-        "steps": len(lambdas),
         "sampler": spec.sampler,
-        "restarts": restarts,
-        "lambda_start": start,
-        "lambda_end": float(lambdas[-1]),
         "weights_sha256": weights_sha256,
+        "arithmetic": arithmetic(device),
+        **chain_record(lambdas),
     }
     if truth is not None:
         attrs |= {"parent_store": truth.path.name, "parent_sha256": truth.digest()}

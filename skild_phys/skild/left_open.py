@@ -33,11 +33,12 @@ class LeftOpen:
 
     def __init__(self, process: Process) -> None:
         self.process = process
+        # Summed by NumPy, whose sums do not depend on the number of threads.
         self._grid = np.geomspace(1e-6, 1e6, 193)
         weight = torch.as_tensor(process.basis.weight, device=process.power.device)
         share = weight / math.prod(process.shape)
         self._variances = np.array(
-            [float((self._spectrum(float(lam)) * share).sum()) for lam in self._grid]
+            [float((self._spectrum(float(lam)) * share).cpu().numpy().sum()) for lam in self._grid]
         )
 
     def _spectrum(self, lam: Tensor | float) -> Tensor:

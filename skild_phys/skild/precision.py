@@ -23,3 +23,8 @@ def network_dtype(device: torch.device | str) -> torch.dtype:
     known: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     fast = any(known.get(name, False) for name in CPU_INSTRUCTIONS)
     return torch.bfloat16 if fast else torch.float32
+
+
+def arithmetic(device: torch.device | str) -> str:
+    """Return what decides how a chain rounds: kind of device and type of numbers."""
+    return f"{torch.device(device).type} {str(network_dtype(device)).removeprefix('torch.')}"

@@ -28,6 +28,7 @@ from skild_phys.lattice.coarsen import (
     operator,
     state_counts,
 )
+from skild_phys.simulate.conditional import CONDITIONAL_RULES
 from skild_phys.skild.basis import Torus
 from skild_phys.skild.coarse import CoarseInput
 from skild_phys.skild.constraint import Blocks, Constraint, KeptModes, Sites
@@ -41,9 +42,17 @@ from skild_phys.skild.oracle import (
     monte_carlo,
     polished,
 )
+from skild_phys.skild.precision import arithmetic
 from skild_phys.skild.produce import produce
 from skild_phys.skild.samplers import make_step
-from skild_phys.skild.schedule import SPECTRAL_END, START_SCALE, starting_lambda, usual_restarts
+from skild_phys.skild.schedule import (
+    SPECTRAL_END,
+    START_SCALE,
+    chain_record,
+    check_restarts,
+    starting_lambda,
+    usual_restarts,
+)
 from skild_phys.skild.streams import Streams, white_noise
 from skild_phys.skild.weights import Weights
 
@@ -135,7 +144,9 @@ def _lambdas(weights: Weights, coarse: CoarseInput, spec: RefineSpec) -> NDArray
     if end is None and coarse.rule == "spectral" and weights.output == "logits":
         end = max(SPECTRAL_END, weights.lambda_range[0])
     restarts = usual_restarts(spec.restarts, spec.steps, spec.sampler)
-    return weights.lambdas(start, end, spec.steps, restarts)
+    lambdas = weights.lambdas(start, end, spec.steps, restarts)
+    check_restarts(lambdas, spec.restarts)
+    return lambdas
 
 
 class SkildMethod:
@@ -171,14 +182,12 @@ class SkildMethod:
         A majority sign stands for a block mean of its size's root mean square. Block means of
         fields are stored as they are, in floating point.
         """
-        if self.coarse.rule == "block_mean" and raw.dtype.kind == "i":
-            return raw / float(self.coarse.factor**2)
         if self.coarse.rule == "majority":
             seen = np.abs(self.operator.transfer) ** 2 * self.power
             weight = self.skild.process.basis.weight
             mean_square = float((seen * weight).sum()) / math.prod(self.coarse.fine_shape)
             return raw * math.sqrt(mean_square)
-        return raw.astype(np.float64)
+        return _as_means(self.coarse, raw)
 
     def _corrected(
         self, fields: Tensor, values: NDArray[np.float64], sigma: NDArray[np.float64]
@@ -229,6 +238,10 @@ def build_method(
     if spec.method == "skild":
         if weights is None:
             raise BadInput("--checkpoint", "none", "weights for method skild")
+        bindable = weights.output == "logits" and coarse.rule in CONDITIONAL_RULES
+        if spec.polish and not bindable:
+            accepted = "0, unless spins are refined by " + " or ".join(CONDITIONAL_RULES)
+            raise BadInput("--polish", spec.polish, accepted)
         skild = SkildMethod(weights, coarse, spec, device, stop)
         if not spec.polish:
             return skild
@@ -275,8 +288,8 @@ def refine_store(
     copies, total = spec.samples_per_input, coarse.n * spec.samples_per_input
     fields = weights is not None and spec.method == "skild" and weights.output != "logits"
     name = "field" if fields else "states" if coarse.q else "spins"
-    attrs = _attributes(coarse, spec, weights, weights_sha256, temperature) | (extra_attrs or {})
-    attrs |= {} if tau is None else {"tau_int": tau}
+    attrs = _attributes(coarse, spec, weights, weights_sha256, temperature, device)
+    attrs |= (extra_attrs or {}) | ({} if tau is None else {"tau_int": tau})
     scalars, bound = _scalars(coarse, fields), not fields and coarse.rule != "spectral"
     misfits: list[float] = []
 
@@ -340,6 +353,12 @@ def _scalars(coarse: CoarseInput, fields: bool) -> dict[str, Callable[[Lattices]
     return {"energy": model.energy, "magnetization": model.magnetization}
 
 
+def _as_means(coarse: CoarseInput, raw: Lattices) -> NDArray[np.float64]:
+    """Return what a linear operator would have given: means of blocks where sums are kept."""
+    sums = coarse.rule == "block_mean" and raw.dtype.kind == "i"
+    return raw / float(coarse.factor**2 if sums else 1)
+
+
 def _given(coarse: CoarseInput, inputs: NDArray[np.int64]) -> Lattices:
     """Return the raw coarse lattices `inputs`, a rising stretch of indices."""
     given: Lattices = coarse.read(int(inputs[0]), int(inputs[-1]) + 1)[inputs - inputs[0]]
@@ -348,7 +367,7 @@ def _given(coarse: CoarseInput, inputs: NDArray[np.int64]) -> Lattices:
 
 def _misfit(coarse: CoarseInput, fine: Lattices, inputs: NDArray[np.int64]) -> float:
     """Return the root mean square of A x - y over that of y."""
-    values = _given(coarse, inputs).astype(np.float64)  # only fields and `spectral` come here
+    values = _as_means(coarse, _given(coarse, inputs))
     seen = operator(coarse.rule, coarse.fine_shape, coarse.factor).apply(fine.astype(np.float64))
     return float(np.linalg.norm(seen - values) / max(float(np.linalg.norm(values)), 1e-300))
 
@@ -403,6 +422,7 @@ def _attributes(
     weights: Weights | None,
     weights_sha256: str | None,
     temperature: float | None,
+    device: str,
 ) -> dict[str, Any]:
     kept: dict[str, Any] = {k: coarse.attrs[k] for k in ("model", "couplings") if k in coarse.attrs}
     attrs: dict[str, Any] = {
@@ -420,11 +440,9 @@ def _attributes(
     if coarse.rule == "majority":
         attrs["tie_seed"] = coarse.tie_seed
     if spec.method == "skild" and weights is not None:
-        steps = len(_lambdas(weights, coarse, spec))
-        attrs |= {"steps": steps, "polish": spec.polish, "weights_sha256": weights_sha256}
-        restarts = usual_restarts(spec.restarts, spec.steps, spec.sampler)
-        attrs |= {"sampler": spec.sampler, "restarts": restarts}
-        attrs |= {"lambda_start": spec.lambda_start, "lambda_end": spec.lambda_end}
+        lambdas = _lambdas(weights, coarse, spec)
+        attrs |= {"polish": spec.polish, "weights_sha256": weights_sha256, "sampler": spec.sampler}
+        attrs |= chain_record(lambdas) | {"arithmetic": arithmetic(device)}
     if spec.method == "exact":
         attrs["sweeps"] = spec.sweeps
     return {k: v for k, v in attrs.items() if v is not None}

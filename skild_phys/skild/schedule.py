@@ -1,8 +1,8 @@
 """Where lambda goes: sqrt(lambda) is the length, in sites, below which detail has been erased.
 
-A schedule is a monotonic map from t in [0, 1] to lambda with its inverse. A chain takes steps that
-are equal in t, between any two lambdas: a chain that refines and one that generates differ in
-their start alone.
+A schedule is a monotonic map from t in [0, 1] to lambda with its inverse; a leg of a chain takes
+steps that are equal in t, between any two lambdas. Chains that refine, generate, or follow the
+paper's protocol are put together from such legs.
 """
 
 from __future__ import annotations
@@ -135,9 +135,10 @@ def usual_restarts(restarts: int | None, steps: int | None, sampler: str) -> int
 
 
 def restarting_lambdas(start: float, end: float, steps: int | None, restarts: int) -> Array:
-    """Return `steps` lambdas, equal in log lambda, that go back up `restarts` times.
+    """Return `steps` lambdas that go back up `restarts` times.
 
-    start -> TURN, RESTART -> TURN and so on; at last LOW -> end. What a lattice becomes at short
+    start -> TURN, RESTART -> TURN and so on; at last LOW -> end, each leg equal in log lambda. One
+    that starts below TURN or ends above LOW falls all the way. What a lattice becomes at short
     distance given the long ones is drawn anew each time: its distribution comes nearer that of
     the denoiser's small lambdas, whatever was wrong above (arXiv 2306.14878). None `steps` are
     as many as the strides above ask for.
@@ -157,6 +158,26 @@ def restarting_lambdas(start: float, end: float, steps: int | None, restarts: in
     legs = [np.geomspace(start, TURN, steps - fixed)]
     legs += [np.geomspace(min(start, RESTART), TURN, AGAIN)] * restarts
     return np.concatenate([*legs, np.geomspace(LOW, end, TAIL)])
+
+
+def restarts_of(lambdas: Array) -> int:
+    """Return how often a chain goes back up."""
+    return int((np.diff(lambdas) > 0.0).sum())
+
+
+def check_restarts(lambdas: Array, wanted: int | None) -> None:
+    """Raise BadInput where a chain has other restarts than were asked for (None: any do)."""
+    if wanted is not None and wanted != restarts_of(lambdas):
+        ends = f"{lambdas[0]:.3g} to {lambdas[-1]:.3g}"
+        accepted = f"0 for a chain from {ends}: one starts above {TURN} and ends below {LOW}"
+        raise BadInput("--restarts", wanted, accepted)
+
+
+def chain_record(lambdas: Array) -> dict[str, float]:
+    """Return what a store keeps of a chain."""
+    first, last = float(lambdas[0]), float(lambdas[-1])
+    record: dict[str, float] = {"steps": len(lambdas), "restarts": restarts_of(lambdas)}
+    return record | {"lambda_start": first, "lambda_end": last}
 
 
 def effective_resolution(lam: float, side: int, tau: float = 0.1) -> float:

@@ -51,6 +51,7 @@ class SimulationSource:
         energy's integrated autocorrelation time is 6 clusters); 0 for `default_every`, about
         two autocorrelation times.
     seed : chain c draws from stream (c,) of this seed.
+    threads : that run chains; they change no number.
     burn_in : clusters before the first lattice, from a fully magnetized start; by default 10
         `default_every`, and 200 at least. They run when the first lattice is asked for.
     """
@@ -65,7 +66,7 @@ class SimulationSource:
         clusters: int,
         seed: int,
         burn_in: int | None = None,
-        threads: int = 2,
+        threads: int = 1,
     ) -> None:
         every = default_every(side, temperature)
         self.shape = (side, side)
@@ -90,8 +91,9 @@ class SimulationSource:
         return self.spins.copy()
 
     def _burn(self) -> None:
-        self._advance(self._waiting)
-        self._waiting = 0
+        if self._waiting:
+            self._advance(self._waiting)
+            self._waiting = 0
 
     def identity(self) -> dict[str, Any]:
         names = ("shape", "temperature", "clusters", "burn_in", "seed")

@@ -66,12 +66,15 @@ class Measured(NamedTuple):
 def measure(source: Source, config: TrainConfig) -> Measured:
     """Measure the spectrum, and of spins the pair couplings, of the source's first batches.
 
-    No lattice is counted twice: the errors of couplings are over independent batches.
+    No lattice is counted twice, unless all are fewer than a batch: the errors of couplings are over
+    independent batches.
     """
     basis, count = make_basis(config.basis, source.shape), config.spectrum_batches
     if source.n_samples is not None:
         count = min(count, max(1, source.n_samples // config.batch))
-    batches = [source.next(config.batch) for _ in range(count)]
+    batches = [source.next(config.batch)]
+    count = min(count, 1 + MEASURED // batches[0].nbytes)
+    batches += [source.next(config.batch) for _ in range(count - 1)]
     spectrum = fit_spectrum(measure_shells(batches, basis).power, basis, config.spectrum)
     couplings = Couplings()
     if config.output == "logits":
@@ -153,6 +156,24 @@ class Known:
         return torch.cat([half_tanh(free), differentiable_means(self.bound, rest)])
 
 
+MEASURED = 2**31
+"""Bytes of lattices that spectrum and couplings are measured on at most."""
+
+
+def averaged(network: nn.Module, decay: float) -> AveragedModel:
+    """Return the running average of a network's weights, to be updated after each step.
+
+    The decay of step n is (1 + n) / (10 + n) at most: a short run is not averaged with the weights
+    that it began with.
+    """
+
+    def update(average: Any, now: Any, n: Any) -> None:
+        least = min(decay, (1.0 + int(n)) / (10.0 + int(n)))
+        get_ema_multi_avg_fn(least)(average, now, n)  # type: ignore[no-untyped-call]
+
+    return AveragedModel(network, multi_avg_fn=update)
+
+
 class Trainer:
     """The state of a run and its one step.
 
@@ -179,10 +200,7 @@ class Trainer:
             network.requires_grad_(False)
             network.waves.requires_grad_(True)
         self.network = network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.ema = AveragedModel(
-            self.network,
-            multi_avg_fn=get_ema_multi_avg_fn(config.ema),  # type: ignore[no-untyped-call]
-        )
+        self.ema = averaged(self.network, config.ema)
         self.optimizer = torch.optim.AdamW(
             self.network.parameters(),
             config.learning_rate,
@@ -218,7 +236,8 @@ class Trainer:
         """Draw what part of the batch knows its coarse lattices, and by which rule and factor."""
         c, n = self.config, len(x0)
         factors = [b for b in FACTORS if not any(side % b for side in x0.shape[-2:])]
-        known = round(c.coarse_share * n) if c.output == "logits" and factors else 0
+        # The loss that is told is of those that know nothing: one of them there must be.
+        known = min(n - 1, round(c.coarse_share * n)) if c.output == "logits" and factors else 0
         if not known:
             return Known(n)
         which = int(torch.randint(len(RULES_SEEN), (1,), generator=self.random))
@@ -320,8 +339,9 @@ class Trainer:
             "version": __version__,
             "torch": torch.__version__.split("+")[0],
         }
-        # Below network_from there is nothing to have learnt.
-        reach = (0.0 if c.lambda_min <= c.network_from else c.lambda_min, c.lambda_max)
+        # Of spins there is nothing to have learnt below network_from.
+        all_below = c.output == "logits" and c.lambda_min <= c.network_from
+        reach = (0.0 if all_below else c.lambda_min, c.lambda_max)
         return Weights(
             tensors, c.network, self.measured.spectrum, c.output, reach, system, record,
             c.basis, self.measured.couplings, c.network_from, c.symmetries,
@@ -448,10 +468,10 @@ def train(
                 (trainer.step, total / count, learning_rate(trainer.step - 1, trainer.config))
             )
             trainer.window = (0.0, 0)
-        if trainer.step % trainer.config.save_every == 0 or trainer.step == trainer.config.steps:
+        last, stopped = trainer.step == trainer.config.steps, stop()
+        if trainer.step % trainer.config.save_every == 0 or last or stopped:
             trainer.save(checkpoint)
-        elif stop():
-            trainer.save(checkpoint)
+        if stopped and not last:
             raise Interrupted(
                 f"saved at step {trainer.step} in {checkpoint};"
                 " the same command, without --overwrite, goes on from there"

@@ -77,7 +77,8 @@ class Weights:
         end = max(LAMBDA_END, low) if end is None else end
         if not (low <= end < start <= high and end > 0):
             accepted = f"{low:.3g} <= end < start <= {high:.3g}, what the weights have seen"
-            raise BadInput("--lambda-start", start, accepted)
+            option, value = ("--lambda-start", start) if start > high else ("--lambda-end", end)
+            raise BadInput(option, value, accepted)
         return restarting_lambdas(start, end, steps, restarts)
 
     def build(self, device: torch.device | str = "cpu", dtype: torch.dtype | None = None) -> UNet:

@@ -1,0 +1,21 @@
+"""How far a run is, and how fast, where stderr is no terminal."""
+
+from __future__ import annotations
+
+import pytest
+
+from skild_phys.cli import options
+
+
+def test_rates_are_of_this_run_not_of_what_an_earlier_one_had_done(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """900 of 1000 were there, then one a second. Planted, seen to fail: all of them counted."""
+    now = 0.0
+    monkeypatch.setattr(options.time, "monotonic", lambda: now)
+    with options.progress_bar("refining", 1000) as advance:
+        advance(900)
+        for _ in range(40):
+            now += 1.0
+            advance(1)
+    assert "refining 930/1000 1/s, 0:01:10 left" in capsys.readouterr().err
