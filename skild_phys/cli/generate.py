@@ -9,6 +9,7 @@ import click
 
 from skild_phys.cli.options import (
     chain_options,
+    check_device,
     interruptible,
     json_option,
     output_option,
@@ -17,7 +18,6 @@ from skild_phys.cli.options import (
     provenance,
     threads_option,
 )
-from skild_phys.cli.refine import check_device
 from skild_phys.errors import BadInput
 from skild_phys.files import check_output
 

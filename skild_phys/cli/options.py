@@ -20,6 +20,7 @@ import click
 from click.core import ParameterSource
 
 from skild_phys import __version__
+from skild_phys.errors import BadInput
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -198,6 +199,17 @@ def versions(*packages: str) -> dict[str, str]:
 def provenance(*packages: str) -> dict[str, Any]:
     """Return the attributes that say how a store came about: `command` and `versions`."""
     return {"command": command_line(), "versions": versions("numpy", "zarr", *packages)}
+
+
+def check_device(device: str) -> None:
+    """Raise BadInput unless PyTorch can use `device` here."""
+    if device not in ("cpu", "cuda"):
+        raise BadInput("--device", device, "cpu or cuda")
+    if device == "cuda":
+        import torch
+
+        if not torch.cuda.is_available():
+            raise BadInput("--device", device, "cpu: this machine has no CUDA device")
 
 
 def chain_options(command: Function) -> Function:

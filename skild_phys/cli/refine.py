@@ -13,6 +13,7 @@ import numpy as np
 from skild_phys.cli.options import (
     announced,
     chain_options,
+    check_device,
     interruptible,
     json_option,
     output_option,
@@ -26,17 +27,6 @@ from skild_phys.files import check_output
 
 if TYPE_CHECKING:
     from skild_phys.skild.coarse import CoarseInput
-
-
-def check_device(device: str) -> None:
-    """Raise BadInput unless PyTorch can use `device` here."""
-    if device not in ("cpu", "cuda"):
-        raise BadInput("--device", device, "cpu or cuda")
-    if device == "cuda":
-        import torch
-
-        if not torch.cuda.is_available():
-            raise BadInput("--device", device, "cpu: this machine has no CUDA device")
 
 
 def compile_kernels(

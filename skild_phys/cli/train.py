@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from skild_phys.cli.options import check_device
 from skild_phys.errors import BadInput
 from skild_phys.files import Lock, check_output, write_bytes_atomically
 
@@ -91,10 +92,7 @@ def command(
     for path in (output, checkpoint, curve):
         inputs = [p for p in (store, initial and Path(initial)) if p]
         check_output(path, overwrite=True, inputs=inputs)
-    if device not in ("cpu", "cuda"):
-        raise BadInput("--device", device, "cpu or cuda")
-    if device != "cpu" and not torch.cuda.is_available():
-        raise BadInput("--device", device, "cpu: this machine has no CUDA device")
+    check_device(device)
     if threads is not None:
         if threads < 1:
             raise BadInput("--threads", threads, "a whole number of at least 1")
