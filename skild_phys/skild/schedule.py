@@ -22,7 +22,7 @@ Array = NDArray[np.float64]
 
 LAMBDA_END = 0.1
 """Where the last denoiser call is: at critical lattices all but 1 spin in 100 can be read off."""
-SPECTRAL_END = 0.14
+SPECTRAL_END = 0.13
 """The same where a coarse lattice of kept modes guides spins: the last draw, which holds sums of
 blocks that the data do not have, is less bound by the draws before."""
 
