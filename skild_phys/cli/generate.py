@@ -68,7 +68,7 @@ def command(
     evaluation.
 
     \b
-    skild-phys generate --L 128 -n 64 -o samples.zarr
+    skild-phys generate --L 64 -n 64 -o samples.zarr
     skild-phys generate --truth fine.zarr --factor 4 -o marginal.zarr
     """
     from skild_phys.skild.generate import GenerateSpec, generate_store
