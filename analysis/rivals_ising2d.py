@@ -26,7 +26,7 @@ thread.
 Everything is made in the folder given, which is of one number of minutes and of lattices; an
 interrupted run goes on where it stopped.
 
-    python analysis/rivals_ising2d.py runs/rivals 45 64    -> analysis/rivals_ising2d.csv
+    python analysis/rivals_ising2d.py runs/rivals 15 24    -> analysis/rivals_ising2d.csv
 """
 
 # %% What is run
@@ -65,8 +65,8 @@ from skild_phys.skild.weights import save_weights
 from skild_phys.store import LatticeStore, open_store
 
 FOLDER = Path(sys.argv[1] if len(sys.argv) > 1 else "runs/rivals")
-MINUTES = float(sys.argv[2]) if len(sys.argv) > 2 else 45.0
-N = int(sys.argv[3]) if len(sys.argv) > 3 else 64
+MINUTES = float(sys.argv[2]) if len(sys.argv) > 2 else 15.0
+N = int(sys.argv[3]) if len(sys.argv) > 3 else 24
 CSV = Path(__file__).with_suffix(".csv")
 SIDE, TRAINED, FACTOR, SEED, THREADS = 128, 64, 4, 20261203, 1
 SR3_CALLS, PAPER_CALLS, SAVE_EVERY = (1000, 32), 1000, 250

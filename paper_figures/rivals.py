@@ -26,7 +26,7 @@ MODELS = {
 }
 
 with mpl.rc_context(STYLE):
-    figure = Figure(figsize=(7.2, 3.0), layout="constrained")
+    figure = Figure(figsize=(7.2, 3.9), layout="constrained")
     FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2)
     four_point = RIVALS[RIVALS["observable"] == "connected_four_point"]
@@ -40,10 +40,10 @@ with mpl.rc_context(STYLE):
     left.set(xscale="log", yscale="log", xlabel="$r$", ylabel=r"$|\Delta G_{4c}(r)|$", ylim=3e-4)
     minutes = RIVALS.loc[RIVALS["model"] == "skild", "training_minutes"].iloc[0]
     left.set_title(f"block means by 4, {minutes:.0f} minutes of training")
-    left.legend(fontsize=7.0)
+    left.legend(fontsize=7.0, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.2))
     for i, (factor, table) in enumerate(COST.groupby("factor")):
         for method, filled in (("skild", "full"), ("exact", "none")):
-            own = table[table["method"] == method].sort_values("seconds")
+            own = table[table["method"] == method].sort_values("calls_or_sweeps")
             right.plot(
                 own["seconds"], own["patterns_tv"], marker=MARKERS[i], color=colour(i),
                 fillstyle=filled, linestyle="-" if method == "skild" else ":",
@@ -52,5 +52,5 @@ with mpl.rc_context(STYLE):
     right.set(xscale="log", yscale="log", xlabel="seconds a lattice, one thread")
     right.set_ylabel("3x3 patterns, total variation")
     right.set_title("error against cost")
-    right.legend(ncols=2, fontsize=7.0)
+    right.legend(fontsize=7.0, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.2))
     save_figure(figure, HERE / "rivals")
