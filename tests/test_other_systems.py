@@ -66,8 +66,8 @@ def test_a_warm_ising_model(tmp_path: Path) -> None:
     truth = shells(open_store(tmp_path / "other").read(0, 128))
     off = {}
     for method in ("skild", "fill"):
-        words = ["--checkpoint", weights] if method == "skild" else []
-        skild_phys("refine", tmp_path / "coarse", "--method", method, "--steps", 12, *words, "-o",
+        words = ["--checkpoint", weights, "--steps", 12] if method == "skild" else []
+        skild_phys("refine", tmp_path / "coarse", "--method", method, *words, "-o",
                    tmp_path / method)  # fmt: skip
         found = shells(open_store(tmp_path / method).read(0, 128))
         off[method] = np.abs(found[1] - truth[1]) - 3 * np.hypot(found[2], truth[2])
