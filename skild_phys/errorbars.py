@@ -1,9 +1,10 @@
-"""Error bars: the jackknife for any function of averages, and the Gamma method for chains.
+"""Error bars of any function of averages: Gamma method, jackknife and bootstrap over bins.
 
 A jackknife leaves out one row (a lattice, or a bin of them) at a time; what the estimate moves
 by is that row's influence. The influences form a time series for every chain, and the Gamma
 method of U. Wolff (hep-lat/0306017) turns their autocorrelation into a factor 2 tau on the
-variance. Without chains the rows are taken as independent.
+variance. Without chains the rows are taken as independent. Over bins that are longer than the
+autocorrelation time, jackknife and bootstrap need no such factor.
 """
 
 from __future__ import annotations
@@ -22,6 +23,10 @@ Means = Mapping[str, Array]
 
 S_TAU = 1.5
 """Ratio of the exponential to the integrated time that the automatic window assumes."""
+
+KINDS = ("gamma", "jackknife", "bootstrap")
+BINS = 50
+"""Bins of a jackknife or bootstrap unless asked for others; all rows where there are fewer."""
 
 _COMPONENTS_AT_ONCE = 64
 
@@ -65,11 +70,70 @@ class Autocorrelation:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A value, its standard error (NaN for a single row), and the tau that went into the error."""
+    """A value, its standard error (NaN for a single row), and how independent its rows are.
+
+    Attributes
+    ----------
+    value, error : of the function's shape.
+    tau, tau_error : integrated autocorrelation time in rows (1/2: independent) and its own
+        error; with bins what the error over bins makes of it, its error NaN.
+    n_eff : so many independent rows would have this error.
+    covariance : (size, size) of the flattened value, if it was asked for.
+    """
 
     value: Array
     error: Array
     tau: Array
+    tau_error: Array
+    n_eff: Array
+    covariance: Array | None = None
+
+
+@dataclass(frozen=True)
+class ErrorMethod:
+    """How errors are made: `gamma`, or `jackknife` or `bootstrap` over `bins`.
+
+    Attributes
+    ----------
+    kind : see `KINDS`.
+    bins : bins in time order; None takes row by row, with autocorrelation for `gamma`.
+    resamples, seed : of the bootstrap.
+    """
+
+    kind: str = "gamma"
+    bins: int | None = None
+    resamples: int = 1000
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise BadInput("--errors", self.kind, ", ".join(KINDS))
+        if self.kind == "gamma" and self.bins is not None:
+            raise BadInput("--bins", self.bins, "--errors jackknife or bootstrap")
+        if self.resamples < 2:
+            raise BadInput("--resamples", self.resamples, "a whole number of at least 2")
+
+    def number_of_bins(self, rows: int) -> int:
+        """Return the bins for so many rows: those asked for, or else `BINS` or all rows."""
+        return min(BINS, rows) if self.bins is None else self.bins
+
+    def __call__(
+        self,
+        function: Callable[..., Array],
+        *rows: Means,
+        chains: Chains | None = None,
+        covariance: bool = False,
+    ) -> Estimate:
+        """Return the estimate by this method; arguments as for `jackknife`."""
+        bins = self.number_of_bins(_common_length(rows))
+        if self.kind == "bootstrap":
+            return bootstrap(
+                function, *rows, chains=chains, bins=bins,
+                resamples=self.resamples, seed=self.seed, covariance=covariance,
+            )  # fmt: skip
+        if self.kind == "jackknife":
+            return jackknife(function, *rows, chains=chains, bins=bins, covariance=covariance)
+        return jackknife(function, *rows, chains=chains, covariance=covariance)
 
 
 def integrated_autocorrelation_time(
@@ -111,6 +175,7 @@ def jackknife(
     *rows: Means,
     chains: Chains | None = None,
     bins: int | None = None,
+    covariance: bool = False,
 ) -> Estimate:
     """Estimate a function of averages, with its standard error.
 
@@ -124,39 +189,105 @@ def jackknife(
     chains : the time order of the rows; None takes them as independent.
     bins : average the rows (in time order) into so many bins first and take the bins as
         independent; None lets the Gamma method see to autocorrelation.
+    covariance : also return the covariance of all components of the value.
 
     Returns
     -------
-    Value at the plain means, error and tau, all of the function's own shape.
+    Value at the plain means, error and autocorrelation, all of the function's own shape.
 
     Raises
     ------
     BadInput : `bins` below 2 or above the number of rows; mappings of different length.
     """
     n = _common_length(rows)
-    if bins is not None:
-        rows, chains = tuple(_binned(r, n, bins, chains) for r in rows), None
-        n = bins
-    means = [{name: a.mean(axis=0) for name, a in r.items()} for r in rows]
-    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
-        value = np.asarray(function(*means), dtype=np.float64)
+    value, influence = _influences(function, rows)
     if n < 2:
-        return Estimate(value, np.full(value.shape, np.nan), np.full(value.shape, 0.5))
-    left_out = [
-        {name: m[name] + (m[name] - a) / (n - 1) for name, a in r.items()}
-        for r, m in zip(rows, means, strict=True)
-    ]
-    # A function that is infinite or undefined for some rows has an error that is undefined.
-    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
-        replicas = np.asarray(function(*left_out), dtype=np.float64)
-        influence = (n - 1) * (replicas.mean(axis=0) - replicas)
-        variance = (influence**2).sum(axis=0) / (n * (n - 1.0))
-        tau = np.full(value.shape, 0.5)
-        if chains is not None:
-            tau = integrated_autocorrelation_time(influence, chains).tau
+        return _single(value)
+    plain = (influence**2).sum(axis=0) / (n * (n - 1.0))
+    if bins is not None:
+        binned = tuple(_binned(r, n, bins, chains) for r in rows)
+        influence = _influences(function, binned)[1]
+        variance = (influence**2).sum(axis=0) / (bins * (bins - 1.0))
+        scatter = influence / np.sqrt(bins * (bins - 1.0))
+        return _from_bins(value, np.sqrt(variance), plain, n, scatter if covariance else None)
+    tau, tau_error = np.full(value.shape, 0.5), np.full(value.shape, np.nan)
+    if chains is not None:
+        time = integrated_autocorrelation_time(influence, chains)
+        tau, tau_error = time.tau, time.error
     # A reversible chain has no negative tau - 1/2; an estimate below that is noise, and would
     # shorten the error bar.
-    return Estimate(value, np.sqrt(variance * np.maximum(2 * tau, 1)), tau)
+    factor = np.maximum(2 * tau, 1)
+    matrix = None
+    if covariance:
+        matrix = _outer(influence * np.sqrt(factor / (n * (n - 1.0))))
+    return Estimate(value, np.sqrt(plain * factor), tau, tau_error, n / factor, matrix)
+
+
+def bootstrap(
+    function: Callable[..., Array],
+    *rows: Means,
+    chains: Chains | None = None,
+    bins: int = BINS,
+    resamples: int = 1000,
+    seed: int = 0,
+    covariance: bool = False,
+) -> Estimate:
+    """Estimate a function of averages with the bootstrap over bins; arguments as `jackknife`.
+
+    Bins are drawn with replacement, `resamples` times; several mappings
+    share each draw, which pairs them. The error is the standard deviation of the replicas.
+    """
+    n = _common_length(rows)
+    value, influence = _influences(function, rows)
+    if n < 2:
+        return _single(value)
+    binned = tuple(_binned(r, n, bins, chains) for r in rows)
+    shares = np.random.default_rng(np.random.SeedSequence(seed)).multinomial(
+        bins, np.full(bins, 1 / bins), size=resamples
+    ) / float(bins)
+    drawn = [{name: np.tensordot(shares, a, axes=(1, 0)) for name, a in r.items()} for r in binned]
+    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+        replicas = np.asarray(function(*drawn), dtype=np.float64)
+        # The spread of means of bins drawn from themselves is that of a population of bins.
+        scatter = (replicas - replicas.mean(axis=0)) * np.sqrt(bins / (bins - 1.0) / resamples)
+        error = np.sqrt((scatter**2).sum(axis=0))
+    plain = (influence**2).sum(axis=0) / (n * (n - 1.0))
+    return _from_bins(value, error, plain, n, scatter if covariance else None)
+
+
+def _influences(function: Callable[..., Array], rows: tuple[Means, ...]) -> tuple[Array, Array]:
+    """Return the function of the means, and what each row moves it by, (n, *shape)."""
+    n = _common_length(rows)
+    means = [{name: a.mean(axis=0) for name, a in r.items()} for r in rows]
+    # A function that is infinite or undefined for some rows has an error that is undefined.
+    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+        value = np.asarray(function(*means), dtype=np.float64)
+        if n < 2:
+            return value, np.zeros((n, *value.shape))
+        left_out = [
+            {name: m[name] + (m[name] - a) / (n - 1) for name, a in r.items()}
+            for r, m in zip(rows, means, strict=True)
+        ]
+        replicas = np.asarray(function(*left_out), dtype=np.float64)
+        return value, (n - 1) * (replicas.mean(axis=0) - replicas)
+
+
+def _single(value: Array) -> Estimate:
+    unknown, half = np.full(value.shape, np.nan), np.full(value.shape, 0.5)
+    return Estimate(value, unknown, half, unknown, np.ones(value.shape))
+
+
+def _from_bins(value: Array, error: Array, plain: Array, n: int, scatter: Array | None) -> Estimate:
+    with np.errstate(invalid="ignore", divide="ignore"):
+        tau = np.where(plain > 0, 0.5 * error**2 / plain, 0.5)
+        n_eff = n / np.maximum(2 * tau, 1)
+    matrix = None if scatter is None else _outer(scatter)
+    return Estimate(value, error, tau, np.full(value.shape, np.nan), n_eff, matrix)
+
+
+def _outer(scatter: Array) -> Array:
+    flat = scatter.reshape(len(scatter), -1)
+    return np.asarray(flat.T @ flat)
 
 
 def average_rows(values: Array, label: NDArray[np.int64], rows: int) -> Array:

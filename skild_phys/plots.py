@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from skild_phys.files import write_bytes_atomically
 from skild_phys.measure.compare import Comparison
-from skild_phys.measure.correlations import fold_patterns
+from skild_phys.measure.patterns import fold_patterns
 
 if TYPE_CHECKING:
     from skild_phys.skild.spectrum import ShellPower
@@ -58,9 +58,9 @@ def colour(i: int) -> str:
 def four_point_figure(comparison: Comparison) -> Figure | None:
     """Draw |G4c(r)| and its residual, beside a lattice, its coarse version and refinements.
 
-    None for lattices without a square of four sites.
+    None for lattices without a square of four sites, and for Potts states.
     """
-    if not comparison.truth["side"].size:
+    if "connected_four_point" not in comparison.truth:
         return None
     lattices = _lattices(comparison)
     with mpl.rc_context(STYLE):
@@ -92,6 +92,10 @@ def structure_factor_figure(comparison: Comparison) -> Figure | None:
         top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(1.6, 1.0))
         k, truth = (comparison.truth[n].values[1:] for n in ("k", "structure_factor"))
         error = comparison.truth["structure_factor_err"].values[1:]
+        if "structure_factor_theory" in comparison.truth:
+            theory = comparison.truth["structure_factor_theory"].values[1:]
+            top.plot(k, theory, color=THEORY, ls="--", label="theory, torus")
+            bottom.plot(k, theory / truth, color=THEORY, ls="--")
         top.errorbar(k, truth, error, label=_literal(comparison.name), **_TRUTH_STYLE)
         for i, model in enumerate(comparison.models):
             ratio, error = (model.data[f"structure_factor_ratio{e}"].values[1:] for e in _BOTH)
@@ -106,7 +110,7 @@ def structure_factor_figure(comparison: Comparison) -> Figure | None:
 
 
 def two_point_figure(comparison: Comparison) -> Figure | None:
-    """Draw G(r) along axes and diagonals over its theory, and the models' residuals.
+    """Draw G(r) along axes and diagonals over its theory, and over the truth's.
 
     Where there is no theory, G(r) itself is drawn. None where an edge is 1.
     """
@@ -121,7 +125,7 @@ def two_point_figure(comparison: Comparison) -> Figure | None:
         axes[0, 1].set_title("along the diagonals")
         known = "two_point_axis_theory" in comparison.truth
         axes[0, 0].set_ylabel("G(r) / theory" if known else "two-point function G(r)")
-        axes[1, 0].set_ylabel("model $-$ truth")
+        axes[1, 0].set_ylabel("model / truth")
         _legend_above(figure, axes[0, 0])
     return figure
 
@@ -174,6 +178,115 @@ def pattern_figure(comparison: Comparison) -> Figure | None:
     return figure
 
 
+def cluster_figure(comparison: Comparison) -> Figure | None:
+    """Draw how many clusters of each size there are, and over the truth's; None for fields."""
+    kinds = [
+        (name, title)
+        for name, title in _CLUSTERS
+        if name in comparison.truth and any(name in m.data for m in comparison.models)
+    ]
+    if not kinds:
+        return None
+    with mpl.rc_context(STYLE):
+        figure = _figure(3.6 * len(kinds), 4.0)
+        axes = figure.subplots(2, len(kinds), sharex=True, squeeze=False, height_ratios=(1.5, 1.0))
+        for (name, title), top, bottom in zip(kinds, axes[0], axes[1]):
+            size = comparison.truth["cluster_size"].values
+            truth, error = (comparison.truth[f"{name}{e}"].values for e in _BOTH)
+            seen = truth > 0
+            top.errorbar(
+                size[seen], truth[seen], error[seen],
+                label=_literal(comparison.name), **_TRUTH_STYLE,
+            )  # fmt: skip
+            for i, model in enumerate(comparison.models):
+                if f"{name}_residual" not in model.data:
+                    continue
+                residual, spread = (model.data[f"{name}_residual{e}"].values for e in _BOTH)
+                there = seen & (truth + residual > 0)
+                values = (truth + residual)[there]
+                top.plot(size[there], values, label=_literal(model.name), **_open(i))
+                ratio = 1 + residual[seen] / truth[seen]
+                _band(bottom, size[seen], ratio, spread[seen] / truth[seen], i)
+            bottom.axhline(1.0, color=TRUTH, lw=0.8)
+            top.set(xscale="log", yscale="log", title=title)
+            bottom.set(xlabel="size s of a cluster (sites)")
+        axes[0, 0].set_ylabel("clusters of size s per site")
+        axes[1, 0].set_ylabel("model / truth")
+        _legend_above(figure, axes[0, 0])
+    return figure
+
+
+_CLUSTERS = (
+    ("geometric_cluster_density", "geometric clusters"),
+    ("fk_cluster_density", "Fortuin-Kasteleyn clusters"),
+)
+
+
+def measurement_figure(data: xr.Dataset) -> Figure | None:
+    """Draw what one measurement holds of G4c, G(r), S(k) and clusters, over theory.
+
+    None if it holds none of them.
+    """
+    panels = [panel for panel in _MEASURED if panel[0][0][0] in data]
+    if not panels:
+        return None
+    with mpl.rc_context(STYLE):
+        figure = _figure(3.6 * min(len(panels), 2), 3.0 * ((len(panels) + 1) // 2))
+        axes = figure.subplots((len(panels) + 1) // 2, min(len(panels), 2), squeeze=False).ravel()
+        for spare in axes[len(panels) :]:
+            spare.set_visible(False)
+        for ax, (lines, where, xlabel, ylabel) in zip(axes, panels):
+            for i, (name, label, step) in enumerate(lines):
+                if name in data:
+                    _measured_line(ax, data, name, where, label, step, i)
+            ax.set(xscale="log", yscale="log", xlabel=xlabel, ylabel=ylabel)
+            ax.legend()
+    return figure
+
+
+_MEASURED: tuple[tuple[tuple[tuple[str, str, float], ...], str, str, str], ...] = (
+    (
+        (("connected_four_point", "squares", 1.0),),
+        "side",
+        "side r of the square (lattice constants)",
+        "$|G_{4c}(r)|$",
+    ),
+    (
+        (
+            ("two_point_axis", "along the axes", 1.0),
+            ("two_point_diagonal", "along the diagonals", float(np.sqrt(2.0))),
+        ),
+        "distance",
+        "distance (lattice constants)",
+        "two-point function $|G(r)|$",
+    ),
+    (
+        (("structure_factor", "shells", 1.0),),
+        "k",
+        "wave number k (rad / lattice constant)",
+        "structure factor S(k)",
+    ),
+    (
+        (("geometric_cluster_density", "geometric", 1.0), ("fk_cluster_density", "FK", 1.0)),
+        "cluster_size",
+        "size s of a cluster (sites)",
+        "clusters of size s per site",
+    ),
+)
+
+
+def _measured_line(
+    ax: Axes, data: xr.Dataset, name: str, where: str, label: str, step: float, i: int
+) -> None:
+    x, values, error = data[where].values * step, data[name].values, data[f"{name}_err"].values
+    shown = (x > 0) & (values != 0)
+    style: Any = {"color": colour(i), "marker": MARKERS[i], "ls": "", "ms": 3}
+    ax.errorbar(x[shown], np.abs(values[shown]), error[shown], label=label, **style)
+    if f"{name}_theory" in data:
+        theory = np.abs(data[f"{name}_theory"].values[shown])
+        ax.plot(x[shown], theory, color=THEORY, ls="--", label="theory" if i == 0 else None)
+
+
 FIGURES: dict[str, tuple[str, Callable[[Comparison], Figure | None]]] = {
     "four_point": (
         "Connected four-point function on the corners of an r x r square, its residual with "
@@ -185,10 +298,14 @@ FIGURES: dict[str, tuple[str, Callable[[Comparison], Figure | None]]] = {
         structure_factor_figure,
     ),
     "two_point": (
-        "Two-point function over its exact continuum limit, a model at truth + residual.",
+        "Two-point function over its theory, a model at truth x ratio, and the ratio.",
         two_point_figure,
     ),
     "distributions": ("Energy and |m| over the lattices.", distribution_figure),
+    "clusters": (
+        "Number of clusters by size, a model at truth + residual, and over the truth's.",
+        cluster_figure,
+    ),
     "patterns": ("Frequencies of 3x3 spin patterns.", pattern_figure),
 }
 """File name -> (caption, function), in the order of a report."""
@@ -296,15 +413,15 @@ def _two_point_column(
     scale = np.ones(len(r))
     if f"{name}_theory" in comparison.truth:
         scale = comparison.truth[f"{name}_theory"].values[r]
-        top.axhline(1.0, color=THEORY, ls="--", label="torus, continuum limit")
+        top.axhline(1.0, color=THEORY, ls="--", label="theory, torus")
     top.errorbar(
         r * step, truth / scale, error / scale, label=_literal(comparison.name), **_TRUTH_STYLE
     )
     for i, model in enumerate(comparison.models):
-        residual, spread = (model.data[f"{name}_residual{e}"].values[r] for e in _BOTH)
-        top.plot(r * step, (truth + residual) / scale, label=_literal(model.name), **_open(i))
-        _band(bottom, r * step, residual, spread, i)
-    bottom.axhline(0.0, color=TRUTH, lw=0.8)
+        ratio, spread = (model.data[f"{name}_ratio{e}"].values[r] for e in _BOTH)
+        top.plot(r * step, truth * ratio / scale, label=_literal(model.name), **_open(i))
+        _band(bottom, r * step, ratio, spread, i)
+    bottom.axhline(1.0, color=TRUTH, lw=0.8)
     bottom.set_xlabel("distance (lattice constants)")
     _log_ticks(bottom, 2 ** np.arange(int(np.log2(max(last * step, 1))) + 1))
 

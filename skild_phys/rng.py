@@ -34,6 +34,9 @@ SIMULATION = 2**32 - 1
 TRAINING = 2**32 - 2
 """First key of what a training run draws besides its lattices."""
 
+MEASUREMENT = 2**32 - 3
+"""First key of what a measurement draws: (MEASUREMENT, i) for sample i of a store."""
+
 _TO_UNIT = 2.0**-53
 
 

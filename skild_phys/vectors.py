@@ -10,6 +10,7 @@ from typing import Any
 
 import numba.extending
 from llvmlite import ir
+from numba import types
 
 intrinsic: Any = numba.extending.intrinsic
 """Numba's decorator, whose own type does not say that the typing context is left out of a call."""
@@ -68,3 +69,9 @@ def data_of(context: Any, builder: Any, signature: Any, args: Any) -> list[Any]:
         array = hasattr(kind, "ndim")
         found.append(context.make_array(kind)(context, builder, value).data if array else value)
     return found
+
+
+@intrinsic
+def popcount(typingctx, word):  # type: ignore[no-untyped-def]
+    """Return how many bits of a word are set."""
+    return types.uint64(types.uint64), lambda _, builder, __, args: builder.ctpop(args[0])

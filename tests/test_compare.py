@@ -9,13 +9,15 @@ from typing import Any
 import numpy as np
 import pytest
 
+from skild_phys.errorbars import ErrorMethod
 from skild_phys.errors import BadInput, StoreError
 from skild_phys.lattice.coarsen import coarsen_spins
 from skild_phys.lattice.models import MODELS
 from skild_phys.measure.compare import Comparison, compare
-from skild_phys.measure.observables import measure_store
+from skild_phys.measure.dataset import measure
+from skild_phys.measure.lattices import read_lattices
 from skild_phys.measure.report import html_report, ranking, summary, table, verdict, with_error
-from skild_phys.measure.statistics import read_lattices, rows_of
+from skild_phys.measure.rows import rows_of
 from skild_phys.rng import kernel_state
 from skild_phys.simulate.coarsening import coarsen_store
 from skild_phys.simulate.wolff import wolff
@@ -106,7 +108,7 @@ def test_residuals_are_the_differences_of_the_measurements(
 ) -> None:
     model = refined(fill(lattices, 31), np.arange(N))
     found = compare(truth, [model])
-    data, own, exact = found.models[0].data, measure_store(model), measure_store(truth)
+    data, own, exact = found.models[0].data, measure(model), measure(truth)
     for name in ("energy", "connected_four_point", "two_point_diagonal", "pattern_frequency"):
         difference = own[name].values - exact[name].values
         assert data[f"{name}_residual"].values == pytest.approx(difference, abs=1e-12)
@@ -133,20 +135,22 @@ def test_pairs_remove_the_shared_fluctuation(
     assert (errors[1][2:] > 4 * errors[0][2:]).all()
 
 
-@pytest.mark.parametrize("bins", [None, 8])
+@pytest.mark.parametrize(
+    "errors", [ErrorMethod(), ErrorMethod("jackknife", 8), ErrorMethod("bootstrap", 8)]
+)
 def test_several_refinements_of_a_parent_are_averaged_first(
-    truth: LatticeStore, lattices: np.ndarray, refined: Make, bins: int | None
+    truth: LatticeStore, lattices: np.ndarray, refined: Make, errors: ErrorMethod
 ) -> None:
     """Storing every refinement twice must not shorten the error."""
     filled = fill(lattices, 31)
     one = refined(filled, np.arange(N), "one")
     two = refined(np.repeat(filled, 2, 0), np.repeat(np.arange(N), 2), "two")
-    once, twice = compare(truth, [one], bins=bins), compare(truth, [two], bins=bins)
+    once, twice = compare(truth, [one], errors=errors), compare(truth, [two], errors=errors)
     assert twice.models[0].lattices == 2 * N
     assert twice.models[0].parents == N
     for name in ("energy_residual", "energy_residual_err", "patterns_tv", "site_agreement_err"):
         assert scalar(twice, name) == pytest.approx(scalar(once, name))
-    errors = [float(measure_store(s)["energy_err"]) for s in (one, two)]
+    errors = [float(measure(s)["energy_err"]) for s in (one, two)]
     assert errors[0] == pytest.approx(errors[1])
 
 
@@ -258,10 +262,10 @@ def test_coarse_stores_are_measured_in_physical_units(
     truth: LatticeStore, lattices: np.ndarray, tmp_path: Path
 ) -> None:
     coarse = coarsen_store(truth, tmp_path / "coarse.zarr", "block_mean", FACTOR)
-    found = measure_store(coarse)
+    found = measure(coarse)
     means = coarsen_spins(lattices, "block_mean", FACTOR) / FACTOR**2
     assert float(found["two_point_axis"][0]) == pytest.approx((means**2).mean())
-    exact = measure_store(truth)
+    exact = measure(truth)
     assert float(found["magnetization_squared"]) == pytest.approx(
         float(exact["magnetization_squared"])
     )
@@ -271,10 +275,13 @@ def test_coarse_stores_are_measured_in_physical_units(
 
 
 def test_every_variable_has_units_and_a_name(truth: LatticeStore) -> None:
-    found = measure_store(truth)
+    found = measure(truth)
     for name in [*found.data_vars, *found.coords]:
         assert set(found[name].attrs) >= {"units", "long_name"}, name
     assert all(found[name].dtype == np.float64 for name in found.data_vars)
+    for name in [n for n in found.data_vars if f"{n}_err" in found and f"{n}_n_eff" in found]:
+        for end in ("_tau_int", "_tau_int_err"):
+            assert found[f"{name}{end}"].dims == found[name].dims
 
 
 @pytest.fixture

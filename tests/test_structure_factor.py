@@ -1,83 +1,99 @@
-"""S(k) against the sum written out, and shells against the full transform."""
+"""S(k) against the sum over sites written out; folding and shells against the full transform."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from itertools import product
 
 import numpy as np
 import pytest
 
+from skild_phys.measure.shells import images, wave_numbers, wave_shells
 from skild_phys.measure.structure_factor import (
-    Shells,
-    shells,
-    smallest_modes,
+    along_longest_axes,
+    folded_structure_factor,
     structure_factor,
-    wave_numbers,
 )
 
-SHAPES = [(6, 8), (8, 6), (7, 5), (16, 16)]
+SHAPES = [(6, 8), (8, 6), (7, 5), (16, 16), (4, 6, 5), (1, 6)]
 
 
 def brute_structure_factor(field: np.ndarray) -> np.ndarray:
-    height, width = field.shape
-    y, x = np.mgrid[:height, :width]
-    modes = [
-        [
-            (field * np.exp(-2j * np.pi * (a * y / height + b * x / width))).sum()
-            for b in range(width)
-        ]
-        for a in range(height)
-    ]
-    return np.abs(np.array(modes)) ** 2 / (height * width)
+    """Sum over sites for every wave vector of the whole transform."""
+    place = np.stack(np.meshgrid(*map(np.arange, field.shape), indexing="ij"))
+    found = np.empty(field.shape)
+    for m in product(*map(range, field.shape)):
+        turns = sum(a * x / n for a, x, n in zip(m, place, field.shape, strict=True))
+        found[m] = np.abs((field * np.exp(-2j * np.pi * turns)).sum()) ** 2 / field.size
+    return found
 
 
-def brute_shells(field: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    power = brute_structure_factor(field)
-    ky, kx = (2 * np.pi * np.fft.fftfreq(n) for n in field.shape)
-    k = np.hypot(ky[:, None], kx[None, :])
-    index = np.floor(k * min(field.shape) / (2 * np.pi) + 0.5).astype(int)
-    inside = [index == i for i in np.unique(index)]
-    return np.array([k[i].mean() for i in inside]), np.array([power[i].mean() for i in inside])
+def folded(fields: np.ndarray) -> np.ndarray:
+    shape = fields.shape[1:]
+    layout = (*shape[:-1], shape[-1] // 2 + 1)
+    return folded_structure_factor(fields, len(shape), np.zeros(layout), np.zeros(layout))
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_equals_the_sum_over_sites(shape: tuple[int, int]) -> None:
+def test_equals_the_sum_over_sites(shape: tuple[int, ...]) -> None:
     field = np.random.default_rng(7).normal(size=shape)
     full = brute_structure_factor(field)
-    assert np.allclose(structure_factor(field), full[:, : shape[1] // 2 + 1], rtol=1e-12)
-
-
-def test_modes_average_to_the_mean_square() -> None:
-    field = np.random.default_rng(8).normal(size=(3, 16, 16))
-    shell = shells((16, 16))
-    mean = (shell.average(structure_factor(field)) * shell.modes).sum(axis=-1) / 256
-    assert mean == pytest.approx((field**2).mean(axis=(1, 2)), rel=1e-13)
-
-
-def shells_agree(shell: Shells, shape: tuple[int, int]) -> bool:
-    field = np.random.default_rng(9).normal(size=shape)
-    k, power = brute_shells(field)
-    return np.allclose(shell.k, k) and np.allclose(shell.average(structure_factor(field)), power)
+    half = full[..., : shape[-1] // 2 + 1]
+    assert np.allclose(structure_factor(field, len(shape)), half, rtol=1e-12)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_shells_equal_averages_over_the_full_transform(shape: tuple[int, int]) -> None:
-    shell = shells(shape)
-    assert shell.modes.sum() == shape[0] * shape[1]
-    assert shells_agree(shell, shape)
+def test_modes_average_to_the_mean_square(shape: tuple[int, ...]) -> None:
+    field = np.random.default_rng(8).normal(size=(3, *shape))
+    power, sites = folded(field), images(shape)
+    assert sites.sum() == np.prod(shape)
+    mean = (power * sites).reshape(3, -1).sum(axis=1) / np.prod(shape)
+    assert mean == pytest.approx((field**2).reshape(3, -1).mean(axis=1), rel=1e-13)
 
 
-def test_planted_fault_half_the_modes_counted_once() -> None:
-    shell = shells((16, 16))
-    once = np.ones_like(shell.weight)
-    modes = np.add.reduceat(once[shell.order], shell.start).astype(np.int64)
-    assert not shells_agree(replace(shell, weight=once, modes=modes), (16, 16))
+@pytest.mark.parametrize("shape", SHAPES)
+def test_sums_over_lattices_are_kept_mode_by_mode(shape: tuple[int, ...]) -> None:
+    field = np.random.default_rng(9).normal(size=(4, *shape))
+    each = structure_factor(field, len(shape))
+    total, squares = np.ones(each.shape[1:]), np.zeros(each.shape[1:])
+    folded_structure_factor(field, len(shape), total, squares)
+    assert np.allclose(total, 1 + each.sum(axis=0))
+    assert np.allclose(squares, (each**2).sum(axis=0))
 
 
-def test_zero_mode_and_smallest_modes() -> None:
+def shells_agree(power: np.ndarray, field: np.ndarray) -> bool:
+    """Compare shell averages of folded powers with the same over the whole transform."""
+    shape = field.shape
+    frequencies = [2 * np.pi * np.fft.fftfreq(n) for n in shape]
+    k = np.sqrt(sum(a**2 for a in np.meshgrid(*frequencies, indexing="ij")))
+    full = brute_structure_factor(field)
+    index = np.floor(k * min(shape) / (2 * np.pi) + 0.5 + 1e-9).astype(int)
+    inside = [index == i for i in np.unique(index)]
+    shell = wave_shells(shape)
+    return (
+        np.allclose(shell.at, [k[i].mean() for i in inside])
+        and np.array_equal(shell.count, [i.sum() for i in inside])
+        and np.allclose(shell.average(power[np.newaxis])[0], [full[i].mean() for i in inside])
+    )
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_shells_equal_averages_over_the_full_transform(shape: tuple[int, ...]) -> None:
+    field = np.random.default_rng(10).normal(size=shape)
+    assert shells_agree(folded(field[np.newaxis])[0], field)
+
+
+def test_planted_fault_mirror_images_left_out() -> None:
+    field = np.random.default_rng(10).normal(size=(6, 8))
+    one_corner = structure_factor(field)[:4]
+    assert not shells_agree(one_corner, field)
+
+
+def test_along_the_longest_axes() -> None:
     y, x = np.mgrid[:8, :8]
     field = 0.5 + np.cos(2 * np.pi * x / 8) + 3 * np.cos(2 * np.pi * y / 8)
-    power = structure_factor(field)
-    assert power[0, 0] == pytest.approx(64 * 0.25)
-    assert smallest_modes(power) == pytest.approx((64 / 4 + 9 * 64 / 4) / 2)
+    power = along_longest_axes(folded(field[np.newaxis]), (8, 8))[0]
+    assert power[0] == pytest.approx(64 * 0.25)
+    assert power[1] == pytest.approx((64 / 4 + 9 * 64 / 4) / 2)
+    long = along_longest_axes(folded(np.tile(field, (1, 2))[np.newaxis]), (8, 16))[0]
+    assert long[2] == pytest.approx(128 / 4)
     assert wave_numbers((8, 8))[0, 4] == pytest.approx(np.pi)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from skild_phys.lattice.exact import kaufman_specific_heat
+from skild_phys.lattice.exact import SUSCEPTIBILITY, XI_OVER_L, kaufman_specific_heat
 from skild_phys.lattice.models import MODELS
+from skild_phys.measure.system import System
 from skild_phys.measure.theory import theory
 from skild_phys.measure.thermodynamics import (
     binder_cumulant,
+    binder_ratio,
     magnetization_moments,
     moments,
     second_moment_correlation_length,
@@ -39,6 +41,8 @@ def test_binder_cumulant_of_order_and_of_a_gaussian() -> None:
     one = np.array(1.0)
     assert binder_cumulant(one, one) == pytest.approx(2 / 3)
     assert binder_cumulant(one, 3 * one) == pytest.approx(0.0)
+    assert binder_ratio(one, one) == pytest.approx(2 / 3)
+    assert binder_ratio(np.sqrt(2 / np.pi) * one, one) == pytest.approx(1 - np.pi / 6)
 
 
 def test_specific_heat_of_the_enumerated_4x4_torus() -> None:
@@ -56,19 +60,40 @@ def test_specific_heat_of_the_enumerated_4x4_torus() -> None:
 
 
 def test_theory_of_potts2_is_the_enumerated_energy() -> None:
-    bits = ((np.arange(2**9)[:, None] >> np.arange(9)) & 1).astype(np.int8)
+    """On squares and rectangles; other numbers of states have no theory."""
     model = MODELS["potts2"]
-    energy = model.energy(bits.reshape(-1, 3, 3))
-    none = np.zeros(0, dtype=np.int64)
-    for temperature in (0.6, model.critical_temperature, 3.0):
-        weight = np.exp(-9 * (energy - energy.min()) / temperature)
-        exact = float((weight * energy).sum() / weight.sum())
-        attrs = {"model": "potts2", "temperature": temperature}
-        known = theory(attrs, (3, 3), none)
-        assert set(known) == {"energy"}
-        assert float(known["energy"].value) == pytest.approx(exact, rel=1e-9)
-        assert theory(attrs, (3, 4), none) == {}
-        assert theory(attrs | {"model": "potts3"}, (3, 3), none) == {}
+    for shape in ((3, 3), (3, 4)):
+        sites = shape[0] * shape[1]
+        bits = ((np.arange(2**sites)[:, None] >> np.arange(sites)) & 1).astype(np.int8)
+        energy = model.energy(bits.reshape(-1, *shape))
+        for temperature in (0.6, model.critical_temperature, 3.0):
+            weight = np.exp(-sites * (energy - energy.min()) / temperature)
+            weight /= weight.sum()
+            exact = float(weight @ energy)
+            heat = sites * float(weight @ (energy - exact) ** 2) / temperature**2
+            known = theory(System(shape, "states", 2, model, temperature))
+            assert set(known) == {"energy", "specific_heat", "domain_wall_density"}
+            assert float(known["energy"].value) == pytest.approx(exact, rel=1e-9)
+            assert float(known["specific_heat"].value) == pytest.approx(heat, rel=1e-7)
+            assert float(known["domain_wall_density"].value) == pytest.approx(exact + 2)
+    assert theory(System((3, 3), "states", 3, MODELS["potts3"], 1.0)) == {}
+    assert theory(System((3, 3), "states", 2, model)) == {}
+
+
+def test_theory_of_the_critical_torus_is_consistent() -> None:
+    """chi and xi come out of S(k) as in cond-mat/9904038; G(1) is Kaufman's to 0.035 / L."""
+    tc = MODELS["ising2d"].critical_temperature
+    known = theory(System((64, 64), "spins", 0, MODELS["ising2d"], tc))
+    assert float(known["susceptibility"].value) == pytest.approx(SUSCEPTIBILITY * 64**1.75, 1e-4)
+    assert float(known["correlation_length_ratio"].value) == pytest.approx(XI_OVER_L, 1e-3)
+    axis, energy = known["two_point_axis"].value, float(known["energy"].value)
+    assert axis[1] + energy / 2 == pytest.approx(0.0345 / 64, rel=0.02)
+    assert known["structure_factor"].value[0] == pytest.approx(float(known["susceptibility"].value))
+    wide = theory(System((32, 64), "spins", 0, MODELS["ising2d"], tc))
+    assert "binder_cumulant" not in wide
+    turned = theory(System((64, 32), "spins", 0, MODELS["ising2d"], tc))
+    for name in ("two_point_radial", "connected_four_point", "structure_factor_axis"):
+        assert np.allclose(wide[name].value, turned[name].value, rtol=1e-12)
 
 
 def test_moments_over_three_axes_and_of_an_order_parameter() -> None:

@@ -11,10 +11,14 @@ import click
 from skild_phys.cli.measure import compile_kernels, make_directory
 from skild_phys.cli.options import (
     announced,
+    check_threads,
     command_line,
+    error_method,
+    error_options,
     json_option,
     overwrite_option,
     progress_bar,
+    threads_option,
 )
 from skild_phys.errors import BadInput
 from skild_phys.files import check_output, write_bytes_atomically
@@ -48,7 +52,8 @@ SHORT = {
     type=click.Path(path_type=Path),
     help="The coarse store the models were refined from.",
 )
-@click.option("--bins", type=int, help="Jackknife over so many bins of lattices.")
+@error_options
+@threads_option
 @overwrite_option
 @json_option
 def command(
@@ -56,7 +61,11 @@ def command(
     models: tuple[Path, ...],
     output: Path,
     coarse: Path | None,
+    errors: str | None,
     bins: int | None,
+    resamples: int | None,
+    seed: int,
+    threads: int | None,
     overwrite: bool,
     as_json: bool,
 ) -> None:
@@ -78,6 +87,8 @@ def command(
     if output.exists() and not output.is_dir():
         raise BadInput("-o", str(output), "a directory")
     stores = opened[1 : len(models) + 1]
+    fewest = min(s.n_samples for s in (opened[0], *stores))
+    method = error_method(errors, bins, resamples, seed, fewest)
     total = sum(s.n_samples for s in (opened[0], *stores))
     compile_kernels()
     with progress_bar("comparing", total) as advance:
@@ -85,7 +96,9 @@ def command(
             opened[0],
             stores,
             coarse=opened[-1] if coarse else None,
-            bins=bins,
+            errors=method,
+            seed=seed,
+            threads=check_threads(threads),
             progress=advance,
         )
     with announced("drawing ..."):

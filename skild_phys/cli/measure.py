@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,16 @@ from typing import TYPE_CHECKING, Any
 import click
 import numpy as np
 
-from skild_phys.cli.options import announced, json_option, overwrite_option, progress_bar
+from skild_phys.cli.options import (
+    announced,
+    check_threads,
+    error_method,
+    error_options,
+    json_option,
+    overwrite_option,
+    progress_bar,
+    threads_option,
+)
 from skild_phys.errors import BadInput
 from skild_phys.files import check_output, write_bytes_atomically, write_error
 
@@ -19,16 +29,21 @@ if TYPE_CHECKING:
 
 SCALARS = (
     "energy", "specific_heat", "magnetization", "abs_magnetization", "susceptibility",
-    "binder_cumulant", "correlation_length",
+    "binder_cumulant", "binder_ratio", "correlation_length", "correlation_length_ratio",
+    "domain_wall_density", "geometric_largest_cluster", "geometric_cluster_size",
+    "fk_largest_cluster", "fk_cluster_size",
 )  # fmt: skip
+_SUFFIXES = ("", ".nc", ".csv", ".zarr")
+_SHELLS_SHOWN = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 
 
 def compile_kernels() -> None:
     """Compile what measuring will call, and say so; quick once it is cached."""
-    from skild_phys.measure.correlations import pattern_counts
+    from skild_phys.measure.dataset import measure
 
     with announced("compiling the kernels (first run only) ..."):
-        pattern_counts(np.ones((1, 3, 3), dtype=np.int8))
+        spins = np.ones((1, 4, 4), dtype=np.int8)
+        measure(spins, model="ising2d", temperature=2.0)
 
 
 @click.command()
@@ -37,40 +52,63 @@ def compile_kernels() -> None:
     "-o",
     "--output",
     type=click.Path(path_type=Path),
-    help="Write all of it: FILE.nc (NetCDF), FILE.csv, or a directory for both.",
+    help="Write all of it: FILE.nc (NetCDF), FILE.zarr, FILE.csv, or a directory for NetCDF, CSV"
+    " and a figure.",
 )
+@click.option("--only", help="Observables, by name, with commas between.  [default: all]")
 @click.option(
-    "--bins",
-    type=int,
-    help="Jackknife over so many bins of lattices.  [default: one by one, with autocorrelation]",
+    "--offsets",
+    multiple=True,
+    help="Four sites for the connected four-point function, as '0,0 0,3 2,3 2,0' in the order of"
+    " the axes (y,x); can be given more than once.",
 )
+@error_options
+@threads_option
 @overwrite_option
 @json_option
 def command(
-    store: Path, output: Path | None, bins: int | None, overwrite: bool, as_json: bool
+    store: Path,
+    output: Path | None,
+    only: str | None,
+    offsets: tuple[str, ...],
+    errors: str | None,
+    bins: int | None,
+    resamples: int | None,
+    seed: int,
+    threads: int | None,
+    overwrite: bool,
+    as_json: bool,
 ) -> None:
-    """Measure a store: energy, moments, G(r), S(k), four-point function, patterns.
+    """Measure a store: energy, moments, G(r), S(k), four-point function, clusters, patterns.
 
-    In 3D, and of Potts states: energy, moments and what follows from them. Values are shown as
-    1.234(56), the error in units of the last digits, beside exact values where they are known.
-    Reads the store once, chunk by chunk.
+    Values are shown as 1.234(56), the error in units of the last digits, beside exact values
+    where they are known. tau is the integrated autocorrelation time in samples (1/2 where they
+    are independent), n_eff how many independent lattices an error is worth. Reads the store
+    once, chunk by chunk.
 
     \b
     skild-phys measure refined.zarr
     skild-phys measure refined.zarr -o refined.nc
+    skild-phys measure fine.zarr --only binder_cumulant,energy --errors bootstrap
     """
-    from skild_phys.measure.observables import measure_store
+    from skild_phys.measure.dataset import chosen, measure
+    from skild_phys.measure.system import System
     from skild_phys.store import open_store
 
     opened = open_store(store)
-    if bins is not None and not 2 <= bins <= opened.n_samples:
-        raise BadInput("--bins", bins, f"2 to {opened.n_samples}, the number of lattices")
+    method = error_method(errors, bins, resamples, seed, opened.n_samples)
+    sites = tuple(_parse_offsets(text) for text in offsets)
+    names = None if only is None else tuple(name.strip() for name in only.split(","))
+    chosen(System.of(opened, offsets=sites), names)
     if output is not None:
         check_output(output, overwrite=overwrite, inputs=[store])
         _check_kind(output)
     compile_kernels()
     with progress_bar("measuring", opened.n_samples) as advance:
-        result = measure_store(opened, bins=bins, progress=advance)
+        result = measure(
+            opened, only=names, offsets=sites, errors=method, seed=seed,
+            threads=check_threads(threads), progress=advance,
+        )  # fmt: skip
     result.attrs["store"] = store.name
     if output is not None:
         write_measurement(result, output)
@@ -81,9 +119,12 @@ def command(
 
 
 def write_measurement(result: xr.Dataset, output: Path) -> None:
-    """Write a measurement as NetCDF, CSV, or both into a directory; raises WriteError."""
+    """Write a measurement as NetCDF, Zarr or CSV, or into a directory; raises WriteError."""
     from skild_phys.measure.report import estimates_table
 
+    if output.suffix == ".zarr":
+        _write_zarr(result, output)
+        return
     netcdf = bytes(result.to_netcdf(engine="scipy"))
     text = estimates_table(result).to_csv(index=False).encode()
     if output.suffix == ".nc":
@@ -91,9 +132,29 @@ def write_measurement(result: xr.Dataset, output: Path) -> None:
     elif output.suffix == ".csv":
         write_bytes_atomically(output, text)
     else:
+        from skild_phys.plots import measurement_figure, save_figure
+
         make_directory(output)
         write_bytes_atomically(output / "measure.nc", netcdf)
         write_bytes_atomically(output / "measure.csv", text)
+        figure = measurement_figure(result)
+        if figure is not None:
+            save_figure(figure, output / "measure")
+
+
+def _write_zarr(result: xr.Dataset, output: Path) -> None:
+    """Write a Zarr group beside its place and move it there, so that half of one never is."""
+    part = output.with_name(f".{output.name}.part")
+    try:
+        shutil.rmtree(part, ignore_errors=True)
+        result.to_zarr(part, zarr_format=3, consolidated=False)
+        if output.exists():
+            shutil.rmtree(output)
+        part.rename(output)
+    except OSError as error:
+        raise write_error(output, error) from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
 
 
 def make_directory(path: Path) -> None:
@@ -110,19 +171,25 @@ def as_plain(result: xr.Dataset) -> dict[str, Any]:
 
     records = estimates_table(result).to_dict("records")
     attrs = {str(k): v for k, v in result.attrs.items()}
-    times = {
-        str(n): {"value": float(result[n]), "error": float(result[f"{n}_err"])}
-        for n in result.data_vars
-        if str(n).endswith("_tau")
-    }
-    plain: dict[str, Any] = to_plain({**attrs, "autocorrelation": times, "observables": records})
+    plain: dict[str, Any] = to_plain({**attrs, "observables": records})
     return plain
 
 
+def _parse_offsets(text: str) -> tuple[tuple[int, ...], ...]:
+    try:
+        sites = tuple(tuple(int(n) for n in site.split(",")) for site in text.split())
+    except ValueError:
+        sites = ()
+    if len(sites) != 4:
+        raise BadInput("--offsets", text, "four sites such as '0,0 0,3 2,3 2,0'")
+    return sites
+
+
 def _check_kind(output: Path) -> None:
-    if output.suffix not in ("", ".nc", ".csv"):
-        raise BadInput("-o", str(output), "FILE.nc, FILE.csv, or a directory without a suffix")
-    if output.exists() and output.is_dir() != (output.suffix == ""):
+    if output.suffix not in _SUFFIXES:
+        accepted = "FILE.nc, FILE.zarr, FILE.csv, or a directory without a suffix"
+        raise BadInput("-o", str(output), accepted)
+    if output.exists() and output.is_dir() != (output.suffix in ("", ".zarr")):
         raise BadInput("-o", str(output), "a file for .nc and .csv, else a directory")
 
 
@@ -130,34 +197,40 @@ def _print(result: xr.Dataset) -> None:
     from rich.console import Console
 
     console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=120)
     shape = "x".join(map(str, result.attrs["shape"]))
     title = f"{result.attrs['store']}: {result.attrs['lattices']} lattices of {shape}"
     console.print(title, soft_wrap=True, markup=False)
     console.print(_scalar_table(result))
-    if "structure_factor" in result:
-        for table in _correlation_tables(result):
-            console.print(table)
-    for name in ("energy", "magnetization_squared"):
-        if f"{name}_tau" in result:
-            value, error = float(result[f"{name}_tau"]), float(result[f"{name}_tau_err"])
-            unit = result[f"{name}_tau"].attrs["units"]
-            console.print(f"tau_int({name.replace('_', ' ')}) = {value:.2f} +- {error:.2f} {unit}")
+    for table in _correlation_tables(result):
+        console.print(table)
     console.print(f"errors: {result.attrs['errors']}", soft_wrap=True)
-    sources = {result[n].attrs["comment"] for n in result if str(n).endswith("_theory")}
-    for source in sorted(sources):
-        console.print(f"theory: {source}", soft_wrap=True)
+    sources: dict[str, list[str]] = {}
+    for name in result:
+        if str(name).endswith("_theory"):
+            about = str(name).removesuffix("_theory").replace("_", " ")
+            sources.setdefault(result[name].attrs["comment"], []).append(about)
+    for source, names in sources.items():
+        console.print(f"theory of {', '.join(names)}: {source}", soft_wrap=True)
 
 
 def _correlation_tables(result: xr.Dataset) -> list[Any]:
-    distances, shells = len(result["distance"]), len(result["shell"])
-    names = ["two_point_axis", "two_point_diagonal"]
-    powers = [2**i for i in range(distances.bit_length()) if 2**i < distances]
-    shown = [i for i in (1, 2, 4, 8, 16, 32, 64, 128, 256) if i < shells]
-    return [
-        _line_table(result, "side", ["connected_four_point"], ["G4c(r)"]),
-        _line_table(result, "distance", names, ["G(r, 0)", "G(r, r)"], powers),
-        _line_table(result, "shell", ["structure_factor"], ["S(k)"], shown),
-    ]
+    """Return tables over sides, distances, wave numbers and cluster sizes, of what was measured."""
+    wanted = (
+        (["connected_four_point"], ["G4c(r)"], None),
+        (["connected_four_point_offsets"], ["G4c"], None),
+        (["two_point_axis", "two_point_diagonal"], ["G(r, 0)", "G(r, r)"], _SHELLS_SHOWN),
+        (["two_point_radial"], ["G(|r|)"], _SHELLS_SHOWN),
+        (["structure_factor"], ["S(k)"], _SHELLS_SHOWN),
+        (["geometric_cluster_density", "fk_cluster_density"], ["n(s) geometric", "n(s) FK"], None),
+    )
+    tables = []
+    for names, labels, places in wanted:
+        there = [(n, label) for n, label in zip(names, labels) if n in result]
+        if there and result[there[0][0]].size:
+            tables.append(_line_table(result, there, places))
+    return tables
 
 
 def _scalar_table(result: xr.Dataset) -> Any:
@@ -166,38 +239,45 @@ def _scalar_table(result: xr.Dataset) -> Any:
     from skild_phys.measure.report import with_error
 
     table = Table("observable", "unit", box=None, pad_edge=False)
-    table.add_column("value", justify="right")
-    table.add_column("theory", justify="right")
+    for heading in ("value", "theory", "tau", "n_eff"):
+        table.add_column(heading, justify="right", no_wrap=True)
     for name in SCALARS:
         if name in result:
             value, error = float(result[name]), float(result[f"{name}_err"])
             known = f"{float(result[f'{name}_theory']):.6g}" if f"{name}_theory" in result else ""
-            unit = result[name].attrs["units"]
-            table.add_row(name.replace("_", " "), unit, with_error(value, error), known)
+            tau, tau_error = (float(result[f"{name}_tau_int{e}"]) for e in ("", "_err"))
+            table.add_row(
+                name.replace("_", " "),
+                result[name].attrs["units"],
+                with_error(value, error),
+                known,
+                with_error(tau, tau_error) if np.isfinite(tau_error) else f"{tau:.2g}",
+                f"{float(result[f'{name}_n_eff']):.0f}",
+            )
     return table
 
 
 def _line_table(
-    result: xr.Dataset,
-    dim: str,
-    names: Sequence[str],
-    labels: Sequence[str],
-    chosen: Sequence[int] | None = None,
+    result: xr.Dataset, shown: Sequence[tuple[str, str]], chosen: Sequence[int] | None
 ) -> Any:
     from rich.table import Table
 
+    from skild_phys.measure.observables import POSITION
     from skild_phys.measure.report import with_error
 
+    dim = str(result[shown[0][0]].dims[0])
+    heading = {"shell": "k", "size": "s", "offsets": "sites"}.get(dim, "r")
     table = Table(box=None, pad_edge=False)
-    table.add_column("k" if dim == "shell" else "r", justify="right")
-    for name, label in zip(names, labels, strict=True):
+    table.add_column(heading, justify="right")
+    for name, label in shown:
         table.add_column(label, justify="right")
         if f"{name}_theory" in result:
             table.add_column("theory", justify="right")
-    places = result["k" if dim == "shell" else dim].values
-    for i in range(len(places)) if chosen is None else chosen:
-        cells = [f"{places[i]:.4g}"]
-        for name in names:
+    places = result[POSITION[dim]].values
+    for i in range(len(places)) if chosen is None else (i for i in chosen if i < len(places)):
+        at = places[i]
+        cells = [str(at) if places.dtype.kind == "U" else f"{at:.4g}"]
+        for name, _ in shown:
             cells.append(with_error(float(result[name][i]), float(result[f"{name}_err"][i])))
             if f"{name}_theory" in result:
                 cells.append(f"{float(result[f'{name}_theory'][i]):.6f}")

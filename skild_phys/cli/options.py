@@ -25,6 +25,8 @@ from skild_phys.errors import BadInput
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from skild_phys.errorbars import ErrorMethod
+
 Function = Callable[..., Any]
 
 _UNRECORDED = {"threads", "as_json", "overwrite", "quiet"}
@@ -44,6 +46,49 @@ class Advance(Protocol):
     """Move a progress line on by `count`, and show `note` at its end."""
 
     def __call__(self, count: int, note: str = "") -> None: ...
+
+
+def error_options(command: Function) -> Function:
+    """Add the options of how error bars are made."""
+    options = (
+        click.option(
+            "--errors",
+            help="gamma (autocorrelation by the Gamma method), jackknife or bootstrap over bins."
+            "  [default: gamma; jackknife with --bins]",
+        ),
+        click.option(
+            "--bins", type=int, help="Bins of jackknife and bootstrap.  [default: 50]"
+        ),
+        click.option("--resamples", type=int, help="Of the bootstrap.  [default: 1000]"),
+        click.option(
+            "--seed", type=int, default=0, show_default=True,
+            help="Of the bootstrap, and of the bonds of FK clusters.",
+        ),
+    )  # fmt: skip
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def error_method(
+    errors: str | None, bins: int | None, resamples: int | None, seed: int, lattices: int
+) -> ErrorMethod:
+    """Return the method that the options ask for; raises BadInput."""
+    from skild_phys.errorbars import ErrorMethod
+
+    kind = errors or ("gamma" if bins is None else "jackknife")
+    if bins is not None and not 2 <= bins <= lattices:
+        raise BadInput("--bins", bins, f"2 to {lattices}, the number of lattices")
+    if resamples is not None and kind != "bootstrap":
+        raise BadInput("--resamples", resamples, "--errors bootstrap beside it")
+    return ErrorMethod(kind, bins, 1000 if resamples is None else resamples, seed)
+
+
+def check_threads(threads: int | None) -> int:
+    """Return the number of threads, by default one a core; raises BadInput."""
+    if threads is not None and threads < 1:
+        raise BadInput("--threads", threads, "a whole number of at least 1")
+    return threads or os.cpu_count() or 1
 
 
 LINE_SECONDS = 30.0

@@ -236,13 +236,14 @@ def summary(store: LatticeStore) -> dict[str, Any]:
     independent), in updates from the burn-in.
     """
     from skild_phys.errorbars import Chains, integrated_autocorrelation_time, jackknife
+    from skild_phys.measure.system import System
     from skild_phys.measure.theory import theory
 
     chains = Chains(store.variable("chain").astype(np.int64), store.variable("draw"))
     rows = {"energy": store.variable("energy"), "m2": store.variable("magnetization") ** 2}
     estimate = jackknife(lambda means: means["energy"], rows, chains=chains)
     mean, error = float(estimate.value), float(estimate.error)
-    known = theory(store.attrs, store.shape, np.ones(0, dtype=np.int64)).get("energy")
+    known = theory(System.of(store)).get("energy")
     exact = float(known.value) if known is not None else None
     found = integrated_autocorrelation_time(np.stack([*rows.values()], axis=1), chains)
     attrs = store.attrs

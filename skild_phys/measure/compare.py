@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,33 +11,46 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from skild_phys.errorbars import Array, Chains, Estimate, Means, jackknife
+from skild_phys.errorbars import Chains, ErrorMethod, Estimate, Means
 from skild_phys.errors import BadInput, StoreError
-from skild_phys.measure.correlations import fold_patterns, kl_divergence, total_variation
-from skild_phys.measure.observables import (
-    Observable,
-    System,
+from skild_phys.measure.agreement import Agreement, agreement_of
+from skild_phys.measure.dataset import (
+    GAMMA,
+    Variables,
     add_estimate,
-    all_of,
-    available,
-    physical_attrs,
-    system_of,
+    attributes,
+    estimate,
+    estimates,
     to_dataset,
 )
+from skild_phys.measure.lattices import check_measurable
+from skild_phys.measure.observables import Observable, all_of, observables
 from skild_phys.measure.pairing import Pairing, agreement, pair
+from skild_phys.measure.patterns import fold_patterns, kl_divergence, total_variation
 from skild_phys.measure.pictures import Pictures, pictures
-from skild_phys.measure.statistics import (
-    MAX_ROWS,
-    Rows,
-    Statistics,
-    collect,
-    has_correlations,
-    rows_of,
-)
+from skild_phys.measure.rows import MAX_ROWS, Rows, rows_of
+from skild_phys.measure.shells import Array
+from skild_phys.measure.statistics import Statistics, collect
+from skild_phys.measure.system import System
 from skild_phys.store import LatticeStore, read_timing
 
 _NOISE = "patterns_tv_noise"
 _COST = ("method", "steps", "sweeps", "polish")
+RATIOS = {
+    "structure_factor_ratio": ("structure_factor", "radial"),
+    "two_point_axis_ratio": ("two_point_axis", "axis"),
+    "two_point_diagonal_ratio": ("two_point_diagonal", "diagonal"),
+    "two_point_radial_ratio": ("two_point_radial", "distance"),
+}
+"""Name of a ratio model / truth -> the observable, and the statistic that its mean is."""
+
+JUDGED = (
+    "connected_four_point",
+    "two_point_axis",
+    "two_point_diagonal",
+    "structure_factor",
+)
+"""Observables whose residuals are judged together, with their full covariance."""
 
 
 @dataclass(frozen=True)
@@ -47,9 +60,10 @@ class Model:
     Attributes
     ----------
     name : name of the store without its suffix.
-    data : its own estimates, as from `measure_store`; and NAME_residual = model - truth with
-        NAME_residual_err, structure_factor_ratio, patterns_tv, patterns_tv_noise (what equal
+    data : its own estimates, as from `dataset.measure`; and NAME_residual = model - truth with
+        NAME_residual_err, the ratios of `RATIOS`, patterns_tv, patterns_tv_noise (what equal
         ensembles would show), patterns_kl, site_agreement, coarse_agreement, each with _err.
+    together : observable -> chi^2 of its residuals at all places.
     paired : whether residuals carry paired errors.
     lattices, parents : lattices used, and truth lattices they are compared with.
     notes : what the reader must know about the pairing.
@@ -58,6 +72,7 @@ class Model:
 
     name: str
     data: xr.Dataset
+    together: dict[str, Agreement]
     paired: bool
     lattices: int
     parents: int
@@ -81,7 +96,9 @@ def compare(
     models: Sequence[LatticeStore],
     *,
     coarse: LatticeStore | None = None,
-    bins: int | None = None,
+    errors: ErrorMethod = GAMMA,
+    seed: int = 0,
+    threads: int = 1,
     max_rows: int = MAX_ROWS,
     progress: Callable[[int], None] | None = None,
 ) -> Comparison:
@@ -89,38 +106,41 @@ def compare(
 
     A model that descends from lattices of the truth (`pairing.pair`) is compared with just
     those, lattice by lattice: several refinements of one lattice are averaged first, and the
-    errors come from a jackknife over the truth's lattices. Otherwise it is compared with the
-    whole truth, with the errors of two independent ensembles.
+    errors come from the truth's lattices, each with its refinements. Otherwise it is compared
+    with the whole truth, with the errors of two independent ensembles.
 
     Parameters
     ----------
     truth, models, coarse : open stores; `coarse` is what the models were refined from.
-    bins, max_rows, progress : as in `measure_store`.
+    errors, seed, threads, max_rows, progress : as in `dataset.measure`.
 
     Raises
     ------
-    BadInput : a model whose lattices do not fit the truth's; any store of other lattices than
-        2D spins, block sums and fields.
-    StoreError : a store without lattices, or a damaged one.
+    BadInput : a model whose lattices do not fit the truth's.
+    StoreError : a store without lattices, of counts of states, or a damaged one.
     """
     for store in (truth, *models):
         _check(store, truth)
-    if coarse is not None:
-        _check_kind(coarse)
+    system = System.of(truth, seed=seed)
     rows = rows_of(truth, max_rows)
-    attrs = physical_attrs(truth)
-    hamiltonian = attrs.get("model")
-    found = collect(truth, rows.label, rows.size, model=hamiltonian, progress=progress)
-    measured = to_dataset(found, rows.chains, attrs, bins=bins)
+    wanted = observables(system)
+    needed = {name for o in wanted for name in o.needs}
+    found = collect(
+        truth, system, rows.label, rows.size, needed=needed, threads=threads, progress=progress
+    )
+    measured = to_dataset(
+        system,
+        estimates(found, rows.chains, wanted, errors=errors),
+        attributes(found, rows.chains, truth.attrs, errors),
+    )
     pairings = [pair(truth, store, coarse) for store in models]
-    compared = []
-    for store, name, pairing in zip(models, _names(models), pairings, strict=True):
-        against = _Against(found, rows, attrs, bins, progress)
-        compared.append(
-            against.unpaired(store, name, pairing, measured, max_rows)
-            if pairing.parent is None
-            else against.paired(truth, store, name, pairing)
-        )
+    against = _Against(truth, found, rows, errors, threads, progress)
+    compared = [
+        against.unpaired(store, name, pairing, max_rows)
+        if pairing.parent is None
+        else against.paired(store, name, pairing)
+        for store, name, pairing in zip(models, _names(models), pairings, strict=True)
+    ]
     return Comparison(
         truth.path.stem,
         measured,
@@ -134,15 +154,14 @@ def compare(
 class _Against:
     """The truth's side of a comparison."""
 
+    truth: LatticeStore
     found: Statistics
     rows: Rows
-    attrs: dict[str, Any]
-    bins: int | None
+    errors: ErrorMethod
+    threads: int
     progress: Callable[[int], None] | None
 
-    def paired(
-        self, truth: LatticeStore, store: LatticeStore, name: str, pairing: Pairing
-    ) -> Model:
+    def paired(self, store: LatticeStore, name: str, pairing: Pairing) -> Model:
         parent = pairing.parent
         if parent is None:
             raise ValueError("no pairs")
@@ -152,92 +171,133 @@ class _Against:
         if not complete.any():
             raise StoreError(
                 f"{store.path}: variable 'parent': no group of {self.rows.members.max()} "
-                f"successive lattices of {truth.path} is refined as a whole"
+                f"successive lattices of {self.truth.path} is refined as a whole"
             )
-        found = collect(
-            store,
-            np.where((label >= 0) & complete[label], label, -1),
-            self.rows.size,
-            model=self.attrs.get("model"),
-            extra=agreement(truth, store, parent),
-            progress=self.progress,
-        ).take(complete)
+        kept = np.where((label >= 0) & complete[label], label, -1)
+        found = self._collect(store, kept, self.rows.size, parent).take(complete)
         reference = self.found.take(complete)
         chains = self.rows.chains.take(np.flatnonzero(complete)) if self.rows.chains else None
-        data = self._own(found, chains)
-
-        def residual(observable: Observable, system: System) -> Estimate:
-            mine, theirs = (
-                {n: side.rows[n] for n in observable.needs} for side in (found, reference)
-            )
-            return jackknife(
-                lambda m, t: observable.function(m, system) - observable.function(t, system),
-                mine,
-                theirs,
+        data = estimates(found, chains, observables(found.system), errors=self.errors)
+        together = {}
+        for observable in _common(found, reference):
+            needs = observable.needs
+            judged = observable.name in JUDGED
+            residual = self.errors(
+                _difference(observable, found.system),
+                *({n: side.rows[n] for n in needs} for side in (found, reference)),
                 chains=chains,
-                bins=self.bins,
+                covariance=judged,
             )
-
-        system = system_of(found.shape, self.attrs)
-        for observable in _common(found, reference, system):
-            _add_residual(data, observable, residual(observable, system))
+            _add_residual(data, observable, residual)
+            if judged:
+                together[observable.name] = self._judge(observable, residual, found)
         for extra in _AGREEMENTS:
             if extra.name in found.rows:
-                add_estimate(data, extra, extra.estimate(found.rows, system, chains, self.bins))
+                add_estimate(data, extra, estimate(extra, found, chains, self.errors))
         for joint in _joint(found, reference):
-            needed = ({n: s.rows[n] for n in joint.needs} for s in (found, reference))
-            estimate = jackknife(joint.function, *needed, chains=chains, bins=self.bins)
-            _add_joint(data, joint, estimate)
+            sides = ({n: s.rows[n] for n in joint.needs} for s in (found, reference))
+            _add_joint(data, joint, self.errors(joint.function, *sides, chains=chains))
         lattices, parents = int(found.count.sum()), int(reference.count.sum())
         notes = (*pairing.notes, *_dropped(partial, self.rows), *_doubts(data))
-        return Model(name, data, True, lattices, parents, notes, _cost(store))
+        own = self._as_dataset(found, chains, data)
+        return Model(name, own, together, True, lattices, parents, notes, _cost(store))
 
     def unpaired(
         self,
         store: LatticeStore,
         name: str,
         pairing: Pairing,
-        measured: xr.Dataset,
         max_rows: int,
     ) -> Model:
         rows = rows_of(store, max_rows)
-        found = collect(
-            store,
-            rows.label,
-            rows.size,
-            model=self.attrs.get("model"),
-            progress=self.progress,
-        )
-        data = self._own(found, rows.chains)
-        system = system_of(found.shape, self.attrs)
-        for observable in _common(found, self.found, system):
-            key = observable.name
-            with np.errstate(invalid="ignore"):
-                value = data[key].values - measured[key].values
-            error = np.hypot(data[f"{key}_err"].values, measured[f"{key}_err"].values)
-            _add_residual(data, observable, Estimate(value, error, np.full_like(value, 0.5)))
+        found = self._collect(store, rows.label, rows.size, None)
+        data = estimates(found, rows.chains, observables(found.system), errors=self.errors)
+        together = {}
+        for observable in _common(found, self.found):
+            sides = [
+                self.errors(
+                    lambda m, side=side, o=observable: o.function(m, side.system),
+                    {n: side.rows[n] for n in observable.needs},
+                    chains=chains,
+                    covariance=observable.name in JUDGED,
+                )
+                for side, chains in ((found, rows.chains), (self.found, self.rows.chains))
+            ]
+            residual = _independent(*sides)
+            _add_residual(data, observable, residual)
+            if observable.name in JUDGED:
+                together[observable.name] = self._judge(observable, residual, found)
         for joint in _joint(found, self.found):
-            _add_joint(data, joint, self._independent(joint, found, rows.chains))
-        lattices = int(found.count.sum())
-        parents = int(self.found.count.sum())
-        return Model(name, data, False, lattices, parents, pairing.notes, _cost(store))
+            _add_joint(data, joint, self._apart(joint, found, rows.chains))
+        lattices, parents = int(found.count.sum()), int(self.found.count.sum())
+        own = self._as_dataset(found, rows.chains, data)
+        return Model(name, own, together, False, lattices, parents, pairing.notes, _cost(store))
 
-    def _own(self, found: Statistics, chains: Chains | None) -> xr.Dataset:
-        known = {k: v for k, v in self.attrs.items() if k == "temperature"}
-        return to_dataset(found, chains, known, bins=self.bins)
+    def _collect(
+        self,
+        store: LatticeStore,
+        label: NDArray[np.int64],
+        size: int,
+        parent: NDArray[np.int64] | None,
+    ) -> Statistics:
+        """Reduce a model as one of the truth's system, with the truth's Hamiltonian."""
+        own, system = System.of(store), self.found.system
+        if own.field == system.field and own.q == system.q:
+            own = system
+        else:
+            own = replace(own, model=None)
+        needed = {name for o in observables(own) for name in o.needs}
+        extra = None if parent is None else agreement(self.truth, store, parent)
+        return collect(
+            store, own, label, size, needed=needed, extra=extra,
+            threads=self.threads, progress=self.progress,
+        )  # fmt: skip
 
-    def _independent(self, joint: _Joint, found: Statistics, chains: Chains | None) -> Estimate:
-        """Return a function of two ensembles; their jackknife errors add in quadrature."""
+    def _judge(self, observable: Observable, residual: Estimate, found: Statistics) -> Agreement:
+        """Judge squares of every side, and other residuals at 1, 2, 4 .. steps."""
+        places = np.arange(residual.value.size)
+        if observable.dim != "side":
+            places = places[1:][(places[1:] & places[:-1]) == 0]
+        most = np.inf
+        if self.errors.kind != "gamma":
+            most = float(self.errors.number_of_bins(len(found.count)))
+        return agreement_of(residual, places, most)
+
+    def _as_dataset(self, found: Statistics, chains: Chains | None, data: Variables) -> xr.Dataset:
+        about = attributes(found, chains, self.truth.attrs, self.errors)
+        return to_dataset(found.system, data, about)
+
+    def _apart(self, joint: _Joint, found: Statistics, chains: Chains | None) -> Estimate:
+        """Return a function of two ensembles; their errors add in quadrature."""
         model, truth = ({n: s.rows[n] for n in joint.needs} for s in (found, self.found))
         fixed_model = {n: a.mean(axis=0) for n, a in model.items()}
         fixed_truth = {n: a.mean(axis=0) for n, a in truth.items()}
-        of_model = jackknife(
-            lambda m: joint.function(m, fixed_truth), model, chains=chains, bins=self.bins
+        of_model = self.errors(lambda m: joint.function(m, fixed_truth), model, chains=chains)
+        of_truth = self.errors(
+            lambda t: joint.function(fixed_model, t), truth, chains=self.rows.chains
         )
-        of_truth = jackknife(
-            lambda t: joint.function(fixed_model, t), truth, chains=self.rows.chains, bins=self.bins
-        )
-        return Estimate(of_model.value, np.hypot(of_model.error, of_truth.error), of_model.tau)
+        return replace(of_model, error=np.hypot(of_model.error, of_truth.error))
+
+
+def _difference(observable: Observable, system: System) -> Callable[[Means, Means], Array]:
+    return lambda m, t: np.asarray(observable.function(m, system) - observable.function(t, system))
+
+
+def _independent(model: Estimate, truth: Estimate) -> Estimate:
+    """Return model - truth of two independent ensembles."""
+    with np.errstate(invalid="ignore"):
+        value = np.asarray(model.value - truth.value)
+    covariance = None
+    if model.covariance is not None and truth.covariance is not None:
+        covariance = model.covariance + truth.covariance
+    return Estimate(
+        value,
+        np.hypot(model.error, truth.error),
+        model.tau,
+        model.tau_error,
+        np.minimum(model.n_eff, truth.n_eff),
+        covariance,
+    )
 
 
 _AGREEMENTS = tuple(
@@ -266,8 +326,18 @@ class _Joint:
         )
 
 
+def _ratio_of(statistic: str) -> Callable[[Means, Means], Array]:
+    def ratio(model: Means, truth: Means) -> Array:
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return np.asarray(model[statistic] / truth[statistic])
+
+    return ratio
+
+
 def _joint(found: Statistics, reference: Statistics) -> list[_Joint]:
-    windows = min(int(s.count.sum()) for s in (found, reference)) * np.prod(found.shape)
+    sites = float(found.system.sites)
+    windows = min(int(s.count.sum()) for s in (found, reference)) * sites
+    known = {o.name: o for o in observables(found.system)}
 
     def variation(model: Means, truth: Means) -> Array:
         return total_variation(fold_patterns(model["patterns"]), fold_patterns(truth["patterns"]))
@@ -277,14 +347,17 @@ def _joint(found: Statistics, reference: Statistics) -> list[_Joint]:
 
     def divergence(model: Means, truth: Means) -> Array:
         p, q = fold_patterns(truth["patterns"]), fold_patterns(model["patterns"])
-        return kl_divergence(p, q, 0.5 / float(windows))
-
-    def ratio(model: Means, truth: Means) -> Array:
-        with np.errstate(invalid="ignore", divide="ignore"):
-            return np.asarray(model["radial"] / truth["radial"])
+        return kl_divergence(p, q, 0.5 / windows)
 
     functions = [
-        _Joint("structure_factor_ratio", "S(k) over the truth's", "shell", ("radial",), ratio)
+        _Joint(
+            name,
+            f"{known[of].long_name}, over the truth's",
+            known[of].dim,
+            (statistic,),
+            _ratio_of(statistic),
+        )
+        for name, (of, statistic) in RATIOS.items()
     ]
     if "patterns" in found.rows and "patterns" in reference.rows:
         functions += [
@@ -307,28 +380,21 @@ def _joint(found: Statistics, reference: Statistics) -> list[_Joint]:
     return functions
 
 
-def _add_joint(data: xr.Dataset, joint: _Joint, estimate: Estimate) -> None:
+def _add_joint(data: Variables, joint: _Joint, found: Estimate) -> None:
     if joint.name == _NOISE:
         # The mean of |x| for a Gaussian x of standard deviation sigma is sigma sqrt(2 / pi).
-        noise = np.asarray(estimate.error.sum() / np.sqrt(2 * np.pi))
-        estimate = Estimate(noise, np.asarray(np.nan), np.asarray(0.5))
-    add_estimate(data, joint.labelled, estimate)
-
-
-def _check_kind(store: LatticeStore) -> None:
-    if not has_correlations(store):
-        kind = f"'{store.field}'" if store.q else f"{len(store.shape)}D"
-        accepted = f"2D lattices of spins, block sums or a field, not {kind}; see measure"
-        raise BadInput("STORE", str(store.path), accepted)
+        noise = np.asarray(found.error.sum() / np.sqrt(2 * np.pi))
+        unknown = np.asarray(np.nan)
+        found = Estimate(noise, unknown, unknown, unknown, unknown)
+    add_estimate(data, joint.labelled, found)
 
 
 def _check(store: LatticeStore, truth: LatticeStore) -> None:
-    _check_kind(store)
-    if store.n_samples == 0:
-        raise StoreError(f"{store.path}: holds no complete lattice")
-    if store.shape != truth.shape:
+    check_measurable(store)
+    if (store.shape, store.q) != (truth.shape, truth.q):
         size = "x".join(map(str, truth.shape))
-        raise BadInput("MODEL", str(store.path), f"lattices of {size} like {truth.path}")
+        states = f" of {truth.q} states" if truth.q else ""
+        raise BadInput("MODEL", str(store.path), f"lattices of {size}{states} like {truth.path}")
 
 
 def _names(models: Sequence[LatticeStore]) -> list[str]:
@@ -353,17 +419,20 @@ def _complete_rows(
     return np.asarray(there == members)
 
 
-def _common(found: Statistics, reference: Statistics, system: System) -> list[Observable]:
-    theirs = available(reference, system)
-    return [observable for observable in available(found, system) if observable in theirs]
+def _common(found: Statistics, reference: Statistics) -> list[Observable]:
+    theirs = observables(reference.system)
+    return [observable for observable in observables(found.system) if observable in theirs]
 
 
-def _add_residual(data: xr.Dataset, observable: Observable, estimate: Estimate) -> None:
-    name, long_name = f"{observable.name}_residual", f"{observable.long_name}, model - truth"
+def _add_residual(data: Variables, observable: Observable, found: Estimate) -> None:
     add_estimate(
         data,
-        Observable(name, long_name, observable.units, observable.dim, (), observable.function),
-        estimate,
+        replace(
+            observable,
+            name=f"{observable.name}_residual",
+            long_name=f"{observable.long_name}, model - truth",
+        ),
+        found,
     )
 
 
@@ -376,10 +445,9 @@ def _dropped(partial: int, rows: Rows) -> list[str]:
     ]
 
 
-def _doubts(data: xr.Dataset) -> list[str]:
-    if "coarse_agreement" not in data or float(data["coarse_agreement"]) == 1.0:
-        return []
-    return [f"keeps {float(data['coarse_agreement']):.2%} of the coarse values"]
+def _doubts(data: Variables) -> list[str]:
+    share = float(data["coarse_agreement"][1]) if "coarse_agreement" in data else 1.0
+    return [] if share == 1.0 else [f"keeps {share:.2%} of the coarse values"]
 
 
 def _floor(found: Statistics, chains: Chains | None) -> float:

@@ -1,4 +1,9 @@
-"""The observables, each a function of averaged statistics, and the measurement of a store."""
+"""The observables: what is averaged over each lattice, and what is made of the averages.
+
+A statistic is an average over one lattice, (n, ...) for n lattices. An observable is a function
+of ensemble means of statistics, so that a jackknife over lattices gives its error. To add one,
+write a function in a file of its own and list it here.
+"""
 
 from __future__ import annotations
 
@@ -8,42 +13,29 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import xarray as xr
 from numpy.typing import NDArray
 
-from skild_phys.errorbars import (
-    Array,
-    Chains,
-    Estimate,
-    Means,
-    integrated_autocorrelation_time,
-    jackknife,
-)
-from skild_phys.errors import StoreError
+from skild_phys.errorbars import Means
+from skild_phys.measure import clusters, four_point, patterns, shells, structure_factor, two_point
 from skild_phys.measure import thermodynamics as thermo
-from skild_phys.measure.correlations import N_PATTERNS, connected_four_point
-from skild_phys.measure.statistics import MAX_ROWS, Statistics, collect, rows_of
-from skild_phys.measure.structure_factor import shells
-from skild_phys.measure.theory import theory
-from skild_phys.store import LatticeStore
+from skild_phys.measure.shells import Array
+from skild_phys.measure.system import Slice, System
 
 
 @dataclass(frozen=True)
-class System:
-    """What an observable needs to know beyond the statistics; temperature NaN if unknown."""
+class Statistic:
+    """An average over each lattice of a slice, for the systems that it applies to."""
 
-    shape: tuple[int, ...]
-    temperature: float
-
-    @property
-    def sites(self) -> int:
-        """Number of sites."""
-        return math.prod(self.shape)
+    applies: Callable[[System], bool]
+    compute: Callable[[Slice], Array]
 
 
 @dataclass(frozen=True)
 class Observable:
-    """A function (means, system) of averaged statistics; `needs` names those it reads."""
+    """A function (means, system) of averaged statistics; `needs` names those it reads.
+
+    The means may have any leading shape, which the function carries through.
+    """
 
     name: str
     long_name: str
@@ -51,18 +43,117 @@ class Observable:
     dim: str
     needs: tuple[str, ...]
     function: Callable[[Means, System], Array]
+    known_temperature: bool = False
 
     @property
     def dims(self) -> tuple[str, ...]:
         """Dimensions of the value."""
         return (self.dim,) if self.dim else ()
 
-    def estimate(
-        self, rows: Means, system: System, chains: Chains | None, bins: int | None = None
-    ) -> Estimate:
-        """Return the estimate from the rows of one store."""
-        needed = {name: rows[name] for name in self.needs}
-        return jackknife(lambda m: self.function(m, system), needed, chains=chains, bins=bins)
+
+@dataclass(frozen=True)
+class Coordinate:
+    """Values along a dimension, with their name and unit."""
+
+    dim: str
+    values: Callable[[System], NDArray[Any]]
+    long_name: str
+    units: str
+
+
+def _always(system: System) -> bool:
+    return True
+
+
+def _discrete(system: System) -> bool:
+    return system.field != "field"
+
+
+def _has_energy(system: System) -> bool:
+    return system.model is not None
+
+
+def _has_bonds(system: System) -> bool:
+    return system.model is not None and math.isfinite(system.temperature)
+
+
+def _signed(system: System) -> bool:
+    return not system.q
+
+
+def _has_patterns(system: System) -> bool:
+    return system.field == "spins" and system.dimension == 2 and min(system.shape) >= 3
+
+
+def _has_squares(system: System) -> bool:
+    return _signed(system) and min(system.shape) >= 2
+
+
+def _energies(lattices: Slice) -> Array:
+    if lattices.system.model is None:
+        raise ValueError("no Hamiltonian")
+    energy = lattices.system.model.energy(lattices.values)
+    return np.stack([energy, energy**2], axis=-1)
+
+
+def _moments(lattices: Slice) -> Array:
+    system = lattices.system
+    if system.q:
+        # The order parameter of Potts states is that of the commonest one.
+        shares = (lattices.order * math.sqrt((system.q - 1.0) / system.q)).max(axis=-1)
+        return thermo.moments(shares * system.q / (system.q - 1.0))
+    return thermo.magnetization_moments(lattices.values, dimension=system.dimension)
+
+
+def _squares(lattices: Slice) -> Array:
+    system = lattices.system
+    return four_point.four_point_terms(lattices.values, system.sides.tolist(), system.dimension)
+
+
+def _offsets(lattices: Slice) -> Array:
+    terms = [
+        four_point.offset_terms(lattices.values, np.array(one, dtype=np.int64))
+        for one in lattices.system.offsets
+    ]
+    return np.stack(terms, axis=1)
+
+
+def _patterns(lattices: Slice) -> Array:
+    return patterns.pattern_counts(lattices.values) / float(lattices.system.sites)
+
+
+def _largest_and_mean(found: clusters.Clusters) -> Array:
+    return np.stack([found.largest, found.mean_size], axis=-1)
+
+
+def _along_k(lattices: Slice) -> Array:
+    return structure_factor.along_longest_axes(lattices.folded, lattices.system.shape)
+
+
+def _walls(lattices: Slice) -> Array:
+    return thermo.domain_wall_density(lattices.values, lattices.system.dimension)
+
+
+STATISTICS = {
+    "energy": Statistic(_has_energy, _energies),
+    "moments": Statistic(_always, _moments),
+    "order": Statistic(_always, lambda s: s.order),
+    "walls": Statistic(_discrete, _walls),
+    "radial": Statistic(_always, lambda s: s.over_wave_shells()),
+    "along_k": Statistic(_always, _along_k),
+    "lowest": Statistic(lambda system: max(system.shape) > 1, lambda s: _along_k(s)[:, :2]),
+    "axis": Statistic(_always, lambda s: two_point.along_axes(s.correlation)),
+    "diagonal": Statistic(_always, lambda s: two_point.along_diagonals(s.correlation)),
+    "distance": Statistic(_always, lambda s: s.over_distances()),
+    "four_point": Statistic(_has_squares, _squares),
+    "offsets": Statistic(lambda system: bool(system.offsets) and _signed(system), _offsets),
+    "patterns": Statistic(_has_patterns, _patterns),
+    "geometric": Statistic(_discrete, lambda s: s.geometric.density),
+    "geometric_sizes": Statistic(_discrete, lambda s: _largest_and_mean(s.geometric)),
+    "fk": Statistic(_has_bonds, lambda s: s.fk.density),
+    "fk_sizes": Statistic(_has_bonds, lambda s: _largest_and_mean(s.fk)),
+}
+"""Name -> statistic: (n, ...) float64 averages over each of n lattices."""
 
 
 def _component(name: str, i: int) -> Callable[[Means, System], Array]:
@@ -83,249 +174,191 @@ def _binder(means: Means, system: System) -> Array:
     return thermo.binder_cumulant(means["moments"][..., 2], means["moments"][..., 3])
 
 
+def _binder_ratio(means: Means, system: System) -> Array:
+    return thermo.binder_ratio(means["moments"][..., 1], means["moments"][..., 2])
+
+
 def _susceptibility(means: Means, system: System) -> Array:
     return thermo.susceptibility(means["moments"][..., 2], system.sites)
 
 
 def _correlation_length(means: Means, system: System) -> Array:
-    s_zero = system.sites * means["moments"][..., 2]
-    return thermo.second_moment_correlation_length(s_zero, means["s_min"], min(system.shape))
+    zero, smallest = np.moveaxis(means["lowest"], -1, 0)
+    return thermo.second_moment_correlation_length(zero, smallest, max(system.shape))
+
+
+def _xi_over_l(means: Means, system: System) -> Array:
+    return _correlation_length(means, system) / max(system.shape)
 
 
 def _four_point(means: Means, system: System) -> Array:
-    return connected_four_point(means["four_point"])
+    found = four_point.connected_four_point(means["four_point"])
+    return found if system.dimension == 2 else np.asarray(found.mean(axis=-1))
+
+
+def _at_offsets(means: Means, system: System) -> Array:
+    return four_point.connected_at_offsets(means["offsets"])
+
+
+def _connected(name: str) -> Callable[[Means, System], Array]:
+    return lambda means, system: two_point.connected(means[name], means["order"])
 
 
 _M = ("moments",)
 _LENGTH = "lattice constant"
+_WAVE = "rad / lattice constant"
 OBSERVABLES = (
     Observable("energy", "energy per site", "J", "", ("energy",), _component("energy", 0)),
-    Observable("specific_heat", "specific heat per site", "k_B", "", ("energy",), _specific_heat),
+    Observable(
+        "specific_heat", "specific heat per site", "k_B", "", ("energy",), _specific_heat, True
+    ),
     Observable("magnetization", "magnetization m", "1", "", _M, _component("moments", 0)),
     Observable("abs_magnetization", "absolute value of m", "1", "", _M, _component("moments", 1)),
     Observable("magnetization_squared", "square of m", "1", "", _M, _component("moments", 2)),
     Observable("magnetization_fourth", "fourth power of m", "1", "", _M, _component("moments", 3)),
     Observable("binder_cumulant", "Binder cumulant 1 - <m^4> / (3 <m^2>^2)", "1", "", _M, _binder),
+    Observable(
+        "binder_ratio", "Binder cumulant U2 = 1 - <m^2> / (3 <|m|>^2)", "1", "", _M, _binder_ratio
+    ),
     Observable("susceptibility", "susceptibility N <m^2>", "1", "", _M, _susceptibility),
     Observable(
-        "correlation_length",
-        "second-moment correlation length",
+        "correlation_length", "second-moment correlation length", _LENGTH, "",
+        ("along_k",), _correlation_length,
+    ),
+    Observable(
+        "correlation_length_ratio", "second-moment correlation length over the longest side",
+        "1", "", ("along_k",), _xi_over_l,
+    ),
+    Observable(
+        "domain_wall_density", "domain walls per site (unequal bonds)", f"{_LENGTH}^-1", "",
+        ("walls",), all_of("walls"),
+    ),
+    Observable(
+        "geometric_largest_cluster", "share of sites in the largest geometric cluster", "1", "",
+        ("geometric_sizes",), _component("geometric_sizes", 0),
+    ),
+    Observable(
+        "geometric_cluster_size", "mean size of a site's geometric cluster", "site", "",
+        ("geometric_sizes",), _component("geometric_sizes", 1),
+    ),
+    Observable(
+        "fk_largest_cluster", "share of sites in the largest Fortuin-Kasteleyn cluster", "1", "",
+        ("fk_sizes",), _component("fk_sizes", 0),
+    ),
+    Observable(
+        "fk_cluster_size", "mean size of a site's Fortuin-Kasteleyn cluster", "site", "",
+        ("fk_sizes",), _component("fk_sizes", 1),
+    ),
+    Observable(
+        "connected_four_point", "connected four-point function on the corners of an r x r square",
+        "1", "side", ("four_point",), _four_point,
+    ),
+    Observable(
+        "connected_four_point_offsets", "connected four-point function at four given sites",
+        "1", "offsets", ("offsets",), _at_offsets,
+    ),
+    Observable(
+        "two_point_axis", "two-point function along the axes", "1", "distance",
+        ("axis",), all_of("axis"),
+    ),
+    Observable(
+        "two_point_diagonal", "two-point function along the diagonals, at (r, r)", "1",
+        "distance", ("diagonal",), all_of("diagonal"),
+    ),
+    Observable(
+        "two_point_radial", "two-point function averaged over shells of r", "1", "radius",
+        ("distance",), all_of("distance"),
+    ),
+    Observable(
+        "connected_two_point_axis", "connected two-point function along the axes", "1",
+        "distance", ("axis", "order"), _connected("axis"),
+    ),
+    Observable(
+        "connected_two_point_diagonal", "connected two-point function along the diagonals", "1",
+        "distance", ("diagonal", "order"), _connected("diagonal"),
+    ),
+    Observable(
+        "connected_two_point_radial", "connected two-point function averaged over shells of r",
+        "1", "radius", ("distance", "order"), _connected("distance"),
+    ),
+    Observable(
+        "structure_factor", "structure factor averaged over shells", "1", "shell",
+        ("radial",), all_of("radial"),
+    ),
+    Observable(
+        "structure_factor_axis", "structure factor along the axes", "1", "mode",
+        ("along_k",), all_of("along_k"),
+    ),
+    Observable(
+        "pattern_frequency", "frequency of 3x3 spin patterns", "1", "pattern",
+        ("patterns",), all_of("patterns"),
+    ),
+    Observable(
+        "geometric_cluster_density", "geometric clusters of a size, per site", "site^-2",
+        "size", ("geometric",), all_of("geometric"),
+    ),
+    Observable(
+        "fk_cluster_density", "Fortuin-Kasteleyn clusters of a size, per site", "site^-2",
+        "size", ("fk",), all_of("fk"),
+    ),
+)  # fmt: skip
+
+NAMES = tuple(observable.name for observable in OBSERVABLES)
+
+
+def _axis_wave_numbers(system: System) -> Array:
+    longest = max(system.shape)
+    return np.asarray(2 * np.pi * np.arange(longest // 2 + 1) / longest)
+
+
+def _offset_names(system: System) -> NDArray[Any]:
+    return np.array([" ".join(",".join(map(str, s)) for s in one) for one in system.offsets])
+
+
+COORDINATES = {
+    "side": Coordinate("side", lambda s: s.sides, "side r of the square", _LENGTH),
+    "distance": Coordinate(
+        "distance",
+        lambda s: np.arange(min(s.shape) // 2 + 1),
+        "distance r (r sqrt 2 on the diagonals)",
         _LENGTH,
-        "",
-        ("moments", "s_min"),
-        _correlation_length,
     ),
-    Observable(
-        "connected_four_point",
-        "connected four-point function on the corners of an r x r square",
-        "1",
-        "side",
-        ("four_point",),
-        _four_point,
+    "radius": Coordinate(
+        "radius", lambda s: shells.distance_shells(s.shape).at, "mean distance of a shell", _LENGTH
     ),
-    Observable(
-        "two_point_axis",
-        "two-point function along the axes",
-        "1",
-        "distance",
-        ("axis",),
-        all_of("axis"),
+    "pairs": Coordinate(
+        "radius", lambda s: shells.distance_shells(s.shape).count, "separations in a shell", "1"
     ),
-    Observable(
-        "two_point_diagonal",
-        "two-point function along the diagonals, at (r, r)",
-        "1",
-        "distance",
-        ("diagonal",),
-        all_of("diagonal"),
+    "k": Coordinate(
+        "shell", lambda s: shells.wave_shells(s.shape).at, "mean wave number of the shell", _WAVE
     ),
-    Observable(
-        "structure_factor",
-        "structure factor averaged over shells",
-        "1",
-        "shell",
-        ("radial",),
-        all_of("radial"),
+    "modes": Coordinate(
+        "shell", lambda s: shells.wave_shells(s.shape).count, "modes in the shell", "1"
     ),
-    Observable(
-        "pattern_frequency",
-        "frequency of 3x3 spin patterns",
-        "1",
+    "k_axis": Coordinate("mode", _axis_wave_numbers, "wave number along an axis", _WAVE),
+    "pattern": Coordinate(
         "pattern",
-        ("patterns",),
-        all_of("patterns"),
+        lambda s: np.arange(patterns.N_PATTERNS),
+        "3x3 pattern read row by row as a binary number, up = 1",
+        "1",
     ),
-)
+    "cluster_size": Coordinate(
+        "size", lambda s: clusters.bin_sizes(s.sites), "geometric mean of a bin's sizes", "site"
+    ),
+    "offset": Coordinate("offsets", _offset_names, "the four sites, in steps along the axes", "1"),
+}
+"""Name -> coordinate, in the order of a dataset."""
+
+POSITION = {c.dim: name for name, c in reversed(COORDINATES.items())}
+"""Dimension -> the coordinate that a plot or a table is over."""
 
 
-def available(found: Statistics, system: System) -> list[Observable]:
-    """Return the observables that the statistics allow; a specific heat needs a temperature."""
-    return [
+def observables(system: System, only: tuple[str, ...] | None = None) -> tuple[Observable, ...]:
+    """Return the observables of a system, all or those called `only`."""
+    return tuple(
         o
         for o in OBSERVABLES
-        if all(name in found.rows for name in o.needs)
-        and (o.name != "specific_heat" or np.isfinite(system.temperature))
-    ]
-
-
-def is_coarse(store: LatticeStore) -> bool:
-    """Return whether the store holds coarse-grained lattices, not those of a Hamiltonian."""
-    return "factor" in store.attrs and "method" not in store.attrs
-
-
-def physical_attrs(store: LatticeStore) -> dict[str, Any]:
-    """Return the attributes under which theory applies: none for coarse lattices and fields.
-
-    Raises StoreError if the lattices cannot be of the model that the store names.
-    """
-    if is_coarse(store) or store.field not in ("spins", "states"):
-        return {}
-    store.model()
-    return dict(store.attrs)
-
-
-def system_of(shape: tuple[int, ...], attrs: dict[str, Any]) -> System:
-    """Return the system that attributes describe."""
-    return System(shape, float(attrs.get("temperature", np.nan)))
-
-
-def measure_store(
-    store: LatticeStore,
-    *,
-    bins: int | None = None,
-    max_rows: int = MAX_ROWS,
-    progress: Callable[[int], None] | None = None,
-) -> xr.Dataset:
-    """Measure a store in one pass, with bounded memory.
-
-    Parameters
-    ----------
-    store : open store of spins, Potts states, or a coarse or real field. In 3D and of states
-        there is what follows from energy and magnetization, and no correlations.
-    bins : jackknife over so many bins instead of the Gamma method, see `errorbars.jackknife`.
-    max_rows : more lattices than this are averaged in groups before errors are made.
-    progress : called with the number of lattices just read.
-
-    Returns
-    -------
-    Dataset in float64: every observable NAME with its standard error NAME_err and, where known,
-    NAME_theory; all with units and long_name. Attributes say how the errors were made.
-
-    Raises
-    ------
-    StoreError : a store without lattices, of counts of states, or a damaged one.
-    BadInput : `bins` that does not suit the number of lattices.
-    """
-    if store.n_samples == 0:
-        raise StoreError(f"{store.path}: holds no complete lattice")
-    rows = rows_of(store, max_rows)
-    attrs = physical_attrs(store)
-    model = attrs.get("model")
-    found = collect(store, rows.label, rows.size, model=model, progress=progress)
-    return to_dataset(found, rows.chains, attrs, bins=bins)
-
-
-def to_dataset(
-    found: Statistics, chains: Chains | None, attrs: dict[str, Any], *, bins: int | None = None
-) -> xr.Dataset:
-    """Return the estimates that `found` gives, laid out as by `measure_store`."""
-    system = system_of(found.shape, attrs)
-    result = _coordinates(found)
-    for observable in available(found, system):
-        add_estimate(result, observable, observable.estimate(found.rows, system, chains, bins))
-    for name, known in theory(attrs, found.shape, found.sides).items():
-        long_name = f"{result[name].attrs['long_name']}, theory"
-        _add(result, f"{name}_theory", result[name].dims, known.value, long_name)
-        result[f"{name}_theory"].attrs |= {
-            "units": result[name].attrs["units"],
-            "comment": known.source,
-        }
-    if found.power is not None and found.power_error is not None:
-        full = "structure factor mode by mode"
-        error = f"standard error of the {full}, lattices taken as independent"
-        _add(result, "structure_factor_full", ("ky", "kx"), found.power, full)
-        _add(result, "structure_factor_full_err", ("ky", "kx"), found.power_error, error)
-    for name, values in found.per_lattice.items():
-        units = "J" if name == "energy" else "1"
-        _add(result, f"{name}_per_lattice", ("sample",), values, f"{name} of a lattice", units)
-    if chains is not None:
-        _add_autocorrelation(result, found, chains)
-    result.attrs = {
-        "shape": list(found.shape),
-        "lattices": int(found.count.sum()),
-        "errors": _error_method(chains, bins, found),
-        **{k: attrs[k] for k in ("model", "temperature") if k in attrs},
-    }
-    return result
-
-
-def add_estimate(result: xr.Dataset, observable: Observable, estimate: Estimate) -> None:
-    """Put value and standard error of an observable into a dataset, with units and long_name."""
-    name, long_name, units = observable.name, observable.long_name, observable.units
-    _add(result, name, observable.dims, estimate.value, long_name, units)
-    error = f"standard error of the {long_name}"
-    _add(result, f"{name}_err", observable.dims, estimate.error, error, units)
-
-
-def _add(
-    result: xr.Dataset,
-    name: str,
-    dims: tuple[Any, ...],
-    values: NDArray[Any],
-    long_name: str,
-    units: str = "1",
-) -> None:
-    result[name] = (dims, values, {"long_name": long_name, "units": units})
-
-
-def _error_method(chains: Chains | None, bins: int | None, found: Statistics) -> str:
-    lattices, rows = int(found.count.sum()), len(found.count)
-    text = f"jackknife over {lattices} lattices"
-    if rows < lattices:
-        text += f" in {rows} groups of up to {found.count.max()}"
-    if bins is not None:
-        return f"{text}, averaged in {bins} bins that are taken as independent"
-    if chains is None:
-        return f"{text}, taken as independent: the store names no chain and draw"
-    return f"{text}, autocorrelation by the Gamma method (hep-lat/0306017)"
-
-
-def _coordinates(found: Statistics) -> xr.Dataset:
-    if found.power is None:
-        return xr.Dataset()
-    height, width = found.shape
-    shell = shells((height, width))
-    wave = "rad / lattice constant"
-    r = np.arange(min(found.shape) // 2 + 1)
-    table: dict[str, tuple[str, NDArray[Any], str, str]] = {
-        "side": ("side", found.sides, "side r of the square", _LENGTH),
-        "distance": ("distance", r, "distance r (r sqrt 2 on the diagonals)", _LENGTH),
-        "k": ("shell", shell.k, "mean wave number of the shell", wave),
-        "modes": ("shell", shell.modes, "modes in the shell", "1"),
-        "pattern": (
-            "pattern",
-            np.arange(N_PATTERNS),
-            "3x3 pattern read row by row as a binary number, up = 1",
-            "1",
-        ),
-        "ky": ("ky", 2 * np.pi * np.fft.fftfreq(height), "wave number along y", wave),
-        "kx": ("kx", 2 * np.pi * np.fft.rfftfreq(width), "wave number along x", wave),
-    }
-    return xr.Dataset(
-        coords={
-            name: (dim, values, {"long_name": long_name, "units": units})
-            for name, (dim, values, long_name, units) in table.items()
-        }
+        if all(STATISTICS[name].applies(system) for name in o.needs)
+        and (not o.known_temperature or math.isfinite(system.temperature))
+        and (only is None or o.name in only)
     )
-
-
-def _add_autocorrelation(result: xr.Dataset, found: Statistics, chains: Chains) -> None:
-    series = {"magnetization_squared": found.rows["moments"][:, 2]}
-    if "energy" in found.rows:
-        series["energy"] = found.rows["energy"][:, 0]
-    units = "draw" if len(found.count) == found.count.sum() else f"{found.count.max()} draws"
-    for name, values in series.items():
-        time = integrated_autocorrelation_time(values, chains)
-        long_name = f"integrated autocorrelation time of the {name}"
-        _add(result, f"{name}_tau", (), time.tau, long_name, units)
-        _add(result, f"{name}_tau_err", (), time.error, f"standard error of the {long_name}", units)

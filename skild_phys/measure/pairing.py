@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skild_phys.errorbars import Array
-from skild_phys.lattice.coarsen import RULES, coarsen_spins
-from skild_phys.measure.statistics import identities, is_spins, read_lattices
+from skild_phys.lattice.coarsen import RULES, coarsen_lattices
+from skild_phys.measure.lattices import is_spins, read_lattices
+from skild_phys.measure.rows import identities
 from skild_phys.store import LatticeStore
 
 _PROBE = 8
@@ -61,20 +62,20 @@ def agreement(
 
     `site_agreement` (n,) is the share of equal spins; `coarse_agreement` (n,) the share of
     coarse values that the rule maps to the same number (for `spectral`, one minus the relative
-    squared misfit). Spins only: empty for fields.
+    squared misfit). Spins and states only: empty for fields.
     """
     rule, factor = rule_of(model)
     names = identities(model)
 
     def compare(index: NDArray[np.int64], raw: NDArray[Any]) -> dict[str, Array]:
-        if not (is_spins(truth) and is_spins(model)):
+        if not _alike(truth, model):
             return {}
         other = read_lattices(truth, parent[index])
-        found = {"site_agreement": (raw == other).mean(axis=(1, 2))}
+        found = {"site_agreement": _mean(raw == other)}
         if rule is not None:
             seed = int(model.attrs.get("tie_seed") or 0)
             a, b = (
-                coarsen_spins(s, rule, factor, tie_seed=seed, sample_ids=names[index])
+                coarsen_lattices(s, model.q, rule, factor, tie_seed=seed, sample_ids=names[index])
                 for s in (raw, other)
             )
             found["coarse_agreement"] = _same(a, b, rule)
@@ -92,15 +93,24 @@ def rule_of(store: LatticeStore) -> tuple[str | None, int]:
 
 def _same(a: NDArray[Any], b: NDArray[Any], rule: str) -> Array:
     if rule != "spectral":
-        return np.asarray((a == b).mean(axis=(1, 2)))
+        return _mean(a == b)
     a, b = a.astype(np.float64), b.astype(np.float64)
     return np.asarray(1 - ((a - b) ** 2).sum(axis=(1, 2)) / (b**2).sum(axis=(1, 2)))
+
+
+def _mean(values: NDArray[Any]) -> Array:
+    return np.asarray(values.reshape(len(values), -1).mean(axis=1))
+
+
+def _alike(truth: LatticeStore, model: LatticeStore) -> bool:
+    """Return whether both hold spins, or the same Potts states, whose sites can be compared."""
+    return truth.field == model.field and (is_spins(truth) or model.q == truth.q > 0)
 
 
 def _evidence(truth: LatticeStore, model: LatticeStore, parent: NDArray[np.int64]) -> str | None:
     """Return why the pairs cannot be believed, None if their coarse values agree."""
     rule, _ = rule_of(model)
-    if rule is None or not (is_spins(truth) and is_spins(model)):
+    if rule is None or not _alike(truth, model):
         return "nothing shows that its parents are lattices of the truth"
     index = np.flatnonzero(parent >= 0)[:_PROBE]
     same = agreement(truth, model, parent)(index, read_lattices(model, index))

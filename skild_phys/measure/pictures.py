@@ -9,15 +9,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from skild_phys.lattice.coarsen import coarsen_spins, stored_scale
+from skild_phys.lattice.coarsen import coarsen_lattices, stored_scale
+from skild_phys.measure.lattices import read_lattices
 from skild_phys.measure.pairing import rule_of
-from skild_phys.measure.statistics import identities, is_spins, read_lattices
+from skild_phys.measure.rows import identities
 from skild_phys.store import LatticeStore
 
 
 @dataclass(frozen=True)
 class Pictures:
-    """Lattices in physical units, (Ly, Lx); `coarse` is None where no rule is known.
+    """Lattices in physical units, (Ly, Lx), of 3D ones the layer z = 0.
+
+    `coarse` is None where no rule is known, and for shares of Potts states.
 
     A model that has no refinement of this lattice shows its first one instead.
     """
@@ -43,20 +46,24 @@ def pictures(
         _lattice(model, _position(parent, index))
         for model, parent in zip(models, parents, strict=True)
     )
-    if coarse is not None:
+    if coarse is not None and coarse.field != "state_count":
         place = _position(identities(coarse), int(identities(truth)[index]))
         return Pictures(shown, children, _lattice(coarse, place))
     for model in models:
         rule, factor = rule_of(model)
-        if rule is not None and is_spins(truth):
-            raw = coarsen_spins(
-                shown[np.newaxis].astype(np.int8),
-                rule,
-                factor,
-                tie_seed=int(model.attrs.get("tie_seed") or 0),
-                sample_ids=identities(truth)[[index]],
-            )
-            return Pictures(shown, children, raw[0] * stored_scale(rule, factor))
+        if rule is None or truth.field not in ("spins", "states"):
+            continue
+        if truth.q and rule == "block_mean":
+            continue
+        raw = coarsen_lattices(
+            read_lattices(truth, np.array([index])),
+            truth.q,
+            rule,
+            factor,
+            tie_seed=int(model.attrs.get("tie_seed") or 0),
+            sample_ids=identities(truth)[[index]],
+        )
+        return Pictures(shown, children, _layer(raw[0] * stored_scale(rule, factor, raw.ndim - 1)))
     return Pictures(shown, children, None)
 
 
@@ -76,4 +83,8 @@ def _position(parent: NDArray[Any] | None, index: int) -> int:
 
 
 def _lattice(store: LatticeStore, index: int) -> NDArray[Any]:
-    return np.asarray(read_lattices(store, np.array([index]))[0] * store.scale)
+    return _layer(read_lattices(store, np.array([index]))[0] * store.scale)
+
+
+def _layer(values: NDArray[Any]) -> NDArray[Any]:
+    return np.asarray(values if values.ndim == 2 else values[0])

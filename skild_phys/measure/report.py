@@ -12,7 +12,9 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from skild_phys.measure.compare import Comparison, Model
+from skild_phys.measure.agreement import Agreement
+from skild_phys.measure.compare import RATIOS, Comparison, Model
+from skild_phys.measure.observables import POSITION
 
 SIGNIFICANT = 3.0
 """Residuals beyond so many standard errors are called off; below, in agreement."""
@@ -28,20 +30,25 @@ _PER_MODEL = (
     "site_agreement",
     "coarse_agreement",
 )
-_COORDINATE = {"side": "side", "distance": "distance", "shell": "k"}
+_SHORT = {
+    "connected_four_point": "G4c",
+    "two_point_axis": "G(r, 0)",
+    "two_point_diagonal": "G(r, r)",
+    "structure_factor": "S(k)",
+}
 
 
 def table(comparison: Comparison) -> pd.DataFrame:
     """Return one line a model, observable and place: values, errors, residual, theory.
 
-    Columns as in `COLUMNS`; `at` is the side, distance or wave number (NaN for scalars).
+    Columns as in `COLUMNS`; `at` is the side, distance, wave number or size (NaN for scalars).
     Pattern frequencies are left out: their distances are in the table, all 512 in the datasets.
     """
     lines: list[dict[str, Any]] = []
     for model in comparison.models:
         for name in _compared(model):
             lines += _lines(comparison, model, name)
-        for name in (*_PER_MODEL, "structure_factor_ratio"):
+        for name in (*_PER_MODEL, *RATIOS):
             if name in model.data:
                 lines += _lines(comparison, model, name)
     return pd.DataFrame(lines, columns=list(COLUMNS))
@@ -51,7 +58,7 @@ def estimates_table(data: xr.Dataset) -> pd.DataFrame:
     """Return one line an observable and place of a single measurement, with theory."""
     lines = []
     for name in data.data_vars:
-        if f"{name}_err" not in data or data[name].dims not in ((), ("side",), *_LINE_DIMS):
+        if f"{name}_n_eff" not in data:
             continue
         for i, at in enumerate(_places(data, str(name))):
             lines.append(
@@ -61,13 +68,13 @@ def estimates_table(data: xr.Dataset) -> pd.DataFrame:
                     "unit": data[name].attrs["units"],
                     "value": _at(data, str(name), i),
                     "err": _at(data, f"{name}_err", i),
+                    "tau_int": _at(data, f"{name}_tau_int", i),
+                    "tau_int_err": _at(data, f"{name}_tau_int_err", i),
+                    "n_eff": _at(data, f"{name}_n_eff", i),
                     "theory": _at(data, f"{name}_theory", i),
                 }
             )
     return pd.DataFrame(lines)
-
-
-_LINE_DIMS = (("distance",), ("shell",), ("pattern",))
 
 
 def to_plain(value: Any) -> Any:
@@ -98,6 +105,12 @@ def summary(comparison: Comparison) -> dict[str, Any]:
                 "notes": list(model.notes),
                 "cost": to_plain(model.cost),
                 "verdict": verdict(comparison, model),
+                "together": {
+                    name: to_plain(
+                        {"chi2": a.chi2, "dof": a.dof, "p": a.p, "independent_lattices": a.n_eff}
+                    )
+                    for name, a in model.together.items()
+                },
                 "residuals": to_plain(
                     frame[frame["model"] == model.name].drop(columns="model").to_dict("records")
                 ),
@@ -111,16 +124,16 @@ def summary(comparison: Comparison) -> dict[str, Any]:
 def verdict(comparison: Comparison, model: Model) -> str:
     """Return in plain words where a model agrees with the truth and where it does not."""
     kind = "paired errors" if model.paired else "errors of two independent ensembles"
-    if not np.isfinite(model.data["connected_four_point_residual_err"]).all():
+    if not np.isfinite(model.data["abs_magnetization_residual_err"]).all():
         return "Too few lattices for error bars: nothing can be said."
-    sentences = [
-        f"{model.lattices} lattices against {model.parents} of the truth, {kind}.",
-        _four_point_sentence(model),
-    ]
+    sentences = [f"{model.lattices} lattices against {model.parents} of the truth, {kind}."]
+    if "connected_four_point_residual" in model.data:
+        sentences.append(_four_point_sentence(model))
     if "energy_residual" in model.data:
         sentences.append(_scalar_sentence(model, "energy", "The energy"))
     sentences.append(_scalar_sentence(model, "abs_magnetization", "|m|"))
     sentences.append(_ratio_sentence(model))
+    sentences.append(_together_sentence(model))
     if "patterns_tv" in model.data:
         tv = float(model.data["patterns_tv"])
         noise = float(model.data["patterns_tv_noise"])
@@ -145,7 +158,7 @@ def ranking(comparison: Comparison) -> list[str]:
     Models whose residual is within `SIGNIFICANT` errors count as agreeing, and are not ranked
     among themselves.
     """
-    errors = [m.data["connected_four_point_residual_err"] for m in comparison.models]
+    errors = [m.data["abs_magnetization_residual_err"] for m in comparison.models]
     if len(comparison.models) < 2 or not all(np.isfinite(e).all() for e in errors):
         return []
     lines = []
@@ -194,8 +207,10 @@ def html_report(
         image = f"<img alt='{_e(caption)}' src='data:image/png;base64,{data}'>"
         body.append(f"<figure>{image}<figcaption>{_e(caption)}</figcaption></figure>")
     scalars, lines = frame[frame["at"].isna()], frame[frame["observable"] == "connected_four_point"]
+    body.append(f"<h2>All places together</h2>{_together_table(comparison)}")
     body.append(f"<h2>Scalars</h2>{_html_table(scalars)}")
-    body.append(f"<h2>Connected four-point function</h2>{_html_table(lines)}")
+    if len(lines):
+        body.append(f"<h2>Connected four-point function</h2>{_html_table(lines)}")
     rest = frame.drop(index=[*scalars.index, *lines.index])
     for name, part in rest.groupby("observable", sort=False):
         title = _e(str(name).replace("_", " "))
@@ -277,11 +292,12 @@ def _compared(model: Model) -> list[str]:
     return [n for n in names if n != "pattern_frequency"]
 
 
-def _places(data: xr.Dataset, name: str) -> list[float]:
+def _places(data: xr.Dataset, name: str) -> list[Any]:
     dims = data[name].dims
     if not dims:
         return [math.nan]
-    return [float(x) for x in data[_COORDINATE.get(str(dims[0]), str(dims[0]))].values]
+    values = data[POSITION[str(dims[0])]].values
+    return [str(x) if values.dtype.kind == "U" else float(x) for x in values]
 
 
 def _at(data: xr.Dataset, name: str, i: int) -> float:
@@ -357,6 +373,46 @@ def _ratio_sentence(model: Model) -> str:
     shown = with_error(float(ratio[worst]), float(error[worst]))
     shells = f"{len(off)} of {len(ratio)} shells"
     return f"S(k) is off in {shells}, at most by the factor {shown} at k = {k:.2f}."
+
+
+def _together_sentence(model: Model) -> str:
+    judged = {name: a for name, a in model.together.items() if math.isfinite(a.chi2)}
+    if not judged:
+        return ""
+    parts = [
+        f"{_SHORT[name]} {a.chi2:.3g} for {a.dof} ({_probability(a)})" for name, a in judged.items()
+    ]
+    return f"All places together, chi^2: {', '.join(parts)}."
+
+
+def _probability(found: Agreement) -> str:
+    return "p < 1e-4" if found.p < 1e-4 else f"p = {found.p:.2g}"
+
+
+def _together_table(comparison: Comparison) -> str:
+    """Return chi^2 of the residuals of each model with their full covariance."""
+    rows = []
+    for model in comparison.models:
+        for name, a in model.together.items():
+            known = math.isfinite(a.chi2)
+            cells = [
+                _e(model.name),
+                _e(_SHORT[name]),
+                f"{a.chi2:.4g}" if known else f"too few lattices ({a.n_eff:.0f}) for {a.dof}",
+                str(a.dof) if known else "",
+                _probability(a) if known else "",
+            ]
+            off = " class='off'" if known and a.p < 2.7e-3 else ""
+            last = f"<td{off}>{_e(cells.pop())}</td>"
+            rows.append(f"<tr>{''.join(f'<td>{c}</td>' for c in cells)}{last}</tr>")
+    head = "".join(
+        f"<th>{h}</th>" for h in ("model", "observable", "chi^2", "places", "probability")
+    )
+    return (
+        "<p>chi^2 of model - truth with the full covariance, over all sides of G4c and over 1, 2, "
+        "4 .. steps of the others; the probability of more is Hotelling's.</p>"
+        f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+    )
 
 
 def _closest(models: Sequence[Model], name: str, i: int) -> str:

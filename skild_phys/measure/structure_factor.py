@@ -1,83 +1,119 @@
-"""The structure factor S(k), mode by mode and averaged over shells of |k|."""
+"""The structure factor S(k): mode by mode, along axes, and averaged over shells of |k|."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import lru_cache
+import math
 from typing import Any
 
 import numpy as np
 import scipy.fft
+from numba import njit
 from numpy.typing import NDArray
 
+from skild_phys.measure.shells import Array, Shape, folded_shape, mirror_rows
 
-def structure_factor(field: NDArray[Any]) -> NDArray[np.float64]:
-    """Return S(k) = |sum_x s(x) exp(-i k x)|^2 / (Ly Lx) of each lattice, k = 0 included.
+
+def structure_factor(field: NDArray[Any], dimension: int = 2) -> Array:
+    """Return S(k) = |sum_x s(x) exp(-i k x)|^2 / N of each lattice, k = 0 included.
 
     Parameters
     ----------
-    field : (..., Ly, Lx) real array; transformed in float64.
+    field : (..., Ly, Lx) or (..., Lz, Ly, Lx) real array; transformed in float64.
+    dimension : of the lattice.
 
     Returns
     -------
-    (..., Ly, Lx // 2 + 1) float64 in the layout of rfft2: the mean over all modes is the mean
-    of s^2, and S(0) is Ly Lx times the squared magnetization.
+    (..., Ly, Lx // 2 + 1) float64 in the layout of rfftn: the mean over all modes is the mean
+    of s^2, and S(0) is N times the squared magnetization. Dimensionless.
     """
     values = np.asarray(field, dtype=np.float64)
-    modes = scipy.fft.rfft2(values)
-    return np.asarray((modes.real**2 + modes.imag**2) / (values.shape[-2] * values.shape[-1]))
+    axes = tuple(range(-dimension, 0))
+    modes = scipy.fft.rfftn(values, axes=axes)
+    return np.asarray((modes.real**2 + modes.imag**2) / math.prod(values.shape[-dimension:]))
 
 
-@dataclass(frozen=True)
-class Shells:
-    """Shells of width 2 pi / min(Ly, Lx) about |k| = 0, 1, 2 .. widths, in rfft2 layout.
+def potts_components(states: NDArray[np.int8], q: int) -> Array:
+    """Return the fields whose products correlate Potts states, (..., *shape) -> (q, ..., *shape).
 
-    Attributes
-    ----------
-    k : (shells,) float64, the mean |k| of a shell's modes, in radians per site.
-    modes : (shells,) int64, how many modes of the full (not halved) transform it holds.
-    weight : (Ly * (Lx // 2 + 1),) float64, 1 or 2: a mode of the half stands for its mirror too.
-    order, start : indices that sort the flat half by shell, and where each shell begins.
+    sqrt(q / (q - 1)) (delta(s, a) - 1 / q), a = 0 .. q - 1: summed over a, s(0) s(x) is
+    (q delta(s_0, s_x) - 1) / (q - 1), 1 for equal states and 0 in the mean for independent ones.
+    At q = 2 that is Ising's product of spins.
     """
-
-    k: NDArray[np.float64]
-    modes: NDArray[np.int64]
-    weight: NDArray[np.float64]
-    order: NDArray[np.int64]
-    start: NDArray[np.int64]
-
-    def average(self, power: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return the mean over each shell's modes, (..., Ly, Lx // 2 + 1) -> (..., shells)."""
-        flat = power.reshape(*power.shape[:-2], -1) * self.weight
-        return np.asarray(np.add.reduceat(flat[..., self.order], self.start, axis=-1) / self.modes)
+    scale = math.sqrt(q / (q - 1.0))
+    return np.stack([scale * ((states == a) - 1.0 / q) for a in range(q)])
 
 
-def wave_numbers(shape: tuple[int, int]) -> NDArray[np.float64]:
-    """Return |k| in radians per site for every mode of an rfft2, (Ly, Lx // 2 + 1) float64."""
-    height, width = shape
-    ky = 2 * np.pi * np.fft.fftfreq(height)
-    kx = 2 * np.pi * np.fft.rfftfreq(width)
-    return np.asarray(np.hypot(ky[:, None], kx[None, :]))
+def folded_structure_factor(
+    field: NDArray[Any], dimension: int, total: Array, squares: Array
+) -> Array:
+    """Return S(k) of each lattice folded by its reflections (`shells.fold`), in one pass.
+
+    Parameters
+    ----------
+    field : (n, *shape) real array, or (components, n, *shape) to be added up.
+    dimension : of the lattice.
+    total, squares : (*rfftn layout) float64, to which sums of S and of S^2 over the lattices
+        are added, mode by mode.
+
+    Returns
+    -------
+    (n, *folded_shape) float64.
+    """
+    shape = field.shape[-dimension:]
+    fields = field if field.ndim == dimension + 2 else field[np.newaxis]
+    axes = tuple(range(-dimension, 0))
+    n, width = fields.shape[1], shape[-1] // 2 + 1
+    rows = math.prod(shape[:-1])
+    power = np.zeros((n, rows, width) if len(fields) > 1 else (0, rows, width))
+    folded = np.empty((n, *folded_shape(shape)))
+    for one in fields:
+        modes = scipy.fft.rfftn(np.asarray(one, dtype=np.float64), axes=axes, overwrite_x=True)
+        parts = modes.view(np.float64).reshape(n, rows, width, 2)
+        if len(fields) == 1:
+            _fold_modes(
+                parts, 1.0 / math.prod(shape), mirror_rows(shape),
+                folded.reshape(n, -1, width),
+                total.reshape(rows, width), squares.reshape(rows, width),
+            )  # fmt: skip
+        else:
+            power += (parts[..., 0] ** 2 + parts[..., 1] ** 2) / math.prod(shape)
+    if len(fields) > 1:
+        total += power.sum(axis=0).reshape(total.shape)
+        squares += (power**2).sum(axis=0).reshape(squares.shape)
+        folded[:] = power[:, mirror_rows(shape)].mean(axis=2).reshape(folded.shape)
+    return folded
 
 
-@lru_cache(maxsize=8)
-def shells(shape: tuple[int, int]) -> Shells:
-    """Return the shells of a (Ly, Lx) lattice; empty ones are left out."""
-    width = shape[1]
-    k = wave_numbers(shape)
-    weight = np.full(k.shape, 2.0)
-    weight[:, 0] = 1.0
-    if width % 2 == 0:
-        weight[:, -1] = 1.0
-    index = np.floor(k.ravel() * min(shape) / (2 * np.pi) + 0.5).astype(np.int64)
-    order = np.argsort(index, kind="stable")
-    _, start = np.unique(index[order], return_index=True)
-    flat = weight.ravel()
-    modes = np.add.reduceat(flat[order], start)
-    mean_k = np.add.reduceat((k.ravel() * flat)[order], start) / modes
-    return Shells(mean_k, np.rint(modes).astype(np.int64), flat, order, start)
+@njit(cache=True, nogil=True)
+def _fold_modes(modes, scale, mirrors, folded, total, squares):  # type: ignore[no-untyped-def]
+    lattices, rows, width, _ = modes.shape
+    power = np.empty((rows, width))
+    share = 1.0 / mirrors.shape[1]
+    for n in range(lattices):
+        for row in range(rows):
+            for x in range(width):
+                p = scale * (modes[n, row, x, 0] ** 2 + modes[n, row, x, 1] ** 2)
+                power[row, x] = p
+                total[row, x] += p
+                squares[row, x] += p * p
+        for row in range(mirrors.shape[0]):
+            folded[n, row] = 0.0
+            for image in range(mirrors.shape[1]):
+                source = mirrors[row, image]
+                for x in range(width):
+                    folded[n, row, x] += share * power[source, x]
 
 
-def smallest_modes(power: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the mean of S over the two smallest wave vectors along the axes, (...,)."""
-    return np.asarray((power[..., 1, 0] + power[..., 0, 1]) / 2)
+def along_longest_axes(folded: Array, shape: Shape) -> Array:
+    """Return S at k = 2 pi j / L along an axis, j = 0 .. L // 2, L the longest side.
+
+    (n, *folded) -> (n, L // 2 + 1), the mean over the axes that are as long; these hold the
+    smallest wave number of the lattice.
+    """
+    dimension = len(shape)
+    lines = []
+    for axis in (a for a in range(dimension) if shape[a] == max(shape)):
+        place: list[Any] = [slice(None), *[0] * dimension]
+        place[axis + 1] = slice(None)
+        lines.append(folded[tuple(place)])
+    return np.asarray(np.mean(lines, axis=0))

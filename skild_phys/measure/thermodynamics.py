@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from skild_phys.lattice.torus import equal_bonds
+
 Array = NDArray[np.float64]
 
 
@@ -33,6 +35,26 @@ def binder_cumulant(m2: Array, m4: Array) -> Array:
     """Return U4 = 1 - <m^4> / (3 <m^2>^2): 2/3 in the ordered phase, 0 for a Gaussian m."""
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.asarray(1 - m4 / (3 * m2**2))
+
+
+def binder_ratio(abs_m: Array, m2: Array) -> Array:
+    """Return U2 = 1 - <m^2> / (3 <|m|>^2): 2/3 in the ordered phase, 1 - pi / 6 for a Gaussian m.
+
+    The second of the cumulants U_2i = 1 - <|m|^2i> / (3 <|m|^i>^2) of arXiv 1806.03558.
+    """
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.asarray(1 - m2 / (3 * abs_m**2))
+
+
+def domain_wall_density(lattices: NDArray[np.int8], dimension: int) -> Array:
+    """Return how many bonds join unequal neighbours, per site, (n, *shape) -> (n,).
+
+    That is the length (in 3D the area) of the domain walls on the dual lattice, in lattice
+    constants per site: 0 for equal spins, `dimension` / 2 for random ones, (e + d) / 2 of an
+    Ising lattice of energy e.
+    """
+    sites = math.prod(lattices.shape[-dimension:])
+    return dimension - equal_bonds(lattices, dimension) / sites
 
 
 def susceptibility(m2: Array, sites: int) -> Array:

@@ -29,8 +29,11 @@ _SIDEWAYS = np.uint8(1)
 
 
 @njit(cache=True, nogil=True)
-def _draw_bonds(rows, before, threshold, words, bonds):  # type: ignore[no-untyped-def]
-    """Draw the bonds of every site to the site before it; bit 0: along x, bit i: axis i."""
+def draw_bonds(rows, before, threshold, words, bonds):  # type: ignore[no-untyped-def]
+    """Draw the bonds of every site to the site before it; bit 0: along x, bit i: axis i.
+
+    A bond joins equal neighbours whose 32 bits of `words` are below `threshold`.
+    """
     height, width = rows.shape
     axes = before.shape[1]
     bits = words.view(np.uint32)
@@ -50,7 +53,7 @@ def _draw_bonds(rows, before, threshold, words, bonds):  # type: ignore[no-untyp
 
 
 @njit(cache=True, nogil=True)
-def _label(bonds, before, parent, todo):  # type: ignore[no-untyped-def]
+def label_clusters(bonds, before, parent, todo):  # type: ignore[no-untyped-def]
     """Make `parent` (sites,) a forest whose trees are the clusters, each parent first."""
     height, width = bonds.shape
     for r in range(height):
@@ -115,8 +118,8 @@ def _sweeps(rows, before, threshold, q, state, sweeps, words, parent, todo):  # 
     drawn = words[: -(-needed // BITS_BLOCK) * BITS_BLOCK]
     for _ in range(sweeps):
         fill_bits(state, words)
-        _draw_bonds(rows, before, threshold, words, bonds)
-        _label(bonds, before, parent, todo)
+        draw_bonds(rows, before, threshold, words, bonds)
+        label_clusters(bonds, before, parent, todo)
         fill_bits(state, drawn)
         _redraw(rows.reshape(-1), parent, q, drawn, values)
 

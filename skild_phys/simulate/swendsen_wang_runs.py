@@ -28,6 +28,7 @@ from skild_phys.vectors import (
     intrinsic,
     load,
     load_lanes,
+    popcount,
     spread,
     store_lanes,
 )
@@ -60,12 +61,6 @@ def _draw_word(typingctx, state, threshold):  # type: ignore[no-untyped-def]
         return word
 
     return types.uint64(state, threshold), codegen
-
-
-@intrinsic
-def _count(typingctx, word):  # type: ignore[no-untyped-def]
-    """Return how many bits of a word are set."""
-    return types.uint64(types.uint64), lambda _, builder, __, args: builder.ctpop(args[0])
 
 
 @intrinsic
@@ -171,8 +166,8 @@ def _list_bonds(starts, joined, runs, r, near, todo):  # type: ignore[no-untyped
         while left != _NONE:
             upto = left ^ (left - _ONE)
             left &= left - _ONE
-            run = runs[r, w] + _count(own & upto) - _ONE
-            beside = runs[near, w] + _count(other & upto) - _ONE
+            run = runs[r, w] + popcount(own & upto) - _ONE
+            beside = runs[near, w] + popcount(other & upto) - _ONE
             # Written to both lists, kept in one: a branch would be taken at random.
             again = np.uint64(run == last)
             last = run
@@ -195,7 +190,7 @@ def _label(starts, joined, closed, before, runs, parent, todo):  # type: ignore[
     for r in range(height):
         for w in range(words):
             runs[r, w] = count
-            count += _count(starts[r, w])
+            count += popcount(starts[r, w])
         for run in range(runs[r, 0], count):
             parent[run] = run
         if before[r] < r:

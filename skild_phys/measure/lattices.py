@@ -1,0 +1,207 @@
+"""Where lattices to be measured come from: a store, an xarray Dataset, or an array."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from skild_phys.errors import BadInput, StoreError
+from skild_phys.files import AnyPath
+from skild_phys.lattice.models import MODELS, Model
+from skild_phys.store import LatticeStore, open_store
+
+_SLICE_SITES = 2**19  # the transforms of so many stay in a cache
+
+
+class Lattices(Protocol):
+    """What is measured; `LatticeStore` is one, and says what the attributes mean."""
+
+    path: Path
+    attrs: dict[str, Any]
+    field: str
+    n_samples: int
+    shape: tuple[int, ...]
+    chunk: int
+    scale: float
+    q: int
+
+    def read(self, start: int, stop: int) -> NDArray[Any]:
+        """Return the stored numbers of samples start .. stop-1, checked."""
+
+    def has(self, name: str) -> bool:
+        """Return whether there is a scalar `name` of every sample."""
+
+    def variable(self, name: str) -> NDArray[Any]:
+        """Return the scalar `name` of every sample."""
+
+    def model(self) -> Model | None:
+        """Return the model of the lattices, None if it is not known."""
+
+
+class DatasetLattices:
+    """Lattices in an xarray Dataset, read as they are asked for.
+
+    The field is the variable `spins`, `states`, `block_sum` or `field`, or the only one with a
+    sample axis and two or three more. Integers of -1 and +1 are spins, `states` are Potts
+    states, anything else a real field. Attributes `model` and `temperature` of the Dataset
+    give energies and theory their meaning; `chain` and `draw` give errors theirs.
+    """
+
+    chunk = 64
+    scale = 1.0
+
+    def __init__(self, data: xr.Dataset) -> None:
+        self.data, self.path = data, Path(str(data.attrs.get("name", "dataset")))
+        self.attrs = {str(k): v for k, v in data.attrs.items()}
+        name = _field_of(data)
+        self._values = data[name]
+        self.n_samples, *shape = self._values.shape
+        self.shape = tuple(int(n) for n in shape)
+        kind = self._values.dtype.kind
+        whole = kind in "iu" and name != "block_sum"
+        self.field = name if name == "states" else "field"
+        first = self._values[:1].values
+        if whole and name != "states" and np.isin(first, (-1, 1)).all():
+            self.field = "spins"
+        self.q = 0
+        if self.field == "states":
+            flags = self._values.attrs.get("flag_values")
+            model = MODELS.get(str(self.attrs.get("model")))
+            if flags is None and model is None:
+                raise BadInput("states", name, "an attribute flag_values, or model of the Dataset")
+            self.q = len(flags) if flags is not None else len(model.values) if model else 0
+
+    def read(self, start: int, stop: int) -> NDArray[Any]:
+        values = self._values[start:stop].values
+        if self.field == "field":
+            found = values.astype(np.float64)
+            good = bool(np.isfinite(found).all())
+        else:
+            found = values.astype(np.int8)
+            allowed = range(self.q) if self.q else (-1, 1)
+            good = bool(np.isin(values, list(allowed)).all())
+        if not good:
+            what = {"spins": "spins other than -1 and +1", "field": "NaN or infinity"}
+            fault = what.get(self.field, f"a state outside 0 .. {self.q - 1}")
+            raise BadInput(str(self._values.name), f"samples {start} .. {stop - 1}", f"no {fault}")
+        return found
+
+    def has(self, name: str) -> bool:
+        return name in self.data and self.data[name].dims == self._values.dims[:1]
+
+    def variable(self, name: str) -> NDArray[Any]:
+        return np.asarray(self.data[name].values)
+
+    def model(self) -> Model | None:
+        return MODELS.get(str(self.attrs.get("model")))
+
+
+_FIELDS = ("spins", "states", "block_sum", "field")
+
+
+def _field_of(data: xr.Dataset) -> str:
+    named = [name for name in _FIELDS if name in data]
+    fields = named or [str(n) for n in data.data_vars if data[n].ndim in (3, 4)]
+    if len(fields) != 1 or data[fields[0]].ndim not in (3, 4) or 0 in data[fields[0]].shape:
+        found = ", ".join(fields) or "none"
+        raise BadInput("dataset", found, "one variable (sample, y, x) or (sample, z, y, x)")
+    return fields[0]
+
+
+Source = LatticeStore | xr.Dataset | xr.DataArray | NDArray[Any] | AnyPath
+
+
+def as_lattices(source: Source, **attrs: Any) -> Lattices:
+    """Return the lattices of a store, its path, an xarray object or an array.
+
+    Parameters
+    ----------
+    source : arrays are (n, Ly, Lx) or (n, Lz, Ly, Lx).
+    attrs : what is known of a Dataset or an array: `model`, `temperature`, ...
+
+    Raises
+    ------
+    StoreError : a path that is no store.
+    BadInput : a Dataset without one field, `attrs` for a store, which has its own.
+    """
+    if isinstance(source, str | Path):
+        source = open_store(source)
+    if isinstance(source, LatticeStore):
+        if attrs:
+            raise BadInput(next(iter(attrs)), str(source.path), "nothing: a store has its own")
+        return source
+    if isinstance(source, xr.DataArray):
+        source = source.to_dataset(name=source.name or "field")
+    if not isinstance(source, xr.Dataset):
+        values = np.asarray(source)
+        if values.ndim not in (3, 4):
+            raise BadInput("array", str(values.shape), "(n, Ly, Lx) or (n, Lz, Ly, Lx)")
+        axes = ("sample", "z", "y", "x")
+        model = MODELS.get(str(attrs.get("model")))
+        name = model.field if model is not None else "lattice"
+        source = xr.Dataset({name: (axes[:1] + axes[5 - values.ndim :], values)})
+    return DatasetLattices(source.assign_attrs(attrs))
+
+
+def slices(lattices: Lattices) -> Iterator[tuple[int, NDArray[Any]]]:
+    """Yield (first sample, raw numbers) over all samples, some hundred thousand sites at a time."""
+    step = max(_SLICE_SITES // math.prod(lattices.shape), 1)
+    for start in range(0, lattices.n_samples, lattices.chunk):
+        raw = lattices.read(start, min(start + lattices.chunk, lattices.n_samples))
+        for first in range(0, len(raw), step):
+            yield start + first, raw[first : first + step]
+
+
+def read_lattices(lattices: Lattices, index: NDArray[np.int64]) -> NDArray[Any]:
+    """Return the raw lattices of any indices, in their order, reading each chunk once."""
+    chunk = index // lattices.chunk
+    none = lattices.read(0, 0)
+    parts = np.empty((len(index), *none.shape[1:]), dtype=none.dtype)
+    for number in np.unique(chunk):
+        start = int(number) * lattices.chunk
+        block = lattices.read(start, min(start + lattices.chunk, lattices.n_samples))
+        here = chunk == number
+        parts[here] = block[index[here] - start]
+    return parts
+
+
+def is_spins(lattices: Lattices) -> bool:
+    """Return whether the lattices hold +-1."""
+    return lattices.field == "spins"
+
+
+def physical(lattices: Lattices, raw: NDArray[Any]) -> NDArray[Any]:
+    """Return raw numbers as they are measured: spins and states int8, all else in float64."""
+    return raw if is_spins(lattices) or lattices.q else raw * np.float64(lattices.scale)
+
+
+def is_coarse(lattices: Lattices) -> bool:
+    """Return whether these are coarse-grained lattices, not those of a Hamiltonian."""
+    return "factor" in lattices.attrs and "method" not in lattices.attrs
+
+
+def hamiltonian(lattices: Lattices) -> Model | None:
+    """Return the model whose energies the lattices have: None for coarse lattices and fields.
+
+    Raises StoreError if the lattices cannot be of the model that a store names.
+    """
+    if is_coarse(lattices) or lattices.field not in ("spins", "states"):
+        return None
+    return lattices.model()
+
+
+def check_measurable(lattices: Lattices) -> None:
+    """Raise StoreError for no lattices at all, and for counts of states."""
+    if lattices.n_samples == 0:
+        raise StoreError(f"{lattices.path}: holds no complete lattice")
+    if lattices.field == "state_count":
+        raise StoreError(
+            f"{lattices.path}: variable 'state_count': only spins, states, block sums and fields"
+            " are measured"
+        )

@@ -1,0 +1,149 @@
+"""Clusters against a flood fill, and FK clusters against exact identities of the ensemble."""
+
+from __future__ import annotations
+
+from collections import deque
+from itertools import product
+
+import numpy as np
+import pytest
+
+from skild_phys.lattice.models import MODELS
+from skild_phys.measure.clusters import (
+    Clusters,
+    bin_sizes,
+    fk_clusters,
+    geometric_clusters,
+    size_edges,
+)
+from skild_phys.measure.thermodynamics import domain_wall_density
+
+SPINS = np.array([-1, 1], dtype=np.int8)
+
+
+def flood(lattice: np.ndarray) -> list[int]:
+    """Return the sizes of all geometric clusters of a periodic lattice."""
+    shape, seen, sizes = lattice.shape, set(), []
+    for start in product(*map(range, shape)):
+        if start in seen:
+            continue
+        seen.add(start)
+        todo, size = deque([start]), 0
+        while todo:
+            site = todo.popleft()
+            size += 1
+            for axis, step in product(range(len(shape)), (1, -1)):
+                near = tuple((x + step * (a == axis)) % shape[a] for a, x in enumerate(site))
+                if near not in seen and lattice[near] == lattice[site]:
+                    seen.add(near)
+                    todo.append(near)
+        sizes.append(size)
+    return sizes
+
+
+def agrees(found: Clusters, lattices: np.ndarray) -> bool:
+    sites = lattices[0].size
+    edges = size_edges(sites)
+    for i, lattice in enumerate(lattices):
+        sizes = np.array(flood(lattice))
+        counts = np.histogram(sizes, edges - 0.5)[0]
+        if not (
+            found.largest[i] == sizes.max() / sites
+            and found.mean_size[i] == pytest.approx((sizes**2.0).sum() / sites)
+            and np.allclose(found.density[i] * np.diff(edges) * sites, counts)
+        ):
+            return False
+    return True
+
+
+@pytest.mark.parametrize("shape", [(8, 8), (5, 7), (2, 6), (1, 5), (4, 5, 6)])
+@pytest.mark.parametrize("q", [0, 3])
+def test_geometric_clusters_equal_a_flood_fill(shape: tuple[int, ...], q: int) -> None:
+    rng = np.random.default_rng(1)
+    values = np.arange(q, dtype=np.int8) if q else SPINS
+    lattices = rng.choice(values, size=(6, *shape))
+    lattices[0] = values[0]
+    assert agrees(geometric_clusters(lattices, len(shape)), lattices)
+
+
+def test_planted_fault_open_boundary() -> None:
+    lattices = np.random.default_rng(2).choice(SPINS, size=(6, 8, 8))
+    framed = np.full((6, 9, 9), 5, dtype=np.int8)  # a state of its own cuts the torus open
+    framed[:, :8, :8] = lattices
+    found = geometric_clusters(framed, 2)
+    assert not agrees(Clusters(found.density, found.largest * 81 / 64, found.mean_size), lattices)
+
+
+def test_fk_clusters_of_extreme_temperatures() -> None:
+    lattices = np.random.default_rng(3).choice(SPINS, size=(4, 8, 8))
+    index = np.arange(4)
+    cold = fk_clusters(lattices, 2, 0.05, seed=1, index=index)
+    assert np.allclose(cold.density, geometric_clusters(lattices, 2).density)
+    hot = fk_clusters(lattices, 2, 1e12, seed=1, index=index)
+    assert np.allclose(hot.largest, 1 / 64)
+
+
+def enumerated(q: int) -> tuple[np.ndarray, np.ndarray, float]:
+    """All 3x3 lattices with their Gibbs weights at Tc."""
+    model = MODELS[f"potts{q}" if q else "ising2d"]
+    states = np.array(list(product(model.values, repeat=9)), dtype=np.int8).reshape(-1, 3, 3)
+    weight = np.exp(-9 * model.energy(states) / model.critical_temperature)
+    return states, weight / weight.sum(), model.critical_temperature
+
+
+def mean_size_off(q: int, temperature_of_bonds: float) -> float:
+    """Return z of the FK clusters' mean size minus N <order^2>, of 100,000 draws at Tc."""
+    states, weight, _ = enumerated(q)
+    drawn = states[np.random.default_rng(7).choice(len(states), 100_000, p=weight)]
+    found = fk_clusters(
+        drawn, 2, temperature_of_bonds, q, seed=8, index=np.arange(len(drawn))
+    ).mean_size
+    if q:
+        shares = np.stack([(drawn == a).mean((1, 2)) for a in range(q)])
+        order = (q * (shares**2).sum(axis=0) - 1) / (q - 1)
+    else:
+        order = drawn.mean((1, 2)) ** 2
+    off = found - 9 * order
+    return float(off.mean() / (off.std(ddof=1) / np.sqrt(len(off))))
+
+
+@pytest.mark.statistical
+@pytest.mark.parametrize("q", [0, 3])
+def test_mean_size_of_fk_clusters_is_the_susceptibility(q: int) -> None:
+    """H0: <sum s^2 / N> = N <order^2> over the enumerated 3x3 ensemble at Tc, exactly.
+
+    |z| < 4 fails by chance in 6e-5. Planted: bonds at a temperature 10% off.
+    """
+    temperature = enumerated(q)[2]
+    assert abs(mean_size_off(q, temperature)) < 4
+    assert abs(mean_size_off(q, 1.1 * temperature)) > 8
+
+
+def test_bonds_depend_on_seed_and_index_alone() -> None:
+    lattices = np.random.default_rng(4).choice(SPINS, size=(6, 16, 16))
+    whole = fk_clusters(lattices, 2, 2.27, seed=5, index=np.arange(6))
+    part = fk_clusters(lattices[4:], 2, 2.27, seed=5, index=np.array([4, 5]))
+    assert np.array_equal(part.density, whole.density[4:])
+    other = fk_clusters(lattices, 2, 2.27, seed=6, index=np.arange(6))
+    assert not np.array_equal(other.density, whole.density)
+
+
+@pytest.mark.parametrize("sites", [1, 2, 3, 5, 9, 64, 100])
+def test_bins_hold_every_size_once(sites: int) -> None:
+    edges = size_edges(sites)
+    assert edges[0] == 1
+    assert edges[-1] == sites + 1
+    assert (np.diff(edges) > 0).all()
+    inside = bin_sizes(sites)
+    assert ((inside >= edges[:-1]) & (inside < edges[1:])).all()
+
+
+def test_domain_walls_are_unequal_bonds() -> None:
+    stripes = np.ones((1, 4, 6), dtype=np.int8)
+    stripes[:, :2] = -1
+    assert domain_wall_density(stripes, 2)[0] == pytest.approx(12 / 24)
+    spins = np.random.default_rng(6).choice(SPINS, size=(3, 6, 8))
+    energy = MODELS["ising2d"].energy(spins)
+    assert domain_wall_density(spins, 2) == pytest.approx((energy + 2) / 2)
+    cube = np.random.default_rng(6).choice(SPINS, size=(3, 4, 4, 6))
+    assert domain_wall_density(cube, 3) == pytest.approx((MODELS["ising3d"].energy(cube) + 3) / 2)
