@@ -11,7 +11,7 @@ from scipy.sparse.csgraph import connected_components
 
 from skild_phys.lattice.torus import neighbour_rows
 from skild_phys.rng import BITS_BLOCK, fill_bits, lane_state
-from skild_phys.simulate.swendsen_wang import _draw_bonds, _label, _redraw, swendsen_wang
+from skild_phys.simulate.swendsen_wang import _redraw, draw_bonds, label_clusters, swendsen_wang
 from skild_phys.simulate.wolff import bond_threshold
 
 TC = 2.269185314213022
@@ -80,7 +80,7 @@ def test_labels_are_the_connected_components(shape: tuple[int, ...]) -> None:
             bonds = bits.sum(axis=0).astype(np.uint8)
             parent = np.full(sites, -1, dtype=np.int32)
             todo = np.empty(width + 1, dtype=np.int32)
-            _label(bonds.reshape(-1, width), before(shape), parent, todo)
+            label_clusters(bonds.reshape(-1, width), before(shape), parent, todo)
             assert (parent <= np.arange(sites)).all()
             root = parent
             while (root[root] != root).any():
@@ -101,7 +101,7 @@ def test_bonds_join_equal_neighbours_with_their_probability(shape: tuple[int, ..
         spins = rng.integers(0, 3, shape).astype(np.int8)
         bonds = np.empty((sites // width, width), dtype=np.uint8)
         fill_bits(state, words)
-        _draw_bonds(spins.reshape(-1, width), before(shape), np.uint32(p * 2**32), words, bonds)
+        draw_bonds(spins.reshape(-1, width), before(shape), np.uint32(p * 2**32), words, bonds)
         assert bonds.max() < 2 ** len(shape)
         for bit, axis in enumerate(axes_of_bits(shape)):
             equal = spins == np.roll(spins, 1, axis)
@@ -120,7 +120,7 @@ def test_each_bond_has_bits_of_its_own() -> None:
     spins = np.ones((12, 5), dtype=np.int8)
     for i in range(draws):
         fill_bits(state, words)
-        _draw_bonds(spins, before(shape), np.uint32(2**31), words, out[i])
+        draw_bonds(spins, before(shape), np.uint32(2**31), words, out[i])
     bits = np.stack([(out >> b) & 1 for b in range(3)], axis=-1).reshape(draws, -1).astype(float)
     r = np.corrcoef(bits.T)[np.triu_indices(bits.shape[1], 1)]
     assert np.abs(r).max() * math.sqrt(draws) < 5.5
