@@ -223,11 +223,11 @@ OBSERVABLES = (
     Observable("susceptibility", "susceptibility N <m^2>", "1", "", _M, _susceptibility),
     Observable(
         "correlation_length", "second-moment correlation length", _LENGTH, "",
-        ("along_k",), _correlation_length,
+        ("lowest",), _correlation_length,
     ),
     Observable(
         "correlation_length_ratio", "second-moment correlation length over the longest side",
-        "1", "", ("along_k",), _xi_over_l,
+        "1", "", ("lowest",), _xi_over_l,
     ),
     Observable(
         "domain_wall_density", "domain walls per site (unequal bonds)", f"{_LENGTH}^-1", "",
