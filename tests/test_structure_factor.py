@@ -91,9 +91,23 @@ def test_planted_fault_mirror_images_left_out() -> None:
 def test_along_the_longest_axes() -> None:
     y, x = np.mgrid[:8, :8]
     field = 0.5 + np.cos(2 * np.pi * x / 8) + 3 * np.cos(2 * np.pi * y / 8)
-    power = along_longest_axes(folded(field[np.newaxis]), (8, 8))[0]
+    power = along_longest_axes(field[np.newaxis], (8, 8))[0]
     assert power[0] == pytest.approx(64 * 0.25)
     assert power[1] == pytest.approx((64 / 4 + 9 * 64 / 4) / 2)
-    long = along_longest_axes(folded(np.tile(field, (1, 2))[np.newaxis]), (8, 16))[0]
+    long = along_longest_axes(np.tile(field, (1, 2))[np.newaxis], (8, 16))[0]
     assert long[2] == pytest.approx(128 / 4)
     assert wave_numbers((8, 8))[0, 4] == pytest.approx(np.pi)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_sums_over_other_axes_leave_the_modes_along_one(shape: tuple[int, ...]) -> None:
+    rng = np.random.default_rng(11)
+    for field in (rng.normal(size=(2, *shape)), rng.integers(-9, 9, (2, *shape))):
+        power = structure_factor(field, len(shape))
+        longest = [a for a in range(len(shape)) if shape[a] == max(shape)]
+        lines = []
+        for axis in longest:
+            place: list[int | slice] = [0] * len(shape)
+            place[axis] = slice(0, max(shape) // 2 + 1)
+            lines.append(power[(slice(None), *place)])
+        assert np.allclose(along_longest_axes(field, shape), np.mean(lines, axis=0))

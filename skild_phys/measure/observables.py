@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skild_phys.errorbars import Means
-from skild_phys.measure import clusters, four_point, patterns, shells, structure_factor, two_point
+from skild_phys.measure import clusters, four_point, patterns, shells, two_point
 from skild_phys.measure import thermodynamics as thermo
 from skild_phys.measure.shells import Array
 from skild_phys.measure.system import Slice, System
@@ -126,10 +126,6 @@ def _largest_and_mean(found: clusters.Clusters) -> Array:
     return np.stack([found.largest, found.mean_size], axis=-1)
 
 
-def _along_k(lattices: Slice) -> Array:
-    return structure_factor.along_longest_axes(lattices.folded, lattices.system.shape)
-
-
 def _walls(lattices: Slice) -> Array:
     return thermo.domain_wall_density(lattices.values, lattices.system.dimension)
 
@@ -140,8 +136,8 @@ STATISTICS = {
     "order": Statistic(_always, lambda s: s.order),
     "walls": Statistic(_discrete, _walls),
     "radial": Statistic(_always, lambda s: s.over_wave_shells()),
-    "along_k": Statistic(_always, _along_k),
-    "lowest": Statistic(lambda system: max(system.shape) > 1, lambda s: _along_k(s)[:, :2]),
+    "along_k": Statistic(_always, lambda s: s.along_k()),
+    "lowest": Statistic(lambda system: max(system.shape) > 1, lambda s: s.along_k()[:, :2]),
     "axis": Statistic(_always, lambda s: two_point.along_axes(s.correlation)),
     "diagonal": Statistic(_always, lambda s: two_point.along_diagonals(s.correlation)),
     "distance": Statistic(_always, lambda s: s.over_distances()),

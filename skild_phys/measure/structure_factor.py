@@ -104,16 +104,29 @@ def _fold_modes(modes, scale, mirrors, folded, total, squares):  # type: ignore[
                     folded[n, row, x] += share * power[source, x]
 
 
-def along_longest_axes(folded: Array, shape: Shape) -> Array:
+def along_longest_axes(field: NDArray[Any], shape: Shape) -> Array:
     """Return S at k = 2 pi j / L along an axis, j = 0 .. L // 2, L the longest side.
 
-    (n, *folded) -> (n, L // 2 + 1), the mean over the axes that are as long; these hold the
-    smallest wave number of the lattice.
+    Sums over the other axes first, so that one dimension is left to transform.
+
+    Parameters
+    ----------
+    field : (n, *shape) real array, or (components, n, *shape) to be added up.
+    shape : of a lattice.
+
+    Returns
+    -------
+    (n, L // 2 + 1) float64, the mean over the axes that are as long; these hold the smallest
+    wave number of the lattice.
     """
     dimension = len(shape)
-    lines = []
-    for axis in (a for a in range(dimension) if shape[a] == max(shape)):
-        place: list[Any] = [slice(None), *[0] * dimension]
-        place[axis + 1] = slice(None)
-        lines.append(folded[tuple(place)])
-    return np.asarray(np.mean(lines, axis=0))
+    fields = field if field.ndim == dimension + 2 else field[np.newaxis]
+    longest = [axis for axis in range(dimension) if shape[axis] == max(shape)]
+    exact = np.issubdtype(fields.dtype, np.integer)
+    total = np.zeros((fields.shape[1], max(shape) // 2 + 1))
+    for axis in longest:
+        others = tuple(a + 2 for a in range(dimension) if a != axis)
+        line = fields.sum(axis=others, dtype=np.int64 if exact else np.float64)
+        modes = scipy.fft.rfft(line.astype(np.float64), axis=-1)
+        total += (modes.real**2 + modes.imag**2).sum(axis=0)
+    return total / (math.prod(shape) * len(longest))

@@ -88,12 +88,19 @@ class Slice:
     @functools.cached_property
     def folded(self) -> Array:
         """S(k) of each lattice, folded by its reflections."""
-        field = self.values
-        if self.system.q:
-            field = structure_factor.potts_components(self.values, self.system.q)
         return structure_factor.folded_structure_factor(
-            field, self.system.dimension, self.total, self.squares
+            self._components, self.system.dimension, self.total, self.squares
         )
+
+    @functools.cached_property
+    def _components(self) -> NDArray[Any]:
+        if not self.system.q:
+            return self.values
+        return structure_factor.potts_components(self.values, self.system.q)
+
+    def along_k(self) -> Array:
+        """Return S along the longest axes, (n, L // 2 + 1)."""
+        return structure_factor.along_longest_axes(self._components, self.system.shape)
 
     @functools.cached_property
     def correlation(self) -> Array:

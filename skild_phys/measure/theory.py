@@ -9,7 +9,7 @@ import numpy as np
 
 from skild_phys.lattice import exact
 from skild_phys.lattice.models import MODELS
-from skild_phys.measure import shells, structure_factor, two_point
+from skild_phys.measure import shells, two_point
 from skild_phys.measure.shells import Array
 from skild_phys.measure.system import System
 
@@ -81,7 +81,9 @@ def _critical(system: System) -> dict[str, Theory]:
     )
     axis, diagonal = two_point.along_axes(folded_two)[0], two_point.along_diagonals(folded_two)[0]
     radial = shells.distance_shells(system.shape).average(folded_two)[0]
-    along = structure_factor.along_longest_axes(folded, system.shape)[0]
+    lines = [power[: height // 2 + 1, 0]] if height >= width else []
+    lines += [power[0]] if width >= height else []
+    along = np.asarray(np.mean(lines, axis=0))
     four = exact.torus_connected_four_point(system.sides, float(width), height / width)
     longest = max(system.shape)
     with np.errstate(invalid="ignore"):

@@ -44,3 +44,14 @@ def structure_factor_asymptote(k: ArrayLike) -> NDArray[np.float64]:
     scale = 2.0 * math.pi * AMPLITUDE * 2.0 ** (1.0 - ETA) * gammas
     with np.errstate(divide="ignore"):
         return np.asarray(scale * np.asarray(k, dtype=np.float64) ** (ETA - 2.0))
+
+
+EXPONENTS = {
+    "ising2d": (NU, ETA),
+    "ising3d": (0.629971, 0.0362978),
+    "potts2": (NU, ETA),
+    "potts3": (5 / 6, 4 / 15),
+    "potts4": (2 / 3, 1 / 4),
+}
+"""nu and eta: exact in 2D (F. Y. Wu, Rev. Mod. Phys. 54, 235, 1982), 3D Ising by the conformal
+bootstrap (F. Kos et al., arXiv 1603.04436)."""

@@ -1,58 +1,38 @@
-"""Figures of a comparison. They draw what `measure.compare` found and compute nothing.
-
-Colours are Okabe and Ito's, distinct to colour-blind readers; every model has a marker of its
-own as well. Figures are made without pyplot, so that no global state and no display is needed.
-"""
+"""Figures of a comparison. They draw what `measure.compare` found and compute nothing."""
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator, ScalarFormatter
 from numpy.typing import NDArray
 
-from skild_phys.files import write_bytes_atomically
 from skild_phys.measure.compare import Comparison
 from skild_phys.measure.patterns import fold_patterns
+from skild_phys.plots.style import (
+    BOTH,
+    MARKERS,
+    STYLE,
+    THEORY,
+    TRUTH,
+    TRUTH_STYLE,
+    band,
+    colour,
+    legend_above,
+    literal,
+    log_ticks,
+    new_figure,
+    open_marker,
+)
 
-if TYPE_CHECKING:
-    from skild_phys.skild.spectrum import ShellPower
-
-TRUTH = "#000000"
-THEORY = "#777777"
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-MARKERS = ("o", "s", "^", "D", "v", "P")
-STYLE: Any = {
-    "font.size": 9.0,
-    "axes.titlesize": 9.0,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "legend.frameon": False,
-    "legend.fontsize": 8.0,
-    "lines.linewidth": 1.2,
-    "lines.markersize": 4.5,
-    "errorbar.capsize": 2.0,
-    "pdf.fonttype": 42,
-    "savefig.dpi": 300.0,
-}
 _PANELS = 4
 _WAVE_NUMBERS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 4.0)
-_BOTH = ("", "_err")
-_TRUTH_STYLE: Any = {"color": TRUTH, "marker": ".", "zorder": 1.9}
-
-
-def colour(i: int) -> str:
-    """Return the colour of model `i`."""
-    return COLOURS[i % len(COLOURS)]
 
 
 def four_point_figure(comparison: Comparison) -> Figure | None:
@@ -64,7 +44,7 @@ def four_point_figure(comparison: Comparison) -> Figure | None:
         return None
     lattices = _lattices(comparison)
     with mpl.rc_context(STYLE):
-        figure = _figure(7.2, 4.2)
+        figure = new_figure(7.2, 4.2)
         grid = figure.add_gridspec(1, 2, width_ratios=(1.15, 1.0))
         left = grid[0].subgridspec(2, 1, height_ratios=(1.5, 1.0))
         top = figure.add_subplot(left[0])
@@ -74,7 +54,7 @@ def four_point_figure(comparison: Comparison) -> Figure | None:
         bottom.set_xlabel("side r of the square (lattice constants)")
         bottom.set_ylabel("$G_{4c}$, model $-$ truth")
         sides = comparison.truth["side"].values
-        _log_ticks(bottom, sides)
+        log_ticks(bottom, sides)
         top.tick_params(labelbottom=False)
         rows = (len(lattices) + 1) // 2
         right = grid[1].subgridspec(rows, 2)
@@ -88,7 +68,7 @@ def structure_factor_figure(comparison: Comparison) -> Figure | None:
     if len(comparison.truth["k"]) < 2:
         return None
     with mpl.rc_context(STYLE):
-        figure = _figure(5.0, 4.6)
+        figure = new_figure(5.0, 4.6)
         top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(1.6, 1.0))
         k, truth = (comparison.truth[n].values[1:] for n in ("k", "structure_factor"))
         error = comparison.truth["structure_factor_err"].values[1:]
@@ -96,15 +76,15 @@ def structure_factor_figure(comparison: Comparison) -> Figure | None:
             theory = comparison.truth["structure_factor_theory"].values[1:]
             top.plot(k, theory, color=THEORY, ls="--", label="theory, torus")
             bottom.plot(k, theory / truth, color=THEORY, ls="--")
-        top.errorbar(k, truth, error, label=_literal(comparison.name), **_TRUTH_STYLE)
+        top.errorbar(k, truth, error, label=literal(comparison.name), **TRUTH_STYLE)
         for i, model in enumerate(comparison.models):
-            ratio, error = (model.data[f"structure_factor_ratio{e}"].values[1:] for e in _BOTH)
-            top.plot(k, truth * ratio, label=_literal(model.name), **_open(i))
-            _band(bottom, k, ratio, error, i)
+            ratio, error = (model.data[f"structure_factor_ratio{e}"].values[1:] for e in BOTH)
+            top.plot(k, truth * ratio, label=literal(model.name), **open_marker(i))
+            band(bottom, k, ratio, error, i)
         bottom.axhline(1.0, color=TRUTH, lw=0.8)
         top.set(xscale="log", yscale="log", ylabel="structure factor S(k)")
         bottom.set(xlabel="wave number k (rad / lattice constant)", ylabel="model / truth")
-        _log_ticks(bottom, np.array([t for t in _WAVE_NUMBERS if k[0] <= t <= k[-1]]))
+        log_ticks(bottom, np.array([t for t in _WAVE_NUMBERS if k[0] <= t <= k[-1]]))
         top.legend()
     return figure
 
@@ -117,7 +97,7 @@ def two_point_figure(comparison: Comparison) -> Figure | None:
     if len(comparison.truth["distance"]) < 2:
         return None
     with mpl.rc_context(STYLE):
-        figure = _figure(7.2, 4.4)
+        figure = new_figure(7.2, 4.4)
         axes = figure.subplots(2, 2, sharex=True, sharey="row", height_ratios=(1.5, 1.0))
         _two_point_column(comparison, "two_point_axis", 1.0, axes[0, 0], axes[1, 0])
         _two_point_column(comparison, "two_point_diagonal", np.sqrt(2), axes[0, 1], axes[1, 1])
@@ -126,7 +106,7 @@ def two_point_figure(comparison: Comparison) -> Figure | None:
         known = "two_point_axis_theory" in comparison.truth
         axes[0, 0].set_ylabel("G(r) / theory" if known else "two-point function G(r)")
         axes[1, 0].set_ylabel("model / truth")
-        _legend_above(figure, axes[0, 0])
+        legend_above(figure, axes[0, 0])
     return figure
 
 
@@ -134,14 +114,14 @@ def distribution_figure(comparison: Comparison) -> Figure:
     """Draw how energy and |m| are distributed over lattices."""
     with mpl.rc_context(STYLE):
         names = [n for n in ("energy", "magnetization") if f"{n}_per_lattice" in comparison.truth]
-        figure = _figure(3.6 * len(names), 3.0)
+        figure = new_figure(3.6 * len(names), 3.0)
         axes = figure.subplots(1, len(names), squeeze=False)[0]
         for ax, name in zip(axes, names, strict=True):
             _histogram(ax, comparison, f"{name}_per_lattice", name == "magnetization")
             energy = "energy per site of a lattice (J)"
             ax.set(xlabel=energy if name == "energy" else "|m| of a lattice", ylabel="density")
             ax.set_ylim(bottom=0)
-        _legend_above(figure, axes[0])
+        legend_above(figure, axes[0])
     return figure
 
 
@@ -151,7 +131,7 @@ def pattern_figure(comparison: Comparison) -> Figure | None:
     if not models:
         return None
     with mpl.rc_context(STYLE):
-        figure = _figure(7.2, 3.2)
+        figure = new_figure(7.2, 3.2)
         left, right = figure.subplots(1, 2, width_ratios=(1.1, 1.0))
         name = "pattern_frequency"
         truth = fold_patterns(comparison.truth[name].values)
@@ -159,9 +139,9 @@ def pattern_figure(comparison: Comparison) -> Figure | None:
             values = truth + fold_patterns(model.data[f"{name}_residual"].values)
             style: dict[str, Any] = {"color": colour(i), "marker": MARKERS[i % len(MARKERS)]}
             left.plot(
-                truth, values, ls="", ms=3, alpha=0.6, mew=0, label=_literal(model.name), **style
+                truth, values, ls="", ms=3, alpha=0.6, mew=0, label=literal(model.name), **style
             )
-            tv, error = (float(model.data[f"patterns_tv{e}"]) for e in _BOTH)
+            tv, error = (float(model.data[f"patterns_tv{e}"]) for e in BOTH)
             right.errorbar(tv, i, xerr=error, ls="", **style)
         seen = truth[truth > 0]
         left.plot([seen.min(), seen.max()], [seen.min(), seen.max()], color=TRUTH, lw=0.8)
@@ -172,7 +152,7 @@ def pattern_figure(comparison: Comparison) -> Figure | None:
         if np.isfinite(floor):
             right.axvline(floor, color=THEORY, ls="--")
             right.set_title("dashed: between two halves of the truth")
-        right.set_yticks(range(len(models)), [_literal(m.name) for m in models])
+        right.set_yticks(range(len(models)), [literal(m.name) for m in models])
         right.set(xlabel="total variation", ylim=(len(models) - 0.5, -0.5))
         right.set_xlim(left=0)
     return figure
@@ -188,31 +168,31 @@ def cluster_figure(comparison: Comparison) -> Figure | None:
     if not kinds:
         return None
     with mpl.rc_context(STYLE):
-        figure = _figure(3.6 * len(kinds), 4.0)
+        figure = new_figure(3.6 * len(kinds), 4.0)
         axes = figure.subplots(2, len(kinds), sharex=True, squeeze=False, height_ratios=(1.5, 1.0))
         for (name, title), top, bottom in zip(kinds, axes[0], axes[1]):
             size = comparison.truth["cluster_size"].values
-            truth, error = (comparison.truth[f"{name}{e}"].values for e in _BOTH)
+            truth, error = (comparison.truth[f"{name}{e}"].values for e in BOTH)
             seen = truth > 0
             top.errorbar(
                 size[seen], truth[seen], error[seen],
-                label=_literal(comparison.name), **_TRUTH_STYLE,
+                label=literal(comparison.name), **TRUTH_STYLE,
             )  # fmt: skip
             for i, model in enumerate(comparison.models):
                 if f"{name}_residual" not in model.data:
                     continue
-                residual, spread = (model.data[f"{name}_residual{e}"].values for e in _BOTH)
+                residual, spread = (model.data[f"{name}_residual{e}"].values for e in BOTH)
                 there = seen & (truth + residual > 0)
                 values = (truth + residual)[there]
-                top.plot(size[there], values, label=_literal(model.name), **_open(i))
+                top.plot(size[there], values, label=literal(model.name), **open_marker(i))
                 ratio = 1 + residual[seen] / truth[seen]
-                _band(bottom, size[seen], ratio, spread[seen] / truth[seen], i)
+                band(bottom, size[seen], ratio, spread[seen] / truth[seen], i)
             bottom.axhline(1.0, color=TRUTH, lw=0.8)
             top.set(xscale="log", yscale="log", title=title)
             bottom.set(xlabel="size s of a cluster (sites)")
         axes[0, 0].set_ylabel("clusters of size s per site")
         axes[1, 0].set_ylabel("model / truth")
-        _legend_above(figure, axes[0, 0])
+        legend_above(figure, axes[0, 0])
     return figure
 
 
@@ -220,71 +200,6 @@ _CLUSTERS = (
     ("geometric_cluster_density", "geometric clusters"),
     ("fk_cluster_density", "Fortuin-Kasteleyn clusters"),
 )
-
-
-def measurement_figure(data: xr.Dataset) -> Figure | None:
-    """Draw what one measurement holds of G4c, G(r), S(k) and clusters, over theory.
-
-    None if it holds none of them.
-    """
-    panels = [panel for panel in _MEASURED if panel[0][0][0] in data]
-    if not panels:
-        return None
-    with mpl.rc_context(STYLE):
-        figure = _figure(3.6 * min(len(panels), 2), 3.0 * ((len(panels) + 1) // 2))
-        axes = figure.subplots((len(panels) + 1) // 2, min(len(panels), 2), squeeze=False).ravel()
-        for spare in axes[len(panels) :]:
-            spare.set_visible(False)
-        for ax, (lines, where, xlabel, ylabel) in zip(axes, panels):
-            for i, (name, label, step) in enumerate(lines):
-                if name in data:
-                    _measured_line(ax, data, name, where, label, step, i)
-            ax.set(xscale="log", yscale="log", xlabel=xlabel, ylabel=ylabel)
-            ax.legend()
-    return figure
-
-
-_MEASURED: tuple[tuple[tuple[tuple[str, str, float], ...], str, str, str], ...] = (
-    (
-        (("connected_four_point", "squares", 1.0),),
-        "side",
-        "side r of the square (lattice constants)",
-        "$|G_{4c}(r)|$",
-    ),
-    (
-        (
-            ("two_point_axis", "along the axes", 1.0),
-            ("two_point_diagonal", "along the diagonals", float(np.sqrt(2.0))),
-        ),
-        "distance",
-        "distance (lattice constants)",
-        "two-point function $|G(r)|$",
-    ),
-    (
-        (("structure_factor", "shells", 1.0),),
-        "k",
-        "wave number k (rad / lattice constant)",
-        "structure factor S(k)",
-    ),
-    (
-        (("geometric_cluster_density", "geometric", 1.0), ("fk_cluster_density", "FK", 1.0)),
-        "cluster_size",
-        "size s of a cluster (sites)",
-        "clusters of size s per site",
-    ),
-)
-
-
-def _measured_line(
-    ax: Axes, data: xr.Dataset, name: str, where: str, label: str, step: float, i: int
-) -> None:
-    x, values, error = data[where].values * step, data[name].values, data[f"{name}_err"].values
-    shown = (x > 0) & (values != 0)
-    style: Any = {"color": colour(i), "marker": MARKERS[i], "ls": "", "ms": 3}
-    ax.errorbar(x[shown], np.abs(values[shown]), error[shown], label=label, **style)
-    if f"{name}_theory" in data:
-        theory = np.abs(data[f"{name}_theory"].values[shown])
-        ax.plot(x[shown], theory, color=THEORY, ls="--", label="theory" if i == 0 else None)
 
 
 FIGURES: dict[str, tuple[str, Callable[[Comparison], Figure | None]]] = {
@@ -311,59 +226,6 @@ FIGURES: dict[str, tuple[str, Callable[[Comparison], Figure | None]]] = {
 """File name -> (caption, function), in the order of a report."""
 
 
-def spectrum_figure(measured: ShellPower, fitted: NDArray[np.float64], kind: str) -> Figure:
-    """Draw P(kappa) of a measurement by shells, a fit's means over the same shells, their ratio."""
-    with mpl.rc_context(STYLE):
-        figure = _figure(3.6, 4.2)
-        grid = figure.add_gridspec(2, 1, height_ratios=(2.0, 1.0))
-        top = figure.add_subplot(grid[0])
-        bottom = figure.add_subplot(grid[1], sharex=top)
-        style: Any = {"color": TRUTH, "marker": ".", "linestyle": "none"}
-        top.errorbar(measured.kappa, measured.mean, measured.error, label="measured", **style)
-        top.plot(measured.kappa, fitted, color=colour(0), label=kind.replace("_", " "))
-        top.set_xscale("log")
-        top.set_yscale("log")
-        top.set_ylabel(r"$P(\kappa) = \langle |X|^2 \rangle$")
-        top.legend()
-        top.tick_params(labelbottom=False)
-        bottom.axhline(1.0, color=colour(0))
-        ratio, error = measured.mean / fitted, measured.error / fitted
-        bottom.errorbar(measured.kappa, ratio, error, **style)
-        bottom.set_ylabel("measured / fit")
-        bottom.set_xlabel(r"wave number $\kappa$ (radians per site)")
-    return figure
-
-
-def figure_bytes(figure: Figure, kind: str = "png", dpi: int = 300) -> bytes:
-    """Return a figure as `png` or `pdf`; equal figures give equal bytes."""
-    buffer = io.BytesIO()
-    metadata = {"Software": None} if kind == "png" else {"CreationDate": None}
-    with mpl.rc_context(STYLE):
-        figure.savefig(buffer, format=kind, dpi=dpi, metadata=metadata)
-    return buffer.getvalue()
-
-
-def save_figure(figure: Figure, stem: Path) -> None:
-    """Write STEM.png (300 dpi) and STEM.pdf; raises WriteError."""
-    for kind in ("png", "pdf"):
-        write_bytes_atomically(stem.with_name(f"{stem.name}.{kind}"), figure_bytes(figure, kind))
-
-
-def _figure(width: float, height: float) -> Figure:
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def _open(i: int) -> dict[str, Any]:
-    return {"color": colour(i), "marker": MARKERS[i % len(MARKERS)], "mfc": "none", "alpha": 0.9}
-
-
-def _legend_above(figure: Figure, ax: Axes) -> None:
-    handles, labels = ax.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=min(len(labels), 4))
-
-
 def _magnitude(ax: Axes, comparison: Comparison) -> None:
     name = "connected_four_point"
     sides, truth = comparison.truth["side"].values, comparison.truth[name].values
@@ -371,11 +233,11 @@ def _magnitude(ax: Axes, comparison: Comparison) -> None:
         theory = np.abs(comparison.truth[f"{name}_theory"].values)
         ax.plot(sides, theory, color=THEORY, ls="--", label="torus, continuum limit")
     error = comparison.truth[f"{name}_err"].values
-    style = {**_TRUTH_STYLE, "ls": ""}
-    ax.errorbar(sides, np.abs(truth), error, label=_literal(comparison.name), **style)
+    style = {**TRUTH_STYLE, "ls": ""}
+    ax.errorbar(sides, np.abs(truth), error, label=literal(comparison.name), **style)
     for i, model in enumerate(comparison.models):
         values = np.abs(truth + model.data[f"{name}_residual"].values)
-        ax.plot(sides, values, label=_literal(model.name), **{**_open(i), "ls": ""})
+        ax.plot(sides, values, label=literal(model.name), **{**open_marker(i), "ls": ""})
     ax.set(xscale="log", yscale="log", ylabel="$|G_{4c}(r)|$")
     low, high = ax.get_ylim()
     ticks = [t for t in (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.8, 1.0) if low <= t <= high]
@@ -391,8 +253,8 @@ def _residual(ax: Axes, comparison: Comparison) -> None:
     name, sides = "connected_four_point", comparison.truth["side"].values
     largest, errors = 0.0, []
     for i, model in enumerate(comparison.models):
-        values, error = (model.data[f"{name}_residual{e}"].values for e in _BOTH)
-        _band(ax, sides, values, error, i)
+        values, error = (model.data[f"{name}_residual{e}"].values for e in BOTH)
+        band(ax, sides, values, error, i)
         largest = max(largest, float(np.abs(values).max()))
         errors.append(error)
     ax.axhline(0.0, color=TRUTH, lw=0.8)
@@ -409,38 +271,21 @@ def _two_point_column(
 ) -> None:
     last = len(comparison.truth["distance"]) - 1
     r = np.unique(np.rint(np.geomspace(1, last, 24)).astype(int))
-    truth, error = (comparison.truth[f"{name}{e}"].values[r] for e in _BOTH)
+    truth, error = (comparison.truth[f"{name}{e}"].values[r] for e in BOTH)
     scale = np.ones(len(r))
     if f"{name}_theory" in comparison.truth:
         scale = comparison.truth[f"{name}_theory"].values[r]
         top.axhline(1.0, color=THEORY, ls="--", label="theory, torus")
     top.errorbar(
-        r * step, truth / scale, error / scale, label=_literal(comparison.name), **_TRUTH_STYLE
+        r * step, truth / scale, error / scale, label=literal(comparison.name), **TRUTH_STYLE
     )
     for i, model in enumerate(comparison.models):
-        ratio, spread = (model.data[f"{name}_ratio{e}"].values[r] for e in _BOTH)
-        top.plot(r * step, truth * ratio / scale, label=_literal(model.name), **_open(i))
-        _band(bottom, r * step, ratio, spread, i)
+        ratio, spread = (model.data[f"{name}_ratio{e}"].values[r] for e in BOTH)
+        top.plot(r * step, truth * ratio / scale, label=literal(model.name), **open_marker(i))
+        band(bottom, r * step, ratio, spread, i)
     bottom.axhline(1.0, color=TRUTH, lw=0.8)
     bottom.set_xlabel("distance (lattice constants)")
-    _log_ticks(bottom, 2 ** np.arange(int(np.log2(max(last * step, 1))) + 1))
-
-
-def _band(ax: Axes, x: NDArray[Any], values: NDArray[Any], errors: NDArray[Any], i: int) -> None:
-    ax.plot(x, values, color=colour(i), marker=MARKERS[i % len(MARKERS)], ms=3)
-    ax.fill_between(x, values - errors, values + errors, color=colour(i), alpha=0.25, lw=0)
-
-
-def _log_ticks(ax: Axes, values: NDArray[Any]) -> None:
-    ax.set_xscale("log")
-    ax.xaxis.set_major_locator(FixedLocator(values.tolist()))
-    ax.xaxis.set_major_formatter(ScalarFormatter())
-    ax.xaxis.set_minor_locator(NullLocator())
-
-
-def _literal(name: str) -> str:
-    """Return a store's name as Matplotlib shows it unchanged: a $ starts no formula."""
-    return name.replace("$", r"\$")
+    log_ticks(bottom, 2 ** np.arange(int(np.log2(max(last * step, 1))) + 1))
 
 
 def _histogram(ax: Axes, comparison: Comparison, name: str, absolute: bool) -> None:
@@ -450,7 +295,7 @@ def _histogram(ax: Axes, comparison: Comparison, name: str, absolute: bool) -> N
 
     truth = values(comparison.truth)
     models = [
-        (_literal(m.name), values(m.data), i)
+        (literal(m.name), values(m.data), i)
         for i, m in enumerate(comparison.models)
         if name in m.data
     ]
@@ -459,7 +304,7 @@ def _histogram(ax: Axes, comparison: Comparison, name: str, absolute: bool) -> N
     number = int(np.clip(2 * np.cbrt(len(truth)) * (high - low) / max(np.ptp(truth), 1e-9), 8, 60))
     edges = np.linspace(low, high, number + 1) if high > low else np.array([low - 0.5, low + 0.5])
     density, _ = np.histogram(truth, bins=edges, density=True)
-    ax.stairs(density, edges, color="#bbbbbb", fill=True, label=_literal(comparison.name))
+    ax.stairs(density, edges, color="#bbbbbb", fill=True, label=literal(comparison.name))
     for i, (label, found, place) in enumerate(models):
         density, _ = np.histogram(found, bins=edges, density=True)
         style = ("-", "--", ":", "-.")[i % 4]
@@ -468,10 +313,10 @@ def _histogram(ax: Axes, comparison: Comparison, name: str, absolute: bool) -> N
 
 def _lattices(comparison: Comparison) -> list[tuple[str, NDArray[Any]]]:
     shown = comparison.pictures
-    pictures = [(_literal(comparison.name), shown.truth)]
+    pictures = [(literal(comparison.name), shown.truth)]
     if shown.coarse is not None:
         pictures.append(("coarse", shown.coarse))
-    names = [_literal(m.name) for m in comparison.models]
+    names = [literal(m.name) for m in comparison.models]
     return (pictures + list(zip(names, shown.models, strict=True)))[:_PANELS]
 
 

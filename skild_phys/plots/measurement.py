@@ -1,0 +1,78 @@
+"""The figure of one measurement, over theory."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import xarray as xr
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from skild_phys.plots.style import MARKERS, STYLE, THEORY, colour, new_figure
+
+
+def measurement_figure(data: xr.Dataset) -> Figure | None:
+    """Draw what one measurement holds of G4c, G(r), S(k) and clusters, over theory.
+
+    None if it holds none of them.
+    """
+    panels = [panel for panel in _MEASURED if panel[0][0][0] in data]
+    if not panels:
+        return None
+    with mpl.rc_context(STYLE):
+        figure = new_figure(3.6 * min(len(panels), 2), 3.0 * ((len(panels) + 1) // 2))
+        axes = figure.subplots((len(panels) + 1) // 2, min(len(panels), 2), squeeze=False).ravel()
+        for spare in axes[len(panels) :]:
+            spare.set_visible(False)
+        for ax, (lines, where, xlabel, ylabel) in zip(axes, panels):
+            for i, (name, label, step) in enumerate(lines):
+                if name in data:
+                    _measured_line(ax, data, name, where, label, step, i)
+            ax.set(xscale="log", yscale="log", xlabel=xlabel, ylabel=ylabel)
+            ax.legend()
+    return figure
+
+
+_MEASURED: tuple[tuple[tuple[tuple[str, str, float], ...], str, str, str], ...] = (
+    (
+        (("connected_four_point", "squares", 1.0),),
+        "side",
+        "side r of the square (lattice constants)",
+        "$|G_{4c}(r)|$",
+    ),
+    (
+        (
+            ("two_point_axis", "along the axes", 1.0),
+            ("two_point_diagonal", "along the diagonals", float(np.sqrt(2.0))),
+        ),
+        "distance",
+        "distance (lattice constants)",
+        "two-point function $|G(r)|$",
+    ),
+    (
+        (("structure_factor", "shells", 1.0),),
+        "k",
+        "wave number k (rad / lattice constant)",
+        "structure factor S(k)",
+    ),
+    (
+        (("geometric_cluster_density", "geometric", 1.0), ("fk_cluster_density", "FK", 1.0)),
+        "cluster_size",
+        "size s of a cluster (sites)",
+        "clusters of size s per site",
+    ),
+)
+
+
+def _measured_line(
+    ax: Axes, data: xr.Dataset, name: str, where: str, label: str, step: float, i: int
+) -> None:
+    x, values, error = data[where].values * step, data[name].values, data[f"{name}_err"].values
+    shown = (x > 0) & (values != 0)
+    style: Any = {"color": colour(i), "marker": MARKERS[i], "ls": "", "ms": 3}
+    ax.errorbar(x[shown], np.abs(values[shown]), error[shown], label=label, **style)
+    if f"{name}_theory" in data:
+        theory = np.abs(data[f"{name}_theory"].values[shown])
+        ax.plot(x[shown], theory, color=THEORY, ls="--", label="theory" if i == 0 else None)

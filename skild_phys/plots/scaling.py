@@ -1,0 +1,93 @@
+"""The figure of a finite-size scaling analysis: crossings, slopes, chi, collapse."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from skild_phys.measure.scaling import Collapse, Curve, Scaling
+from skild_phys.plots.style import MARKERS, STYLE, THEORY, colour, legend_above, new_figure
+
+LABELS = {
+    "binder_cumulant": "Binder cumulant $U_4$",
+    "xi_over_l": r"$\xi / L$",
+    "log_susceptibility": r"$\chi\, L^{-(2 - \eta)}$",
+}
+
+
+def scaling_figure(found: Scaling) -> Figure:
+    """Draw curves and their crossings, their collapse, and the lines that exponents are from."""
+    with mpl.rc_context(STYLE):
+        figure = new_figure(7.2, 6.6)
+        axes = figure.subplots(3, 2)
+        for column, name in enumerate(("binder_cumulant", "xi_over_l")):
+            _curves(axes[0, column], found, name)
+            _collapsed(axes[1, column], found, name)
+        _lines(axes[2, 0], found, "nu", "slope", "slope where $\\xi / L$ is fixed (k$_B$ / J)")
+        _lines(axes[2, 1], found, "eta", "chi", r"$\chi$, $S(2\pi / L)$ where $\xi / L$ is fixed")
+        legend_above(figure, axes[0, 0])
+    return figure
+
+
+def _curves(ax: Axes, found: Scaling, name: str) -> None:
+    for i, curve in enumerate(found.curves):
+        values, error = curve.values[name][0], curve.error(name)
+        ax.plot(curve.temperature, values, color=colour(i), label=f"L = {curve.side}")
+        ax.fill_between(
+            curve.temperature, values - error, values + error, color=colour(i), alpha=0.25, lw=0
+        )
+    for crossing in found.crossings:
+        if crossing.observable == name and np.isfinite(crossing.temperature.value):
+            t, h = crossing.temperature, crossing.height
+            ax.errorbar(
+                t.value, h.value, h.error, t.error, color="black", marker=".", capsize=0, lw=0.8
+            )
+    ax.axvline(found.published["temperature"], color=THEORY, ls="--", lw=0.8)
+    ax.xaxis.set_major_locator(MaxNLocator(5))
+    ax.set(xlabel="temperature (J / k$_B$); dashed: published", ylabel=LABELS[name])
+
+
+def _collapsed(ax: Axes, found: Scaling, name: str) -> None:
+    collapse = next((c for c in found.collapses if c.observable == name), None)
+    if collapse is None:
+        ax.set_visible(False)
+        return
+    for i, curve in enumerate(found.curves):
+        ax.plot(
+            _scaled(curve, collapse), curve.values[name][0], color=colour(i),
+            marker=MARKERS[i % len(MARKERS)], markevery=4, ms=3, lw=0.8,
+        )  # fmt: skip
+    tc, nu = collapse.temperature.value, collapse.nu.value
+    ax.set(
+        xlabel=rf"$(T - {tc:.5g})\, L^{{1/{nu:.3g}}}$ (J / k$_B$)",
+        ylabel=LABELS[name],
+    )
+
+
+def _scaled(curve: Curve, collapse: Collapse) -> Any:
+    tc, nu = collapse.temperature.value, collapse.nu.value
+    return (curve.temperature - tc) * curve.side ** (1.0 / nu)
+
+
+def _lines(ax: Axes, found: Scaling, name: str, kind: str, ylabel: str) -> None:
+    """Draw the points that an exponent is read off, and lines of its combined value."""
+    sides = np.array([curve.side for curve in found.curves], dtype=float)
+    best = found.best(name).number.value
+    power = 1.0 / best if name == "nu" else 2.0 - best
+    for i, (label, values, error) in enumerate(found.points[kind]):
+        y = np.exp(values)
+        style: Any = {"color": colour(i), "marker": MARKERS[i], "ls": "", "ms": 4}
+        ax.errorbar(sides, y, y * error, label=label, **style)
+        scale = np.exp(np.mean(values - power * np.log(sides)))
+        ax.plot(sides, scale * sides**power, color=colour(i), lw=0.8)
+    ax.set(xscale="log", yscale="log", xlabel="L (lattice constants)", ylabel=ylabel)
+    ax.set_xticks(sides, [f"{side:.0f}" for side in sides])
+    ax.minorticks_off()
+    symbol = r"1/\nu" if name == "nu" else r"2 - \eta"
+    ax.text(0.97, 0.05, rf"lines: ${symbol} = {power:.3f}$", transform=ax.transAxes, ha="right")
+    ax.legend()
