@@ -19,6 +19,7 @@ COMMANDS = {
     "generate": "Lattices from noise, or by the paper's protocol.",
     "measure": "Correlations, structure factor and moments of a store, with errors.",
     "compare": "A report: stores against a truth and against exact theory.",
+    "scaling": "Tc, nu and eta from stores of several sizes.",
     "train": "Train SKILD weights on a store or on a running simulation.",
     "spectrum": "Power spectrum of a store, measured and fitted.",
     "bench": "How fast updates are on this machine, beside other packages.",

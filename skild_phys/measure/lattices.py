@@ -150,12 +150,21 @@ def as_lattices(source: Source, **attrs: Any) -> Lattices:
 
 
 def slices(lattices: Lattices) -> Iterator[tuple[int, NDArray[Any]]]:
-    """Yield (first sample, raw numbers) over all samples, some hundred thousand sites at a time."""
+    """Yield (first sample, raw numbers) over all samples, some hundred thousand sites at a time.
+
+    Where slices end does not depend on the chunks, nor then do sums over slices.
+    """
     step = max(_SLICE_SITES // math.prod(lattices.shape), 1)
+    first, waiting = 0, lattices.read(0, 0)
     for start in range(0, lattices.n_samples, lattices.chunk):
         raw = lattices.read(start, min(start + lattices.chunk, lattices.n_samples))
-        for first in range(0, len(raw), step):
-            yield start + first, raw[first : first + step]
+        waiting = np.concatenate([waiting, raw]) if len(waiting) else raw
+        whole = len(waiting) // step * step
+        for begin in range(0, whole, step):
+            yield first + begin, waiting[begin : begin + step]
+        first, waiting = first + whole, waiting[whole:]
+    if len(waiting):
+        yield first, waiting
 
 
 def read_lattices(lattices: Lattices, index: NDArray[np.int64]) -> NDArray[Any]:

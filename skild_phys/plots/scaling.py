@@ -13,6 +13,7 @@ from matplotlib.ticker import MaxNLocator
 from skild_phys.measure.scaling import Collapse, Curve, Scaling
 from skild_phys.plots.style import MARKERS, STYLE, THEORY, colour, legend_above, new_figure
 
+_KB = r"$\mathrm{k_B}$"
 LABELS = {
     "binder_cumulant": "Binder cumulant $U_4$",
     "xi_over_l": r"$\xi / L$",
@@ -28,7 +29,13 @@ def scaling_figure(found: Scaling) -> Figure:
         for column, name in enumerate(("binder_cumulant", "xi_over_l")):
             _curves(axes[0, column], found, name)
             _collapsed(axes[1, column], found, name)
-        _lines(axes[2, 0], found, "nu", "slope", "slope where $\\xi / L$ is fixed (k$_B$ / J)")
+        _lines(
+            axes[2, 0],
+            found,
+            "nu",
+            "slope",
+            rf"slope where $\xi / L$ is fixed ({_KB} / J)",
+        )
         _lines(axes[2, 1], found, "eta", "chi", r"$\chi$, $S(2\pi / L)$ where $\xi / L$ is fixed")
         legend_above(figure, axes[0, 0])
     return figure
@@ -49,7 +56,7 @@ def _curves(ax: Axes, found: Scaling, name: str) -> None:
             )
     ax.axvline(found.published["temperature"], color=THEORY, ls="--", lw=0.8)
     ax.xaxis.set_major_locator(MaxNLocator(5))
-    ax.set(xlabel="temperature (J / k$_B$); dashed: published", ylabel=LABELS[name])
+    ax.set(xlabel=r"temperature (J / $\mathrm{k_B}$); dashed: published", ylabel=LABELS[name])
 
 
 def _collapsed(ax: Axes, found: Scaling, name: str) -> None:
@@ -64,7 +71,7 @@ def _collapsed(ax: Axes, found: Scaling, name: str) -> None:
         )  # fmt: skip
     tc, nu = collapse.temperature.value, collapse.nu.value
     ax.set(
-        xlabel=rf"$(T - {tc:.5g})\, L^{{1/{nu:.3g}}}$ (J / k$_B$)",
+        xlabel=rf"$(T - {tc:.5g})\, L^{{1/{nu:.3g}}}$ (J / {_KB})",
         ylabel=LABELS[name],
     )
 

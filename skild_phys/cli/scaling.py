@@ -1,0 +1,225 @@
+"""`skild-phys scaling`: Tc, nu and eta from stores of several sizes."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from skild_phys.cli.measure import make_directory
+from skild_phys.cli.options import (
+    announced,
+    check_threads,
+    json_option,
+    overwrite_option,
+    progress_bar,
+    threads_option,
+)
+from skild_phys.errors import BadInput
+from skild_phys.files import check_output, write_bytes_atomically
+
+if TYPE_CHECKING:
+    from skild_phys.measure.scaling import Number, Scaling
+
+FIGURE, TABLE, JSON = "scaling", "scaling.csv", "scaling.json"
+
+
+@click.command()
+@click.argument("stores", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    help="Directory for the figure, a CSV of all curves and exponents, and JSON.",
+)
+@click.option(
+    "--bins", type=int, default=40, show_default=True, help="Jackknife bins of each size."
+)
+@threads_option
+@overwrite_option
+@json_option
+def command(
+    stores: tuple[Path, ...],
+    output: Path | None,
+    bins: int,
+    threads: int | None,
+    overwrite: bool,
+    as_json: bool,
+) -> None:
+    """Find Tc, nu and eta by finite-size scaling of stores of two sizes or more.
+
+    Each size is reweighted around the temperatures it was simulated at (several of a size are
+    joined). xi/L and the Binder cumulant of two sizes cross near Tc; slopes of both give nu, chi
+    and S(k) give eta, where xi/L has one value for all sizes; and the curves are collapsed.
+    A few thousand lattices of each size, near Tc, are needed.
+
+    \b
+    for L in 32 64 128; do skild-phys simulate --L $L --T Tc -n 8000 -o L$L.zarr; done
+    skild-phys scaling L32.zarr L64.zarr L128.zarr -o scaling/
+    """
+    from skild_phys.measure.scaling import scaling
+    from skild_phys.store import open_store
+
+    opened = [open_store(path) for path in stores]
+    if output is not None:
+        check_output(output, overwrite=overwrite, inputs=list(stores))
+        if output.suffix or (output.exists() and not output.is_dir()):
+            raise BadInput("-o", str(output), "a directory")
+    with progress_bar("measuring", sum(s.n_samples for s in opened)) as advance:
+        found = scaling(opened, bins=bins, threads=check_threads(threads), progress=advance)
+    if output is not None:
+        with announced("drawing ..."):
+            _write(found, output)
+    if as_json:
+        click.echo(json.dumps(as_plain(found), allow_nan=False))
+    else:
+        _print(found)
+        if output is not None:
+            click.echo(str(output / f"{FIGURE}.png"))
+
+
+def _number(number: Number | None) -> dict[str, float | None]:
+    from skild_phys.measure.report import to_plain
+
+    plain: dict[str, float | None] = to_plain(
+        {"value": number.value, "error": number.error} if number else {}
+    )
+    return plain
+
+
+def as_plain(found: Scaling) -> dict[str, Any]:
+    """Return the analysis in plain types."""
+    from skild_phys.measure.report import to_plain
+
+    plain: dict[str, Any] = to_plain(
+        {
+            "model": found.model,
+            "sizes": [
+                {
+                    "L": curve.side,
+                    "lattices": curve.samples,
+                    "simulated": list(curve.simulated),
+                    "reach": [curve.temperature[0], curve.temperature[-1]],
+                }
+                for curve in found.curves
+            ],
+            "temperature": _number(found.temperature),
+            "published": found.published,
+            "ratio": found.ratio,
+            "crossings": [
+                {
+                    "observable": c.observable,
+                    "L": list(c.sides),
+                    "temperature": _number(c.temperature),
+                    "height": _number(c.height),
+                }
+                for c in found.crossings
+            ],
+            "exponents": [
+                {
+                    "name": e.name,
+                    "source": e.source,
+                    **_number(e.number),
+                    "chi2": e.chi2,
+                    "dof": e.dof,
+                    "p": e.p,
+                }
+                for e in found.exponents
+            ],
+            "collapses": [
+                {
+                    "observable": c.observable,
+                    "temperature": _number(c.temperature),
+                    "nu": _number(c.nu),
+                    "eta": _number(c.eta),
+                }
+                for c in found.collapses
+            ],
+        }
+    )
+    return plain
+
+
+def _write(found: Scaling, output: Path) -> None:
+    import pandas as pd
+
+    from skild_phys.plots import save_figure, scaling_figure
+
+    make_directory(output)
+    lines = [
+        {
+            "L": curve.side,
+            "temperature": t,
+            "observable": name,
+            "value": values[0, i],
+            "err": error,
+        }
+        for curve in found.curves
+        for name, values in curve.values.items()
+        for i, (t, error) in enumerate(zip(curve.temperature, curve.error(name)))
+    ]
+    write_bytes_atomically(output / TABLE, pd.DataFrame(lines).to_csv(index=False).encode())
+    text = json.dumps(as_plain(found), indent=1, allow_nan=False)
+    write_bytes_atomically(output / JSON, f"{text}\n".encode())
+    save_figure(scaling_figure(found), output / FIGURE)
+
+
+def _print(found: Scaling) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from skild_phys.measure.report import with_error
+
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=120)
+    for curve in found.curves:
+        low, high = curve.temperature[0], curve.temperature[-1]
+        console.print(
+            f"{found.model}, L = {curve.side}: {curve.samples} lattices, reweighted to "
+            f"T = {low:.5g} .. {high:.5g}",
+            soft_wrap=True,
+        )
+
+    def shown(number: Number | None) -> str:
+        if number is None:
+            return ""
+        return with_error(number.value, number.error) or "no crossing in reach"
+
+    crossings = Table("crossing of", "L", box=None, pad_edge=False)
+    for heading in ("T (J / k_B)", "height"):
+        crossings.add_column(heading, justify="right")
+    for c in found.crossings:
+        sides = " and ".join(map(str, c.sides))
+        crossings.add_row(_NAMES[c.observable], sides, shown(c.temperature), shown(c.height))
+    exponents = Table("exponent", "from", box=None, pad_edge=False)
+    for heading in ("value", "chi^2 / dof", "p"):
+        exponents.add_column(heading, justify="right")
+    for e in found.exponents:
+        quality = f"{e.chi2:.2g} / {e.dof}" if math.isfinite(e.chi2) else ""
+        p = f"{e.p:.2f}" if math.isfinite(e.p) else ""
+        exponents.add_row(e.name, e.source, shown(e.number), quality, p)
+    collapses = Table("collapse of", box=None, pad_edge=False)
+    for heading in ("T (J / k_B)", "nu", "eta"):
+        collapses.add_column(heading, justify="right")
+    for collapse in found.collapses:
+        collapses.add_row(
+            _NAMES[collapse.observable],
+            shown(collapse.temperature),
+            shown(collapse.nu),
+            shown(collapse.eta),
+        )
+    for table in (crossings, exponents, collapses):
+        console.print()
+        console.print(table)
+    known = ", ".join(
+        f"{'Tc' if name == 'temperature' else name} = {value:.7g}"
+        for name, value in found.published.items()
+    )
+    console.print(f"\npublished: {known}", soft_wrap=True)
+
+
+_NAMES = {"binder_cumulant": "U4", "xi_over_l": "xi/L", "log_susceptibility": "chi"}

@@ -1,0 +1,188 @@
+"""`measure`: of stores, Datasets and arrays alike; choice, errors, threads, chunks; values."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from skild_phys.errorbars import ErrorMethod
+from skild_phys.errors import BadInput
+from skild_phys.lattice.models import MODELS
+from skild_phys.measure.dataset import measure
+from skild_phys.measure.observables import OBSERVABLES, STATISTICS
+from skild_phys.measure.system import Slice, System
+from skild_phys.store import create_store, open_store
+
+N, SHAPE = 30, (12, 16)
+TC = MODELS["ising2d"].critical_temperature
+PLACES = {"chain": np.arange(N) % 3, "draw": np.arange(N) // 3}
+
+
+def lattices(shape: tuple[int, ...] = SHAPE) -> np.ndarray:
+    rng = np.random.default_rng(60)
+    order = rng.uniform(0.2, 0.9, (N, *[1] * len(shape)))
+    return np.where(rng.random((N, *shape)) < order, 1, -1).astype(np.int8)
+
+
+def save(path: Path, spins: np.ndarray, chunk: int = 8) -> Path:
+    attrs = {"model": "ising2d", "temperature": TC}
+    with create_store(
+        path, field="spins", n_samples=N, shape=SHAPE, chunk=chunk, attrs=attrs,
+        variables=tuple(PLACES),
+    ) as writer:  # fmt: skip
+        writer.commit({"spins": spins, **PLACES})
+    return path
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save(tmp_path_factory.mktemp("measure") / "a.zarr", lattices())
+
+
+def equal(a: xr.Dataset, b: xr.Dataset) -> bool:
+    return all(np.array_equal(a[n], b[n], equal_nan=True) for n in a.data_vars) and set(
+        a.data_vars
+    ) == set(b.data_vars)
+
+
+def test_a_store_its_dataset_and_its_array_give_the_same(store: Path) -> None:
+    found = measure(store)
+    assert equal(found, measure(open_store(store)))
+    with xr.open_zarr(store) as data:
+        assert equal(found, measure(data))
+        known = {"model": "ising2d", "temperature": TC}
+        alone = measure(data["spins"], **known)
+    array = measure(lattices(), **known)
+    assert equal(alone, array)
+    assert np.array_equal(array["energy"], found["energy"])
+    assert "taken as independent" in array.attrs["errors"]
+    assert "Gamma method" in found.attrs["errors"]
+
+
+def test_threads_and_chunks_change_no_bit(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("skild_phys.measure.lattices._SLICE_SITES", 4 * 12 * 16)
+    found = measure(store)
+    assert equal(found, measure(store, threads=3))
+    for chunk in (1, 3, N):
+        path = save(tmp_path / f"{chunk}.zarr", lattices(), chunk)
+        assert equal(found, measure(path, threads=2))
+
+
+def test_only_what_is_asked_for(store: Path) -> None:
+    everything = measure(store)
+    found = measure(store, only=["binder_cumulant", "two_point_radial"])
+    named = {str(n) for n in found.data_vars if f"{n}_err" in found}
+    assert {n for n in named if "tau" not in n} == {"binder_cumulant", "two_point_radial"}
+    assert np.array_equal(found["two_point_radial"], everything["two_point_radial"])
+    assert set(found.coords) == {"radius", "pairs"}
+    with pytest.raises(BadInput, match=r"--only.*bindr"):
+        measure(store, only=["bindr"])
+    with pytest.raises(BadInput, match="not of these lattices"):
+        measure(lattices(), only=["energy"])
+
+
+@pytest.mark.parametrize("shape", [SHAPE, (5, 7), (4, 6, 8)])
+def test_values_are_averages_over_the_lattices(shape: tuple[int, ...]) -> None:
+    """Each observable is its function of plain means of the statistics, whatever the slices."""
+    spins = lattices(shape)
+    name = "ising2d" if len(shape) == 2 else "ising3d"
+    offsets = tuple(tuple(int(i == a) * 2 for a in range(len(shape))) for i in range(3))
+    offsets = (offsets[0], offsets[1], (1,) * len(shape), (0,) * (len(shape) - 1) + (3,))
+    found = measure(spins, model=name, temperature=2.5, offsets=[offsets])
+    system = System(shape, "spins", 0, MODELS[name], 2.5, (offsets,))
+    one = [Slice(system, spins[i : i + 1], np.array([i])) for i in range(N)]
+    for observable in OBSERVABLES:
+        if not all(STATISTICS[n].applies(system) for n in observable.needs):
+            assert observable.name not in found
+            continue
+        means = {
+            n: np.mean([STATISTICS[n].compute(s)[0] for s in one], axis=0) for n in observable.needs
+        }
+        value = observable.function(means, system)
+        assert np.allclose(found[observable.name], value, rtol=1e-10, atol=1e-13), observable.name
+
+
+def test_large_lattices_are_cut_into_slices_of_one(tmp_path: Path) -> None:
+    spins = np.random.default_rng(61).choice(np.array([-1, 1], dtype=np.int8), (3, 768, 768))
+    found = measure(spins, only=["two_point_axis", "magnetization_squared"], threads=2)
+    moved = np.mean([(spins * np.roll(spins, 5, a)).mean(dtype=float) for a in (1, 2)])
+    assert float(found["two_point_axis"][5]) == pytest.approx(moved, abs=1e-12)
+
+
+@pytest.mark.parametrize("kind", ["gamma", "jackknife", "bootstrap"])
+def test_errors_tau_and_n_eff_belong_together(store: Path, kind: str) -> None:
+    """error^2 n_eff is the variance of one lattice, and n_eff = n / (2 tau) at most n."""
+    found = measure(store, errors=ErrorMethod(kind, None if kind == "gamma" else 10))
+    energy = MODELS["ising2d"].energy(lattices())
+    error, n_eff = (float(found[f"energy_{e}"]) for e in ("err", "n_eff"))
+    tau = float(found["energy_tau_int"])
+    assert n_eff == pytest.approx(N / max(2 * tau, 1))
+    if kind == "gamma":
+        assert error**2 * n_eff == pytest.approx(energy.var(ddof=1), rel=1e-9)
+        assert float(found["energy_tau_int_err"]) > 0
+    else:
+        assert error**2 == pytest.approx(2 * tau * energy.var(ddof=1) / N, rel=1e-9)
+    again = measure(store, errors=ErrorMethod(kind, None if kind == "gamma" else 10))
+    assert equal(found, again)
+
+
+def test_bootstrap_and_jackknife_agree() -> None:
+    spins = np.concatenate([lattices()] * 1)
+    errors = [
+        measure(spins, only=["binder_cumulant"], errors=ErrorMethod(kind, N, 4000))
+        for kind in ("jackknife", "bootstrap")
+    ]
+    first, second = (float(e["binder_cumulant_err"]) for e in errors)
+    assert second == pytest.approx(first, rel=0.15)
+
+
+@pytest.mark.parametrize(
+    ("method", "message"),
+    [
+        ({"kind": "bayes"}, "--errors"),
+        ({"kind": "gamma", "bins": 5}, "--bins"),
+        ({"kind": "bootstrap", "resamples": 1}, "--resamples"),
+    ],
+)
+def test_methods_that_cannot_be_are_refused(method: dict[str, Any], message: str) -> None:
+    with pytest.raises(BadInput, match=message):
+        ErrorMethod(**method)
+
+
+def test_datasets_say_what_is_wrong() -> None:
+    axes = ("sample", "y", "x")
+    bad = xr.Dataset({"spins": (axes, np.ones((4, 4, 4), dtype=np.int8))})
+    bad["spins"][3, 0, 0] = 0
+    with pytest.raises(BadInput, match=r"spins.*samples 0 \.\. 3.*-1 and \+1"):
+        measure(bad)
+    gap = xr.Dataset({"field": (axes, np.full((2, 4, 4), np.nan))})
+    with pytest.raises(BadInput, match="NaN"):
+        measure(gap)
+    with pytest.raises(BadInput, match="one variable"):
+        measure(xr.Dataset({"a": (("x",), np.zeros(3))}))
+    states = xr.Dataset({"states": (axes, np.zeros((2, 4, 4), dtype=np.int8))})
+    with pytest.raises(BadInput, match="flag_values"):
+        measure(states)
+    with pytest.raises(BadInput, match="array"):
+        measure(np.zeros((4, 4)))
+    assert float(measure(states, model="potts3", temperature=1.0)["energy"]) == -2.0
+
+
+def test_a_store_has_attributes_of_its_own(store: Path) -> None:
+    with pytest.raises(BadInput, match="temperature"):
+        measure(store, temperature=2.0)
+
+
+def test_real_fields_have_no_clusters_and_no_energy() -> None:
+    field = np.random.default_rng(62).normal(size=(N, 8, 8))
+    found = measure(field)
+    assert "connected_four_point" in found
+    for name in ("energy", "geometric_cluster_size", "domain_wall_density", "pattern_frequency"):
+        assert name not in found
+    assert float(found["two_point_axis"][0]) == pytest.approx((field**2).mean())

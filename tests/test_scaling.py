@@ -1,0 +1,214 @@
+"""Reweighting against exact energies; finite-size scaling against exact exponents."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from skild_phys.cli import run
+from skild_phys.errors import BadInput
+from skild_phys.lattice.exact import kaufman_energy
+from skild_phys.lattice.models import MODELS
+from skild_phys.measure import reweighting
+from skild_phys.measure import scaling as module
+from skild_phys.measure.reweighting import effective_share, free_energies, log_weights
+from skild_phys.measure.scaling import Number, scaling
+from skild_phys.simulate.chain import simulate
+from skild_phys.simulate.spec import SimulationSpec
+from skild_phys.store import LatticeStore, create_store, open_store
+
+TC = MODELS["ising2d"].critical_temperature
+
+
+@pytest.fixture(scope="module")
+def energies() -> np.ndarray:
+    """Total energies of all 4x4 lattices."""
+    bits = (np.arange(2**16)[:, None] >> np.arange(16)) & 1
+    return 16 * MODELS["ising2d"].energy((2 * bits - 1).astype(np.int8).reshape(-1, 4, 4))
+
+
+def drawn(energies: np.ndarray, temperature: float, n: int, seed: int) -> np.ndarray:
+    weight = np.exp(-(energies - energies.min()) / temperature)
+    return np.random.default_rng(seed).choice(energies, n, p=weight / weight.sum())
+
+
+@pytest.mark.statistical
+@pytest.mark.parametrize("temperatures", [(2.3,), (2.0, 2.6), (1.8, 2.3, 3.0)])
+def test_energies_at_other_temperatures(
+    energies: np.ndarray, temperatures: tuple[float, ...]
+) -> None:
+    """H0: the reweighted energy is Kaufman's; error from 50 repeats; |z| < 4.5 of 3 tests."""
+    targets = np.array([2.1, 2.4, 2.5])
+    count = np.array([400.0, 1600.0, 900.0])[: len(temperatures)]
+    beta = 1 / np.array(temperatures)
+    found = []
+    for repeat in range(50):
+        energy = np.concatenate([
+            drawn(energies, t, int(n), 100 * repeat + i)
+            for i, (t, n) in enumerate(zip(temperatures, count, strict=True))
+        ])  # fmt: skip
+        free = free_energies(energy, beta, count)
+        weight = np.exp(log_weights(energy, beta, count, free, 1 / targets))
+        found.append((weight @ energy) / weight.sum(axis=1) / 16)
+    exact = [kaufman_energy(4, t) for t in targets]
+    z = (np.mean(found, axis=0) - exact) / (np.std(found, axis=0, ddof=1) / np.sqrt(50))
+    assert np.abs(z).max() < 4.5
+
+
+def test_free_energies_are_ratios_of_partition_functions(energies: np.ndarray) -> None:
+    """Reference: ln Z over all 4x4 lattices; 2% of kT at 20,000 samples a run."""
+    temperatures = np.array([2.0, 2.4, 3.0])
+    energy = np.concatenate([drawn(energies, t, 20000, i) for i, t in enumerate(temperatures)])
+    free = free_energies(energy, 1 / temperatures, np.full(3, 20000.0))
+    exact = [-np.log(np.exp(-energies / t).sum()) for t in temperatures]
+    assert free - free[0] == pytest.approx(np.array(exact) - exact[0], abs=0.02)
+
+
+def test_weights_of_the_simulated_temperature_are_equal() -> None:
+    energy = np.random.default_rng(1).normal(size=100)
+    beta, count = np.array([0.4]), np.array([100.0])
+    logs = log_weights(energy, beta, count, np.zeros(1), np.array([0.4, 0.9]))
+    assert np.ptp(logs[0]) == pytest.approx(0.0, abs=1e-12)
+    share = effective_share(np.exp(logs))
+    assert share[0] == pytest.approx(1.0)
+    assert share[1] < 1.0
+
+
+@pytest.fixture(scope="module")
+def stores(tmp_path_factory: pytest.TempPathFactory) -> dict[int, LatticeStore]:
+    folder = tmp_path_factory.mktemp("scaling")
+    found = {}
+    for side in (16, 32, 64):
+        spec = SimulationSpec(side, TC, 4000, model="ising2d", seed=70)
+        simulate(spec, folder / f"L{side}.zarr")
+        found[side] = open_store(folder / f"L{side}.zarr")
+    return found
+
+
+def z(number: Number, exact: float) -> float:
+    return (number.value - exact) / number.error
+
+
+@pytest.mark.statistical
+def test_exponents_and_tc_of_simulated_stores(stores: dict[int, LatticeStore]) -> None:
+    """H0: Tc, nu = 1, eta = 1/4 exactly; eleven numbers, |z| < 4 fails by chance in 7e-4.
+
+    Corrections to scaling are below the errors at these sizes: of R in 1/L^1.75.
+    """
+    found = scaling([*stores.values()])
+    numbers = [
+        *((c.temperature, TC) for c in found.crossings),
+        *((e.number, {"nu": 1.0, "eta": 0.25}[e.name]) for e in found.exponents),
+        *((c.temperature, TC) for c in found.collapses),
+        *((c.nu, 1.0) for c in found.collapses),
+    ]
+    assert all(n.error > 0 for n, _ in numbers)
+    assert max(abs(z(n, exact)) for n, exact in numbers) < 4
+    assert found.best("nu").number.error < 0.04
+    assert found.best("eta").number.error < 0.01
+    assert found.temperature.error < 0.004
+
+
+@pytest.mark.statistical
+def test_planted_fault_temperatures_one_percent_off(
+    stores: dict[int, LatticeStore], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Samples of Tc that claim to be of 1.01 Tc put the crossing there."""
+    for store in stores.values():
+        monkeypatch.setitem(store.attrs, "temperature", 1.01 * TC)
+    assert z(scaling([*stores.values()]).temperature, TC) > 8
+
+
+@pytest.mark.statistical
+def test_planted_fault_weights_upside_down(
+    stores: dict[int, LatticeStore], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """exp(+dbeta E) in place of exp(-dbeta E): U4 rises with T, no power of L fits."""
+
+    def wrong(*arguments: np.ndarray) -> np.ndarray:
+        energy, *others = arguments
+        return reweighting.log_weights(-energy, *others)
+
+    monkeypatch.setattr(module, "log_weights", wrong)
+    found = scaling([*stores.values()])
+    rising = [c.values["binder_cumulant"][0] for c in found.curves]
+    assert all(np.diff(values).mean() > 0 for values in rising)
+
+
+def test_runs_of_one_size_are_joined(tmp_path: Path, stores: dict[int, LatticeStore]) -> None:
+    simulate(SimulationSpec(32, 1.02 * TC, 2000, seed=71), tmp_path / "warm.zarr")
+    warm = open_store(tmp_path / "warm.zarr")
+    alone = scaling([stores[16], stores[32]])
+    joined = scaling([stores[16], stores[32], warm])
+    curve, before = joined.curves[1], alone.curves[1]
+    assert curve.samples == 6000
+    assert curve.simulated == (TC, 1.02 * TC)
+    assert curve.temperature[-1] > before.temperature[-1] + 0.01
+    assert joined.curves[0].samples == 4000
+    at = [c.spline("binder_cumulant")(1.01 * TC) for c in (curve, before)]
+    assert at[0][0] == pytest.approx(at[1][0], abs=0.02)
+    errors = [np.sqrt(39 * a[1:].var()) for a in at]
+    assert errors[0] < errors[1]
+
+
+def test_what_cannot_be_scaled_is_refused(tmp_path: Path, stores: dict[int, LatticeStore]) -> None:
+    with pytest.raises(BadInput, match="two sizes or more"):
+        scaling([stores[16]])
+    with pytest.raises(BadInput, match="--bins"):
+        scaling([*stores.values()], bins=1)
+    spins = np.ones((50, 8, 16), dtype=np.int8)
+    for name, attrs, words in (
+        ("wide", {"model": "ising2d", "temperature": TC}, "equal sides, not 8x16"),
+        ("none", {}, "of a Hamiltonian at a temperature"),
+    ):
+        with create_store(
+            tmp_path / name,
+            field="spins",
+            n_samples=50,
+            shape=(8, 16),
+            chunk=8,
+            attrs=attrs,
+            variables=(),
+        ) as writer:
+            writer.commit({"spins": spins})
+        with pytest.raises(BadInput, match=words):
+            scaling([stores[16], open_store(tmp_path / name)])
+    simulate(SimulationSpec(32, 4.0, 100, seed=72), tmp_path / "hot.zarr")
+    with pytest.raises(BadInput, match="nearer to one another, and to Tc"):
+        scaling([stores[16], open_store(tmp_path / "hot.zarr")])
+
+
+@pytest.fixture
+def cli(capfd: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    def call(*args: object) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as ended:
+            run([str(a) for a in args])
+        out, err = capfd.readouterr()
+        return int(ended.value.code or 0), out, err
+
+    return call
+
+
+def test_the_command_prints_writes_and_draws(
+    cli: Callable[..., tuple[int, str, str]], stores: dict[int, LatticeStore], tmp_path: Path
+) -> None:
+    paths = [store.path for store in stores.values()]
+    output = tmp_path / "out"
+    code, out, err = cli("scaling", *paths, "-o", output)
+    assert code == 0, err
+    assert out.splitlines()[-1] == str(output / "scaling.png")
+    for text in ("xi/L", "slope of U4", "combined", "published: Tc = 2.269185, nu = 1, eta = 0.25"):
+        assert text in out
+    names = {"scaling.csv", "scaling.json", "scaling.png", "scaling.pdf"}
+    assert {p.name for p in output.iterdir()} == names
+    code, out, _ = cli("scaling", *paths, "--json")
+    assert json.loads(out) == json.loads((output / "scaling.json").read_text())
+    code, _, err = cli("scaling", *paths, "-o", output)
+    assert (code, err.count("\n")) == (2, 1)
+    code, _, err = cli("scaling", paths[0])
+    assert (code, err.count("\n")) == (2, 1)
+    assert "two sizes or more" in err
