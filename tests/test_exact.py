@@ -55,6 +55,22 @@ def test_kaufman_against_enumeration(side: int, temperature: float) -> None:
     assert abs(exact.kaufman_specific_heat(side, temperature) - heat) < 1e-12 + 1e-11 * heat
 
 
+@pytest.mark.parametrize("shape", [(2, 3), (3, 4), (2, 8), (5, 3)])
+@pytest.mark.parametrize("temperature", [1.0, TC, 4.0])
+def test_kaufman_of_rectangles_against_enumeration(
+    shape: tuple[int, int], temperature: float
+) -> None:
+    sites = shape[0] * shape[1]
+    bits = (np.arange(2**sites)[:, None] >> np.arange(sites)) & 1
+    energy = MODELS["ising2d"].energy((2 * bits - 1).astype(np.int8).reshape(-1, *shape))
+    weight = np.exp(-(energy - energy.min()) * sites / temperature)
+    mean = np.average(energy, weights=weight)
+    heat = sites * np.average((energy - mean) ** 2, weights=weight) / temperature**2
+    for sides in (shape, shape[::-1]):
+        assert abs(exact.kaufman_energy(sides, temperature) - mean) < 1e-12
+        assert abs(exact.kaufman_specific_heat(sides, temperature) - heat) < 1e-11 * (1 + heat)
+
+
 @pytest.mark.parametrize("side", [5, 64, 1024])
 @pytest.mark.parametrize("temperature", [0.3, 1.5, 2.2, TC, 2.2692, 2.4, 10.0])
 def test_specific_heat_is_the_slope_of_the_energy(side: int, temperature: float) -> None:
@@ -156,3 +172,74 @@ def test_torus_short_and_long_distances() -> None:
     four = exact.torus_four_point(x, 0 * x, 1.0)
     assert four == pytest.approx(exact.torus_two_point(1e-4, 0, 1.0) ** 2, rel=1e-2)
     assert np.isinf(exact.torus_two_point(0, 0, 8))
+
+
+def test_critical_correlations_near_by_against_extended_precision() -> None:
+    """Along the axis: Toeplitz determinants of McCoy and Wu, chapter VIII, with 30 digits."""
+    mpmath = pytest.importorskip("mpmath")
+    mp, far = mpmath.mp, exact.infinite.EXACT_UP_TO
+
+    def coefficient(n: int):  # type: ignore[no-untyped-def]
+        """Return Fourier coefficient n of the generating function at Tc."""
+        a = (mp.sqrt(2) - 1) ** 2
+
+        def integrand(theta):  # type: ignore[no-untyped-def]
+            z = mp.expj(theta)
+            phi = mp.sqrt((1 - a * z) / (1 - a / z)) * mp.mpc(0, 1) * mp.expj(-theta / 2)
+            return (mp.expj(-n * theta) * phi).real
+
+        return mp.quad(integrand, [0, mp.pi, 2 * mp.pi]) / (2 * mp.pi)
+
+    with mpmath.workdps(30):
+        values = {n: coefficient(n) for n in range(-far, far + 1)}
+        for n in range(1, far + 1):
+            matrix = mp.matrix(n, n)
+            for i in range(n):
+                for j in range(n):
+                    matrix[i, j] = values[i - j]
+            determinant = float(mp.det(matrix))
+            assert float(exact.critical_correlation(n, 0)) == pytest.approx(determinant, rel=1e-9)
+
+
+def test_critical_correlations_of_the_infinite_lattice() -> None:
+    short = exact.SHORT_DISTANCE
+    found = exact.critical_correlation([0, 1, 1, 2, -1, 0], [0, 0, 1, 0, 0, 2])
+    nearest, diagonal, second = (short[n] for n in ("nearest", "diagonal", "second"))
+    assert found == pytest.approx([1.0, nearest, diagonal, second, nearest, second], abs=1e-14)
+    n = np.arange(1, 9)
+    assert np.allclose(exact.critical_correlation(n, n), exact.diagonal_correlation(n))
+    # From one description to the other there is hardly a step.
+    asymptote = exact.AMPLITUDE * np.hypot(8, [0, 4, 8]) ** -0.25
+    assert np.allclose(exact.critical_correlation(8, [0, 4, 8]), asymptote, rtol=3e-4)
+    assert exact.critical_correlation(30, 40) == pytest.approx(exact.AMPLITUDE * 50**-0.25)
+
+
+def test_torus_of_two_different_sides() -> None:
+    """The same torus turned; a long one is periodic, and factorises like a short one's."""
+    rng = np.random.default_rng(2)
+    x, y = rng.uniform(-9, 9, (2, 40))
+    turned = exact.torus_two_point(y, x, 40, 0.5)
+    for other in [(x, y), (x + 20, y), (x, y + 40), (-x, y)]:
+        assert np.allclose(exact.torus_two_point(*other, 20, 2.0), turned, rtol=1e-12)
+    x, y = rng.uniform(0, 9, (2, 40, 4))
+    four = exact.torus_four_point(x, y, 20, 2.0)
+    assert np.allclose(exact.torus_four_point(y, x, 40, 0.5), four, rtol=1e-11)
+    shifted = exact.torus_four_point(x + np.array([0, 20, 0, 0]), y - 5, 20, 2.0)
+    assert np.allclose(shifted, four, rtol=1e-11)
+    r = np.array([1.0, 3.0])
+    assert np.allclose(
+        exact.torus_connected_four_point(r, 20, 2.0), exact.torus_connected_four_point(r, 40, 0.5)
+    )
+
+
+def test_structure_factor_of_the_torus() -> None:
+    """chi and xi / L are Salas and Sokal's; high modes go over into the infinite lattice's."""
+    power = exact.torus_structure_factor((256, 256))
+    assert power[0, 0] / 256**1.75 == pytest.approx(exact.SUSCEPTIBILITY, abs=2e-5)
+    length = np.sqrt(power[0, 0] / power[0, 1] - 1) / (2 * np.sin(np.pi / 256)) / 256
+    assert length == pytest.approx(exact.XI_OVER_L, abs=1e-4)
+    two = exact.torus_two_point_map((256, 256))
+    assert power.sum() == pytest.approx(np.fft.rfft2(two).real.sum())
+    k = 2 * np.pi * 40 / 1024
+    large = exact.torus_structure_factor((1024, 1024))
+    assert large[0, 40] == pytest.approx(float(exact.structure_factor_asymptote(k)), rel=0.02)

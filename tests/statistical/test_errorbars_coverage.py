@@ -10,9 +10,23 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from skild_phys.errorbars import Chains, Estimate, jackknife
+from skild_phys.errorbars import (
+    Chains,
+    ErrorMethod,
+    Estimate,
+    integrated_autocorrelation_time,
+    jackknife,
+)
 from skild_phys.lattice.exact import kaufman_energy
 from skild_phys.lattice.models import MODELS
+from skild_phys.measure.four_point import connected_four_point, four_point_terms
+from skild_phys.measure.structure_factor import along_longest_axes
+from skild_phys.measure.thermodynamics import (
+    binder_cumulant,
+    binder_ratio,
+    magnetization_moments,
+    second_moment_correlation_length,
+)
 from skild_phys.rng import kernel_state
 from skild_phys.simulate.wolff import wolff
 
@@ -93,3 +107,83 @@ def test_energy_of_real_chains() -> None:
     assert 0.93 < coverage(found, kaufman_energy(8, temperature)) < 0.97
     naive = jackknife(lambda m: m["e"], rows)
     assert coverage(naive, kaufman_energy(8, temperature)) < 0.85
+
+
+@pytest.fixture(scope="module")
+def torus() -> tuple[dict[str, np.ndarray], Chains, dict[str, float]]:
+    """1,000 runs of 4x4 at Tc, 2,000 draws of one cluster each, and exact values by enumeration."""
+    model, draws = MODELS["ising2d"], 2000
+    temperature = model.critical_temperature
+    lattices = np.empty((draws, REPETITIONS, 4, 4), dtype=np.int8)
+    for repetition in range(REPETITIONS):
+        state, spins = kernel_state(31, repetition), np.ones((4, 4), dtype=np.int8)
+        wolff(spins, temperature, state, 40)
+        for t in range(draws):
+            wolff(spins, temperature, state, 1)
+            lattices[t, repetition] = spins
+    rows = {name: f(lattices.reshape(-1, 4, 4)) for name, f in STATISTICS.items()}
+    rows = {name: a.reshape(draws, REPETITIONS, *a.shape[1:]) for name, a in rows.items()}
+    bits = (np.arange(2**16)[:, None] >> np.arange(16)) & 1
+    every = (2 * bits - 1).astype(np.int8).reshape(-1, 4, 4)
+    weight = np.exp(-16 * model.energy(every) / temperature)
+    weight /= weight.sum()
+    means = {name: np.tensordot(weight, f(every), 1) for name, f in STATISTICS.items()}
+    exact = {name: float(function(means)) for name, function in DERIVED.items()}
+    return rows, chains(1, draws), exact
+
+
+STATISTICS = {
+    "moments": magnetization_moments,
+    "lowest": lambda s: along_longest_axes(s, (4, 4))[:, :2],
+    "squares": lambda s: four_point_terms(s, [1])[:, 0],
+}
+DERIVED = {
+    "G4c": lambda m: connected_four_point(m["squares"]),
+    "U4": lambda m: binder_cumulant(m["moments"][..., 2], m["moments"][..., 3]),
+    "U2": lambda m: binder_ratio(m["moments"][..., 1], m["moments"][..., 2]),
+    "xi": lambda m: second_moment_correlation_length(m["lowest"][..., 0], m["lowest"][..., 1], 4),
+}
+METHODS = {
+    "gamma": ErrorMethod(),
+    "jackknife": ErrorMethod("jackknife", 40),
+    "bootstrap": ErrorMethod("bootstrap", 40, 400),
+}
+
+
+@pytest.mark.parametrize("name", DERIVED)
+@pytest.mark.parametrize("method", METHODS)
+def test_derived_quantities_of_real_chains(
+    name: str,
+    method: str,
+    torus: tuple[dict[str, np.ndarray], Chains, dict[str, float]],
+) -> None:
+    """Reference: enumeration of the 4x4 torus. Wolff chains, autocorrelated; ratios of means."""
+    rows, layout, exact = torus
+    found = METHODS[method](DERIVED[name], rows, chains=layout)
+    assert 0.93 < coverage(found, exact[name]) < 0.97
+
+
+def test_planted_fault_bins_shorter_than_the_autocorrelation() -> None:
+    """Bins of two draws of a series with tau = 4.5 make intervals too short."""
+    series = ar1(0.8, 2000, 25)
+    found = ErrorMethod("bootstrap", 1000, 200)(lambda m: m["x"], {"x": series})
+    assert coverage(found, 0.0) < 0.75
+
+
+@pytest.mark.parametrize("method", ["jackknife", "bootstrap"])
+def test_bins_of_an_autoregressive_chain(method: str) -> None:
+    """Reference: the mean of the series is 0; bins of 50 draws, tau = 1.5."""
+    found = METHODS[method](lambda m: m["x"], {"x": ar1(0.5, 2000, 32)}, chains=chains(1, 2000))
+    assert 0.93 < coverage(found, 0.0) < 0.97
+
+
+def test_gamma_method_beside_pyerrors() -> None:
+    """A second opinion on tau and its error, with the same S, on ten series."""
+    pyerrors = pytest.importorskip("pyerrors")
+    for series in ar1(0.7, 3000, 33).T[:10]:
+        found = integrated_autocorrelation_time(series)
+        theirs = pyerrors.Obs([series], ["chain"])
+        theirs.gamma_method(S=1.5)
+        error = jackknife(lambda m: m["x"], {"x": series}, chains=chains(1, 3000)).error
+        assert float(found.tau) == pytest.approx(theirs.e_tauint["chain"], rel=0.02)
+        assert float(error) == pytest.approx(theirs.dvalue, rel=0.02)
