@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from skild_phys.cli import bench_refine
+from skild_phys.cli import bench_measure, bench_refine
 from skild_phys.cli.options import announced, json_option, progress_bar
 
 if TYPE_CHECKING:
@@ -28,10 +28,12 @@ def command() -> None:
     \b
     skild-phys bench simulate
     skild-phys bench refine
+    skild-phys bench measure
     """
 
 
 command.add_command(bench_refine.command, "refine")
+command.add_command(bench_measure.command, "measure")
 
 
 @command.command()

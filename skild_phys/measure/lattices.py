@@ -16,7 +16,7 @@ from skild_phys.files import AnyPath
 from skild_phys.lattice.models import MODELS, Model
 from skild_phys.store import LatticeStore, open_store
 
-_SLICE_SITES = 2**19  # the transforms of so many stay in a cache
+_SLICE_SITES = 2**18  # the transforms of so many stay in a cache
 
 
 class Lattices(Protocol):

@@ -20,6 +20,7 @@ from skild_phys.measure.lattices import Lattices, check_measurable, physical, sl
 from skild_phys.measure.observables import STATISTICS
 from skild_phys.measure.shells import Array
 from skild_phys.measure.system import Slice, System
+from skild_phys.memory import hold_memory
 
 Extra = Callable[[NDArray[np.int64], NDArray[Any]], dict[str, Array]]
 
@@ -88,6 +89,7 @@ def collect(
     StoreError : from the store, if it is damaged, empty, or holds counts of states.
     """
     check_measurable(lattices)
+    hold_memory()
     wanted = [name for name, s in STATISTICS.items() if name in needed and s.applies(system)]
 
     def reduce(first: int, raw: NDArray[Any]) -> _Part:

