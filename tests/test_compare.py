@@ -327,6 +327,10 @@ def test_report_is_one_file_and_escapes_names(comparison: Comparison) -> None:
         (float("nan"), 1.0, ""),
         (2.0, float("nan"), "2"),
         (9.876, 1.26, "9.9(13)"),
+        (36049.0, 1109.0, "36000(1100)"),
+        (2.434e-7, 4.3e-8, "2.43(43)e-7"),
+        (0.0, 4.3e-8, "0.0(43)e-8"),
+        (-1.25, 3e-16, "-1.250000"),
     ],
 )
 def test_values_are_shown_with_two_digits_of_error(value: float, error: float, shown: str) -> None:

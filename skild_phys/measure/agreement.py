@@ -27,7 +27,8 @@ class Agreement:
     dof : the rank of C; combinations of x without any fluctuation are left out.
     p : probability of a larger chi^2 by chance, by Hotelling's T^2: F(dof, n - dof) of
         (n - dof) / (dof (n - 1)) chi^2 with n independent lattices.
-    n_eff : independent lattices that the covariance is from.
+    n_eff : independent lattices that the covariance is from, the median over places: each by
+        itself is as noisy as its autocorrelation time.
     """
 
     chi2: float
@@ -51,7 +52,8 @@ def agreement_of(
     at_most : more independent rows than this are not behind the covariance (bins, say).
     """
     x, covariance = residual.value[places], residual.covariance
-    n = min(float(np.nanmin(residual.n_eff, initial=math.inf)), at_most)
+    n_eff = residual.n_eff[places]
+    n = min(float(np.nanmedian(n_eff)), at_most) if np.isfinite(n_eff).any() else 0.0
     unknown = Agreement(math.nan, 0, math.nan, n)
     if covariance is None:
         return unknown

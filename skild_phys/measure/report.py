@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import xarray as xr
+from scipy import stats
 
 from skild_phys.measure.agreement import Agreement
 from skild_phys.measure.compare import RATIOS, Comparison, Model
@@ -239,8 +240,14 @@ td.off { color: #a33d00; font-weight: 600 } summary { cursor: pointer; margin: 0
 """
 
 
+_DIGITS = 6
+
+
 def with_error(value: float, error: float) -> str:
-    """Return `value(error)` with two digits of error, as in -1.4142(11); plain without an error."""
+    """Return `value(error)` with two digits of error, as in -1.4142(11) or 2.43(43)e-7.
+
+    Plain without an error, or with one too small to be shown.
+    """
     if not math.isfinite(value):
         return ""
     if not (math.isfinite(error) and error > 0):
@@ -249,10 +256,13 @@ def with_error(value: float, error: float) -> str:
     scaled = round(error * 10.0**digits)
     if scaled >= 100:
         digits, scaled = digits - 1, round(scaled / 10)
+    power = math.floor(math.log10(max(abs(value), error)))
+    if digits > _DIGITS and power < 0:
+        return f"{with_error(value / 10.0**power, error / 10.0**power)}e{power}"
+    if digits > _DIGITS:
+        return f"{value:.{_DIGITS}f}"
     if digits <= 0:
-        return f"{value:.0f}({error:.0f})"
-    if digits > 8:
-        return f"{value:.3e}({error:.1e})"
+        return f"{round(value, digits):.0f}({round(error, digits):.0f})"
     return f"{value:.{digits}f}({scaled})"
 
 
@@ -368,6 +378,12 @@ def _ratio_sentence(model: Model) -> str:
     off = np.flatnonzero(np.abs(ratio - 1) > SIGNIFICANT * error)
     if not len(off):
         return f"S(k) agrees within {SIGNIFICANT:g} errors in every shell."
+    chance = len(ratio) * 2 * float(stats.t.sf(SIGNIFICANT, model.parents - 1))
+    if stats.poisson.sf(len(off) - 1, chance) > 0.01:
+        return (
+            f"S(k) agrees: {len(off)} of {len(ratio)} shells are beyond {SIGNIFICANT:g} errors, "
+            f"where chance makes {chance:.1f}."
+        )
     worst = int(off[np.argmax(np.abs(ratio[off] - 1))])
     k = float(model.data["k"].values[worst])
     shown = with_error(float(ratio[worst]), float(error[worst]))

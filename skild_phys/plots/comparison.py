@@ -22,16 +22,18 @@ from skild_phys.plots.style import (
     THEORY,
     TRUTH,
     TRUTH_STYLE,
-    band,
     colour,
+    differences,
     legend_above,
     literal,
     log_ticks,
     new_figure,
     open_marker,
+    spread_out,
 )
 
 _PANELS = 4
+_SHELLS = 40
 _WAVE_NUMBERS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 4.0)
 
 
@@ -64,26 +66,31 @@ def four_point_figure(comparison: Comparison) -> Figure | None:
 
 
 def structure_factor_figure(comparison: Comparison) -> Figure | None:
-    """Draw S(k) averaged over shells, and its ratio to the truth's; None for a single site."""
+    """Draw S(k) in about `_SHELLS` of its shells, and how far it is from the truth's.
+
+    None for a single site.
+    """
     if len(comparison.truth["k"]) < 2:
         return None
     with mpl.rc_context(STYLE):
         figure = new_figure(5.0, 4.6)
         top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(1.6, 1.0))
-        k, truth = (comparison.truth[n].values[1:] for n in ("k", "structure_factor"))
-        error = comparison.truth["structure_factor_err"].values[1:]
+        last = len(comparison.truth["k"]) - 1
+        drawn = spread_out(last, _SHELLS)
+        k, truth = (comparison.truth[n].values[drawn] for n in ("k", "structure_factor"))
+        error = comparison.truth["structure_factor_err"].values[drawn]
         if "structure_factor_theory" in comparison.truth:
-            theory = comparison.truth["structure_factor_theory"].values[1:]
+            theory = comparison.truth["structure_factor_theory"].values[drawn]
             top.plot(k, theory, color=THEORY, ls="--", label="theory, torus")
-            bottom.plot(k, theory / truth, color=THEORY, ls="--")
         top.errorbar(k, truth, error, label=literal(comparison.name), **TRUTH_STYLE)
+        lines = []
         for i, model in enumerate(comparison.models):
-            ratio, error = (model.data[f"structure_factor_ratio{e}"].values[1:] for e in BOTH)
+            ratio, spread = (model.data[f"structure_factor_ratio{e}"].values[drawn] for e in BOTH)
             top.plot(k, truth * ratio, label=literal(model.name), **open_marker(i))
-            band(bottom, k, ratio, error, i)
-        bottom.axhline(1.0, color=TRUTH, lw=0.8)
+            lines.append((k, ratio - 1, spread, i))
+        differences(bottom, lines)
         top.set(xscale="log", yscale="log", ylabel="structure factor S(k)")
-        bottom.set(xlabel="wave number k (rad / lattice constant)", ylabel="model / truth")
+        bottom.set(xlabel="wave number k (rad / lattice constant)", ylabel="model / truth $-$ 1")
         log_ticks(bottom, np.array([t for t in _WAVE_NUMBERS if k[0] <= t <= k[-1]]))
         top.legend()
     return figure
@@ -105,7 +112,7 @@ def two_point_figure(comparison: Comparison) -> Figure | None:
         axes[0, 1].set_title("along the diagonals")
         known = "two_point_axis_theory" in comparison.truth
         axes[0, 0].set_ylabel("G(r) / theory" if known else "two-point function G(r)")
-        axes[1, 0].set_ylabel("model / truth")
+        axes[1, 0].set_ylabel("model / truth $-$ 1")
         legend_above(figure, axes[0, 0])
     return figure
 
@@ -178,6 +185,7 @@ def cluster_figure(comparison: Comparison) -> Figure | None:
                 size[seen], truth[seen], error[seen],
                 label=literal(comparison.name), **TRUTH_STYLE,
             )  # fmt: skip
+            lines = []
             for i, model in enumerate(comparison.models):
                 if f"{name}_residual" not in model.data:
                     continue
@@ -185,13 +193,14 @@ def cluster_figure(comparison: Comparison) -> Figure | None:
                 there = seen & (truth + residual > 0)
                 values = (truth + residual)[there]
                 top.plot(size[there], values, label=literal(model.name), **open_marker(i))
-                ratio = 1 + residual[seen] / truth[seen]
-                band(bottom, size[seen], ratio, spread[seen] / truth[seen], i)
-            bottom.axhline(1.0, color=TRUTH, lw=0.8)
+                lines.append(
+                    (size[seen], residual[seen] / truth[seen], spread[seen] / truth[seen], i)
+                )
+            differences(bottom, lines)
             top.set(xscale="log", yscale="log", title=title)
             bottom.set(xlabel="size s of a cluster (sites)")
         axes[0, 0].set_ylabel("clusters of size s per site")
-        axes[1, 0].set_ylabel("model / truth")
+        axes[1, 0].set_ylabel("model / truth $-$ 1")
         legend_above(figure, axes[0, 0])
     return figure
 
@@ -209,16 +218,17 @@ FIGURES: dict[str, tuple[str, Callable[[Comparison], Figure | None]]] = {
         four_point_figure,
     ),
     "structure_factor": (
-        "Structure factor, a model at truth x ratio, and the ratio.",
+        "Structure factor, a model at truth x ratio, and how far the ratio is from 1.",
         structure_factor_figure,
     ),
     "two_point": (
-        "Two-point function over its theory, a model at truth x ratio, and the ratio.",
+        "Two-point function over its theory, a model at truth x ratio, and how far the ratio is "
+        "from 1.",
         two_point_figure,
     ),
     "distributions": ("Energy and |m| over the lattices.", distribution_figure),
     "clusters": (
-        "Number of clusters by size, a model at truth + residual, and over the truth's.",
+        "Clusters by size, a model at truth + residual, and how far it is from the truth's.",
         cluster_figure,
     ),
     "patterns": ("Frequencies of 3x3 spin patterns.", pattern_figure),
@@ -249,28 +259,19 @@ def _magnitude(ax: Axes, comparison: Comparison) -> None:
 
 
 def _residual(ax: Axes, comparison: Comparison) -> None:
-    """Draw residuals; where a few dwarf the errors of the others, on a scale linear near 0."""
     name, sides = "connected_four_point", comparison.truth["side"].values
-    largest, errors = 0.0, []
+    lines = []
     for i, model in enumerate(comparison.models):
         values, error = (model.data[f"{name}_residual{e}"].values for e in BOTH)
-        band(ax, sides, values, error, i)
-        largest = max(largest, float(np.abs(values).max()))
-        errors.append(error)
-    ax.axhline(0.0, color=TRUTH, lw=0.8)
-    typical = float(np.nanmedian(errors)) if np.isfinite(errors).any() else 0.0
-    ax.margins(y=0.1)
-    if 0 < 20 * typical < largest:
-        linear = 10.0 ** np.ceil(np.log10(2 * typical))
-        ax.set_yscale("symlog", linthresh=linear)
-        ax.yaxis.set_minor_locator(NullLocator())
+        lines.append((sides, values, error, i))
+    differences(ax, lines)
 
 
 def _two_point_column(
     comparison: Comparison, name: str, step: float, top: Axes, bottom: Axes
 ) -> None:
     last = len(comparison.truth["distance"]) - 1
-    r = np.unique(np.rint(np.geomspace(1, last, 24)).astype(int))
+    r = spread_out(last, 24)
     truth, error = (comparison.truth[f"{name}{e}"].values[r] for e in BOTH)
     scale = np.ones(len(r))
     if f"{name}_theory" in comparison.truth:
@@ -279,11 +280,12 @@ def _two_point_column(
     top.errorbar(
         r * step, truth / scale, error / scale, label=literal(comparison.name), **TRUTH_STYLE
     )
+    lines = []
     for i, model in enumerate(comparison.models):
         ratio, spread = (model.data[f"{name}_ratio{e}"].values[r] for e in BOTH)
         top.plot(r * step, truth * ratio / scale, label=literal(model.name), **open_marker(i))
-        band(bottom, r * step, ratio, spread, i)
-    bottom.axhline(1.0, color=TRUTH, lw=0.8)
+        lines.append((r * step, ratio - 1, spread, i))
+    differences(bottom, lines)
     bottom.set_xlabel("distance (lattice constants)")
     log_ticks(bottom, 2 ** np.arange(int(np.log2(max(last * step, 1))) + 1))
 

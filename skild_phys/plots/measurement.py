@@ -10,7 +10,9 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from skild_phys.plots.style import MARKERS, STYLE, THEORY, colour, new_figure
+from skild_phys.plots.style import MARKERS, STYLE, THEORY, colour, new_figure, spread_out
+
+_POINTS = 40
 
 
 def measurement_figure(data: xr.Dataset) -> Figure | None:
@@ -70,7 +72,8 @@ def _measured_line(
     ax: Axes, data: xr.Dataset, name: str, where: str, label: str, step: float, i: int
 ) -> None:
     x, values, error = data[where].values * step, data[name].values, data[f"{name}_err"].values
-    shown = (x > 0) & (values != 0)
+    seen = np.flatnonzero((x > 0) & (values != 0))
+    shown = seen if len(seen) <= _POINTS else seen[spread_out(len(seen), _POINTS) - 1]
     style: Any = {"color": colour(i), "marker": MARKERS[i], "ls": "", "ms": 3}
     ax.errorbar(x[shown], np.abs(values[shown]), error[shown], label=label, **style)
     if f"{name}_theory" in data:

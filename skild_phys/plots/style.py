@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -72,12 +73,38 @@ def open_marker(i: int) -> dict[str, Any]:
 
 def legend_above(figure: Figure, ax: Axes) -> None:
     handles, labels = ax.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=min(len(labels), 4))
+    figure.legend(handles, labels, loc="outside upper center", ncols=min(len(labels), 6))
 
 
 def band(ax: Axes, x: NDArray[Any], values: NDArray[Any], errors: NDArray[Any], i: int) -> None:
     ax.plot(x, values, color=colour(i), marker=MARKERS[i % len(MARKERS)], ms=3)
     ax.fill_between(x, values - errors, values + errors, color=colour(i), alpha=0.25, lw=0)
+
+
+def spread_out(last: int, most: int) -> NDArray[np.int64]:
+    """Return at most so many whole numbers from 1 to `last`, about evenly on a log scale."""
+    return np.unique(np.rint(np.geomspace(1, max(last, 1), most)).astype(np.int64))
+
+
+Line = tuple[NDArray[Any], NDArray[Any], NDArray[Any], int]
+"""x, values, their errors, and the number of the model."""
+
+
+def differences(ax: Axes, lines: list[Line]) -> None:
+    """Draw what should be 0; where a few dwarf the errors of the others, linear near 0 only."""
+    largest, errors = 0.0, []
+    for x, values, error, i in lines:
+        band(ax, x, values, error, i)
+        largest = max(largest, float(np.nanmax(np.abs(values), initial=0.0)))
+        errors.append(error)
+    ax.axhline(0.0, color=TRUTH, lw=0.8)
+    every = np.concatenate([np.ravel(e) for e in errors]) if errors else np.zeros(0)
+    typical = float(np.nanmedian(every)) if np.isfinite(every).any() else 0.0
+    ax.margins(y=0.1)
+    if 0 < 20 * typical < largest:
+        linear = 10.0 ** np.ceil(np.log10(2 * typical))
+        ax.set_yscale("symlog", linthresh=linear)
+        ax.yaxis.set_minor_locator(NullLocator())
 
 
 def log_ticks(ax: Axes, values: NDArray[Any]) -> None:
