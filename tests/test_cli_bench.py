@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -257,3 +258,27 @@ def test_scaled_times_remember_the_factor() -> None:
     assert tau.time == pytest.approx((20.0, 30.0))
     assert tau.error == pytest.approx((1.0, 2.0))
     assert (tau.slowest, tau.factor, tau.shape) == (30.0, 10.0, (8, 8))
+
+
+def test_bench_measure_tells_times_and_memory(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    words = ["bench", "measure", "--L", "16", "-n", "40", "--runs", "1", "--folder", str(tmp_path)]
+    found = result(capsys, *words, "--memory", "0.0001", "--threads", "1")
+    assert found["shape"] == [16, 16]
+    assert all(seconds > 0 for seconds in found["seconds"].values())
+    assert found["four_point_sides"] == 4
+    assert 50 < found["peak_memory_mib"]["0.0001"] < 2000
+    assert not list(tmp_path.iterdir())
+    code, out, _ = call(capsys, *words)
+    assert code == 0
+    assert "S(k) and G(r), with reading" in out
+
+
+@pytest.mark.parametrize(
+    ("option", "value"), [("--L", "2"), ("-n", "1"), ("--runs", "0"), ("--memory", "-1")]
+)
+def test_bench_measure_refuses(capsys: pytest.CaptureFixture[str], option: str, value: str) -> None:
+    code, out, err = call(capsys, "bench", "measure", option, value)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert option in err

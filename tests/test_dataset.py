@@ -115,6 +115,17 @@ def test_large_lattices_are_cut_into_slices_of_one(tmp_path: Path) -> None:
     assert float(found["two_point_axis"][5]) == pytest.approx(moved, abs=1e-12)
 
 
+def test_each_lattice_has_bonds_of_its_own() -> None:
+    """Of equal lattices FK clusters differ, geometric ones do not; a seed names the bonds."""
+    same = np.repeat(lattices()[:1], N, axis=0)
+    known = {"model": "ising2d", "temperature": TC}
+    found = [measure(same, seed=seed, **known) for seed in (0, 0, 1)]
+    assert float(found[0]["fk_cluster_size_err"]) > 0
+    assert float(found[0]["geometric_cluster_size_err"]) == 0
+    values = [float(f["fk_cluster_size"]) for f in found]
+    assert values[0] == values[1] != values[2]
+
+
 @pytest.mark.parametrize("kind", ["gamma", "jackknife", "bootstrap"])
 def test_errors_tau_and_n_eff_belong_together(store: Path, kind: str) -> None:
     """error^2 n_eff is the variance of one lattice, and n_eff = n / (2 tau) at most n."""

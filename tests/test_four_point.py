@@ -158,6 +158,11 @@ def test_a_square_given_by_offsets_is_the_square() -> None:
     assert np.allclose(by_offsets, connected_four_point(four_point_terms(spins, [2]))[:, 0])
 
 
+def test_each_pair_goes_with_the_other_one() -> None:
+    terms = np.array([[0.9, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6]])  # 1234, 12, 34, 13, 24, 14, 23
+    assert connected_at_offsets(terms)[0] == pytest.approx(0.9 - 0.02 - 0.12 - 0.30)
+
+
 @pytest.mark.parametrize(
     "offsets", [[[0, 0], [0, 1], [1, 0]], [[0, 0], [0, 1], [1, 0], [0, 8]], [[0], [1], [2], [3]]]
 )

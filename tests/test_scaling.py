@@ -114,6 +114,29 @@ def test_exponents_and_tc_of_simulated_stores(stores: dict[int, LatticeStore]) -
 
 
 @pytest.mark.statistical
+def test_errors_are_the_scatter_of_repeats(tmp_path: Path) -> None:
+    """H0: the variance over 16 repeats is the squared error: chi^2_15 / 15.
+
+    0.3 .. 2.2 holds 99.4% of it; errors half as large, planted, were rejected.
+    """
+    numbers: dict[str, list[Number]] = {}
+    for repeat in range(16):
+        stores = []
+        for side in (8, 16):
+            path = tmp_path / f"{repeat}-{side}.zarr"
+            simulate(SimulationSpec(side, TC, 1000, seed=900 + repeat), path)
+            stores.append(open_store(path))
+        found = scaling(stores, bins=20)
+        for exponent in found.exponents:
+            numbers.setdefault(f"{exponent.name}, {exponent.source}", []).append(exponent.number)
+        numbers.setdefault("crossing", []).append(found.crossings[1].temperature)
+        numbers.setdefault("collapse", []).append(found.collapses[1].nu)
+    for name, of_name in numbers.items():
+        values, errors = np.array([(n.value, n.error) for n in of_name]).T
+        assert 0.3 < values.var(ddof=1) / (errors**2).mean() < 2.2, name
+
+
+@pytest.mark.statistical
 def test_planted_fault_temperatures_one_percent_off(
     stores: dict[int, LatticeStore], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--folder",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=click.Path(path_type=Path),
     help="Where stores are written for a while; a GiB of spins takes 0.1 GiB.  [default: /tmp]",
 )
 @threads_option
@@ -59,6 +59,8 @@ def command(
             raise BadInput(option, value, f"a whole number of at least {least}")
     if any(not 0 < size < 1e4 for size in gibibytes):
         raise BadInput("--memory", min(gibibytes), "gibibytes above 0")
+    if folder is not None and not folder.is_dir():
+        raise BadInput("--folder", str(folder), "a directory")
     workers = check_threads(threads)
     with tempfile.TemporaryDirectory(dir=folder) as place, announced("measuring ..."):
         store = critical_store(Path(place) / "critical.zarr", side, count, workers)
