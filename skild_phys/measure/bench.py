@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -18,15 +18,12 @@ from skild_phys.measure.dataset import measure
 from skild_phys.measure.four_point import TERMS, four_point_terms
 from skild_phys.measure.statistics import collect
 from skild_phys.measure.system import System
-from skild_phys.memory import hold_memory
 from skild_phys.simulate.chain import simulate
 from skild_phys.simulate.spec import SimulationSpec
 from skild_phys.store import LatticeStore, create_store, open_store
 
 TWO_POINT = ("radial", "along_k", "axis", "diagonal", "distance")
 """Statistics of S(k) and of G at all separations: shells, axes, diagonals."""
-
-_BATCH_SITES = 2**24  # of a batched transform; its result takes as much memory again
 
 
 @dataclass(frozen=True)
@@ -37,7 +34,7 @@ class MeasureSpeed:
     ----------
     shape, lattices, sides, threads : what was measured, and with how many threads.
     read : reading and checking the store.
-    transform : one batched real FFT of the lattices in float64, in memory.
+    transform : one batched real FFT (SciPy, float64) of the lattices, in memory.
     two_point : reading, S(k) and G at all separations.
     memory_pass : one sum over the lattices in memory, read as 64-bit words.
     four_point : all terms of the four-point function at all sides, of lattices in memory.
@@ -80,14 +77,13 @@ def measure_speed(
 ) -> MeasureSpeed:
     """Time the measurement of a store of 2D spins; kernels are compiled first.
 
-    The batched transform has as many workers as `threads`; passes over memory and the
-    four-point function run on one thread.
+    The batched transform is one call of SciPy's for all lattices, with as many workers as
+    `threads`. It is timed first, while the C library still hands out memory as it likes best.
+    Passes over memory and the four-point function run on one thread.
     """
-    hold_memory()
     system, n = System.of(store), store.n_samples
     spins = store.read(0, n)
     label = np.arange(n)
-    batch = max(_BATCH_SITES // system.sites, 1)
     words = spins.reshape(-1)[: spins.size // 8 * 8].view(np.uint64)
 
     def read() -> None:
@@ -95,8 +91,7 @@ def measure_speed(
             store.read(start, stop)
 
     def transform() -> None:
-        for start in range(0, n, batch):
-            scipy.fft.rfft2(spins[start : start + batch].astype(np.float64), workers=threads)
+        scipy.fft.rfft2(spins, workers=threads)
 
     def two_point() -> None:
         collect(store, system, label, n, needed=TWO_POINT, threads=threads)
@@ -110,17 +105,20 @@ def measure_speed(
     def everything() -> None:
         measure(store, threads=threads)
 
-    works = (read, transform, two_point, memory_pass, four_point, everything)
-    times: dict[str, list[float]] = {work.__name__: [] for work in works}
-    # What is compared is timed in turns, so that a busy moment of the machine falls on all.
-    for run in range(runs + 1):
-        for work in works:
-            began = time.perf_counter()
-            work()
-            if run:
-                times[work.__name__].append(time.perf_counter() - began)
-    seconds = {name: median(values) for name, values in times.items()}
+    works = (transform, read, two_point, memory_pass, four_point, everything)
+    seconds = {work.__name__: _median(work, runs) for work in works}
     return MeasureSpeed(system.shape, n, len(system.sides), threads, **seconds, peaks=peaks or {})
+
+
+def _median(work: Callable[[], None], runs: int) -> float:
+    """Return the median time of `runs` calls after a first one."""
+    work()
+    times = []
+    for _ in range(runs):
+        began = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - began)
+    return median(times)
 
 
 def peak_memory(
