@@ -183,6 +183,14 @@ def test_datasets_say_what_is_wrong() -> None:
     with pytest.raises(BadInput, match="array"):
         measure(np.zeros((4, 4)))
     assert float(measure(states, model="potts3", temperature=1.0)["energy"]) == -2.0
+    for model, array in (("ising3d", lattices()), ("ising2d", lattices((4, 4, 4)))):
+        with pytest.raises(BadInput, match=f"spins of {model}"):
+            measure(array, model=model, temperature=2.0)
+    for known in ({"model": "ising4d"}, {"model": "ising2d", "temperature": -1.0}):
+        with pytest.raises(BadInput):
+            measure(lattices(), **known)
+    named = measure(lattices(), model="ising2d", temperature="Tc", only=["specific_heat"])
+    assert float(named.attrs["temperature"]) == TC
 
 
 def test_a_store_has_attributes_of_its_own(store: Path) -> None:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from skild_phys.errors import BadInput, StoreError
 from skild_phys.files import AnyPath
-from skild_phys.lattice.models import MODELS, Model
+from skild_phys.lattice.models import MODELS, Model, get_model, parse_temperature
 from skild_phys.store import LatticeStore, open_store
 
 _SLICE_SITES = 2**20  # their transforms take 30 MiB, and Python next to no time
@@ -99,7 +99,17 @@ class DatasetLattices:
         return np.asarray(self.data[name].values)
 
     def model(self) -> Model | None:
-        return MODELS.get(str(self.attrs.get("model")))
+        model = MODELS.get(str(self.attrs.get("model")))
+        if model is None or self.field == "field":
+            return model
+        q = len(model.values) if model.field == "states" else 0
+        if (len(self.shape), self.q) != (model.dimension, q):
+            size = "x".join(map(str, self.shape))
+            what = f"states of {model.name}" if q else f"spins of {model.name}"
+            raise BadInput(
+                "model", model.name, f"lattices that are {what}, not {self.field} {size}"
+            )
+        return model
 
 
 _FIELDS = ("spins", "states", "block_sum", "field")
@@ -123,7 +133,8 @@ def as_lattices(source: Source, **attrs: Any) -> Lattices:
     Parameters
     ----------
     source : arrays are (n, Ly, Lx) or (n, Lz, Ly, Lx).
-    attrs : what is known of a Dataset or an array: `model`, `temperature`, ...
+    attrs : what is known of a Dataset or an array: `model`, `temperature` (a
+        number, or a text as --T takes it), ...
 
     Raises
     ------
@@ -136,6 +147,11 @@ def as_lattices(source: Source, **attrs: Any) -> Lattices:
         if attrs:
             raise BadInput(next(iter(attrs)), str(source.path), "nothing: a store has its own")
         return source
+    if "model" in attrs:
+        get_model(attrs["model"])
+    if "temperature" in attrs:
+        model = get_model(attrs.get("model", "ising2d"))
+        attrs["temperature"] = parse_temperature(attrs["temperature"], model)
     if isinstance(source, xr.DataArray):
         source = source.to_dataset(name=source.name or "field")
     if not isinstance(source, xr.Dataset):
@@ -143,8 +159,8 @@ def as_lattices(source: Source, **attrs: Any) -> Lattices:
         if values.ndim not in (3, 4):
             raise BadInput("array", str(values.shape), "(n, Ly, Lx) or (n, Lz, Ly, Lx)")
         axes = ("sample", "z", "y", "x")
-        model = MODELS.get(str(attrs.get("model")))
-        name = model.field if model is not None else "lattice"
+        known = MODELS.get(str(attrs.get("model")))
+        name = known.field if known is not None else "lattice"
         source = xr.Dataset({name: (axes[:1] + axes[5 - values.ndim :], values)})
     return DatasetLattices(source.assign_attrs(attrs))
 
