@@ -129,7 +129,7 @@ def test_pairs_remove_the_shared_fluctuation(
     alone = compare(truth, [save(tmp_path / "alone.zarr", filled, {})])
     assert paired.models[0].paired
     assert not alone.models[0].paired
-    assert "no variable 'parent'" in alone.models[0].notes[0]
+    assert "names no parents" in alone.models[0].notes[0]
     assert scalar(alone, "energy_residual") == pytest.approx(scalar(paired, "energy_residual"))
     errors = [c.models[0].data["connected_four_point_residual_err"].values for c in (paired, alone)]
     assert (errors[1][2:] > 4 * errors[0][2:]).all()

@@ -83,8 +83,12 @@ def test_only_what_is_asked_for(store: Path) -> None:
     assert set(found.coords) == {"radius", "pairs"}
     with pytest.raises(BadInput, match=r"--only.*bindr"):
         measure(store, only=["bindr"])
-    with pytest.raises(BadInput, match="not of these lattices"):
+    with pytest.raises(BadInput, match="these lattices have"):
         measure(lattices(), only=["energy"])
+    with pytest.raises(BadInput, match="--offsets beside it"):
+        measure(store, only="connected_four_point_offsets")
+    for short in ("U4", "Binder cumulant", ["u4"]):
+        assert "binder_cumulant" in measure(store, only=short)
 
 
 @pytest.mark.parametrize("shape", [SHAPE, (5, 7), (4, 6, 8)])
@@ -189,6 +193,10 @@ def test_datasets_say_what_is_wrong() -> None:
     for known in ({"model": "ising4d"}, {"model": "ising2d", "temperature": -1.0}):
         with pytest.raises(BadInput):
             measure(lattices(), **known)
+    floats = measure(lattices().astype(float), model="ising2d", temperature=2.0)
+    assert float(floats["energy"]) == float(measure(lattices(), model="ising2d")["energy"])
+    with pytest.raises(BadInput, match="spins other than"):
+        measure((lattices() + 1) // 2, model="ising2d", temperature=2.0)
     named = measure(lattices(), model="ising2d", temperature="Tc", only=["specific_heat"])
     assert float(named.attrs["temperature"]) == TC
 

@@ -95,7 +95,7 @@ def z(number: Number, exact: float) -> float:
 
 @pytest.mark.statistical
 def test_exponents_and_tc_of_simulated_stores(stores: dict[int, LatticeStore]) -> None:
-    """H0: Tc, nu = 1, eta = 1/4 exactly; eleven numbers, |z| < 4 fails by chance in 7e-4.
+    """H0: Tc, nu = 1, eta = 1/4 exactly; about twenty numbers, |z| < 4 fails by chance in 1.3e-3.
 
     Corrections to scaling are below the errors at these sizes: of R in 1/L^1.75.
     """

@@ -5,7 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from skild_phys.lattice.exact import SUSCEPTIBILITY, XI_OVER_L, kaufman_specific_heat
+from skild_phys.lattice.exact import (
+    SUSCEPTIBILITY,
+    XI_OVER_L,
+    kaufman_specific_heat,
+    torus_two_point_map,
+)
 from skild_phys.lattice.models import MODELS
 from skild_phys.measure.system import System
 from skild_phys.measure.theory import theory
@@ -87,13 +92,21 @@ def test_theory_of_the_critical_torus_is_consistent() -> None:
     assert float(known["susceptibility"].value) == pytest.approx(SUSCEPTIBILITY * 64**1.75, 1e-4)
     assert float(known["correlation_length_ratio"].value) == pytest.approx(XI_OVER_L, 1e-3)
     axis, energy = known["two_point_axis"].value, float(known["energy"].value)
-    assert axis[1] + energy / 2 == pytest.approx(0.0345 / 64, rel=0.02)
+    assert axis[1] == -energy / 2
+    assert torus_two_point_map((64, 64))[0, 1] - axis[1] == pytest.approx(0.0345 / 64, rel=0.02)
+    assert np.isnan(known["connected_four_point"].value).sum() == 2
     assert known["structure_factor"].value[0] == pytest.approx(float(known["susceptibility"].value))
     wide = theory(System((32, 64), "spins", 0, MODELS["ising2d"], tc))
     assert "binder_cumulant" not in wide
     turned = theory(System((64, 32), "spins", 0, MODELS["ising2d"], tc))
     for name in ("two_point_radial", "connected_four_point", "structure_factor_axis"):
-        assert np.allclose(wide[name].value, turned[name].value, rtol=1e-12)
+        assert np.allclose(wide[name].value, turned[name].value, rtol=1e-12, equal_nan=True)
+    square, near = ((0, 0), (0, 8), (8, 8), (8, 0)), ((0, 0), (0, 3), (9, 9), (20, 20))
+    given = theory(System((64, 64), "spins", 0, MODELS["ising2d"], tc, offsets=(square, near)))[
+        "connected_four_point_offsets"
+    ].value
+    assert given[0] == pytest.approx(known["connected_four_point"].value[3], rel=1e-10)
+    assert np.isnan(given[1])
 
 
 def test_moments_over_three_axes_and_of_an_order_parameter() -> None:

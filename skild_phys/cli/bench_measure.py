@@ -105,6 +105,6 @@ def _print(speed: MeasureSpeed) -> None:
         ("every observable, with errors", speed.everything, ""),
     )
     for name, seconds, note in lines:
-        click.echo(f"  {name:42} {seconds:8.3f}  {note}".rstrip())
+        click.echo(f"  {name:42} {seconds:9.3g}  {note}".rstrip())
     for gibibytes, peak in speed.peaks.items():
         click.echo(f"peak memory of measuring {gibibytes:g} GiB of spins: {peak:.0f} MiB")

@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     import xarray as xr
 
 SCALARS = (
-    "energy", "specific_heat", "magnetization", "abs_magnetization", "susceptibility",
+    "energy", "specific_heat", "magnetization", "abs_magnetization", "magnetization_squared",
+    "magnetization_fourth", "susceptibility", "connected_susceptibility",
     "binder_cumulant", "binder_ratio", "correlation_length", "correlation_length_ratio",
     "domain_wall_density", "geometric_largest_cluster", "geometric_cluster_size",
     "fk_largest_cluster", "fk_cluster_size",
@@ -41,7 +42,7 @@ def compile_kernels() -> None:
     """Compile what measuring will call, and say so; quick once it is cached."""
     from skild_phys.measure.dataset import measure
 
-    with announced("compiling the kernels (first run only) ..."):
+    with announced("loading the kernels (compiled on the first run) ..."):
         spins = np.ones((1, 4, 4), dtype=np.int8)
         measure(spins, model="ising2d", temperature=2.0)
 
@@ -55,7 +56,10 @@ def compile_kernels() -> None:
     help="Write all of it: FILE.nc (NetCDF), FILE.zarr, FILE.csv, or a directory for NetCDF, CSV"
     " and a figure.",
 )
-@click.option("--only", help="Observables, by name, with commas between.  [default: all]")
+@click.option(
+    "--only",
+    help="Observables, by name (or U4, chi ..), with commas between.  [default: all]",
+)
 @click.option(
     "--offsets",
     multiple=True,
@@ -115,7 +119,7 @@ def command(
     if as_json:
         click.echo(json.dumps(as_plain(result), allow_nan=False))
     else:
-        _print(result)
+        _print(result, everything=only is not None)
 
 
 def write_measurement(result: xr.Dataset, output: Path) -> None:
@@ -193,7 +197,7 @@ def _check_kind(output: Path) -> None:
         raise BadInput("-o", str(output), "a file for .nc and .csv, else a directory")
 
 
-def _print(result: xr.Dataset) -> None:
+def _print(result: xr.Dataset, everything: bool) -> None:
     from rich.console import Console
 
     console = Console(highlight=False)
@@ -202,8 +206,9 @@ def _print(result: xr.Dataset) -> None:
     shape = "x".join(map(str, result.attrs["shape"]))
     title = f"{result.attrs['store']}: {result.attrs['lattices']} lattices of {shape}"
     console.print(title, soft_wrap=True, markup=False)
-    console.print(_scalar_table(result))
-    for table in _correlation_tables(result):
+    if any(name in result for name in SCALARS):
+        console.print(_scalar_table(result))
+    for table in _correlation_tables(result, everything):
         console.print(table)
     console.print(f"errors: {result.attrs['errors']}", soft_wrap=True)
     sources: dict[str, list[str]] = {}
@@ -215,9 +220,14 @@ def _print(result: xr.Dataset) -> None:
         console.print(f"theory of {', '.join(names)}: {source}", soft_wrap=True)
 
 
-def _correlation_tables(result: xr.Dataset) -> list[Any]:
-    """Return tables over sides, distances, wave numbers and cluster sizes, of what was measured."""
-    wanted = (
+def _correlation_tables(result: xr.Dataset, everything: bool) -> list[Any]:
+    """Return tables over sides, distances, wave numbers and cluster sizes, of what was measured.
+
+    With `everything` there are tables of what is else left to files, too.
+    """
+    from skild_phys.measure.observables import OBSERVABLES
+
+    wanted: tuple[tuple[list[str], list[str], tuple[int, ...] | None], ...] = (
         (["connected_four_point"], ["G4c(r)"], None),
         (["connected_four_point_offsets"], ["G4c"], None),
         (["two_point_axis", "two_point_diagonal"], ["G(r, 0)", "G(r, r)"], _SHELLS_SHOWN),
@@ -225,6 +235,10 @@ def _correlation_tables(result: xr.Dataset) -> list[Any]:
         (["structure_factor"], ["S(k)"], _SHELLS_SHOWN),
         (["geometric_cluster_density", "fk_cluster_density"], ["n(s) geometric", "n(s) FK"], None),
     )
+    if everything:
+        shown = {name for names, _, _ in wanted for name in names}
+        others = [o.name for o in OBSERVABLES if o.dim and o.name not in shown]
+        wanted += tuple(([n], [n.replace("_", " ")], None) for n in others)
     tables = []
     for names, labels, places in wanted:
         there = [(n, label) for n, label in zip(names, labels) if n in result]
@@ -244,7 +258,7 @@ def _scalar_table(result: xr.Dataset) -> Any:
     for name in SCALARS:
         if name in result:
             value, error = float(result[name]), float(result[f"{name}_err"])
-            known = f"{float(result[f'{name}_theory']):.6g}" if f"{name}_theory" in result else ""
+            known = _theory(result, name)
             tau, tau_error = (float(result[f"{name}_tau_int{e}"]) for e in ("", "_err"))
             table.add_row(
                 name.replace("_", " "),
@@ -255,6 +269,17 @@ def _scalar_table(result: xr.Dataset) -> Any:
                 f"{float(result[f'{name}_n_eff']):.0f}",
             )
     return table
+
+
+def _theory(result: xr.Dataset, name: str, i: int | None = None) -> str:
+    """Return a value in theory: six digits where it is exact, else four after a ~."""
+    if f"{name}_theory" not in result:
+        return ""
+    known = result[f"{name}_theory"]
+    value = float(known.values if i is None else known.values[i])
+    if not np.isfinite(value):
+        return ""
+    return f"{value:.6g}" if known.attrs["exact"] else f"~{value:.4g}"
 
 
 def _line_table(
@@ -280,6 +305,6 @@ def _line_table(
         for name, _ in shown:
             cells.append(with_error(float(result[name][i]), float(result[f"{name}_err"][i])))
             if f"{name}_theory" in result:
-                cells.append(f"{float(result[f'{name}_theory'][i]):.6f}")
+                cells.append(_theory(result, name, i))
         table.add_row(*cells)
     return table

@@ -24,6 +24,7 @@ from skild_phys.files import check_output, write_bytes_atomically
 if TYPE_CHECKING:
     from skild_phys.measure.scaling import Number, Scaling
 
+_POOR = 0.01
 FIGURE, TABLE, JSON = "scaling", "scaling.csv", "scaling.json"
 
 
@@ -52,9 +53,10 @@ def command(
     """Find Tc, nu and eta by finite-size scaling of stores of two sizes or more.
 
     Each size is reweighted around the temperatures it was simulated at (several of a size are
-    joined). xi/L and the Binder cumulant of two sizes cross near Tc; slopes of both give nu, chi
-    and S(k) give eta, where xi/L has one value for all sizes; and the curves are collapsed.
-    A few thousand lattices of each size, near Tc, are needed.
+    joined). xi/L and the Binder cumulant U4 of two sizes cross near Tc; slopes of both give nu,
+    chi and S(k) give eta, where U4 has one value for all sizes; and the curves are collapsed.
+    A few thousand lattices of each size, near Tc, are needed. Exponents are also given without the
+    smallest sizes: where they drift, corrections to scaling matter.
 
     \b
     for L in 32 64 128; do skild-phys simulate --L $L --T Tc -n 8000 -o L$L.zarr; done
@@ -108,7 +110,7 @@ def as_plain(found: Scaling) -> dict[str, Any]:
             ],
             "temperature": _number(found.temperature),
             "published": found.published,
-            "ratio": found.ratio,
+            "level": found.level,
             "crossings": [
                 {
                     "observable": c.observable,
@@ -179,8 +181,8 @@ def _print(found: Scaling) -> None:
     for curve in found.curves:
         low, high = curve.temperature[0], curve.temperature[-1]
         console.print(
-            f"{found.model}, L = {curve.side}: {curve.samples} lattices, reweighted to "
-            f"T = {low:.5g} .. {high:.5g}",
+            f"{found.model}, L = {curve.side}: {curve.samples} lattices, reweighted "
+            f"between T = {low:.5g} and {high:.5g}",
             soft_wrap=True,
         )
 
@@ -200,7 +202,9 @@ def _print(found: Scaling) -> None:
         exponents.add_column(heading, justify="right")
     for e in found.exponents:
         quality = f"{e.chi2:.2g} / {e.dof}" if math.isfinite(e.chi2) else ""
-        p = f"{e.p:.2f}" if math.isfinite(e.p) else ""
+        p = f"{e.p:.2g}" if math.isfinite(e.p) else ""
+        if e.p < _POOR:
+            p += "  poor: no power law within the errors"
         exponents.add_row(e.name, e.source, shown(e.number), quality, p)
     collapses = Table("collapse of", box=None, pad_edge=False)
     for heading in ("T (J / k_B)", "nu", "eta"):

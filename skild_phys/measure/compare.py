@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -198,7 +199,12 @@ class _Against:
             sides = ({n: s.rows[n] for n in joint.needs} for s in (found, reference))
             _add_joint(data, joint, self.errors(joint.function, *sides, chains=chains))
         lattices, parents = int(found.count.sum()), int(reference.count.sum())
-        notes = (*pairing.notes, *_dropped(partial, self.rows), *_doubts(data))
+        notes = (
+            *pairing.notes,
+            *self._another_temperature(store),
+            *_dropped(partial, self.rows),
+            *_doubts(data),
+        )
         own = self._as_dataset(found, chains, data)
         return Model(name, own, together, True, lattices, parents, notes, _cost(store))
 
@@ -231,7 +237,14 @@ class _Against:
             _add_joint(data, joint, self._apart(joint, found, rows.chains))
         lattices, parents = int(found.count.sum()), int(self.found.count.sum())
         own = self._as_dataset(found, rows.chains, data)
-        return Model(name, own, together, False, lattices, parents, pairing.notes, _cost(store))
+        notes = (*pairing.notes, *self._another_temperature(store))
+        return Model(name, own, together, False, lattices, parents, notes, _cost(store))
+
+    def _another_temperature(self, store: LatticeStore) -> list[str]:
+        own, truth = (s.attrs.get("temperature") for s in (store, self.truth))
+        if own is None or truth is None or math.isclose(own, truth, rel_tol=1e-9):
+            return []
+        return [f"its temperature is {own:.7g}, the truth's {truth:.7g}, which theory is of"]
 
     def _collect(
         self,

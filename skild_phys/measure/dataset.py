@@ -12,7 +12,13 @@ from numpy.typing import NDArray
 from skild_phys.errorbars import Chains, ErrorMethod, Estimate
 from skild_phys.errors import BadInput
 from skild_phys.measure.lattices import Source, as_lattices
-from skild_phys.measure.observables import COORDINATES, NAMES, Observable, observables
+from skild_phys.measure.observables import (
+    COORDINATES,
+    NAMES,
+    SHORT,
+    Observable,
+    observables,
+)
 from skild_phys.measure.rows import MAX_ROWS, rows_of
 from skild_phys.measure.statistics import Statistics, collect
 from skild_phys.measure.system import Offsets, System
@@ -26,7 +32,7 @@ Variables = dict[str, tuple[tuple[str, ...], NDArray[Any], dict[str, Any]]]
 def measure(
     lattices: Source,
     *,
-    only: Sequence[str] | None = None,
+    only: str | Sequence[str] | None = None,
     offsets: Sequence[Offsets] = (),
     errors: ErrorMethod = GAMMA,
     seed: int = 0,
@@ -41,7 +47,8 @@ def measure(
     ----------
     lattices : a store or its path, an xarray Dataset or DataArray (read slice by slice), or an
         array (n, Ly, Lx) or (n, Lz, Ly, Lx): spins of -1 and +1, Potts states, or a real field.
-    only : names of observables (`observables.NAMES`); all by default.
+    only : names of observables (`observables.NAMES`, or short ones, `observables.SHORT`); all by
+        default.
     offsets : sets of four sites, each (y, x) or (z, y, x), for the four-point function there.
     errors : how errors are made, see `errorbars.ErrorMethod`.
     seed : of the bonds of Fortuin-Kasteleyn clusters.
@@ -84,17 +91,24 @@ def measure(
     return to_dataset(system, estimates(found, rows.chains, wanted, errors=errors), about)
 
 
-def chosen(system: System, only: Sequence[str] | None) -> tuple[Observable, ...]:
+def chosen(system: System, only: str | Sequence[str] | None) -> tuple[Observable, ...]:
     """Return the observables that are asked for; raises BadInput for one that cannot be."""
     there = observables(system)
     if only is None:
         return there
     names = [o.name for o in there]
-    for name in only:
+    asked = [only] if isinstance(only, str) else list(only)
+    wanted = []
+    for text in asked:
+        plain = "_".join(text.lower().replace("_", " ").split())
+        name = SHORT.get(plain, plain)
+        if name == "connected_four_point_offsets" and not system.offsets:
+            raise BadInput("--only", text, "--offsets beside it")
         if name not in names:
-            known = "not of these lattices" if name in NAMES else "not known"
-            raise BadInput("--only", name, f"({known}) {', '.join(names)}")
-    return observables(system, tuple(only))
+            what = "these lattices have" if name in NAMES else "one of"
+            raise BadInput("--only", text, f"{what} {', '.join(names)}")
+        wanted.append(name)
+    return observables(system, tuple(wanted))
 
 
 def to_dataset(system: System, variables: Variables, attrs: dict[str, Any]) -> xr.Dataset:
@@ -119,7 +133,11 @@ def estimates(
         if name not in result:
             continue
         dims, _, described = result[name]
-        about = {"long_name": f"{described['long_name']}, theory", "comment": known.source}
+        about = {
+            "long_name": f"{described['long_name']}, theory",
+            "comment": known.source,
+            "exact": int(known.exact),
+        }
         result[f"{name}_theory"] = (dims, known.value, described | about)
     if found.power is not None and found.power_error is not None and "structure_factor" in result:
         axes = _WAVE_AXES[-system.dimension :]

@@ -48,9 +48,10 @@ class DatasetLattices:
     """Lattices in an xarray Dataset, read as they are asked for.
 
     The field is the variable `spins`, `states`, `block_sum` or `field`, or the only one with a
-    sample axis and two or three more. Integers of -1 and +1 are spins, `states` are Potts
-    states, anything else a real field. Attributes `model` and `temperature` of the Dataset
-    give energies and theory their meaning; `chain` and `draw` give errors theirs.
+    sample axis and two or three more. What is called `spins`, and integers of -1 and +1, are
+    spins; `states` are Potts states; anything else is a real field. Attributes `model` and
+    `temperature` of the Dataset give energies and theory their meaning; `chain` and `draw` give
+    errors theirs.
     """
 
     chunk = 64
@@ -67,7 +68,7 @@ class DatasetLattices:
         whole = kind in "iu" and name != "block_sum"
         self.field = name if name == "states" else "field"
         first = self._values[:1].values
-        if whole and name != "states" and np.isin(first, (-1, 1)).all():
+        if name == "spins" or (whole and name != "states" and np.isin(first, (-1, 1)).all()):
             self.field = "spins"
         self.q = 0
         if self.field == "states":
@@ -83,9 +84,9 @@ class DatasetLattices:
             found = values.astype(np.float64)
             good = bool(np.isfinite(found).all())
         else:
-            found = values.astype(np.int8)
             allowed = range(self.q) if self.q else (-1, 1)
             good = bool(np.isin(values, list(allowed)).all())
+            found = values.astype(np.int8) if good else values
         if not good:
             what = {"spins": "spins other than -1 and +1", "field": "NaN or infinity"}
             fault = what.get(self.field, f"a state outside 0 .. {self.q - 1}")

@@ -178,6 +178,11 @@ def _susceptibility(means: Means, system: System) -> Array:
     return thermo.susceptibility(means["moments"][..., 2], system.sites)
 
 
+def _connected_susceptibility(means: Means, system: System) -> Array:
+    m2 = means["moments"][..., 2] - means["moments"][..., 1] ** 2
+    return thermo.susceptibility(m2, system.sites)
+
+
 def _correlation_length(means: Means, system: System) -> Array:
     zero, smallest = np.moveaxis(means["lowest"], -1, 0)
     return thermo.second_moment_correlation_length(zero, smallest, max(system.shape))
@@ -218,7 +223,13 @@ OBSERVABLES = (
     ),
     Observable("susceptibility", "susceptibility N <m^2>", "1", "", _M, _susceptibility),
     Observable(
-        "correlation_length", "second-moment correlation length", _LENGTH, "",
+        "connected_susceptibility", "connected susceptibility N (<m^2> - <|m|>^2)", "1", "",
+        _M, _connected_susceptibility,
+    ),
+    Observable(
+        "correlation_length",
+        "second-moment correlation length (S(0) / S(k) - 1)^(1/2) / (2 sin(k / 2)), k = 2 pi / L",
+        _LENGTH, "",
         ("lowest",), _correlation_length,
     ),
     Observable(
@@ -298,6 +309,18 @@ OBSERVABLES = (
         "size", ("fk",), all_of("fk"),
     ),
 )  # fmt: skip
+
+SHORT = {
+    "u4": "binder_cumulant",
+    "u2": "binder_ratio",
+    "chi": "susceptibility",
+    "xi": "correlation_length",
+    "c": "specific_heat",
+    "m": "magnetization",
+    "g4c": "connected_four_point",
+    "s(k)": "structure_factor",
+}
+"""Short names of observables, for those who type them."""
 
 NAMES = tuple(observable.name for observable in OBSERVABLES)
 

@@ -38,7 +38,7 @@ def pair(truth: LatticeStore, model: LatticeStore, coarse: LatticeStore | None =
     are taken as independent ensembles, and the notes say why.
     """
     if not model.has("parent"):
-        return Pairing(None, ("unpaired errors: the store has no variable 'parent'",))
+        return Pairing(None, ("unpaired errors: the store names no parents of its lattices",))
     ancestors, first = np.unique(identities(truth), return_index=True)
     wanted = identities(model)
     place = np.minimum(np.searchsorted(ancestors, wanted), len(ancestors) - 1)

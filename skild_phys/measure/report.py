@@ -140,7 +140,7 @@ def verdict(comparison: Comparison, model: Model) -> str:
         noise = float(model.data["patterns_tv_noise"])
         floor = comparison.patterns_floor
         sentences.append(
-            f"Frequencies of 3x3 patterns are off by {tv:.2g} in total variation; "
+            f"Frequencies of 3x3 patterns differ by {tv:.2g} in total variation; "
             f"noise alone would give {noise:.2g}, "
             f"and two independent halves of the truth differ by {floor:.2g}."
         )
@@ -384,7 +384,7 @@ def _ratio_sentence(model: Model) -> str:
             f"S(k) agrees: {len(off)} of {len(ratio)} shells are beyond {SIGNIFICANT:g} errors, "
             f"where chance makes {chance:.1f}."
         )
-    worst = int(off[np.argmax(np.abs(ratio[off] - 1))])
+    worst = int(off[np.argmax(np.abs(np.log(np.maximum(ratio[off], 1e-300))))])
     k = float(model.data["k"].values[worst])
     shown = with_error(float(ratio[worst]), float(error[worst]))
     shells = f"{len(off)} of {len(ratio)} shells"

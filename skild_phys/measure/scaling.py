@@ -1,13 +1,14 @@
 """Finite-size scaling: crossings, exponents and data collapse, from stores of several sizes.
 
 Each size is reweighted to the temperatures around those it was simulated at (`reweighting`).
-xi / L and U4 of two sizes cross near Tc. Exponents are read off where xi / L has one and the same
-value R for every size, which removes Tc, and most of its uncertainty, from them:
+xi / L and U4 of two sizes cross near Tc. Exponents are read off where U4 has one and the same
+value for every size, which removes Tc, and most of its uncertainty, from them:
 
     dU4/dT, d(xi/L)/dT ~ L^(1/nu);    chi, S(2 pi j / L) ~ L^(2 - eta).
 
-A collapse fits one function of (T - Tc) L^(1/nu) to the curves of all sizes. Every error is a
-jackknife over bins in time order of each size; sizes are independent.
+(Where xi / L has one value, chi / S(2 pi / L) is a function of L alone, and the two would say the
+same.) A collapse fits one function of (T - Tc) L^(1/nu) to the curves of all sizes. Every error
+is a jackknife over bins in time order of each size; sizes are independent.
 """
 
 from __future__ import annotations
@@ -129,7 +130,7 @@ class Scaling:
     ----------
     model : of the stores.
     curves : one a size, the smallest first.
-    ratio : the value of xi / L at which exponents are read off.
+    level : the value of U4 at which exponents are read off.
     crossings, exponents, collapses : what was found.
     temperature : Tc, the best crossing; NaN if no curves cross.
     published : temperature, nu and eta, as far as they are known.
@@ -138,7 +139,7 @@ class Scaling:
 
     model: str
     curves: tuple[Curve, ...]
-    ratio: float
+    level: float
     crossings: tuple[Crossing, ...]
     exponents: tuple[Exponent, ...]
     collapses: tuple[Collapse, ...]
@@ -147,10 +148,11 @@ class Scaling:
     points: dict[str, list[tuple[str, Array, Array]]]
 
     def best(self, name: str) -> Exponent:
-        """Return the combined estimate of `nu` or `eta`."""
-        return next(e for e in self.exponents if e.name == name and e.source == "combined")
+        """Return the combined estimate of `nu` or `eta` from all sizes."""
+        return next(e for e in self.exponents if e.name == name and e.source == COMBINED)
 
 
+COMBINED = "combined"
 CROSSING = ("binder_cumulant", "xi_over_l")
 """Dimensionless, so that their slopes have no correction 1 / L^(1/nu), as that of ln chi has."""
 
@@ -180,39 +182,40 @@ def scaling(
     model = hamiltonian(stores[0])
     if model is None:
         raise ValueError("no Hamiltonian")
-    lowest = max(1, int(min(by_side) * _LARGEST_K / (2 * np.pi)))
+    lowest = int(min(by_side) * _LARGEST_K / (2 * np.pi))
     curves = tuple(
-        _curve(side, by_side[side], bins, lowest, threads, progress) for side in sorted(by_side)
+        _curve(side, by_side[side], bins, max(lowest, 1), threads, progress)
+        for side in sorted(by_side)
     )
     crossings = tuple(_crossing(name, a, b) for name in CROSSING for a, b in pairwise(curves))
-    ratio = _common_ratio(curves, crossings)
-    at_ratio = [_at_ratio(curve, ratio) for curve in curves]
+    level = _common_level(curves, crossings)
+    at_level = [_at_level(curve, level) for curve in curves]
     published = {"temperature": model.critical_temperature}
     published |= dict(zip(("nu", "eta"), EXPONENTS.get(model.name, ())))
     return Scaling(
         model.name,
         curves,
-        ratio,
+        level,
         crossings,
-        _exponents(curves, at_ratio, lowest),
+        _exponents(curves, at_level, lowest),
         _collapses(curves, crossings),
         _best_crossing(crossings),
         published,
         {
-            "slope": _points(at_ratio, {"U4": "slope_binder_cumulant", "xi/L": "slope_xi_over_l"}),
-            "chi": _points(at_ratio, {"chi": "log_susceptibility", "S(2 pi/L)": "log_power_1"}),
+            "slope": _points(at_level, {"U4": "slope_binder_cumulant", "xi/L": "slope_xi_over_l"}),
+            "chi": _points(at_level, {"chi": "log_susceptibility", "S(2 pi/L)": "log_power_1"}),
         },
     )
 
 
 def _points(
-    at_ratio: Sequence[dict[str, Array]], names: dict[str, str]
+    at_level: Sequence[dict[str, Array]], names: dict[str, str]
 ) -> list[tuple[str, Array, Array]]:
     return [
         (
             label,
-            np.array([values[name][0] for values in at_ratio]),
-            np.array([float(_jackknife(values[name])) for values in at_ratio]),
+            np.array([values[name][0] for values in at_level]),
+            np.array([float(_jackknife(values[name])) for values in at_level]),
         )
         for label, name in names.items()
     ]
@@ -403,18 +406,15 @@ def _best_crossing(crossings: Sequence[Crossing]) -> Number:
     return Number(math.nan, math.nan)
 
 
-def _common_ratio(curves: Sequence[Curve], crossings: Sequence[Crossing]) -> float:
-    """Return a value of xi / L that every curve takes: the height of a crossing, or the middle."""
-    ends = [curve.values["xi_over_l"][0][[0, -1]] for curve in curves]
+def _common_level(curves: Sequence[Curve], crossings: Sequence[Crossing]) -> float:
+    """Return a value of U4 that every curve takes: the height of a crossing, or the middle."""
+    ends = [curve.values["binder_cumulant"][0][[0, -1]] for curve in curves]
     low, high = max(min(e) for e in ends), min(max(e) for e in ends)
     if not low < high:
-        texts = ", ".join(
-            f"L = {c.side}: {min(e):.3g} .. {max(e):.3g}" for c, e in zip(curves, ends)
-        )
-        raise BadInput(
-            "STORES", f"xi/L of {texts}", "temperatures nearer to one another, and to Tc"
-        )
-    heights = [c.height.value for c in crossings if c.observable == "xi_over_l"]
+        texts = [f"{min(e):.3g} .. {max(e):.3g} (L = {c.side})" for c, e in zip(curves, ends)]
+        accepted = "temperatures nearer to one another, and to Tc"
+        raise BadInput("STORES", f"U4 of {', '.join(texts)}", accepted)
+    heights = [c.height.value for c in crossings if c.observable == "binder_cumulant"]
     inside = [h for h in heights if low < h < high]
     return inside[-1] if inside else 0.5 * (low + high)
 
@@ -422,24 +422,24 @@ def _common_ratio(curves: Sequence[Curve], crossings: Sequence[Crossing]) -> flo
 # -- exponents --------------------------------------------------------------------------------
 
 
-def _at_ratio(curve: Curve, ratio: float) -> dict[str, Array]:
-    """Return logarithms, (1 + bins,), where xi / L = ratio: of slopes, chi and S(k)."""
-    rows = len(curve.values["xi_over_l"])
-    length = curve.spline("xi_over_l")
+def _at_level(curve: Curve, level: float) -> dict[str, Array]:
+    """Return logarithms, (1 + bins,), where U4 = level: of slopes, chi and S(k)."""
+    rows = len(curve.values["binder_cumulant"])
+    cumulant = curve.spline("binder_cumulant")
     low, high = curve.temperature[0], curve.temperature[-1]
     found: dict[str, list[float]] = {}
     for row in range(rows):
 
         def off(t: float, row: int = row) -> float:
-            return float(length(t)[row]) - ratio
+            return float(cumulant(t)[row]) - level
 
-        # A bin that is left out may move the end of a curve past the ratio: the spline goes on.
+        # A bin that is left out may move the end of a curve past the level: the spline goes on.
         room = 0.2 * (high - low)
         try:
             t = float(brentq(off, low - room, high + room))
         except ValueError:
             raise BadInput(
-                "STORES", f"xi/L of L = {curve.side}", "more samples, nearer to Tc"
+                "STORES", f"U4 of L = {curve.side}", "more samples, nearer to Tc"
             ) from None
         for name in CROSSING:
             slope = abs(float(curve.spline(name)(t, 1)[row]))
@@ -476,43 +476,58 @@ def _line(sides: Array, values: Sequence[Array]) -> _Line:
     return _Line(slopes, chi2, len(sides) - 2)
 
 
+_TURNED: dict[str, Callable[[Array], Array]] = {"nu": lambda b: 1.0 / b, "eta": lambda b: 2.0 - b}
+"""Exponent -> what it is of the slope of a line."""
+
+
 def _exponents(
-    curves: Sequence[Curve], at_ratio: Sequence[dict[str, Array]], lowest: int
+    curves: Sequence[Curve], at_level: Sequence[dict[str, Array]], lowest: int
 ) -> tuple[Exponent, ...]:
+    """Return each exponent by every line, combined, and combined without the smallest sizes."""
     sides = np.array([float(curve.side) for curve in curves])
-
-    def line(name: str) -> _Line:
-        return _line(sides, [values[name] for values in at_ratio])
-
-    kinds: dict[str, tuple[Callable[[Array], Array], dict[str, _Line]]] = {
-        "nu": (
-            lambda b: 1.0 / b,
-            {
-                "slope of U4": line("slope_binder_cumulant"),
-                "slope of xi/L": line("slope_xi_over_l"),
-            },
-        ),
-        "eta": (
-            lambda b: 2.0 - b,
-            {"chi": line("log_susceptibility")}
-            | {f"S(k = {2 * j} pi/L)": line(f"log_power_{j}") for j in range(1, lowest + 1)},
-        ),
+    sources = {
+        "nu": {"slope of U4": "slope_binder_cumulant", "slope of xi/L": "slope_xi_over_l"},
+        "eta": {"chi": "log_susceptibility"}
+        | {f"S(k = {2 * j} pi/L)": f"log_power_{j}" for j in range(1, lowest + 1)},
     }
     found = []
-    for name, (turned, lines) in kinds.items():
-        numbers = {s: _over_sizes([turned(b) for b in one.slope]) for s, one in lines.items()}
-        for source, one in lines.items():
-            p = float(chi2_law.sf(one.chi2, one.dof)) if one.dof else math.nan
-            chi2 = one.chi2 if one.dof else math.nan
-            found.append(Exponent(name, source, numbers[source], chi2, one.dof, p))
-        weight = np.array([1.0 / max(n.error, 1e-300) ** 2 for n in numbers.values()])
-        weight /= weight.sum()
-        joint = [
-            np.asarray(sum(w * turned(one.slope[i]) for w, one in zip(weight, lines.values())))
-            for i in range(len(curves))
-        ]
-        found.append(Exponent(name, "combined", _over_sizes(joint), math.nan, 0, math.nan))
+    for name, of in sources.items():
+        for first in range(len(curves) - 1):
+            lines = {
+                source: _line(sides[first:], [values[key] for values in at_level[first:]])
+                for source, key in of.items()
+            }
+            numbers = [[_TURNED[name](b) for b in line.slope] for line in lines.values()]
+            if not first:
+                for (source, line), values in zip(lines.items(), numbers):
+                    p = float(chi2_law.sf(line.chi2, line.dof)) if line.dof else math.nan
+                    chi2 = line.chi2 if line.dof else math.nan
+                    number = _over_sizes(values)
+                    found.append(Exponent(name, source, number, chi2, line.dof, p))
+            source = COMBINED + (f", L >= {sides[first]:.0f}" if first else "")
+            found.append(Exponent(name, source, _combined(numbers), math.nan, 0, math.nan))
     return tuple(found)
+
+
+def _combined(numbers: Sequence[Sequence[Array]]) -> Number:
+    """Return the mean of several estimates by size and bin, weighted by their covariance.
+
+    Weights below 0, which estimates that are nearly the same would get, are left out.
+    """
+    sizes = [np.stack(of_size) for of_size in zip(*numbers)]  # (estimates, 1 + bins) of a size
+    covariance = np.zeros((len(numbers), len(numbers)))
+    for values in sizes:
+        moved = values[:, 1:] - values[:, 1:].mean(axis=1, keepdims=True)
+        bins = moved.shape[1]
+        covariance += (bins - 1.0) / bins * (moved @ moved.T)
+    kept = np.arange(len(numbers))
+    while True:
+        inverse = np.linalg.pinv(covariance[np.ix_(kept, kept)])
+        weight = inverse.sum(axis=1) / inverse.sum()
+        if (weight >= 0).all():
+            break
+        kept = np.delete(kept, weight.argmin())
+    return _over_sizes([np.asarray(weight @ values[kept]) for values in sizes])
 
 
 # -- collapse ---------------------------------------------------------------------------------

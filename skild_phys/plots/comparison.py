@@ -22,6 +22,7 @@ from skild_phys.plots.style import (
     THEORY,
     TRUTH,
     TRUTH_STYLE,
+    WAVE_NUMBERS,
     colour,
     differences,
     legend_above,
@@ -34,7 +35,6 @@ from skild_phys.plots.style import (
 
 _PANELS = 4
 _SHELLS = 40
-_WAVE_NUMBERS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 4.0)
 
 
 def four_point_figure(comparison: Comparison) -> Figure | None:
@@ -91,7 +91,7 @@ def structure_factor_figure(comparison: Comparison) -> Figure | None:
         differences(bottom, lines)
         top.set(xscale="log", yscale="log", ylabel="structure factor S(k)")
         bottom.set(xlabel="wave number k (rad / lattice constant)", ylabel="model / truth $-$ 1")
-        log_ticks(bottom, np.array([t for t in _WAVE_NUMBERS if k[0] <= t <= k[-1]]))
+        log_ticks(bottom, np.array([t for t in WAVE_NUMBERS if k[0] <= t <= k[-1]]))
         top.legend()
     return figure
 
@@ -214,7 +214,8 @@ _CLUSTERS = (
 FIGURES: dict[str, tuple[str, Callable[[Comparison], Figure | None]]] = {
     "four_point": (
         "Connected four-point function on the corners of an r x r square, its residual with "
-        "errors, and one lattice. In the upper panel a model stands at truth + residual.",
+        "errors, and one lattice. In the upper panel a model stands at truth + residual; bands are "
+        "one standard error. Where differences are large their scale is linear near 0 only.",
         four_point_figure,
     ),
     "structure_factor": (

@@ -10,7 +10,16 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from skild_phys.plots.style import MARKERS, STYLE, THEORY, colour, new_figure, spread_out
+from skild_phys.plots.style import (
+    MARKERS,
+    STYLE,
+    THEORY,
+    WAVE_NUMBERS,
+    colour,
+    log_ticks,
+    new_figure,
+    spread_out,
+)
 
 _POINTS = 40
 
@@ -26,6 +35,7 @@ def measurement_figure(data: xr.Dataset) -> Figure | None:
     with mpl.rc_context(STYLE):
         figure = new_figure(3.6 * min(len(panels), 2), 3.0 * ((len(panels) + 1) // 2))
         axes = figure.subplots((len(panels) + 1) // 2, min(len(panels), 2), squeeze=False).ravel()
+        figure.suptitle(_title(data))
         for spare in axes[len(panels) :]:
             spare.set_visible(False)
         for ax, (lines, where, xlabel, ylabel) in zip(axes, panels):
@@ -33,6 +43,12 @@ def measurement_figure(data: xr.Dataset) -> Figure | None:
                 if name in data:
                     _measured_line(ax, data, name, where, label, step, i)
             ax.set(xscale="log", yscale="log", xlabel=xlabel, ylabel=ylabel)
+            if where in ("side", "distance"):
+                low, high = ax.get_xlim()
+                log_ticks(ax, np.array([2**i for i in range(20) if low <= 2**i <= high]))
+            elif where == "k":
+                low, high = ax.get_xlim()
+                log_ticks(ax, np.array([t for t in WAVE_NUMBERS if low <= t <= high]))
             ax.legend()
     return figure
 
@@ -66,6 +82,14 @@ _MEASURED: tuple[tuple[tuple[tuple[str, str, float], ...], str, str, str], ...] 
         "clusters of size s per site",
     ),
 )
+
+
+def _title(data: xr.Dataset) -> str:
+    size = "x".join(map(str, data.attrs["shape"]))
+    known = [f"{data.attrs['lattices']} lattices of {size}"]
+    known += [str(data.attrs["model"])] if "model" in data.attrs else []
+    known += [f"T = {data.attrs['temperature']:.6g}"] if "temperature" in data.attrs else []
+    return ", ".join([*known, "bars are one standard error"])
 
 
 def _measured_line(

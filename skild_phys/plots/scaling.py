@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from skild_phys.measure.report import with_error
 from skild_phys.measure.scaling import Collapse, Curve, Scaling
 from skild_phys.plots.style import MARKERS, STYLE, THEORY, colour, legend_above, new_figure
 
@@ -34,9 +35,9 @@ def scaling_figure(found: Scaling) -> Figure:
             found,
             "nu",
             "slope",
-            rf"slope where $\xi / L$ is fixed ({_KB} / J)",
+            rf"slope where $U_4$ is fixed ({_KB} / J)",
         )
-        _lines(axes[2, 1], found, "eta", "chi", r"$\chi$, $S(2\pi / L)$ where $\xi / L$ is fixed")
+        _lines(axes[2, 1], found, "eta", "chi", r"$\chi$, $S(2\pi / L)$ where $U_4$ is fixed")
         legend_above(figure, axes[0, 0])
     return figure
 
@@ -56,7 +57,10 @@ def _curves(ax: Axes, found: Scaling, name: str) -> None:
             )
     ax.axvline(found.published["temperature"], color=THEORY, ls="--", lw=0.8)
     ax.xaxis.set_major_locator(MaxNLocator(5))
-    ax.set(xlabel=r"temperature (J / $\mathrm{k_B}$); dashed: published", ylabel=LABELS[name])
+    ax.set(
+        xlabel=r"temperature (J / $\mathrm{k_B}$); dashed: published; black: crossings",
+        ylabel=LABELS[name],
+    )
 
 
 def _collapsed(ax: Axes, found: Scaling, name: str) -> None:
@@ -84,17 +88,24 @@ def _scaled(curve: Curve, collapse: Collapse) -> Any:
 def _lines(ax: Axes, found: Scaling, name: str, kind: str, ylabel: str) -> None:
     """Draw the points that an exponent is read off, and lines of its combined value."""
     sides = np.array([curve.side for curve in found.curves], dtype=float)
-    best = found.best(name).number.value
-    power = 1.0 / best if name == "nu" else 2.0 - best
-    for i, (label, values, error) in enumerate(found.points[kind]):
+    best = found.best(name).number
+    power = 1.0 / best.value if name == "nu" else 2.0 - best.value
+    error = best.error / best.value**2 if name == "nu" else best.error
+    for i, (label, values, spread) in enumerate(found.points[kind]):
         y = np.exp(values)
         style: Any = {"color": colour(i), "marker": MARKERS[i], "ls": "", "ms": 4}
-        ax.errorbar(sides, y, y * error, label=label, **style)
+        ax.errorbar(sides, y, y * spread, label=label, **style)
         scale = np.exp(np.mean(values - power * np.log(sides)))
         ax.plot(sides, scale * sides**power, color=colour(i), lw=0.8)
     ax.set(xscale="log", yscale="log", xlabel="L (lattice constants)", ylabel=ylabel)
     ax.set_xticks(sides, [f"{side:.0f}" for side in sides])
     ax.minorticks_off()
     symbol = r"1/\nu" if name == "nu" else r"2 - \eta"
-    ax.text(0.97, 0.05, rf"lines: ${symbol} = {power:.3f}$", transform=ax.transAxes, ha="right")
+    ax.text(
+        0.97,
+        0.05,
+        rf"lines: ${symbol} = {with_error(power, error)}$",
+        transform=ax.transAxes,
+        ha="right",
+    )
     ax.legend()

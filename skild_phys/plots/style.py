@@ -24,6 +24,9 @@ TRUTH = "#000000"
 THEORY = "#777777"
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 MARKERS = ("o", "s", "^", "D", "v", "P")
+WAVE_NUMBERS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 4.0)
+"""Where wave numbers have ticks."""
+
 STYLE: Any = {
     "font.size": 9.0,
     "axes.titlesize": 9.0,
