@@ -25,6 +25,7 @@ S_TAU = 1.5
 """Ratio of the exponential to the integrated time that the automatic window assumes."""
 
 KINDS = ("gamma", "jackknife", "bootstrap")
+MOST_RESAMPLES = 100_000
 BINS = 50
 """Bins of a jackknife or bootstrap unless asked for others; all rows where there are fewer."""
 
@@ -48,14 +49,21 @@ class Chains:
     def grid(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return for every row its chain 0, 1 .. and its time in units of the finest spacing.
 
-        Times keep their gaps. Draws so sparse that a dense table would be mostly gaps are
-        numbered in order instead.
+        Times begin at 0 in every chain and keep their gaps. Draws of which few have another one
+        spacing away, and so sparse ones that a dense table would be mostly gaps, are numbered in
+        order instead.
         """
         _, chain = np.unique(self.chain, return_inverse=True)
-        time = self.draw - self.draw.min()
+        first = np.full(int(chain.max()) + 1, np.iinfo(np.int64).max)
+        np.minimum.at(first, chain, self.draw)
+        time = self.draw - first[chain]
         time = time // max(int(np.gcd.reduce(time)), 1)
-        if (chain.max() + 1) * (time.max() + 1) > 8 * len(time) + 1024:
-            time = _ranks(chain, time)
+        ranks = _ranks(chain, time)
+        place = np.lexsort((time, chain))
+        steps = np.diff(time[place])[np.diff(chain[place]) == 0]
+        sparse = (chain.max() + 1) * (time.max() + 1) > 8 * len(time) + 1024
+        if sparse or (len(steps) and (steps == 1).mean() < 0.25):
+            time = ranks
         return chain, time
 
 
@@ -110,8 +118,10 @@ class ErrorMethod:
             raise BadInput("--errors", self.kind, ", ".join(KINDS))
         if self.kind == "gamma" and self.bins is not None:
             raise BadInput("--bins", self.bins, "--errors jackknife or bootstrap")
-        if self.resamples < 2:
-            raise BadInput("--resamples", self.resamples, "a whole number of at least 2")
+        if not 2 <= self.resamples <= MOST_RESAMPLES:
+            raise BadInput("--resamples", self.resamples, f"2 to {MOST_RESAMPLES}")
+        if self.seed < 0:
+            raise BadInput("--seed", self.seed, "a whole number of at least 0")
 
     def number_of_bins(self, rows: int) -> int:
         """Return the bins for so many rows: those asked for, or else `BINS` or all rows."""

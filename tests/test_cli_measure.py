@@ -299,8 +299,15 @@ def test_measure_other_models(cli: Cli, tmp_path: Path, name: str, shape: tuple[
         "magnetization_squared": (m**2).mean(),
         "magnetization_fourth": (m**4).mean(),
         "binder_cumulant": 1 - (m**4).mean() / (3 * (m**2).mean() ** 2),
-        "susceptibility": sites * (m**2).mean(),
     }
+    if model.field == "spins":
+        wanted["susceptibility"] = sites * (m**2).mean()
+    else:  # of the vector of shares, as S(0) and the mean size of FK clusters
+        shares = np.stack([(lattices == a).mean((1, 2)) for a in model.values])
+        q = len(model.values)
+        wanted["susceptibility"] = sites * ((q * (shares**2).sum(0) - 1) / (q - 1)).mean()
+    first = next(o for o in json.loads(out)["observables"] if o["observable"] == "structure_factor")
+    assert first["value"] == pytest.approx(wanted["susceptibility"])
     assert {k: found[k]["value"] for k in wanted} == pytest.approx(wanted)
     assert all(found[k]["err"] > 0 for k in wanted)
     assert all(found[k]["tau_int_err"] > 0 and found[k]["n_eff"] <= N for k in wanted)

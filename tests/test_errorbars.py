@@ -156,3 +156,19 @@ def test_constants_are_independent(value: float) -> None:
     """Rounding of the mean is no fluctuation: tau 1/2, window 0."""
     found = integrated_autocorrelation_time(np.full(100, value))
     assert (float(found.tau), int(found.window)) == (0.5, 0)
+
+
+def test_chains_that_take_turns_have_times_of_their_own() -> None:
+    """Chain 0 at even draws, chain 1 at odd ones: rho = 0.8 has tau = 4.5 all the same."""
+    series = ar1(0.8, 4000, 2, 34)
+    chain, draw = np.repeat([0, 1], 4000), np.concatenate([np.arange(0, 8000, 2)] * 2)
+    aligned = integrated_autocorrelation_time(series.T.ravel(), Chains(chain, draw))
+    staggered = integrated_autocorrelation_time(series.T.ravel(), Chains(chain, draw + chain))
+    assert float(staggered.tau) == float(aligned.tau) == pytest.approx(4.5, rel=0.25)
+
+
+def test_one_odd_draw_does_not_steer_the_window() -> None:
+    series = ar1(0.8, 4001, 1, 35).ravel()
+    draw = np.append(np.arange(0, 8000, 2), 8001)
+    found = integrated_autocorrelation_time(series, Chains(np.zeros(4001, dtype=np.int64), draw))
+    assert float(found.tau) == pytest.approx(4.5, rel=0.25)

@@ -122,9 +122,9 @@ def test_errors_are_the_scatter_of_repeats(tmp_path: Path) -> None:
     numbers: dict[str, list[Number]] = {}
     for repeat in range(16):
         stores = []
-        for side in (8, 16):
+        for side in (16, 32):
             path = tmp_path / f"{repeat}-{side}.zarr"
-            simulate(SimulationSpec(side, TC, 1000, seed=900 + repeat), path)
+            simulate(SimulationSpec(side, TC, 1500, seed=900 + repeat), path)
             stores.append(open_store(path))
         found = scaling(stores, bins=20)
         for exponent in found.exponents:
@@ -162,6 +162,34 @@ def test_planted_fault_weights_upside_down(
     assert all(np.diff(values).mean() > 0 for values in rising)
 
 
+def test_refinements_of_one_parent_share_a_bin(
+    tmp_path: Path, stores: dict[int, LatticeStore]
+) -> None:
+    """Each lattice stored four times, as children of one parent: the errors stay as they are."""
+    store = stores[16]
+    n, spins = 400, store.read(0, 400)
+    attrs = {"model": "ising2d", "temperature": TC, "method": "exact"}
+    with create_store(
+        tmp_path / "four.zarr", field="spins", n_samples=4 * n, shape=(16, 16), chunk=64,
+        attrs=attrs, variables=("parent",),
+    ) as writer:  # fmt: skip
+        writer.commit({"spins": np.repeat(spins, 4, 0), "parent": np.repeat(np.arange(n), 4)})
+    with create_store(
+        tmp_path / "one.zarr", field="spins", n_samples=n, shape=(16, 16), chunk=64,
+        attrs=attrs, variables=("parent",),
+    ) as writer:  # fmt: skip
+        writer.commit({"spins": spins, "parent": np.arange(n)})
+    errors = [
+        scaling([open_store(tmp_path / f"{name}.zarr"), stores[32]], bins=n)
+        .curves[0]
+        .error("binder_cumulant")
+        for name in ("one", "four")
+    ]
+    assert errors[1] == pytest.approx(errors[0], rel=1e-9)
+    with pytest.raises(BadInput, match="--bins"):
+        scaling([open_store(tmp_path / "four.zarr"), stores[32]], bins=n + 1)
+
+
 def test_runs_of_one_size_are_joined(tmp_path: Path, stores: dict[int, LatticeStore]) -> None:
     simulate(SimulationSpec(32, 1.02 * TC, 2000, seed=71), tmp_path / "warm.zarr")
     warm = open_store(tmp_path / "warm.zarr")
@@ -183,6 +211,8 @@ def test_what_cannot_be_scaled_is_refused(tmp_path: Path, stores: dict[int, Latt
         scaling([stores[16]])
     with pytest.raises(BadInput, match="--bins"):
         scaling([*stores.values()], bins=1)
+    with pytest.raises(BadInput, match="every store once"):
+        scaling([stores[16], open_store(stores[16].path), stores[32]])
     spins = np.ones((50, 8, 16), dtype=np.int8)
     for name, attrs, words in (
         ("wide", {"model": "ising2d", "temperature": TC}, "equal sides, not 8x16"),
@@ -200,6 +230,14 @@ def test_what_cannot_be_scaled_is_refused(tmp_path: Path, stores: dict[int, Latt
             writer.commit({"spins": spins})
         with pytest.raises(BadInput, match=words):
             scaling([stores[16], open_store(tmp_path / name)])
+    simulate(SimulationSpec(32, 0.8 * TC, 200, seed=72), tmp_path / "cold.zarr")
+    with pytest.raises(BadInput, match=r"L = 32 at T = 1\.8153 and 2\.2692.*overlap"):
+        scaling([stores[16], stores[32], open_store(tmp_path / "cold.zarr")])
+    for side in (8, 16):
+        simulate(SimulationSpec(side, TC, 3, seed=73), tmp_path / f"few{side}.zarr")
+    few = [open_store(tmp_path / f"few{side}.zarr") for side in (8, 16)]
+    with pytest.raises(BadInput, match="STORES"):
+        scaling(few, bins=3)
     simulate(SimulationSpec(32, 4.0, 100, seed=72), tmp_path / "hot.zarr")
     with pytest.raises(BadInput, match="nearer to one another, and to Tc"):
         scaling([stores[16], open_store(tmp_path / "hot.zarr")])

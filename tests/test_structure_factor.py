@@ -67,6 +67,7 @@ def shells_agree(power: np.ndarray, field: np.ndarray) -> bool:
     k = np.sqrt(sum(a**2 for a in np.meshgrid(*frequencies, indexing="ij")))
     full = brute_structure_factor(field)
     index = np.floor(k * min(shape) / (2 * np.pi) + 0.5 + 1e-9).astype(int)
+    index[k > 0] += 1
     inside = [index == i for i in np.unique(index)]
     shell = wave_shells(shape)
     return (

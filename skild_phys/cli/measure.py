@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -148,17 +149,22 @@ def write_measurement(result: xr.Dataset, output: Path) -> None:
 
 def _write_zarr(result: xr.Dataset, output: Path) -> None:
     """Write a Zarr group beside its place and move it there, so that half of one never is."""
-    part = output.with_name(f".{output.name}.part")
+    part, old = (output.with_name(f".{output.name}.{end}") for end in ("part", "old"))
     try:
-        shutil.rmtree(part, ignore_errors=True)
-        result.to_zarr(part, zarr_format=3, consolidated=False)
+        for left in (part, old):
+            shutil.rmtree(left, ignore_errors=True)
+        with warnings.catch_warnings():
+            # Names of offsets are text, for which Zarr 3 has no settled type.
+            warnings.simplefilter("ignore")
+            result.to_zarr(part, zarr_format=3, consolidated=False)
         if output.exists():
-            shutil.rmtree(output)
+            output.rename(old)
         part.rename(output)
     except OSError as error:
         raise write_error(output, error) from error
     finally:
-        shutil.rmtree(part, ignore_errors=True)
+        for left in (part, old):
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def make_directory(path: Path) -> None:
@@ -184,17 +190,21 @@ def _parse_offsets(text: str) -> tuple[tuple[int, ...], ...]:
         sites = tuple(tuple(int(n) for n in site.split(",")) for site in text.split())
     except ValueError:
         sites = ()
-    if len(sites) != 4:
+    if len(sites) != 4 or max(abs(n) for site in sites for n in site) >= 2**31:
         raise BadInput("--offsets", text, "four sites such as '0,0 0,3 2,3 2,0'")
     return sites
 
 
 def _check_kind(output: Path) -> None:
+    from skild_phys.store import is_store
+
     if output.suffix not in _SUFFIXES:
         accepted = "FILE.nc, FILE.zarr, FILE.csv, or a directory without a suffix"
         raise BadInput("-o", str(output), accepted)
     if output.exists() and output.is_dir() != (output.suffix in ("", ".zarr")):
         raise BadInput("-o", str(output), "a file for .nc and .csv, else a directory")
+    if output.suffix == ".zarr" and output.exists() and is_store(output):
+        raise BadInput("-o", str(output), "no store of lattices, which this would replace")
 
 
 def _print(result: xr.Dataset, everything: bool) -> None:

@@ -131,7 +131,7 @@ def compare(
     )
     measured = to_dataset(
         system,
-        estimates(found, rows.chains, wanted, errors=errors),
+        estimates(found, rows.chains, wanted, errors=errors, group=int(rows.members.max())),
         attributes(found, rows.chains, truth.attrs, errors),
     )
     pairings = [pair(truth, store, coarse) for store in models]
@@ -178,7 +178,7 @@ class _Against:
         found = self._collect(store, kept, self.rows.size, parent).take(complete)
         reference = self.found.take(complete)
         chains = self.rows.chains.take(np.flatnonzero(complete)) if self.rows.chains else None
-        data = estimates(found, chains, observables(found.system), errors=self.errors)
+        data = self._own(found, self.rows, chains)
         together = {}
         for observable in _common(found, reference):
             needs = observable.needs
@@ -217,7 +217,7 @@ class _Against:
     ) -> Model:
         rows = rows_of(store, max_rows)
         found = self._collect(store, rows.label, rows.size, None)
-        data = estimates(found, rows.chains, observables(found.system), errors=self.errors)
+        data = self._own(found, rows, rows.chains)
         together = {}
         for observable in _common(found, self.found):
             sides = [
@@ -276,6 +276,10 @@ class _Against:
             most = float(self.errors.number_of_bins(len(found.count)))
         return agreement_of(residual, places, most)
 
+    def _own(self, found: Statistics, rows: Rows, chains: Chains | None) -> Variables:
+        wanted, group = observables(found.system), int(rows.members.max())
+        return estimates(found, chains, wanted, errors=self.errors, group=group)
+
     def _as_dataset(self, found: Statistics, chains: Chains | None, data: Variables) -> xr.Dataset:
         about = attributes(found, chains, self.truth.attrs, self.errors)
         return to_dataset(found.system, data, about)
@@ -289,7 +293,13 @@ class _Against:
         of_truth = self.errors(
             lambda t: joint.function(fixed_model, t), truth, chains=self.rows.chains
         )
-        return replace(of_model, error=np.hypot(of_model.error, of_truth.error))
+        return replace(
+            of_model,
+            error=np.hypot(of_model.error, of_truth.error),
+            tau=np.maximum(of_model.tau, of_truth.tau),
+            tau_error=np.full_like(of_model.tau_error, np.nan),
+            n_eff=np.minimum(of_model.n_eff, of_truth.n_eff),
+        )
 
 
 def _difference(observable: Observable, system: System) -> Callable[[Means, Means], Array]:
@@ -306,8 +316,8 @@ def _independent(model: Estimate, truth: Estimate) -> Estimate:
     return Estimate(
         value,
         np.hypot(model.error, truth.error),
-        model.tau,
-        model.tau_error,
+        np.maximum(model.tau, truth.tau),
+        np.full_like(model.tau_error, np.nan),
         np.minimum(model.n_eff, truth.n_eff),
         covariance,
     )

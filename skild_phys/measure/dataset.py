@@ -87,8 +87,11 @@ def measure(
         opened, system, rows.label, rows.size,
         needed={name for o in wanted for name in o.needs}, threads=threads, progress=progress,
     )  # fmt: skip
+    group = int(rows.members.max())
     about = attributes(found, rows.chains, opened.attrs, errors)
-    return to_dataset(system, estimates(found, rows.chains, wanted, errors=errors), about)
+    return to_dataset(
+        system, estimates(found, rows.chains, wanted, errors=errors, group=group), about
+    )
 
 
 def chosen(system: System, only: str | Sequence[str] | None) -> tuple[Observable, ...]:
@@ -123,12 +126,16 @@ def estimates(
     wanted: Sequence[Observable],
     *,
     errors: ErrorMethod = GAMMA,
+    group: int = 1,
 ) -> Variables:
-    """Return the estimates that `found` gives, as `measure` has them, with theory."""
+    """Return the estimates that `found` gives, as `measure` has them, with theory.
+
+    `group` is how many lattices (of different parents) a row is made of, at most.
+    """
     system = found.system
     result: Variables = {}
     for observable in wanted:
-        add_estimate(result, observable, estimate(observable, found, chains, errors))
+        add_estimate(result, observable, estimate(observable, found, chains, errors), group)
     for name, known in theory(system).items():
         if name not in result:
             continue
@@ -172,22 +179,25 @@ def estimate(
     return errors(lambda m: observable.function(m, found.system), needed, chains=chains)
 
 
-def add_estimate(result: Variables, observable: Observable, found: Estimate) -> None:
-    """Put value, error, tau_int and n_eff of an observable among the variables."""
+def add_estimate(
+    result: Variables, observable: Observable, found: Estimate, group: int = 1
+) -> None:
+    """Put value, error, tau_int and n_eff of an observable among the variables.
+
+    `group` lattices are averaged in a row, at most: tau_int and n_eff count such rows.
+    """
+    unit = "spacing of draws" if group == 1 else f"{group} spacings of draws"
     name, dims, units = observable.name, observable.dims, observable.units
     about = observable.long_name
     _add(result, name, dims, found.value, about, units)
     _add(result, f"{name}_err", dims, found.error, f"standard error of the {about}", units)
     time = f"integrated autocorrelation time of the {about}"
-    _add(result, f"{name}_tau_int", dims, found.tau, time, "draw")
+    _add(result, f"{name}_tau_int", dims, found.tau, time, unit)
     _add(
-        result, f"{name}_tau_int_err", dims, found.tau_error, f"standard error of the {time}",
-        "draw",
-    )  # fmt: skip
-    _add(
-        result, f"{name}_n_eff", dims, found.n_eff,
-        f"independent lattices that the {about} is worth",
-    )  # fmt: skip
+        result, f"{name}_tau_int_err", dims, found.tau_error, f"standard error of the {time}", unit
+    )
+    rows = "independent lattices" if group == 1 else f"independent groups of {group} lattices"
+    _add(result, f"{name}_n_eff", dims, found.n_eff, f"{rows} that the {about} is worth")
 
 
 def _add(

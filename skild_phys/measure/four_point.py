@@ -102,9 +102,9 @@ def check_offsets(offsets: NDArray[np.int64], shape: Shape) -> None:
     """Raise BadInput unless `offsets` (4, d) are four sites for a lattice of `shape`."""
     if offsets.shape != (4, len(shape)):
         wanted = f"four sites of {len(shape)} whole numbers each"
-        raise BadInput("offsets", str(offsets.tolist()), wanted)
+        raise BadInput("--offsets", str(offsets.tolist()), wanted)
     if len({tuple(site) for site in offsets % np.array(shape)}) < 4:
-        raise BadInput("offsets", str(offsets.tolist()), "four different sites of the torus")
+        raise BadInput("--offsets", str(offsets.tolist()), "four different sites of the torus")
 
 
 def offset_terms(field: NDArray[Any], offsets: NDArray[np.int64]) -> Array:

@@ -54,7 +54,6 @@ class DatasetLattices:
     errors theirs.
     """
 
-    chunk = 64
     scale = 1.0
 
     def __init__(self, data: xr.Dataset) -> None:
@@ -62,7 +61,12 @@ class DatasetLattices:
         self.attrs = {str(k): v for k, v in data.attrs.items()}
         name = _field_of(data)
         self._values = data[name]
+        if "sample" in self._values.dims:
+            self._values = self._values.transpose("sample", ...)
+        if self._values.dtype.kind not in "iuf":
+            raise BadInput(name, str(self._values.dtype), "integers or real numbers")
         self.n_samples, *shape = self._values.shape
+        self.chunk = max(_SLICE_SITES // math.prod(shape), 1)
         self.shape = tuple(int(n) for n in shape)
         kind = self._values.dtype.kind
         whole = kind in "iu" and name != "block_sum"
@@ -81,12 +85,12 @@ class DatasetLattices:
     def read(self, start: int, stop: int) -> NDArray[Any]:
         values = self._values[start:stop].values
         if self.field == "field":
-            found = values.astype(np.float64)
+            found = np.ascontiguousarray(values, dtype=np.float64)
             good = bool(np.isfinite(found).all())
         else:
             allowed = range(self.q) if self.q else (-1, 1)
             good = bool(np.isin(values, list(allowed)).all())
-            found = values.astype(np.int8) if good else values
+            found = np.ascontiguousarray(values, dtype=np.int8) if good else values
         if not good:
             what = {"spins": "spins other than -1 and +1", "field": "NaN or infinity"}
             fault = what.get(self.field, f"a state outside 0 .. {self.q - 1}")
@@ -148,11 +152,8 @@ def as_lattices(source: Source, **attrs: Any) -> Lattices:
         if attrs:
             raise BadInput(next(iter(attrs)), str(source.path), "nothing: a store has its own")
         return source
-    if "model" in attrs:
-        get_model(attrs["model"])
-    if "temperature" in attrs:
-        model = get_model(attrs.get("model", "ising2d"))
-        attrs["temperature"] = parse_temperature(attrs["temperature"], model)
+    if unknown := set(attrs) - {"model", "temperature"}:
+        raise BadInput(min(unknown), attrs[min(unknown)], "model and temperature only")
     if isinstance(source, xr.DataArray):
         source = source.to_dataset(name=source.name or "field")
     if not isinstance(source, xr.Dataset):
@@ -161,9 +162,22 @@ def as_lattices(source: Source, **attrs: Any) -> Lattices:
             raise BadInput("array", str(values.shape), "(n, Ly, Lx) or (n, Lz, Ly, Lx)")
         axes = ("sample", "z", "y", "x")
         known = MODELS.get(str(attrs.get("model")))
-        name = known.field if known is not None else "lattice"
+        name = known.field if known is not None and "factor" not in attrs else "lattice"
         source = xr.Dataset({name: (axes[:1] + axes[5 - values.ndim :], values)})
-    return DatasetLattices(source.assign_attrs(attrs))
+    about = {**source.attrs, **attrs}
+    if "model" in attrs:
+        get_model(str(attrs["model"]))
+    if "temperature" in about:
+        about["temperature"] = _temperature(about)
+    return DatasetLattices(source.assign_attrs(about))
+
+
+def _temperature(attrs: dict[str, Any]) -> float:
+    """Return the temperature of a Dataset or an array as a number; raises BadInput."""
+    text, model = str(attrs["temperature"]), MODELS.get(str(attrs.get("model")))
+    if model is None and "c" in text:
+        raise BadInput("temperature", text, "a number, or a known model beside it")
+    return parse_temperature(text, model or MODELS["ising2d"])
 
 
 def slices(lattices: Lattices) -> Iterator[tuple[int, NDArray[Any]]]:

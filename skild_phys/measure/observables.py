@@ -77,6 +77,10 @@ def _has_bonds(system: System) -> bool:
     return system.model is not None and math.isfinite(system.temperature)
 
 
+def _has_waves(system: System) -> bool:
+    return max(system.shape) > 1
+
+
 def _signed(system: System) -> bool:
     return not system.q
 
@@ -140,7 +144,7 @@ STATISTICS = {
     "diagonal": Statistic(_always, lambda s: two_point.along_diagonals(s.correlation)),
     "distance": Statistic(_always, lambda s: s.over_distances()),
     "along_k": Statistic(_always, lambda s: s.along_k()),
-    "lowest": Statistic(lambda system: max(system.shape) > 1, lambda s: s.along_k()[:, :2]),
+    "lowest": Statistic(_has_waves, lambda s: s.along_k()[:, :2]),
     "four_point": Statistic(_has_squares, _squares),
     "offsets": Statistic(lambda system: bool(system.offsets) and _signed(system), _offsets),
     "patterns": Statistic(_has_patterns, _patterns),
@@ -175,7 +179,7 @@ def _binder_ratio(means: Means, system: System) -> Array:
 
 
 def _susceptibility(means: Means, system: System) -> Array:
-    return thermo.susceptibility(means["moments"][..., 2], system.sites)
+    return np.asarray(means["lowest"][..., 0])
 
 
 def _connected_susceptibility(means: Means, system: System) -> Array:
@@ -221,7 +225,11 @@ OBSERVABLES = (
     Observable(
         "binder_ratio", "Binder cumulant U2 = 1 - <m^2> / (3 <|m|>^2)", "1", "", _M, _binder_ratio
     ),
-    Observable("susceptibility", "susceptibility N <m^2>", "1", "", _M, _susceptibility),
+    Observable(
+        "susceptibility",
+        "susceptibility S(0): N <m^2>, of Potts states N times the squared vector of their shares",
+        "1", "", ("lowest",), _susceptibility,
+    ),
     Observable(
         "connected_susceptibility", "connected susceptibility N (<m^2> - <|m|>^2)", "1", "",
         _M, _connected_susceptibility,

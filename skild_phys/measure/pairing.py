@@ -37,6 +37,8 @@ def pair(truth: LatticeStore, model: LatticeStore, coarse: LatticeStore | None =
     same parent store for both), or if the pairs have the same coarse values. Otherwise the two
     are taken as independent ensembles, and the notes say why.
     """
+    if not model.has("parent") and model.path.resolve() == truth.path.resolve():
+        return Pairing(np.arange(truth.n_samples), ("this is the truth itself",))
     if not model.has("parent"):
         return Pairing(None, ("unpaired errors: the store names no parents of its lattices",))
     ancestors, first = np.unique(identities(truth), return_index=True)

@@ -342,8 +342,9 @@ def _lines(comparison: Comparison, model: Model, name: str) -> list[dict[str, An
 
 
 def _off(model: Model, name: str, i: int) -> bool:
+    """Return whether a residual is beyond its error, or one of the two is not known."""
     residual, error = (_at(model.data, f"{name}_residual{end}", i) for end in ("", "_err"))
-    return abs(residual) > SIGNIFICANT * error
+    return not abs(residual) <= SIGNIFICANT * error
 
 
 def _four_point_sentence(model: Model) -> str:
@@ -375,7 +376,10 @@ def _scalar_sentence(model: Model, name: str, label: str) -> str:
 
 def _ratio_sentence(model: Model) -> str:
     ratio, error = (model.data[f"structure_factor_ratio{end}"].values for end in ("", "_err"))
-    off = np.flatnonzero(np.abs(ratio - 1) > SIGNIFICANT * error)
+    residual, spread = (
+        model.data[f"structure_factor_residual{end}"].values for end in ("", "_err")
+    )
+    off = np.flatnonzero(~(np.abs(residual) <= SIGNIFICANT * spread))
     if not len(off):
         return f"S(k) agrees within {SIGNIFICANT:g} errors in every shell."
     chance = len(ratio) * 2 * float(stats.t.sf(SIGNIFICANT, model.parents - 1))
@@ -384,6 +388,8 @@ def _ratio_sentence(model: Model) -> str:
             f"S(k) agrees: {len(off)} of {len(ratio)} shells are beyond {SIGNIFICANT:g} errors, "
             f"where chance makes {chance:.1f}."
         )
+    if not np.isfinite(ratio[off]).all():
+        return f"S(k) is off in {len(off)} of {len(ratio)} shells, without bound where it is 0."
     worst = int(off[np.argmax(np.abs(np.log(np.maximum(ratio[off], 1e-300))))])
     k = float(model.data["k"].values[worst])
     shown = with_error(float(ratio[worst]), float(error[worst]))

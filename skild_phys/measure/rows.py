@@ -70,5 +70,9 @@ def rows_of(lattices: Lattices, max_rows: int = MAX_ROWS) -> Rows:
         return Rows(row[label], int(row[-1]) + 1, np.bincount(row), None)
     chain, time = chains.grid()
     kept, row = np.unique(np.stack([chain, time // group]), axis=1, return_inverse=True)
+    if kept.shape[1] > 2 * max_rows:
+        # Chains shorter than a group: they are independent, and go together by their number.
+        row = np.argsort(np.lexsort((time, chain))) // group
+        return Rows(row[label], int(row.max()) + 1, np.bincount(row), None)
     row = row.ravel()
     return Rows(row[label], kept.shape[1], np.bincount(row), Chains(kept[0], kept[1]))

@@ -28,7 +28,7 @@ from skild_phys.errors import BadInput
 from skild_phys.lattice.exact import EXPONENTS
 from skild_phys.measure.lattices import Lattices, hamiltonian
 from skild_phys.measure.reweighting import effective_share, free_energies, log_weights
-from skild_phys.measure.rows import chains_of
+from skild_phys.measure.rows import rows_of
 from skild_phys.measure.statistics import collect
 from skild_phys.measure.system import System
 
@@ -37,7 +37,9 @@ Array = NDArray[np.float64]
 BINS = 40
 """Bins of each size, unless told."""
 
+_FEWEST_POINTS = 8
 _GRID = 33  # temperatures of a curve, between which a cubic spline interpolates
+_LEAST_BETWEEN = 0.9  # between runs the share may fall to a tenth of that at the ends
 _SHARE = 0.3  # of a run's samples that weights must still make use of at the ends of a curve
 _LARGEST_K = 0.3  # rad / lattice constant, on the smallest lattice; above, S(k) feels the lattice
 _DEGREE = 4  # of the polynomial that the curves collapse on
@@ -238,10 +240,14 @@ def _by_side(stores: Sequence[Lattices], bins: int) -> dict[int, list[Lattices]]
             raise BadInput("STORE", str(store.path), f"lattices with equal sides, not {size}")
         if not 2 <= bins <= store.n_samples:
             raise BadInput("--bins", bins, f"2 to {store.n_samples}, the lattices of {store.path}")
+        if any(
+            store.path.resolve() == other.path.resolve() for other in stores if other is not store
+        ):
+            raise BadInput("STORE", str(store.path), "every store once")
         found.setdefault(store.shape[0], []).append(store)
     if len(found) < 2:
-        sides = ", ".join(map(str, found)) or "none"
-        raise BadInput("STORES", f"L = {sides}", "lattices of two sizes or more")
+        names = ", ".join(store.path.name for store in stores)
+        raise BadInput("STORES", names, "lattices of two sizes or more")
     return found
 
 
@@ -273,11 +279,7 @@ def _samples(
         ).rows  # fmt: skip
         energy.append(found["energy"][:, 0] * system.sites)
         averages.append(np.hstack([found["moments"][:, 2:], found["along_k"][:, : lowest + 1]]))
-        chains = chains_of(store)
-        order = np.arange(n) if chains is None else np.lexsort((chains.draw, chains.chain))
-        label = np.empty(n, dtype=np.int64)
-        label[order] = np.arange(n) * bins // n
-        bin_of.append(label)
+        bin_of.append(_bins_of(store, bins))
         run.append(np.full(n, number))
         beta.append(1.0 / system.temperature)
     return _Samples(
@@ -287,6 +289,19 @@ def _samples(
         np.concatenate(averages),
         np.array(beta),
     )
+
+
+def _bins_of(store: Lattices, bins: int) -> NDArray[np.int64]:
+    """Return the bin of each lattice, in time order; refinements of one parent share theirs."""
+    rows = rows_of(store, store.n_samples)
+    if bins > rows.size:
+        raise BadInput("--bins", bins, f"2 to {rows.size}, the parents of {store.path}")
+    order = np.arange(rows.size)
+    if rows.chains is not None:
+        order = np.lexsort((rows.chains.draw, rows.chains.chain))
+    of_row = np.empty(rows.size, dtype=np.int64)
+    of_row[order] = np.arange(rows.size) * bins // rows.size
+    return of_row[rows.label]
 
 
 def _curve(
@@ -303,7 +318,7 @@ def _curve(
     runs = len(samples.beta)
     count = np.bincount(samples.run, minlength=runs).astype(np.float64)
     free = free_energies(energy, samples.beta, count)
-    temperature = _reach(energy, samples.beta, count, free)
+    temperature = _reach(side, energy, samples.beta, count, free)
     means = []
     for left_out in range(-1, bins):
         kept = samples.bin != left_out
@@ -311,30 +326,37 @@ def _curve(
         own = free_energies(energy[kept], samples.beta, number, free)
         weights = np.exp(log_weights(energy[kept], samples.beta, number, own, 1 / temperature))
         means.append(weights @ samples.averages[kept] / weights.sum(axis=1, keepdims=True))
+    values = _observables(np.array(means), side)
+    finite = np.all([np.isfinite(v).all(axis=0) for v in values.values()], axis=0)
+    if finite.sum() < _FEWEST_POINTS:
+        raise BadInput("STORES", f"lattices of L = {side}", "more of them, that differ")
+    inside = np.flatnonzero(finite)
+    if len(inside) != inside[-1] - inside[0] + 1:
+        raise BadInput("STORES", f"lattices of L = {side}", "more of them, nearer to Tc")
     return Curve(
         side,
         len(energy),
         tuple(sorted(float(t) for t in 1.0 / samples.beta)),
-        temperature,
-        _observables(np.array(means), side),
+        temperature[inside],
+        {name: v[:, inside] for name, v in values.items()},
     )
 
 
 def _observables(means: Array, side: int) -> dict[str, Array]:
     m2, m4, zero, *powers = np.moveaxis(means, -1, 0)
-    with np.errstate(invalid="ignore"):
+    with np.errstate(invalid="ignore", divide="ignore"):
         length = np.sqrt(zero / powers[0] - 1) / (2 * np.sin(np.pi / side))
-    found = {
-        "binder_cumulant": 1 - m4 / (3 * m2**2),
-        "xi_over_l": length / side,
-        "log_susceptibility": np.log(zero),
-    }
-    return found | {f"log_power_{j}": np.log(power) for j, power in enumerate(powers, 1)}
+        found = {
+            "binder_cumulant": 1 - m4 / (3 * m2**2),
+            "xi_over_l": length / side,
+            "log_susceptibility": np.log(zero),
+        }
+        return found | {f"log_power_{j}": np.log(power) for j, power in enumerate(powers, 1)}
 
 
-def _reach(energy: Array, beta: Array, count: Array, free: Array) -> Array:
+def _reach(side: int, energy: Array, beta: Array, count: Array, free: Array) -> Array:
     """Return temperatures as far out as weights still use `_SHARE` of a run's samples."""
-    least = _SHARE / len(beta)
+    least = _SHARE / len(np.unique(beta))
 
     def used(inverse: float) -> float:
         logs = log_weights(energy, beta, count, free, np.array([inverse]))
@@ -348,6 +370,11 @@ def _reach(energy: Array, beta: Array, count: Array, free: Array) -> Array:
             step *= 1.5
         low, high = start, start + sign * step
         ends.append(brentq(used, low, high) if used(low) > 0 > used(high) else high)
+    for cold, hot in pairwise(np.unique(1.0 / beta)):
+        middle = 0.5 * (1.0 / cold + 1.0 / hot)
+        if used(middle) < -_LEAST_BETWEEN * least:
+            texts = f"energies of L = {side} at T = {cold:.5g} and {hot:.5g}"
+            raise BadInput("STORES", texts, "temperatures so near that they overlap")
     return np.linspace(1.0 / ends[0], 1.0 / ends[1], _GRID)
 
 

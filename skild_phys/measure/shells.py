@@ -83,8 +83,13 @@ def _add_by_label(values, label, weight, sums):  # type: ignore[no-untyped-def]
 
 
 def _make(distance: Array, width: float, count: NDArray[np.int64], last: int) -> Shells:
-    """Return shells -1/2 <= distance / width - j < 1/2, j = 0 .. last, leaving empty ones out."""
+    """Return shells -1/2 <= distance / width - j < 1/2, j = 0 .. last, leaving empty ones out.
+
+    The origin is a shell of its own.
+    """
     number = np.floor(distance / width + (0.5 + _ROUNDING)).astype(np.int64).ravel()
+    number[distance.ravel() > 0] += 1  # the origin is a shell of its own
+    last += 1
     number[number > last] = -1
     there = np.unique(number[number >= 0])
     label = np.where(number >= 0, np.searchsorted(there, number), -1)

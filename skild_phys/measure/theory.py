@@ -24,6 +24,7 @@ TRANSFORM = "transform of the two-point function in theory"
 SALAS_SOKAL = "limit of large L (cond-mat/9904038)"
 
 
+_SMALLEST = 16  # side from which the scaling limit is within 1% of S(k) and xi
 _NEAREST = 4.0  # lattice constants from which the continuum limit of G4c is within 0.3%
 
 
@@ -40,9 +41,9 @@ def theory(system: System) -> dict[str, Theory]:
     """Return what is known, by name of the observable.
 
     Energy, specific heat and domain walls of the 2D Ising model at any temperature, on tori of
-    any sides; correlations and what follows from them at Tc. The magnetization itself is 0 by
-    symmetry. Of the Potts model with q = 2, which is Ising's with e = (e_Ising(2 T) - 2) / 2, the
-    energy is known.
+    any sides; correlations and what follows from them at Tc, in the scaling limit, on tori whose
+    sides are `_SMALLEST` or longer. The magnetization itself is 0 by symmetry. Of the Potts model
+    with q = 2, which is Ising's with e = (e_Ising(2 T) - 2) / 2, the energy is known.
     """
     if system.model is None or not math.isfinite(system.temperature) or min(system.shape) < 2:
         return {}
@@ -63,7 +64,7 @@ def theory(system: System) -> dict[str, Theory]:
         "magnetization": Theory(np.asarray(0.0), "by symmetry", True),
     }
     tc = MODELS["ising2d"].critical_temperature
-    if math.isclose(system.temperature, tc, rel_tol=1e-9):
+    if min(system.shape) >= _SMALLEST and math.isclose(system.temperature, tc, rel_tol=1e-9):
         known |= _critical(system, energy)
     return known
 

@@ -86,10 +86,14 @@ def structure_factor_figure(comparison: Comparison) -> Figure | None:
         lines = []
         for i, model in enumerate(comparison.models):
             ratio, spread = (model.data[f"structure_factor_ratio{e}"].values[drawn] for e in BOTH)
-            top.plot(k, truth * ratio, label=literal(model.name), **open_marker(i))
-            lines.append((k, ratio - 1, spread, i))
+            own = model.data["structure_factor"].values[drawn]
+            shown = np.where(np.isfinite(ratio), truth * np.nan_to_num(ratio), own)
+            top.plot(k, shown, label=literal(model.name), **open_marker(i))
+            lines.append((k, np.where(np.isfinite(ratio), ratio - 1, np.nan), spread, i))
         differences(bottom, lines)
-        top.set(xscale="log", yscale="log", ylabel="structure factor S(k)")
+        top.set(xscale="log", ylabel="structure factor S(k)")
+        if (truth > 0).any():
+            top.set_yscale("log")
         bottom.set(xlabel="wave number k (rad / lattice constant)", ylabel="model / truth $-$ 1")
         log_ticks(bottom, np.array([t for t in WAVE_NUMBERS if k[0] <= t <= k[-1]]))
         top.legend()

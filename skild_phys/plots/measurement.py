@@ -42,7 +42,10 @@ def measurement_figure(data: xr.Dataset) -> Figure | None:
             for i, (name, label, step) in enumerate(lines):
                 if name in data:
                     _measured_line(ax, data, name, where, label, step, i)
-            ax.set(xscale="log", yscale="log", xlabel=xlabel, ylabel=ylabel)
+            ax.set(xlabel=xlabel, ylabel=ylabel)
+            if not ax.has_data():
+                continue
+            ax.set(xscale="log", yscale="log")
             if where in ("side", "distance"):
                 low, high = ax.get_xlim()
                 log_ticks(ax, np.array([2**i for i in range(20) if low <= 2**i <= high]))
@@ -96,7 +99,9 @@ def _measured_line(
     ax: Axes, data: xr.Dataset, name: str, where: str, label: str, step: float, i: int
 ) -> None:
     x, values, error = data[where].values * step, data[name].values, data[f"{name}_err"].values
-    seen = np.flatnonzero((x > 0) & (values != 0))
+    seen = np.flatnonzero((x > 0) & np.isfinite(values) & (values != 0))
+    if not len(seen):
+        return
     shown = seen if len(seen) <= _POINTS else seen[spread_out(len(seen), _POINTS) - 1]
     style: Any = {"color": colour(i), "marker": MARKERS[i], "ls": "", "ms": 3}
     ax.errorbar(x[shown], np.abs(values[shown]), error[shown], label=label, **style)

@@ -98,7 +98,7 @@ def differences(ax: Axes, lines: list[Line]) -> None:
     largest, errors = 0.0, []
     for x, values, error, i in lines:
         band(ax, x, values, error, i)
-        largest = max(largest, float(np.nanmax(np.abs(values), initial=0.0)))
+        largest = max(largest, float(np.abs(values[np.isfinite(values)]).max(initial=0.0)))
         errors.append(error)
     ax.axhline(0.0, color=TRUTH, lw=0.8)
     every = np.concatenate([np.ravel(e) for e in errors]) if errors else np.zeros(0)

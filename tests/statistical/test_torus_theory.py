@@ -91,6 +91,8 @@ def test_correlations_from_four_sites_on(
 def test_structure_factor_and_what_follows(which: str, request: pytest.FixtureRequest) -> None:
     ensemble = request.getfixturevalue(which)
     assert ensemble.judge("structure_factor", np.array([0, 1, 2, 4, 8, 16])).p > 1e-4
+    for name in ("susceptibility", "correlation_length_ratio"):
+        assert ensemble.judge(name, np.array([0])).p > 1e-4
 
 
 def _infinite(ensemble: Ensemble) -> np.ndarray:
