@@ -14,9 +14,9 @@ from skild_phys.errors import BadInput
 from skild_phys.lattice.exact import kaufman_energy
 from skild_phys.lattice.models import MODELS
 from skild_phys.measure import reweighting
-from skild_phys.measure import scaling as module
 from skild_phys.measure.reweighting import effective_share, free_energies, log_weights
 from skild_phys.measure.scaling import Number, scaling
+from skild_phys.measure.scaling import curves as module
 from skild_phys.simulate.chain import simulate
 from skild_phys.simulate.spec import SimulationSpec
 from skild_phys.store import LatticeStore, create_store, open_store
