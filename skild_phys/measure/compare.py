@@ -24,10 +24,11 @@ from skild_phys.measure.dataset import (
     estimates,
     to_dataset,
 )
+from skild_phys.measure.joint import Joint, add_joint, joint_functions
 from skild_phys.measure.lattices import check_measurable
 from skild_phys.measure.observables import Observable, all_of, observables
 from skild_phys.measure.pairing import Pairing, agreement, pair
-from skild_phys.measure.patterns import fold_patterns, kl_divergence, total_variation
+from skild_phys.measure.patterns import fold_patterns, total_variation
 from skild_phys.measure.pictures import Pictures, pictures
 from skild_phys.measure.rows import MAX_ROWS, Rows, rows_of
 from skild_phys.measure.shells import Array
@@ -35,16 +36,7 @@ from skild_phys.measure.statistics import Statistics, collect
 from skild_phys.measure.system import System
 from skild_phys.store import LatticeStore, read_timing
 
-_NOISE = "patterns_tv_noise"
 _COST = ("method", "steps", "sweeps", "polish")
-RATIOS = {
-    "structure_factor_ratio": ("structure_factor", "radial"),
-    "two_point_axis_ratio": ("two_point_axis", "axis"),
-    "two_point_diagonal_ratio": ("two_point_diagonal", "diagonal"),
-    "two_point_radial_ratio": ("two_point_radial", "distance"),
-}
-"""Name of a ratio model / truth -> the observable, and the statistic that its mean is."""
-
 JUDGED = (
     "connected_four_point",
     "two_point_axis",
@@ -62,7 +54,7 @@ class Model:
     ----------
     name : name of the store without its suffix.
     data : its own estimates, as from `dataset.measure`; and NAME_residual = model - truth with
-        NAME_residual_err, the ratios of `RATIOS`, patterns_tv, patterns_tv_noise (what equal
+        NAME_residual_err, the ratios of `joint.RATIOS`, patterns_tv, patterns_tv_noise (what equal
         ensembles would show), patterns_kl, site_agreement, coarse_agreement, each with _err.
     together : observable -> chi^2 of its residuals at all places.
     paired : whether residuals carry paired errors.
@@ -195,9 +187,9 @@ class _Against:
         for extra in _AGREEMENTS:
             if extra.name in found.rows:
                 add_estimate(data, extra, estimate(extra, found, chains, self.errors))
-        for joint in _joint(found, reference):
+        for joint in joint_functions(found, reference):
             sides = ({n: s.rows[n] for n in joint.needs} for s in (found, reference))
-            _add_joint(data, joint, self.errors(joint.function, *sides, chains=chains))
+            add_joint(data, joint, self.errors(joint.function, *sides, chains=chains))
         lattices, parents = int(found.count.sum()), int(reference.count.sum())
         notes = (
             *pairing.notes,
@@ -233,8 +225,8 @@ class _Against:
             _add_residual(data, observable, residual)
             if observable.name in JUDGED:
                 together[observable.name] = self._judge(observable, residual, found)
-        for joint in _joint(found, self.found):
-            _add_joint(data, joint, self._apart(joint, found, rows.chains))
+        for joint in joint_functions(found, self.found):
+            add_joint(data, joint, self._apart(joint, found, rows.chains))
         lattices, parents = int(found.count.sum()), int(self.found.count.sum())
         own = self._as_dataset(found, rows.chains, data)
         notes = (*pairing.notes, *self._another_temperature(store))
@@ -284,7 +276,7 @@ class _Against:
         about = attributes(found, chains, self.truth.attrs, self.errors)
         return to_dataset(found.system, data, about)
 
-    def _apart(self, joint: _Joint, found: Statistics, chains: Chains | None) -> Estimate:
+    def _apart(self, joint: Joint, found: Statistics, chains: Chains | None) -> Estimate:
         """Return a function of two ensembles; their errors add in quadrature."""
         model, truth = ({n: s.rows[n] for n in joint.needs} for s in (found, self.found))
         fixed_model = {n: a.mean(axis=0) for n, a in model.items()}
@@ -330,86 +322,6 @@ _AGREEMENTS = tuple(
         ("coarse_agreement", "share of coarse values equal to the truth's"),
     )
 )
-
-
-@dataclass(frozen=True)
-class _Joint:
-    """A function of the means of model and truth together that is not a difference."""
-
-    name: str
-    long_name: str
-    dim: str
-    needs: tuple[str, ...]
-    function: Callable[[Means, Means], Array]
-
-    @property
-    def labelled(self) -> Observable:
-        return Observable(
-            self.name, self.long_name, "1", self.dim, self.needs, lambda means, system: np.zeros(0)
-        )
-
-
-def _ratio_of(statistic: str) -> Callable[[Means, Means], Array]:
-    def ratio(model: Means, truth: Means) -> Array:
-        with np.errstate(invalid="ignore", divide="ignore"):
-            return np.asarray(model[statistic] / truth[statistic])
-
-    return ratio
-
-
-def _joint(found: Statistics, reference: Statistics) -> list[_Joint]:
-    sites = float(found.system.sites)
-    windows = min(int(s.count.sum()) for s in (found, reference)) * sites
-    known = {o.name: o for o in observables(found.system)}
-
-    def variation(model: Means, truth: Means) -> Array:
-        return total_variation(fold_patterns(model["patterns"]), fold_patterns(truth["patterns"]))
-
-    def difference(model: Means, truth: Means) -> Array:
-        return fold_patterns(model["patterns"]) - fold_patterns(truth["patterns"])
-
-    def divergence(model: Means, truth: Means) -> Array:
-        p, q = fold_patterns(truth["patterns"]), fold_patterns(model["patterns"])
-        return kl_divergence(p, q, 0.5 / windows)
-
-    functions = [
-        _Joint(
-            name,
-            f"{known[of].long_name}, over the truth's",
-            known[of].dim,
-            (statistic,),
-            _ratio_of(statistic),
-        )
-        for name, (of, statistic) in RATIOS.items()
-    ]
-    if "patterns" in found.rows and "patterns" in reference.rows:
-        functions += [
-            _Joint("patterns_tv", "total variation of 3x3 patterns", "", ("patterns",), variation),
-            _Joint(
-                _NOISE,
-                "total variation of 3x3 patterns that noise alone would give",
-                "",
-                ("patterns",),
-                difference,
-            ),
-            _Joint(
-                "patterns_kl",
-                "Kullback-Leibler divergence of 3x3 patterns, truth from model",
-                "",
-                ("patterns",),
-                divergence,
-            ),
-        ]
-    return functions
-
-
-def _add_joint(data: Variables, joint: _Joint, found: Estimate) -> None:
-    if joint.name == _NOISE:
-        # The mean of |x| for a Gaussian x of standard deviation sigma is sigma sqrt(2 / pi).
-        noise = np.asarray(found.error.sum() / np.sqrt(2 * np.pi))
-        unknown = np.asarray(np.nan)
-        found = Estimate(noise, unknown, unknown, unknown, unknown)
-    add_estimate(data, joint.labelled, found)
 
 
 def _check(store: LatticeStore, truth: LatticeStore) -> None:

@@ -14,7 +14,8 @@ import xarray as xr
 from scipy import stats
 
 from skild_phys.measure.agreement import Agreement
-from skild_phys.measure.compare import RATIOS, Comparison, Model
+from skild_phys.measure.compare import Comparison, Model
+from skild_phys.measure.joint import RATIOS
 from skild_phys.measure.observables import POSITION
 
 SIGNIFICANT = 3.0
