@@ -35,9 +35,9 @@ def scaling_figure(found: Scaling) -> Figure:
             found,
             "nu",
             "slope",
-            rf"slope where $U_4$ is fixed ({_KB} / J)",
+            rf"slope at fixed $U_4$ ({_KB} / J)",
         )
-        _lines(axes[2, 1], found, "eta", "chi", r"$\chi$, $S(2\pi / L)$ where $U_4$ is fixed")
+        _lines(axes[2, 1], found, "eta", "chi", r"$\chi$, $S(2\pi / L)$ at fixed $U_4$")
         legend_above(figure, axes[0, 0])
     return figure
 
@@ -58,7 +58,7 @@ def _curves(ax: Axes, found: Scaling, name: str) -> None:
     ax.axvline(found.published["temperature"], color=THEORY, ls="--", lw=0.8)
     ax.xaxis.set_major_locator(MaxNLocator(5))
     ax.set(
-        xlabel=r"temperature (J / $\mathrm{k_B}$); dashed: published; black: crossings",
+        xlabel=rf"T (J / {_KB}); dashed: published",
         ylabel=LABELS[name],
     )
 
@@ -72,6 +72,11 @@ def _collapsed(ax: Axes, found: Scaling, name: str) -> None:
         ax.plot(
             _scaled(curve, collapse), curve.values[name][0], color=colour(i),
             marker=MARKERS[i % len(MARKERS)], markevery=4, ms=3, lw=0.8,
+        )  # fmt: skip
+        values, error = curve.values[name][0], curve.error(name)
+        ax.fill_between(
+            _scaled(curve, collapse), values - error, values + error,
+            color=colour(i), alpha=0.25, lw=0,
         )  # fmt: skip
     tc, nu = collapse.temperature.value, collapse.nu.value
     ax.set(
