@@ -52,12 +52,12 @@ class Ensemble:
         observable: Observable = self.observables[name]
         exact = np.ravel(self.known[name].value if against is None else against)
         needed = {n: self.found.rows[n] for n in observable.needs}
-        residual = jackknife(
-            lambda m: np.atleast_1d(observable.function(m, self.system).T).T - exact,
-            needed,
-            chains=self.rows.chains,
-            covariance=True,
-        )
+
+        def off(means: dict[str, np.ndarray]) -> np.ndarray:
+            values = np.asarray(observable.function(means, self.system))
+            return (values if observable.dim else values[..., np.newaxis]) - exact
+
+        residual = jackknife(off, needed, chains=self.rows.chains, covariance=True)
         return agreement_of(residual, places)
 
 
