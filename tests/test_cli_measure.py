@@ -116,6 +116,14 @@ def test_bins_replace_the_gamma_method(cli: Cli, fine: Path) -> None:
         (["--bins", "1"], "--bins: 1 is not accepted; expected 2 to 20"),
         (["--bins", "21"], "--bins: 21"),
         (["-o", "m.txt"], "-o: 'm.txt'"),
+        (["-o", "fine.zarr", "--overwrite"], "-o: 'fine.zarr'"),
+        (["--seed", "-1"], "--seed: -1"),
+        (["--errors", "guess"], "--errors: 'guess'"),
+        (["--resamples", "9"], "--resamples: 9"),
+        (["--errors", "bootstrap", "--resamples", "999999999"], "--resamples: 999999999"),
+        (["--only", "u5"], "--only: 'u5'"),
+        (["--offsets", "0,0 0,1 1,1"], "--offsets: '0,0 0,1 1,1'"),
+        (["--offsets", f"0,0 0,1 1,1 1,{10**22}"], "--offsets: "),
         (["-o", "no/such/m.nc"], "-o: 'no/such/m.nc'"),
     ],
 )
@@ -253,6 +261,40 @@ def test_lattices_without_spread_raise_no_warning(cli: Cli, tmp_path: Path) -> N
         assert (code, err) == (0, "")
     pair = save(tmp_path / "two.zarr", striped[:2], chain=np.zeros(2, int), draw=np.arange(2))
     assert cli("measure", pair)[::2] == (0, "")
+
+
+def test_a_lattice_store_is_not_replaced_by_a_measurement(
+    cli: Cli, fine: Path, refined: Path
+) -> None:
+    code, _, err = cli("measure", fine, "-o", refined, "--overwrite")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "no store of lattices" in err
+    assert cli("measure", refined, "--json")[0] == 0
+
+
+@pytest.mark.filterwarnings("error")
+def test_what_is_not_finite_is_no_agreement(cli: Cli, fine: Path, tmp_path: Path) -> None:
+    """Of equal lattices S(k) is 0, and ratios to it are infinite."""
+    equal = save(tmp_path / "equal.zarr", np.ones((N, SIDE, SIDE), np.int8))
+    assert cli("measure", equal, "-o", tmp_path / "m")[0] == 0
+    code, out, err = cli("compare", equal, fine, "-o", tmp_path / "r", "--json")
+    assert code == 0, err
+    said = json.loads(out)["models"][0]["verdict"]
+    assert "S(k) is off in" in said
+    assert "S(k) agrees" not in said
+
+
+def test_a_truth_beside_itself_and_at_another_temperature(
+    cli: Cli, fine: Path, tmp_path: Path
+) -> None:
+    warm = tmp_path / "warm.zarr"
+    save_model(warm, "ising2d", (SIDE, SIDE))
+    code, out, _ = cli("compare", fine, fine, warm, "-o", tmp_path / "r", "--json")
+    assert code == 0
+    same, other = json.loads(out)["models"]
+    assert same["paired"]
+    assert same["notes"] == ["this is the truth itself"]
+    assert "its temperature is 1.5, the truth's 2.269185" in other["notes"][-1]
 
 
 def test_names_are_no_markup(cli: Cli, fine: Path, tmp_path: Path) -> None:
