@@ -124,7 +124,7 @@ def test_each_lattice_has_bonds_of_its_own() -> None:
     same = np.repeat(lattices()[:1], N, axis=0)
     known = {"model": "ising2d", "temperature": TC}
     found = [measure(same, seed=seed, **known) for seed in (0, 0, 1)]
-    assert float(found[0]["fk_cluster_size_err"]) > 0
+    assert float(found[0]["fk_cluster_size_err"]) > 1e-3
     assert float(found[0]["geometric_cluster_size_err"]) == 0
     values = [float(f["fk_cluster_size"]) for f in found]
     assert values[0] == values[1] != values[2]

@@ -173,7 +173,7 @@ def test_refinements_of_one_parent_share_a_bin(
         tmp_path / "four.zarr", field="spins", n_samples=4 * n, shape=(16, 16), chunk=64,
         attrs=attrs, variables=("parent",),
     ) as writer:  # fmt: skip
-        writer.commit({"spins": np.repeat(spins, 4, 0), "parent": np.repeat(np.arange(n), 4)})
+        writer.commit({"spins": np.tile(spins, (4, 1, 1)), "parent": np.tile(np.arange(n), 4)})
     with create_store(
         tmp_path / "one.zarr", field="spins", n_samples=n, shape=(16, 16), chunk=64,
         attrs=attrs, variables=("parent",),
