@@ -22,6 +22,7 @@ COMMANDS = {
     "scaling": "Tc, nu and eta from stores of several sizes.",
     "train": "Train SKILD weights on a store or on a running simulation.",
     "spectrum": "Power spectrum of a store, measured and fitted.",
+    "images": "Image benchmarks: data sets, low resolution, scores.",
     "bench": "How fast updates are on this machine, beside other packages.",
 }
 

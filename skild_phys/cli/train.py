@@ -116,6 +116,7 @@ def _source(store: Path | None, options: TrainConfig) -> tuple[Source, dict[str,
     import torch
 
     from skild_phys.lattice.models import get_model, parse_temperature
+    from skild_phys.skild.pixels import ImageLattices
     from skild_phys.skild.source import ArrayLattices, SimulationSource, StoreSource
     from skild_phys.store import is_store, open_store
 
@@ -136,6 +137,14 @@ def _source(store: Path | None, options: TrainConfig) -> tuple[Source, dict[str,
         array = ArrayLattices(store, spins)
         return StoreSource(array, options.seed), system | {"side": min(array.shape)}
     lattices = open_store(store)
+    if lattices.field == "image":
+        if spins:
+            raise BadInput("output", options.output, "v, eps or x0 for a store of images")
+        has = "train" if lattices.has("split") else None
+        images = ImageLattices(lattices, has)
+        system = {"model": "images", "temperature": None, "side": min(images.shape)}
+        system |= {"dataset": lattices.attrs.get("dataset"), "images": images.n_samples}
+        return StoreSource(images, options.seed), system
     if lattices.q:
         raise BadInput("STORE", str(store), f"spins, block sums or a field, not '{lattices.field}'")
     if spins and lattices.field != "spins":

@@ -14,10 +14,15 @@ from typing import Any
 
 from skild_phys.errors import BadInput
 from skild_phys.skild.basis import BASES
-from skild_phys.skild.denoiser import OUTPUTS
+from skild_phys.skild.denoiser import NETWORKS, OUTPUTS, AnyNetworkConfig
+from skild_phys.skild.ncsnpp import NcsnppConfig
 from skild_phys.skild.network import NetworkConfig
-from skild_phys.skild.reverse import SYMMETRIES
+from skild_phys.skild.reference import PaperSpectrum
+from skild_phys.skild.reverse import MIRROR, SYMMETRIES
+from skild_phys.skild.schedule import SCHEDULES, Schedule
 from skild_phys.skild.spectrum import KINDS
+
+SPECTRA = (*KINDS, "white", "paper")
 
 
 @dataclass(frozen=True)
@@ -28,20 +33,27 @@ class TrainConfig:
     ----------
     output : 'logits' for spins; 'v', 'eps' or 'x0' for continuous fields.
     basis : 'dft' for periodic lattices, 'dct' for fields with open edges.
-    symmetries : what the data are taken to be symmetric under, of `reverse.SYMMETRIES`.
+    symmetries : what the data are taken to be symmetric under, of `reverse.SYMMETRIES` and
+        `reverse.MIRROR`.
     model, temperature, side : of the running simulation that gives the lattices (temperature
         as on the command line: a number, Tc or a multiple of it); ignored for a store.
     clusters : Wolff clusters between two lattices of one chain; 0 takes the number that
         `simulate.expected.default_every` finds for side and temperature.
     spectrum_batches : batches measured for the spectrum, and the pair couplings of spins,
         before the first step; of a store, no more than there are.
-    spectrum : 'radial', 'power_law' or 'modes' (`spectrum.KINDS`).
+    spectrum : 'radial', 'power_law' or 'modes' (`spectrum.KINDS`); 'white', or 'paper', whose
+        fit is `paper_spectrum`.
+    cutoff : kappa_c in radians per site; below 0 for the lowest wave number above zero.
+    weighting : of the loss of fields: 'flat', the mean square, or 'scales'
+        (`denoiser.scale_weights`).
     couplings_reach : largest |dy|, |dx| of the pair couplings that the mean field of spins
         knows; 0 for none.
     network_from : lambda below which spins are left to the mean field alone.
     lambda_min, lambda_far, lambda_max : lambda is drawn log-uniformly in [min, far], and for a
         `far_share` of the batch in [far, max], which generation from noise visits, and
         refinement by 8 from signs or single sites.
+    lambdas : the schedule that lambda follows instead, t being a multiple of 1 / TIMES; chains
+        take their steps along it. Of fields only.
     coarse_share : share of each batch of spins that knows its coarse lattices (block means,
         majority, decimation, by 2, 4 or 8): the mean field then runs under them.
     targets : of spins, 'spins', or 'conditional': their means given all the others, a fraction of
@@ -52,16 +64,20 @@ class TrainConfig:
     trained : 'all' of the network, or its 'waves' alone (`network.waves` bands), quickly: the rest
         stays as it began (`train --from`).
     initial : SHA-256 of the weights that the run starts from; none if empty.
-    steps, batch, learning_rate, warmup, weight_decay, clip : of AdamW; gradients are clipped.
-    schedule : 'constant-decay' (constant, then linear to 0 over the last `decay_fraction`)
-        or 'cosine'.
+    steps, batch, learning_rate, warmup, weight_decay, beta2, clip : of AdamW; gradients are
+        clipped.
+    accumulate : parts that a batch goes through the network in, one after the other.
+    schedule : 'constant-decay' (constant, then linear to 0 over the last `decay_fraction`),
+        'cosine' or 'constant'.
     ema : decay a step of the averaged weights, which are the ones that are kept; less in the first
         steps (`train.averaged`).
     precision : of the network's arithmetic, 'bf16' (autocast; float32 weights, spectra and
         fields) or 'float32'; 'auto' is bf16 where the machine has instructions for it.
     seed : of weights, noise and data.
     save_every : steps between checkpoints.
+    sample_every : steps between grids of samples, of images; 0 for none.
     network : shape of the network.
+    paper_spectrum : the fit of `spectrum` 'paper'.
     """
 
     output: str = "logits"
@@ -73,6 +89,8 @@ class TrainConfig:
     clusters: int = 0
     spectrum_batches: int = 64
     spectrum: str = "radial"
+    cutoff: float = -1.0
+    weighting: str = "flat"
     couplings_reach: int = 2
     network_from: float = 0.0
     lambda_min: float = 0.006
@@ -89,6 +107,8 @@ class TrainConfig:
     learning_rate: float = 1e-3
     warmup: int = 300
     weight_decay: float = 0.01
+    beta2: float = 0.99
+    accumulate: int = 1
     clip: float = 1.0
     schedule: str = "constant-decay"
     decay_fraction: float = 0.4
@@ -96,26 +116,40 @@ class TrainConfig:
     precision: str = "auto"
     seed: int = 0
     save_every: int = 250
-    network: NetworkConfig = field(default_factory=NetworkConfig)
+    sample_every: int = 0
+    network: AnyNetworkConfig = field(default_factory=NetworkConfig)
+    lambdas: Schedule | None = None
+    paper_spectrum: PaperSpectrum | None = None
 
     def __post_init__(self) -> None:
         choices = {
             "output": OUTPUTS,
             "basis": tuple(BASES),
-            "spectrum": tuple(KINDS),
+            "spectrum": SPECTRA,
+            "weighting": ("flat", "scales"),
             "targets": ("auto", "spins", "conditional"),
             "trained": ("all", "waves"),
-            "schedule": ("constant-decay", "cosine"),
+            "schedule": ("constant-decay", "cosine", "constant"),
             "precision": ("auto", "bf16", "float32"),
         }
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise BadInput(name, getattr(self, name), " or ".join(allowed))
         for name in self.symmetries:
-            if name not in SYMMETRIES:
-                raise BadInput("symmetries", name, " or ".join(SYMMETRIES))
+            if name not in (*SYMMETRIES, MIRROR):
+                raise BadInput("symmetries", name, " or ".join((*SYMMETRIES, MIRROR)))
         if self.output == "logits" and self.basis != "dft":
             raise BadInput("basis", self.basis, "dft for spins")
+        if self.output == "logits" and self.lambdas is not None:
+            raise BadInput(
+                "[lambdas]", self.lambdas.kind, "none for spins, whose lambda is log-uniform"
+            )
+        if (self.spectrum == "paper") != (self.paper_spectrum is not None):
+            raise BadInput("spectrum", self.spectrum, "'paper' with a table [paper_spectrum]")
+        if self.batch % self.accumulate:
+            raise BadInput("accumulate", self.accumulate, f"a divisor of the batch, {self.batch}")
+        if isinstance(self.network, NcsnppConfig) and self.lambdas is None:
+            raise BadInput("network", "ncsnpp", "unet, or ncsnpp with a table [lambdas]")
         if self.basis == "dct" and "shift" in self.symmetries:
             accepted = "symmetries without 'shift' in the basis dct, whose edges are open"
             raise BadInput("symmetries", list(self.symmetries), accepted)
@@ -127,7 +161,7 @@ class TrainConfig:
         for name, (accepted, holds) in _RANGES.items():
             if not (math.isfinite(getattr(self, name)) and holds(getattr(self, name))):
                 raise BadInput(name, getattr(self, name), accepted)
-        if self.trained == "waves" and not self.network.waves:
+        if self.trained == "waves" and not getattr(self.network, "waves", 0):
             raise BadInput("trained", "waves", "all where network.waves = 0")
         if not 0 < self.lambda_min < self.lambda_far < self.lambda_max < math.inf:
             raise BadInput("lambda_min", self.lambda_min, "lambda_min < lambda_far < lambda_max")
@@ -141,12 +175,15 @@ _LEAST = {
     "spectrum_batches": 1,
     "couplings_reach": 0,
     "save_every": 1,
+    "sample_every": 0,
+    "accumulate": 1,
     "warmup": 0,
     "seed": 0,
 }
 _RANGES: dict[str, tuple[str, Callable[[float], bool]]] = {
     "learning_rate": ("a positive number", lambda x: x > 0),
     "weight_decay": ("a number from 0 on", lambda x: x >= 0),
+    "beta2": ("a number between 0 and 1", lambda x: 0 < x < 1),
     "clip": ("a positive number", lambda x: x > 0),
     "ema": ("a number between 0 and 1", lambda x: 0 < x < 1),
     "wave_weight": ("a number from 0 on", lambda x: x >= 0),
@@ -161,12 +198,12 @@ def _value(value: Any, default: Any, where: str, key: str) -> Any:
     """Return a TOML value as the type of `default`; raises BadInput naming file and key."""
     whole = isinstance(value, int) and not isinstance(value, bool)
     number = whole or isinstance(value, float)
-    if isinstance(default, NetworkConfig):
+    if key in _TABLES:
         if isinstance(value, dict):
-            return _changed(default, value, f"{where} [{key}]")
+            return _table_value(value, default, f"{where} [{key}]", _TABLES[key])
         accepted = f"a table [{key}]"
     elif isinstance(default, tuple):
-        kind = type(default[0])
+        kind = type(default[0]) if default else int
         if isinstance(value, list) and all(type(item) is kind for item in value):
             return tuple(value)
         accepted = "a list of whole numbers" if kind is int else "a list of texts in quotes"
@@ -187,17 +224,49 @@ def _value(value: Any, default: Any, where: str, key: str) -> Any:
     raise BadInput(f"{where}: {key}", value, accepted)
 
 
+_TABLES: dict[str, dict[str, Any]] = {
+    "network": NETWORKS,
+    "lambdas": SCHEDULES,
+    "paper_spectrum": {"paper": PaperSpectrum},
+}
+"""Keys whose values are tables: the dataclasses that these are read as, by `kind`."""
+_LIKE: dict[Any, Any] = {"int": 0, "float": 0.0}
+
+
+def _table_value(table: dict[str, Any], default: Any, where: str, kinds: dict[str, Any]) -> Any:
+    """Return a TOML table as the dataclass that its `kind` names, changed from `default`."""
+    kind = table.get("kind", getattr(default, "kind", next(iter(kinds))))
+    if kind not in kinds:
+        raise BadInput(f"{where}: kind", kind, " or ".join(kinds))
+    if default is not None and default.kind == kind:
+        return _changed(default, table, where)
+    like = {f.name: f for f in dataclasses.fields(kinds[kind])}
+    for name, one in like.items():
+        if name not in table and one.default is dataclasses.MISSING:
+            raise BadInput(f"{where}: {name}", "none", "a value")
+    empty = {
+        name: _LIKE[one.type] if one.default is dataclasses.MISSING else one.default
+        for name, one in like.items()
+    }
+    return kinds[kind](**empty | _values(empty, table, where))
+
+
 def _changed(base: Any, table: dict[str, Any], where: str) -> Any:
     """Return the dataclass `base` with the values of a TOML table in place of its own."""
-    names = [f.name for f in dataclasses.fields(base)]
+    own = {f.name: getattr(base, f.name) for f in dataclasses.fields(base)}
+    return dataclasses.replace(base, **_values(own, table, where))
+
+
+def _values(own: dict[str, Any], table: dict[str, Any], where: str) -> dict[str, Any]:
+    """Return the values of a TOML table, of the types of `own`; raises BadInput."""
     values: dict[str, Any] = {}
     for key, value in table.items():
-        if key not in names:
-            near = difflib.get_close_matches(key, names, 1)
-            hint = f"'{near[0]}'?" if near else "one of " + ", ".join(names)
+        if key not in own:
+            near = difflib.get_close_matches(key, own, 1)
+            hint = f"'{near[0]}'?" if near else "one of " + ", ".join(own)
             raise BadInput(where, key, f"a known key: {hint}")
-        values[key] = _value(value, getattr(base, key), where, key)
-    return dataclasses.replace(base, **values)
+        values[key] = _value(value, own[key], where, key)
+    return values
 
 
 def _preset(name: Any) -> Path:

@@ -10,14 +10,21 @@ the second, and how far to trust the two.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
 
+from skild_phys.errors import BadInput
 from skild_phys.skild.mean_field import Evidence, MeanField, Means, half_tanh
+from skild_phys.skild.ncsnpp import Ncsnpp, NcsnppConfig
 from skild_phys.skild.network import NetworkConfig, UNet
-from skild_phys.skild.process import Process
+from skild_phys.skild.process import Process, each
+from skild_phys.skild.schedule import Schedule
+
+Network: TypeAlias = UNet | Ncsnpp
+AnyNetworkConfig: TypeAlias = NetworkConfig | NcsnppConfig
+NETWORKS: dict[str, type[AnyNetworkConfig]] = {"unet": NetworkConfig, "ncsnpp": NcsnppConfig}
 
 Sight = Callable[[Tensor, Tensor], Tensor]
 """(features (n, inputs, Ly, Lx), lam (n,)) -> the network's outputs (n, outputs, Ly, Lx)."""
@@ -38,16 +45,44 @@ ODD_OUTPUTS = {"logits": (True, False, True, False)}
 the second. A continuous field's one output does."""
 
 
-def make_network(config: NetworkConfig, output: str, basis: str) -> UNet:
-    """Return an untrained network for the output kind `output` of fields in `basis`."""
-    inputs, outputs = (5, 4) if output == "logits" else (1, 1)
+def make_network(
+    config: AnyNetworkConfig,
+    output: str,
+    basis: str,
+    channels: int = 1,
+    schedule: Schedule | None = None,
+) -> Network:
+    """Return an untrained network for the output kind `output` of fields in `basis`.
+
+    A network that counts time in steps does so along `schedule`.
+    """
+    inputs, outputs = {"logits": (5, 4), "v": (2 * channels, channels)}.get(
+        output, (channels, channels)
+    )
+    if isinstance(config, NcsnppConfig):
+        if schedule is None:
+            raise BadInput("network", config.kind, "unet where [lambdas] name no schedule")
+        return Ncsnpp(config, inputs, outputs, basis, schedule)
     waved = [i for i, odd in enumerate(odd_outputs(output)) if odd]
-    return UNet(config, inputs=inputs, outputs=outputs, basis=basis, waved=waved)
+    return UNet(config, inputs, outputs, basis, waved, channels)
 
 
-def odd_outputs(output: str) -> tuple[bool, ...]:
+def odd_outputs(output: str, channels: int = 1) -> tuple[bool, ...]:
     """Return, for each output of the network, whether it changes sign with the field."""
-    return ODD_OUTPUTS.get(output, (True,))
+    return ODD_OUTPUTS.get(output, (True,) * channels)
+
+
+def see_fields(sight: Sight, kind: str, process: Process, xt: Tensor, lam: Tensor) -> Tensor:
+    """Return the network's output for fields X_t, of their shape.
+
+    For `v` it sees the whitened field as well: v is white, and of the finest detail of X_t too
+    little is left to be told by.
+    """
+    seen = xt if xt.dim() == 4 else xt[:, None]
+    if kind == "v":
+        white = process.basis.fields(process.modes(xt))
+        seen = torch.cat([seen, white if xt.dim() == 4 else white[:, None]], 1)
+    return sight(seen, lam).reshape(xt.shape)
 
 
 class SpinLogits(NamedTuple):
@@ -128,13 +163,26 @@ def wave_slope(process: Process, lam: Tensor, missing: Tensor) -> Tensor:
     return process.basis.fields(weight * process.basis.modes(missing))
 
 
+def scale_weights(process: Process, at: Tensor | float) -> Tensor:
+    """Return how much each mode's error counts where every scale counts alike, mean 1 a field.
+
+    (d theta / d log lambda)^2: how far a step of a chain moves the mode along what the network
+    says, which is where the mode is being erased. The rest of what it says is of no use, and of
+    the fine detail there is most; so few long waves would hardly be seen. A mean square of eps
+    with the power of 1 / f^2 images weighs scales in the same way.
+    """
+    x = process.kappa2 * at
+    weight = x * x * torch.exp(-x) / (-torch.expm1(-x)).clamp(min=1e-300)
+    return (weight / weight.mean((-2, -1), keepdim=True).clamp(min=1e-300)).float()
+
+
 def y0_from_output(output: Tensor, kind: str, process: Process, y: Tensor, lam: Tensor) -> Tensor:
-    """Return the mean of Y_0, whitened modes, from the network's field `output` (n, Ly, Lx).
+    """Return the mean of Y_0, whitened modes, from the network's field `output`.
 
     v is white: cos(theta) eps - sin(theta) Y_0; eps and x0 have the data's spectrum, as the paper
     has them.
     """
-    at = lam.double()[:, None, None]
+    at = each(lam, output)
     if kind == "v":
         return process.y0_from_velocity(y, process.white(output), at)
     if kind == "x0":
@@ -144,7 +192,7 @@ def y0_from_output(output: Tensor, kind: str, process: Process, y: Tensor, lam: 
 
 
 def field_target(kind: str, process: Process, x0: Tensor, noise: Tensor, lam: Tensor) -> Tensor:
-    """Return what the network's output is trained to be, as a field (n, Ly, Lx).
+    """Return what the network's output is trained to be, as a field of the shape of `x0`.
 
     `noise` is white; eps is sqrt(P) times it.
     """
@@ -152,6 +200,6 @@ def field_target(kind: str, process: Process, x0: Tensor, noise: Tensor, lam: Te
         return x0
     if kind == "eps":
         return process.gaussian(noise)
-    at = lam.double()[:, None, None]
+    at = each(lam, x0)
     y0, eps = process.modes(x0), process.white(noise)
     return process.basis.fields(process.cosine(at) * eps - process.sine(at) * y0)

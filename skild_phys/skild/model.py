@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from skild_phys.skild.constraint import Constraint, Free
-from skild_phys.skild.denoiser import odd_outputs, spin_logits, y0_from_output
+from skild_phys.skild.denoiser import odd_outputs, see_fields, spin_logits, y0_from_output
 from skild_phys.skild.left_open import LeftOpen
 from skild_phys.skild.mean_field import MeanField
 from skild_phys.skild.posterior import Correct, FieldPosterior, SpinPosterior
@@ -31,7 +31,7 @@ class Skild:
     Parameters
     ----------
     weights : spectrum, network and couplings.
-    shape : (Ly, Lx); any sides.
+    shape : (Ly, Lx); any sides. Fields of images have their channels before them.
     sampler : of `samplers.SAMPLERS`.
     """
 
@@ -44,7 +44,7 @@ class Skild:
     ) -> None:
         self.weights, self.shape, self.device = weights, shape, torch.device(device)
         self.network = weights.build(self.device)
-        self.process = Process(weights.spectrum, shape, self.device, weights.basis)
+        self.process: Process = weights.process(shape, self.device)
         self.spins = weights.output == "logits"
         self.mean_field = MeanField(self.process, weights.couplings) if self.spins else None
         self.left_open = LeftOpen(self.process) if self.spins else None
@@ -53,7 +53,8 @@ class Skild:
 
     def white(self, streams: Sequence[Streams]) -> Tensor:
         """Return white noise as whitened modes, one stream a lattice."""
-        return self.process.white(white_noise(streams, self.shape, self.device))
+        channels = (self.weights.channels,) if self.weights.channels else ()
+        return self.process.white(white_noise(streams, (*channels, *self.shape), self.device))
 
     def from_noise(self, streams: Sequence[Streams]) -> Tensor:
         """Return the whitened modes of pure noise: where generation starts."""
@@ -80,7 +81,8 @@ class Skild:
 
         Returns
         -------
-        (n, Ly, Lx): int8 spins that obey `constraint`, or float32 fields on which `correct` acted.
+        (n, Ly, Lx): int8 spins that obey `constraint`, or float32 fields on which `correct` acted,
+        of images (n, channels, Ly, Lx).
         """
         noise: Noise = lambda: self.white(streams)  # noqa: E731
         step = make_step(self.sampler)
@@ -100,7 +102,8 @@ class Skild:
         return np.asarray(fields.cpu().numpy())
 
     def _sight(self, streams: Sequence[Streams]) -> Callable[[Tensor, Tensor], Tensor]:
-        odd, symmetries = odd_outputs(self.weights.output), self.weights.symmetries
+        channels, symmetries = max(1, self.weights.channels), self.weights.symmetries
+        odd = odd_outputs(self.weights.output, channels)
 
         def sight(features: Tensor, lam: Tensor) -> Tensor:
             return see_through_symmetries(self.network, features, lam, streams, symmetries, odd)
@@ -133,8 +136,9 @@ class Skild:
 
         def denoise(y: Tensor, lam: float) -> FieldPosterior:
             at = torch.full((len(y),), lam, device=self.device)
-            output = sight(self.process.fields(y)[:, None], at)[:, 0]
-            y0 = y0_from_output(output, self.weights.output, self.process, y, at)
+            kind, xt = self.weights.output, self.process.fields(y)
+            output = see_fields(sight, kind, self.process, xt, at)
+            y0 = y0_from_output(output, kind, self.process, y, at)
             return FieldPosterior(self.process, y0, lam, noise, correct)
 
         return denoise

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from types import EllipsisType
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +23,8 @@ LOWEST, HIGHEST = 0.1, 4.5
 first, the longest wave of the lattices of 64^2 that the shipped weights have seen, is as it is."""
 QUIET = 0.01
 """Size of an input below which `_Waves` does not tell it from silence."""
+MARGIN = 32
+"""Sites by which a torus is extended where its sides do not fit the levels."""
 PADDING = {"dft": "circular", "dct": "replicate"}
 """What a convolution sees beyond an edge, by basis."""
 
@@ -38,6 +41,7 @@ class NetworkConfig:
     blocks: tuple[int, ...] = (2, 3)
     embedding: int = 128
     waves: int = 0
+    kind: str = "unet"
 
     def __post_init__(self) -> None:
         """Raise BadInput unless a network of this shape can be built."""
@@ -150,12 +154,34 @@ class _Waves(nn.Module):
         return out
 
 
+def on_multiples(
+    x: Tensor, multiple: int, periodic: bool
+) -> tuple[Tensor, tuple[slice | EllipsisType, ...]]:
+    """Return `x` (..., Ly, Lx) with sides that are multiples, and what crops it again.
+
+    A torus goes on as it is, with a margin of MARGIN sites; open edges repeat the last site.
+    """
+    if not (x.shape[-2] % multiple or x.shape[-1] % multiple):
+        return x, (...,)
+    crop: list[slice | EllipsisType] = [...]
+    for axis in (-2, -1):
+        side = x.shape[axis]
+        margin = MARGIN if periodic and side % multiple else 0
+        long = -(-(side + 2 * margin) // multiple) * multiple
+        place = torch.arange(-margin, long - margin, device=x.device)
+        place = place % side if periodic else place.clamp(max=side - 1)
+        x = x.index_select(axis, place)
+        crop.append(slice(margin, margin + side))
+    return x, tuple(crop)
+
+
 class UNet(nn.Module):
     """Map `inputs` numbers a site to `outputs` numbers a site.
 
     Call with `x` (n, inputs, Ly, Lx) float32 and `lam` (n,) float32; returns
-    (n, outputs, Ly, Lx) float32. The first output has the inputs added to it with weights that
-    depend on lambda alone, those named in `waved` filtered inputs (`_Waves`). Sides that are no
+    (n, outputs, Ly, Lx) float32. The first output of each of `channels` has the inputs of its
+    channel added to it with weights that depend on lambda alone, those named in `waved` filtered
+    inputs (`_Waves`). Inputs are in groups of `channels`. Sides that are no
     multiple of `config.multiple` are extended to the next one, on a torus with a margin of 32
     sites, and cropped again.
     """
@@ -167,9 +193,11 @@ class UNet(nn.Module):
         outputs: int = 1,
         basis: str = "dft",
         waved: Sequence[int] = (0,),
+        channels: int = 1,
     ) -> None:
         super().__init__()
         self.config, self.outputs, self.periodic = config, outputs, basis == "dft"
+        self.channels = channels
         self.waved = list(waved)
         pixels, width, beyond = config.patch**2, config.channels, PADDING[basis]
         self.frequencies: Tensor
@@ -179,7 +207,7 @@ class UNet(nn.Module):
         self.embed = nn.Sequential(nn.Linear(64, config.embedding), nn.SiLU())
         self.enter = _Conv(inputs * pixels, width[0], beyond)
         self.leave = nn.Conv2d(width[0], outputs * pixels, 1)
-        self.direct = nn.Linear(config.embedding, inputs)
+        self.direct = nn.Linear(config.embedding, inputs // channels)
         self.level = nn.Linear(config.embedding, outputs)
         levels = range(len(width))
 
@@ -201,13 +229,11 @@ class UNet(nn.Module):
             nn.init.zeros_(linear.bias)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor, lam: Tensor) -> Tensor:
-        height, width = x.shape[-2:]
-        multiple = self.config.multiple
         dtype = self.leave.weight.dtype
         angles = torch.log(lam)[:, None] * self.frequencies
         embedding = F.silu(self.embed(torch.cat([angles.sin(), angles.cos()], 1).to(dtype)))
-        whole = not (height % multiple or width % multiple)
-        out = self._body(x, embedding) if whole else self._extended(x, embedding)
+        extended, crop = on_multiples(x, self.config.multiple, self.periodic)
+        out = self._body(extended, embedding)[crop]
         if self.waves is None:
             return out
         filtered = torch.zeros_like(out)
@@ -231,18 +257,7 @@ class UNet(nn.Module):
         h = self.leave(F.silu(_site_norm(h))).float()
         out = F.pixel_shuffle(h, self.config.patch)
         out = out + self.level(embedding).float()[:, :, None, None]
-        passed = (self.direct(embedding).float()[:, :, None, None] * x).sum(dim=1)
-        return torch.cat([out[:, :1] + passed[:, None], out[:, 1:]], dim=1)
-
-    def _extended(self, x: Tensor, embedding: Tensor) -> Tensor:
-        multiple, periodic = self.config.multiple, self.periodic
-        index, top = [], []
-        for side in x.shape[-2:]:
-            margin = 32 if periodic and side % multiple else 0
-            long = -(-(side + 2 * margin) // multiple) * multiple
-            place = torch.arange(-margin, long - margin, device=x.device)
-            index.append(place % side if periodic else place.clamp(max=side - 1))
-            top.append(margin)
-        out = self._body(x[..., index[0], :][..., index[1]], embedding)
-        height, width = x.shape[-2:]
-        return out[..., top[0] : top[0] + height, top[1] : top[1] + width]
+        direct = self.direct(embedding).float()[:, :, None, None, None]
+        grouped = x.reshape(len(x), -1, self.channels, *x.shape[-2:])
+        passed = (direct * grouped).sum(dim=1)
+        return torch.cat([out[:, : self.channels] + passed, out[:, self.channels :]], dim=1)

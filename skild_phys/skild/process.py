@@ -20,9 +20,22 @@ from torch import Tensor
 from skild_phys.skild.basis import Basis, Torus, make_basis
 from skild_phys.skild.spectrum import Spectrum
 
+SMALLEST_SINE = 1e-30
+"""Where nothing is erased there is no angle: a velocity of 0 / 0 is 0."""
+
+
+def each(lam: Tensor | float, fields: Tensor) -> Tensor | float:
+    """Return `lam` (n,) of `fields` (n, ..., Ly, Lx) as float64 that broadcasts with them."""
+    if not isinstance(lam, Tensor):
+        return lam
+    return lam.double().reshape(-1, *[1] * (fields.dim() - 1))
+
 
 class Process:
     """Forward process, bridge and Gaussian draws for fields of one shape.
+
+    Fields are (n, Ly, Lx), or (n, channels, Ly, Lx) with the same spectrum in every channel. A
+    cutoff of 0 keeps the zero mode at every lambda, as it is.
 
     Parameters
     ----------
@@ -52,7 +65,7 @@ class Process:
     # Whitened modes.
 
     def modes(self, fields: Tensor) -> Tensor:
-        """Return the whitened modes Y of `fields` (n, Ly, Lx)."""
+        """Return the whitened modes Y of `fields`."""
         return self.basis.modes(fields) / self.amplitude
 
     def fields(self, modes: Tensor) -> Tensor:
@@ -60,15 +73,15 @@ class Process:
         return self.basis.fields(modes * self.amplitude)
 
     def white(self, noise: Tensor) -> Tensor:
-        """Return the modes of white `noise` (n, Ly, Lx): standard normal whitened modes."""
+        """Return the modes of white `noise`: standard normal whitened modes."""
         return self.basis.modes(noise)
 
     def cosine(self, lam: Tensor | float) -> Tensor:
-        """Return cos(theta) = sqrt(abar), float32; `lam` is a number or (n, 1, 1)."""
+        """Return cos(theta) = sqrt(abar), float32; `lam` is a number or from `each`."""
         return torch.exp(-0.5 * self.kappa2 * lam).float()
 
     def sine(self, lam: Tensor | float) -> Tensor:
-        """Return sin(theta) = sqrt(1 - abar), float32; `lam` is a number or (n, 1, 1)."""
+        """Return sin(theta) = sqrt(1 - abar), float32; `lam` is a number or from `each`."""
         return torch.sqrt(-torch.expm1(-self.kappa2 * lam)).float()
 
     def angle_between(self, lam: float, to: float) -> Tensor:
@@ -81,7 +94,7 @@ class Process:
 
     def velocity(self, y: Tensor, y0: Tensor, lam: Tensor | float) -> Tensor:
         """Return v = cos(theta) eps - sin(theta) Y_0 = (cos(theta) Y - Y_0) / sin(theta)."""
-        return (self.cosine(lam) * y - y0) / self.sine(lam)
+        return (self.cosine(lam) * y - y0) / self.sine(lam).clamp(min=SMALLEST_SINE)
 
     def y0_from_velocity(self, y: Tensor, v: Tensor, lam: Tensor | float) -> Tensor:
         """Return Y_0 = cos(theta) Y - sin(theta) v."""
@@ -97,8 +110,10 @@ class Process:
         variance = (1 - a) (1 - r) / (1 - b). At `to` = 0 it is Y_0.
         """
         one_a = -torch.expm1(-self.kappa2 * to)
-        one_b = -torch.expm1(-self.kappa2 * lam)
+        # A mode that is never erased (cutoff 0) has Y = Y_0 throughout: any weights of sum 1 do.
+        one_b = (-torch.expm1(-self.kappa2 * lam)).clamp(min=1e-300)
         one_r = -torch.expm1(-self.kappa2 * (lam - to))
+        one_r = torch.where(self.kappa2 > 0, one_r, one_b)
         from_y0 = torch.exp(-0.5 * self.kappa2 * to) * one_r / one_b
         if to == 0.0:
             return from_y0.float() * y0
@@ -109,12 +124,12 @@ class Process:
     # Fields.
 
     def forward(self, x0: Tensor, lam: Tensor, noise: Tensor) -> Tensor:
-        """Return X_t for fields `x0` (n, Ly, Lx), `lam` (n,) and white `noise` (n, Ly, Lx)."""
-        at = lam.double()[:, None, None]
+        """Return X_t for fields `x0`, `lam` (n,) and white `noise` of their shape."""
+        at = each(lam, x0)
         kept = self.cosine(at) * self.basis.modes(x0)
         erased = self.sine(at) * self.amplitude * self.basis.modes(noise)
         return self.basis.fields(kept + erased)
 
     def gaussian(self, noise: Tensor) -> Tensor:
-        """Return Gaussian fields with spectrum P from white `noise` (n, Ly, Lx)."""
+        """Return Gaussian fields with spectrum P from white `noise`."""
         return self.fields(self.white(noise))

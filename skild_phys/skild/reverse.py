@@ -17,17 +17,19 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from skild_phys.errors import Interrupted
-from skild_phys.skild.network import UNet
 from skild_phys.skild.process import Process
 from skild_phys.skild.samplers import Noise, Posterior, Step
 from skild_phys.skild.streams import Streams
 
 Stop = Callable[[], bool]
+Network = Callable[[Tensor, Tensor], Tensor]
 AnyPosterior = TypeVar("AnyPosterior", bound=Posterior)
 
 SYMMETRIES = ("shift", "flip", "turn", "sign")
-"""What a system may be taken to be symmetric under: translations, reflections of an axis, quarter
+"""What a lattice is taken to be symmetric under: translations, reflections of an axis, quarter
 turns (of square lattices), and a change of sign of the field."""
+MIRROR = "mirror"
+"""What a photograph may be taken to be symmetric under: left for right."""
 
 
 class _Look(NamedTuple):
@@ -54,6 +56,8 @@ def _look(stream: Streams, shape: tuple[int, ...], symmetries: Sequence[str]) ->
     shift = (int(stream.noise.integers(shape[0])), int(stream.noise.integers(shape[1])))
     flip_y, flip_x, turn, negate = (bool(i) for i in stream.noise.integers(2, size=4))
     axes = [axis for axis, flip in ((1, flip_y), (2, flip_x)) if flip and "flip" in symmetries]
+    if flip_x and MIRROR in symmetries and "flip" not in symmetries:
+        axes = [2]
     return _Look(
         shift if "shift" in symmetries else (0, 0),
         axes,
@@ -63,7 +67,7 @@ def _look(stream: Streams, shape: tuple[int, ...], symmetries: Sequence[str]) ->
 
 
 def see_through_symmetries(
-    network: UNet,
+    network: Network,
     features: Tensor,
     lam: Tensor,
     streams: Sequence[Streams],

@@ -8,12 +8,13 @@ paper's protocol are put together from such legs.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import brentq
+from scipy.special import lambertw
 
 from skild_phys.errors import BadInput
 
@@ -27,14 +28,22 @@ SPECTRAL_END = 0.13
 blocks that the data do not have, is less bound by the draws before."""
 
 
+TIMES = 1000
+"""Training along a schedule draws t from 1/TIMES, 2/TIMES, ... 1, the paper's N steps."""
+
+
 class Schedule(Protocol):
     """lambda(t), increasing, and t(lambda)."""
+
+    @property
+    def kind(self) -> str:
+        """Name of the family, of SCHEDULES."""
 
     def __call__(self, t: Array) -> Array:
         """Return lambda at `t` in [0, 1], in sites squared."""
 
-    def inverse(self, lam: float) -> float:
-        """Return the t at which lambda is `lam`."""
+    def inverse(self, lam: float | Array) -> Array:
+        """Return the t at which lambda is `lam`, float64 of its shape."""
 
 
 @dataclass(frozen=True)
@@ -46,12 +55,14 @@ class Geometric:
 
     low: float
     high: float
+    kind: str = "geometric"
 
     def __call__(self, t: Array) -> Array:
         return np.asarray(self.low * (self.high / self.low) ** np.asarray(t, dtype=np.float64))
 
-    def inverse(self, lam: float) -> float:
-        return math.log(lam / self.low) / math.log(self.high / self.low)
+    def inverse(self, lam: float | Array) -> Array:
+        lam = np.asarray(lam, dtype=np.float64)
+        return np.asarray(np.log(lam / self.low) / math.log(self.high / self.low))
 
 
 @dataclass(frozen=True)
@@ -66,35 +77,84 @@ class Linear:
     theta: float
     lambda_i: float
     lambda_f: float
+    kind: str = "linear"
 
     def __call__(self, t: Array) -> Array:
         t = np.asarray(t, dtype=np.float64)
         scale = float(self.side) ** 2 * self.theta
         return np.asarray(scale * t / (self.lambda_i * (1.0 - t) + self.lambda_f) ** 2)
 
-    def inverse(self, lam: float) -> float:
+    def inverse(self, lam: float | Array) -> Array:
         # lam (i (1 - t) + f)^2 = c t is a quadratic in t; its smaller root lies in [0, 1].
+        lam = np.asarray(lam, dtype=np.float64)
         c, i, s = float(self.side) ** 2 * self.theta, self.lambda_i, self.lambda_i + self.lambda_f
         a, half_b, last = lam * i * i, lam * i * s + 0.5 * c, lam * s * s
-        return last / (half_b + math.sqrt(half_b * half_b - a * last))
+        return np.asarray(last / (half_b + np.sqrt(half_b * half_b - a * last)))
 
 
 @dataclass(frozen=True)
 class LogLinear:
-    """lambda = side^2 t 10^(lambda_i + (lambda_f - lambda_i) t) (arXiv 2605.26032)."""
+    """lambda = side^2 t 10^(lambda_i + (lambda_f - lambda_i) t) (arXiv 2605.26032).
+
+    It increases for every lambda_f above lambda_i.
+    """
 
     side: int
     lambda_i: float
     lambda_f: float
+    kind: str = "log-linear"
 
     def __call__(self, t: Array) -> Array:
         t = np.asarray(t, dtype=np.float64)
         exponent = self.lambda_i + (self.lambda_f - self.lambda_i) * t
         return np.asarray(float(self.side) ** 2 * t * 10.0**exponent)
 
-    def inverse(self, lam: float) -> float:
-        t: float = brentq(lambda t: float(self(np.asarray(t))) - lam, 0.0, 1.0, xtol=1e-14)
-        return t
+    def inverse(self, lam: float | Array) -> Array:
+        # With b = (lambda_f - lambda_i) ln 10: b t e^(b t) = b lambda / (side^2 10^lambda_i).
+        lam = np.asarray(lam, dtype=np.float64)
+        b = (self.lambda_f - self.lambda_i) * math.log(10.0)
+        return np.asarray(
+            lambertw(b * lam / (float(self.side) ** 2 * 10.0**self.lambda_i)).real / b
+        )
+
+
+@dataclass(frozen=True)
+class VariancePreserving:
+    """kappa_c^2 lambda = beta_min t + (beta_max - beta_min) t^2 / 2: DDPM's linear beta.
+
+    With a cutoff kappa_c above every wave number all modes share abar = exp(-kappa_c^2 lambda):
+    diffusion with white noise (arXiv 2006.11239 in the continuous form of arXiv 2011.13456).
+    """
+
+    cutoff: float
+    beta_min: float = 0.1
+    beta_max: float = 20.0
+    kind: str = "variance-preserving"
+
+    def __call__(self, t: Array) -> Array:
+        t = np.asarray(t, dtype=np.float64)
+        grown = self.beta_min * t + 0.5 * (self.beta_max - self.beta_min) * t * t
+        return np.asarray(grown / self.cutoff**2)
+
+    def inverse(self, lam: float | Array) -> Array:
+        lam = np.asarray(lam, dtype=np.float64)
+        slope, grown = self.beta_max - self.beta_min, self.cutoff**2 * lam
+        return np.asarray(
+            2.0 * grown / (self.beta_min + np.sqrt(self.beta_min**2 + 2.0 * slope * grown))
+        )
+
+
+SCHEDULES: dict[str, Callable[..., Schedule]] = {
+    "geometric": Geometric,
+    "linear": Linear,
+    "log-linear": LogLinear,
+    "variance-preserving": VariancePreserving,
+}
+
+
+def schedule_from_record(record: dict[str, Any] | None) -> Schedule | None:
+    """Return the schedule whose fields `record` holds; KeyError or TypeError if none has them."""
+    return None if record is None else SCHEDULES[record["kind"]](**record)
 
 
 def chain_lambdas(schedule: Schedule, start: float, end: float, steps: int) -> Array:
@@ -103,7 +163,7 @@ def chain_lambdas(schedule: Schedule, start: float, end: float, steps: int) -> A
         raise BadInput("--steps", steps, "a whole number of at least 1")
     if steps == 1:
         return np.array([start])
-    t = np.linspace(schedule.inverse(start), schedule.inverse(end), steps)
+    t = np.linspace(float(schedule.inverse(start)), float(schedule.inverse(end)), steps)
     lambdas = np.asarray(schedule(t), dtype=np.float64)
     lambdas[0], lambdas[-1] = start, end
     return lambdas

@@ -15,6 +15,7 @@ from skild_phys.errors import BadInput, StoreError
 from skild_phys.rng import generator, kernel_state
 from skild_phys.simulate.expected import default_every
 from skild_phys.simulate.wolff import wolff
+from skild_phys.skild.pixels import ImageLattices
 from skild_phys.store import LatticeStore, open_array
 
 State = dict[str, NDArray[np.generic]]
@@ -24,11 +25,13 @@ class Source(Protocol):
     """A stream of lattices that can be stopped and taken up again at the same place."""
 
     shape: tuple[int, int]
+    channels: int
+    """Of images; 0 for lattices, which have none."""
     n_samples: int | None
     """Number of different lattices; None where there is no end of them."""
 
     def next(self, n: int) -> NDArray[np.generic]:
-        """Return the next `n` lattices, (n, Ly, Lx)."""
+        """Return the next `n` lattices, (n, Ly, Lx), or images, (n, channels, Ly, Lx)."""
 
     def identity(self) -> dict[str, Any]:
         """Return, for JSON, what tells this stream from every other."""
@@ -57,6 +60,7 @@ class SimulationSource:
     """
 
     n_samples: int | None = None
+    channels = 0
 
     def __init__(
         self,
@@ -123,6 +127,7 @@ class ArrayLattices:
     """
 
     scale = 1.0
+    channels = 0
 
     def __init__(self, path: Path, spins: bool) -> None:
         self.path, self.spins, self._array = path, spins, open_array(path)
@@ -161,12 +166,13 @@ class StoreSource:
     Chunks are visited in random order and shuffled inside, so that memory stays at one chunk.
     """
 
-    def __init__(self, store: LatticeStore | ArrayLattices, seed: int) -> None:
+    def __init__(self, store: LatticeStore | ArrayLattices | ImageLattices, seed: int) -> None:
         if store.n_samples < 1 or len(store.shape) != 2 or min(store.shape) < 2:
             raise BadInput("STORE", str(store.path), "a sample or more, of 2 x 2 sites or more")
         height, width = store.shape
         self.store, self.seed, self.shape = store, seed, (height, width)
         self.n_samples: int | None = store.n_samples
+        self.channels: int = store.channels
         self.epoch = self.position = 0
         self._spans = list(store.batches())
         self._held: tuple[int, int, NDArray[np.generic]] | None = None

@@ -128,6 +128,10 @@ def spectrum_from_record(record: dict[str, Any]) -> Spectrum:
     return KINDS[record["kind"]](**values)
 
 
+WHITE = PowerLaw(1.0, 0.0, 1.0)
+"""The spectrum of white noise of variance 1."""
+
+
 def fit_spectrum(power: Array, basis: Basis, kind: str = RadialSpectrum.kind) -> Spectrum:
     """Return a spectrum of `kind` for measured mode powers; raises BadInput for none of KINDS.
 
@@ -236,12 +240,16 @@ def _shell_means(power: Array, basis: Basis) -> Array:
 
 
 def measure_shells(batches: Iterable[NDArray[np.generic]], basis: Basis) -> ShellPower:
-    """Return the mode powers of batches of lattices (n, Ly, Lx), and their errors by shell."""
+    """Return the mode powers of batches of lattices (n, Ly, Lx), and their errors by shell.
+
+    Of images (n, channels, Ly, Lx) they are means over the channels.
+    """
     power, n = np.zeros_like(basis.kappa), 0
     total, squares = np.zeros(1), np.zeros(1)
     for fields in batches:
         modes = basis.modes(torch.from_numpy(np.asarray(fields, dtype=np.float64)))
         each = (modes.abs() ** 2).numpy()
+        each = each.mean(axis=1) if each.ndim == 4 else each
         shells = _shell_means(each, basis)
         power += each.sum(axis=0)
         total, squares = total + shells.sum(axis=0), squares + (shells**2).sum(axis=0)

@@ -29,7 +29,7 @@ class Streams:
         return cls(generator(seed, *key, 2), kernel_state(seed, *key, 3))
 
 
-def white_noise(streams: Sequence[Streams], shape: tuple[int, int], device: torch.device) -> Tensor:
-    """Return standard normal fields (n, Ly, Lx) float32, one stream a field."""
+def white_noise(streams: Sequence[Streams], shape: tuple[int, ...], device: torch.device) -> Tensor:
+    """Return standard normal fields (n, *shape) float32, one stream a field."""
     fields = [s.noise.standard_normal(shape, dtype=np.float32) for s in streams]
     return torch.from_numpy(np.stack(fields)).to(device)

@@ -36,22 +36,30 @@ from skild_phys.skild.couplings import (
 from skild_phys.skild.denoiser import (
     field_target,
     make_network,
+    scale_weights,
+    see_fields,
     spin_logits,
     spin_surrogate,
     wave_slope,
 )
 from skild_phys.skild.mean_field import Evidence, MeanField, half_tanh
 from skild_phys.skild.precision import network_dtype
-from skild_phys.skild.process import Process
-from skild_phys.skild.reverse import SYMMETRIES
-from skild_phys.skild.schedule import START_SCALE, starting_lambda
+from skild_phys.skild.process import Process, each
+from skild_phys.skild.reverse import MIRROR, SYMMETRIES
+from skild_phys.skild.schedule import START_SCALE, TIMES, starting_lambda
 from skild_phys.skild.source import Source
-from skild_phys.skild.spectrum import Spectrum, fit_spectrum, measure_shells, spectrum_from_record
+from skild_phys.skild.spectrum import (
+    WHITE,
+    Spectrum,
+    fit_spectrum,
+    measure_shells,
+    spectrum_from_record,
+)
 from skild_phys.skild.targets import exchange_targets, majority_targets, site_targets
 from skild_phys.skild.weights import Weights, content_sha256
 
 DTYPES = {"bf16": torch.bfloat16, "float32": torch.float32}
-CHECKPOINT_FORMAT = "skild-phys checkpoint 6"
+CHECKPOINT_FORMAT = "skild-phys checkpoint 7"
 
 
 class Measured(NamedTuple):
@@ -69,6 +77,10 @@ def measure(source: Source, config: TrainConfig) -> Measured:
     No lattice is counted twice, unless all are fewer than a batch: the errors of couplings are over
     independent batches.
     """
+    if config.spectrum == "white":
+        return Measured(WHITE, Couplings())
+    if config.paper_spectrum is not None:
+        return Measured(config.paper_spectrum.power_law(), Couplings())
     basis, count = make_basis(config.basis, source.shape), config.spectrum_batches
     if source.n_samples is not None:
         count = min(count, max(1, source.n_samples // config.batch))
@@ -90,22 +102,31 @@ def measure(source: Source, config: TrainConfig) -> Measured:
 def symmetry(
     lattices: Tensor, random: torch.Generator, symmetries: Sequence[str] = SYMMETRIES
 ) -> Tensor:
-    """Apply one random symmetry, of those that hold, to a batch (n, Ly, Lx)."""
+    """Apply one random symmetry, of those that hold, to a batch (n, ..., Ly, Lx).
+
+    MIRROR is drawn for each on its own.
+    """
     height, width = lattices.shape[-2:]
     draw = torch.randint(0, 2**30, (6,), generator=random).tolist()
     if "shift" in symmetries:
-        lattices = torch.roll(lattices, (draw[0] % height, draw[1] % width), (1, 2))
-    for axis in (1, 2):
-        if draw[1 + axis] % 2 and "flip" in symmetries:
+        lattices = torch.roll(lattices, (draw[0] % height, draw[1] % width), (-2, -1))
+    for axis in (-2, -1):
+        if draw[4 + axis] % 2 and "flip" in symmetries:
             lattices = lattices.flip(axis)
     if draw[4] % 2 and height == width and "turn" in symmetries:
-        lattices = lattices.transpose(1, 2)
+        lattices = lattices.transpose(-2, -1)
+    if MIRROR in symmetries:
+        which = torch.rand(len(lattices), generator=random) < 0.5
+        which = which.reshape(-1, *[1] * (lattices.dim() - 1))
+        lattices = torch.where(which, lattices.flip(-1), lattices)
     return -lattices if draw[5] % 2 and "sign" in symmetries else lattices
 
 
 def learning_rate(step: int, config: TrainConfig) -> float:
     """Return the rate at `step`: linear warm-up, then constant-then-linear-decay or a cosine."""
     warm = min(1.0, (step + 1) / max(1, config.warmup))
+    if config.schedule == "constant":
+        return config.learning_rate * warm
     if config.schedule == "cosine":
         return config.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * step / config.steps))
     left = (config.steps - step) / max(1.0, config.decay_fraction * config.steps)
@@ -191,11 +212,16 @@ class Trainer:
         self.config, self.source, self.device = config, source, torch.device(device)
         self.dtype = DTYPES.get(config.precision) or network_dtype(self.device)
         self.measured = measured or measure(source, config)
-        self.process = Process(self.measured.spectrum, source.shape, self.device, config.basis)
+        self.cutoff = None if config.cutoff < 0 else config.cutoff
+        self.process = Process(
+            self.measured.spectrum, source.shape, self.device, config.basis, self.cutoff
+        )
         self.mean_field = MeanField(self.process, self.measured.couplings)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(seed_sequence(config.seed, TRAINING, 0).generate_state(1)[0]))
-            network = make_network(config.network, config.output, config.basis)
+            network = make_network(
+                config.network, config.output, config.basis, max(1, source.channels), config.lambdas
+            )
         if config.trained == "waves" and network.waves is not None:
             network.requires_grad_(False)
             network.waves.requires_grad_(True)
@@ -204,7 +230,7 @@ class Trainer:
         self.optimizer = torch.optim.AdamW(
             self.network.parameters(),
             config.learning_rate,
-            betas=(0.9, 0.99),
+            betas=(0.9, config.beta2),
             weight_decay=config.weight_decay,
         )
         noise = int(seed_sequence(config.seed, TRAINING, 1).generate_state(1, np.uint64)[0] >> 1)
@@ -251,6 +277,9 @@ class Trainer:
         """
         c, n = self.config, known.n_free
         u = (torch.arange(n) + torch.rand(n, generator=self.random)) / n
+        if c.lambdas is not None:
+            t = (torch.floor(TIMES * u.double()) + 1.0).clamp(max=TIMES) / TIMES
+            return torch.from_numpy(c.lambdas(t.numpy())).float()
         near, far = math.log(c.lambda_far / c.lambda_min), math.log(c.lambda_max / c.lambda_far)
         split = 1.0 - c.far_share
         log_lam = torch.where(
@@ -313,7 +342,14 @@ class Trainer:
             loss = F.softplus(-x0[free] * found.logits[free]).mean()
         else:
             target = field_target(c.output, self.process, x0, noise, lam)
-            loss = (self._sight(xt[:, None], lam)[:, 0] - target).square().mean()
+            output = see_fields(self._sight, c.output, self.process, xt, lam)
+            missing = output - target
+            if c.weighting == "scales":
+                weight = scale_weights(self.process, each(lam, x0))
+                weight = weight * torch.as_tensor(self.process.basis.weight).to(weight)
+                loss = (weight * self.process.white(missing).abs().square()).sum() / missing.numel()
+            else:
+                loss = missing.square().mean()
             minimized = loss
         self.optimizer.zero_grad(set_to_none=True)
         minimized.backward()  # type: ignore[no-untyped-call]
@@ -325,11 +361,10 @@ class Trainer:
         return float(loss.detach())
 
     def weights(self, system: dict[str, Any]) -> Weights:
-        """Return the averaged network with its record, in bfloat16, half as large."""
+        """Return the averaged network with its record; of spins in bfloat16, half as large."""
         c = self.config
-        tensors = {
-            k: v.detach().to("cpu", torch.bfloat16) for k, v in self.ema.module.state_dict().items()
-        }
+        kept = torch.bfloat16 if c.output == "logits" else torch.float32
+        tensors = {k: v.detach().to("cpu", kept) for k, v in self.ema.module.state_dict().items()}
         record = {
             "config": dataclasses.asdict(c),
             "steps": self.step,
@@ -342,9 +377,13 @@ class Trainer:
         # Of spins there is nothing to have learnt below network_from.
         all_below = c.output == "logits" and c.lambda_min <= c.network_from
         reach = (0.0 if all_below else c.lambda_min, c.lambda_max)
+        if c.lambdas is not None:
+            low, high = c.lambdas(np.array([1.0 / TIMES, 1.0]))
+            reach = (float(low), float(high))
         return Weights(
             tensors, c.network, self.measured.spectrum, c.output, reach, system, record,
             c.basis, self.measured.couplings, c.network_from, c.symmetries,
+            self.source.channels, self.cutoff, c.lambdas,
         )  # fmt: skip
 
     def save(self, path: Path) -> None:

@@ -23,14 +23,27 @@ from torch import Tensor
 from skild_phys.errors import BadInput, WeightsError
 from skild_phys.files import write_bytes_atomically
 from skild_phys.skild.couplings import Couplings, couplings_from_record
-from skild_phys.skild.denoiser import OUTPUTS, make_network
-from skild_phys.skild.network import NetworkConfig, UNet
+from skild_phys.skild.denoiser import (
+    NETWORKS,
+    OUTPUTS,
+    AnyNetworkConfig,
+    Network,
+    make_network,
+)
 from skild_phys.skild.precision import network_dtype
+from skild_phys.skild.process import Process
 from skild_phys.skild.reverse import SYMMETRIES
-from skild_phys.skild.schedule import LAMBDA_END, restarting_lambdas
+from skild_phys.skild.schedule import (
+    LAMBDA_END,
+    TIMES,
+    Schedule,
+    chain_lambdas,
+    restarting_lambdas,
+    schedule_from_record,
+)
 from skild_phys.skild.spectrum import Spectrum, spectrum_from_record
 
-FORMAT = "skild-phys weights 5"
+FORMAT = "skild-phys weights 6"
 HEADER_KEY = "skild-phys"
 
 
@@ -52,10 +65,13 @@ class Weights:
     couplings : pair couplings of the mean field; spins only.
     network_from : the lambda below which spins are left to the mean field alone.
     symmetries : what the data are taken to be symmetric under (`reverse.SYMMETRIES`).
+    channels : of images; 0 for lattices.
+    cutoff : kappa_c of the process; None for the lowest wave number above zero.
+    schedule : along which lambda was drawn, and chains take their steps; None for log-uniform.
     """
 
     tensors: dict[str, Tensor]
-    network: NetworkConfig
+    network: AnyNetworkConfig
     spectrum: Spectrum
     output: str
     lambda_range: tuple[float, float]
@@ -65,25 +81,50 @@ class Weights:
     couplings: Couplings = field(default_factory=Couplings)
     network_from: float = 0.0
     symmetries: tuple[str, ...] = SYMMETRIES
+    channels: int = 0
+    cutoff: float | None = None
+    schedule: Schedule | None = None
 
     def lambdas(
         self, start: float, end: float | None, steps: int | None, restarts: int = 0
     ) -> NDArray[np.float64]:
-        """Return the lambdas of a chain (`restarting_lambdas`); `end` None is LAMBDA_END.
+        """Return the lambdas of a chain (`restarting_lambdas`, or steps equal in t of `schedule`).
 
-        Raises BadInput if the chain leaves what was seen in training.
+        `end` None is LAMBDA_END, or the smallest that the weights have seen where they have a
+        schedule; so many steps as it has are taken if `steps` is None. Raises BadInput if the
+        chain leaves what was seen in training.
         """
         low, high = self.lambda_range
-        end = max(LAMBDA_END, low) if end is None else end
+        if end is None:
+            end = max(LAMBDA_END, low) if self.schedule is None else low
         if not (low <= end < start <= high and end > 0):
             accepted = f"{low:.3g} <= end < start <= {high:.3g}, what the weights have seen"
             option, value = ("--lambda-start", start) if start > high else ("--lambda-end", end)
             raise BadInput(option, value, accepted)
-        return restarting_lambdas(start, end, steps, restarts)
+        if self.schedule is None:
+            return restarting_lambdas(start, end, steps, restarts)
+        if restarts:
+            raise BadInput("--restarts", restarts, "0 for weights with a schedule of their own")
+        if steps is None:
+            t = self.schedule.inverse(np.array([start, end]))
+            steps = 1 + max(1, round(TIMES * float(t[0] - t[1])))
+        return chain_lambdas(self.schedule, start, end, steps)
 
-    def build(self, device: torch.device | str = "cpu", dtype: torch.dtype | None = None) -> UNet:
+    def process(self, shape: tuple[int, int], device: torch.device | str = "cpu") -> Process:
+        """Return the forward process of these weights for fields of `shape`."""
+        return Process(self.spectrum, shape, device, self.basis, self.cutoff)
+
+    def make_network(self) -> Network:
+        """Return an untrained network of the shape of these weights."""
+        return make_network(
+            self.network, self.output, self.basis, max(1, self.channels), self.schedule
+        )
+
+    def build(
+        self, device: torch.device | str = "cpu", dtype: torch.dtype | None = None
+    ) -> Network:
         """Return the network in evaluation mode, its body in `dtype` (None: `network_dtype`)."""
-        network = make_network(self.network, self.output, self.basis)
+        network = self.make_network()
         network.load_state_dict(self.tensors)
         # The angles of the embedding of log lambda stay in float32: bfloat16 has 3 digits.
         frequencies = network.frequencies.to(device)
@@ -116,6 +157,9 @@ def _record(weights: Weights) -> dict[str, Any]:
         "couplings": asdict(weights.couplings),
         "network_from": weights.network_from,
         "symmetries": list(weights.symmetries),
+        "channels": weights.channels,
+        "cutoff": weights.cutoff,
+        "schedule": None if weights.schedule is None else asdict(weights.schedule),  # type: ignore[call-overload]
         "output": weights.output,
         "lambda_range": list(weights.lambda_range),
         "system": weights.system,
@@ -162,8 +206,9 @@ def load_weights(path: str | Path) -> Weights:
             raise WeightsError(f"{path}: tensor '{name}' holds numbers that are not finite")
     try:
         shape: dict[str, Any] = record["network"]
-        network = NetworkConfig(
-            **{k: tuple(v) if isinstance(v, list) else v for k, v in shape.items()}  # type: ignore[arg-type]
+        build: Any = NETWORKS[shape["kind"]]
+        network: AnyNetworkConfig = build(
+            **{k: tuple(v) if isinstance(v, list) else v for k, v in shape.items()}
         )
         low, high = record["lambda_range"]
         if record["output"] not in OUTPUTS:
@@ -180,8 +225,11 @@ def load_weights(path: str | Path) -> Weights:
             couplings_from_record(record["couplings"]),
             float(record["network_from"]),
             tuple(record["symmetries"]),
+            int(record["channels"]),
+            None if record["cutoff"] is None else float(record["cutoff"]),
+            schedule_from_record(record["schedule"]),
         )
-        expected = make_network(network, weights.output, weights.basis).state_dict()
+        expected = weights.make_network().state_dict()
     except (BadInput, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise WeightsError(f"{path}: the record in its header is incomplete ({error})") from None
     if {k: v.shape for k, v in expected.items()} != {k: v.shape for k, v in tensors.items()}:

@@ -43,6 +43,7 @@ def create_store(
     variables: Sequence[str] = ("energy", "magnetization"),
     scale: float = 1.0,
     q: int = 0,
+    channels: int = 0,
     unsettled: Sequence[str] = (),
     overwrite: bool = False,
 ) -> StoreWriter:
@@ -54,7 +55,7 @@ def create_store(
     Parameters
     ----------
     path : a directory, by custom NAME.zarr; its parent must exist.
-    field : `spins`, `states`, `block_sum`, `state_count` or `field` (see `FIELDS`).
+    field : `spins`, `states`, `block_sum`, `state_count`, `field` or `image` (see `FIELDS`).
     n_samples : how many samples the finished store holds.
     shape : (Ly, Lx) or (Lz, Ly, Lx) of a lattice.
     chunk : samples in a chunk, the least that is read at once.
@@ -64,6 +65,7 @@ def create_store(
     scale : physical value of a stored 1; for `block_sum` and `state_count` 1 over the sites in
         a block.
     q : number of states, for `states` and `state_count`.
+    channels : of an `image`.
     unsettled : names of attributes that may follow by `StoreWriter.settle`. They are not
         compared: a store that has them keeps them (`StoreWriter.attributes`).
     overwrite : start afresh even if a store lies there. Nothing else is ever removed, but for
@@ -86,8 +88,10 @@ def create_store(
         raise BadInput("q", q, f"0 for '{field}'")
     if field in POTTS_FIELDS and not 2 <= q <= MOST_STATES:
         raise BadInput("q", q, f"2 to {MOST_STATES} states for '{field}'")
+    if (channels < 1) if field == "image" else (channels != 0):
+        raise BadInput("channels", channels, f"{'1 or more' if field == 'image' else 0}, '{field}'")
     sides = tuple(int(side) for side in shape)
-    layout = Layout(field, sides, int(chunk), scale, tuple(variables), int(q))
+    layout = Layout(field, sides, int(chunk), scale, tuple(variables), int(q), int(channels))
     attributes = as_json(attrs)
     path = Path(path)
     lock = _claim(path)

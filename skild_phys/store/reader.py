@@ -37,10 +37,11 @@ class LatticeStore:
     path : where it lies.
     attrs : attributes of the store (model, temperature, rule, seed, ...).
     field : name of the lattices: `spins` (int8, +-1), `states` (int8, 0 .. q-1), `block_sum`
-        or `state_count` (int16), `field` (float32).
+        or `state_count` (int16), `field` (float32), `image` (uint8).
     n_samples : samples that are complete.
     shape : (Ly, Lx) or (Lz, Ly, Lx) of a lattice.
     q : number of states of `states` and `state_count`; 0 for the other fields.
+    channels : number of channels of `image`; 0 for the other fields.
     chunk : samples in a chunk.
     scale : physical value = stored number x scale (1.0 unless `field` is `block_sum` or
         `state_count`).
@@ -55,7 +56,7 @@ class LatticeStore:
         self._layout = layout_of(self.path, self._nodes)
         self.field, self.shape = self._layout.field, self._layout.shape
         self.chunk, self.scale, self.q = self._layout.chunk, self._layout.scale, self._layout.q
-        self.variables = self._layout.variables
+        self.variables, self.channels = self._layout.variables, self._layout.channels
         samples = self.attrs.get("samples_committed")
         if not isinstance(samples, int) or isinstance(samples, bool) or samples < 0:
             raise StoreError(f"{self.path}: attribute 'samples_committed' is {samples!r}")
@@ -116,7 +117,8 @@ class LatticeStore:
     def read(self, start: int, stop: int) -> NDArray[Any]:
         """Return the stored numbers of samples start..stop-1, checked.
 
-        (stop - start, *shape), for `state_count` (stop - start, q, *shape).
+        (stop - start, *shape), for `state_count` (stop - start, q, *shape), for `image`
+        (stop - start, channels, *shape).
         """
         if not 0 <= start <= stop <= self.n_samples:
             raise IndexError(f"samples {start}..{stop} of {self.n_samples}")

@@ -43,6 +43,7 @@ FIELDS = {
     "state_count": Variable(
         "int16", -1, "1", "share of a block's sites in each state, stored as their number"
     ),
+    "image": Variable("uint8", 0, "1", "intensity, 0 to 255"),
 }
 POTTS_FIELDS = ("states", "state_count")
 """Fields of lattices whose sites are in one of q states, 0 .. q-1."""
@@ -60,6 +61,8 @@ SCALARS = {
     "chain": Variable("int32", -1, "1", "Markov chain of the sample"),
     "draw": Variable("int64", -1, "1", "place of the sample in its chain"),
     "parent": Variable("int64", -1, "1", "index of the sample in the parent store"),
+    "label": Variable("int32", -1, "1", "class of the image"),
+    "split": Variable("int8", -1, "1", "0 for training, 1 for testing"),
 }
 
 
@@ -112,7 +115,7 @@ class Layout:
     """Which arrays a store has, apart from how many samples.
 
     `shape` is that of the lattice, (Ly, Lx) or (Lz, Ly, Lx); `q` the number of states of the
-    `POTTS_FIELDS`, 0 for the others.
+    `POTTS_FIELDS`, `channels` that of an `image`; 0 for the others.
     """
 
     field: str
@@ -121,11 +124,13 @@ class Layout:
     scale: float
     variables: tuple[str, ...]
     q: int = 0
+    channels: int = 0
 
     @property
     def sample_shape(self) -> tuple[int, ...]:
-        """Shape of what is stored of one lattice: with the counts of q states, (q, Ly, Lx)."""
-        return (self.q, *self.shape) if self.field == "state_count" else self.shape
+        """Shape of what is stored of one lattice: (q, Ly, Lx) counts, (channels, Ly, Lx) images."""
+        planes = {"state_count": (self.q,), "image": (self.channels,)}
+        return (*planes.get(self.field, ()), *self.shape)
 
     def metadata(self, samples: int) -> dict[str, dict[str, Any]]:
         """Return the metadata of every array of a store that holds `samples`."""
@@ -138,14 +143,14 @@ class Layout:
             attributes |= {"flag_values": states, "flag_meanings": " ".join(map(str, states))}
         if self.field in SCALED_FIELDS:
             attributes["scale_factor"] = self.scale
-        state = ("state",) if self.field == "state_count" else ()
+        planes = {"state_count": ("state",), "image": ("channel",)}
         arrays = {
             self.field: array_metadata(
                 kind.dtype,
                 (samples, *self.sample_shape),
                 (self.chunk, *self.sample_shape),
                 kind.fill,
-                ("sample", *state, *AXES[len(self.shape)]),
+                ("sample", *planes.get(self.field, ()), *AXES[len(self.shape)]),
                 attributes,
             )
         }
@@ -290,8 +295,11 @@ def layout_of(path: Path, nodes: Mapping[str, Any]) -> Layout:
         scale = attributes["scale_factor"] if field in SCALED_FIELDS else 1.0
         _, *shape = (int(n) for n in nodes[field]["shape"])
         q = len(attributes["flag_values"]) if field == "states" else 0
+        channels = 0
         if field == "state_count":
             q, *shape = shape
+        if field == "image":
+            channels, *shape = shape
         layout = Layout(
             field,
             tuple(shape),
@@ -299,6 +307,7 @@ def layout_of(path: Path, nodes: Mapping[str, Any]) -> Layout:
             float(scale),
             tuple(name for name in names if name != field),
             q,
+            channels,
         )
         sizes = (*layout.sample_shape, *chunk)
         if len(chunk) != 1 + len(layout.sample_shape) or not 0.0 < layout.scale <= 1.0:

@@ -1,0 +1,1 @@
+"""Image benchmarks: data sets into stores, low-resolution images, scores."""

@@ -1,0 +1,262 @@
+"""Data sets of images into stores: CIFAR-10 as its authors give it, and folders of images.
+
+Nothing is unpickled: of CIFAR-10 the binary version is read. Training images come first, then
+those for testing, each split in an order of its own that depends on names and numbers alone: where
+classes lie one after the other a chunk would hold one class.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import tarfile
+import tempfile
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from skild_phys.errors import BadInput, Interrupted, StoreError
+from skild_phys.files import AnyPath
+from skild_phys.rng import generator
+from skild_phys.store import LatticeStore, create_store, open_store
+
+Pixels = NDArray[np.uint8]
+
+CIFAR10_URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
+CIFAR10_SHA256 = "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd"
+CIFAR10_CLASSES = (
+    "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",
+)  # fmt: skip
+CIFAR10_SIDE, _ROW = 32, 1 + 3 * 32 * 32
+_BINARIES = (*(f"data_batch_{i}.bin" for i in range(1, 6)), "test_batch.bin")
+_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+_TESTS = ("test", "val", "valid", "validation")
+_ARCHIVES = (".tar", ".tar.gz", ".tgz", ".tar.xz", ".zip")
+
+
+@dataclass(frozen=True)
+class ImageFiles:
+    """Images that wait to be read.
+
+    Attributes
+    ----------
+    n : how many.
+    label, split : (n,) class, and 0 for training or 1 for testing.
+    classes : names of the classes.
+    read : index -> (channels, Ly, Lx) uint8.
+    digest : SHA-256 of what tells these images from others.
+    """
+
+    n: int
+    label: NDArray[np.int32]
+    split: NDArray[np.int8]
+    classes: tuple[str, ...]
+    read: Callable[[int], Pixels]
+    digest: str
+
+
+@contextlib.contextmanager
+def opened(where: Path) -> Iterator[Path]:
+    """Yield the folder `where`, or one with what the archive `where` holds; raises BadInput."""
+    if where.is_dir():
+        yield where
+        return
+    if not where.is_file() or not where.name.lower().endswith(_ARCHIVES):
+        raise BadInput("--from", str(where), "a folder, or an archive " + ", ".join(_ARCHIVES))
+    with tempfile.TemporaryDirectory(prefix="skild-phys-") as folder:
+        try:
+            if where.name.lower().endswith(".zip"):
+                with zipfile.ZipFile(where) as archive:
+                    archive.extractall(folder)
+            else:
+                with tarfile.open(where) as tar:
+                    tar.extractall(folder, filter="data")
+        except (tarfile.TarError, zipfile.BadZipFile, EOFError, OSError) as error:
+            raise StoreError(f"{where}: is no archive that can be read: {error}") from None
+        yield Path(folder)
+
+
+def cifar10_binary(folder: Path) -> ImageFiles | None:
+    """Return CIFAR-10 from its binary files somewhere in `folder`; None if they are not there."""
+    found = sorted(folder.rglob(_BINARIES[0]))
+    if not found:
+        return None
+    rows, digest = [], hashlib.sha256()
+    for name in _BINARIES:
+        path = found[0].with_name(name)
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise StoreError(f"{path}: cannot be read: {error.strerror}") from None
+        if not data or len(data) % _ROW:
+            raise StoreError(f"{path}: {len(data)} bytes are no whole number of rows of {_ROW}")
+        rows.append(np.frombuffer(data, np.uint8).reshape(-1, _ROW))
+        digest.update(data)
+    every = np.concatenate(rows)
+    label = every[:, 0].astype(np.int32)
+    if label.max() >= len(CIFAR10_CLASSES):
+        raise StoreError(f"{found[0].parent}: a class {label.max()} of CIFAR-10's 0 to 9")
+    split = np.zeros(len(every), np.int8)
+    split[-len(rows[-1]) :] = 1
+
+    def read(i: int) -> Pixels:
+        return every[i, 1:].reshape(3, CIFAR10_SIDE, CIFAR10_SIDE)
+
+    return ImageFiles(len(every), label, split, CIFAR10_CLASSES, read, digest.hexdigest())
+
+
+def image_folder(folder: Path, size: int | None = None) -> ImageFiles:
+    """Return the images of `folder`: [train/ or test/] CLASS / NAME, or NAME alone.
+
+    Parameters
+    ----------
+    size : side that images are resized and cropped to (`centre_crop`); None leaves them as they
+        are, and then all must be of the size of the first.
+
+    Raises StoreError for a folder without images, or an image that cannot be read or is of another
+    size.
+    """
+    paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in _SUFFIXES and p.is_file())
+    paths = [p for p in paths if not any(part.startswith(".") for part in p.parts)]
+    if not paths:
+        raise StoreError(f"{folder}: holds no images ({', '.join(_SUFFIXES)})")
+    parts = [p.relative_to(folder).parts for p in paths]
+    while all(len(part) > 2 and part[0] == parts[0][0] for part in parts):
+        parts = [part[1:] for part in parts]
+    named = [part[0].lower() if len(part) > 2 else "" for part in parts]
+    split = np.array([name in _TESTS for name in named], dtype=np.int8)
+    of = [part[-2] if len(part) > 1 else "images" for part in parts]
+    classes = tuple(sorted(set(of)))
+    numbers = {name: i for i, name in enumerate(classes)}
+    label = np.array([numbers[name] for name in of], dtype=np.int32)
+    order = np.concatenate(
+        [generator(0, s).permutation(np.flatnonzero(split == s)) for s in (0, 1)]
+    )
+    digest = hashlib.sha256(f"{size}".encode())
+    for i in order:
+        digest.update(f"\n{'/'.join(parts[i])} {paths[i].stat().st_size}".encode())
+    sides = None if size else _opened_image(paths[order[0]]).size
+
+    def read(i: int) -> Pixels:
+        path = paths[order[i]]
+        image = _opened_image(path)
+        if size is not None:
+            image = centre_crop(image, size)
+        elif image.size != sides:
+            raise StoreError(f"{path}: is {image.size}, others {sides}; --size makes them alike")
+        return np.moveaxis(np.asarray(image), -1, 0)
+
+    return ImageFiles(len(order), label[order], split[order], classes, read, digest.hexdigest())
+
+
+def _opened_image(path: Path) -> Image.Image:
+    try:
+        return Image.open(path).convert("RGB")
+    except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError) as error:
+        raise StoreError(f"{path}: is no image that can be read: {error}") from None
+
+
+def centre_crop(image: Image.Image, size: int) -> Image.Image:
+    """Return the middle of an image whose shorter side was resized to `size`, (size, size).
+
+    As ADM prepares ImageNet (arXiv 2105.05233): halves by averages while the shorter side is twice
+    `size` or more, then bicubic with antialiasing, then a crop.
+    """
+    while min(image.size) >= 2 * size:
+        half = (image.width // 2, image.height // 2)
+        image = image.resize(half, Image.Resampling.BOX)
+    scale = size / min(image.size)
+    sides = (round(image.width * scale), round(image.height * scale))
+    image = image.resize(sides, Image.Resampling.BICUBIC)
+    left, top = (image.width - size) // 2, (image.height - size) // 2
+    return image.crop((left, top, left + size, top + size))
+
+
+def download_cifar10() -> Path:
+    """Return CIFAR-10's archive from the cache, or fetched and checked; raises StoreError."""
+    try:
+        import pooch
+    except ImportError:
+        raise StoreError(
+            "--download needs the extra 'images': pip install skild-phys[images]"
+        ) from None
+    try:
+        path = pooch.retrieve(
+            CIFAR10_URL, known_hash=f"sha256:{CIFAR10_SHA256}", fname="cifar-10-binary.tar.gz",
+            path=pooch.os_cache("skild-phys"), progressbar=False,
+        )  # fmt: skip
+    except (OSError, ValueError) as error:
+        raise StoreError(
+            f"{CIFAR10_URL}: cannot be fetched ({type(error).__name__}); is there a network?"
+            " An archive that you have goes to --from"
+        ) from None
+    return Path(path)
+
+
+def prepare(
+    files: ImageFiles,
+    output: AnyPath,
+    *,
+    attrs: dict[str, Any],
+    overwrite: bool = False,
+    threads: int = 1,
+    progress: Callable[[int], None] = lambda n: None,
+    stop: Callable[[], bool] = lambda: False,
+) -> LatticeStore:
+    """Write images into the store `output`, chunk by chunk; go on with one begun so.
+
+    Raises Interrupted once `stop` says so; what was committed stays.
+    """
+    first = files.read(0)
+    channels, height, width = first.shape
+    chunk = max(1, min(1024, 2**22 // first.size))
+    known = {"classes": list(files.classes), "source_sha256": files.digest}
+    with (
+        create_store(
+            output, field="image", n_samples=files.n, shape=(height, width), chunk=chunk,
+            channels=channels, attrs={**attrs, **known}, variables=("label", "split"),
+            overwrite=overwrite,
+        ) as writer,
+        ThreadPoolExecutor(threads) as pool,
+    ):  # fmt: skip
+        progress(writer.committed)
+        while writer.committed < files.n:
+            if stop():
+                raise Interrupted(
+                    f"interrupted: {writer.committed} of {files.n} images are kept in {output};"
+                    " the same command, without --overwrite, goes on from there"
+                )
+            span = range(writer.committed, min(writer.committed + chunk, files.n))
+            images = np.stack(list(pool.map(files.read, span)))
+            here = slice(span.start, span.stop)
+            writer.commit({"image": images, "label": files.label[here], "split": files.split[here]})
+            progress(len(span))
+    return open_store(output)
+
+
+def read_files(kind: str, folder: Path, size: int | None) -> ImageFiles:
+    """Return the images of data set `kind` ('cifar10', 'imagenet') in `folder`; raises BadInput."""
+    if kind == "cifar10":
+        if size not in (None, CIFAR10_SIDE):
+            raise BadInput("--size", size, f"{CIFAR10_SIDE} for cifar10, or none")
+        binary = cifar10_binary(folder)
+        files = binary or image_folder(folder)
+        sides = files.read(0).shape
+        if sides != (3, CIFAR10_SIDE, CIFAR10_SIDE):
+            raise StoreError(f"{folder}: images of {sides}, CIFAR-10's are (3, 32, 32)")
+        return files
+    if size is None or size < 8:
+        raise BadInput("--size", size, "a side of 8 or more for imagenet, such as 128 or 256")
+    return image_folder(folder, size)
+
+
+def names_of(classes: Sequence[str]) -> str:
+    """Return classes as a line says them."""
+    return f"{len(classes)} classes" if len(classes) > 1 else "1 class"
