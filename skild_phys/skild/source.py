@@ -19,6 +19,7 @@ from skild_phys.skild.pixels import ImageLattices
 from skild_phys.store import LatticeStore, open_array
 
 State = dict[str, NDArray[np.generic]]
+EVERY = slice(None)
 
 
 class Source(Protocol):
@@ -30,8 +31,11 @@ class Source(Protocol):
     n_samples: int | None
     """Number of different lattices; None where there is no end of them."""
 
-    def next(self, n: int) -> NDArray[np.generic]:
-        """Return the next `n` lattices, (n, Ly, Lx), or images, (n, channels, Ly, Lx)."""
+    def next(self, n: int, part: slice = EVERY) -> NDArray[np.generic]:
+        """Return the next `n` lattices, (n, Ly, Lx), or images, (n, channels, Ly, Lx).
+
+        Only `part` of them, if not all are wanted; the others are passed over.
+        """
 
     def identity(self) -> dict[str, Any]:
         """Return, for JSON, what tells this stream from every other."""
@@ -87,12 +91,12 @@ class SimulationSource:
         with ThreadPoolExecutor(self.threads) as pool:
             list(pool.map(one, range(len(self.spins))))
 
-    def next(self, n: int) -> NDArray[np.generic]:
+    def next(self, n: int, part: slice = EVERY) -> NDArray[np.generic]:
         if n != len(self.spins):
             raise ValueError(f"asked for {n} lattices of {len(self.spins)} chains")
         self._burn()
         self._advance(self.clusters)
-        return self.spins.copy()
+        return self.spins[part].copy()
 
     def _burn(self) -> None:
         if self._waiting:
@@ -176,6 +180,7 @@ class StoreSource:
         self.epoch = self.position = 0
         self._spans = list(store.batches())
         self._held: tuple[int, int, NDArray[np.generic]] | None = None
+        self._orders: tuple[int, NDArray[np.int64]] | None = None
         self._identity = {"data": store.digest(), "seed": seed}
 
     def identity(self) -> dict[str, Any]:
@@ -183,28 +188,37 @@ class StoreSource:
 
     def _chunk(self, which: int) -> NDArray[np.generic]:
         if self._held is None or self._held[:2] != (self.epoch, which):
-            random = generator(self.seed, self.epoch)
-            order = random.permutation(len(self._spans))
-            lattices = self.store.read(*self._spans[order[which]])
+            lattices = self.store.read(*self._spans[self._order()[which]])
             inside = generator(self.seed, self.epoch, which).permutation(len(lattices))
             self._held = (self.epoch, which, lattices[inside])
         return self._held[2]
 
-    def next(self, n: int) -> NDArray[np.generic]:
+    def _order(self) -> NDArray[np.int64]:
+        """Return the chunks in the order of this epoch."""
+        if self._orders is None or self._orders[0] != self.epoch:
+            order = generator(self.seed, self.epoch).permutation(len(self._spans))
+            self._orders = (self.epoch, order)
+        return self._orders[1]
+
+    def next(self, n: int, part: slice = EVERY) -> NDArray[np.generic]:
         out: list[NDArray[np.generic]] = []
+        first, last, _ = part.indices(n)
         have = 0
         while have < n:
             which, offset = divmod(self.position, self.store.chunk)
             if which >= len(self._spans):
                 self.epoch, self.position = self.epoch + 1, 0
                 continue
-            part = self._chunk(which)[offset : offset + n - have]
-            if not len(part):
+            start, stop = self._spans[self._order()[which]]
+            count = min(stop - start - offset, n - have)
+            if count <= 0:
                 self.position = (which + 1) * self.store.chunk
                 continue
-            out.append(part)
-            have += len(part)
-            self.position += len(part)
+            low, high = max(first - have, 0), min(last - have, count)
+            if low < high:
+                out.append(self._chunk(which)[offset + low : offset + high])
+            have += count
+            self.position += count
         return (
             np.concatenate(out) if self.store.scale == 1 else np.concatenate(out) * self.store.scale
         )

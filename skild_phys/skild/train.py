@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import math
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from skild_phys import __version__
@@ -45,9 +48,10 @@ from skild_phys.skild.denoiser import (
 from skild_phys.skild.mean_field import Evidence, MeanField, half_tanh
 from skild_phys.skild.precision import network_dtype
 from skild_phys.skild.process import Process, each
+from skild_phys.skild.ranks import Ranks
 from skild_phys.skild.reverse import MIRROR, SYMMETRIES
 from skild_phys.skild.schedule import START_SCALE, TIMES, starting_lambda
-from skild_phys.skild.source import Source
+from skild_phys.skild.source import EVERY, Source
 from skild_phys.skild.spectrum import (
     WHITE,
     Spectrum,
@@ -99,12 +103,20 @@ def measure(source: Source, config: TrainConfig) -> Measured:
     return Measured(spectrum, couplings, conditional)
 
 
+LOG = ("step", "loss", "gradient_norm", "learning_rate", "lattices_per_second")
+"""What the rows of `Trainer.log` hold."""
+
+
 def symmetry(
-    lattices: Tensor, random: torch.Generator, symmetries: Sequence[str] = SYMMETRIES
+    lattices: Tensor,
+    random: torch.Generator,
+    symmetries: Sequence[str] = SYMMETRIES,
+    part: slice = EVERY,
+    batch: int | None = None,
 ) -> Tensor:
     """Apply one random symmetry, of those that hold, to a batch (n, ..., Ly, Lx).
 
-    MIRROR is drawn for each on its own.
+    MIRROR is drawn for each on its own; `lattices` are `part` of a batch.
     """
     height, width = lattices.shape[-2:]
     draw = torch.randint(0, 2**30, (6,), generator=random).tolist()
@@ -116,7 +128,7 @@ def symmetry(
     if draw[4] % 2 and height == width and "turn" in symmetries:
         lattices = lattices.transpose(-2, -1)
     if MIRROR in symmetries:
-        which = torch.rand(len(lattices), generator=random) < 0.5
+        which = torch.rand(batch or len(lattices), generator=random)[part] < 0.5
         which = which.reshape(-1, *[1] * (lattices.dim() - 1))
         lattices = torch.where(which, lattices.flip(-1), lattices)
     return -lattices if draw[5] % 2 and "sign" in symmetries else lattices
@@ -208,8 +220,13 @@ class Trainer:
         source: Source,
         measured: Measured | None = None,
         device: str = "cpu",
+        ranks: Ranks = Ranks(),  # noqa: B008
     ):
         self.config, self.source, self.device = config, source, torch.device(device)
+        self.ranks = ranks
+        ranks.check(config.batch, config.accumulate)
+        if ranks.world > 1 and config.output == "logits":
+            raise BadInput("output", "logits", "v, eps or x0 on several processes")
         self.dtype = DTYPES.get(config.precision) or network_dtype(self.device)
         self.measured = measured or measure(source, config)
         self.cutoff = None if config.cutoff < 0 else config.cutoff
@@ -226,6 +243,9 @@ class Trainer:
             network.requires_grad_(False)
             network.waves.requires_grad_(True)
         self.network = network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.shared: nn.Module = self.network
+        if ranks.world > 1:
+            self.shared = DistributedDataParallel(self.network)
         self.ema = averaged(self.network, config.ema)
         self.optimizer = torch.optim.AdamW(
             self.network.parameters(),
@@ -237,9 +257,12 @@ class Trainer:
         self.random = torch.Generator().manual_seed(noise)
         self.step = 0
         self.seconds = 0.0
-        self.log: list[tuple[int, float, float]] = []
-        self.window = (0.0, 0)
-        """Sum and number of the losses since the last line of `log`."""
+        self.log: list[tuple[int, float, float, float, float]] = []
+        """Step, mean loss and gradient norm since the last row, rate, lattices a second: `LOG`."""
+        self.norm = 0.0
+        """Of the last step's gradient, before it was clipped."""
+        self.window = (0.0, 0.0, 0, 0.0)
+        """Since the last row of `log`: sums of losses and norms, steps, seconds."""
 
     def start_from(self, weights: Weights) -> None:
         """Take the tensors of `weights`, of a network of the same shape, in place of random ones.
@@ -312,53 +335,94 @@ class Trainer:
     def _sight(self, features: Tensor, lam: Tensor) -> Tensor:
         bf16 = self.dtype == torch.bfloat16
         with torch.autocast(self.device.type, torch.bfloat16, enabled=bf16):
-            outputs: Tensor = self.network(features, lam)
+            outputs: Tensor = self.shared(features, lam)
         return outputs.float()
 
     def train_step(self) -> float:
-        """Take one step; return the batch's mean loss."""
+        """Take one step; return the batch's mean loss, over all processes."""
         c = self.config
         began = time.perf_counter()
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(self.step, c)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss = self._spins_backward() if c.output == "logits" else self._fields_backward()
+        norm = nn.utils.clip_grad_norm_(self.network.parameters(), c.clip)
+        self.optimizer.step()
+        self.ema.update_parameters(self.network)
+        self.step += 1
+        loss, self.norm = self.ranks.mean([loss, float(norm)], self.device)
+        self.seconds += time.perf_counter() - began
+        return loss
+
+    def _spins_backward(self) -> float:
+        """Add up the gradient of a batch of spins; return the cross-entropy of the free ones."""
+        c = self.config
         lattices = torch.from_numpy(np.asarray(self.source.next(c.batch), dtype=np.float32))
         x0 = symmetry(lattices, self.random, c.symmetries).contiguous().to(self.device)
         known = self._known(x0)
         lam = self._lambdas(known).to(self.device)
         noise = torch.randn(x0.shape, generator=self.random).to(self.device)
         xt = self.process.forward(x0, lam, noise)
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.step, c)
-        if c.output == "logits":
-            alone = known.means(torch.zeros_like(x0))
-            found = spin_logits(self._sight, self.mean_field, xt, lam, known.differentiable, alone)
+        alone = known.means(torch.zeros_like(x0))
+        found = spin_logits(self._sight, self.mean_field, xt, lam, known.differentiable, alone)
+        with torch.no_grad():
+            targets = self._targets(found.evidence, x0, known)
+        minimized = spin_surrogate(found, targets, known.means)
+        if c.wave_weight:
+            means = known.differentiable(found.logits)
             with torch.no_grad():
-                targets = self._targets(found.evidence, x0, known)
-            minimized = spin_surrogate(found, targets, known.means)
-            if c.wave_weight:
-                means = known.differentiable(found.logits)
-                with torch.no_grad():
-                    slope = wave_slope(self.process, lam, means - targets)
-                minimized = minimized + c.wave_weight * (slope * means).mean()
-            free = slice(known.n_free)
-            loss = F.softplus(-x0[free] * found.logits[free]).mean()
-        else:
-            target = field_target(c.output, self.process, x0, noise, lam)
-            output = see_fields(self._sight, c.output, self.process, xt, lam)
-            missing = output - target
-            if c.weighting == "scales":
-                weight = scale_weights(self.process, each(lam, x0))
-                weight = weight * torch.as_tensor(self.process.basis.weight).to(weight)
-                loss = (weight * self.process.white(missing).abs().square()).sum() / missing.numel()
-            else:
-                loss = missing.square().mean()
-            minimized = loss
-        self.optimizer.zero_grad(set_to_none=True)
+                slope = wave_slope(self.process, lam, means - targets)
+            minimized = minimized + c.wave_weight * (slope * means).mean()
         minimized.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(self.network.parameters(), c.clip)
-        self.optimizer.step()
-        self.ema.update_parameters(self.network)
-        self.step += 1
-        self.seconds += time.perf_counter() - began
-        return float(loss.detach())
+        free = slice(known.n_free)
+        return float(F.softplus(-x0[free] * found.logits[free].detach()).mean())
+
+    def _fields_backward(self) -> float:
+        """Add up the gradient of this process's part of a batch of fields; return its loss.
+
+        The part goes through the network in `accumulate` parts.
+        """
+        c, mine = self.config, self.ranks.part(self.config.batch)
+        fields = torch.from_numpy(np.asarray(self.source.next(c.batch, mine), dtype=np.float32))
+        x0 = symmetry(fields, self.random, c.symmetries, mine, c.batch).contiguous()
+        lam = self._lambdas(Known(c.batch))[mine]
+        seeds = seed_sequence(c.seed, TRAINING, 2, self.step).generate_state(c.batch, np.uint64)
+        noises = [self._noise(int(seed >> 1), x0.shape[1:]) for seed in seeds[mine]]
+        size, total = len(x0) // c.accumulate, 0.0
+        for first in range(0, len(x0), size):
+            part = slice(first, first + size)
+            if getattr(c.network, "dropout", 0.0):
+                torch.manual_seed(int(seeds[mine][first] >> 1))
+            last = first + size == len(x0)
+            with contextlib.nullcontext() if last else self._unshared():
+                loss = self._loss(
+                    x0[part].to(self.device), lam[part].to(self.device), torch.stack(noises[part])
+                )
+                (loss / c.accumulate).backward()  # type: ignore[no-untyped-call]
+            total += float(loss.detach()) / c.accumulate
+        return total
+
+    def _noise(self, seed: int, shape: Sequence[int]) -> Tensor:
+        random = torch.Generator(self.device).manual_seed(seed)
+        return torch.randn(shape, generator=random, device=self.device)
+
+    def _unshared(self) -> AbstractContextManager[None]:
+        """Return a context in which gradients stay with their process."""
+        if isinstance(self.shared, DistributedDataParallel):
+            return self.shared.no_sync()  # type: ignore[no-any-return]
+        return contextlib.nullcontext()
+
+    def _loss(self, x0: Tensor, lam: Tensor, noise: Tensor) -> Tensor:
+        """Return the loss of fields, and white `noise` of their shape."""
+        c = self.config
+        xt = self.process.forward(x0, lam, noise)
+        target = field_target(c.output, self.process, x0, noise, lam)
+        missing = see_fields(self._sight, c.output, self.process, xt, lam) - target
+        if c.weighting == "flat":
+            return missing.square().mean()
+        weight = scale_weights(self.process, each(lam, x0))
+        weight = weight * torch.as_tensor(self.process.basis.weight).to(weight)
+        return (weight * self.process.white(missing).abs().square()).sum() / missing.numel()
 
     def weights(self, system: dict[str, Any]) -> Weights:
         """Return the averaged network with its record; of spins in bfloat16, half as large."""
@@ -369,7 +433,7 @@ class Trainer:
             "config": dataclasses.asdict(c),
             "steps": self.step,
             "lattices": self.step * c.batch,
-            "loss": [list(row) for row in self.log[-1:]],
+            "loss": [[row[0], row[1], row[3]] for row in self.log[-1:]],
             "targets": "conditional" if self.measured.conditional else "spins",
             "version": __version__,
             "torch": torch.__version__.split("+")[0],
@@ -411,7 +475,12 @@ class Trainer:
 
     @classmethod
     def resume(
-        cls, path: Path, config: TrainConfig, source: Source, device: str = "cpu"
+        cls,
+        path: Path,
+        config: TrainConfig,
+        source: Source,
+        device: str = "cpu",
+        ranks: Ranks = Ranks(),  # noqa: B008
     ) -> Trainer:
         """Take up the run saved at `path`; WeightsError if it is damaged or another run's."""
         record, tensors = read_checkpoint(path)
@@ -420,7 +489,7 @@ class Trainer:
             spectrum = spectrum_from_record(record["spectrum"])
             couplings = couplings_from_record(record["couplings"])
             measured = Measured(spectrum, couplings, bool(record["conditional"]))
-            trainer = cls(config, source, measured, device)
+            trainer = cls(config, source, measured, device, ranks)
             trainer._restore(record, tensors)
         except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
             raise WeightsError(f"{path}: is no state of this run ({error!r})") from None
@@ -441,9 +510,9 @@ class Trainer:
         self.random.set_state(tensors["random"])
         self.source.restore({k: v.numpy() for k, v in part("source.").items()})
         self.step, self.seconds = int(record["step"]), float(record["seconds"])
-        self.log = [(int(step), loss, rate) for step, loss, rate in record["log"]]
-        total, count = record["window"]
-        self.window = (float(total), int(count))
+        self.log = [(int(row[0]), *map(float, row[1:5])) for row in record["log"]]  # type: ignore[misc]
+        total, norms, count, seconds = record["window"]
+        self.window = (float(total), float(norms), int(count), float(seconds))
 
 
 def write_checkpoint(path: Path, record: dict[str, Any], tensors: dict[str, Tensor]) -> None:
@@ -490,26 +559,35 @@ def train(
     checkpoint: Path,
     stop: Callable[[], bool] = lambda: False,
     progress: Callable[[int, float], None] = lambda step, loss: None,
+    saved: Callable[[], None] = lambda: None,
     log_every: int = 50,
 ) -> None:
     """Run `trainer` to its last step, saving every `config.save_every` steps.
 
     `stop` is asked after each step; when it says so the run is saved and Interrupted is raised.
-    Every `log_every` steps (step, mean loss since, learning rate) goes to `trainer.log`.
+    Every `log_every` steps a row goes to `trainer.log`. `saved` is called after each save. Of
+    several processes the first one saves.
     """
+    ranks = trainer.ranks
     while trainer.step < trainer.config.steps:
+        before = trainer.seconds
         loss = trainer.train_step()
-        total, count = trainer.window[0] + loss, trainer.window[1] + 1
-        trainer.window = (total, count)
+        total, norms, count, seconds = trainer.window
+        total, norms, count = total + loss, norms + trainer.norm, count + 1
+        seconds += trainer.seconds - before
+        trainer.window = (total, norms, count, seconds)
         progress(trainer.step, loss)
         if trainer.step % log_every == 0 or trainer.step == trainer.config.steps:
-            trainer.log.append(
-                (trainer.step, total / count, learning_rate(trainer.step - 1, trainer.config))
-            )
-            trainer.window = (0.0, 0)
-        last, stopped = trainer.step == trainer.config.steps, stop()
+            rate = learning_rate(trainer.step - 1, trainer.config)
+            pace = count * trainer.config.batch / seconds
+            trainer.log.append((trainer.step, total / count, norms / count, rate, pace))
+            trainer.window = (0.0, 0.0, 0, 0.0)
+        last, stopped = trainer.step == trainer.config.steps, ranks.any(stop(), trainer.device)
         if trainer.step % trainer.config.save_every == 0 or last or stopped:
-            trainer.save(checkpoint)
+            if ranks.first:
+                trainer.save(checkpoint)
+                saved()
+            ranks.wait()
         if stopped and not last:
             raise Interrupted(
                 f"saved at step {trainer.step} in {checkpoint};"

@@ -38,6 +38,7 @@ from skild_phys.skild.schedule import (
     TIMES,
     Schedule,
     chain_lambdas,
+    erasing_lambda,
     restarting_lambdas,
     schedule_from_record,
 )
@@ -109,6 +110,14 @@ class Weights:
             t = self.schedule.inverse(np.array([start, end]))
             steps = 1 + max(1, round(TIMES * float(t[0] - t[1])))
         return chain_lambdas(self.schedule, start, end, steps)
+
+    def largest_lambda(self, lowest: float) -> float:
+        """Return where a chain from noise starts: where no wave is left, `lowest` the longest.
+
+        Or at the largest lambda that the weights have seen, or the end of their schedule.
+        """
+        high = self.lambda_range[1]
+        return min(high, erasing_lambda(lowest)) if self.schedule is None else high
 
     def process(self, shape: tuple[int, int], device: torch.device | str = "cpu") -> Process:
         """Return the forward process of these weights for fields of `shape`."""

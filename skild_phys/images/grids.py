@@ -1,0 +1,59 @@
+"""Images side by side, as PNG."""
+
+from __future__ import annotations
+
+import io
+import math
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from skild_phys.skild.basis import make_basis
+from skild_phys.skild.model import Skild
+from skild_phys.skild.pixels import pixels_of
+from skild_phys.skild.streams import Streams
+from skild_phys.skild.weights import Weights
+
+GAP, PAPER = 2, 255
+"""Pixels between images, and their grey."""
+
+
+def grid(images: NDArray[np.uint8], columns: int | None = None, zoom: int = 1) -> Image.Image:
+    """Return images (n, channels, Ly, Lx), 1 or 3 channels, in rows of `columns`.
+
+    None is about as many columns as rows; each pixel becomes `zoom` x `zoom`.
+    """
+    n, _, height, width = images.shape
+    columns = min(n, columns or math.ceil(math.sqrt(n)))
+    rows = -(-n // columns)
+    height, width = height * zoom + GAP, width * zoom + GAP
+    sheet = np.full((rows * height - GAP, columns * width - GAP, 3), PAPER, np.uint8)
+    for i, image in enumerate(images):
+        top, left = i // columns * height, i % columns * width
+        large = image.repeat(zoom, axis=1).repeat(zoom, axis=2)
+        sheet[top : top + height - GAP, left : left + width - GAP] = np.moveaxis(large, 0, -1)
+    return Image.fromarray(sheet)
+
+
+def png(image: Image.Image) -> bytes:
+    """Return an image as the bytes of a PNG."""
+    buffer = io.BytesIO()
+    image.save(buffer, "png")
+    return buffer.getvalue()
+
+
+SAMPLES, STEPS = 36, 20
+
+
+def sample_grid(
+    weights: Weights, shape: tuple[int, int], device: torch.device | str = "cpu"
+) -> bytes:
+    """Return a PNG of SAMPLES fields from noise, always the same noise, in STEPS calls."""
+    skild = Skild(weights, shape, device, "angle2")
+    lowest = make_basis(weights.basis, shape).lowest
+    lambdas = weights.lambdas(weights.largest_lambda(lowest), None, STEPS)
+    streams = [Streams.of(0, i) for i in range(SAMPLES)]
+    fields = np.asarray(skild.run(skild.from_noise(streams), lambdas, streams), np.float32)
+    return png(grid(pixels_of(fields if fields.ndim == 4 else fields[:, None]), zoom=2))
