@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -21,6 +22,11 @@ from skild_phys.cli.options import (
 from skild_phys.errors import BadInput
 from skild_phys.files import check_output
 
+if TYPE_CHECKING:
+    from skild_phys.skild.pixels import ImageLattices
+    from skild_phys.skild.weights import Weights
+    from skild_phys.store import LatticeStore
+
 
 @click.command()
 @click.option("--L", "side", type=int, help="Side of square lattices.")
@@ -34,6 +40,7 @@ from skild_phys.files import check_output
     help="The paper's protocol: start from these lattices, erased and noised as --factor says.",
 )
 @click.option("--factor", type=int, help="With --truth: where a refinement by it would start.")
+@click.option("--split", help="With --truth of images: train or test.  [default: all of them]")
 @threads_option
 @overwrite_option
 @json_option
@@ -43,12 +50,13 @@ def command(
     n_samples: int | None,
     output: Path,
     steps: int | None,
-    sampler: str,
+    sampler: str | None,
     restarts: int | None,
     seed: int,
     checkpoint: Path | None,
     truth: Path | None,
     factor: int | None,
+    split: str | None,
     lambda_start: float | None,
     lambda_end: float | None,
     chunk: int | None,
@@ -72,17 +80,18 @@ def command(
     skild-phys generate --truth fine.zarr --factor 4 -o marginal.zarr
     """
     from skild_phys.skild.generate import GenerateSpec, generate_store
-    from skild_phys.skild.refine import check_weights_fit
     from skild_phys.skild.weights import load_weights, shipped_weights, weights_sha256
-    from skild_phys.store import open_store
 
     for option, value in (("--threads", threads), ("--chunk", chunk), ("-n", n_samples)):
         if value is not None and value < 1:
             raise BadInput(option, value, "a whole number of at least 1")
     check_device(device)
     weights = load_weights(checkpoint or shipped_weights())
+    sampler = sampler or weights.usual_sampler
     spec = GenerateSpec(steps, sampler, restarts or 0, seed, lambda_start, lambda_end)
-    source = None
+    source: LatticeStore | ImageLattices | None = None
+    if split is not None and not (weights.channels and truth is not None):
+        raise BadInput("--split", split, "none without --truth of images")
     if truth is None:
         if factor is not None:
             raise BadInput("--factor", factor, "a factor only with --truth")
@@ -93,11 +102,7 @@ def command(
             raise BadInput("--L", side or shape, "no size with --truth, whose size it is")
         if (factor is None and lambda_start is None) or (factor is not None and factor < 2):
             raise BadInput("--factor", factor, "a whole number of at least 2 with --truth")
-        source = open_store(truth)
-        wanted = "spins" if weights.output == "logits" else "field"
-        if len(source.shape) != 2 or source.field != wanted:
-            raise BadInput("--truth", str(truth), f"a store of 2D {wanted}")
-        check_weights_fit(weights, source.attrs, truth)
+        source = _truth(truth, split, weights)
         sides = (source.shape[0], source.shape[1])
         if n_samples is not None and n_samples > source.n_samples:
             raise BadInput("-n", n_samples, f"at most {source.n_samples}, what {truth} holds")
@@ -128,6 +133,23 @@ def command(
     size = " x ".join(map(str, sides))
     pace = "was complete already" if each is None else f"{each:.3g} s a lattice"
     click.echo(f"{output}  {n_samples} lattices of {size}, {pace}")
+
+
+def _truth(path: Path, split: str | None, weights: Weights) -> LatticeStore | ImageLattices:
+    """Return the truths of the store `path`, which must be what the weights are of."""
+    from skild_phys.skild.pixels import ImageLattices
+    from skild_phys.skild.refine import check_weights_fit
+    from skild_phys.store import open_store
+
+    store = open_store(path)
+    wanted = "image" if weights.channels else "spins" if weights.output == "logits" else "field"
+    if len(store.shape) != 2 or store.field != wanted or store.channels != weights.channels:
+        many = f" of {weights.channels} channels" if weights.channels else ""
+        raise BadInput("--truth", str(path), f"a store of 2D '{wanted}'{many}")
+    if weights.channels:
+        return ImageLattices(store, split)
+    check_weights_fit(weights, store.attrs, path)
+    return store
 
 
 def _sides(side: int | None, shape: str | None) -> tuple[int, int]:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import click
 
 from skild_phys.cli.options import (
+    check_device,
     check_threads,
     interruptible,
     json_option,
@@ -91,3 +93,194 @@ def prepare(
         else f"{output}  {files.n - tests} images to train on, {tests} to test,"
         f" {width} x {height}, {names_of(files.classes)}"
     )
+
+
+@command.command()
+@click.argument("images", type=click.Path(path_type=Path))
+@click.option("--factor", type=float, required=True, help="Of the sides, such as 4 or 2.5.")
+@click.option("--rule", default="area", show_default=True, help="area, or bicubic (antialiased).")
+@click.option("--split", help="train or test.  [default: all of them]")
+@output_option
+@overwrite_option
+@json_option
+def coarsen(
+    images: Path,
+    factor: float,
+    rule: str,
+    split: str | None,
+    output: Path,
+    overwrite: bool,
+    as_json: bool,
+) -> None:
+    """Low-resolution images, 8-bit, from the store IMAGES."""
+    from skild_phys.images.refine import coarsen_images
+    from skild_phys.skild.pixels import ImageLattices
+    from skild_phys.store import open_store
+
+    fine = ImageLattices(open_store(images), split)
+    check_output(output, overwrite=True, inputs=[images])
+    with progress_bar("coarsening", fine.n_samples) as advance, interruptible() as stop:
+        store = coarsen_images(
+            fine, output, rule, factor, attrs=provenance(), overwrite=overwrite,
+            progress=advance, stop=stop,
+        )  # fmt: skip
+    height, width = store.shape
+    answer = {"path": str(output), "images": store.n_samples, "shape": [height, width]}
+    text = f"{output}  {store.n_samples} images of {width} x {height} by {rule}, factor {factor:g}"
+    click.echo(json.dumps(answer) if as_json else text)
+
+
+@command.command()
+@click.argument("low", type=click.Path(path_type=Path))
+@click.option("--factor", type=float, help="Of the sides.  [default: what LOW was coarsened by]")
+@click.option("--rule", help="How LOW came about: area or bicubic.  [default: what LOW says]")
+@click.option("--method", default="skild", show_default=True, help="skild or bicubic.")
+@click.option("--checkpoint", type=click.Path(path_type=Path), help="Weights of images.")
+@click.option("-n", "n_samples", type=int, help="Images.  [default: all of them]")
+@click.option("--steps", type=int, help="Network calls an image.  [default: by the weights]")
+@click.option("--sampler", help="As in generate.  [default: by the weights]")
+@click.option("--lambda-start", type=float, help="Where it starts, in pixels squared.")
+@click.option("--lambda-end", type=float, help="Where its last network call is.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of every stream.")
+@click.option("--device", default="cpu", show_default=True, help="cpu or cuda.")
+@output_option
+@threads_option
+@overwrite_option
+@json_option
+def refine(
+    low: Path,
+    factor: float | None,
+    rule: str | None,
+    method: str,
+    checkpoint: Path | None,
+    n_samples: int | None,
+    steps: int | None,
+    sampler: str | None,
+    lambda_start: float | None,
+    lambda_end: float | None,
+    seed: int,
+    device: str,
+    output: Path,
+    threads: int | None,
+    overwrite: bool,
+    as_json: bool,
+) -> None:
+    """Super-resolution: finer images from the store LOW alone.
+
+    Any factor above 1, any sides; made coarse again the images give LOW back, up to their 8 bits.
+
+    \b
+    skild-phys images coarsen photos.zarr --factor 4 -o low.zarr
+    skild-phys images refine low.zarr --checkpoint weights.safetensors -o fine.zarr
+    """
+    from skild_phys.images.refine import ImageRefineSpec, refine_images
+    from skild_phys.skild.samplers import make_step
+    from skild_phys.skild.weights import load_weights, weights_sha256
+    from skild_phys.store import open_store
+
+    threads = check_threads(threads)
+    check_device(device)
+    store = open_store(low)
+    known: dict[str, Any] = {"factor": factor, "rule": rule}
+    for name, given in known.items():
+        own = store.attrs.get(name)
+        if given is None and own is None:
+            raise BadInput(f"--{name}", "none", f"a {name}: {low} does not say its own")
+        if given is not None and own is not None and given != own:
+            raise BadInput(f"--{name}", given, f"{own}, by which {low} was coarsened")
+        known[name] = own if given is None else given
+    if n_samples is not None and not 1 <= n_samples <= store.n_samples:
+        raise BadInput("-n", n_samples, f"1 to {store.n_samples}, what {low} holds")
+    weights = None
+    if method == "skild":
+        if checkpoint is None:
+            raise BadInput("--checkpoint", "none", "weights of images")
+        weights = load_weights(checkpoint)
+        sampler = sampler or weights.usual_sampler
+        make_step(sampler)
+    spec = ImageRefineSpec(
+        float(known["factor"]), str(known["rule"]), method, steps, sampler or "stochastic", seed,
+        lambda_start, lambda_end,
+    )  # fmt: skip
+    check_output(output, overwrite=True, inputs=[low])
+    total = n_samples or store.n_samples
+    with progress_bar("refining", total) as advance, interruptible() as stop:
+        result = refine_images(
+            store, output, spec, weights, n_samples=n_samples,
+            weights_sha256=weights_sha256(weights) if weights else None,
+            extra_attrs=provenance("torch"), threads=threads, device=device, overwrite=overwrite,
+            progress=advance, stop=stop,
+        )  # fmt: skip
+    each = result["seconds"] / result["refined"] if result["refined"] else None
+    if as_json:
+        click.echo(json.dumps({"path": str(output), **result, "seconds_per_image": each}))
+        return
+    pace = "was complete already" if each is None else f"{each:.3g} s an image"
+    misfit = f", A x = y within {result['misfit']:.2g}" if "misfit" in result else ""
+    click.echo(f"{output}  {total} images, method {method}, {pace}{misfit}")
+
+
+@command.command()
+@click.argument("preset")
+@click.option("--shape", help="LYxLX.  [default: that of the preset]")
+@click.option("--gpu-tflops", type=float, help="Of one GPU, dense bf16.  [default: 989, an H100]")
+@click.option("--utilization", type=float, help="Share of it that is reached.  [default: 0.35]")
+@json_option
+def info(
+    preset: str,
+    shape: str | None,
+    gpu_tflops: float | None,
+    utilization: float | None,
+    as_json: bool,
+) -> None:
+    """What PRESET costs: parameters, operations, memory, and hours of one GPU.
+
+    Nothing is computed: hours are operations over what the GPU is taken to reach.
+    """
+    from skild_phys.images.cost import H100_TFLOPS, UTILIZATION, cost
+    from skild_phys.skild.config import read_config
+
+    config = read_config(Path(preset) if preset.endswith(".toml") else preset)
+    side = getattr(config.lambdas, "side", None) or (32 if "cifar" in preset else config.side)
+    sides = _sides(shape) if shape else (side, side)
+    lattices = config.output == "logits" or not set(config.symmetries) & {"mirror"}
+    tflops, share = gpu_tflops or H100_TFLOPS, utilization or UTILIZATION
+    if not (tflops > 0 and 0 < share <= 1):
+        raise BadInput("--gpu-tflops", (tflops, share), "above 0; --utilization above 0, up to 1")
+    found = cost(config, sides, 1 if lattices else 3)
+    answer = {
+        "preset": preset, "shape": list(sides), "parameters": found.parameters,
+        "forward_flops": found.forward, "step_flops": found.step,
+        "activation_bytes": found.activations, "state_bytes": found.state,
+        "steps": config.steps, "batch": config.batch, "training_flops": found.training,
+        "gpu_hours": found.gpu_hours(tflops, share), "gpu_tflops": tflops, "utilization": share,
+        "seconds_1000_calls": found.sampling_seconds(1000, tflops, share),
+    }  # fmt: skip
+    if as_json:
+        click.echo(json.dumps(answer))
+        return
+    height, width = sides
+    rows = (
+        ("fields", f"{width} x {height}, {1 if lattices else 3} channels"),
+        ("parameters", f"{found.parameters / 1e6:.1f} M"),
+        ("one call", f"{found.forward / 1e9:.1f} GFLOP a field"),
+        ("one step", f"{found.step / 1e12:.1f} TFLOP, batch {config.batch}, with its gradient"),
+        ("memory", f"{found.state / 2**30:.2f} GiB, and {found.activations / 2**20:.0f} MiB a field"
+         " in float32, half of that in bf16"),
+        ("the run", f"{config.steps} steps, {found.training:.2g} FLOP:"
+         f" {found.gpu_hours(tflops, share):.0f} hours of a GPU of {tflops:g} TFLOP/s"
+         f" at {share:.0%}"),
+        ("1000 calls", f"{answer['seconds_1000_calls']:.2g} s a field there"),
+    )  # fmt: skip
+    for name, value in rows:
+        click.echo(f"{name:>10}  {value}")
+
+
+def _sides(shape: str) -> tuple[int, int]:
+    try:
+        height, width = (int(word) for word in shape.lower().split("x"))
+    except ValueError:
+        height = width = 0
+    if min(height, width) < 8:
+        raise BadInput("--shape", shape, "sides of 8 or more, LYxLX")
+    return height, width

@@ -265,9 +265,8 @@ def chain_options(command: Function) -> Function:
         ),
         click.option(
             "--sampler",
-            default="stochastic",
-            show_default=True,
-            help="stochastic, ancestral (the paper's), angle1 or angle2.",
+            help="stochastic, ancestral (the paper's), angle1 or angle2.  [default: stochastic, of"
+            " images ancestral for eps, angle2 for v]",
         ),
         click.option(
             "--restarts",

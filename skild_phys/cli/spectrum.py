@@ -14,6 +14,7 @@ from skild_phys.errors import BadInput
 from skild_phys.files import check_output, write_bytes_atomically
 
 if TYPE_CHECKING:
+    from skild_phys.skild.pixels import ImageLattices
     from skild_phys.skild.source import ArrayLattices
     from skild_phys.store import LatticeStore
 
@@ -28,18 +29,20 @@ ROWS = 12
     show_default=True,
     help="radial, power_law (the paper's fit) or modes (each on its own, one lattice size).",
 )
-@click.option("--basis", default="dft", show_default=True, help="dft (torus) or dct (open edges).")
+@click.option("--basis", help="dft (torus) or dct (open edges).  [default: dft, of images dct]")
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), help="Figure: FILE.png or FILE.pdf."
 )
 @overwrite_option
 @json_option
 def command(
-    store: Path, kind: str, basis: str, output: Path | None, overwrite: bool, as_json: bool
+    store: Path, kind: str, basis: str | None, output: Path | None, overwrite: bool, as_json: bool
 ) -> None:
     """Measure P(kappa) = E|X|^2 of STORE and fit it, as `train` does.
 
-    STORE is a store of this program, or any .npy or Zarr array (n, y, x). kappa is in radians per
+    STORE is a store of this program, or any .npy or Zarr array (n, y, x). Of images it is the mean
+    over channels, intensities being -1 to 1, and of the images to train on where they are split.
+    kappa is in radians per
     site; errors are those of independent lattices. The fit is the `spectrum` of a recipe; --json
     prints it whole.
 
@@ -55,6 +58,7 @@ def command(
     shape = (lattices.shape[0], lattices.shape[1])
     if shape == (1, 1):
         raise BadInput("STORE", str(store), "lattices of two sites or more")
+    basis = basis or ("dct" if lattices.channels else "dft")
     modes = make_basis(basis, shape)
     if output is not None:
         check_output(output, overwrite=overwrite, inputs=[store])
@@ -94,14 +98,17 @@ def command(
         click.echo(f"figure: {output}")
 
 
-def _open(path: Path) -> LatticeStore | ArrayLattices:
+def _open(path: Path) -> LatticeStore | ArrayLattices | ImageLattices:
     """Return the lattices of a store or an array; raises BadInput for what has no 2D spectrum."""
+    from skild_phys.skild.pixels import ImageLattices
     from skild_phys.skild.source import ArrayLattices
     from skild_phys.store import is_store, open_store
 
     if path.exists() and not is_store(path):
         return ArrayLattices(path, spins=False)
     store = open_store(path)
+    if store.field == "image":
+        return ImageLattices(store, "train" if store.has("split") else None)
     if store.q or len(store.shape) != 2:
         raise BadInput("STORE", str(path), "2D lattices of numbers")
     return store

@@ -88,7 +88,7 @@ class Box(Basis):
 
     def __init__(self, shape: tuple[int, int]) -> None:
         super().__init__(shape)
-        self._y, self._x = (_cosines(side) for side in shape)
+        self._y, self._x = (cosines(side) for side in shape)
 
     def _wave_numbers(self) -> Array:
         ky, kx = (np.pi * np.arange(side) / side for side in self.shape)
@@ -101,7 +101,7 @@ class Box(Basis):
         return self._y.to(modes).T @ modes @ self._x.to(modes)
 
 
-def _cosines(side: int) -> Tensor:
+def cosines(side: int) -> Tensor:
     """Return the orthonormal DCT-II of a line of `side` sites, (mode, site) float64."""
     u, x = np.arange(side)[:, None], np.arange(side)[None, :]
     table = np.cos(np.pi * u * (x + 0.5) / side) * math.sqrt(2.0 / side)

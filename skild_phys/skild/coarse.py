@@ -94,6 +94,8 @@ def open_coarse(
 def _from_store(
     store: LatticeStore, factor: int | None, rule: str | None, spins: bool
 ) -> CoarseInput:
+    if store.field == "image":
+        raise StoreError(f"{store.path}: holds images; 'skild-phys images refine' makes them finer")
     store.model()  # refuses lattices that are not of the model they name
     own_rule, own_factor = store.attrs.get("rule"), store.attrs.get("factor")
     if "method" in store.attrs or own_rule is None or own_factor is None:

@@ -17,6 +17,7 @@ from skild_phys.errors import BadInput
 from skild_phys.lattice.models import MODELS
 from skild_phys.skild.basis import make_basis
 from skild_phys.skild.model import Skild
+from skild_phys.skild.pixels import ImageLattices, pixels_of
 from skild_phys.skild.precision import arithmetic
 from skild_phys.skild.produce import Lattices, produce
 from skild_phys.skild.samplers import make_step
@@ -70,7 +71,7 @@ def generate_store(
     n_samples: int,
     shape: tuple[int, int],
     *,
-    truth: LatticeStore | None = None,
+    truth: LatticeStore | ImageLattices | None = None,
     factor: int | None = None,
     weights_sha256: str | None = None,
     extra_attrs: dict[str, Any] | None = None,
@@ -93,13 +94,14 @@ def generate_store(
     """
     start = spec.lambda_start
     if start is None and factor is not None:
-        start = starting_lambda(factor)
+        start = min(starting_lambda(factor), weights.lambda_range[1])
     elif start is None:
         start = weights.largest_lambda(make_basis(weights.basis, shape).lowest)
     restarts = usual_restarts(spec.restarts, spec.steps, spec.sampler)
     lambdas = weights.lambdas(start, spec.lambda_end, spec.steps, restarts)
     check_restarts(lambdas, restarts)
     skild = Skild(weights, shape, device, spec.sampler)
+    first = truth.first if isinstance(truth, ImageLattices) else 0
     model = MODELS.get(str(weights.system.get("model"))) if skild.spins else None
 
     def make(index: Sequence[int]) -> Lattices:
@@ -111,10 +113,11 @@ def generate_store(
                 known = np.concatenate([truth.read(i, i + 1) for i in index]).astype(np.float32)
                 known *= np.float32(truth.scale)
                 y = skild.from_fields(torch.from_numpy(known), start, streams)
-            return skild.run(y, lambdas, streams, stop=stop)
+            made = skild.run(y, lambdas, streams, stop=stop)
+            return pixels_of(np.asarray(made, np.float32)) if weights.channels else made
 
     def extra(lattices: Lattices, index: NDArray[np.int64]) -> dict[str, Lattices]:
-        known: dict[str, Lattices] = {} if truth is None else {"parent": index}
+        known: dict[str, Lattices] = {} if truth is None else {"parent": first + index}
         if model is None:
             return known
         return known | {
@@ -139,7 +142,8 @@ def generate_store(
     generated = produce(
         output,
         make,
-        field="spins" if skild.spins else "field",
+        field="image" if weights.channels else "spins" if skild.spins else "field",
+        channels=weights.channels,
         n_samples=n_samples,
         shape=shape,
         chunk=chunk or max(1, min(1024, 2**19 // math.prod(shape))),

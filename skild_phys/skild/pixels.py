@@ -44,17 +44,18 @@ class ImageLattices:
         self.path: Path = store.path
         self.store, self.channels, self.chunk = store, store.channels, store.chunk
         self.shape = (store.shape[0], store.shape[1])
-        self._first, last = 0, store.n_samples
+        self.first, last = 0, store.n_samples
+        """Index of the first image in the store."""
         if split is not None:
             if split not in SPLITS:
                 raise BadInput("--split", split, " or ".join(SPLITS))
             places = np.flatnonzero(store.variable("split") == SPLITS.index(split))
             if not len(places):
                 raise BadInput("--split", split, f"a split that {store.path} has")
-            self._first, last = int(places[0]), int(places[-1]) + 1
-            if last - self._first != len(places):
+            self.first, last = int(places[0]), int(places[-1]) + 1
+            if last - self.first != len(places):
                 raise StoreError(f"{store.path}: variable 'split': not in one piece")
-        self.n_samples = last - self._first
+        self.n_samples = last - self.first
 
     def batches(self) -> Iterator[tuple[int, int]]:
         """Yield (start, stop) of stretches of a chunk."""
@@ -63,13 +64,13 @@ class ImageLattices:
 
     def read(self, start: int, stop: int) -> NDArray[np.float32]:
         """Return images start..stop-1 as fields."""
-        return fields_of(self.store.read(self._first + start, self._first + stop))
+        return fields_of(self.store.read(self.first + start, self.first + stop))
 
     def labels(self) -> NDArray[np.int64]:
         """Return the class of every image."""
         every = self.store.variable("label").astype(np.int64)
-        return every[self._first : self._first + self.n_samples]
+        return every[self.first : self.first + self.n_samples]
 
     def digest(self) -> str:
         """Return the SHA-256 that names the images: the store's, with the place of the split."""
-        return f"{self.store.digest()} {self._first} {self.n_samples}"
+        return f"{self.store.digest()} {self.first} {self.n_samples}"

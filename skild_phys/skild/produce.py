@@ -40,6 +40,7 @@ def produce(
     extra: Callable[[Lattices, NDArray[np.int64]], dict[str, Lattices]],
     variables: Sequence[str],
     q: int = 0,
+    channels: int = 0,
     overwrite: bool = False,
     threads: int | None = None,
     device: str = "cpu",
@@ -55,7 +56,7 @@ def produce(
     ----------
     extra : (lattices, their indices) -> the values of `variables` for them; may raise where
         the lattices are not what they must be.
-    field, shape, chunk, attrs, q, overwrite : of `store.create_store`.
+    field, shape, chunk, attrs, q, channels, overwrite : of `store.create_store`.
     """
     group = 1 if torch.device(device).type == "cpu" else GPU_BATCH
     threads_before = torch.get_num_threads()
@@ -78,6 +79,7 @@ def produce(
             attrs=attrs,
             variables=tuple(variables),
             q=q,
+            channels=channels,
             overwrite=overwrite,
         ) as writer,
         ThreadPoolExecutor(

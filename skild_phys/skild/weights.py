@@ -111,6 +111,17 @@ class Weights:
             steps = 1 + max(1, round(TIMES * float(t[0] - t[1])))
         return chain_lambdas(self.schedule, start, end, steps)
 
+    @property
+    def usual_sampler(self) -> str:
+        """Return the sampler that chains take if none is asked for.
+
+        The paper's for weights as in the paper; the flow of probability for other fields with a
+        schedule, whose spectrum need not be that of the data.
+        """
+        if self.schedule is None:
+            return "stochastic"
+        return "ancestral" if self.output == "eps" else "angle2"
+
     def largest_lambda(self, lowest: float) -> float:
         """Return where a chain from noise starts: where no wave is left, `lowest` the longest.
 

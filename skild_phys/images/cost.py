@@ -1,0 +1,84 @@
+"""What a recipe costs before it is run: parameters, operations, memory, hours of a GPU."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from skild_phys.skild.config import TrainConfig
+from skild_phys.skild.denoiser import make_network
+from skild_phys.skild.ncsnpp import Ncsnpp
+
+H100_TFLOPS, UTILIZATION = 989.0, 0.35
+"""Dense bf16 of an H100 (SXM), and the share of it that such networks usually reach."""
+BACKWARD = 2.0
+"""Operations of a backward pass over those of a forward pass."""
+OPTIMIZER_BYTES = 20
+"""Of each parameter: itself, its average, gradient and two moments in float32."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one recipe costs.
+
+    Attributes
+    ----------
+    parameters : of the network.
+    forward : floating-point operations of one call for one field.
+    step : the same of one training step, its whole batch.
+    activations : bytes kept of one field between forward and backward pass, in float32; under
+        bf16 about half of it.
+    state : bytes of weights, average, gradient and optimizer.
+    training : operations of the whole run.
+    """
+
+    parameters: int
+    forward: float
+    step: float
+    activations: int
+    state: int
+    training: float
+
+    def gpu_hours(self, tflops: float = H100_TFLOPS, utilization: float = UTILIZATION) -> float:
+        """Return the hours that the run takes on one GPU of `tflops` at `utilization`."""
+        return self.training / (tflops * 1e12 * utilization) / 3600.0
+
+    def sampling_seconds(
+        self, calls: int, tflops: float = H100_TFLOPS, utilization: float = UTILIZATION
+    ) -> float:
+        """Return the seconds that one field of `calls` network calls takes there."""
+        return calls * self.forward / (tflops * 1e12 * utilization)
+
+
+def cost(config: TrainConfig, shape: tuple[int, int], channels: int) -> Cost:
+    """Return what `config` costs on fields of `shape` with `channels`; nothing is computed."""
+    with torch.device("meta"):
+        network = make_network(
+            config.network, config.output, config.basis, channels, config.lambdas
+        )
+        inputs = 5 if config.output == "logits" else channels * (1 + (config.output == "v"))
+        x = torch.empty(1, inputs, *shape)
+        kept: dict[int, Tensor] = {}
+
+        def keep(tensor: Tensor) -> Tensor:
+            kept[id(tensor.untyped_storage())] = tensor
+            return tensor
+
+        counter = FlopCounterMode(display=False)
+        with counter, torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            # Time must be real numbers for a schedule; the meta device has none.
+            if isinstance(network, Ncsnpp):
+                network.at_time(x, torch.empty(1))
+            else:
+                network(x, torch.empty(1))
+    own = {id(p.untyped_storage()) for p in network.parameters()}
+    activations = sum(t.untyped_storage().nbytes() for i, t in kept.items() if i not in own)
+    parameters = sum(p.numel() for p in network.parameters())
+    forward = float(counter.get_total_flops())
+    step = (1.0 + BACKWARD) * forward * config.batch
+    return Cost(
+        parameters, forward, step, activations, OPTIMIZER_BYTES * parameters, step * config.steps
+    )

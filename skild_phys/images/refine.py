@@ -1,0 +1,228 @@
+"""Super-resolution: images from low-resolution ones alone, by the chain that refines lattices."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from skild_phys.errors import BadInput, Interrupted, StoreError
+from skild_phys.images.lowres import RULES, LowResolution, coarse_shape, enlarged, fine_shape
+from skild_phys.skild.model import Skild
+from skild_phys.skild.pixels import ImageLattices, fields_of, pixels_of
+from skild_phys.skild.precision import arithmetic
+from skild_phys.skild.produce import Lattices, produce
+from skild_phys.skild.schedule import chain_record, starting_lambda
+from skild_phys.skild.streams import Streams, white_noise
+from skild_phys.skild.weights import Weights
+from skild_phys.store import LatticeStore, create_store, open_store
+
+CHUNK_BYTES = 2**22
+
+
+def chunk_of(shape: Sequence[int]) -> int:
+    """Return how many images (channels, Ly, Lx) make a chunk."""
+    return max(1, min(1024, CHUNK_BYTES // int(np.prod(shape))))
+
+
+@dataclass(frozen=True)
+class ImageRefineSpec:
+    """How to make images from low-resolution ones.
+
+    Attributes
+    ----------
+    factor : of the sides; any number above 1.
+    rule : how the low-resolution images came about, of `lowres.RULES`.
+    method : 'skild', or 'bicubic', which only interpolates.
+    steps : network calls an image; None for as many as the weights' schedule has, or the start
+        asks for.
+    sampler : of `samplers.SAMPLERS`.
+    seed : of all noise.
+    lambda_start, lambda_end : ends of the chain; None for `starting_lambda` of the factor, and the
+        smallest lambda that the weights have seen.
+    """
+
+    factor: float
+    rule: str = "area"
+    method: str = "skild"
+    steps: int | None = None
+    sampler: str = "stochastic"
+    seed: int = 0
+    lambda_start: float | None = None
+    lambda_end: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.rule not in RULES:
+            raise BadInput("--rule", self.rule, " or ".join(RULES))
+        if self.method not in ("skild", "bicubic"):
+            raise BadInput("--method", self.method, "skild or bicubic")
+        for name, low in (("steps", 1), ("seed", 0)):
+            value = getattr(self, name)
+            if value is not None and value < low:
+                raise BadInput(f"--{name}", value, f"a whole number of at least {low}")
+
+
+class ImageRefiner:
+    """Weights at work on low-resolution images of one shape."""
+
+    def __init__(
+        self,
+        weights: Weights,
+        spec: ImageRefineSpec,
+        low: tuple[int, int],
+        high: tuple[int, int],
+        device: str = "cpu",
+        stop: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self.spec, self.stop = spec, stop
+        self.operator = LowResolution(spec.rule, high, low)
+        self.skild = Skild(weights, high, device, spec.sampler)
+        self.power = self.skild.process.power.cpu().numpy()
+        self.lambdas = image_lambdas(weights, spec)
+
+    def __call__(self, low: NDArray[np.float32], streams: Sequence[Streams]) -> NDArray[Any]:
+        """Return fields (n, channels, Ly, Lx) for low-resolution fields (n, channels, ly, lx)."""
+        values, skild = low.astype(np.float64), self.skild
+
+        def correct(fields: Tensor, sigma: NDArray[np.float64]) -> Tensor:
+            moved = self.operator.correct(fields.double().cpu().numpy(), values, sigma)
+            return torch.from_numpy(moved.astype(np.float32)).to(fields.device)
+
+        with torch.inference_mode():
+            shape = (low.shape[1], *skild.shape)
+            prior = skild.process.gaussian(white_noise(streams, shape, skild.device))
+            start = skild.from_fields(correct(prior, self.power), float(self.lambdas[0]), streams)
+            return skild.run(start, self.lambdas, streams, correct=correct, stop=self.stop)
+
+
+def image_lambdas(weights: Weights, spec: ImageRefineSpec) -> NDArray[np.float64]:
+    """Return the lambdas of a chain that refines by the factor of `spec`; raises BadInput."""
+    start = spec.lambda_start
+    if start is None:
+        start = min(starting_lambda(spec.factor), weights.lambda_range[1])
+    end = weights.lambda_range[0] if spec.lambda_end is None else spec.lambda_end
+    return weights.lambdas(start, end, spec.steps)
+
+
+def coarsen_images(
+    images: ImageLattices,
+    output: str | Path,
+    rule: str,
+    factor: float,
+    *,
+    attrs: dict[str, Any],
+    overwrite: bool = False,
+    progress: Callable[[int], None] = lambda n: None,
+    stop: Callable[[], bool] = lambda: False,
+) -> LatticeStore:
+    """Write the low-resolution images A x, as 8-bit images, into the store `output`.
+
+    Raises Interrupted once `stop` says so; what was committed stays.
+    """
+    shape = coarse_shape(images.shape, factor)
+    operator = LowResolution(rule, images.shape, shape)
+    chunk = chunk_of((images.channels, *shape))
+    known = {"rule": rule, "factor": factor, "fine_shape": list(images.shape)}
+    known |= {"parent_store": images.path.name, "parent_sha256": images.digest()}
+    with create_store(
+        output, field="image", n_samples=images.n_samples, shape=shape, chunk=chunk,
+        channels=images.channels, attrs={**known, **attrs}, variables=("parent",),
+        overwrite=overwrite,
+    ) as writer:  # fmt: skip
+        progress(writer.committed)
+        while writer.committed < images.n_samples:
+            if stop():
+                raise Interrupted(
+                    f"interrupted: {writer.committed} of {images.n_samples} images are kept in"
+                    f" {output}; the same command, without --overwrite, goes on from there"
+                )
+            first, last = writer.committed, min(writer.committed + chunk, images.n_samples)
+            low = pixels_of(operator.apply(images.read(first, last).astype(np.float64)))
+            writer.commit({"image": low, "parent": images.first + np.arange(first, last)})
+            progress(last - first)
+    return open_store(output)
+
+
+def refine_images(
+    low: LatticeStore,
+    output: str | Path,
+    spec: ImageRefineSpec,
+    weights: Weights | None,
+    *,
+    n_samples: int | None = None,
+    weights_sha256: str | None = None,
+    extra_attrs: dict[str, Any] | None = None,
+    threads: int | None = None,
+    device: str = "cpu",
+    overwrite: bool = False,
+    progress: Callable[[int], None] = lambda n: None,
+    stop: Callable[[], bool] = lambda: False,
+) -> dict[str, float]:
+    """Make images from the first `n_samples` of `low` (None: all) into the store `output`.
+
+    Returns
+    -------
+    {"samples", "refined": by this call, "seconds", "misfit": rms of A x - y over that of y, of the
+    fields before they are rounded to 8 bits}.
+    """
+    sides = (low.shape[0], low.shape[1])
+    shape = fine_shape(sides, spec.factor)
+    own = low.attrs.get("fine_shape")
+    if own is not None and low.attrs.get("factor") == spec.factor:
+        shape = (int(own[0]), int(own[1]))
+    n = low.n_samples if n_samples is None else n_samples
+    attrs: dict[str, Any] = {
+        "method": spec.method, "rule": spec.rule, "factor": spec.factor, "seed": spec.seed,
+        "parent_store": low.path.name, "parent_sha256": low.digest(),
+    }  # fmt: skip
+    refiner: ImageRefiner | None = None
+    if spec.method == "skild":
+        if weights is None:
+            raise BadInput("--checkpoint", "none", "weights of images for method skild")
+        check_image_weights(weights, low)
+        refiner = ImageRefiner(weights, spec, sides, shape, device, stop)
+        attrs |= {"weights_sha256": weights_sha256, "sampler": spec.sampler}
+        attrs |= chain_record(refiner.lambdas) | {"arithmetic": arithmetic(device)}
+    judge = LowResolution(spec.rule, shape, sides)
+    misfits: list[float] = []
+
+    def make(index: Sequence[int]) -> Lattices:
+        given = fields_of(low.read(index[0], index[-1] + 1))
+        if refiner is None:
+            fields = enlarged("bicubic", given.astype(np.float64), shape)
+        else:
+            fields = refiner(given, [Streams.of(spec.seed, i) for i in index])
+        missing = judge.apply(fields.astype(np.float64)) - given
+        misfits.append(float(np.sqrt(np.mean(missing**2) / np.mean(given.astype(float) ** 2))))
+        return pixels_of(fields)
+
+    began = time.perf_counter()
+    refined = produce(
+        output, make, field="image", n_samples=n, shape=shape, channels=low.channels,
+        chunk=min(64, chunk_of((low.channels, *shape))),
+        attrs={k: v for k, v in (attrs | (extra_attrs or {})).items() if v is not None},
+        extra=lambda images, index: {"parent": index}, variables=("parent",),
+        overwrite=overwrite, threads=threads, device=device, progress=progress, stop=stop,
+    )  # fmt: skip
+    seconds = time.perf_counter() - began
+    result = {"samples": float(n), "refined": float(refined), "seconds": seconds}
+    return result | ({"misfit": float(np.mean(misfits))} if misfits else {})
+
+
+def check_image_weights(weights: Weights, images: LatticeStore) -> None:
+    """Raise BadInput or StoreError unless `weights` are of images with these channels."""
+    if not weights.channels or weights.basis != "dct":
+        raise BadInput("--checkpoint", "weights of lattices", "weights of images, in the basis dct")
+    if images.field != "image":
+        raise StoreError(f"{images.path}: holds '{images.field}', not images")
+    if weights.channels != images.channels:
+        raise BadInput(
+            "--checkpoint", f"weights of {weights.channels} channels", f"{images.channels}"
+        )
