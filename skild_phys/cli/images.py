@@ -284,3 +284,74 @@ def _sides(shape: str) -> tuple[int, int]:
     if min(height, width) < 8:
         raise BadInput("--shape", shape, "sides of 8 or more, LYxLX")
     return height, width
+
+
+@command.command()
+@click.argument("images", type=click.Path(path_type=Path))
+@click.option(
+    "--against", type=click.Path(path_type=Path), help="Truths, or the set to compare with."
+)
+@click.option("--split", help="Of AGAINST: train or test.  [default: all of it]")
+@click.option(
+    "--scores",
+    help="Of fid, is, frechet, psnr, ssim, ms-ssim, lpips, musiq, clip-iqa, by commas."
+    "  [default: psnr,ssim of images that have truths, else fid,is]",
+)
+@click.option("--low", type=click.Path(path_type=Path), help="What IMAGES were refined from.")
+@click.option("-n", "n_samples", type=int, help="The first so many.  [default: all of them]")
+@click.option(
+    "--weights", type=click.Path(path_type=Path),
+    help="Folder with weights of the scores' networks.  [default: PyTorch's cache]",
+)  # fmt: skip
+@click.option("--features", type=click.Path(path_type=Path), help="VGG16's weights, for frechet.")
+@click.option("--device", default="cpu", show_default=True, help="cpu or cuda, for fid and is.")
+@json_option
+def evaluate(
+    images: Path,
+    against: Path | None,
+    split: str | None,
+    scores: str | None,
+    low: Path | None,
+    n_samples: int | None,
+    weights: Path | None,
+    features: Path | None,
+    device: str,
+    as_json: bool,
+) -> None:
+    """Scores of the store IMAGES, by the libraries that define them (extra 'images').
+
+    fid and is: torch-fidelity; psnr, ssim, ms-ssim: torchmetrics; lpips; musiq and clip-iqa: pyiqa,
+    whose licence is non-commercial (extra 'quality'). frechet is the same distance as fid, of the
+    features of VGG16: good for comparing runs with one another, and never called FID. Weights
+    are not fetched: a message says which file is missing, and where it is.
+
+    \b
+    skild-phys images evaluate samples.zarr --against cifar10.zarr --split train --scores fid,is
+    skild-phys images evaluate fine.zarr --against photos.zarr --low low.zarr --scores psnr,lpips
+    """
+    from skild_phys.images.evaluate import evaluate as judge
+    from skild_phys.skild.pixels import ImageLattices
+    from skild_phys.store import open_store
+
+    check_device(device)
+    mine = ImageLattices(open_store(images))
+    if n_samples is not None and not 1 <= n_samples <= mine.n_samples:
+        raise BadInput("-n", n_samples, f"1 to {mine.n_samples}, what {images} holds")
+    if weights is not None and not weights.is_dir():
+        raise BadInput("--weights", str(weights), "a folder")
+    if split is not None and against is None:
+        raise BadInput("--split", split, "--against beside it")
+    usual = "psnr,ssim" if mine.store.has("parent") else "fid,is"
+    names = [word.strip().lower() for word in (scores or usual).split(",")]
+    found = judge(
+        mine, names, None if against is None else ImageLattices(open_store(against), split),
+        n=n_samples, weights=weights, features=features, device=device,
+        low=None if low is None else ImageLattices(open_store(low)),
+    )  # fmt: skip
+    if as_json:
+        click.echo(json.dumps([score.__dict__ for score in found]))
+        return
+    for score in found:
+        error = "" if score.error is None else f" +- {score.error:.2g}"
+        paper = "" if score.paper is None else f"   paper: {score.paper:g}"
+        click.echo(f"{score.name}  {score.value:.5g}{error}  ({score.n} images){paper}")

@@ -52,6 +52,7 @@ class ImageFiles:
     classes : names of the classes.
     read : index -> (channels, Ly, Lx) uint8.
     digest : SHA-256 of what tells these images from others.
+    source : 'binary' for CIFAR-10 as its authors give it, 'folder'.
     """
 
     n: int
@@ -60,6 +61,7 @@ class ImageFiles:
     classes: tuple[str, ...]
     read: Callable[[int], Pixels]
     digest: str
+    source: str = "folder"
 
 
 @contextlib.contextmanager
@@ -109,7 +111,7 @@ def cifar10_binary(folder: Path) -> ImageFiles | None:
     def read(i: int) -> Pixels:
         return every[i, 1:].reshape(3, CIFAR10_SIDE, CIFAR10_SIDE)
 
-    return ImageFiles(len(every), label, split, CIFAR10_CLASSES, read, digest.hexdigest())
+    return ImageFiles(len(every), label, split, CIFAR10_CLASSES, read, digest.hexdigest(), "binary")
 
 
 def image_folder(folder: Path, size: int | None = None) -> ImageFiles:
@@ -217,7 +219,8 @@ def prepare(
     first = files.read(0)
     channels, height, width = first.shape
     chunk = max(1, min(1024, 2**22 // first.size))
-    known = {"classes": list(files.classes), "source_sha256": files.digest}
+    known = {"classes": list(files.classes), "source": files.source}
+    known |= {"source_sha256": files.digest}
     with (
         create_store(
             output, field="image", n_samples=files.n, shape=(height, width), chunk=chunk,

@@ -191,6 +191,7 @@ def refine_images(
         attrs |= {"weights_sha256": weights_sha256, "sampler": spec.sampler}
         attrs |= chain_record(refiner.lambdas) | {"arithmetic": arithmetic(device)}
     judge = LowResolution(spec.rule, shape, sides)
+    ids = low.variable("parent") if low.has("parent") else np.arange(low.n_samples)
     misfits: list[float] = []
 
     def make(index: Sequence[int]) -> Lattices:
@@ -208,7 +209,7 @@ def refine_images(
         output, make, field="image", n_samples=n, shape=shape, channels=low.channels,
         chunk=min(64, chunk_of((low.channels, *shape))),
         attrs={k: v for k, v in (attrs | (extra_attrs or {})).items() if v is not None},
-        extra=lambda images, index: {"parent": index}, variables=("parent",),
+        extra=lambda images, index: {"parent": ids[index]}, variables=("parent",),
         overwrite=overwrite, threads=threads, device=device, progress=progress, stop=stop,
     )  # fmt: skip
     seconds = time.perf_counter() - began

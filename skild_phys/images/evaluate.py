@@ -1,0 +1,149 @@
+"""Images of a store, judged beside others: which belongs to which, and the scores of all."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skild_phys.errors import BadInput
+from skild_phys.images import metrics
+from skild_phys.images.lowres import LowResolution
+from skild_phys.images.metrics import ALONE, OF_SETS, PAIRED, SCORES, Pixels, Score
+from skild_phys.skild.pixels import ImageLattices, fields_of
+
+
+class StoredImages:
+    """The first `n` images of a store or split, read chunk by chunk."""
+
+    def __init__(self, images: ImageLattices, n: int | None = None) -> None:
+        self.images, self._n = images, min(n or images.n_samples, images.n_samples)
+        self._held: tuple[int, Pixels] | None = None
+
+    def __len__(self) -> int:
+        return self._n
+
+    def _one(self, i: int) -> Pixels:
+        chunk = i // self.images.chunk
+        if self._held is None or self._held[0] != chunk:
+            first = chunk * self.images.chunk
+            last = min(first + self.images.chunk, self.images.n_samples)
+            at = self.images.first
+            self._held = chunk, self.images.store.read(at + first, at + last)
+        image: Pixels = self._held[1][i - self._held[0] * self.images.chunk]
+        return image
+
+    def pixels(self, index: Sequence[int]) -> Pixels:
+        """Return images (n, channels, Ly, Lx)."""
+        return np.stack([self._one(int(i)) for i in index])
+
+
+def evaluate(
+    images: ImageLattices,
+    scores: Sequence[str],
+    reference: ImageLattices | None = None,
+    *,
+    n: int | None = None,
+    weights: Path | None = None,
+    features: Path | None = None,
+    low: ImageLattices | None = None,
+    device: str = "cpu",
+) -> list[Score]:
+    """Return scores of the first `n` images of a store (None: all).
+
+    Parameters
+    ----------
+    scores : of `metrics.SCORES`.
+    reference : of scores of sets, all that belong to them; of paired ones the truths, of which the
+        store's variable `parent` says which: an index in their whole store.
+    weights : folder with weights of networks; PyTorch's cache is looked through as well.
+    features : weights of VGG16 for the score 'frechet'.
+    low : low-resolution images that these were made from: adds 'consistency', the rms of A x - y in
+        units of 8-bit intensities.
+
+    Raises BadInput, WeightsError or StoreError if something is missing.
+    """
+    for name in scores:
+        if name not in SCORES:
+            raise BadInput("--scores", name, ", ".join(SCORES))
+        if name != "is" and name not in ALONE and reference is None:
+            raise BadInput("--against", "none", f"a store of images for {name}")
+    if "frechet" in scores and features is None:
+        raise BadInput("--features", "none", "weights of VGG16 for the score frechet")
+    mine = StoredImages(images, n)
+    if len(mine) < 2 and set(scores) & set(OF_SETS):
+        raise BadInput("-n", len(mine), "2 images or more for a distance of sets")
+    theirs = None if reference is None else StoredImages(reference)
+    found: list[Score] = []
+    paired = [name for name in scores if name in PAIRED]
+    if paired and theirs is not None and reference is not None:
+        parents = _parents(images, reference)
+
+        def pairs() -> Iterator[tuple[Pixels, Pixels]]:
+            assert theirs is not None
+            for first in range(0, len(mine), metrics.BATCH):
+                index = range(first, min(first + metrics.BATCH, len(mine)))
+                yield mine.pixels(index), theirs.pixels(parents[index.start : index.stop].tolist())
+
+        found += [metrics.paired_score(name, pairs, weights) for name in paired]
+    if low is not None:
+        found.append(consistency(mine, low, images))
+    inception = [name for name in scores if name in ("fid", "is")]
+    if inception:
+        made = metrics.inception_scores(inception, mine, theirs, weights, device)
+        same = reference is not None and _papers_protocol(len(mine), reference)
+        found += [
+            Score(s.name, s.value, s.error, s.n, metrics.PAPER.get(s.name) if same else None)
+            for s in made
+        ]
+    if "frechet" in scores and theirs is not None and features is not None:
+        found.append(metrics.frechet_score(mine, theirs, features))
+    return found + [metrics.quality_score(name, mine, weights) for name in scores if name in ALONE]
+
+
+def _parents(images: ImageLattices, reference: ImageLattices) -> NDArray[np.int64]:
+    """Return the place of each image's truth in `reference`; raises BadInput."""
+    if images.shape != reference.shape or images.channels != reference.channels:
+        raise BadInput(
+            "--against", str(reference.path),
+            f"images of {images.channels} x {images.shape}, as {images.path} has",
+        )  # fmt: skip
+    if not images.store.has("parent"):
+        raise BadInput(
+            "--against", str(reference.path), f"no paired score: {images.path} has no parents"
+        )
+    parents = images.store.variable("parent").astype(np.int64) - reference.first
+    if parents.min() < 0 or parents.max() >= reference.n_samples:
+        accepted = f"the store or split that {images.path} comes from"
+        raise BadInput("--against", str(reference.path), accepted)
+    return parents
+
+
+def _papers_protocol(n: int, reference: ImageLattices) -> bool:
+    """Return whether 50,000 images are beside CIFAR-10's own 50,000 to train on."""
+    attrs = reference.store.attrs
+    official = attrs.get("dataset") == "cifar10" and attrs.get("source") == "binary"
+    return official and n == reference.n_samples == 50_000 and reference.first == 0
+
+
+def consistency(mine: StoredImages, low: ImageLattices, images: ImageLattices) -> Score:
+    """Return the rms of A x - y over pixels, images as they are stored, in 8-bit intensities."""
+    attrs = low.store.attrs
+    if "rule" not in attrs:
+        raise BadInput("--low", str(low.path), "images that 'images coarsen' made")
+    operator = LowResolution(str(attrs["rule"]), images.shape, low.shape)
+    own = images.store.attrs.get("parent_sha256")
+    if own is not None and own != low.store.digest():
+        raise BadInput("--low", str(low.path), f"the store that {images.path} was made from")
+    given = StoredImages(low, len(mine))
+    if len(given) < len(mine):
+        raise BadInput("--low", str(low.path), f"{len(mine)} images or more")
+    squares = []
+    for first in range(0, len(mine), metrics.BATCH):
+        index = range(first, min(first + metrics.BATCH, len(mine)))
+        seen = operator.apply(fields_of(mine.pixels(index)).astype(np.float64))
+        missing = 127.5 * (seen - fields_of(given.pixels(index)))
+        squares.append((missing**2).mean((1, 2, 3)))
+    return Score("consistency", float(np.sqrt(np.concatenate(squares).mean())), None, len(mine))

@@ -1,0 +1,328 @@
+"""Scores of images by the libraries that define them, with weights from a folder or a cache.
+
+FID and Inception Score are torch-fidelity's, PSNR, SSIM and MS-SSIM torchmetrics', LPIPS that of
+its authors, MUSIQ and CLIP-IQA pyiqa's (whose licence is non-commercial: its own extra). A Frechet
+distance of other features than those of the Inception network of 2015 is never called FID.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib
+import os
+import sys
+import types
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from skild_phys.errors import BadInput, StoreError, WeightsError
+from skild_phys.skild.convert import read_tensors
+
+Array = NDArray[np.float64]
+Pixels = NDArray[np.uint8]
+
+INCEPTION = "weights-inception-2015-12-05-6726825d.pth"
+ALEXNET = "alexnet-owt-7be5be79.pth"
+FROM = {
+    INCEPTION: "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/" + INCEPTION,
+    ALEXNET: "https://download.pytorch.org/models/" + ALEXNET,
+}
+MS_SSIM_SIDE = 161
+"""Smallest side that five scales of an 11 x 11 window fit into."""
+PAIRED = ("psnr", "ssim", "ms-ssim", "lpips")
+OF_SETS = ("fid", "is", "frechet")
+ALONE = ("musiq", "clip-iqa")
+SCORES = (*OF_SETS, *PAIRED, *ALONE)
+PAPER = {"fid": 2.65, "is": 9.63}
+"""Of 50,000 images beside the 50,000 that CIFAR-10 has for training (arXiv 2605.26032)."""
+BATCH = 64
+
+
+class ImageSet(Protocol):
+    """Images that can be read by their index, 8-bit (channels, Ly, Lx)."""
+
+    def __len__(self) -> int: ...
+
+    def pixels(self, index: Sequence[int]) -> Pixels:
+        """Return images (n, channels, Ly, Lx)."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """A score with its spread.
+
+    Attributes
+    ----------
+    name : what it is; a distance of other features than FID's names their file.
+    value, error : of means over images the standard error; of an Inception Score the standard
+        deviation over its ten parts; None where there is none.
+    n : images.
+    paper : the paper's figure, where the protocol is the same.
+    """
+
+    name: str
+    value: float
+    error: float | None
+    n: int
+    paper: float | None = None
+
+
+def library(name: str, extra: str = "images") -> Any:
+    """Return a module of an optional extra; StoreError says how to get it."""
+    try:
+        if name != "torchmetrics.functional.image":
+            _torchvision()
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise StoreError(
+            f"{error.name or name}: is not installed; pip install 'skild-phys[{extra}]'"
+        ) from None
+
+
+def _torchvision() -> None:
+    """Import torchvision, beside a PyTorch that its compiled part was not built for as well.
+
+    Only networks and transforms in Python are used; what would describe the compiled operators
+    to PyTorch is what then fails, and is left out.
+    """
+    if "torchvision" in sys.modules:
+        return
+    try:
+        importlib.import_module("torchvision")
+    except (RuntimeError, OSError):
+        for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
+            del sys.modules[name]
+        absent = "torchvision._meta_registrations"
+        sys.modules[absent] = types.ModuleType(absent)
+        importlib.import_module("torchvision")
+
+
+def weights_file(name: str, folder: Path | None) -> Path:
+    """Return where the weights `name` lie: in `folder`, or in PyTorch's cache; WeightsError."""
+    places = [Path(torch.hub.get_dir()) / "checkpoints"]
+    places[:0] = [folder] if folder else []
+    stem = name.removesuffix(".pth")
+    for place in places:
+        for file in (place / name, place / f"{stem}.safetensors"):
+            if file.is_file():
+                return file
+    where = " or ".join(map(str, places))
+    raise WeightsError(f"{name}: not found in {where}; it is at {FROM[name]}")
+
+
+def named_so(path: Path) -> bool:
+    """Return whether the SHA-256 of a file begins as the last part of its name says."""
+    with open(path, "rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return digest.startswith(path.stem.rpartition("-")[2])
+
+
+def _mean(name: str, values: Array) -> Score:
+    error = float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else None
+    return Score(name, float(values.mean()), error, len(values))
+
+
+Pairs = Callable[[], Iterator[tuple[Pixels, Pixels]]]
+"""Returns batches of images and their truths."""
+
+
+def paired_score(name: str, pairs: Pairs, folder: Path | None = None) -> Score:
+    """Return the mean over images of `name`, one of PAIRED; intensities are 0 to 255."""
+    of = _lpips(folder) if name == "lpips" else _of_pairs(name)
+    with torch.inference_mode():
+        values = [of(_float(a), _float(b)) for a, b in pairs()]
+    return _mean(name, np.concatenate(values))
+
+
+def _float(pixels: Pixels) -> Tensor:
+    return torch.from_numpy(pixels.astype(np.float32))
+
+
+def _of_pairs(name: str) -> Callable[[Tensor, Tensor], Array]:
+    image: Any = library("torchmetrics.functional.image")
+    options: dict[str, Any] = {"data_range": 255.0, "reduction": "none"}
+
+    def of(a: Tensor, b: Tensor) -> Array:
+        if name == "psnr":
+            dim = (1, 2, 3)
+            values = image.peak_signal_noise_ratio(a, b, dim=dim, **options)
+        elif name == "ssim":
+            values = image.structural_similarity_index_measure(a, b, **options)
+        else:
+            if min(a.shape[-2:]) < MS_SSIM_SIDE:
+                accepted = f"images of {MS_SSIM_SIDE} pixels or more a side"
+                raise BadInput("--scores", f"ms-ssim of {tuple(a.shape[-2:])}", accepted)
+            values = image.multiscale_structural_similarity_index_measure(a, b, **options)
+        return np.atleast_1d(np.asarray(values.double()))
+
+    return of
+
+
+def _lpips(folder: Path | None) -> Callable[[Tensor, Tensor], Array]:
+    """Return LPIPS of version 0.1 on AlexNet; ImageNet's weights lie in a file."""
+    path = weights_file(ALEXNET, folder)
+    lpips = library("lpips")
+    with contextlib.redirect_stdout(sys.stderr):
+        judge = lpips.LPIPS(net="alex", pnet_rand=True, verbose=False).eval()
+    own = judge.net.state_dict()
+    theirs = read_tensors(path)
+    try:
+        for key in own:
+            _, layer, end = key.split(".")
+            own[key] = theirs[f"features.{layer}.{end}"]
+        judge.net.load_state_dict(own)
+    except (KeyError, RuntimeError) as error:
+        raise WeightsError(f"{path}: is no AlexNet of torchvision ({error})") from None
+
+    def of(a: Tensor, b: Tensor) -> Array:
+        # A grey image is one of three equal channels.
+        a, b = (x.expand(-1, 3, -1, -1) / 127.5 - 1.0 for x in (a, b))
+        return np.asarray(judge(a, b).double()).reshape(-1)
+
+    return of
+
+
+class _Dataset(torch.utils.data.Dataset[Tensor]):
+    def __init__(self, images: ImageSet) -> None:
+        self.images = images
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, i: int) -> Tensor:
+        return torch.from_numpy(self.images.pixels([i])[0]).expand(3, -1, -1)
+
+
+def inception_scores(
+    names: Sequence[str],
+    images: ImageSet,
+    reference: ImageSet | None,
+    folder: Path | None = None,
+    device: str = "cpu",
+) -> list[Score]:
+    """Return FID and Inception Score, those of them that `names` has."""
+    path = weights_file(INCEPTION, folder)
+    genuine = named_so(path)
+    fidelity = library("torch_fidelity")
+    wanted = {"fid": "fid" in names, "isc": "is" in names}
+    found = fidelity.calculate_metrics(
+        input1=_Dataset(images), input2=None if reference is None else _Dataset(reference),
+        cuda=device != "cpu", batch_size=BATCH, verbose=False, save_cpu_ram=True,
+        isc_splits=min(10, len(images)), samples_find_deep=False,
+        feature_extractor_weights_path=str(path), **wanted,
+    )  # fmt: skip
+    label = "" if genuine else f" of the features of {path.name}, not Inception's of 2015"
+    scores = []
+    if wanted["fid"]:
+        name = "fid" if genuine else "frechet" + label
+        value = float(found["frechet_inception_distance"])
+        scores.append(Score(name, value, None, len(images)))
+    if wanted["isc"]:
+        value, spread = (float(found[f"inception_score_{k}"]) for k in ("mean", "std"))
+        scores.append(Score("is" + label, value, spread, len(images)))
+    return scores
+
+
+# The Frechet distance of features of one's own.
+
+FEATURE_SIDE = 64
+"""Smaller images are enlarged to this side before their features are taken."""
+_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+_VGG16 = (64, 64, 0, 128, 128, 0, 256, 256, 256, 0, 512, 512, 512, 0, 512, 512, 512)
+
+
+def feature_network(path: Path) -> nn.Module:
+    """Return the convolutions of VGG16 up to relu5_3 with weights from a file.
+
+    The file has the names of torchvision (`features.0.weight`, ...), as safetensors or a PyTorch
+    file of tensors alone. WeightsError if it is something else.
+    """
+    layers: list[nn.Module] = []
+    inputs = 3
+    for width in _VGG16:
+        if width:
+            layers += [nn.Conv2d(inputs, width, 3, padding=1), nn.ReLU()]
+            inputs = width
+        else:
+            layers.append(nn.MaxPool2d(2))
+    network = nn.Sequential(*layers)
+    theirs = read_tensors(path)
+    kept = {k: theirs.get(f"features.{k}", torch.empty(0)) for k in network.state_dict()}
+    try:
+        network.load_state_dict(kept)
+    except RuntimeError:
+        raise WeightsError(
+            f"{path}: has no 'features' of VGG16 as torchvision names them"
+        ) from None
+    return network.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+
+def features(
+    network: nn.Module, images: ImageSet, progress: Callable[[int], None] = lambda n: None
+) -> Array:
+    """Return the features (n, 512) of all images: means over sites, float32's as float64."""
+    mean, std = (torch.tensor(x)[:, None, None] for x in (_MEAN, _STD))
+    out = []
+    with torch.inference_mode():
+        for first in range(0, len(images), BATCH):
+            index = range(first, min(first + BATCH, len(images)))
+            x = _float(images.pixels(index)).expand(-1, 3, -1, -1) / 255.0
+            if min(x.shape[-2:]) < FEATURE_SIDE:
+                scale = FEATURE_SIDE / min(x.shape[-2:])
+                size = [round(side * scale) for side in x.shape[-2:]]
+                x = F.interpolate(x, size, mode="bilinear", antialias=False)
+            seen = network(((x - mean) / std).contiguous(memory_format=torch.channels_last))
+            out.append(seen.mean((-2, -1)).double().numpy())
+            progress(len(index))
+    return np.concatenate(out)
+
+
+def frechet_distance(a: Array, b: Array) -> float:
+    """Return |m_a - m_b|^2 + tr(C_a + C_b - 2 (C_a C_b)^1/2) of features (n, d), n >= 2."""
+    (m, c), (other_m, other_c) = ((x.mean(0), np.atleast_2d(np.cov(x.T))) for x in (a, b))
+    # C_a C_b has the eigenvalues of the symmetric S C_b S with S = C_a^1/2.
+    values, vectors = np.linalg.eigh(c)
+    root = (vectors * np.sqrt(values.clip(min=0.0))) @ vectors.T
+    shared = np.sqrt(np.linalg.eigvalsh(root @ other_c @ root).clip(min=0.0)).sum()
+    return float(((m - other_m) ** 2).sum() + np.trace(c) + np.trace(other_c) - 2.0 * shared)
+
+
+def frechet_score(images: ImageSet, reference: ImageSet, path: Path) -> Score:
+    """Return the Frechet distance of the features of VGG16 with the weights in `path`."""
+    network = feature_network(path)
+    distance = frechet_distance(features(network, images), features(network, reference))
+    return Score(f"frechet of VGG16 features ({path.name})", distance, None, len(images))
+
+
+# No reference: pyiqa.
+
+
+def quality_score(name: str, images: ImageSet, folder: Path | None = None) -> Score:
+    """Return the mean MUSIQ or CLIP-IQA of images, by pyiqa; nothing is fetched unasked."""
+    if folder is not None:
+        os.environ["TORCH_HOME"] = str(folder)
+    pyiqa = library("pyiqa", "quality")
+    try:
+        judge = pyiqa.create_metric({"musiq": "musiq", "clip-iqa": "clipiqa"}[name], device="cpu")
+    except (OSError, RuntimeError, ValueError) as error:
+        reason = " ".join(str(error).split())[:100]
+        where = folder or torch.hub.get_dir()
+        raise WeightsError(
+            f"{name}: its weights are neither in {where} nor to be had ({reason})"
+        ) from None
+    values = []
+    with torch.inference_mode():
+        for first in range(0, len(images), BATCH):
+            index = range(first, min(first + BATCH, len(images)))
+            x = _float(images.pixels(index)).expand(-1, 3, -1, -1) / 255.0
+            values.append(np.asarray(judge(x).double()).reshape(-1))
+    return _mean(name, np.concatenate(values))
