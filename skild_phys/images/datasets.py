@@ -28,6 +28,7 @@ from skild_phys.rng import generator
 from skild_phys.store import LatticeStore, create_store, open_store
 
 Pixels = NDArray[np.uint8]
+CHUNK_BYTES = 2**22
 
 CIFAR10_URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
 CIFAR10_SHA256 = "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd"
@@ -218,7 +219,7 @@ def prepare(
     """
     first = files.read(0)
     channels, height, width = first.shape
-    chunk = max(1, min(1024, 2**22 // first.size))
+    chunk = max(1, min(1024, CHUNK_BYTES // first.size))
     known = {"classes": list(files.classes), "source": files.source}
     known |= {"source_sha256": files.digest}
     with (

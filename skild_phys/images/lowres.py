@@ -105,7 +105,8 @@ class LowResolution:
 
         Parameters
         ----------
-        sigma : (Ly, Lx), how uncertain each mode of the DCT-II is.
+        sigma : (Ly, Lx), how uncertain each mode of the DCT-II is, or of each channel
+            (channels, Ly, Lx).
 
         A x is `low` to TOLERANCE.
         """
@@ -114,7 +115,7 @@ class LowResolution:
             return np.asarray(self._y @ (sigma * (self._y.T @ z @ self._x)) @ self._x.T)
 
         diagonal = self._y2 @ sigma @ self._x2.T
-        inverse = 1.0 / diagonal.clip(min=1e-12 * diagonal.max())
+        inverse = 1.0 / diagonal.clip(min=1e-12 * diagonal.max((-2, -1), keepdims=True))
         gy, gx = self._coarse
 
         def preconditioned(r: Array) -> Array:

@@ -12,6 +12,7 @@ import hashlib
 import importlib
 import os
 import sys
+import tempfile
 import types
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -214,12 +215,16 @@ def inception_scores(
     genuine = named_so(path)
     fidelity = library("torch_fidelity")
     wanted = {"fid": "fid" in names, "isc": "is" in names}
-    found = fidelity.calculate_metrics(
-        input1=_Dataset(images), input2=None if reference is None else _Dataset(reference),
-        cuda=device != "cpu", batch_size=BATCH, verbose=False, save_cpu_ram=True,
-        isc_splits=min(10, len(images)), samples_find_deep=False,
-        feature_extractor_weights_path=str(path), **wanted,
-    )  # fmt: skip
+    with tempfile.TemporaryDirectory(prefix="skild-phys-") as place:
+        # torch-fidelity would unpickle anything: it is given what was read as tensors alone.
+        safe = Path(place) / path.with_suffix(".pth").name
+        torch.save(read_tensors(path), safe)
+        found = fidelity.calculate_metrics(
+            input1=_Dataset(images), input2=None if reference is None else _Dataset(reference),
+            cuda=device != "cpu", batch_size=BATCH, verbose=False, save_cpu_ram=True,
+            isc_splits=min(10, len(images)), samples_find_deep=False,
+            feature_extractor_weights_path=str(safe), **wanted,
+        )  # fmt: skip
     label = "" if genuine else f" of the features of {path.name}, not Inception's of 2015"
     scores = []
     if wanted["fid"]:

@@ -14,7 +14,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from skild_phys.errors import BadInput, Interrupted, StoreError
+from skild_phys.images.datasets import CHUNK_BYTES
 from skild_phys.images.lowres import RULES, LowResolution, coarse_shape, enlarged, fine_shape
+from skild_phys.skild.basis import turned
 from skild_phys.skild.model import Skild
 from skild_phys.skild.pixels import ImageLattices, fields_of, pixels_of
 from skild_phys.skild.precision import arithmetic
@@ -23,8 +25,6 @@ from skild_phys.skild.schedule import chain_record, starting_lambda
 from skild_phys.skild.streams import Streams, white_noise
 from skild_phys.skild.weights import Weights
 from skild_phys.store import LatticeStore, create_store, open_store
-
-CHUNK_BYTES = 2**22
 
 
 def chunk_of(shape: Sequence[int]) -> int:
@@ -91,9 +91,14 @@ class ImageRefiner:
         """Return fields (n, channels, Ly, Lx) for low-resolution fields (n, channels, ly, lx)."""
         values, skild = low.astype(np.float64), self.skild
 
+        mixing = skild.process.basis.mixing
+        known = turned(mixing, torch.from_numpy(values)).numpy()
+
         def correct(fields: Tensor, sigma: NDArray[np.float64]) -> Tensor:
-            moved = self.operator.correct(fields.double().cpu().numpy(), values, sigma)
-            return torch.from_numpy(moved.astype(np.float32)).to(fields.device)
+            # A acts on each channel alike, so on directions of channels too.
+            wide = turned(mixing, fields.double().cpu()).numpy()
+            moved = torch.from_numpy(self.operator.correct(wide, known, sigma))
+            return turned(mixing, moved, back=True).float().to(fields.device)
 
         with torch.inference_mode():
             shape = (low.shape[1], *skild.shape)

@@ -30,9 +30,12 @@ class Basis(ABC):
     sites : Ly Lx.
     weight : how many modes of the full transform each mode stands for, of the modes' shape: a
         mode of the half-plane DFT stands for its complex conjugate too.
+    mixing : (c, c) orthogonal, what channels are turned by before they are transformed; None for
+        not at all.
     """
 
     name: str
+    mixing: Tensor | None = None
 
     def __init__(self, shape: tuple[int, int]) -> None:
         self.shape = shape
@@ -99,6 +102,33 @@ class Box(Basis):
 
     def fields(self, modes: Tensor) -> Tensor:
         return self._y.to(modes).T @ modes @ self._x.to(modes)
+
+
+class Mixed(Basis):
+    """Another basis for fields (..., channels, Ly, Lx) whose channels are turned by `mixing`."""
+
+    def __init__(self, basis: Basis, mixing: Array) -> None:
+        self.name, self._inner = basis.name, basis
+        super().__init__(basis.shape)
+        self.weight = basis.weight
+        self.mixing = torch.from_numpy(np.ascontiguousarray(mixing))
+
+    def _wave_numbers(self) -> Array:
+        return self._inner.kappa
+
+    def modes(self, fields: Tensor) -> Tensor:
+        return self._inner.modes(turned(self.mixing, fields))
+
+    def fields(self, modes: Tensor) -> Tensor:
+        return turned(self.mixing, self._inner.fields(modes), back=True)
+
+
+def turned(mixing: Tensor | None, fields: Tensor, back: bool = False) -> Tensor:
+    """Return fields (..., channels, Ly, Lx) whose channels are turned by `mixing`, or back."""
+    if mixing is None:
+        return fields
+    matrix = mixing.to(fields)
+    return torch.einsum("kc,...cyx->...kyx", matrix.T if back else matrix, fields)
 
 
 def cosines(side: int) -> Tensor:

@@ -22,7 +22,7 @@ from skild_phys.skild.reverse import MIRROR, SYMMETRIES
 from skild_phys.skild.schedule import SCHEDULES, Schedule
 from skild_phys.skild.spectrum import KINDS
 
-SPECTRA = (*KINDS, "white", "paper")
+SPECTRA = (*KINDS, "channels", "white", "paper")
 
 
 @dataclass(frozen=True)
@@ -41,8 +41,8 @@ class TrainConfig:
         `simulate.expected.default_every` finds for side and temperature.
     spectrum_batches : batches measured for the spectrum, and the pair couplings of spins,
         before the first step; of a store, no more than there are.
-    spectrum : 'radial', 'power_law' or 'modes' (`spectrum.KINDS`); 'white', or 'paper', whose
-        fit is `paper_spectrum`.
+    spectrum : 'radial', 'power_law' or 'modes' (`spectrum.KINDS`); of images also 'channels'
+        (`spectrum.ChannelSpectra`); 'white', or 'paper', whose fit is `paper_spectrum`.
     cutoff : kappa_c in radians per site; below 0 for the lowest wave number above zero.
     weighting : of the loss of fields: 'flat', the mean square, or 'scales'
         (`denoiser.scale_weights`).

@@ -17,8 +17,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from skild_phys.skild.basis import Basis, Torus, make_basis
-from skild_phys.skild.spectrum import Spectrum
+from skild_phys.skild.basis import Basis, Mixed, Torus, make_basis
+from skild_phys.skild.spectrum import ChannelSpectra, Spectrum
 
 SMALLEST_SINE = 1e-30
 """Where nothing is erased there is no angle: a velocity of 0 / 0 is 0."""
@@ -34,8 +34,8 @@ def each(lam: Tensor | float, fields: Tensor) -> Tensor | float:
 class Process:
     """Forward process, bridge and Gaussian draws for fields of one shape.
 
-    Fields are (n, Ly, Lx), or (n, channels, Ly, Lx) with the same spectrum in every channel. A
-    cutoff of 0 keeps the zero mode at every lambda, as it is.
+    Fields are (n, Ly, Lx), or (n, channels, Ly, Lx) with the same spectrum in every channel, or
+    with those of `ChannelSpectra`. A cutoff of 0 keeps the zero mode at every lambda, as it is.
 
     Parameters
     ----------
@@ -59,6 +59,8 @@ class Process:
         kappa = self.basis.kappa.clip(min=self.basis.lowest if cutoff is None else cutoff)
         self.kappa2 = torch.as_tensor(kappa**2, dtype=torch.float64, device=device)
         power = spectrum.variances(self.basis)
+        if isinstance(spectrum, ChannelSpectra):
+            self.basis = Mixed(self.basis, spectrum.matrix)
         self.power = torch.as_tensor(power, dtype=torch.float64, device=device)
         self.amplitude = self.power.sqrt().float()
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -117,13 +117,43 @@ class ModeSpectrum(Spectrum):
         return np.array(self.power).reshape(basis.kappa.shape)
 
 
+@dataclass(frozen=True)
+class ChannelSpectra(Spectrum):
+    """A radial spectrum for each of the directions in which the channels of images vary.
+
+    Attributes
+    ----------
+    mixing : (c, c) orthogonal, row by row: direction k is the sum over c of mixing[k][c] times
+        channel c. Of photographs the first is close to the intensity, the others are colours.
+    spectra : of each direction.
+    """
+
+    kind: ClassVar[str] = "channels"
+    mixing: tuple[tuple[float, ...], ...]
+    spectra: tuple[RadialSpectrum, ...]
+
+    @property
+    def matrix(self) -> Array:
+        """`mixing` as an array."""
+        return np.array(self.mixing)
+
+    def variances(self, basis: Basis) -> Array:
+        return np.stack([spectrum.variances(basis) for spectrum in self.spectra])
+
+
 KINDS: dict[str, type[Spectrum]] = {
     kind.kind: kind for kind in (RadialSpectrum, PowerLaw, ModeSpectrum)
 }
+"""Of one field; images may have ChannelSpectra."""
 
 
 def spectrum_from_record(record: dict[str, Any]) -> Spectrum:
     """Return the spectrum that gave `record`; KeyError, TypeError or ValueError if none did."""
+    if record["kind"] == ChannelSpectra.kind:
+        rows = tuple(tuple(float(x) for x in row) for row in record["mixing"])
+        radial = [{"kind": RadialSpectrum.kind, **one} for one in record["spectra"]]
+        spectra = [spectrum_from_record(one) for one in radial]
+        return ChannelSpectra(rows, tuple(s for s in spectra if isinstance(s, RadialSpectrum)))
     values = {k: tuple(v) if isinstance(v, list) else v for k, v in record.items() if k != "kind"}
     return KINDS[record["kind"]](**values)
 
@@ -150,6 +180,32 @@ def fit_spectrum(power: Array, basis: Basis, kind: str = RadialSpectrum.kind) ->
     if kind == PowerLaw.kind:
         return _power_law(floored, basis)
     return _radial(floored, basis)
+
+
+def fit_channels(batches: Sequence[NDArray[np.generic]], basis: Basis) -> ChannelSpectra:
+    """Return the spectra of images (n, channels, Ly, Lx) along their principal directions.
+
+    Directions are those of the covariance of the channels over all sites, the largest first; each
+    is turned so that its components have a sum above zero, or the first of them is.
+    """
+    channels = batches[0].shape[1]
+    total, count = np.zeros((channels, channels)), 0
+    for batch in batches:
+        flat = np.moveaxis(np.asarray(batch, dtype=np.float64), 1, 0).reshape(channels, -1)
+        total += np.cov(flat) * flat.shape[1]
+        count += flat.shape[1]
+    mixing = np.linalg.eigh(total / count)[1].T[::-1]
+    lead = np.where(np.abs(mixing.sum(1)) > 0.1, mixing.sum(1), mixing[:, 0])
+    mixing = mixing * np.sign(lead)[:, None]
+    turned = (np.einsum("kc,ncyx->knyx", mixing, np.asarray(b, np.float64)) for b in batches)
+    power, count = np.zeros((channels, *basis.kappa.shape)), 0
+    for directions in turned:
+        modes = basis.modes(torch.from_numpy(np.ascontiguousarray(directions)))
+        power += (modes.abs() ** 2).sum(1).numpy()
+        count += directions.shape[1]
+    spectra = (fit_spectrum(one, basis, RadialSpectrum.kind) for one in power / count)
+    radial = tuple(s for s in spectra if isinstance(s, RadialSpectrum))
+    return ChannelSpectra(tuple(tuple(float(x) for x in row) for row in mixing), radial)
 
 
 FLOOR = 1e-4

@@ -54,7 +54,9 @@ from skild_phys.skild.schedule import START_SCALE, TIMES, starting_lambda
 from skild_phys.skild.source import EVERY, Source
 from skild_phys.skild.spectrum import (
     WHITE,
+    ChannelSpectra,
     Spectrum,
+    fit_channels,
     fit_spectrum,
     measure_shells,
     spectrum_from_record,
@@ -91,6 +93,10 @@ def measure(source: Source, config: TrainConfig) -> Measured:
     batches = [source.next(config.batch)]
     count = min(count, 1 + MEASURED // batches[0].nbytes)
     batches += [source.next(config.batch) for _ in range(count - 1)]
+    if config.spectrum == ChannelSpectra.kind:
+        if not source.channels:
+            raise BadInput("spectrum", config.spectrum, "another for lattices, without channels")
+        return Measured(fit_channels(batches, basis), Couplings())
     spectrum = fit_spectrum(measure_shells(batches, basis).power, basis, config.spectrum)
     couplings = Couplings()
     if config.output == "logits":
