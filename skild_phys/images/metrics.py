@@ -80,8 +80,7 @@ class Score:
 def library(name: str, extra: str = "images") -> Any:
     """Return a module of an optional extra; StoreError says how to get it."""
     try:
-        if name != "torchmetrics.functional.image":
-            _torchvision()
+        _torchvision()
         return importlib.import_module(name)
     except ImportError as error:
         raise StoreError(
