@@ -37,8 +37,8 @@ FROM = {
     INCEPTION: "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/" + INCEPTION,
     ALEXNET: "https://download.pytorch.org/models/" + ALEXNET,
 }
-MS_SSIM_SIDE = 161
-"""Smallest side that five scales of an 11 x 11 window fit into."""
+MS_SSIM_SIDE = 176
+"""Smallest side that torchmetrics takes: 11 pixels or more at the coarsest of five scales."""
 PAIRED = ("psnr", "ssim", "ms-ssim", "lpips")
 OF_SETS = ("fid", "is", "frechet")
 ALONE = ("musiq", "clip-iqa")
