@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import numpy as np
 
 from skild_phys.cli.options import (
     check_device,
@@ -27,7 +28,7 @@ from skild_phys.files import check_output
 def command() -> None:
     """Image benchmarks: data sets, low resolution, scores.
 
-    Images are trained on and generated and generate with the commands of lattices:
+    train and generate take images as they take lattices:
 
     \b
     skild-phys images prepare cifar10 --from cifar-10-binary.tar.gz -o cifar10.zarr
@@ -243,7 +244,7 @@ def info(
     config = read_config(Path(preset) if preset.endswith(".toml") else preset)
     side = getattr(config.lambdas, "side", None) or (32 if "cifar" in preset else config.side)
     sides = _sides(shape) if shape else (side, side)
-    lattices = config.output == "logits" or not set(config.symmetries) & {"mirror"}
+    lattices = "mirror" not in config.symmetries
     tflops, share = gpu_tflops or H100_TFLOPS, utilization or UTILIZATION
     if not (tflops > 0 and 0 < share <= 1):
         raise BadInput("--gpu-tflops", (tflops, share), "above 0; --utilization above 0, up to 1")
@@ -260,15 +261,16 @@ def info(
         click.echo(json.dumps(answer))
         return
     height, width = sides
+    hours = f"{answer['gpu_hours']:.0f}" if found.training > 1e18 else f"{answer['gpu_hours']:.2g}"
     rows = (
         ("fields", f"{width} x {height}, {1 if lattices else 3} channels"),
         ("parameters", f"{found.parameters / 1e6:.1f} M"),
         ("one call", f"{found.forward / 1e9:.1f} GFLOP a field"),
-        ("one step", f"{found.step / 1e12:.1f} TFLOP, batch {config.batch}, with its gradient"),
+        ("one step", f"{found.step / 1e12:.3g} TFLOP, batch {config.batch}, with its gradient"),
         ("memory", f"{found.state / 2**30:.2f} GiB, and {found.activations / 2**20:.0f} MiB a field"
          " in float32, half of that in bf16"),
         ("the run", f"{config.steps} steps, {found.training:.2g} FLOP:"
-         f" {found.gpu_hours(tflops, share):.0f} hours of a GPU of {tflops:g} TFLOP/s"
+         f" {hours} hours of a GPU of {tflops:g} TFLOP/s"
          f" at {share:.0%}"),
         ("1000 calls", f"{answer['seconds_1000_calls']:.2g} s a field there"),
     )  # fmt: skip
@@ -355,3 +357,50 @@ def evaluate(
         error = "" if score.error is None else f" +- {score.error:.2g}"
         paper = "" if score.paper is None else f"   paper: {score.paper:g}"
         click.echo(f"{score.name}  {score.value:.5g}{error}  ({score.n} images){paper}")
+
+
+@command.command()
+@click.argument("weights", type=click.Path(path_type=Path))
+@click.option("--preset", required=True, help="Recipe that they were trained by, such as cifar10.")
+@output_option
+@overwrite_option
+@json_option
+def convert(weights: Path, preset: str, output: Path, overwrite: bool, as_json: bool) -> None:
+    """Weights of the published NCSN++ for this program.
+
+    WEIGHTS is a safetensors file, or a PyTorch file of a state_dict (`all_modules.0.weight`, ...)
+    that is read without unpickling objects. Process and schedule are those of PRESET, whose
+    spectrum must be the paper's.
+    """
+    import torch
+
+    from skild_phys.skild.config import read_config
+    from skild_phys.skild.convert import convert_ncsnpp, read_tensors
+    from skild_phys.skild.denoiser import make_network
+    from skild_phys.skild.ncsnpp import Ncsnpp
+    from skild_phys.skild.schedule import TIMES
+    from skild_phys.skild.weights import Weights, save_weights
+
+    config = read_config(Path(preset) if preset.endswith(".toml") else preset)
+    lam, law = config.lambdas, config.paper_spectrum
+    if lam is None or law is None or config.network.kind != "ncsnpp":
+        raise BadInput("--preset", preset, "a recipe of ncsnpp with the paper's spectrum")
+    check_output(output, overwrite=overwrite, inputs=[weights])
+    theirs = read_tensors(weights)
+    channels = 3 if "mirror" in config.symmetries else 1
+    with torch.device("meta"):
+        network = make_network(config.network, config.output, config.basis, channels, lam)
+    assert isinstance(network, Ncsnpp)
+    tensors = convert_ncsnpp(network, theirs)
+    low, high = (float(lam(t)) for t in (np.array(1.0 / TIMES), np.array(1.0)))
+    made = Weights(
+        tensors, config.network, law.power_law(), config.output, (low, high),
+        {"model": "images" if channels == 3 else config.model, "temperature": None},
+        {"converted": weights.name}, config.basis, symmetries=config.symmetries,
+        channels=channels if channels == 3 else 0, schedule=lam,
+        cutoff=None if config.cutoff < 0 else config.cutoff,
+    )  # fmt: skip
+    sha = save_weights(output, made)
+    answer = {"weights": str(output), "sha256": sha, "tensors": len(tensors)}
+    text = f"{output}  sha256 {sha:.16}  {len(tensors)} tensors"
+    click.echo(json.dumps(answer) if as_json else text)

@@ -97,10 +97,12 @@ def command(
     skild-phys measure fine.zarr --only binder_cumulant,energy --errors bootstrap
     """
     from skild_phys.measure.dataset import chosen, measure
+    from skild_phys.measure.lattices import check_measurable
     from skild_phys.measure.system import System
     from skild_phys.store import open_store
 
     opened = open_store(store)
+    check_measurable(opened)
     method = error_method(errors, bins, resamples, seed, opened.n_samples)
     sites = tuple(_parse_offsets(text) for text in offsets)
     names = None if only is None else tuple(name.strip() for name in only.split(","))

@@ -237,11 +237,11 @@ def hamiltonian(lattices: Lattices) -> Model | None:
 
 
 def check_measurable(lattices: Lattices) -> None:
-    """Raise StoreError for no lattices at all, and for counts of states."""
+    """Raise StoreError for no lattices at all, for counts of states, and for images."""
     if lattices.n_samples == 0:
         raise StoreError(f"{lattices.path}: holds no complete lattice")
-    if lattices.field == "state_count":
+    if lattices.field in ("state_count", "image"):
         raise StoreError(
-            f"{lattices.path}: variable 'state_count': only spins, states, block sums and fields"
-            " are measured"
+            f"{lattices.path}: variable '{lattices.field}': only spins, states, block sums and"
+            " fields are measured"
         )
