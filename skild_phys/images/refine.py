@@ -20,7 +20,7 @@ from skild_phys.skild.basis import turned
 from skild_phys.skild.model import Skild
 from skild_phys.skild.pixels import ImageLattices, fields_of, pixels_of
 from skild_phys.skild.precision import arithmetic
-from skild_phys.skild.produce import Lattices, produce
+from skild_phys.skild.produce import Lattices, image_batch, produce
 from skild_phys.skild.schedule import chain_record, starting_lambda
 from skild_phys.skild.streams import Streams, white_noise
 from skild_phys.skild.weights import Weights
@@ -200,7 +200,7 @@ def refine_images(
     misfits: list[float] = []
 
     def make(index: Sequence[int]) -> Lattices:
-        given = fields_of(low.read(index[0], index[-1] + 1))
+        given = fields_of(low.read(index[0], index[-1] + 1))[np.array(index) - index[0]]
         if refiner is None:
             fields = enlarged("bicubic", given.astype(np.float64), shape)
         else:
@@ -209,10 +209,11 @@ def refine_images(
         misfits.append(float(np.sqrt(np.mean(missing**2) / np.mean(given.astype(float) ** 2))))
         return pixels_of(fields)
 
+    batch = image_batch((low.channels, *shape))
     began = time.perf_counter()
     refined = produce(
         output, make, field="image", n_samples=n, shape=shape, channels=low.channels,
-        chunk=min(64, chunk_of((low.channels, *shape))),
+        batch=batch, chunk=4 * batch,
         attrs={k: v for k, v in (attrs | (extra_attrs or {})).items() if v is not None},
         extra=lambda images, index: {"parent": ids[index]}, variables=("parent",),
         overwrite=overwrite, threads=threads, device=device, progress=progress, stop=stop,

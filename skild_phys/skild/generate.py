@@ -19,7 +19,7 @@ from skild_phys.skild.basis import make_basis
 from skild_phys.skild.model import Skild
 from skild_phys.skild.pixels import ImageLattices, pixels_of
 from skild_phys.skild.precision import arithmetic
-from skild_phys.skild.produce import Lattices, produce
+from skild_phys.skild.produce import Lattices, image_batch, produce
 from skild_phys.skild.samplers import make_step
 from skild_phys.skild.schedule import (
     chain_record,
@@ -138,15 +138,18 @@ def generate_store(
     if truth is not None:
         attrs |= {"parent_store": truth.path.name, "parent_sha256": truth.digest()}
         attrs["factor"] = factor
+    batch = image_batch((weights.channels, *shape)) if weights.channels else 1
+    usual = max(1, min(1024, 2**19 // math.prod(shape))) if batch == 1 else 4 * batch
     began = time.perf_counter()
     generated = produce(
         output,
         make,
         field="image" if weights.channels else "spins" if skild.spins else "field",
         channels=weights.channels,
+        batch=batch,
         n_samples=n_samples,
         shape=shape,
-        chunk=chunk or max(1, min(1024, 2**19 // math.prod(shape))),
+        chunk=chunk or usual,
         attrs={k: v for k, v in (attrs | (extra_attrs or {})).items() if v is not None},
         extra=extra,
         variables=tuple(extra(np.ones((1, *shape), dtype=np.int8), np.zeros(1, dtype=np.int64))),

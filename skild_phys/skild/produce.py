@@ -2,12 +2,14 @@
 
 Each sample's random streams follow from its index and the seed alone. On a CPU lattices are
 worked on one at a time, each by one thread, so that neither the number of threads nor the size of
-a batch can change a rounding; on a GPU in batches.
+a batch can change a rounding; on a GPU in batches. Small images go in batches on a CPU as well, all
+of one size: a part of one is filled up with its last image.
 """
 
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
@@ -26,6 +28,13 @@ Lattices = NDArray[Any]
 Make = Callable[[Sequence[int]], Lattices]
 """Indices in the store -> their lattices (n, *shape)."""
 GPU_BATCH = 32
+CPU_NUMBERS = 2**16
+"""Of images that make a batch on a CPU: of 32 x 32 pixels of 3 channels there are 21."""
+
+
+def image_batch(shape: Sequence[int]) -> int:
+    """Return how many images (channels, Ly, Lx) make a batch on a CPU."""
+    return max(1, CPU_NUMBERS // math.prod(shape))
 
 
 def produce(
@@ -41,6 +50,7 @@ def produce(
     variables: Sequence[str],
     q: int = 0,
     channels: int = 0,
+    batch: int = 1,
     overwrite: bool = False,
     threads: int | None = None,
     device: str = "cpu",
@@ -56,16 +66,18 @@ def produce(
     ----------
     extra : (lattices, their indices) -> the values of `variables` for them; may raise where
         the lattices are not what they must be.
+    batch : how many indices `make` is called with on a CPU, always.
     field, shape, chunk, attrs, q, channels, overwrite : of `store.create_store`.
     """
-    group = 1 if torch.device(device).type == "cpu" else GPU_BATCH
+    group = batch if torch.device(device).type == "cpu" else GPU_BATCH
     threads_before = torch.get_num_threads()
     hold_memory()
 
     def work(index: Sequence[int]) -> Lattices:
-        lattices = make(index)
+        missing = group - len(index) if batch > 1 else 0
+        lattices = make([*index, *[index[-1]] * missing])
         progress(len(index))
-        return lattices
+        return lattices[: len(index)]
 
     made = 0
     with (
@@ -91,7 +103,7 @@ def produce(
         while writer.committed < n_samples:
             first = writer.committed
             last = min((first // chunk + 1) * chunk, n_samples)
-            groups = [range(i, min(i + group, last)) for i in range(first, last, group)]
+            groups = [list(range(i, min(i + group, last))) for i in range(first, last, group)]
             parts = _until_stopped([pool.submit(work, index) for index in groups], stop)
             if parts is None:
                 raise Interrupted(
