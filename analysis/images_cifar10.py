@@ -1,0 +1,174 @@
+"""Small images: SKILD beside white-noise diffusion, with one network, data and budget.
+
+Both models are trained by presets of the package (`cifar10-small`, `cifar10-small-ddpm`): the same
+U-Net, v predicted, 8,000 steps of 32 images, about 80 minutes of one CPU core. They differ in noise
+and schedule alone. Asked is how their samples compare with the images for testing as the number of
+network calls grows, and how well each of them makes low-resolution images finer, beside bicubic
+interpolation.
+
+- distance: Frechet's, of means over sites of VGG16's relu5_3 (ImageNet weights, images enlarged to
+  64 pixels), N samples beside all images for testing. It is no FID, and with N of the order of the
+  number of features it is biased alike for all; `real` is what N images to train on have.
+- spectrum: power of the samples over that of the data in shells, along intensity and colours.
+- super-resolution: images for testing, and 128 x 128 tiles of five photographs (of scikit-image:
+  NAMES below; shorter side 256), from 8-bit area averages.
+
+Weights of the networks that judge come from files: VGG16 (VGG) and AlexNet (in WEIGHTS, named as
+torchvision names it). PHOTOS is a folder with the five photographs. An interrupted study goes on.
+
+    python analysis/images_cifar10.py FOLDER CIFAR10.zarr PHOTOS VGG WEIGHTS [N]
+        -> analysis/images_cifar10.csv, images_spectra.csv, images_super_resolution.csv
+"""
+
+# %% What is run
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from commands import kept, skild_phys
+from PIL import Image
+
+from skild_phys.images.evaluate import StoredImages
+from skild_phys.images.metrics import feature_network, features, frechet_distance
+from skild_phys.skild.basis import Box, turned
+from skild_phys.skild.pixels import ImageLattices
+from skild_phys.skild.spectrum import fit_channels, measure_shells
+from skild_phys.store import open_store
+
+FOLDER, CIFAR10, PHOTOS, VGG, WEIGHTS = map(Path, sys.argv[1:6])
+N = int(sys.argv[6]) if len(sys.argv) > 6 else 1000
+MODELS = {"skild": "cifar10-small", "ddpm": "cifar10-small-ddpm"}
+CALLS, MANY = (10, 20, 50, 100), 1000
+SAMPLERS = {"skild": ("angle2", "stochastic", "ancestral"), "ddpm": ("angle2", "ancestral")}
+FEW_FOR_MANY = {"skild": ("angle2",), "ddpm": ("ancestral",)}
+"""Samplers that are run with MANY calls too."""
+SEED, FACTORS, SR_CALLS, SR_TEST = 20261126, (2, 4, 8), 20, 256
+NAMES = ("astronaut.png", "chelsea.png", "coffee.png", "motorcycle_left.png", "rocket.jpg")
+TILE, SHORT = 128, 256
+HERE = Path(__file__).parent
+FOLDER.mkdir(parents=True, exist_ok=True)
+
+
+def weights(model: str) -> Path:
+    """Return the weights of a model, trained unless they are there."""
+    path = FOLDER / f"{MODELS[model]}.safetensors"
+    if not path.exists():
+        skild_phys("train", CIFAR10, "--preset", MODELS[model], "--threads", 1, "--seed", SEED,
+                   "-o", path)  # fmt: skip
+    return path
+
+
+# %% Samples, and their distance from the images for testing
+network = feature_network(VGG)
+test = ImageLattices(open_store(CIFAR10), "test")
+train = ImageLattices(open_store(CIFAR10), "train")
+
+
+def features_of(name: str, images: ImageLattices, n: int | None = None) -> np.ndarray:
+    """Return features of the first `n` images, kept in FOLDER."""
+    path = FOLDER / f"{name}.features.npy"
+    if not path.exists():
+        np.save(path, features(network, StoredImages(images, n)))
+    return np.load(path)
+
+
+def sampled(model: str, sampler: str, calls: int) -> dict:
+    """Generate N images; return what they cost and how far they are."""
+    path = FOLDER / f"{model}-{sampler}-{calls}.zarr"
+    made = skild_phys("generate", "--checkpoint", weights(model), "--L", 32, "-n", N, "--steps",
+                      calls, "--sampler", sampler, "--seed", SEED, "-o", path)  # fmt: skip
+    own = features_of(path.stem, ImageLattices(open_store(path)))
+    distance = frechet_distance(own, features_of("test", test))
+    return {"distance": distance, "seconds_per_image": made["seconds_per_lattice"]}
+
+
+real = frechet_distance(features_of(f"train-{N}", train, N), features_of("test", test))
+rows = [{"model": "real", "sampler": "", "calls": 0, "n": N, "distance": real}]
+runs = [(m, s, c) for c in CALLS for m, some in SAMPLERS.items() for s in some]
+runs += [(m, s, MANY) for m, some in FEW_FOR_MANY.items() for s in some]
+for model, sampler, calls in runs:
+    found = kept(FOLDER / f"{model}-{sampler}-{calls}.json", sampled, model, sampler, calls)
+    rows.append({"model": model, "sampler": sampler, "calls": calls, "n": N, **found})
+    print(rows[-1], flush=True)
+    pd.DataFrame(rows).to_csv(HERE / "images_cifar10.csv", index=False, float_format="%.5g")
+
+# %% Spectra along the directions in which the channels of the data vary
+basis = Box((32, 32))
+images = [train.read(*span) for span in train.batches()]
+directions = fit_channels(images, basis).matrix
+
+
+def shells(some: list[np.ndarray]) -> list:
+    """Return the shells of each direction."""
+    import torch
+
+    wide = [turned(torch.from_numpy(directions), torch.from_numpy(x).double()) for x in some]
+    return [measure_shells([x[:, k].numpy() for x in wide], basis) for k in range(3)]
+
+
+data, table = shells(images), []
+for model in MODELS:
+    store = ImageLattices(open_store(FOLDER / f"{model}-angle2-100.zarr"))
+    for k, (ours, theirs) in enumerate(
+        zip(shells([store.read(*span) for span in store.batches()]), data)
+    ):
+        error = (
+            ours.mean / theirs.mean * np.hypot(ours.error / ours.mean, theirs.error / theirs.mean)
+        )
+        table.append(pd.DataFrame({
+            "model": model, "direction": k, "kappa": ours.kappa, "power": ours.mean,
+            "power_data": theirs.mean, "ratio": ours.mean / theirs.mean, "ratio_err": error,
+        }))  # fmt: skip
+pd.concat(table).to_csv(HERE / "images_spectra.csv", index=False, float_format="%.5g")
+
+# %% Super-resolution
+tiles = FOLDER / "tiles"
+if not tiles.exists():
+    (part := FOLDER / "tiles.part").mkdir(exist_ok=True)
+    for name in NAMES:
+        photo = Image.open(PHOTOS / name).convert("RGB")
+        scale = SHORT / min(photo.size)
+        photo = photo.resize([round(s * scale) for s in photo.size], Image.Resampling.BICUBIC)
+        for y in range(0, photo.height - TILE + 1, TILE):
+            for x in range(0, photo.width - TILE + 1, TILE):
+                tile = photo.crop((x, y, x + TILE, y + TILE))
+                tile.save(part / f"{Path(name).stem}-{y}-{x}.png")
+    part.rename(tiles)
+skild_phys("images", "prepare", "imagenet", "--size", TILE, "--from", tiles, "-o",
+           FOLDER / "tiles.zarr")  # fmt: skip
+
+
+def refined(data: str, factor: int, model: str) -> dict:
+    """Make the low-resolution images of `data` finer; return scores by name."""
+    truth, split = (
+        (CIFAR10, ["--split", "test"]) if data == "cifar10" else (FOLDER / "tiles.zarr", [])
+    )
+    low = FOLDER / f"{data}-low{factor}.zarr"
+    skild_phys("images", "coarsen", truth, *split, "--factor", factor, "-o", low)
+    out = FOLDER / f"{data}-{factor}x-{model}.zarr"
+    how = ["--method", "bicubic"] if model == "bicubic" else ["--checkpoint", weights(model)]
+    if model != "bicubic":
+        sampler = "stochastic" if model == "skild" else "ancestral"
+        how += ["--steps", SR_CALLS, "--sampler", sampler, "--seed", SEED]
+    count = ["-n", SR_TEST] if data == "cifar10" else []
+    made = skild_phys("images", "refine", low, *how, *count, "-o", out)
+    scores = "psnr,ssim" if data == "cifar10" else "psnr,ssim,lpips"
+    found = skild_phys("images", "evaluate", out, "--against", truth, "--scores", scores, "--low",
+                       low, "--weights", WEIGHTS)  # fmt: skip
+    answer = {"n": found[0]["n"], "seconds_per_image": made["seconds_per_image"]}
+    for score in found:
+        answer |= {score["name"]: score["value"], score["name"] + "_err": score["error"]}
+    return answer
+
+
+rows = []
+for data in ("cifar10", "photos"):
+    for factor in FACTORS:
+        for model in (*MODELS, "bicubic"):
+            name = f"{data}-{factor}x-{model}.json"
+            found = kept(FOLDER / name, refined, data, factor, model)
+            rows.append({"data": data, "factor": factor, "model": model, **found})
+            print(rows[-1], flush=True)
+            table = pd.DataFrame(rows)
+            table.to_csv(HERE / "images_super_resolution.csv", index=False, float_format="%.5g")
