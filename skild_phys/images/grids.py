@@ -44,16 +44,21 @@ def png(image: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
-SAMPLES, STEPS = 36, 20
+SAMPLES = 36
+STEPS = {"ancestral": 100, "stochastic": 40, "angle2": 20}
 
 
 def sample_grid(
     weights: Weights, shape: tuple[int, int], device: torch.device | str = "cpu"
 ) -> bytes:
-    """Return a PNG of SAMPLES fields from noise, always the same noise, in STEPS calls."""
-    skild = Skild(weights, shape, device, "angle2")
+    """Return a PNG of SAMPLES fields from noise, always the same noise, in STEPS calls.
+
+    The sampler is the usual one of the weights.
+    """
+    sampler = weights.usual_sampler
+    skild = Skild(weights, shape, device, sampler)
     lowest = make_basis(weights.basis, shape).lowest
-    lambdas = weights.lambdas(weights.largest_lambda(lowest), None, STEPS)
+    lambdas = weights.lambdas(weights.largest_lambda(lowest), None, STEPS[sampler])
     streams = [Streams.of(0, i) for i in range(SAMPLES)]
     fields = np.asarray(skild.run(skild.from_noise(streams), lambdas, streams), np.float32)
     return png(grid(pixels_of(fields if fields.ndim == 4 else fields[:, None]), zoom=2))
