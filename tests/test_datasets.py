@@ -98,6 +98,13 @@ def test_folders_are_put_in_a_fixed_random_order(tmp_path: Path) -> None:
     assert (files.classes, files.split.tolist()) == (("cat", "dog"), [0] * 6 + [1] * 3)
     read = [files.read(i).tobytes() for i in range(9)]
     assert sorted(read) == sorted(image.tobytes() for image in photographs(9, 32))
+    # The same below folders whose names are hidden, or have nothing to do with it.
+    (tmp_path / ".cache" / "deep").mkdir(parents=True)
+    (tmp_path / "f").rename(tmp_path / ".cache" / "deep" / "f")
+    (tmp_path / ".cache" / "deep" / "f" / "test" / ".hidden.png").write_bytes(b"x")
+    assert image_folder(tmp_path / ".cache").digest == files.digest
+    only = image_folder(tmp_path / ".cache" / "deep" / "f" / "test" / "cat")
+    assert (only.n, only.split.sum(), only.classes) == (1, 0, ("images",))
     training = [image.tobytes() for i, image in enumerate(photographs(9, 32)) if i % 3]
     assert set(read[:6]) == set(training)
     # By class and name it would be cats, then dogs.

@@ -15,6 +15,7 @@ import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,7 @@ CIFAR10_SIDE, _ROW = 32, 1 + 3 * 32 * 32
 _BINARIES = (*(f"data_batch_{i}.bin" for i in range(1, 6)), "test_batch.bin")
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 _TESTS = ("test", "val", "valid", "validation")
+_TRAINS = ("train", "training")
 _ARCHIVES = (".tar", ".tar.gz", ".tgz", ".tar.xz", ".zip")
 
 
@@ -127,11 +129,14 @@ def image_folder(folder: Path, size: int | None = None) -> ImageFiles:
     size.
     """
     paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in _SUFFIXES and p.is_file())
-    paths = [p for p in paths if not any(part.startswith(".") for part in p.parts)]
+    parts = [p.relative_to(folder).parts for p in paths]
+    shown = [not any(name.startswith(".") for name in part) for part in parts]
+    paths, parts = list(compress(paths, shown)), list(compress(parts, shown))
     if not paths:
         raise StoreError(f"{folder}: holds no images ({', '.join(_SUFFIXES)})")
-    parts = [p.relative_to(folder).parts for p in paths]
     while all(len(part) > 2 and part[0] == parts[0][0] for part in parts):
+        if parts[0][0].lower() in (*_TESTS, *_TRAINS):
+            break
         parts = [part[1:] for part in parts]
     named = [part[0].lower() if len(part) > 2 else "" for part in parts]
     split = np.array([name in _TESTS for name in named], dtype=np.int8)

@@ -72,5 +72,10 @@ class ImageLattices:
         return every[self.first : self.first + self.n_samples]
 
     def digest(self) -> str:
-        """Return the SHA-256 that names the images: the store's, with the place of the split."""
-        return f"{self.store.digest()} {self.first} {self.n_samples}"
+        """Return what names the images: a SHA-256, with the place of the split.
+
+        Of a data set that was prepared it is that of its source, so that a large one need not be
+        read for it; of other stores that of their contents.
+        """
+        known = self.store.attrs.get("source_sha256") or self.store.digest()
+        return f"{known} {self.first} {self.n_samples}"
