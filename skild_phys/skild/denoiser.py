@@ -164,18 +164,19 @@ def wave_slope(process: Process, lam: Tensor, missing: Tensor) -> Tensor:
 
 
 def scale_weights(process: Process, at: Tensor | float) -> Tensor:
-    """Return how much each mode's error counts where every scale counts alike, about 1 on average.
+    """Return how much each mode's error counts where every scale is to be learnt.
 
     (d theta / d log lambda)^2: how far a step of a chain moves the mode along what the network
-    says, which is where the mode is being erased. The rest of what it says is of no use, and of
-    the fine detail there is most; so few long waves would hardly be seen. A mean square of eps
-    with the power of 1 / f^2 images weighs scales in the same way. Of channels with spectra of
-    their own each counts as its share of the power, as in the pixels' error: alike, colours, which
-    have a hundredth of the power, kept the network from learning anything else.
+    says, which is where the mode is being erased; the rest of what it says is of no use. Divided by
+    the root of its mean, so that the gradient is about as large at every lambda: by the mean, every
+    scale would count alike, but those of the few longest waves drown what is learnt of the others
+    (their gradient is ten times as noisy). Of channels with spectra of their own each counts as its
+    share of the power, as in the pixels' error: alike, colours, which have a hundredth of the
+    power, kept the network from learning anything else.
     """
     x = process.kappa2 * at
     weight = x * x * torch.exp(-x) / (-torch.expm1(-x)).clamp(min=1e-300)
-    weight = weight / weight.mean((-2, -1), keepdim=True).clamp(min=1e-300)
+    weight = weight / weight.mean((-2, -1), keepdim=True).clamp(min=1e-300).sqrt()
     if process.power.dim() == 3:
         weight = weight * process.power / process.power.mean(0)
     return weight.float()
