@@ -75,6 +75,16 @@ def test_what_comes_out_gives_the_low_resolution_back(sampler: str) -> None:
     assert seen == pytest.approx(low, abs=1e-4)
 
 
+def test_a_mean_that_is_never_erased_stays() -> None:
+    """kappa_c = 0, as in the paper's super-resolution: the mean is not uncertain, and not moved."""
+    weights = replace(image_weights(std=0.2), cutoff=0.0)
+    refiner = ImageRefiner(weights, ImageRefineSpec(2.0, steps=4), (6, 5), (12, 10))
+    low = np.random.default_rng(1).standard_normal((2, 3, 6, 5)).astype(np.float32)
+    made = refiner(low, [Streams.of(0, i) for i in range(2)])
+    seen = LowResolution("area", (12, 10), (6, 5)).apply(made.astype(np.float64))
+    assert seen == pytest.approx(low, abs=1e-4)
+
+
 def test_from_store_to_store(tmp_path: Path) -> None:
     """Parents, resumption and threads; 8-bit intensities are what is lost of the consistency."""
     fine = image_store(tmp_path / "f.zarr", photographs(9), tests=5)

@@ -20,7 +20,8 @@ from skild_phys.skild.basis import cosines
 Array = NDArray[np.float64]
 
 TOLERANCE, MOST = 1e-9, 60
-"""Of conjugate gradients: the residual's norm over that of y, and how many steps at most."""
+"""Of conjugate gradients: the residual's norm over that of y, in the metric of the preconditioner,
+and how many steps at most."""
 
 
 def _area(distance: Array, scale: float) -> Array:
@@ -115,7 +116,9 @@ class LowResolution:
             return np.asarray(self._y @ (sigma * (self._y.T @ z @ self._x)) @ self._x.T)
 
         diagonal = self._y2 @ sigma @ self._x2.T
-        inverse = 1.0 / diagonal.clip(min=1e-12 * diagonal.max((-2, -1), keepdims=True))
+        # What nothing uncertain is seen by stays: the mean, where it is never erased (cutoff 0).
+        open_ = diagonal > 1e-12 * diagonal.max((-2, -1), keepdims=True)
+        inverse = np.where(open_, 1.0 / np.where(open_, diagonal, 1.0), 0.0)
         gy, gx = self._coarse
 
         def preconditioned(r: Array) -> Array:
@@ -125,17 +128,19 @@ class LowResolution:
             return np.asarray((a * b).sum((-2, -1), keepdims=True))
 
         missing = low - self.apply(images)
-        z, size = np.zeros_like(missing), np.sqrt(dot(low, low)).max()
-        direction = towards = preconditioned(missing)
-        gain = dot(missing, towards)
+        z, direction = np.zeros_like(missing), preconditioned(missing)
+        gain = dot(missing, direction)
+        least = TOLERANCE**2 * dot(low, preconditioned(low))
         for _ in range(MOST):
-            if np.sqrt(dot(missing, missing)).max() <= TOLERANCE * size:
+            going = gain > least
+            if not going.any():
                 break
             image = seen(direction)
-            step = gain / dot(direction, image).clip(min=1e-300)
+            # An image that is there stays: what would move it is rounding.
+            step = np.where(going, gain / np.where(going, dot(direction, image), 1.0), 0.0)
             z, missing = z + step * direction, missing - step * image
             towards = preconditioned(missing)
-            before, gain = gain, dot(missing, towards)
-            direction = towards + gain / before.clip(min=1e-300) * direction
+            before, gain = gain, np.where(going, dot(missing, towards), 0.0)
+            direction = towards + gain / np.where(going, before, 1.0) * direction
         modes = sigma * (self._y.T @ z @ self._x)
         return np.asarray(images + self._fine[0].T @ modes @ self._fine[1])
