@@ -188,6 +188,7 @@ def test_published_weights_are_converted_and_generate(
         ("images refine i.zarr --factor 2 --rule area -o x.zarr", "--checkpoint: 'none'"),
         ("images refine l.zarr --factor 3 -o x.zarr", "--factor: 3.0"),
         ("images refine l.zarr -n 50 -o x.zarr", "-n: 50"),
+        ("images refine l.zarr --method bicubic --steps 3 -o x.zarr", "--steps: '3'"),
         ("images info nothing", "--preset: 'nothing'"),
         ("images info cifar10 --shape 4", "--shape: '4'"),
         ("images info cifar10 --utilization 2", "--gpu-tflops"),

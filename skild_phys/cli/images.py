@@ -192,6 +192,12 @@ def refine(
         known[name] = own if given is None else given
     if n_samples is not None and not 1 <= n_samples <= store.n_samples:
         raise BadInput("-n", n_samples, f"1 to {store.n_samples}, what {low} holds")
+    if method == "bicubic":
+        unused = {"--checkpoint": checkpoint, "--steps": steps, "--sampler": sampler}
+        unused |= {"--lambda-start": lambda_start, "--lambda-end": lambda_end}
+        for option, value in unused.items():
+            if value is not None:
+                raise BadInput(option, str(value), "nothing: method bicubic does not use it")
     weights = None
     if method == "skild":
         if checkpoint is None:
