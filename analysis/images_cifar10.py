@@ -22,6 +22,7 @@ torchvision names it). PHOTOS is a folder with the five photographs. An interrup
 
 # %% What is run
 import sys
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -139,17 +140,16 @@ skild_phys("images", "prepare", "imagenet", "--size", TILE, "--from", tiles, "-o
            FOLDER / "tiles.zarr")  # fmt: skip
 
 
-def refined(data: str, factor: int, model: str) -> dict:
+def refined(data: str, factor: int, model: str, sampler: str) -> dict:
     """Make the low-resolution images of `data` finer; return scores by name."""
     truth, split = (
         (CIFAR10, ["--split", "test"]) if data == "cifar10" else (FOLDER / "tiles.zarr", [])
     )
     low = FOLDER / f"{data}-low{factor}.zarr"
     skild_phys("images", "coarsen", truth, *split, "--factor", factor, "-o", low)
-    out = FOLDER / f"{data}-{factor}x-{model}.zarr"
+    out = FOLDER / f"{data}-{factor}x-{model}-{sampler}.zarr"
     how = ["--method", "bicubic"] if model == "bicubic" else ["--checkpoint", weights(model)]
     if model != "bicubic":
-        sampler = "stochastic" if model == "skild" else "ancestral"
         how += ["--steps", SR_CALLS, "--sampler", sampler, "--seed", SEED]
     count = ["-n", SR_TEST] if data == "cifar10" else []
     made = skild_phys("images", "refine", low, *how, *count, "-o", out)
@@ -165,10 +165,11 @@ def refined(data: str, factor: int, model: str) -> dict:
 rows = []
 for data in ("cifar10", "photos"):
     for factor in FACTORS:
-        for model in (*MODELS, "bicubic"):
-            name = f"{data}-{factor}x-{model}.json"
-            found = kept(FOLDER / name, refined, data, factor, model)
-            rows.append({"data": data, "factor": factor, "model": model, **found})
+        for model, sampler in (*product(MODELS, ("angle2", "ancestral")), ("bicubic", "")):
+            name = f"{data}-{factor}x-{model}-{sampler}.json"
+            found = kept(FOLDER / name, refined, data, factor, model, sampler)
+            row = {"data": data, "factor": factor, "model": model, "sampler": sampler}
+            rows.append(row | found)
             print(rows[-1], flush=True)
             table = pd.DataFrame(rows)
             table.to_csv(HERE / "images_super_resolution.csv", index=False, float_format="%.5g")

@@ -5,24 +5,28 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from conftest import files_of
-from image_helpers import image_store, photographs
+from image_helpers import image_store, image_weights, photographs
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from skild_phys.cli import run
+from skild_phys.skild.schedule import Geometric
 from skild_phys.skild.train import LOG
-from skild_phys.skild.weights import load_weights
+from skild_phys.skild.weights import load_weights, save_weights
 from skild_phys.store import open_store
 
 Answer = tuple[int, str, str]
 RECIPE = """
 output = "v"
+data = "images"
+side = 16
 basis = "dct"
 symmetries = ["mirror"]
 spectrum = "channels"
@@ -106,7 +110,7 @@ def test_from_a_folder_to_scores(
     words = ["images", "refine", "l.zarr", "--checkpoint", "w.safetensors", "--steps", 4]
     code, out, err = call(*words, "-o", "r.zarr", "--json")
     assert code == 0, err
-    assert json.loads(out)["misfit"] < 1e-5
+    assert json.loads(out)["misfit"] < 0.3
     before = files_of(folder / "r.zarr")
     assert call(*words, "-o", "r.zarr")[0] == 0
     assert files_of(folder / "r.zarr") == before
@@ -151,8 +155,8 @@ def test_published_weights_are_converted_and_generate(
 ) -> None:
     recipe = tmp_path / "r.toml"
     recipe.write_text(
-        'preset = "cifar10"\n[network]\nwidth = 8\nmultipliers = [1, 2]\nblocks = 1\nside = 8\n'
-        "attention = [4]\n"
+        'preset = "cifar10-loglinear"\n[network]\nwidth = 8\nmultipliers = [1, 2]\nblocks = 1\n'
+        "attention = [16]\n"
     )
     given = load_file(PUBLISHED)
     torch.save({"step": 1, "model": given}, tmp_path / "theirs.pth")
@@ -189,9 +193,11 @@ def test_published_weights_are_converted_and_generate(
         ("images refine l.zarr --factor 3 -o x.zarr", "--factor: 3.0"),
         ("images refine l.zarr -n 50 -o x.zarr", "-n: 50"),
         ("images refine l.zarr --method bicubic --steps 3 -o x.zarr", "--steps: '3'"),
-        ("images info nothing", "--preset: 'nothing'"),
+        ("images info nothing", "PRESET: 'nothing'"),
+        ("images info nowhere.toml", "PRESET: 'nowhere.toml'"),
+        ("images info cifar10 --gpu-tflops 0", "--gpu-tflops: 0.0"),
         ("images info cifar10 --shape 4", "--shape: '4'"),
-        ("images info cifar10 --utilization 2", "--gpu-tflops"),
+        ("images info cifar10 --utilization 2", "--utilization: 2.0"),
         ("images evaluate i.zarr --scores fid", "--against: 'none'"),
         ("images evaluate i.zarr --scores fid --against i.zarr --weights .", "not found in"),
         ("images evaluate i.zarr --weights nowhere", "--weights: 'nowhere'"),
@@ -199,7 +205,14 @@ def test_published_weights_are_converted_and_generate(
         ("images evaluate i.zarr -n 99", "-n: 99"),
         ("images convert w --preset cifar10-small -o x", "--preset: 'cifar10-small'"),
         ("generate --checkpoint w.safetensors --L 8 --split test -o x.zarr", "--split: 'test'"),
-        ("train i.zarr --preset ising2d -o x", "output: 'logits'"),
+        ("train i.zarr --preset ising2d -o x", "STORE: 'i.zarr'"),
+        ("train i.zarr --preset cifar10 -o x", "STORE: 'images of 16 x 16'"),
+        ("train --preset cifar10 -o x", "STORE: 'none'"),
+        ("images refine s.zarr --factor 2 --rule area --method bicubic -o x.zarr", "not images"),
+        ("images refine l.zarr --checkpoint sr.safetensors -o x.zarr", "--factor: 2"),
+        ("generate --checkpoint sr.safetensors --L 16 -o x.zarr", "--checkpoint: 'lambda up to"),
+        ("images evaluate i.zarr --against t.zarr --scores psnr", "no parents"),
+        ("images evaluate m.zarr --against t.zarr --scores psnr", "comes from"),
         ("refine i.zarr --factor 2 --rule majority -o x.zarr", "images refine"),
         ("measure i.zarr", "image"),
         ("coarsen i.zarr --factor 2 -o x.zarr", "image"),
@@ -212,12 +225,18 @@ def test_one_line_for_what_cannot_be(
     monkeypatch.chdir(folder)
     image_store(folder / "i.zarr", photographs(6), tests=2)
     assert call("images", "coarsen", "i.zarr", "--factor", 2, "-o", "l.zarr")[0] == 0
-    if "w.safetensors" in words:
-        from image_helpers import image_weights
-
-        from skild_phys.skild.weights import save_weights
-
-        save_weights(folder / "w.safetensors", image_weights())
+    save_weights(folder / "w.safetensors", image_weights())
+    if "sr.safetensors" in words:
+        short = image_weights(schedule=Geometric(0.01, 0.2))
+        save_weights(
+            folder / "sr.safetensors", replace(short, lambda_range=(0.01, 0.2), cutoff=0.0)
+        )
+    if "t.zarr" in words:
+        image_store(folder / "t.zarr", photographs(6, seed=8), tests=2)
+    if "m.zarr" in words:
+        assert call("images", "refine", "l.zarr", "--method", "bicubic", "-o", "m.zarr")[0] == 0
+    if "s.zarr" in words:
+        assert call("simulate", "--L", 16, "-n", 2, "--T", "Tc", "-o", "s.zarr")[0] == 0
     before = files_of(folder)
     code, out, err = call(*words.split())
     assert (code, out) == (2, "")

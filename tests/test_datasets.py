@@ -104,11 +104,54 @@ def test_folders_are_put_in_a_fixed_random_order(tmp_path: Path) -> None:
     (tmp_path / ".cache" / "deep" / "f" / "test" / ".hidden.png").write_bytes(b"x")
     assert image_folder(tmp_path / ".cache").digest == files.digest
     only = image_folder(tmp_path / ".cache" / "deep" / "f" / "test" / "cat")
-    assert (only.n, only.split.sum(), only.classes) == (1, 0, ("images",))
+    assert (only.n, only.split.sum(), only.classes) == (1, 0, ("unlabelled",))
     training = [image.tobytes() for i, image in enumerate(photographs(9, 32)) if i % 3]
     assert set(read[:6]) == set(training)
     # By class and name it would be cats, then dogs.
     assert files.label[:6].tolist() != sorted(files.label[:6].tolist())
+
+
+def test_folders_as_they_come(tmp_path: Path) -> None:
+    """ImageNet's own layout: images for testing lie in no classes. Below a class any depth does."""
+    for name in ("train/n01/a", "train/n02/images/b", "val/c", "test/d"):
+        path = tmp_path / "ILSVRC" / "Data" / f"{name}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8)).save(path)
+    files = image_folder(tmp_path)
+    assert files.classes == ("n01", "n02", "unlabelled")
+    assert sorted(files.label[:2].tolist()) == [0, 1]
+    assert (files.split.tolist(), files.label[2:].tolist()) == ([0, 0, 1, 1], [2, 2])
+
+
+def test_what_is_no_8_bit_photograph(tmp_path: Path) -> None:
+    """16 bits would be cut off, PostScript be run; a camera's turn is undone."""
+    Image.fromarray(np.full((8, 8), 40_000, np.uint16)).save(tmp_path / "deep.png")
+    with pytest.raises(StoreError, match="more than 8 bits"):
+        image_folder(tmp_path).read(0)
+    (tmp_path / "deep.png").rename(tmp_path / "deep.txt")
+    (tmp_path / "program.jpg").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n")
+    with pytest.raises(StoreError, match="no image that can be read"):
+        image_folder(tmp_path).read(0)
+    (tmp_path / "program.jpg").unlink()
+    image, exif = Image.new("RGB", (12, 8)), Image.Exif()
+    exif[0x0112] = 6
+    image.save(tmp_path / "turned.jpg", exif=exif)
+    assert image_folder(tmp_path).read(0).shape == (3, 12, 8)
+
+
+def test_a_damaged_archive_is_refused(binaries: tuple[Path, np.ndarray], tmp_path: Path) -> None:
+    """One flipped bit anywhere: the checksum of a .tar.gz comes after what it holds."""
+    folder, _ = binaries
+    archive = tmp_path / "a.tar.gz"
+    with tarfile.open(archive, "w:gz") as out:
+        out.add(folder / "cifar-10-batches-bin", "b")
+    whole = archive.read_bytes()
+    for place in np.linspace(20, len(whole) - 1, 12).astype(int):
+        data = bytearray(whole)
+        data[place] ^= 16
+        archive.write_bytes(data)
+        with pytest.raises(StoreError, match="no archive"), opened(archive):
+            pass
 
 
 def test_stopped_and_taken_up_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

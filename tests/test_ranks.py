@@ -25,6 +25,8 @@ from skild_phys.skild.weights import load_weights
 
 RECIPE = """
 output = "v"
+data = "images"
+side = 16
 basis = "dct"
 symmetries = ["mirror"]
 spectrum = "channels"
@@ -48,7 +50,8 @@ blocks = [1]
 NETWORK = NcsnppConfig(width=8, multipliers=(1, 2), blocks=1, side=16, attention=(8,), dropout=0.2)
 CONFIG = TrainConfig(
     output="v", basis="dct", symmetries=("mirror",), steps=6, batch=8, accumulate=2, save_every=2,
-    spectrum_batches=2, warmup=2, lambdas=SCHEDULE, network=NETWORK, couplings_reach=0,
+    spectrum_batches=2, warmup=2, data="images", side=16, lambdas=SCHEDULE, network=NETWORK,
+    couplings_reach=0,
 )  # fmt: skip
 
 

@@ -94,18 +94,33 @@ def test_from_store_to_store(tmp_path: Path) -> None:
     assert np.abs(low.read(0, 5) - blocks).max() <= 0.5 + 1e-4
     weights, spec = image_weights(), ImageRefineSpec(2.0, steps=3, seed=7)
     result = refine_images(low, tmp_path / "a.zarr", spec, weights, threads=1)
-    assert result["misfit"] < 1e-5
+    assert result["misfit"] < 0.3
     refine_images(low, tmp_path / "b.zarr", spec, weights, threads=2)
     one, two = open_store(tmp_path / "a.zarr"), open_store(tmp_path / "b.zarr")
     assert np.array_equal(one.read(0, 5), two.read(0, 5))
     assert one.variable("parent").tolist() == [4, 5, 6, 7, 8]
-    inside = (one.read(0, 5) > 0) & (one.read(0, 5) < 255)
-    whole = inside.reshape(5, 3, 8, 2, 8, 2).all((3, 5))
     again = one.read(0, 5).reshape(5, 3, 8, 2, 8, 2).mean((3, 5))
-    assert np.abs(again - low.read(0, 5))[whole].max() <= 0.5 + 1e-3
+    assert np.abs(again - low.read(0, 5)).max() <= 0.5 + 0.05
     assert refine_images(low, tmp_path / "b.zarr", spec, weights)["refined"] == 0
     bicubic = ImageRefineSpec(2.0, method="bicubic")
-    assert refine_images(low, tmp_path / "c.zarr", bicubic, None)["misfit"] > 1e-3
+    assert refine_images(low, tmp_path / "c.zarr", bicubic, None)["misfit"] > 1.0
+
+
+def test_black_and_white_edges_are_consistent_too(tmp_path: Path) -> None:
+    """What is cut off at black and white is made good elsewhere in the block, up to 8 bits."""
+    edges = np.zeros((2, 3, 16, 16), np.uint8)
+    edges[0, :, :, 7:] = 255
+    edges[1, :, 5:11, 3:] = 255
+    store = image_store(tmp_path / "f.zarr", edges)
+    for factor in (2, 4):
+        low = coarsen_images(ImageLattices(store), tmp_path / f"l{factor}.zarr", "area", factor,
+                             attrs={})  # fmt: skip
+        made = tmp_path / f"r{factor}.zarr"
+        result = refine_images(low, made, ImageRefineSpec(factor, steps=4), image_weights())
+        seen = open_store(made).read(0, 2).reshape(2, 3, 16 // factor, factor, -1, factor)
+        missing = seen.mean((3, 5)) - low.read(0, 2)
+        assert float(np.sqrt((missing**2).mean())) == pytest.approx(result["misfit"], rel=1e-3)
+        assert result["misfit"] < 0.4
 
 
 def test_weights_of_something_else_are_refused(tmp_path: Path) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import numpy as np
@@ -22,6 +23,9 @@ from skild_phys.cli.options import (
 )
 from skild_phys.errors import BadInput
 from skild_phys.files import check_output
+
+if TYPE_CHECKING:
+    from skild_phys.skild.config import TrainConfig
 
 
 @click.group()
@@ -72,6 +76,8 @@ def prepare(
             raise BadInput("--download", "set", "cifar10 without --from")
     elif where is None:
         raise BadInput("--from", "none", "a folder or an archive, or --download")
+    elif dataset == "imagenet" and not where.is_dir():
+        raise BadInput("--from", str(where), "a folder; an archive of so many images: unpack it")
     check_output(output, overwrite=True, inputs=[where] if where else [])
     threads = check_threads(threads)
     where = download_cifar10() if where is None else where
@@ -184,7 +190,8 @@ def refine(
     store = open_store(low)
     known: dict[str, Any] = {"factor": factor, "rule": rule}
     for name, given in known.items():
-        own = store.attrs.get(name)
+        # Of images that were refined, these say how, not how they were made coarse.
+        own = None if "method" in store.attrs else store.attrs.get(name)
         if given is None and own is None:
             raise BadInput(f"--{name}", "none", f"a {name}: {low} does not say its own")
         if given is not None and own is not None and given != own:
@@ -193,7 +200,11 @@ def refine(
     if n_samples is not None and not 1 <= n_samples <= store.n_samples:
         raise BadInput("-n", n_samples, f"1 to {store.n_samples}, what {low} holds")
     if method == "bicubic":
-        unused = {"--checkpoint": checkpoint, "--steps": steps, "--sampler": sampler}
+        unused: dict[str, Any] = {
+            "--checkpoint": checkpoint,
+            "--steps": steps,
+            "--sampler": sampler,
+        }
         unused |= {"--lambda-start": lambda_start, "--lambda-end": lambda_end}
         for option, value in unused.items():
             if value is not None:
@@ -223,7 +234,7 @@ def refine(
         click.echo(json.dumps({"path": str(output), **result, "seconds_per_image": each}))
         return
     pace = "was complete already" if each is None else f"{each:.3g} s an image"
-    misfit = f", A x = y within {result['misfit']:.2g}" if "misfit" in result else ""
+    misfit = f", A x = y within {result['misfit']:.2g} levels" if "misfit" in result else ""
     click.echo(f"{output}  {total} images, method {method}, {pace}{misfit}")
 
 
@@ -245,16 +256,17 @@ def info(
     Nothing is computed: hours are operations over what the GPU is taken to reach.
     """
     from skild_phys.images.cost import H100_TFLOPS, UTILIZATION, cost
-    from skild_phys.skild.config import read_config
 
-    config = read_config(Path(preset) if preset.endswith(".toml") else preset)
-    side = getattr(config.lambdas, "side", None) or (32 if "cifar" in preset else config.side)
-    sides = _sides(shape) if shape else (side, side)
-    lattices = "mirror" not in config.symmetries
-    tflops, share = gpu_tflops or H100_TFLOPS, utilization or UTILIZATION
-    if not (tflops > 0 and 0 < share <= 1):
-        raise BadInput("--gpu-tflops", (tflops, share), "above 0; --utilization above 0, up to 1")
-    found = cost(config, sides, 1 if lattices else 3)
+    config = _recipe(preset, "PRESET")
+    sides = _sides(shape) if shape else (config.side, config.side)
+    channels = 3 if config.data == "images" else 1
+    tflops = H100_TFLOPS if gpu_tflops is None else gpu_tflops
+    share = UTILIZATION if utilization is None else utilization
+    if not 0 < tflops < float("inf"):
+        raise BadInput("--gpu-tflops", tflops, "a number above 0")
+    if not 0 < share <= 1:
+        raise BadInput("--utilization", share, "a number above 0, up to 1")
+    found = cost(config, sides, channels)
     answer = {
         "preset": preset, "shape": list(sides), "parameters": found.parameters,
         "forward_flops": found.forward, "step_flops": found.step,
@@ -269,7 +281,7 @@ def info(
     height, width = sides
     hours = f"{answer['gpu_hours']:.0f}" if found.training > 1e18 else f"{answer['gpu_hours']:.2g}"
     rows = (
-        ("fields", f"{width} x {height}, {1 if lattices else 3} channels"),
+        ("fields", f"{width} x {height}, {channels} channels"),
         ("parameters", f"{found.parameters / 1e6:.1f} M"),
         ("one call", f"{found.forward / 1e9:.1f} GFLOP a field"),
         ("one step", f"{found.step / 1e12:.3g} TFLOP, batch {config.batch}, with its gradient"),
@@ -282,6 +294,13 @@ def info(
     )  # fmt: skip
     for name, value in rows:
         click.echo(f"{name:>10}  {value}")
+
+
+def _recipe(name: str, option: str) -> TrainConfig:
+    """Return a recipe by the name of a preset, or of a file NAME.toml."""
+    from skild_phys.skild.config import read_config
+
+    return read_config(Path(name) if name.endswith(".toml") else name, option=option)
 
 
 def _sides(shape: str) -> tuple[int, int]:
@@ -357,7 +376,11 @@ def evaluate(
         low=None if low is None else ImageLattices(open_store(low)),
     )  # fmt: skip
     if as_json:
-        click.echo(json.dumps([score.__dict__ for score in found]))
+        rows = [score.__dict__ for score in found]
+        for row in rows:
+            # The PSNR of equal images is infinite, which JSON has no word for.
+            row["value"] = row["value"] if math.isfinite(row["value"]) else None
+        click.echo(json.dumps(rows, allow_nan=False))
         return
     for score in found:
         error = "" if score.error is None else f" +- {score.error:.2g}"
@@ -380,20 +403,19 @@ def convert(weights: Path, preset: str, output: Path, overwrite: bool, as_json: 
     """
     import torch
 
-    from skild_phys.skild.config import read_config
     from skild_phys.skild.convert import convert_ncsnpp, read_tensors
     from skild_phys.skild.denoiser import make_network
     from skild_phys.skild.ncsnpp import Ncsnpp
     from skild_phys.skild.schedule import TIMES
     from skild_phys.skild.weights import Weights, save_weights
 
-    config = read_config(Path(preset) if preset.endswith(".toml") else preset)
+    config = _recipe(preset, "--preset")
     lam, law = config.lambdas, config.paper_spectrum
     if lam is None or law is None or config.network.kind != "ncsnpp":
         raise BadInput("--preset", preset, "a recipe of ncsnpp with the paper's spectrum")
     check_output(output, overwrite=overwrite, inputs=[weights])
     theirs = read_tensors(weights)
-    channels = 3 if "mirror" in config.symmetries else 1
+    channels = 3 if config.data == "images" else 1
     with torch.device("meta"):
         network = make_network(config.network, config.output, config.basis, channels, lam)
     assert isinstance(network, Ncsnpp)

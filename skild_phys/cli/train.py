@@ -142,6 +142,8 @@ def _source(store: Path | None, options: TrainConfig) -> tuple[Source, dict[str,
     from skild_phys.skild.source import ArrayLattices, SimulationSource, StoreSource
     from skild_phys.store import is_store, open_store
 
+    if store is None and options.data == "images":
+        raise BadInput("STORE", "none", "a store of images ('skild-phys images prepare')")
     if store is None:
         model = get_model(options.model)
         if model.name != "ising2d":
@@ -155,13 +157,20 @@ def _source(store: Path | None, options: TrainConfig) -> tuple[Source, dict[str,
         return simulation, system
     spins = options.output == "logits"
     system = {"model": None, "temperature": None}
+    if options.data == "images" and (not is_store(store) or open_store(store).field != "image"):
+        raise BadInput("STORE", str(store), "a store of images ('skild-phys images prepare')")
     if store.exists() and not is_store(store):
         array = ArrayLattices(store, spins)
         return StoreSource(array, options.seed), system | {"side": min(array.shape)}
     lattices = open_store(store)
     if lattices.field == "image":
-        if spins:
-            raise BadInput("output", options.output, "v, eps or x0 for a store of images")
+        if options.data != "images":
+            raise BadInput("STORE", str(store), 'lattices; for images say data = "images"')
+        if lattices.shape != (options.side, options.side):
+            held = "{1} x {0}".format(*lattices.shape)
+            raise BadInput(
+                "STORE", f"images of {held}", f"{options.side} x {options.side}, the recipe's"
+            )
         has = "train" if lattices.has("split") else None
         images = ImageLattices(lattices, has)
         system = {"model": "images", "temperature": None, "side": min(images.shape)}

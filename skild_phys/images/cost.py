@@ -60,7 +60,8 @@ def cost(config: TrainConfig, shape: tuple[int, int], channels: int) -> Cost:
             config.network, config.output, config.basis, channels, config.lambdas
         )
         inputs = 5 if config.output == "logits" else channels * (1 + (config.output == "v"))
-        x = torch.empty(1, inputs, *shape)
+        multiple = network.config.multiple
+        x = torch.empty(1, inputs, *(-(-side // multiple) * multiple for side in shape))
         kept: dict[int, Tensor] = {}
 
         def keep(tensor: Tensor) -> Tensor:

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import lzma
 import tarfile
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -21,7 +23,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from skild_phys.errors import BadInput, Interrupted, StoreError
 from skild_phys.files import AnyPath
@@ -37,10 +39,23 @@ CIFAR10_CLASSES = (
     "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",
 )  # fmt: skip
 CIFAR10_SIDE, _ROW = 32, 1 + 3 * 32 * 32
-_BINARIES = (*(f"data_batch_{i}.bin" for i in range(1, 6)), "test_batch.bin")
+_BINARIES = {
+    "data_batch_1.bin": "cee916563c9f80d84e3cc88e17fdc0941787f1244f00a67874d45b261883ada5",
+    "data_batch_2.bin": "a591ca11fa1708a91ee40f54b3da4784ccd871ecf2137de63f51ada8b3fa57ed",
+    "data_batch_3.bin": "bbe8596564c0f86427f876058170b84dac6670ddf06d79402899d93ceea26f67",
+    "data_batch_4.bin": "014e562d6e23c72197cc727519169a60359f5eccd8945ad5a09d710285ff4e48",
+    "data_batch_5.bin": "755304fc0b379caeae8c14f0dac912fbc7d6cd469eb67a1029a08a39453a9add",
+    "test_batch.bin": "8e2eb146ae340b09e24670f29cabc6326dba54da8789dab6768acf480273f65b",
+}
+"""SHA-256 of the files of CIFAR-10's binary version."""
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+_FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF")
 _TESTS = ("test", "val", "valid", "validation")
 _TRAINS = ("train", "training")
+_DAMAGED = (
+    tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError,
+    RuntimeError, NotImplementedError,
+)  # fmt: skip
 _ARCHIVES = (".tar", ".tar.gz", ".tgz", ".tar.xz", ".zip")
 
 
@@ -55,7 +70,8 @@ class ImageFiles:
     classes : names of the classes.
     read : index -> (channels, Ly, Lx) uint8.
     digest : SHA-256 of what tells these images from others.
-    source : 'binary' for CIFAR-10 as its authors give it, 'folder'.
+    source : 'official' for CIFAR-10 byte for byte as its authors give it, 'binary' for other rows
+        of that format, 'folder'.
     """
 
     n: int
@@ -83,18 +99,21 @@ def opened(where: Path) -> Iterator[Path]:
             else:
                 with tarfile.open(where) as tar:
                     tar.extractall(folder, filter="data")
-        except (tarfile.TarError, zipfile.BadZipFile, EOFError, OSError) as error:
+                    # The checksum of what is compressed comes after the last member.
+                    while tar.fileobj is not None and tar.fileobj.read(2**20):
+                        pass
+        except _DAMAGED as error:
             raise StoreError(f"{where}: is no archive that can be read: {error}") from None
         yield Path(folder)
 
 
 def cifar10_binary(folder: Path) -> ImageFiles | None:
     """Return CIFAR-10 from its binary files somewhere in `folder`; None if they are not there."""
-    found = sorted(folder.rglob(_BINARIES[0]))
+    found = sorted(folder.rglob("data_batch_1.bin"))
     if not found:
         return None
-    rows, digest = [], hashlib.sha256()
-    for name in _BINARIES:
+    rows, digest, official = [], hashlib.sha256(), True
+    for name, known in _BINARIES.items():
         path = found[0].with_name(name)
         try:
             data = path.read_bytes()
@@ -104,6 +123,7 @@ def cifar10_binary(folder: Path) -> ImageFiles | None:
             raise StoreError(f"{path}: {len(data)} bytes are no whole number of rows of {_ROW}")
         rows.append(np.frombuffer(data, np.uint8).reshape(-1, _ROW))
         digest.update(data)
+        official = official and hashlib.sha256(data).hexdigest() == known
     every = np.concatenate(rows)
     label = every[:, 0].astype(np.int32)
     if label.max() >= len(CIFAR10_CLASSES):
@@ -114,11 +134,15 @@ def cifar10_binary(folder: Path) -> ImageFiles | None:
     def read(i: int) -> Pixels:
         return every[i, 1:].reshape(3, CIFAR10_SIDE, CIFAR10_SIDE)
 
-    return ImageFiles(len(every), label, split, CIFAR10_CLASSES, read, digest.hexdigest(), "binary")
+    source = "official" if official else "binary"
+    return ImageFiles(len(every), label, split, CIFAR10_CLASSES, read, digest.hexdigest(), source)
 
 
 def image_folder(folder: Path, size: int | None = None) -> ImageFiles:
-    """Return the images of `folder`: [train/ or test/] CLASS / NAME, or NAME alone.
+    """Return the images of `folder`: [train/ or test/] CLASS / ... / NAME, or NAME alone.
+
+    test/, val/ or validation/ hold images for testing, which need not be in classes; what lies in
+    none is of the class 'unlabelled'. Folders above that all images share do not matter.
 
     Parameters
     ----------
@@ -138,9 +162,15 @@ def image_folder(folder: Path, size: int | None = None) -> ImageFiles:
         if parts[0][0].lower() in (*_TESTS, *_TRAINS):
             break
         parts = [part[1:] for part in parts]
-    named = [part[0].lower() if len(part) > 2 else "" for part in parts]
-    split = np.array([name in _TESTS for name in named], dtype=np.int8)
-    of = [part[-2] if len(part) > 1 else "images" for part in parts]
+    first = {part[0].lower() for part in parts if len(part) > 1}
+    splits = bool(first & set(_TRAINS)) or first <= set(_TESTS)
+    split = np.zeros(len(parts), dtype=np.int8)
+    of = []
+    for i, part in enumerate(parts):
+        inner = part
+        if splits and len(part) > 1 and part[0].lower() in (*_TESTS, *_TRAINS):
+            split[i], inner = part[0].lower() in _TESTS, part[1:]
+        of.append(inner[0] if len(inner) > 1 else "unlabelled")
     classes = tuple(sorted(set(of)))
     numbers = {name: i for i, name in enumerate(classes)}
     label = np.array([numbers[name] for name in of], dtype=np.int32)
@@ -165,8 +195,14 @@ def image_folder(folder: Path, size: int | None = None) -> ImageFiles:
 
 
 def _opened_image(path: Path) -> Image.Image:
+    """Return an 8-bit image as RGB, turned as its camera says; raises StoreError."""
     try:
-        return Image.open(path).convert("RGB")
+        image = Image.open(path, formats=_FORMATS)
+        if image.mode.startswith(("I", "F")):
+            raise StoreError(
+                f"{path}: has more than 8 bits a channel ({image.mode}); convert it first"
+            )
+        return ImageOps.exif_transpose(image).convert("RGB")
     except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError) as error:
         raise StoreError(f"{path}: is no image that can be read: {error}") from None
 

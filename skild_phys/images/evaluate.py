@@ -114,6 +114,9 @@ def _parents(images: ImageLattices, reference: ImageLattices) -> NDArray[np.int6
         raise BadInput(
             "--against", str(reference.path), f"no paired score: {images.path} has no parents"
         )
+    truth = images.store.attrs.get("truth_sha256")
+    if truth is not None and truth != reference.identity():
+        raise BadInput("--against", str(reference.path), f"the store that {images.path} comes from")
     parents = images.store.variable("parent").astype(np.int64) - reference.first
     if parents.min() < 0 or parents.max() >= reference.n_samples:
         accepted = f"the store or split that {images.path} comes from"
@@ -124,8 +127,11 @@ def _parents(images: ImageLattices, reference: ImageLattices) -> NDArray[np.int6
 def _papers_protocol(n: int, reference: ImageLattices) -> bool:
     """Return whether 50,000 images are beside CIFAR-10's own 50,000 to train on."""
     attrs = reference.store.attrs
-    official = attrs.get("dataset") == "cifar10" and attrs.get("source") == "binary"
-    return official and n == reference.n_samples == 50_000 and reference.first == 0
+    return (
+        attrs.get("source") == "official"
+        and n == reference.n_samples == 50_000
+        and reference.first == 0
+    )
 
 
 def consistency(mine: StoredImages, low: ImageLattices, images: ImageLattices) -> Score:

@@ -37,8 +37,9 @@ FROM = {
     INCEPTION: "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/" + INCEPTION,
     ALEXNET: "https://download.pytorch.org/models/" + ALEXNET,
 }
-MS_SSIM_SIDE = 176
-"""Smallest side that torchmetrics takes: 11 pixels or more at the coarsest of five scales."""
+SMALLEST = {"psnr": 1, "ssim": 11, "ms-ssim": 176, "lpips": 32}
+"""Smallest sides: a window of 11 pixels, also at the coarsest of five scales; what is left of it
+after AlexNet's strides."""
 PAIRED = ("psnr", "ssim", "ms-ssim", "lpips")
 OF_SETS = ("fid", "is", "frechet")
 ALONE = ("musiq", "clip-iqa")
@@ -127,7 +128,8 @@ def named_so(path: Path) -> bool:
 
 
 def _mean(name: str, values: Array) -> Score:
-    error = float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else None
+    known = len(values) > 1 and bool(np.isfinite(values).all())
+    error = float(values.std(ddof=1) / np.sqrt(len(values))) if known else None
     return Score(name, float(values.mean()), error, len(values))
 
 
@@ -152,15 +154,16 @@ def _of_pairs(name: str) -> Callable[[Tensor, Tensor], Array]:
     options: dict[str, Any] = {"data_range": 255.0, "reduction": "none"}
 
     def of(a: Tensor, b: Tensor) -> Array:
+        side = min(a.shape[-2:])
+        if side < SMALLEST[name]:
+            accepted = f"images of {SMALLEST[name]} pixels or more a side"
+            raise BadInput("--scores", f"{name} of {tuple(a.shape[-2:])}", accepted)
         if name == "psnr":
             dim = (1, 2, 3)
             values = image.peak_signal_noise_ratio(a, b, dim=dim, **options)
         elif name == "ssim":
             values = image.structural_similarity_index_measure(a, b, **options)
         else:
-            if min(a.shape[-2:]) < MS_SSIM_SIDE:
-                accepted = f"images of {MS_SSIM_SIDE} pixels or more a side"
-                raise BadInput("--scores", f"ms-ssim of {tuple(a.shape[-2:])}", accepted)
             values = image.multiscale_structural_similarity_index_measure(a, b, **options)
         return np.atleast_1d(np.asarray(values.double()))
 
@@ -184,6 +187,9 @@ def _lpips(folder: Path | None) -> Callable[[Tensor, Tensor], Array]:
         raise WeightsError(f"{path}: is no AlexNet of torchvision ({error})") from None
 
     def of(a: Tensor, b: Tensor) -> Array:
+        if min(a.shape[-2:]) < SMALLEST["lpips"]:
+            accepted = f"images of {SMALLEST['lpips']} pixels or more a side"
+            raise BadInput("--scores", f"lpips of {tuple(a.shape[-2:])}", accepted)
         # A grey image is one of three equal channels.
         a, b = (x.expand(-1, 3, -1, -1) / 127.5 - 1.0 for x in (a, b))
         return np.asarray(judge(a, b).double()).reshape(-1)
@@ -310,13 +316,41 @@ def frechet_score(images: ImageSet, reference: ImageSet, path: Path) -> Score:
 # No reference: pyiqa.
 
 
-def quality_score(name: str, images: ImageSet, folder: Path | None = None) -> Score:
-    """Return the mean MUSIQ or CLIP-IQA of images, by pyiqa; nothing is fetched unasked."""
+@contextlib.contextmanager
+def _nothing_fetched(folder: Path | None) -> Iterator[None]:
+    """Let pyiqa find weights in its cache, in `folder` if given, and nowhere else."""
+
+    def refuse(url: str, target: str, *args: object, **kwargs: object) -> None:
+        raise WeightsError(f"{target}: is missing; it is at {url}")
+
+    before = dict(os.environ)
+    os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"
     if folder is not None:
         os.environ["TORCH_HOME"] = str(folder)
+    loader: Any = importlib.import_module("pyiqa.utils.download_util")
+    fetch, place = loader.download_url_to_file, loader.DEFAULT_CACHE_DIR
+    loader.download_url_to_file = refuse
+    loader.DEFAULT_CACHE_DIR = str(Path(torch.hub.get_dir()) / "pyiqa")
+    try:
+        yield
+    finally:
+        loader.download_url_to_file, loader.DEFAULT_CACHE_DIR = fetch, place
+        os.environ.clear()
+        os.environ.update(before)
+
+
+def quality_score(name: str, images: ImageSet, folder: Path | None = None) -> Score:
+    """Return the mean MUSIQ or CLIP-IQA of images, by pyiqa.
+
+    Its weights lie in PyTorch's cache, or in one that `folder` is; they are not fetched, and read
+    as tensors alone.
+    """
     pyiqa = library("pyiqa", "quality")
     try:
-        judge = pyiqa.create_metric({"musiq": "musiq", "clip-iqa": "clipiqa"}[name], device="cpu")
+        with _nothing_fetched(folder):
+            judge = pyiqa.create_metric(
+                {"musiq": "musiq", "clip-iqa": "clipiqa"}[name], device="cpu"
+            )
     except (OSError, RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())[:100]
         where = folder or torch.hub.get_dir()

@@ -19,17 +19,23 @@ from skild_phys.images.lowres import RULES, LowResolution, coarse_shape, enlarge
 from skild_phys.skild.basis import turned
 from skild_phys.skild.model import Skild
 from skild_phys.skild.pixels import ImageLattices, fields_of, pixels_of
+from skild_phys.skild.posterior import Correct
 from skild_phys.skild.precision import arithmetic
-from skild_phys.skild.produce import Lattices, image_batch, produce
-from skild_phys.skild.schedule import chain_record, starting_lambda
+from skild_phys.skild.produce import GPU_BATCH, Lattices, image_batch, produce
+from skild_phys.skild.schedule import chain_record
 from skild_phys.skild.streams import Streams, white_noise
-from skild_phys.skild.weights import Weights
+from skild_phys.skild.weights import Weights, refining_lambda
 from skild_phys.store import LatticeStore, create_store, open_store
 
 
 def chunk_of(shape: Sequence[int]) -> int:
     """Return how many images (channels, Ly, Lx) make a chunk."""
     return max(1, min(1024, CHUNK_BYTES // int(np.prod(shape))))
+
+
+ROUNDS, HALF_A_LEVEL = 30, 0.5 / 127.5
+"""Of cutting off what is beyond black and white and making good what that takes away, at most; and
+what 8 bits do not tell from it."""
 
 
 @dataclass(frozen=True)
@@ -89,10 +95,16 @@ class ImageRefiner:
 
     def __call__(self, low: NDArray[np.float32], streams: Sequence[Streams]) -> NDArray[Any]:
         """Return fields (n, channels, Ly, Lx) for low-resolution fields (n, channels, ly, lx)."""
-        values, skild = low.astype(np.float64), self.skild
+        skild, correct = self.skild, self._correct(low)
+        with torch.inference_mode():
+            shape = (low.shape[1], *skild.shape)
+            prior = skild.process.gaussian(white_noise(streams, shape, skild.device))
+            start = skild.from_fields(correct(prior, self.power), float(self.lambdas[0]), streams)
+            return skild.run(start, self.lambdas, streams, correct=correct, stop=self.stop)
 
-        mixing = skild.process.basis.mixing
-        known = turned(mixing, torch.from_numpy(values)).numpy()
+    def _correct(self, low: NDArray[np.float32]) -> Correct:
+        mixing = self.skild.process.basis.mixing
+        known = turned(mixing, torch.from_numpy(low.astype(np.float64))).numpy()
 
         def correct(fields: Tensor, sigma: NDArray[np.float64]) -> Tensor:
             # A acts on each channel alike, so on directions of channels too.
@@ -100,18 +112,30 @@ class ImageRefiner:
             moved = torch.from_numpy(self.operator.correct(wide, known, sigma))
             return turned(mixing, moved, back=True).float().to(fields.device)
 
-        with torch.inference_mode():
-            shape = (low.shape[1], *skild.shape)
-            prior = skild.process.gaussian(white_noise(streams, shape, skild.device))
-            start = skild.from_fields(correct(prior, self.power), float(self.lambdas[0]), streams)
-            return skild.run(start, self.lambdas, streams, correct=correct, stop=self.stop)
+        return correct
+
+    def within(self, made: NDArray[Any], low: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return fields within [-1, 1] that A x = y holds for as well as it can.
+
+        Intensities beyond are cut off and what is missing is made good, by turns: projections
+        onto two convex sets.
+        """
+        process, correct = self.skild.process, self._correct(low)
+        sigma = process.sine(float(self.lambdas[-1])).double() ** 2 * process.power
+        fields = torch.from_numpy(np.asarray(made, dtype=np.float32))
+        for _ in range(ROUNDS):
+            inside = fields.clamp(-1.0, 1.0)
+            if float((fields - inside).abs().max()) < HALF_A_LEVEL:
+                break
+            fields = correct(inside, sigma.cpu().numpy())
+        return np.asarray(fields.clamp(-1.0, 1.0).numpy())
 
 
 def image_lambdas(weights: Weights, spec: ImageRefineSpec) -> NDArray[np.float64]:
     """Return the lambdas of a chain that refines by the factor of `spec`; raises BadInput."""
     start = spec.lambda_start
     if start is None:
-        start = min(starting_lambda(spec.factor), weights.lambda_range[1])
+        start = refining_lambda(weights, spec.factor)
     end = weights.lambda_range[0] if spec.lambda_end is None else spec.lambda_end
     return weights.lambdas(start, end, spec.steps)
 
@@ -136,6 +160,7 @@ def coarsen_images(
     chunk = chunk_of((images.channels, *shape))
     known = {"rule": rule, "factor": factor, "fine_shape": list(images.shape)}
     known |= {"parent_store": images.path.name, "parent_sha256": images.digest()}
+    known |= {"truth_sha256": images.identity()}
     with create_store(
         output, field="image", n_samples=images.n_samples, shape=shape, chunk=chunk,
         channels=images.channels, attrs={**known, **attrs}, variables=("parent",),
@@ -174,9 +199,11 @@ def refine_images(
 
     Returns
     -------
-    {"samples", "refined": by this call, "seconds", "misfit": rms of A x - y over that of y, of the
-    fields before they are rounded to 8 bits}.
+    {"samples", "refined": by this call, "seconds", "misfit": rms of A x - y in 8-bit intensities,
+    of the images as they are stored}.
     """
+    if low.field != "image":
+        raise StoreError(f"{low.path}: holds '{low.field}', not images")
     sides = (low.shape[0], low.shape[1])
     shape = fine_shape(sides, spec.factor)
     own = low.attrs.get("fine_shape")
@@ -186,6 +213,7 @@ def refine_images(
     attrs: dict[str, Any] = {
         "method": spec.method, "rule": spec.rule, "factor": spec.factor, "seed": spec.seed,
         "parent_store": low.path.name, "parent_sha256": low.digest(),
+        "truth_sha256": low.attrs.get("truth_sha256"),
     }  # fmt: skip
     refiner: ImageRefiner | None = None
     if spec.method == "skild":
@@ -201,34 +229,35 @@ def refine_images(
 
     def make(index: Sequence[int]) -> Lattices:
         given = fields_of(low.read(index[0], index[-1] + 1))[np.array(index) - index[0]]
+        fields: NDArray[Any]
         if refiner is None:
             fields = enlarged("bicubic", given.astype(np.float64), shape)
         else:
-            fields = refiner(given, [Streams.of(spec.seed, i) for i in index])
-        missing = judge.apply(fields.astype(np.float64)) - given
-        misfits.append(float(np.sqrt(np.mean(missing**2) / np.mean(given.astype(float) ** 2))))
-        return pixels_of(fields)
+            made = refiner(given, [Streams.of(spec.seed, i) for i in index])
+            fields = refiner.within(made, given)
+        images = pixels_of(fields)
+        missing = 127.5 * (judge.apply(fields_of(images).astype(np.float64)) - given)
+        misfits.extend((missing**2).mean((1, 2, 3))[: len(set(index))])
+        return images
 
     batch = image_batch((low.channels, *shape))
     began = time.perf_counter()
     refined = produce(
         output, make, field="image", n_samples=n, shape=shape, channels=low.channels,
-        batch=batch, chunk=4 * batch,
+        batch=batch, chunk=max(4 * batch, 0 if device == "cpu" else GPU_BATCH),
         attrs={k: v for k, v in (attrs | (extra_attrs or {})).items() if v is not None},
         extra=lambda images, index: {"parent": ids[index]}, variables=("parent",),
         overwrite=overwrite, threads=threads, device=device, progress=progress, stop=stop,
     )  # fmt: skip
     seconds = time.perf_counter() - began
     result = {"samples": float(n), "refined": float(refined), "seconds": seconds}
-    return result | ({"misfit": float(np.mean(misfits))} if misfits else {})
+    return result | ({"misfit": float(np.sqrt(np.mean(misfits)))} if misfits else {})
 
 
 def check_image_weights(weights: Weights, images: LatticeStore) -> None:
     """Raise BadInput or StoreError unless `weights` are of images with these channels."""
     if not weights.channels or weights.basis != "dct":
         raise BadInput("--checkpoint", "weights of lattices", "weights of images, in the basis dct")
-    if images.field != "image":
-        raise StoreError(f"{images.path}: holds '{images.field}', not images")
     if weights.channels != images.channels:
         raise BadInput(
             "--checkpoint", f"weights of {weights.channels} channels", f"{images.channels}"

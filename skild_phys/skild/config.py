@@ -19,7 +19,7 @@ from skild_phys.skild.ncsnpp import NcsnppConfig
 from skild_phys.skild.network import NetworkConfig
 from skild_phys.skild.reference import PaperSpectrum
 from skild_phys.skild.reverse import MIRROR, SYMMETRIES
-from skild_phys.skild.schedule import SCHEDULES, Schedule
+from skild_phys.skild.schedule import SCHEDULES, Schedule, VariancePreserving
 from skild_phys.skild.spectrum import KINDS
 
 SPECTRA = (*KINDS, "channels", "white", "paper")
@@ -32,11 +32,12 @@ class TrainConfig:
     Attributes
     ----------
     output : 'logits' for spins; 'v', 'eps' or 'x0' for continuous fields.
+    data : 'lattices', or 'images', which have channels and are `side` pixels a side.
     basis : 'dft' for periodic lattices, 'dct' for fields with open edges.
     symmetries : what the data are taken to be symmetric under, of `reverse.SYMMETRIES` and
         `reverse.MIRROR`.
     model, temperature, side : of the running simulation that gives the lattices (temperature
-        as on the command line: a number, Tc or a multiple of it); ignored for a store.
+        as on the command line: a number, Tc or a multiple of it); ignored for a store of lattices.
     clusters : Wolff clusters between two lattices of one chain; 0 takes the number that
         `simulate.expected.default_every` finds for side and temperature.
     spectrum_batches : batches measured for the spectrum, and the pair couplings of spins,
@@ -81,6 +82,7 @@ class TrainConfig:
     """
 
     output: str = "logits"
+    data: str = "lattices"
     basis: str = "dft"
     symmetries: tuple[str, ...] = SYMMETRIES
     model: str = "ising2d"
@@ -124,6 +126,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         choices = {
             "output": OUTPUTS,
+            "data": ("lattices", "images"),
             "basis": tuple(BASES),
             "spectrum": SPECTRA,
             "weighting": ("flat", "scales"),
@@ -146,6 +149,17 @@ class TrainConfig:
             )
         if (self.spectrum == "paper") != (self.paper_spectrum is not None):
             raise BadInput("spectrum", self.spectrum, "'paper' with a table [paper_spectrum]")
+        if self.output == "logits" and (self.accumulate > 1 or self.weighting != "flat"):
+            name = "accumulate" if self.accumulate > 1 else "weighting"
+            raise BadInput(
+                name, getattr(self, name), f"{1 if name == 'accumulate' else 'flat'}, for spins"
+            )
+        if isinstance(self.lambdas, VariancePreserving) and self.lambdas.cutoff != self.cutoff:
+            raise BadInput("cutoff", self.cutoff, f"{self.lambdas.cutoff}, as in [lambdas]")
+        for part in (self.lambdas, self.paper_spectrum, self.network):
+            if getattr(part, "side", self.side) != self.side:
+                accepted = f"{self.side}, the side of the recipe"
+                raise BadInput("side", getattr(part, "side", None), accepted)
         if self.batch % self.accumulate:
             raise BadInput("accumulate", self.accumulate, f"a divisor of the batch, {self.batch}")
         if isinstance(self.network, NcsnppConfig) and self.lambdas is None:
@@ -185,6 +199,7 @@ _RANGES: dict[str, tuple[str, Callable[[float], bool]]] = {
     "weight_decay": ("a number from 0 on", lambda x: x >= 0),
     "beta2": ("a number between 0 and 1", lambda x: 0 < x < 1),
     "clip": ("a positive number", lambda x: x > 0),
+    "cutoff": ("a number", lambda x: True),
     "ema": ("a number between 0 and 1", lambda x: 0 < x < 1),
     "wave_weight": ("a number from 0 on", lambda x: x >= 0),
     "coarse_share": ("a number from 0 to below 1", lambda x: 0 <= x < 1),
@@ -269,35 +284,38 @@ def _values(own: dict[str, Any], table: dict[str, Any], where: str) -> dict[str,
     return values
 
 
-def _preset(name: Any) -> Path:
+def _preset(name: Any, option: str | None = None) -> Path:
     folder = Path(str(resources.files("skild_phys.skild").joinpath("presets")))
     known = {file.stem: file for file in sorted(folder.glob("*.toml"))}
     if not isinstance(name, str) or name not in known:
-        raise BadInput("--preset", name, " or ".join(known))
+        raise BadInput(option or "--preset", name, " or ".join(known))
     return known[name]
 
 
-def _table(path: Path) -> dict[str, Any]:
+def _table(path: Path, option: str | None = None) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text("utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise BadInput("--config", str(path), f"a readable TOML file ({error})") from None
+        raise BadInput(option or "--config", str(path), f"a readable TOML file ({error})") from None
 
 
-def read_config(source: str | Path, **changes: Any) -> TrainConfig:
+def _read(path: Path, option: str | None) -> TrainConfig:
+    table = _table(path, option)
+    built_on = table.pop("preset", None)
+    base = TrainConfig() if built_on is None else _read(_preset(built_on, "--preset"), option)
+    config: TrainConfig = _changed(base, table, path.name)
+    return config
+
+
+def read_config(source: str | Path, option: str | None = None, **changes: Any) -> TrainConfig:
     """Return the configuration in a TOML file (Path) or of a preset by name (str).
 
     A file may name a preset it builds on (`preset = "ising2d"`); what it does not name, in
     tables too, is the preset's. `changes` other than None go on top. An unknown key is an error
-    that names the nearest known one. Raises BadInput.
+    that names the nearest known one. Raises BadInput, which names `option` where that is what says
+    the recipe.
     """
-    path = source if isinstance(source, Path) else _preset(source)
-    table = _table(path)
-    config: TrainConfig = TrainConfig()
-    if "preset" in table:
-        base = _preset(table.pop("preset"))
-        config = _changed(config, _table(base), base.name)
-    config = _changed(config, table, path.name)
+    config = _read(source if isinstance(source, Path) else _preset(source, option), option)
     result: TrainConfig = dataclasses.replace(
         config, **{k: v for k, v in changes.items() if v is not None}
     )

@@ -116,20 +116,44 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     """Return the named tensors of a safetensors file, or of a PyTorch file that holds no objects.
 
     Of a file with several, those under 'ema', 'model', 'model_state_dict' or 'state_dict', the
-    first that is there. Raises WeightsError.
+    first that has names; a list of averages (`ema.shadow_params`) takes the names of 'model'.
+    Raises WeightsError.
     """
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
         held: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, OSError, RuntimeError, ValueError, pickle.UnpicklingError) as error:
+    except (
+        SafetensorError, OSError, RuntimeError, ValueError, EOFError, LookupError, AttributeError,
+        pickle.UnpicklingError,
+    ) as error:  # fmt: skip
         reason = " ".join(str(error).split())[:120]
         raise WeightsError(f"{path}: holds no tensors alone that can be read ({reason})") from None
-    for name in _HOLDERS:
-        if isinstance(held, Mapping) and isinstance(held.get(name), Mapping):
-            held = held[name]
-            break
-    tensors = {k: v for k, v in held.items() if isinstance(v, Tensor)}
-    if not tensors:
-        raise WeightsError(f"{path}: holds no named tensors")
-    return tensors
+    holders = [held.get(name) for name in _HOLDERS] + [held] if isinstance(held, Mapping) else []
+    for holder in holders:
+        tensors = _named(holder)
+        if tensors:
+            return _averaged(tensors, held)
+    raise WeightsError(f"{path}: holds no named tensors")
+
+
+def _named(holder: Any) -> dict[str, Tensor]:
+    if not isinstance(holder, Mapping):
+        return {}
+    return {k: v for k, v in holder.items() if isinstance(k, str) and isinstance(v, Tensor)}
+
+
+def _averaged(tensors: dict[str, Tensor], held: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Return tensors with the averages of the published code in place of them, where it has any.
+
+    There `ema` holds a list, `shadow_params`: of the parameters, in the order of the state_dict,
+    which has a buffer (`sigmas`) beside them.
+    """
+    ema = held.get("ema")
+    shadow = ema.get("shadow_params") if isinstance(ema, Mapping) else None
+    if not isinstance(shadow, list):
+        return tensors
+    names = [name for name in tensors if "all_modules" in name]
+    if [tuple(tensors[name].shape) for name in names] != [tuple(x.shape) for x in shadow]:
+        raise WeightsError("ema.shadow_params: are not the parameters of 'model', in their order")
+    return tensors | dict(zip(names, shadow))

@@ -28,7 +28,7 @@ from skild_phys.skild.schedule import (
     usual_restarts,
 )
 from skild_phys.skild.streams import Streams
-from skild_phys.skild.weights import Weights
+from skild_phys.skild.weights import Weights, refining_lambda
 from skild_phys.store import LatticeStore
 
 
@@ -94,7 +94,7 @@ def generate_store(
     """
     start = spec.lambda_start
     if start is None and factor is not None:
-        start = min(starting_lambda(factor), weights.lambda_range[1])
+        start = refining_lambda(weights, factor) if weights.channels else starting_lambda(factor)
     elif start is None:
         start = weights.largest_lambda(make_basis(weights.basis, shape).lowest)
     restarts = usual_restarts(spec.restarts, spec.steps, spec.sampler)
@@ -137,6 +137,8 @@ def generate_store(
     }
     if truth is not None:
         attrs |= {"parent_store": truth.path.name, "parent_sha256": truth.digest()}
+        if isinstance(truth, ImageLattices):
+            attrs["truth_sha256"] = truth.identity()
         attrs["factor"] = factor
     batch = image_batch((weights.channels, *shape)) if weights.channels else 1
     usual = max(1, min(1024, 2**19 // math.prod(shape))) if batch == 1 else 4 * batch

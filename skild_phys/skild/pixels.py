@@ -77,5 +77,8 @@ class ImageLattices:
         Of a data set that was prepared it is that of its source, so that a large one need not be
         read for it; of other stores that of their contents.
         """
-        known = self.store.attrs.get("source_sha256") or self.store.digest()
-        return f"{known} {self.first} {self.n_samples}"
+        return f"{self.identity()} {self.first} {self.n_samples}"
+
+    def identity(self) -> str:
+        """Return what names the whole store, whatever the split."""
+        return str(self.store.attrs.get("source_sha256") or self.store.digest())

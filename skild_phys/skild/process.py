@@ -112,10 +112,12 @@ class Process:
         variance = (1 - a) (1 - r) / (1 - b). At `to` = 0 it is Y_0.
         """
         one_a = -torch.expm1(-self.kappa2 * to)
-        # A mode that is never erased (cutoff 0) has Y = Y_0 throughout: any weights of sum 1 do.
+        # A mode that is never erased (cutoff 0) has Y = Y_0 throughout.
+        erased = self.kappa2 > 0
+        y0 = torch.where(erased, y0, y)
         one_b = (-torch.expm1(-self.kappa2 * lam)).clamp(min=1e-300)
         one_r = -torch.expm1(-self.kappa2 * (lam - to))
-        one_r = torch.where(self.kappa2 > 0, one_r, one_b)
+        one_r = torch.where(erased, one_r, one_b)
         from_y0 = torch.exp(-0.5 * self.kappa2 * to) * one_r / one_b
         if to == 0.0:
             return from_y0.float() * y0

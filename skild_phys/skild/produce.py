@@ -69,7 +69,8 @@ def produce(
     batch : how many indices `make` is called with on a CPU, always.
     field, shape, chunk, attrs, q, channels, overwrite : of `store.create_store`.
     """
-    group = batch if torch.device(device).type == "cpu" else GPU_BATCH
+    on_gpu = torch.device(device).type != "cpu"
+    group = GPU_BATCH if on_gpu else batch
     threads_before = torch.get_num_threads()
     hold_memory()
 
@@ -95,7 +96,9 @@ def produce(
             overwrite=overwrite,
         ) as writer,
         ThreadPoolExecutor(
-            threads or os.cpu_count() or 1, initializer=torch.set_num_threads, initargs=(1,)
+            threads or (1 if on_gpu else os.cpu_count() or 1),
+            initializer=torch.set_num_threads,
+            initargs=(1,),
         ) as pool,
     ):
         cleanup.callback(torch.set_num_threads, threads_before)

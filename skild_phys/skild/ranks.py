@@ -1,7 +1,8 @@
 """One training run on several processes, each with a part of every batch (torchrun, DDP).
 
 All processes draw the same stream of data and the same times, and noise is named by the step and
-the place in the batch: a run on several processes is the run on one, up to rounding.
+the place in the batch: a run on several processes is the run on one, up to rounding, and to the
+masks of dropout.
 """
 
 from __future__ import annotations
@@ -15,6 +16,9 @@ import torch
 from torch import distributed
 
 from skild_phys.errors import BadInput
+
+_TOLD = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+"""What torchrun says in the environment."""
 
 
 @dataclass(frozen=True)
@@ -65,8 +69,8 @@ def joined(device: str) -> Iterator[tuple[Ranks, str]]:
     A process of several on 'cuda' has the GPU of its local rank. They speak by nccl there, by gloo
     on CPUs.
     """
-    world = int(os.environ.get("WORLD_SIZE", "1"))
-    if world == 1:
+    told = all(name in os.environ for name in _TOLD)
+    if not told or os.environ["WORLD_SIZE"] == "1":
         yield Ranks(), device
         return
     if device == "cuda":

@@ -8,8 +8,10 @@ that are constant along an axis differ by another sqrt 2 an axis; one P(kappa) s
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
+from skild_phys.errors import BadInput
 from skild_phys.skild.spectrum import PowerLaw
 
 
@@ -41,6 +43,11 @@ class PaperSpectrum:
     amplitude: float
     k0_squared: float
     kind: str = "paper"
+
+    def __post_init__(self) -> None:
+        for name in ("side", "alpha", "amplitude", "k0_squared"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise BadInput(f"[paper_spectrum] {name}", getattr(self, name), "a number above 0")
 
     def power_law(self) -> PowerLaw:
         """Return it as P(kappa) of orthonormal modes."""

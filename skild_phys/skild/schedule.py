@@ -57,6 +57,10 @@ class Geometric:
     high: float
     kind: str = "geometric"
 
+    def __post_init__(self) -> None:
+        if not 0 < self.low < self.high < math.inf:
+            raise BadInput("[lambdas] low", self.low, f"a number above 0, below high = {self.high}")
+
     def __call__(self, t: Array) -> Array:
         return np.asarray(self.low * (self.high / self.low) ** np.asarray(t, dtype=np.float64))
 
@@ -78,6 +82,11 @@ class Linear:
     lambda_i: float
     lambda_f: float
     kind: str = "linear"
+
+    def __post_init__(self) -> None:
+        for name in ("side", "theta", "lambda_i", "lambda_f"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise BadInput(f"[lambdas] {name}", getattr(self, name), "a number above 0")
 
     def __call__(self, t: Array) -> Array:
         t = np.asarray(t, dtype=np.float64)
@@ -103,6 +112,13 @@ class LogLinear:
     lambda_i: float
     lambda_f: float
     kind: str = "log-linear"
+
+    def __post_init__(self) -> None:
+        if self.side < 1:
+            raise BadInput("[lambdas] side", self.side, "a whole number from 1 on")
+        if not -math.inf < self.lambda_i < self.lambda_f < math.inf:
+            accepted = f"a number above lambda_i = {self.lambda_i}"
+            raise BadInput("[lambdas] lambda_f", self.lambda_f, accepted)
 
     def __call__(self, t: Array) -> Array:
         t = np.asarray(t, dtype=np.float64)
@@ -130,6 +146,13 @@ class VariancePreserving:
     beta_min: float = 0.1
     beta_max: float = 20.0
     kind: str = "variance-preserving"
+
+    def __post_init__(self) -> None:
+        if not 0 < self.cutoff < math.inf:
+            raise BadInput("[lambdas] cutoff", self.cutoff, "a number above 0")
+        if not 0 < self.beta_min < self.beta_max < math.inf:
+            accepted = f"a number above 0, below beta_max = {self.beta_max}"
+            raise BadInput("[lambdas] beta_min", self.beta_min, accepted)
 
     def __call__(self, t: Array) -> Array:
         t = np.asarray(t, dtype=np.float64)

@@ -203,7 +203,9 @@ def fit_channels(batches: Sequence[NDArray[np.generic]], basis: Basis) -> Channe
         modes = basis.modes(torch.from_numpy(np.ascontiguousarray(directions)))
         power += (modes.abs() ** 2).sum(1).numpy()
         count += directions.shape[1]
-    spectra = (fit_spectrum(one, basis, RadialSpectrum.kind) for one in power / count)
+    # Grey images have no colours at all: noise of theirs is next to none, but there is some.
+    power = np.maximum(power / count, FLOOR * np.average(power[0] / count, weights=basis.weight))
+    spectra = (fit_spectrum(one, basis, RadialSpectrum.kind) for one in power)
     radial = tuple(s for s in spectra if isinstance(s, RadialSpectrum))
     return ChannelSpectra(tuple(tuple(float(x) for x in row) for row in mixing), radial)
 

@@ -353,6 +353,9 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         loss = self._spins_backward() if c.output == "logits" else self._fields_backward()
         norm = nn.utils.clip_grad_norm_(self.network.parameters(), c.clip)
+        if not math.isfinite(loss + float(norm)):
+            at = f"at step {self.step + 1} the loss is {loss:g}, its gradient {float(norm):g}"
+            raise BadInput("learning_rate", c.learning_rate, f"a smaller one: {at}")
         self.optimizer.step()
         self.ema.update_parameters(self.network)
         self.step += 1
@@ -386,7 +389,8 @@ class Trainer:
     def _fields_backward(self) -> float:
         """Add up the gradient of this process's part of a batch of fields; return its loss.
 
-        The part goes through the network in `accumulate` parts.
+        The part goes through the network in `accumulate` parts. Masks of dropout are named by the
+        step and where a part begins: they are others for another number of parts.
         """
         c, mine = self.config, self.ranks.part(self.config.batch)
         fields = torch.from_numpy(np.asarray(self.source.next(c.batch, mine), dtype=np.float32))
@@ -398,7 +402,8 @@ class Trainer:
         for first in range(0, len(x0), size):
             part = slice(first, first + size)
             if getattr(c.network, "dropout", 0.0):
-                torch.manual_seed(int(seeds[mine][first] >> 1))
+                masks = seed_sequence(c.seed, TRAINING, 3, self.step, mine.start + first)
+                torch.manual_seed(int(masks.generate_state(1, np.uint64)[0] >> 1))
             last = first + size == len(x0)
             with contextlib.nullcontext() if last else self._unshared():
                 loss = self._loss(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from dataclasses import asdict, dataclass, field
 from importlib import resources
 from pathlib import Path
@@ -41,6 +42,7 @@ from skild_phys.skild.schedule import (
     erasing_lambda,
     restarting_lambdas,
     schedule_from_record,
+    starting_lambda,
 )
 from skild_phys.skild.spectrum import Spectrum, spectrum_from_record
 
@@ -100,7 +102,8 @@ class Weights:
             end = max(LAMBDA_END, low) if self.schedule is None else low
         if not (low <= end < start <= high and end > 0):
             accepted = f"{low:.3g} <= end < start <= {high:.3g}, what the weights have seen"
-            option, value = ("--lambda-start", start) if start > high else ("--lambda-end", end)
+            wrong = start > high or start <= low
+            option, value = ("--lambda-start", start) if wrong else ("--lambda-end", end)
             raise BadInput(option, value, accepted)
         if self.schedule is None:
             return restarting_lambdas(start, end, steps, restarts)
@@ -125,9 +128,14 @@ class Weights:
     def largest_lambda(self, lowest: float) -> float:
         """Return where a chain from noise starts: where no wave is left, `lowest` the longest.
 
-        Or at the largest lambda that the weights have seen, or the end of their schedule.
+        Or at the largest lambda that the weights have seen, or the end of their schedule; raises
+        BadInput if most of the longest wave is left there: weights for super-resolution.
         """
         high = self.lambda_range[1]
+        longest = lowest if self.cutoff is None else self.cutoff
+        if self.schedule is not None and math.exp(-(longest**2) * high) > NOISE_SEES:
+            accepted = "weights that begin with noise: these begin with an image, coarse or true"
+            raise BadInput("--checkpoint", f"lambda up to {high:.3g}", accepted)
         return min(high, erasing_lambda(lowest)) if self.schedule is None else high
 
     def process(self, shape: tuple[int, int], device: torch.device | str = "cpu") -> Process:
@@ -151,6 +159,26 @@ class Weights:
         network.to(device, dtype or network_dtype(device))
         network.frequencies = frequencies
         return network.to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload, no-any-return]
+
+
+START_SEES, NOISE_SEES = 0.35, 0.2
+"""Most of the power of a wave that may be left where a chain starts: of a coarse lattice's finest
+one for refining (the paper's chains by 4: 0.30), of the longest one for what starts from noise."""
+
+
+def refining_lambda(weights: Weights, factor: float) -> float:
+    """Return where chains that refine by `factor` start, as far as the weights have seen.
+
+    Raises BadInput if the coarse lattice's finest wave is still to be seen there.
+    """
+    start, high = starting_lambda(factor), weights.lambda_range[1]
+    least = math.log(1.0 / START_SEES) * (factor / math.pi) ** 2
+    if high < least:
+        most = math.pi * math.sqrt(high / math.log(1.0 / START_SEES))
+        raise BadInput(
+            "--factor", factor, f"at most {most:.2g}, which these weights were trained for"
+        )
+    return min(start, high)
 
 
 def content_sha256(record: dict[str, Any], tensors: dict[str, Tensor]) -> str:
