@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from image_helpers import image_weights
 from safetensors.torch import load_file, save_file
 
 from skild_phys.errors import BadInput, WeightsError
@@ -100,6 +101,56 @@ def test_on_a_torus_a_shift_by_whole_cells_goes_through() -> None:
 def test_any_sides_will_do(basis: str) -> None:
     x, lam = torch.randn((1, 3, 7, 10)), torch.tensor([1.0])
     assert small(basis)(x, lam).shape == x.shape
+
+
+@torch.no_grad()
+def test_in_bfloat16_the_ends_stay_exact() -> None:
+    """A change of the input that bfloat16 would round away goes through the ends of the network."""
+    network, given = small().cast(torch.bfloat16), load_file(PUBLISHED)
+    assert network.enter.weight.dtype == network.leave.weight.dtype == torch.float32
+    x, time = given["input"], given["time"]
+    exact = small().at_time(x, time)
+    out = network.at_time(x, time)
+    assert out.dtype == torch.float32
+    assert (out - exact).abs().max() < 0.1 * exact.abs().max()
+    weights = replace(image_weights("eps"), network=SMALL, schedule=PAPER)
+    built = replace(weights, tensors=small().state_dict()).build(dtype=torch.bfloat16)
+    assert isinstance(built, Ncsnpp)
+    assert built.at_time(x, time).numpy() == pytest.approx(out.numpy(), abs=1e-6)
+    seen = []
+    network.enter.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0]))
+    with torch.autocast("cpu", torch.bfloat16):
+        network.at_time(x + 1e-4, time)
+    assert torch.equal(seen[0], x + 1e-4)
+
+
+def test_averages_of_the_published_code_are_taken(tmp_path: Path) -> None:
+    """Its `ema` is a list without names, in the order of the parameters."""
+    given = {k: v for k, v in load_file(PUBLISHED).items() if "all_modules" in k}
+    network = small()
+    order = list(given)
+    held = {
+        "optimizer": {"state": {}, "param_groups": []},
+        "model": {"module.sigmas": torch.ones(3), **given},
+        "ema": {"decay": 0.999, "num_updates": 3, "shadow_params": [2.0 * given[k] for k in order]},
+        "step": 3,
+    }
+    torch.save(held, tmp_path / "c.pth")
+    state = convert_ncsnpp(network, read_tensors(tmp_path / "c.pth"))
+    plain = convert_ncsnpp(network, given)
+    assert torch.equal(state["enter.weight"], 2.0 * plain["enter.weight"])
+    held["ema"]["shadow_params"] = [torch.ones(2)]  # type: ignore[index]
+    torch.save(held, tmp_path / "c.pth")
+    with pytest.raises(WeightsError, match="shadow_params"):
+        read_tensors(tmp_path / "c.pth")
+    for i, other in enumerate((torch.ones(2), [torch.ones(2)], {"a": 1})):
+        torch.save(other, tmp_path / f"{i}.pth")
+        with pytest.raises(WeightsError, match="no named tensors"):
+            read_tensors(tmp_path / f"{i}.pth")
+    for i, data in enumerate((b"", b"\x80\x02.")):
+        (tmp_path / f"junk{i}.pth").write_bytes(data)
+        with pytest.raises(WeightsError, match=f"junk{i}.pth: holds no tensors"):
+            read_tensors(tmp_path / f"junk{i}.pth")
 
 
 def test_time_is_counted_along_the_schedule() -> None:

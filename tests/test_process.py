@@ -9,6 +9,7 @@ from skild_helpers import POWER_LAW, shell_deviations, white
 
 from skild_phys.skild.basis import BASES
 from skild_phys.skild.process import Process
+from skild_phys.skild.spectrum import PowerLaw
 
 SHAPE = (16, 16)
 bases = pytest.mark.parametrize("name", BASES)
@@ -160,3 +161,14 @@ def test_two_bridges_are_one(name: str) -> None:
         z_variance = (left.var(0) / variance - 1.0) / np.sqrt(2.0 / n)
         assert np.abs(z_mean).max() < 5
         assert bool(np.abs(z_variance).max() > 5) is caught
+
+
+def test_a_mode_that_is_never_erased_is_what_it_is() -> None:
+    """Cutoff 0: whatever is said of Y_0 there, the bridge and its end leave the mode as it was."""
+    process = Process(PowerLaw(1.0, 1.0, 0.1), (6, 6), basis="dct", cutoff=0.0)
+    y, y0 = white(2, (6, 6), 1), white(2, (6, 6), 2)
+    for to in (0.5, 0.0):
+        after = process.bridge_modes(y, y0, 2.0, to, lambda: white(2, (6, 6), 3))
+        assert torch.equal(after[:, 0, 0], y[:, 0, 0])
+        assert torch.isfinite(after).all()
+    assert torch.isfinite(process.velocity(y, y, 1.0)).all()

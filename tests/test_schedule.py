@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -21,10 +24,12 @@ from skild_phys.skild.schedule import (
     Linear,
     LogLinear,
     Schedule,
+    VariancePreserving,
     chain_lambdas,
     effective_resolution,
     lambda_of_resolution,
     restarting_lambdas,
+    schedule_from_record,
     starting_lambda,
     usual_restarts,
 )
@@ -36,6 +41,7 @@ SCHEDULES: dict[str, Schedule] = {
     "imagenet256 4x": Linear(256, 9.0, 1132.9352, 550.8723),
     "imagenet128 4x": Linear(128, 9.0, 564.2461, 275.4361),
     "imagenet128 8x": Linear(128, 5.0, 564.2461, 102.6489),
+    "white noise": VariancePreserving(4.5),
 }
 every = pytest.mark.parametrize("name", SCHEDULES)
 
@@ -45,6 +51,35 @@ def test_the_inverse_is_the_inverse(name: str) -> None:
     schedule = SCHEDULES[name]
     for t in (1e-6, 1e-3, 0.1, 0.37, 0.5, 0.9, 0.999, 1.0):
         assert schedule.inverse(float(schedule(np.array(t)))) == pytest.approx(t, rel=1e-9)
+
+
+def test_white_noise_is_ddpms_linear_beta() -> None:
+    """abar is the product of 1 - beta of 1000 steps from 1e-4 to 0.02, up to its steps' size."""
+    betas = np.linspace(1e-4, 0.02, 1000)
+    wanted = np.cumprod(1.0 - betas)
+    lam = SCHEDULES["white noise"](np.arange(1, 1001) / 1000.0)
+    assert np.exp(-(4.5**2) * lam) == pytest.approx(wanted, rel=0.06, abs=2e-4)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [lambda: Geometric(0.0, 1.0), lambda: Geometric(2.0, 1.0), lambda: Linear(32, 5.0, 1.0, 0.0),
+     lambda: Linear(0, 5.0, 1.0, 1.0), lambda: LogLinear(32, -2.0, -3.0),
+     lambda: LogLinear(32, float("nan"), -3.0), lambda: VariancePreserving(0.0),
+     lambda: VariancePreserving(4.5, 3.0, 2.0)],
+)  # fmt: skip
+def test_a_schedule_that_does_not_grow_is_refused(make: Callable[[], Schedule]) -> None:
+    with pytest.raises(BadInput, match=r"\[lambdas\]"):
+        make()
+
+
+def test_many_lambdas_at_once_and_back_from_a_record() -> None:
+    for schedule in SCHEDULES.values():
+        t = np.array([0.01, 0.5, 1.0])
+        assert schedule.inverse(schedule(t)) == pytest.approx(t, rel=1e-9)
+        record = json.loads(json.dumps(dataclasses.asdict(schedule)))  # type: ignore[call-overload]
+        assert schedule_from_record(record) == schedule
+    assert schedule_from_record(None) is None
 
 
 @every

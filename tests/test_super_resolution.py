@@ -169,6 +169,16 @@ def test_directions_of_colour_are_found_and_whitened() -> None:
     assert covariances[0] == pytest.approx(covariances[1], rel=0.1, abs=0.02)
 
 
+def test_grey_images_have_next_to_no_colours() -> None:
+    """Three equal channels: colours are whitened by a small number, not by rounding."""
+    grey = fields_of(photographs(40, 16)[:, :1].repeat(3, axis=1))
+    found = fit_channels([grey.astype(np.float64)], Box((16, 16)))
+    process = Process(found, (16, 16), basis="dct")
+    noisy = process.modes(torch.from_numpy(grey).double() + 1e-4)
+    assert float(noisy[:, 1:].abs().max()) < 1.0
+    assert 1e-6 < float(process.power[1].mean() / process.power[0].mean()) < 1e-3
+
+
 def test_pixels_of_photographs_survive_the_process() -> None:
     """Nothing is erased at lambda -> 0, everything at its largest."""
     process = Process(SPECTRUM, (16, 16), basis="dct")

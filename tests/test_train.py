@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import zlib
 from dataclasses import replace
+from importlib import resources
 from pathlib import Path
 
 import numpy as np
@@ -535,3 +536,50 @@ def test_targets_keep_what_a_lattice_knows(rule: str) -> None:
     assert torch.allclose(*kept, atol=1e-5)
     plain = Trainer(replace(CONFIG, targets="spins"), source())
     assert torch.equal(plain._targets(evidence, x0, known), x0)
+
+
+def test_every_preset_can_be_read_and_built_on(tmp_path: Path) -> None:
+    folder = Path(str(resources.files("skild_phys.skild").joinpath("presets")))
+    names = [file.stem for file in folder.glob("*.toml")]
+    assert len(names) >= 9
+    for name in names:
+        (tmp_path / "r.toml").write_text(f'preset = "{name}"\nseed = 7\n')
+        assert read_config(tmp_path / "r.toml") == replace(read_config(name), seed=7)
+
+
+@pytest.mark.parametrize(
+    ("line", "named"),
+    [
+        ('output = "v"\n[lambdas]\nkind = "geometric"\nlow = 0.0\nhigh = 1.0', "low: 0.0"),
+        ('output = "v"\n[lambdas]\nkind = "geometric"\nlow = 0.1', "high: 'none'"),
+        ('output = "v"\n[lambdas]\nkind = "cubic"', "kind: 'cubic'"),
+        ('output = "v"\n[lambdas]\nkind = "geometric"\nlow = 1\nhigh = 2\nside = 3', "side"),
+        ("cutoff = nan", "cutoff: nan"),
+        ('spectrum = "paper"', "spectrum: 'paper'"),
+        ('preset = "cifar10"\n[paper_spectrum]\nside = 0', "side: 0"),
+        ('preset = "cifar10"\n[lambdas]\nside = 64', "side: 64"),
+        ('preset = "cifar10-small-ddpm"\ncutoff = 5.0', "cutoff: 5.0"),
+        ("accumulate = 2", "accumulate: 2"),
+        ('weighting = "scales"', "weighting: 'scales'"),
+        ('[network]\nkind = "ncsnpp"\nside = 64\nattention = [32]', "ncsnpp"),
+        ('[network]\nkind = "vit"', "kind: 'vit'"),
+        ('preset = "cifar10"\n[network]\nattention = [7]', "attention"),
+    ],
+)
+def test_bad_values_of_a_recipe_of_fields(tmp_path: Path, line: str, named: str) -> None:
+    (tmp_path / "run.toml").write_text(line + "\n")
+    with pytest.raises(BadInput, match=re.escape(named)):
+        read_config(tmp_path / "run.toml")
+
+
+def test_a_run_that_diverges_stops(tmp_path: Path) -> None:
+    """At the first loss that is no number; what was saved stays."""
+    trainer = Trainer(replace(CONFIG, save_every=2), source())
+    for _ in range(2):
+        trainer.train_step()
+    trainer.save(tmp_path / "c")
+    with torch.no_grad():
+        trainer.network.enter.weight.fill_(float("nan"))
+    with pytest.raises(BadInput, match="at step 3 the loss is nan"):
+        train(trainer, tmp_path / "c")
+    assert Trainer.resume(tmp_path / "c", replace(CONFIG, save_every=2), source()).step == 2

@@ -31,6 +31,7 @@ from skild_phys.skild.denoiser import (
     Network,
     make_network,
 )
+from skild_phys.skild.ncsnpp import Ncsnpp
 from skild_phys.skild.precision import network_dtype
 from skild_phys.skild.process import Process
 from skild_phys.skild.reverse import SYMMETRIES
@@ -156,7 +157,10 @@ class Weights:
         network.load_state_dict(self.tensors)
         # The angles of the embedding of log lambda stay in float32: bfloat16 has 3 digits.
         frequencies = network.frequencies.to(device)
-        network.to(device, dtype or network_dtype(device))
+        if isinstance(network, Ncsnpp):
+            network.to(device).cast(dtype or network_dtype(device))
+        else:
+            network.to(device, dtype or network_dtype(device))
         network.frequencies = frequencies
         return network.to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload, no-any-return]
 
