@@ -15,7 +15,7 @@ LAM = torch.tensor([0.5])
 
 @pytest.fixture
 def network() -> UNet:
-    return tiny_weights("v").build(dtype=torch.float32)
+    return tiny_weights("eps").build(dtype=torch.float32)
 
 
 def field(*shape: int) -> torch.Tensor:

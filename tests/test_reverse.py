@@ -349,7 +349,7 @@ class ExactForGaussians(torch.nn.Module):
     """v = 0: the exact denoiser of a Gaussian field."""
 
     def forward(self, x: torch.Tensor, lam: torch.Tensor) -> torch.Tensor:
-        return torch.zeros_like(x)
+        return torch.zeros_like(x[:, :1])
 
 
 def gaussian_skild(shape: tuple[int, int], sampler: str = "stochastic") -> Skild:

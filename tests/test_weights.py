@@ -125,7 +125,10 @@ def test_foreign_and_inconsistent_files_are_refused(path: Path, tmp_path: Path) 
         header = file.metadata()
         tensors = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118
     for change, message in (
-        ({"network": {"patch": 4, "channels": [8, 8], "blocks": [1, 1]}}, "do not fit"),
+        (
+            {"network": {"kind": "unet", "patch": 4, "channels": [8, 8], "blocks": [1, 1]}},
+            "do not fit",
+        ),
         ({"network": {"layers": 3}}, "incomplete"),
         ({"network": {"patch": 0}}, "incomplete"),
         ({"output": "magic"}, "magic"),
