@@ -411,15 +411,16 @@ def convert(weights: Path, preset: str, output: Path, overwrite: bool, as_json: 
 
     config = _recipe(preset, "--preset")
     lam, law = config.lambdas, config.paper_spectrum
-    if lam is None or law is None or config.network.kind != "ncsnpp":
-        raise BadInput("--preset", preset, "a recipe of ncsnpp with the paper's spectrum")
-    check_output(output, overwrite=overwrite, inputs=[weights])
-    theirs = read_tensors(weights)
+    accepted = "a recipe of ncsnpp with the paper's spectrum"
+    if lam is None or law is None:
+        raise BadInput("--preset", preset, accepted)
     channels = 3 if config.data == "images" else 1
     with torch.device("meta"):
         network = make_network(config.network, config.output, config.basis, channels, lam)
-    assert isinstance(network, Ncsnpp)
-    tensors = convert_ncsnpp(network, theirs)
+    if not isinstance(network, Ncsnpp):
+        raise BadInput("--preset", preset, accepted)
+    check_output(output, overwrite=overwrite, inputs=[weights])
+    tensors = convert_ncsnpp(network, read_tensors(weights))
     low, high = (float(lam(t)) for t in (np.array(1.0 / TIMES), np.array(1.0)))
     made = Weights(
         tensors, config.network, law.power_law(), config.output, (low, high),

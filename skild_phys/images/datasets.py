@@ -258,31 +258,54 @@ def prepare(
 
     Raises Interrupted once `stop` says so; what was committed stays.
     """
-    first = files.read(0)
-    channels, height, width = first.shape
-    chunk = max(1, min(1024, CHUNK_BYTES // first.size))
     known = {"classes": list(files.classes), "source": files.source}
     known |= {"source_sha256": files.digest}
-    with (
-        create_store(
-            output, field="image", n_samples=files.n, shape=(height, width), chunk=chunk,
-            channels=channels, attrs={**attrs, **known}, variables=("label", "split"),
-            overwrite=overwrite,
-        ) as writer,
-        ThreadPoolExecutor(threads) as pool,
-    ):  # fmt: skip
+    with ThreadPoolExecutor(threads) as pool:
+
+        def made(first: int, last: int) -> dict[str, NDArray[Any]]:
+            images = np.stack(list(pool.map(files.read, range(first, last))))
+            here = slice(first, last)
+            return {"image": images, "label": files.label[here], "split": files.split[here]}
+
+        return write_images(
+            output, files.n, files.read(0).shape, made, attrs={**attrs, **known},
+            overwrite=overwrite, progress=progress, stop=stop,
+        )  # fmt: skip
+
+
+def write_images(
+    output: AnyPath,
+    n: int,
+    shape: Sequence[int],
+    made: Callable[[int, int], dict[str, NDArray[Any]]],
+    *,
+    attrs: dict[str, Any],
+    overwrite: bool,
+    progress: Callable[[int], None],
+    stop: Callable[[], bool],
+) -> LatticeStore:
+    """Write `n` images of `shape` (channels, Ly, Lx), chunk by chunk, or go on with a store.
+
+    `made` returns images first..last-1 and their variables by name. Raises Interrupted once `stop`
+    says so; what was committed stays.
+    """
+    channels, height, width = shape
+    chunk = max(1, min(1024, CHUNK_BYTES // (channels * height * width)))
+    names = [name for name in made(0, 1) if name != "image"]
+    with create_store(
+        output, field="image", n_samples=n, shape=(height, width), chunk=chunk, channels=channels,
+        attrs=attrs, variables=names, overwrite=overwrite,
+    ) as writer:  # fmt: skip
         progress(writer.committed)
-        while writer.committed < files.n:
+        while (first := writer.committed) < n:
             if stop():
                 raise Interrupted(
-                    f"interrupted: {writer.committed} of {files.n} images are kept in {output};"
+                    f"interrupted: {first} of {n} images are kept in {output};"
                     " the same command, without --overwrite, goes on from there"
                 )
-            span = range(writer.committed, min(writer.committed + chunk, files.n))
-            images = np.stack(list(pool.map(files.read, span)))
-            here = slice(span.start, span.stop)
-            writer.commit({"image": images, "label": files.label[here], "split": files.split[here]})
-            progress(len(span))
+            last = min(first + chunk, n)
+            writer.commit(made(first, last))
+            progress(last - first)
     return open_store(output)
 
 

@@ -78,14 +78,13 @@ def evaluate(
     theirs = None if reference is None else StoredImages(reference)
     found: list[Score] = []
     paired = [name for name in scores if name in PAIRED]
-    if paired and theirs is not None and reference is not None:
-        parents = _parents(images, reference)
+    if paired and reference is not None:
+        parents, truths = _parents(images, reference), StoredImages(reference)
 
         def pairs() -> Iterator[tuple[Pixels, Pixels]]:
-            assert theirs is not None
             for first in range(0, len(mine), metrics.BATCH):
                 index = range(first, min(first + metrics.BATCH, len(mine)))
-                yield mine.pixels(index), theirs.pixels(parents[index.start : index.stop].tolist())
+                yield mine.pixels(index), truths.pixels(parents[index.start : index.stop].tolist())
 
         found += [metrics.paired_score(name, pairs, weights) for name in paired]
     if low is not None:

@@ -13,8 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from skild_phys.errors import BadInput, Interrupted, StoreError
-from skild_phys.images.datasets import CHUNK_BYTES
+from skild_phys.errors import BadInput, StoreError
+from skild_phys.images.datasets import write_images
 from skild_phys.images.lowres import RULES, LowResolution, coarse_shape, enlarged, fine_shape
 from skild_phys.skild.basis import turned
 from skild_phys.skild.model import Skild
@@ -25,13 +25,7 @@ from skild_phys.skild.produce import GPU_BATCH, Lattices, image_batch, produce
 from skild_phys.skild.schedule import chain_record
 from skild_phys.skild.streams import Streams, white_noise
 from skild_phys.skild.weights import Weights, refining_lambda
-from skild_phys.store import LatticeStore, create_store, open_store
-
-
-def chunk_of(shape: Sequence[int]) -> int:
-    """Return how many images (channels, Ly, Lx) make a chunk."""
-    return max(1, min(1024, CHUNK_BYTES // int(np.prod(shape))))
-
+from skild_phys.store import LatticeStore
 
 ROUNDS, HALF_A_LEVEL = 30, 0.5 / 127.5
 """Of cutting off what is beyond black and white and making good what that takes away, at most; and
@@ -157,27 +151,18 @@ def coarsen_images(
     """
     shape = coarse_shape(images.shape, factor)
     operator = LowResolution(rule, images.shape, shape)
-    chunk = chunk_of((images.channels, *shape))
     known = {"rule": rule, "factor": factor, "fine_shape": list(images.shape)}
     known |= {"parent_store": images.path.name, "parent_sha256": images.digest()}
     known |= {"truth_sha256": images.identity()}
-    with create_store(
-        output, field="image", n_samples=images.n_samples, shape=shape, chunk=chunk,
-        channels=images.channels, attrs={**known, **attrs}, variables=("parent",),
-        overwrite=overwrite,
-    ) as writer:  # fmt: skip
-        progress(writer.committed)
-        while writer.committed < images.n_samples:
-            if stop():
-                raise Interrupted(
-                    f"interrupted: {writer.committed} of {images.n_samples} images are kept in"
-                    f" {output}; the same command, without --overwrite, goes on from there"
-                )
-            first, last = writer.committed, min(writer.committed + chunk, images.n_samples)
-            low = pixels_of(operator.apply(images.read(first, last).astype(np.float64)))
-            writer.commit({"image": low, "parent": images.first + np.arange(first, last)})
-            progress(last - first)
-    return open_store(output)
+
+    def made(first: int, last: int) -> dict[str, NDArray[Any]]:
+        low = pixels_of(operator.apply(images.read(first, last).astype(np.float64)))
+        return {"image": low, "parent": images.first + np.arange(first, last)}
+
+    return write_images(
+        output, images.n_samples, (images.channels, *shape), made, attrs={**known, **attrs},
+        overwrite=overwrite, progress=progress, stop=stop,
+    )  # fmt: skip
 
 
 def refine_images(
