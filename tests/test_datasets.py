@@ -132,6 +132,9 @@ def test_what_is_no_8_bit_photograph(tmp_path: Path) -> None:
     (tmp_path / "program.jpg").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n")
     with pytest.raises(StoreError, match="no image that can be read"):
         image_folder(tmp_path).read(0)
+    Image.new("RGB", (8, 8)).save(tmp_path / "program.jpg", "gif")
+    with pytest.raises(StoreError, match="no image that can be read"):
+        image_folder(tmp_path).read(0)
     (tmp_path / "program.jpg").unlink()
     image, exif = Image.new("RGB", (12, 8)), Image.Exif()
     exif[0x0112] = 6

@@ -118,10 +118,10 @@ def test_in_bfloat16_the_ends_stay_exact() -> None:
     assert isinstance(built, Ncsnpp)
     assert built.at_time(x, time).numpy() == pytest.approx(out.numpy(), abs=1e-6)
     seen = []
-    network.enter.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0]))
+    network.enter.register_forward_hook(lambda module, inputs, output: seen.append(output))
     with torch.autocast("cpu", torch.bfloat16):
         network.at_time(x + 1e-4, time)
-    assert torch.equal(seen[0], x + 1e-4)
+    assert torch.equal(seen[0], network.enter(x + 1e-4))
 
 
 def test_averages_of_the_published_code_are_taken(tmp_path: Path) -> None:
