@@ -173,12 +173,13 @@ one for refining (the paper's chains by 4: 0.30), of the longest one for what st
 def refining_lambda(weights: Weights, factor: float) -> float:
     """Return where chains that refine by `factor` start, as far as the weights have seen.
 
-    Raises BadInput if the coarse lattice's finest wave is still to be seen there.
+    Raises BadInput if the coarse lattice's finest wave is still to be seen there. A cutoff above
+    it, as of white noise, erases it sooner.
     """
     start, high = starting_lambda(factor), weights.lambda_range[1]
-    least = math.log(1.0 / START_SEES) * (factor / math.pi) ** 2
-    if high < least:
-        most = math.pi * math.sqrt(high / math.log(1.0 / START_SEES))
+    lowest = math.sqrt(math.log(1.0 / START_SEES) / high)  # what may have been seen of it
+    if max(math.pi / factor, weights.cutoff or 0.0) < lowest:
+        most = math.pi / lowest
         raise BadInput(
             "--factor", factor, f"at most {most:.2g}, which these weights were trained for"
         )
