@@ -1,17 +1,18 @@
 """Small images: SKILD beside white-noise diffusion, with one network, data and budget.
 
 Both models are trained by presets of the package (`cifar10-small`, `cifar10-small-ddpm`): the same
-U-Net, v predicted, 8,000 steps of 32 images, about 80 minutes of one CPU core. They differ in noise
-and schedule alone. Asked is how their samples compare with the images for testing as the number of
-network calls grows, and how well each of them makes low-resolution images finer, beside bicubic
-interpolation.
+U-Net, v predicted, 12,000 steps of 32 images, about 50 minutes of one CPU core with AVX-512. They
+differ in noise, its schedule and the weight of each mode in the loss. Asked is how their samples
+compare with the images for testing as the number of network calls grows, and how well each of them
+makes low-resolution images finer, beside bicubic interpolation.
 
 - distance: Frechet's, of means over sites of VGG16's relu5_3 (ImageNet weights, images enlarged to
   64 pixels), N samples beside all images for testing. It is no FID, and with N of the order of the
   number of features it is biased alike for all; `real` is what N images to train on have.
 - spectrum: power of the samples over that of the data in shells, along intensity and colours.
 - super-resolution: images for testing, and 128 x 128 tiles of five photographs (of scikit-image:
-  NAMES below; shorter side 256), from 8-bit area averages.
+  NAMES below; shorter side 256), from 8-bit area averages. One draw an image is scored.
+- strip: one photograph from low resolution by six factors, for paper_figures/images.py.
 
 Weights of the networks that judge come from files: VGG16 (VGG) and AlexNet (in WEIGHTS, named as
 torchvision names it). PHOTOS is a folder with the five photographs. An interrupted study goes on.
@@ -41,12 +42,13 @@ FOLDER, CIFAR10, PHOTOS, VGG, WEIGHTS = map(Path, sys.argv[1:6])
 N = int(sys.argv[6]) if len(sys.argv) > 6 else 1000
 MODELS = {"skild": "cifar10-small", "ddpm": "cifar10-small-ddpm"}
 CALLS, MANY = (10, 20, 50, 100), 1000
-SAMPLERS = {"skild": ("angle2", "stochastic", "ancestral"), "ddpm": ("angle2", "ancestral")}
+SAMPLERS = ("angle2", "ancestral")
 FEW_FOR_MANY = {"skild": ("angle2",), "ddpm": ("ancestral",)}
 """Samplers that are run with MANY calls too."""
 SEED, FACTORS, SR_CALLS, SR_TEST = 20261126, (2, 4, 8), 20, 256
 NAMES = ("astronaut.png", "chelsea.png", "coffee.png", "motorcycle_left.png", "rocket.jpg")
 TILE, SHORT = 128, 256
+STRIP, STRIP_BOX, STRIP_FACTORS = "chelsea.png", (75, 8, 315, 248), (2, 2.5, 3, 4, 6, 8)
 HERE = Path(__file__).parent
 FOLDER.mkdir(parents=True, exist_ok=True)
 
@@ -86,7 +88,7 @@ def sampled(model: str, sampler: str, calls: int) -> dict:
 
 real = frechet_distance(features_of(f"train-{N}", train, N), features_of("test", test))
 rows = [{"model": "real", "sampler": "", "calls": 0, "n": N, "distance": real}]
-runs = [(m, s, c) for c in CALLS for m, some in SAMPLERS.items() for s in some]
+runs = list(product(MODELS, SAMPLERS, CALLS))
 runs += [(m, s, MANY) for m, some in FEW_FOR_MANY.items() for s in some]
 for model, sampler, calls in runs:
     found = kept(FOLDER / f"{model}-{sampler}-{calls}.json", sampled, model, sampler, calls)
@@ -123,14 +125,27 @@ for model in MODELS:
         }))  # fmt: skip
 pd.concat(table).to_csv(HERE / "images_spectra.csv", index=False, float_format="%.5g")
 
+
 # %% Super-resolution
+def resized(name: str) -> Image.Image:
+    """Return a photograph, its shorter side SHORT pixels."""
+    photo = Image.open(PHOTOS / name).convert("RGB")
+    scale = SHORT / min(photo.size)
+    return photo.resize([round(s * scale) for s in photo.size], Image.Resampling.BICUBIC)
+
+
+def how_to(model: str, sampler: str, calls: int) -> list[object]:
+    """Return the options that refine with a model."""
+    if model == "bicubic":
+        return ["--method", "bicubic"]
+    return ["--checkpoint", weights(model), "--steps", calls, "--sampler", sampler, "--seed", SEED]
+
+
 tiles = FOLDER / "tiles"
 if not tiles.exists():
     (part := FOLDER / "tiles.part").mkdir(exist_ok=True)
     for name in NAMES:
-        photo = Image.open(PHOTOS / name).convert("RGB")
-        scale = SHORT / min(photo.size)
-        photo = photo.resize([round(s * scale) for s in photo.size], Image.Resampling.BICUBIC)
+        photo = resized(name)
         for y in range(0, photo.height - TILE + 1, TILE):
             for x in range(0, photo.width - TILE + 1, TILE):
                 tile = photo.crop((x, y, x + TILE, y + TILE))
@@ -148,10 +163,8 @@ def refined(data: str, factor: int, model: str, sampler: str) -> dict:
     low = FOLDER / f"{data}-low{factor}.zarr"
     skild_phys("images", "coarsen", truth, *split, "--factor", factor, "-o", low)
     out = FOLDER / f"{data}-{factor}x-{model}-{sampler}.zarr"
-    how = ["--method", "bicubic"] if model == "bicubic" else ["--checkpoint", weights(model)]
-    if model != "bicubic":
-        how += ["--steps", SR_CALLS, "--sampler", sampler, "--seed", SEED]
     count = ["-n", SR_TEST] if data == "cifar10" else []
+    how = how_to(model, sampler, SR_CALLS)
     made = skild_phys("images", "refine", low, *how, *count, "-o", out)
     scores = "psnr,ssim" if data == "cifar10" else "psnr,ssim,lpips"
     found = skild_phys("images", "evaluate", out, "--against", truth, "--scores", scores, "--low",
@@ -165,7 +178,7 @@ def refined(data: str, factor: int, model: str, sampler: str) -> dict:
 rows = []
 for data in ("cifar10", "photos"):
     for factor in FACTORS:
-        for model, sampler in (*product(MODELS, ("angle2", "ancestral")), ("bicubic", "")):
+        for model, sampler in (*product(MODELS, SAMPLERS), ("bicubic", "")):
             name = f"{data}-{factor}x-{model}-{sampler}.json"
             found = kept(FOLDER / name, refined, data, factor, model, sampler)
             row = {"data": data, "factor": factor, "model": model, "sampler": sampler}
@@ -173,3 +186,17 @@ for data in ("cifar10", "photos"):
             print(rows[-1], flush=True)
             table = pd.DataFrame(rows)
             table.to_csv(HERE / "images_super_resolution.csv", index=False, float_format="%.5g")
+
+# %% For the pictures: one photograph by many factors
+if not (strip := FOLDER / "strip").exists():
+    (part := FOLDER / "strip.part").mkdir(exist_ok=True)
+    resized(STRIP).crop(STRIP_BOX).reduce(2).save(part / "strip.png")
+    part.rename(strip)
+skild_phys("images", "prepare", "imagenet", "--size", 120, "--from", strip,
+           "-o", FOLDER / "strip.zarr")  # fmt: skip
+for factor in STRIP_FACTORS:
+    low = FOLDER / f"strip-low{factor}.zarr"
+    skild_phys("images", "coarsen", FOLDER / "strip.zarr", "--factor", factor, "-o", low)
+    for model in (*MODELS, "bicubic"):
+        skild_phys("images", "refine", low, *how_to(model, "ancestral", 100), "-o",
+                   FOLDER / f"strip-{factor}x-{model}.zarr")  # fmt: skip

@@ -10,7 +10,9 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import importlib
+import io
 import os
+import pickle
 import sys
 import tempfile
 import types
@@ -318,23 +320,28 @@ def frechet_score(images: ImageSet, reference: ImageSet, path: Path) -> Score:
 
 @contextlib.contextmanager
 def _nothing_fetched(folder: Path | None) -> Iterator[None]:
-    """Let pyiqa find weights in its cache, in `folder` if given, and nowhere else."""
+    """Let pyiqa find weights in its cache, in `folder` if given, and nowhere else, in silence."""
 
-    def refuse(url: str, target: str, *args: object, **kwargs: object) -> None:
-        raise WeightsError(f"{target}: is missing; it is at {url}")
+    def refuse(url: str, target: str | None = None, *args: object, **kwargs: object) -> None:
+        where = target or Path(torch.hub.get_dir(), "clip", Path(url).name)
+        raise WeightsError(f"{where}: is missing, or another file; it is at {url}")
 
     before = dict(os.environ)
     os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"
     if folder is not None:
         os.environ["TORCH_HOME"] = str(folder)
     loader: Any = importlib.import_module("pyiqa.utils.download_util")
-    fetch, place = loader.download_url_to_file, loader.DEFAULT_CACHE_DIR
+    clip: Any = importlib.import_module("pyiqa.archs.clip_model")
+    fetch, place, urllib = loader.download_url_to_file, loader.DEFAULT_CACHE_DIR, clip.urllib
     loader.download_url_to_file = refuse
     loader.DEFAULT_CACHE_DIR = str(Path(torch.hub.get_dir()) / "pyiqa")
+    clip.urllib = types.SimpleNamespace(request=types.SimpleNamespace(urlopen=refuse))
     try:
-        yield
+        with contextlib.redirect_stdout(io.StringIO()):  # it says "Downloading", and "Loading"
+            yield
     finally:
         loader.download_url_to_file, loader.DEFAULT_CACHE_DIR = fetch, place
+        clip.urllib = urllib
         os.environ.clear()
         os.environ.update(before)
 
@@ -351,6 +358,10 @@ def quality_score(name: str, images: ImageSet, folder: Path | None = None) -> Sc
             judge = pyiqa.create_metric(
                 {"musiq": "musiq", "clip-iqa": "clipiqa"}[name], device="cpu"
             )
+    except ImportError as error:
+        raise StoreError(f"pyiqa cannot be imported here ({error}): needed for {name}") from None
+    except pickle.UnpicklingError:
+        raise WeightsError(f"{name}: its weights hold objects, which are not unpickled") from None
     except (OSError, RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())[:100]
         where = folder or torch.hub.get_dir()
