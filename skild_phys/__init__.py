@@ -1,3 +1,30 @@
 """skild-phys: critical lattice systems, simulated, coarse-grained and refined."""
 
 __version__ = "0.1.0"
+
+# Packages whose names functions have too: imported first, so that no later import takes the names.
+import skild_phys.measure
+import skild_phys.simulate  # noqa: F401
+from skild_phys.api import (
+    Report,
+    coarsen,
+    compare,
+    generate,
+    measure,
+    open_dataset,
+    refine,
+    simulate,
+    train,
+)
+
+__all__ = [
+    "Report",
+    "coarsen",
+    "compare",
+    "generate",
+    "measure",
+    "open_dataset",
+    "refine",
+    "simulate",
+    "train",
+]

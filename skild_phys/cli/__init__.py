@@ -48,6 +48,10 @@ class _LazyGroup(click.Group):
             formatter.write_dl(list(COMMANDS.items()))
 
 
+FROM_PYTHON = "from Python"
+"""Context object of commands that `skild_phys.api` calls: they print no result, but return it."""
+
+
 @click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="skild-phys")
 def main() -> None:
@@ -79,7 +83,8 @@ def _flush() -> bool:
 def run(args: Sequence[str] | None = None) -> None:
     """Run the command line and exit; what a user can mend takes one line, a bug a traceback."""
     try:
-        code = main.main(args=args, prog_name="skild-phys", standalone_mode=False) or 0
+        main.main(args=args, prog_name="skild-phys", standalone_mode=False)
+        code = 0
         sys.stdout.flush()
     except SkildPhysError as error:
         code = _fail(str(error), error.exit_code)

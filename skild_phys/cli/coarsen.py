@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
+from typing import Any
 
 import click
 
 from skild_phys.cli.options import (
+    answer,
     interruptible,
     json_option,
     output_option,
@@ -41,7 +42,7 @@ def command(
     tie_seed: int | None,
     overwrite: bool,
     as_json: bool,
-) -> None:
+) -> dict[str, Any]:
     """Coarse-grain every lattice of FINE.
 
     Rules: block_mean keeps the exact sum of each block; majority its sign, ties to a fair coin
@@ -79,8 +80,6 @@ def command(
         "factor": factor,
         "shape": list(store.shape),
     }
-    if as_json:
-        click.echo(json.dumps(result))
-        return
     before, after = (" x ".join(map(str, shape)) for shape in (source.shape, store.shape))
-    click.echo(f"{output}  {store.n_samples} lattices, {before} to {after} by {rule}")
+    text = f"{output}  {store.n_samples} lattices, {before} to {after} by {rule}"
+    return answer(result, text, as_json)

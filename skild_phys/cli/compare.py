@@ -15,6 +15,7 @@ from skild_phys.cli.options import (
     command_line,
     error_method,
     error_options,
+    from_python,
     json_option,
     overwrite_option,
     progress_bar,
@@ -68,7 +69,7 @@ def command(
     threads: int | None,
     overwrite: bool,
     as_json: bool,
-) -> None:
+) -> Comparison:
     """Compare stores with a truth: what agrees, what does not, and which model is closest.
 
     A store whose lattices descend from those of TRUTH is compared lattice by lattice, so that
@@ -103,9 +104,11 @@ def command(
         )
     with announced("drawing ..."):
         _write(found, output)
-    _print(found, as_json)
-    if not as_json:
-        click.echo(str(output / REPORT))
+    if not from_python():
+        _print(found, as_json)
+        if not as_json:
+            click.echo(str(output / REPORT))
+    return found
 
 
 def _write(found: Comparison, output: Path) -> None:

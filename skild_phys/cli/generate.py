@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from skild_phys.cli.options import (
+    answer,
     chain_options,
     check_device,
     interruptible,
@@ -64,7 +64,7 @@ def command(
     threads: int | None,
     overwrite: bool,
     as_json: bool,
-) -> None:
+) -> dict[str, Any]:
     """Generate lattices with the weights that `refine` uses: its process from another start.
 
     From noise a chain starts where no wave is left, or at the largest lambda that the weights
@@ -127,12 +127,10 @@ def command(
             stop=stop,
         )
     each = result["seconds"] / result["generated"] if result["generated"] else None
-    if as_json:
-        click.echo(json.dumps({"path": str(output), **result, "seconds_per_lattice": each}))
-        return
     size = " x ".join(map(str, sides))
     pace = "was complete already" if each is None else f"{each:.3g} s a lattice"
-    click.echo(f"{output}  {n_samples} lattices of {size}, {pace}")
+    found = {"path": str(output), **result, "seconds_per_lattice": each}
+    return answer(found, f"{output}  {n_samples} lattices of {size}, {pace}", as_json)
 
 
 def _truth(path: Path, split: str | None, weights: Weights) -> LatticeStore | ImageLattices:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import json
 import os
 import platform
 import shlex
@@ -105,7 +106,9 @@ def progress_bar(title: str, total: int, done: int = 0) -> Iterator[Advance]:
 
     console = Console(stderr=True)
     yield from (
-        _bar(console, title, total, done) if console.is_terminal else _log(title, total, done)
+        _bar(console, title, total, done)
+        if console.is_terminal or console.is_jupyter
+        else _log(title, total, done)
     )
 
 
@@ -244,6 +247,20 @@ def versions(*packages: str) -> dict[str, str]:
 def provenance(*packages: str) -> dict[str, Any]:
     """Return the attributes that say how a store came about: `command` and `versions`."""
     return {"command": command_line(), "versions": versions("numpy", "zarr", *packages)}
+
+
+def from_python() -> bool:
+    """Return whether the running command was called by `skild_phys.api`, which prints nothing."""
+    from skild_phys.cli import FROM_PYTHON
+
+    return bool(click.get_current_context().find_root().obj == FROM_PYTHON)
+
+
+def answer(result: dict[str, Any], text: str, as_json: bool) -> dict[str, Any]:
+    """Print the result of a command, in words or as JSON, and return it."""
+    if not from_python():
+        click.echo(json.dumps(result) if as_json else text)
+    return result
 
 
 def check_device(device: str) -> None:

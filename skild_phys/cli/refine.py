@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +11,7 @@ import numpy as np
 
 from skild_phys.cli.options import (
     announced,
+    answer,
     chain_options,
     check_device,
     interruptible,
@@ -108,7 +108,7 @@ def command(
     threads: int | None,
     overwrite: bool,
     as_json: bool,
-) -> None:
+) -> dict[str, Any]:
     """Refine every lattice of COARSE, from COARSE alone.
 
     COARSE is a store that `coarsen` wrote, or any Zarr array or .npy file of shape (n, y, x)
@@ -200,23 +200,25 @@ def command(
     each = result["seconds"] / result["refined"] if result["refined"] else None
     if each is not None:
         write_timing(output, each)
-    answer = {"path": str(output), **result, "seconds_per_lattice": each, "method": method}
-    if as_json:
-        click.echo(json.dumps(answer))
-        return
+    found = {"path": str(output), **result, "seconds_per_lattice": each, "method": method}
+    return answer(found, _report(found, source, total), as_json)
+
+
+def _report(found: dict[str, Any], source: CoarseInput, total: int) -> str:
     before, after = (" x ".join(map(str, shape)) for shape in (source.shape, source.fine_shape))
+    output, each = found["path"], found["seconds_per_lattice"]
     if each is None:
-        click.echo(f"{output}  was complete already: {total} lattices of {after}")
-        return
-    click.echo(
-        f"{output}  {total} lattices of {after} from {source.n} of {before}, method {method},"
-        f" {each:.3g} s a lattice"
-    )
-    if "tau_int" in result:
-        click.echo(f"tau {result['tau_int']:.3g} sweeps, {result['sweeps']} sweeps a lattice")
-    if "misfit" in result:
-        click.echo(f"coarsened again they give the input within {result['misfit']:.2g} of its rms")
+        return f"{output}  was complete already: {total} lattices of {after}"
+    lines = [
+        f"{output}  {total} lattices of {after} from {source.n} of {before}, method"
+        f" {found['method']}, {each:.3g} s a lattice"
+    ]
+    if "tau_int" in found:
+        lines.append(f"tau {found['tau_int']:.3g} sweeps, {found['sweeps']} sweeps a lattice")
+    if "misfit" in found:
+        lines.append(f"coarsened again they give the input within {found['misfit']:.2g} of its rms")
     elif source.rule == "majority" and source.tie_seed is None:
-        click.echo("coarsened again they give the input, up to ties that it does not explain")
+        lines.append("coarsened again they give the input, up to ties that it does not explain")
     else:
-        click.echo("coarsened again they give the input, every block")
+        lines.append("coarsened again they give the input, every block")
+    return "\n".join(lines)

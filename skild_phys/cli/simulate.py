@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +13,7 @@ from click.core import ParameterSource
 
 from skild_phys.cli.options import (
     announced,
+    answer,
     interruptible,
     json_option,
     output_option,
@@ -87,7 +87,7 @@ def command(
     overwrite: bool,
     as_json: bool,
     **given: Any,
-) -> None:
+) -> dict[str, Any]:
     """Simulate a model exactly (no truncation, no bias) and store its lattices.
 
     Chains burn in until their autocorrelation is known; a sample is then taken each two
@@ -136,7 +136,7 @@ def command(
     result = summary(store)
     for warning in result["warnings"]:
         click.echo(f"warning: {warning}", err=True)
-    click.echo(json.dumps(result) if as_json else _report(result))
+    return answer(result, _report(result), as_json)
 
 
 def _spec(samples: int, side: str | None, temperature: str | None, **given: Any) -> SimulationSpec:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from importlib.util import find_spec
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
-from skild_phys.cli.options import check_device
+from skild_phys.cli.options import answer, check_device
 from skild_phys.errors import BadInput
 from skild_phys.files import Lock, check_output, write_bytes_atomically
 
@@ -122,7 +121,7 @@ def command(
         result = _write(trainer, system, files)
         checkpoint.unlink(missing_ok=True)
     text = "{weights}  sha256 {sha256:.16}  loss {loss:.4f}".format(**result)
-    click.echo(json.dumps(result) if as_json else text)
+    answer(result, text, as_json)
 
 
 class _Files(NamedTuple):

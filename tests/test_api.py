@@ -1,0 +1,150 @@
+"""The Python API: the same numbers, errors and stores as the commands, with Datasets between."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xarray as xr
+
+import skild_phys as sp
+from skild_phys.cli import run
+from skild_phys.errors import BadInput, StoreError
+from skild_phys.store import open_store
+from skild_phys.store.dataset import write_dataset
+
+
+@pytest.fixture(scope="module")
+def fine() -> xr.Dataset:
+    return sp.simulate("ising2d", L=16, T="Tc", samples=12, seed=3, threads=1)
+
+
+def test_what_the_commands_make_is_what_the_functions_make(
+    fine: xr.Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Bit for bit, and nothing on stdout."""
+    coarse = sp.coarsen(fine, 2, rule="majority", tie_seed=5)
+    refined = sp.refine(coarse, 2, steps=3, restarts=0, seed=4)
+    assert capsys.readouterr().out == ""
+    words = (
+        "simulate --L 16 --T Tc -n 12 --seed 3 -o fine.zarr",
+        "coarsen fine.zarr --factor 2 --rule majority --tie-seed 5 -o coarse.zarr",
+        "refine coarse.zarr --steps 3 --restarts 0 --seed 4 -o refined.zarr",
+    )
+    for line in words:
+        command = [str(tmp_path / w) if w.endswith(".zarr") else w for w in line.split()]
+        with pytest.raises(SystemExit) as exit_:
+            run(command)
+        assert exit_.value.code == 0
+    for name, data in (("fine", fine), ("coarse", coarse), ("refined", refined)):
+        there = sp.open_dataset(tmp_path / f"{name}.zarr")
+        assert set(there.data_vars) == set(data.data_vars)
+        for variable in there.data_vars:
+            assert np.array_equal(there[variable], data[variable])
+
+
+@pytest.mark.parametrize("rule", ["block_mean", "majority", "decimate", "spectral"])
+def test_a_dataset_that_was_not_changed_is_its_store(
+    fine: xr.Dataset, tmp_path: Path, rule: str
+) -> None:
+    """The digest says so: children keep their parents, and are compared with them one by one."""
+    made = sp.coarsen(fine, 2, rule=rule, output=tmp_path / "a.zarr")
+    again = write_dataset(made, tmp_path / "b.zarr")
+    assert again.digest() == open_store(tmp_path / "a.zarr").digest()
+    assert again.variables == open_store(tmp_path / "a.zarr").variables
+
+
+def test_potts_states_and_their_counts_go_through(tmp_path: Path) -> None:
+    states = sp.simulate("potts3", L=(8, 12), T="Tc", samples=4, every=2, burn_in=10)
+    assert states["states"].shape == (4, 8, 12)
+    counts = sp.coarsen(states, 2)
+    again = write_dataset(counts, tmp_path / "b.zarr")
+    assert again.q == 3
+    assert np.array_equal(again.read(0, 4) * again.scale, counts["state_count"])
+    back = sp.refine(counts, method="fill")
+    assert np.array_equal(sp.coarsen(back, 2)["state_count"], counts["state_count"])
+
+
+def test_a_part_of_a_dataset_is_refined_alone(fine: xr.Dataset) -> None:
+    coarse = sp.coarsen(fine, 2)
+    part = coarse.isel(sample=slice(3, 6))
+    made = sp.refine(part, method="exact", sweeps=4)
+    assert made.sizes["sample"] == 3
+    assert made["parent"].values.tolist() == [3, 4, 5]
+    means = made["spins"].coarsen(y=2, x=2).mean()
+    assert np.array_equal(means, part["block_sum"])
+
+
+def test_compare_pairs_models_with_their_truth(fine: xr.Dataset, tmp_path: Path) -> None:
+    coarse = sp.coarsen(fine, 2)
+    models = [sp.refine(coarse, method="fill", seed=seed) for seed in (1, 2)]
+    report = sp.compare(fine, *models, coarse=coarse, output=tmp_path / "report")
+    assert [m.name for m in report.comparison.models] == ["fill", "fill 2"]
+    assert all(m.paired for m in report.comparison.models)
+    assert "fill 2: 12 lattices against 12 of the truth" in repr(report)
+    assert set(report.table["model"]) == {"fill", "fill 2"}
+    assert report._repr_html_() == (tmp_path / "report" / "report.html").read_text()
+    named = sp.compare(fine, *models, names=["one", "two"])
+    assert [m.name for m in named.comparison.models] == ["one", "two"]
+    with pytest.raises(BadInput, match="2 different names"):
+        sp.compare(fine, *models, names=["one", "one"])
+
+
+def test_a_run_with_output_goes_on(tmp_path: Path) -> None:
+    where = tmp_path / "fine.zarr"
+    first = sp.simulate(L=8, T=2.0, samples=4, every=1, burn_in=1, output=where)
+    assert int(first.sizes["sample"]) == 4
+    again = sp.simulate(L=8, T=2.0, samples=4, every=1, burn_in=1, output=where)
+    assert np.array_equal(first["spins"], again["spins"])
+    with pytest.raises(BadInput, match="2.5"):
+        sp.simulate(L=8, T=2.5, samples=4, every=1, burn_in=1, output=where)
+
+
+def test_errors_say_what_the_command_says(fine: xr.Dataset, tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="--factor: 5 is not accepted"):
+        sp.coarsen(fine, 5)
+    with pytest.raises(BadInput, match="--L: 'wide' is not accepted"):
+        sp.simulate(L="wide", T="Tc", samples=1)
+    with pytest.raises(TypeError, match="no option --colour"):
+        sp.simulate(L=8, T="Tc", samples=1, colour=3)
+    with pytest.raises(BadInput, match="'many' is not a valid integer"):
+        sp.simulate(L=8, T="Tc", samples="many")  # type: ignore[arg-type]
+    with pytest.raises(StoreError, match="no such store"):
+        sp.coarsen(tmp_path / "nothing.zarr", 2)
+    with pytest.raises(StoreError, match="not a coarse store"):
+        sp.refine(fine, 2)
+    broken = fine.assign(spins=fine["spins"] * 0.3)
+    with pytest.raises(BadInput, match="spins: 'float64' is not accepted"):
+        sp.coarsen(broken, 2)
+    with pytest.raises(BadInput, match="dataset: 'energy'"):
+        sp.coarsen(fine[["energy"]], 2)
+    with pytest.raises(BadInput, match="0 samples"):
+        sp.coarsen(fine.isel(sample=slice(0, 0)), 2)
+    zeros = fine.assign(spins=fine["spins"] * np.int8(0))
+    with pytest.raises((BadInput, StoreError), match="spins"):
+        sp.coarsen(zeros, 2)
+
+
+@pytest.mark.parametrize("first", ["skild_phys.simulate.chain", "skild_phys.measure.dataset"])
+def test_functions_keep_their_names_whatever_is_imported(first: str) -> None:
+    """`simulate` and `measure` are packages too. Importing is quick: no torch, numba or xarray."""
+    code = (
+        "import skild_phys as sp, sys;"
+        "assert not {'torch', 'numba', 'xarray', 'click'} & set(sys.modules);"
+        f"import {first}; from skild_phys.simulate import spec;"
+        "assert callable(sp.simulate) and callable(sp.measure)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+    subprocess.run([sys.executable, "-c", f"import {first}; {code}".replace("xarray", "nothing")
+                    .replace("torch", "nothing").replace("numba", "nothing")
+                    .replace("click", "nothing")], check=True)  # fmt: skip
+
+
+def test_weights_are_trained_from_python(fine: xr.Dataset, tmp_path: Path) -> None:
+    made = sp.train(fine, preset="ising2d", steps=1, batch=2, output=tmp_path / "w.safetensors")
+    drawn = sp.generate(L=8, samples=2, checkpoint=made, steps=2)
+    assert drawn["spins"].shape == (2, 8, 8)
+    assert float(sp.measure(drawn, only="U4")["binder_cumulant"]) < 1.0
