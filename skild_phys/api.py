@@ -34,9 +34,6 @@ if TYPE_CHECKING:
 
     Lattices = xr.Dataset | AnyPath
 
-SHORT = {"n": "-n", "L": "--L", "T": "--T"}
-"""Keywords whose options are not `--` and their name."""
-
 
 def open_dataset(path: AnyPath) -> xr.Dataset:
     """Open a store as a Dataset that reads lattices as they are asked for.
@@ -158,8 +155,10 @@ def train(lattices: Lattices | None = None, *, output: AnyPath, **options: objec
     Options are those of `skild-phys train`: preset, config, steps, batch, seed, side, ...
     The run goes on from its checkpoint when it is called again.
     """
+    from skild_phys.cli import call
+
     with _stores({} if lattices is None else {"lattices": lattices}) as paths:
-        _run("train", paths, {"output": output} | options)
+        call("train", paths, {"output": output} | options)
     return Path(output)
 
 
@@ -233,6 +232,7 @@ def compare(
     output : directory for report, tables and figures.
     options : of `skild-phys compare`: errors, bins, resamples, seed, threads, overwrite.
     """
+    from skild_phys.cli import call
     from skild_phys.cli.compare import REPORT
 
     if names is not None and len({*names, "truth", "coarse"}) != len(models) + 2:
@@ -242,7 +242,7 @@ def compare(
     with _stores(inputs) as paths, tempfile.TemporaryDirectory() as folder:
         where = Path(folder) / "report" if output is None else Path(output)
         beside = {} if coarse is None else {"coarse": paths.pop()}
-        found = _run("compare", paths, {"output": where} | beside | options)
+        found = call("compare", paths, {"output": where} | beside | options)
         return Report(found, (where / REPORT).read_text())
 
 
@@ -261,9 +261,11 @@ def _made(
     command: str, inputs: Mapping[str, Lattices], output: AnyPath | None, options: dict[str, object]
 ) -> xr.Dataset:
     """Run a command that writes a store; return what it wrote."""
+    from skild_phys.cli import call
+
     with _stores(inputs) as paths, tempfile.TemporaryDirectory() as folder:
         where = Path(folder) / f"{command}.zarr" if output is None else Path(output)
-        _run(command, paths, {"output": where} | options)
+        call(command, paths, {"output": where} | options)
         data = open_dataset(where)
         return data.load() if output is None else data
 
@@ -287,24 +289,3 @@ def _stores(inputs: Mapping[str, Lattices]) -> Iterator[list[Path]]:
             paths.append(Path(folder) / f"{name}.zarr")
             write_dataset(data, paths[-1])
         yield paths
-
-
-def _run(command: str, inputs: Sequence[Path], options: dict[str, object]) -> Any:
-    """Run a command and return its result; raises TypeError for an option it does not have."""
-    import click
-
-    from skild_phys.cli import FROM_PYTHON, main
-
-    words = [command]
-    for name, value in options.items():
-        if value is None or value is False:
-            continue
-        words.append(SHORT.get(name, "--" + name.replace("_", "-")))
-        words += [] if value is True else [str(value)]
-    words += ["--", *map(str, inputs)]
-    try:
-        return main.main(words, prog_name="skild-phys", standalone_mode=False, obj=FROM_PYTHON)
-    except click.NoSuchOption as error:
-        raise TypeError(f"{command}() has no option {error.option_name}") from None
-    except click.UsageError as error:
-        raise BadInput(command, " ".join(words[1:]), error.format_message()) from None

@@ -99,7 +99,7 @@ def test_a_run_with_output_goes_on(tmp_path: Path) -> None:
     assert int(first.sizes["sample"]) == 4
     again = sp.simulate(L=8, T=2.0, samples=4, every=1, burn_in=1, output=where)
     assert np.array_equal(first["spins"], again["spins"])
-    with pytest.raises(BadInput, match="2.5"):
+    with pytest.raises(BadInput, match=r"2\.5"):
         sp.simulate(L=8, T=2.5, samples=4, every=1, burn_in=1, output=where)
 
 

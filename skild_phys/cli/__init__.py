@@ -5,12 +5,13 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import click
 
 from skild_phys import __version__
-from skild_phys.errors import SkildPhysError
+from skild_phys.errors import BadInput, SkildPhysError
 
 COMMANDS = {
     "simulate": "Exact Monte Carlo into a store.",
@@ -19,6 +20,7 @@ COMMANDS = {
     "generate": "Lattices from noise, or by the paper's protocol.",
     "measure": "Correlations, structure factor and moments of a store, with errors.",
     "compare": "A report: stores against a truth and against exact theory.",
+    "run": "A campaign: all of the above, as far as it is missing.",
     "scaling": "Tc, nu and eta from stores of several sizes.",
     "train": "Train SKILD weights on a store or on a running simulation.",
     "spectrum": "Power spectrum of a store, measured and fitted.",
@@ -63,6 +65,37 @@ def main() -> None:
     skild-phys refine coarse.zarr --factor 4 -o refined.zarr
     skild-phys compare fine.zarr refined.zarr -o report/
     """
+
+
+_SHORT = {"n": "-n"}
+"""Options whose name does not follow two dashes."""
+
+
+def call(command: str, inputs: Sequence[object], options: Mapping[str, object]) -> Any:
+    """Call a command from Python, and return its result instead of printing it.
+
+    Parameters
+    ----------
+    inputs : its arguments.
+    options : by name, `_` for `-`; True for a flag, None or False to leave one out.
+
+    Raises
+    ------
+    TypeError : an option that the command does not have. BadInput : a value it cannot parse.
+    What the command raises.
+    """
+    words = [command]
+    for name, value in options.items():
+        if value is not None and value is not False:
+            words.append(_SHORT.get(name, "--" + name.replace("_", "-")))
+            words += [] if value is True else [str(value)]
+    words += ["--", *map(str, inputs)]
+    try:
+        return main.main(words, prog_name="skild-phys", standalone_mode=False, obj=FROM_PYTHON)
+    except click.NoSuchOption as error:
+        raise TypeError(f"{command}() has no option {error.option_name}") from None
+    except click.UsageError as error:
+        raise BadInput(command, " ".join(words[1:]), error.format_message()) from None
 
 
 def _fail(message: str, code: int) -> int:

@@ -17,6 +17,7 @@ from skild_phys.cli.options import (
     check_threads,
     error_method,
     error_options,
+    from_python,
     json_option,
     overwrite_option,
     progress_bar,
@@ -119,6 +120,8 @@ def command(
     result.attrs["store"] = store.name
     if output is not None:
         write_measurement(result, output)
+    if from_python():
+        return
     if as_json:
         click.echo(json.dumps(as_plain(result), allow_nan=False))
     else:

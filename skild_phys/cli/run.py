@@ -1,0 +1,100 @@
+"""`skild-phys run`: a campaign, as far as it has not been done."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Any
+
+import click
+
+from skild_phys.cli import call, main
+from skild_phys.cli.options import answer, overwrite_option
+from skild_phys.errors import BadInput
+from skild_phys.files import write_error
+
+
+@click.command()
+@click.argument("campaign", type=click.Path(path_type=Path))
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), help="Folder.  [default: runs/NAME]"
+)
+@click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
+@click.option("--threads", type=int, help="Threads of every step.  [default: all cores]")
+@overwrite_option
+@click.option("--json", "as_json", is_flag=True, help="Print the steps as JSON.")
+def command(
+    campaign: Path,
+    output: Path | None,
+    dry_run: bool,
+    threads: int | None,
+    overwrite: bool,
+    as_json: bool,
+) -> dict[str, Any]:
+    """Do what the TOML file CAMPAIGN says and has not been done yet.
+
+    A step is done if its output is there and was made with the same options from the same
+    inputs. One that was made otherwise is left alone, and the run refused, unless --overwrite
+    says to make it anew; one that was interrupted goes on. Tables and their sweeps are described in
+    simulations/README.md.
+
+    \b
+    skild-phys run simulations/headline.toml --dry-run
+    skild-phys run simulations/headline.toml
+    """
+    from skild_phys.campaign import plan, read_campaign
+
+    folder = output or Path("runs") / campaign.stem
+    tables = read_campaign(campaign)
+    for name, many in tables.items():
+        _check_options(campaign, name, [key for table in many for key in table])
+    steps = plan(tables, folder, campaign.parent)
+    states = [step.status() for step in steps]
+    listed = [
+        {"status": state, "output": str(step.output), "command": step.words()}
+        for step, state in zip(steps, states)
+    ]
+    found = {"folder": str(folder), "steps": listed}
+    if dry_run:
+        lines = [f"{one['status']:8} {one['command']}" for one in listed]
+        return answer(found, "\n".join(lines), as_json)
+    changed = [str(step.output) for step, state in zip(steps, states) if state == "changed"]
+    if changed and not overwrite:
+        accepted = "what the campaign says (it was made otherwise), or --overwrite"
+        raise BadInput("CAMPAIGN", changed[0], accepted)
+    for number, (step, state) in enumerate(zip(steps, states), start=1):
+        if state == "done":
+            continue
+        click.echo(f"[{number}/{len(steps)}] {step.words()}", err=True)
+        try:
+            step.output.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise write_error(step.output.parent, error) from None
+        more = {"threads": threads if step.command != "coarsen" else None}
+        anew = state == "changed" or step.command in ("measure", "compare")
+        call(
+            step.command, step.inputs,
+            step.options | more | {"output": step.output, "overwrite": anew},
+        )  # fmt: skip
+        step.finish()
+    done = sum(state == "done" for state in states)
+    text = f"{folder}  {len(steps)} steps, {done} of them done before"
+    return answer(found, text, as_json)
+
+
+def _check_options(campaign: Path, name: str, keys: list[str]) -> None:
+    """Raise BadInput for a key of table [name] that is no option of its command."""
+    context = click.get_current_context()
+    told = main.get_command(context, name)
+    options = [
+        opt.lstrip("-").replace("-", "_")
+        for param in (told.params if told else [])
+        if isinstance(param, click.Option)
+        for opt in param.opts
+    ]
+    for key in keys:
+        if key not in options or key in ("output", "o", "overwrite", "json"):
+            near = difflib.get_close_matches(key, options, 1)
+            hint = f"; did you mean '{near[0]}'?" if near else ""
+            accepted = f"an option of 'skild-phys {name}'{hint}"
+            raise BadInput(f"{campaign}: [{name}]", key, accepted)

@@ -1,0 +1,160 @@
+"""Campaigns: what is missing is done, what is there is left, what differs is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from skild_phys.campaign import plan, read_campaign, ways
+from skild_phys.cli import run
+from skild_phys.errors import BadInput
+from skild_phys.store import open_store
+
+TINY = """
+[simulate]
+L = [8, 12]
+T = "Tc"
+samples = 3
+every = 1
+burn_in = 5
+[coarsen]
+factor = 2
+[refine]
+method = ["fill", "exact"]
+sweeps = 1
+"""
+SIMPLE = TINY.replace('["fill", "exact"]', '"exact"')
+
+
+def call(*words: object) -> int:
+    with pytest.raises(SystemExit) as exit_:
+        run([str(word) for word in words])
+    return int(exit_.value.code or 0)
+
+
+@pytest.fixture
+def campaign(tmp_path: Path) -> Path:
+    path = tmp_path / "tiny.toml"
+    path.write_text(SIMPLE)
+    return path
+
+
+def states(campaign: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> list[str]:
+    capsys.readouterr()
+    assert call("run", campaign, "-o", folder, "--dry-run", "--json") == 0
+    return [step["status"] for step in json.loads(capsys.readouterr().out)["steps"]]
+
+
+def test_only_what_is_missing_is_done(
+    campaign: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "out"
+    assert states(campaign, folder, capsys) == ["to do"] * 6
+    assert not folder.exists()
+    assert call("run", campaign, "-o", folder) == 0
+    assert open_store(folder / "L12" / "refined.zarr").shape == (12, 12)
+    before = {p: p.stat().st_mtime_ns for p in folder.rglob("*.json")}
+    assert states(campaign, folder, capsys) == ["done"] * 6
+    assert call("run", campaign, "-o", folder) == 0
+    assert {p: p.stat().st_mtime_ns for p in folder.rglob("*.json")} == before
+    (folder / "L8" / "refined.zarr.step.json").unlink()
+    assert states(campaign, folder, capsys) == ["done"] * 2 + ["to do"] + ["done"] * 3
+
+
+def test_what_was_made_otherwise_is_refused_and_everything_after_it(
+    campaign: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "out"
+    assert call("run", campaign, "-o", folder) == 0
+    digest = open_store(folder / "L8" / "fine.zarr").digest()
+    campaign.write_text(SIMPLE.replace("sweeps = 1", "sweeps = 2"))
+    assert states(campaign, folder, capsys) == ["done", "done", "changed"] * 2
+    campaign.write_text(SIMPLE.replace("burn_in = 5", "burn_in = 6"))
+    assert states(campaign, folder, capsys) == ["changed"] * 6
+    assert call("run", campaign, "-o", folder) == 2
+    assert "L8/fine.zarr' is not accepted" in capsys.readouterr().err
+    assert open_store(folder / "L8" / "fine.zarr").digest() == digest
+    assert call("run", campaign, "-o", folder, "--overwrite") == 0
+    assert open_store(folder / "L8" / "fine.zarr").digest() != digest
+    assert states(campaign, folder, capsys) == ["done"] * 6
+
+
+def test_an_output_that_somebody_else_replaced_is_seen(
+    campaign: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "out"
+    assert call("run", campaign, "-o", folder) == 0
+    fine = folder / "L8" / "fine.zarr"
+    assert call("simulate", "--L", 8, "--T", 2.0, "-n", 3, "-o", fine, "--overwrite") == 0
+    assert states(campaign, folder, capsys) == ["changed"] + ["done"] * 5
+
+
+def test_an_unfinished_store_is_gone_on_with(
+    campaign: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As after a kill: the store is there, its record is not."""
+    folder = tmp_path / "out"
+    assert call("run", campaign, "-o", folder) == 0
+    for path in folder.rglob("fine.zarr.step.json"):
+        path.unlink()
+    digest = open_store(folder / "L8" / "fine.zarr").digest()
+    assert call("run", campaign, "-o", folder) == 0
+    assert open_store(folder / "L8" / "fine.zarr").digest() == digest
+
+
+def test_sweeps_name_their_folders() -> None:
+    tables = [{"L": [8, 16], "T": ["Tc", "1.1Tc"], "seed": 1}, {"L": 4}]
+    found = dict(ways(tables))
+    assert list(found) == ["L8-Tc", "L8-1.1Tc", "L16-Tc", "L16-1.1Tc", ""]
+    assert found["L16-Tc"] == {"L": 16, "T": "Tc", "seed": 1}
+
+
+def test_what_is_trained_is_refined_with(tmp_path: Path) -> None:
+    path = tmp_path / "c.toml"
+    path.write_text('[train]\npreset = "ising2d"\nsteps = 1\n' + TINY)
+    steps = plan(read_campaign(path), tmp_path / "out", tmp_path)
+    refining = [s for s in steps if s.command == "refine"]
+    assert all("checkpoint" not in s.options for s in refining)  # fill and exact take none
+    path.write_text(path.read_text().replace('"fill"', '"skild"').replace("sweeps = 1", ""))
+    changed = plan(read_campaign(path), tmp_path / "out", tmp_path)
+    with_weights = [s for s in changed if "checkpoint" in s.options]
+    assert [s.options["method"] for s in with_weights] == ["skild", "skild"]
+    path.write_text(path.read_text().replace("steps = 1", "steps = 2"))
+    again = plan(read_campaign(path), tmp_path / "out", tmp_path)
+    keys = [[s.key for s in some if "checkpoint" in s.options] for some in (changed, again)]
+    assert not set(keys[0]) & set(keys[1])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[simulat]\nL = 8\n", r"did you mean \[simulate\]"),
+        ("[coarsen]\nfactor = 2\n", r"a table \[simulate\] too"),
+        ("simulate = 3\n", "tables"),
+        ("[measure]\n", r"\[simulate\] or \[train\]"),
+        ("[simulate\n", "a TOML file"),
+    ],
+)
+def test_faulty_campaigns_are_refused(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "c.toml"
+    path.write_text(text)
+    with pytest.raises(BadInput, match=message):
+        read_campaign(path)
+
+
+def test_unknown_options_and_missing_files_are_refused_before_anything_is_done(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "c.toml"
+    for text, message in (
+        (SIMPLE.replace("samples", "sample"), "did you mean 'samples'?"),
+        (SIMPLE + 'checkpoint = "w.safetensors"\n', "w.safetensors"),
+        (SIMPLE + 'output = "w"\n', "'output' is not accepted"),
+    ):
+        path.write_text(text)
+        assert call("run", path, "-o", tmp_path / "out") == 2
+        assert message in capsys.readouterr().err
+    assert call("run", tmp_path / "none.toml") == 2
+    assert not (tmp_path / "out").exists()
