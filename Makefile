@@ -1,6 +1,7 @@
 # make demo   environment, install, then the main job on the shipped weights, ending with a report
 # make test   environment, install, the test suite
 # make lint   ruff and mypy
+# make docs   the documentation, into build/docs/index.html
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -8,7 +9,7 @@ BIN := $(VENV)/bin
 RUN := $(BIN)/skild-phys
 DEMO := demo
 
-.PHONY: demo test test-slow lint clean
+.PHONY: demo test test-slow lint docs clean
 .DELETE_ON_ERROR:
 
 $(VENV)/.base: pyproject.toml constraints.txt
@@ -41,5 +42,13 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+$(VENV)/.docs: $(VENV)/.base
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[docs]"
+	touch $@
+
+docs: $(VENV)/.docs
+	$(BIN)/python -m sphinx -W --keep-going -q -b html skild_phys/docs build/docs
+	@echo build/docs/index.html
+
 clean:
-	rm -rf $(VENV) $(DEMO)
+	rm -rf $(VENV) $(DEMO) build

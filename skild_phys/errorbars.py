@@ -191,9 +191,9 @@ def jackknife(
 
     Parameters
     ----------
-    function : called with one mapping of means for each of `rows`, arrays (..., *trailing) with
+    function : called with one mapping of means for each of `rows`, arrays `(..., *trailing)` with
         any leading shape, which it must carry through to its result.
-    rows : mappings name -> (n, *trailing) float64. Several mappings share their rows: row i of
+    rows : mappings name -> `(n, *trailing)` float64. Several mappings share their rows: row i of
         the first belongs to row i of the second. That is the PAIRED jackknife: what the two
         have in common cancels from the error of a difference.
     chains : the time order of the rows; None takes them as independent.

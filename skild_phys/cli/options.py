@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -107,7 +108,7 @@ def progress_bar(title: str, total: int, done: int = 0) -> Iterator[Advance]:
     console = Console(stderr=True)
     yield from (
         _bar(console, title, total, done)
-        if console.is_terminal or console.is_jupyter
+        if console.is_terminal or (console.is_jupyter and find_spec("ipywidgets"))
         else _log(title, total, done)
     )
 
@@ -133,7 +134,7 @@ def _bar(console: Console, title: str, total: int, done: int) -> Iterator[Advanc
             if called:
                 bar.update(task, advance=count, note=note)
             else:
-                bar.reset(task, total=total, completed=done + count, note=note)
+                bar.reset(task, total=total, completed=done + count, note=note, rate="")
                 called = True
             speed = bar.tasks[0].speed
             bar.update(task, rate=f"{speed:.3g}/s" if speed else "")

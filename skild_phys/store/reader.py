@@ -117,8 +117,8 @@ class LatticeStore:
     def read(self, start: int, stop: int) -> NDArray[Any]:
         """Return the stored numbers of samples start..stop-1, checked.
 
-        (stop - start, *shape), for `state_count` (stop - start, q, *shape), for `image`
-        (stop - start, channels, *shape).
+        `(stop - start, *shape)`, for `state_count` `(stop - start, q, *shape)`, for `image`
+        `(stop - start, channels, *shape)`.
         """
         if not 0 <= start <= stop <= self.n_samples:
             raise IndexError(f"samples {start}..{stop} of {self.n_samples}")

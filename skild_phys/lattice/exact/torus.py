@@ -71,8 +71,10 @@ def _turned(
 def torus_two_point(x: ArrayLike, y: ArrayLike, L: ArrayLike, aspect: float = 1.0) -> Array:
     """Return <s_0 s_(x,y)> of a critical torus in the scaling limit; infinite at 0.
 
-    A L^(-1/4) |theta_1' / theta_1(u)|^(1/4) sum_{nu=1..4} |theta_nu(u/2)|
-    / sum_{nu=2..4} |theta_nu(0)|, u = (x + i y) / L. On the lattice within 0.2% from r = 4 on.
+    With u = (x + i y) / L, on the lattice within 0.2% from r = 4 on::
+
+        A L^(-1/4) |theta_1' / theta_1(u)|^(1/4) sum_{nu=1..4} |theta_nu(u/2)|
+        / sum_{nu=2..4} |theta_nu(0)|
 
     Parameters
     ----------
@@ -92,9 +94,10 @@ def torus_two_point(x: ArrayLike, y: ArrayLike, L: ArrayLike, aspect: float = 1.
 def torus_four_point(x: ArrayLike, y: ArrayLike, L: ArrayLike, aspect: float = 1.0) -> Array:
     """Return <s1 s2 s3 s4> of a critical torus in the scaling limit.
 
-    A^2 L^(-1/2) sum_nu [1/4 sum_e |theta_nu(sum_i e_i u_i / 2)|^2
-    prod_{i<j} |theta_1(u_ij) / theta_1'|^(e_i e_j / 2)]^(1/2) / sum_{nu=2..4} |theta_nu(0)|,
-    the inner sum over e in {+-1}^4 with sum 0.
+    The inner sum goes over e in {+-1}^4 with sum 0::
+
+        A^2 L^(-1/2) sum_nu [1/4 sum_e |theta_nu(sum_i e_i u_i / 2)|^2
+        prod_{i<j} |theta_1(u_ij) / theta_1'|^(e_i e_j / 2)]^(1/2) / sum_{nu=2..4} |theta_nu(0)|
 
     Parameters
     ----------
