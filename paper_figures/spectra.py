@@ -1,0 +1,92 @@
+"""Spectra of the data, and how schedules go through scale.
+
+python paper_figures/spectra.py    analysis/images_spectra.csv -> spectra.png, spectra.pdf
+
+Left: P of critical Ising lattices of 64^2, as the shipped weights have it and in the scaling limit.
+Middle: P of CIFAR-10 along intensity and the two colours, and the paper's fit of all channels.
+Right: the size that is still to be seen (`effective_resolution`, of 32 pixels) along the schedules
+of the paper, and along one with steps equal in log lambda.
+"""
+
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from skild_phys.lattice.exact import torus_structure_factor
+from skild_phys.plots import MARKERS, STYLE, THEORY, colour, save_figure
+from skild_phys.skild.basis import make_basis
+from skild_phys.skild.config import read_config
+from skild_phys.skild.schedule import Geometric, effective_resolution
+from skild_phys.skild.weights import load_weights, shipped_weights
+
+HERE = Path(__file__).parent
+SPECTRA = pd.read_csv(HERE.parent / "analysis" / "images_spectra.csv")
+SIDE = 64
+DIRECTIONS = ("intensity", "first colour", "second colour")
+
+# %% What is drawn
+torus = make_basis("dft", (SIDE, SIDE))
+kappa = np.geomspace(2 * np.pi / SIDE, np.pi * np.sqrt(2), 200)
+known = load_weights(shipped_weights()).spectrum(kappa)
+limit = torus_structure_factor((SIDE, SIDE))
+waves = 2 * np.pi * np.fft.fftfreq(SIDE)[:, None], 2 * np.pi * np.fft.rfftfreq(SIDE)[None]
+at = np.hypot(*waves)
+paper = read_config("cifar10")
+schedules = {
+    "linear (CIFAR-10)": paper.lambdas,
+    "log-linear (CIFAR-10)": read_config("cifar10-loglinear").lambdas,
+    "linear (ImageNet 128, 8x)": read_config("imagenet128-8x").lambdas,
+    "equal in log lambda": Geometric(0.01, 1000.0),
+}
+
+# %% Three panels
+with mpl.rc_context(STYLE):
+    figure = Figure(figsize=(7.2, 2.9), layout="constrained")
+    FigureCanvasAgg(figure)
+    lattice, images, scale = figure.subplots(1, 3)
+    lattice.plot(kappa, known, color=colour(0), label="shipped weights")
+    few = (at > 0) & (waves[0] >= 0) & (at < 1.5)
+    lattice.plot(
+        at[few],
+        limit[few],
+        ".",
+        color=THEORY,
+        markersize=3,
+        zorder=0,
+        label="torus, exact in the limit",
+    )
+    lattice.plot(kappa, 1.1 * kappa ** (-7 / 4), ":", color=THEORY, label=r"$\kappa^{-7/4}$")
+    lattice.set(xscale="log", yscale="log", xlabel=r"$\kappa$", ylabel=r"$P(\kappa)$")
+    lattice.set_title("critical Ising lattices")
+    one = SPECTRA[SPECTRA["model"] == "skild"]
+    for k, label in enumerate(DIRECTIONS):
+        own = one[one["direction"] == k]
+        images.plot(
+            own["kappa"], own["power_data"], color=colour(k), marker=MARKERS[k], markersize=2.5,
+            label=label,
+        )  # fmt: skip
+    fit = paper.paper_spectrum.power_law()
+    wide = np.geomspace(np.pi / 32, np.pi * np.sqrt(2), 100)
+    images.plot(
+        wide, fit.amplitude * (wide**2 + fit.k0_squared) ** -fit.alpha, "--", color=THEORY,
+        label="paper's fit",
+    )  # fmt: skip
+    images.set(xscale="log", yscale="log", xlabel=r"$\kappa$", title="CIFAR-10")
+    t = np.linspace(0.002, 1.0, 400)
+    for i, (label, schedule) in enumerate(schedules.items()):
+        side = getattr(schedule, "side", 32)
+        sizes = [32 / side * effective_resolution(lam, side) for lam in schedule(t)]
+        scale.plot(
+            t, np.clip(sizes, None, 32), color=colour(i), linestyle=("-", "--", "-.", ":")[i],
+            label=label,
+        )  # fmt: skip
+    scale.set(yscale="log", xlabel="$t$", ylabel="effective resolution", title="schedules")
+    scale.set_yticks([1, 2, 4, 8, 16, 32], ["1", "2", "4", "8", "16", "32"])
+    scale.minorticks_off()
+    for axes in (lattice, images, scale):
+        axes.legend(fontsize=6.5, loc="upper center", bbox_to_anchor=(0.5, -0.25))
+    save_figure(figure, HERE / "spectra")
