@@ -35,7 +35,7 @@ import math
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -50,6 +50,7 @@ from skild_phys.skild.config import TrainConfig, read_config
 from skild_phys.skild.couplings import Couplings
 from skild_phys.skild.denoiser import y0_from_output
 from skild_phys.skild.draw import draw_spins
+from skild_phys.skild.local_rule import LocalRule
 from skild_phys.skild.model import Skild
 from skild_phys.skild.network import UNet
 from skild_phys.skild.precision import network_dtype
@@ -176,36 +177,18 @@ paper = trained("skild_paper", Paper, paper_config)
 
 
 # %% The local rule
-def neighbours(majorities: np.ndarray) -> np.ndarray:
-    """Return, per fine site, copy, sum of the 4 nearest and of the 4 diagonal copies, (3, ...)."""
-    fine = majorities.astype(np.int8).repeat(2, axis=-2).repeat(2, axis=-1)
-    edges = sum(np.roll(fine, step, axis) for step in (1, -1) for axis in (-2, -1))
-    corners = sum(np.roll(fine, (a, b), (-2, -1)) for a in (1, -1) for b in (1, -1))
-    return np.stack([fine, edges, corners]).astype(np.float64)
-
-
 def majority2(spins: np.ndarray, ids: np.ndarray) -> np.ndarray:
     """Return the majorities of 2 x 2 blocks; ties by fair coins named by side and `ids`."""
     return coarsen_spins(spins, "majority", 2, tie_seed=SEED + spins.shape[-1], sample_ids=ids)
 
 
 def fitted_rule() -> dict:
-    """Fit the local rule by maximum likelihood (Newton's method) to lattices and majorities.
-
-    Our reading of the three parameters: each majority spin is copied onto its 2 x 2 block, a 3 x 3
-    kernel with the symmetries of the square (a centre, an edge and a corner weight) runs over the
-    copies, and a fine spin is up with probability sigmoid(kernel * copies), independently.
-    """
+    """Fit the local rule to lattices and their majorities."""
     began = time.perf_counter()
     source = SimulationSource(TRAINED, SYSTEM["temperature"], ours.batch, 6, SEED)
     lattices = np.concatenate([source.next(ours.batch) for _ in range(16)])
-    features = neighbours(majority2(lattices, np.arange(len(lattices)))).reshape(3, -1)
-    up, weights = (lattices.ravel() + 1) / 2, np.zeros(3)
-    for _ in range(12):
-        p = 1.0 / (1.0 + np.exp(-(weights @ features)))
-        curvature = (features * (p * (1.0 - p))) @ features.T
-        weights += np.linalg.solve(curvature, features @ (up - p))
-    return {"weights": weights.tolist(), "seconds": time.perf_counter() - began}
+    fitted = LocalRule.fit(lattices, majority2(lattices, np.arange(len(lattices))))
+    return {"rule": asdict(fitted), "seconds": time.perf_counter() - began}
 
 
 rule = kept(FOLDER / "local_rule_weights.json", fitted_rule)
@@ -363,12 +346,11 @@ note("gaussian", refined("gaussian", gaussian_spins))
 # %% local_rule: twice by 2, from the majorities of majorities
 def local_spins(index: Index) -> np.ndarray:
     """Return the local rule's fine lattices."""
-    ids, streams = np.asarray(index), streams_of(index)
+    ids, streams, local = np.asarray(index), streams_of(index), LocalRule(**rule["rule"])
     spins = majority2(majority2(read(truth, index), ids), ids)
     for _ in range(2):
-        odds = np.tensordot(rule["weights"], neighbours(spins), 1)
-        u = np.stack([stream.noise.random(odds.shape[1:]) for stream in streams])
-        spins = signs(1.0 / (1.0 + np.exp(-odds)) - u)
+        fine = (2 * spins.shape[-2], 2 * spins.shape[-1])
+        spins = local.draw(spins, np.stack([stream.noise.random(fine) for stream in streams]))
     return spins
 
 
