@@ -11,10 +11,7 @@ from skild_phys.skild.local_rule import LocalRule
 
 
 def test_a_fit_finds_the_rule_that_drew_the_lattices() -> None:
-    """Three weights within 5 errors, which are 0.01 for 160,000 sites; once in 600,000 runs.
-
-    Planted, seen to fail: corners taken along the axes.
-    """
+    """Three weights within 5 errors, which are 0.01 for 160,000 sites; once in 600,000 runs."""
     random = generator(1)
     rule = LocalRule(0.6, 0.3, -0.2)
     majorities = random.choice(np.array([-1, 1], dtype=np.int8), (100, 20, 20))
@@ -26,7 +23,10 @@ def test_a_fit_finds_the_rule_that_drew_the_lattices() -> None:
 
 
 def test_copies_are_seen_across_the_edges_of_the_torus() -> None:
-    """One spin up among spins down, on 2 x 2 majorities: every probability by hand."""
+    """One spin up among spins down, on 2 x 2 majorities: every probability by hand.
+
+    Planted, seen to fail: corners taken along the axes.
+    """
     majorities = np.array([[[1, -1], [-1, -1]]])
     p = LocalRule(1.0, 0.1, 0.01).probabilities(majorities)[0]
     # Of the corner site's own copies: itself +1; edges +1 +1 -1 -1; corners +1 -1 -1 -1.
