@@ -1,6 +1,7 @@
 # make demo   environment, install, then the main job on the shipped weights, ending with a report
 # make test   environment, install, the test suite
 # make lint   ruff and mypy
+# make figures   all of paper_figures/ that CSV files make
 # make docs   the documentation, into build/docs/index.html
 
 PYTHON ?= python3
@@ -9,7 +10,7 @@ BIN := $(VENV)/bin
 RUN := $(BIN)/skild-phys
 DEMO := demo
 
-.PHONY: demo test test-slow lint docs clean
+.PHONY: demo test test-slow lint docs figures clean
 .DELETE_ON_ERROR:
 
 $(VENV)/.base: pyproject.toml constraints.txt
@@ -41,6 +42,10 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+figures: $(VENV)/.base
+	for figure in concept spectra benchmark cost calibration rivals; do \
+	  $(BIN)/python paper_figures/$$figure.py || exit 1; done
 
 $(VENV)/.docs: $(VENV)/.base
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[docs]"
