@@ -18,7 +18,7 @@ import pandas as pd
 from commands import skild_phys
 
 from skild_phys.lattice.models import MODELS
-from skild_phys.measure.four_point import four_point_terms
+from skild_phys.measurement.four_point import four_point_terms
 from skild_phys.store import open_store
 
 FOLDER = Path(sys.argv[1] if len(sys.argv) > 1 else "runs/calibration")

@@ -17,9 +17,9 @@ import numpy as np
 import pandas as pd
 
 from skild_phys.lattice.models import get_model
-from skild_phys.measure.thermodynamics import binder_cumulant
-from skild_phys.simulate.chain import simulate
-from skild_phys.simulate.spec import SimulationSpec
+from skild_phys.measurement.thermodynamics import binder_cumulant
+from skild_phys.simulation.chain import simulate
+from skild_phys.simulation.spec import SimulationSpec
 from skild_phys.store import open_store
 
 FOLDER = Path(sys.argv[1] if len(sys.argv) > 1 else "runs/critical")

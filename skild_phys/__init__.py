@@ -2,9 +2,6 @@
 
 __version__ = "0.1.0"
 
-# Packages whose names functions have too: imported first, so that no later import takes the names.
-import skild_phys.measure
-import skild_phys.simulate  # noqa: F401
 from skild_phys.api import (
     Report,
     coarsen,

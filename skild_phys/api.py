@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     import xarray as xr
 
     from skild_phys.errorbars import ErrorMethod
-    from skild_phys.measure.compare import Comparison
-    from skild_phys.measure.lattices import Source
+    from skild_phys.measurement.compare import Comparison
+    from skild_phys.measurement.lattices import Source
 
     Lattices = xr.Dataset | AnyPath
 
@@ -171,12 +171,12 @@ def measure(
     threads: int = 1,
     **attrs: Any,
 ) -> xr.Dataset:
-    """Measure correlations, structure factor and moments; see `skild_phys.measure.dataset`.
+    """Measure correlations, structure factor and moments; see `skild_phys.measurement.dataset`.
 
     Takes arrays too, with `model` and `temperature` beside them.
     """
-    from skild_phys.measure.dataset import GAMMA
-    from skild_phys.measure.dataset import measure as measured
+    from skild_phys.measurement.dataset import GAMMA
+    from skild_phys.measurement.dataset import measure as measured
 
     return measured(
         lattices, only=only, errors=errors or GAMMA, seed=seed, threads=threads, **attrs
@@ -199,7 +199,7 @@ class Report:
     @property
     def table(self) -> pd.DataFrame:
         """One line a model, observable and place: values, errors, residuals, theory."""
-        from skild_phys.measure.report import table
+        from skild_phys.measurement.report import table
 
         return table(self.comparison)
 
@@ -207,7 +207,7 @@ class Report:
         return self.html
 
     def __repr__(self) -> str:
-        from skild_phys.measure.report import ranking, verdict
+        from skild_phys.measurement.report import ranking, verdict
 
         found = self.comparison
         lines = [f"{model.name}: {verdict(found, model)}" for model in found.models]

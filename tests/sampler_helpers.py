@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from skild_phys.lattice.models import MODELS, Model
 from skild_phys.lattice.models.potts import Potts
 from skild_phys.lattice.torus import equal_bonds
-from skild_phys.simulate.algorithms import Algorithm, get_algorithm
+from skild_phys.simulation.algorithms import Algorithm, get_algorithm
 
 Array = NDArray[np.float64]
 Lattices = NDArray[np.int8]

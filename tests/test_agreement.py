@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from skild_phys.errorbars import jackknife
-from skild_phys.measure.agreement import agreement_of
+from skild_phys.measurement.agreement import agreement_of
 
 PLACES = np.arange(5)
 

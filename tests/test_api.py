@@ -128,19 +128,11 @@ def test_errors_say_what_the_command_says(fine: xr.Dataset, tmp_path: Path) -> N
         sp.coarsen(zeros, 2)
 
 
-@pytest.mark.parametrize("first", ["skild_phys.simulate.chain", "skild_phys.measure.dataset"])
-def test_functions_keep_their_names_whatever_is_imported(first: str) -> None:
-    """`simulate` and `measure` are packages too. Importing is quick: no torch, numba or xarray."""
-    code = (
-        "import skild_phys as sp, sys;"
-        "assert not {'torch', 'numba', 'xarray', 'click'} & set(sys.modules);"
-        f"import {first}; from skild_phys.simulate import spec;"
-        "assert callable(sp.simulate) and callable(sp.measure)"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True)
-    subprocess.run([sys.executable, "-c", f"import {first}; {code}".replace("xarray", "nothing")
-                    .replace("torch", "nothing").replace("numba", "nothing")
-                    .replace("click", "nothing")], check=True)  # fmt: skip
+def test_importing_is_quick() -> None:
+    """No torch, numba, xarray or click before they are needed."""
+    code = "import skild_phys, sys; print({'torch', 'numba', 'xarray', 'click'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout == "set()\n"
 
 
 def test_weights_are_trained_from_python(fine: xr.Dataset, tmp_path: Path) -> None:

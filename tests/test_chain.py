@@ -13,17 +13,17 @@ from conftest import files_of
 from skild_phys.errors import BadInput, Interrupted
 from skild_phys.lattice.models import MODELS, get_model
 from skild_phys.rng import SIMULATION, kernel_state, lane_state
-from skild_phys.simulate import burn_in, chain
-from skild_phys.simulate.algorithms import ALGORITHMS, Algorithm
-from skild_phys.simulate.chain import simulate
-from skild_phys.simulate.expected import (
+from skild_phys.simulation import burn_in, chain
+from skild_phys.simulation.algorithms import ALGORITHMS, Algorithm
+from skild_phys.simulation.chain import simulate
+from skild_phys.simulation.expected import (
     correlation_length,
     default_every,
     sweeps_between_samples,
 )
-from skild_phys.simulate.spec import SimulationSpec, parse_shape, spec_of
-from skild_phys.simulate.unit import draw, start_unit
-from skild_phys.simulate.wolff import wolff
+from skild_phys.simulation.spec import SimulationSpec, parse_shape, spec_of
+from skild_phys.simulation.unit import draw, start_unit
+from skild_phys.simulation.wolff import wolff
 from skild_phys.store import open_store
 
 TC = MODELS["ising2d"].critical_temperature
@@ -249,7 +249,7 @@ def test_an_error_in_a_thread_is_raised(
         wolff(lattices[0], TC, arguments[2], 1)
 
     kernel = Algorithm("wolff", "cluster", (type(MODELS["ising2d"]),), broken, stream=kernel_state)
-    monkeypatch.setattr("skild_phys.simulate.algorithms.ALGORITHMS", (kernel,))
+    monkeypatch.setattr("skild_phys.simulation.algorithms.ALGORITHMS", (kernel,))
     with pytest.raises(RuntimeError, match="broken kernel"):
         simulate(spec(10_000, every=1, burn_in=10), tmp_path / "a.zarr")
     assert open_store(tmp_path / "a.zarr").n_samples < 10_000

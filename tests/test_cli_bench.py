@@ -9,10 +9,10 @@ import pytest
 from numpy.typing import NDArray
 
 from skild_phys.cli import run
-from skild_phys.simulate import bench
-from skild_phys.simulate.peers import ALGORITHMS, PEERS, Missing, Peer, check_energy, version
-from skild_phys.simulate.spec import SimulationSpec
-from skild_phys.simulate.timing import Tau, calibrate, load_kernel
+from skild_phys.simulation import bench
+from skild_phys.simulation.peers import ALGORITHMS, PEERS, Missing, Peer, check_energy, version
+from skild_phys.simulation.spec import SimulationSpec
+from skild_phys.simulation.timing import Tau, calibrate, load_kernel
 
 TINY = ["bench", "simulate", "--L", "16", "--seconds", "0.002", "--runs", "2"]
 TC = 2.269185314213022

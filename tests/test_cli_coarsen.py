@@ -21,8 +21,8 @@ from skild_phys.lattice.coarsen import (
     tie_coins,
 )
 from skild_phys.lattice.models import MODELS
-from skild_phys.simulate.coarsening import coarsen_store
-from skild_phys.simulate.conditional import CONDITIONAL_RULES, sample_conditional
+from skild_phys.simulation.coarsening import coarsen_store
+from skild_phys.simulation.conditional import CONDITIONAL_RULES, sample_conditional
 from skild_phys.store import LatticeStore, create_store, open_store
 
 N, SHAPE = 11, (8, 12)
@@ -103,7 +103,7 @@ def test_a_coarse_store(
 def test_interrupted_and_resumed_gives_the_same_bytes(
     fine: LatticeStore, tmp_path: Path, rule: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("skild_phys.simulate.coarsening._CHUNKS_A_COMMIT", 2)
+    monkeypatch.setattr("skild_phys.simulation.coarsening._CHUNKS_A_COMMIT", 2)
     whole = tmp_path / "a" / "coarse.zarr"
     broken = tmp_path / "b" / "coarse.zarr"
     whole.parent.mkdir()
@@ -182,7 +182,7 @@ def test_a_damaged_chunk_is_named_and_what_was_done_is_kept(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("skild_phys.simulate.coarsening._CHUNKS_A_COMMIT", 1)
+    monkeypatch.setattr("skild_phys.simulation.coarsening._CHUNKS_A_COMMIT", 1)
     chunk = fine.path / "spins" / "c.2.0.0"
     data = bytearray(chunk.read_bytes())
     data[len(data) // 2] ^= 1
@@ -270,7 +270,7 @@ def test_a_coarse_store_of_another_model(
 def test_another_model_interrupted_and_resumed(
     tmp_path: Path, name: str, rule: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("skild_phys.simulate.coarsening._CHUNKS_A_COMMIT", 2)
+    monkeypatch.setattr("skild_phys.simulation.coarsening._CHUNKS_A_COMMIT", 2)
     fine = write_model(tmp_path / "fine.zarr", name)
     for folder in "ab":
         (tmp_path / folder).mkdir()

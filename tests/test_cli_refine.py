@@ -20,8 +20,8 @@ from skild_phys.cli import run
 from skild_phys.cli.refine import compile_kernels
 from skild_phys.lattice.coarsen import coarsen_spins
 from skild_phys.lattice.models import MODELS
-from skild_phys.simulate.coarsening import coarsen_store
-from skild_phys.simulate.conditional import clusters, exchange, fill, flip, pilot
+from skild_phys.simulation.coarsening import coarsen_store
+from skild_phys.simulation.conditional import clusters, exchange, fill, flip, pilot
 from skild_phys.skild import draw
 from skild_phys.skild.refine import RefineSpec, refine_store
 from skild_phys.skild.weights import load_weights, save_weights

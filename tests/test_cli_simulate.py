@@ -8,7 +8,7 @@ from conftest import files_of
 
 from skild_phys.cli import run
 from skild_phys.cli.simulate import compile_kernels
-from skild_phys.simulate.spec import SimulationSpec
+from skild_phys.simulation.spec import SimulationSpec
 from skild_phys.store import open_store
 
 SMALL = ["simulate", "--L", "8", "--T", "Tc", "-n", "20"]
@@ -181,7 +181,7 @@ def test_append_goes_on_where_it_was_killed(
     stopped: list[int] = []
     from skild_phys.cli.simulate import _appended
     from skild_phys.errors import Interrupted
-    from skild_phys.simulate.chain import simulate
+    from skild_phys.simulation.chain import simulate
 
     spec, attrs = _appended(output, 3000)
     with pytest.raises(Interrupted):

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 
 from skild_phys.lattice.models import MODELS
-from skild_phys.measure.clusters import (
+from skild_phys.measurement.clusters import (
     Clusters,
     bin_sizes,
     fk_clusters,
     geometric_clusters,
     size_edges,
 )
-from skild_phys.measure.thermodynamics import domain_wall_density
+from skild_phys.measurement.thermodynamics import domain_wall_density
 
 SPINS = np.array([-1, 1], dtype=np.int8)
 

@@ -13,14 +13,14 @@ from skild_phys.errorbars import ErrorMethod
 from skild_phys.errors import BadInput, StoreError
 from skild_phys.lattice.coarsen import coarsen_spins
 from skild_phys.lattice.models import MODELS
-from skild_phys.measure.compare import Comparison, compare
-from skild_phys.measure.dataset import measure
-from skild_phys.measure.lattices import read_lattices
-from skild_phys.measure.report import html_report, ranking, summary, table, verdict, with_error
-from skild_phys.measure.rows import rows_of
+from skild_phys.measurement.compare import Comparison, compare
+from skild_phys.measurement.dataset import measure
+from skild_phys.measurement.lattices import read_lattices
+from skild_phys.measurement.report import html_report, ranking, summary, table, verdict, with_error
+from skild_phys.measurement.rows import rows_of
 from skild_phys.rng import kernel_state
-from skild_phys.simulate.coarsening import coarsen_store
-from skild_phys.simulate.wolff import wolff
+from skild_phys.simulation.coarsening import coarsen_store
+from skild_phys.simulation.wolff import wolff
 from skild_phys.store import LatticeStore, create_store, open_store
 
 SIDE, N, FACTOR = 16, 48, 4

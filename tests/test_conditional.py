@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from skild_phys.errors import BadInput, Interrupted
 from skild_phys.lattice.coarsen import coarsen_lattices, tie_coins, tie_priorities
 from skild_phys.lattice.models import MODELS
-from skild_phys.simulate.conditional import (
+from skild_phys.simulation.conditional import (
     CONDITIONAL_RULES,
     Chain,
     Law,
@@ -21,9 +21,9 @@ from skild_phys.simulate.conditional import (
     sample_conditional,
     sampler,
 )
-from skild_phys.simulate.conditional.blocks import build_layout, join, split
-from skild_phys.simulate.conditional.draws import metropolis, threshold
-from skild_phys.simulate.conditional.pilot import measure_sweeps, pilot_chains
+from skild_phys.simulation.conditional.blocks import build_layout, join, split
+from skild_phys.simulation.conditional.draws import metropolis, threshold
+from skild_phys.simulation.conditional.pilot import measure_sweeps, pilot_chains
 
 TC = MODELS["ising2d"].critical_temperature
 GOLDEN = {

@@ -12,9 +12,9 @@ import xarray as xr
 from skild_phys.errorbars import ErrorMethod
 from skild_phys.errors import BadInput
 from skild_phys.lattice.models import MODELS
-from skild_phys.measure.dataset import measure
-from skild_phys.measure.observables import OBSERVABLES, STATISTICS
-from skild_phys.measure.system import Slice, System
+from skild_phys.measurement.dataset import measure
+from skild_phys.measurement.observables import OBSERVABLES, STATISTICS
+from skild_phys.measurement.system import Slice, System
 from skild_phys.store import create_store, open_store
 
 N, SHAPE = 30, (12, 16)
@@ -66,7 +66,7 @@ def test_a_store_its_dataset_and_its_array_give_the_same(store: Path) -> None:
 def test_threads_and_chunks_change_no_bit(
     store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("skild_phys.measure.lattices._SLICE_SITES", 4 * 12 * 16)
+    monkeypatch.setattr("skild_phys.measurement.lattices._SLICE_SITES", 4 * 12 * 16)
     found = measure(store)
     assert equal(found, measure(store, threads=3))
     for chunk in (1, 3, N):

@@ -11,7 +11,7 @@ import pytest
 from skild_phys.errors import BadInput
 from skild_phys.lattice.exact import kaufman_energy
 from skild_phys.lattice.models import MODELS
-from skild_phys.measure.four_point import (
+from skild_phys.measurement.four_point import (
     OFFSET_TERMS,
     TERMS,
     connected_at_offsets,

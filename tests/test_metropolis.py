@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 
 from skild_phys.lattice.torus import row_parity
 from skild_phys.rng import lane_state
-from skild_phys.simulate import potts
-from skild_phys.simulate.checkerboard import LAZINESS, MARGIN, merge, split, sublattices
-from skild_phys.simulate.metropolis import acceptance, metropolis
-from skild_phys.simulate.multispin import REPLICAS, bit_planes, multispin, pack, unpack
-from skild_phys.simulate.potts import potts_metropolis
+from skild_phys.simulation import potts
+from skild_phys.simulation.checkerboard import LAZINESS, MARGIN, merge, split, sublattices
+from skild_phys.simulation.metropolis import acceptance, metropolis
+from skild_phys.simulation.multispin import REPLICAS, bit_planes, multispin, pack, unpack
+from skild_phys.simulation.potts import potts_metropolis
 
 TC = 2.269185314213022
 Kernel = Callable[[NDArray[np.int8], float, NDArray[np.uint64], int], None]

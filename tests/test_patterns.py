@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from skild_phys.errors import BadInput
-from skild_phys.measure.patterns import (
+from skild_phys.measurement.patterns import (
     N_PATTERNS,
     fold_patterns,
     kl_divergence,

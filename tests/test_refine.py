@@ -24,7 +24,7 @@ from skild_phys.lattice.coarsen import (
 )
 from skild_phys.lattice.models import MODELS
 from skild_phys.rng import kernel_state
-from skild_phys.simulate.coarsening import coarsen_store
+from skild_phys.simulation.coarsening import coarsen_store
 from skild_phys.skild.coarse import CoarseInput, open_coarse
 from skild_phys.skild.refine import (
     RefineSpec,

@@ -13,12 +13,12 @@ from skild_phys.cli import run
 from skild_phys.errors import BadInput
 from skild_phys.lattice.exact import kaufman_energy
 from skild_phys.lattice.models import MODELS
-from skild_phys.measure import reweighting
-from skild_phys.measure.reweighting import effective_share, free_energies, log_weights
-from skild_phys.measure.scaling import Number, scaling
-from skild_phys.measure.scaling import curves as module
-from skild_phys.simulate.chain import simulate
-from skild_phys.simulate.spec import SimulationSpec
+from skild_phys.measurement import reweighting
+from skild_phys.measurement.reweighting import effective_share, free_energies, log_weights
+from skild_phys.measurement.scaling import Number, scaling
+from skild_phys.measurement.scaling import curves as module
+from skild_phys.simulation.chain import simulate
+from skild_phys.simulation.spec import SimulationSpec
 from skild_phys.store import LatticeStore, create_store, open_store
 
 TC = MODELS["ising2d"].critical_temperature

@@ -7,8 +7,8 @@ from itertools import product
 import numpy as np
 import pytest
 
-from skild_phys.measure.shells import images, wave_numbers, wave_shells
-from skild_phys.measure.structure_factor import (
+from skild_phys.measurement.shells import images, wave_numbers, wave_shells
+from skild_phys.measurement.structure_factor import (
     along_longest_axes,
     folded_structure_factor,
     structure_factor,

@@ -11,8 +11,8 @@ from scipy.sparse.csgraph import connected_components
 
 from skild_phys.lattice.torus import neighbour_rows
 from skild_phys.rng import BITS_BLOCK, fill_bits, lane_state
-from skild_phys.simulate.swendsen_wang import _redraw, draw_bonds, label_clusters, swendsen_wang
-from skild_phys.simulate.wolff import bond_threshold
+from skild_phys.simulation.swendsen_wang import _redraw, draw_bonds, label_clusters, swendsen_wang
+from skild_phys.simulation.wolff import bond_threshold
 
 TC = 2.269185314213022
 # shape, T, q: SHA-256 of the lattice and the generator state after 20 sweeps from all 1.

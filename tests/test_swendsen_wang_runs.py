@@ -13,8 +13,8 @@ from skild_phys.lattice.exact import kaufman_energy
 from skild_phys.lattice.models import MODELS
 from skild_phys.lattice.torus import neighbour_rows
 from skild_phys.rng import BITS_BLOCK, fill_bits, lane_state
-from skild_phys.simulate.swendsen_wang import swendsen_wang
-from skild_phys.simulate.swendsen_wang_runs import (
+from skild_phys.simulation.swendsen_wang import swendsen_wang
+from skild_phys.simulation.swendsen_wang_runs import (
     _draw_bonds,
     _label,
     _redraw,

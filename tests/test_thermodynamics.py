@@ -12,9 +12,9 @@ from skild_phys.lattice.exact import (
     torus_two_point_map,
 )
 from skild_phys.lattice.models import MODELS
-from skild_phys.measure.system import System
-from skild_phys.measure.theory import theory
-from skild_phys.measure.thermodynamics import (
+from skild_phys.measurement.system import System
+from skild_phys.measurement.theory import theory
+from skild_phys.measurement.thermodynamics import (
     binder_cumulant,
     binder_ratio,
     magnetization_moments,

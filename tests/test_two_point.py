@@ -10,13 +10,13 @@ import pytest
 
 from skild_phys.lattice.exact import kaufman_energy
 from skild_phys.lattice.models import MODELS
-from skild_phys.measure.shells import distance_shells, fold, folded_shape
-from skild_phys.measure.structure_factor import (
+from skild_phys.measurement.shells import distance_shells, fold, folded_shape
+from skild_phys.measurement.structure_factor import (
     folded_structure_factor,
     potts_components,
     structure_factor,
 )
-from skild_phys.measure.two_point import (
+from skild_phys.measurement.two_point import (
     along_axes,
     along_diagonals,
     connected,

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from skild_phys.rng import kernel_state
-from skild_phys.simulate.wolff import bond_threshold, idle_threshold, wolff
+from skild_phys.simulation.wolff import bond_threshold, idle_threshold, wolff
 
 TC = 2.269185314213022
 # shape, T, q: spins flipped by 50 clusters, SHA-256 of the lattice and the generator state.

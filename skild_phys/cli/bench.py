@@ -13,8 +13,8 @@ from skild_phys.cli import bench_measure, bench_refine
 from skild_phys.cli.options import announced, json_option, progress_bar
 
 if TYPE_CHECKING:
-    from skild_phys.simulate.bench import Result, Speed
-    from skild_phys.simulate.timing import Load, Scaling, Tau, Timing
+    from skild_phys.simulation.bench import Result, Speed
+    from skild_phys.simulation.timing import Load, Scaling, Tau, Timing
 
 _WIDTH = 160  # of a table that goes to a file
 _CLEARLY = 1.2  # times as many independent configurations as the default makes
@@ -74,8 +74,8 @@ def simulate(
     skild-phys bench simulate --model ising3d --L 64 --no-peers --json
     """
     from skild_phys.lattice.models import get_model, parse_temperature
-    from skild_phys.simulate.bench import Setting, bench, load_kernels, steps
-    from skild_phys.simulate.spec import parse_shape
+    from skild_phys.simulation.bench import Setting, bench, load_kernels, steps
+    from skild_phys.simulation.spec import parse_shape
 
     known = get_model(model)
     setting = Setting(
@@ -229,7 +229,7 @@ def _first_call(load: Load | None) -> str:
 
 def _times(tau: Tau | None) -> tuple[str, str]:
     """Return tau of E and of M^2 in updates; ~ marks what was scaled up."""
-    from skild_phys.measure.report import with_error
+    from skild_phys.measurement.report import with_error
 
     if tau is None:
         return "", ""

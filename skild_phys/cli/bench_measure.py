@@ -13,7 +13,7 @@ from skild_phys.cli.options import announced, check_threads, json_option, thread
 from skild_phys.errors import BadInput
 
 if TYPE_CHECKING:
-    from skild_phys.measure.bench import MeasureSpeed
+    from skild_phys.measurement.bench import MeasureSpeed
 
 
 @click.command()
@@ -52,7 +52,7 @@ def command(
     skild-phys bench measure
     skild-phys bench measure --memory 1 --memory 4
     """
-    from skild_phys.measure.bench import critical_store, measure_speed, peak_memory
+    from skild_phys.measurement.bench import critical_store, measure_speed, peak_memory
 
     for option, value, least in (("--L", side, 4), ("-n", count, 2), ("--runs", runs, 1)):
         if value < least:

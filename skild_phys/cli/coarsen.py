@@ -55,7 +55,7 @@ def command(
     skild-phys coarsen fine.zarr --factor 4 -o coarse.zarr
     skild-phys coarsen fine.zarr --factor 2 --rule majority -o signs.zarr
     """
-    from skild_phys.simulate.coarsening import coarsen_store
+    from skild_phys.simulation.coarsening import coarsen_store
     from skild_phys.store import open_store
 
     source = open_store(fine)

@@ -25,7 +25,7 @@ from skild_phys.errors import BadInput
 from skild_phys.files import check_output, write_bytes_atomically
 
 if TYPE_CHECKING:
-    from skild_phys.measure.compare import Comparison
+    from skild_phys.measurement.compare import Comparison
 
 REPORT, TABLE, JSON = "report.html", "comparison.csv", "comparison.json"
 
@@ -79,7 +79,7 @@ def command(
     skild-phys compare fine.zarr refined.zarr -o report/
     skild-phys compare fine.zarr skild.zarr exact.zarr --coarse coarse.zarr -o report/
     """
-    from skild_phys.measure.compare import compare
+    from skild_phys.measurement.compare import compare
     from skild_phys.store import open_store
 
     inputs = [truth, *models, *([coarse] if coarse else [])]
@@ -112,7 +112,7 @@ def command(
 
 
 def _write(found: Comparison, output: Path) -> None:
-    from skild_phys.measure.report import html_report, summary, table
+    from skild_phys.measurement.report import html_report, summary, table
     from skild_phys.plots import FIGURES, figure_bytes, save_figure
 
     make_directory(output)
@@ -132,7 +132,7 @@ def _write(found: Comparison, output: Path) -> None:
 def _print(found: Comparison, as_json: bool) -> None:
     from rich.console import Console
 
-    from skild_phys.measure.report import ranking, summary, verdict
+    from skild_phys.measurement.report import ranking, summary, verdict
 
     if as_json:
         click.echo(json.dumps(summary(found), allow_nan=False))
@@ -153,7 +153,7 @@ def _table(found: Comparison) -> Any:
     from rich.markup import escape
     from rich.table import Table
 
-    from skild_phys.measure.report import table, with_error
+    from skild_phys.measurement.report import table, with_error
 
     shown = Table(box=None, pad_edge=False)
     for name in ("observable", "r"):
@@ -179,7 +179,7 @@ def _table(found: Comparison) -> Any:
 
 def _cell(line: dict[Any, Any]) -> str:
     """Return a residual with the number of errors it amounts to, or a value of its own."""
-    from skild_phys.measure.report import with_error
+    from skild_phys.measurement.report import with_error
 
     if line["residual"] != line["residual"]:
         return with_error(line["value"], line["err"])

@@ -42,7 +42,7 @@ _SHELLS_SHOWN = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 
 def compile_kernels() -> None:
     """Compile what measuring will call, and say so; quick once it is cached."""
-    from skild_phys.measure.dataset import measure
+    from skild_phys.measurement.dataset import measure
 
     with announced("loading the kernels (compiled on the first run) ..."):
         spins = np.ones((1, 4, 4), dtype=np.int8)
@@ -97,9 +97,9 @@ def command(
     skild-phys measure refined.zarr -o refined.nc
     skild-phys measure fine.zarr --only binder_cumulant,energy --errors bootstrap
     """
-    from skild_phys.measure.dataset import chosen, measure
-    from skild_phys.measure.lattices import check_measurable
-    from skild_phys.measure.system import System
+    from skild_phys.measurement.dataset import chosen, measure
+    from skild_phys.measurement.lattices import check_measurable
+    from skild_phys.measurement.system import System
     from skild_phys.store import open_store
 
     opened = open_store(store)
@@ -130,7 +130,7 @@ def command(
 
 def write_measurement(result: xr.Dataset, output: Path) -> None:
     """Write a measurement as NetCDF, Zarr or CSV, or into a directory; raises WriteError."""
-    from skild_phys.measure.report import estimates_table
+    from skild_phys.measurement.report import estimates_table
 
     if output.suffix == ".zarr":
         _write_zarr(result, output)
@@ -182,7 +182,7 @@ def make_directory(path: Path) -> None:
 
 def as_plain(result: xr.Dataset) -> dict[str, Any]:
     """Return a measurement in plain types: attributes, and one record an observable and place."""
-    from skild_phys.measure.report import estimates_table, to_plain
+    from skild_phys.measurement.report import estimates_table, to_plain
 
     records = estimates_table(result).to_dict("records")
     attrs = {str(k): v for k, v in result.attrs.items()}
@@ -240,7 +240,7 @@ def _correlation_tables(result: xr.Dataset, everything: bool) -> list[Any]:
 
     With `everything` there are tables of what is else left to files, too.
     """
-    from skild_phys.measure.observables import OBSERVABLES
+    from skild_phys.measurement.observables import OBSERVABLES
 
     wanted: tuple[tuple[list[str], list[str], tuple[int, ...] | None], ...] = (
         (["connected_four_point"], ["G4c(r)"], None),
@@ -265,7 +265,7 @@ def _correlation_tables(result: xr.Dataset, everything: bool) -> list[Any]:
 def _scalar_table(result: xr.Dataset) -> Any:
     from rich.table import Table
 
-    from skild_phys.measure.report import with_error
+    from skild_phys.measurement.report import with_error
 
     table = Table("observable", "unit", box=None, pad_edge=False)
     for heading in ("value", "theory", "tau", "n_eff"):
@@ -302,8 +302,8 @@ def _line_table(
 ) -> Any:
     from rich.table import Table
 
-    from skild_phys.measure.observables import POSITION
-    from skild_phys.measure.report import with_error
+    from skild_phys.measurement.observables import POSITION
+    from skild_phys.measurement.report import with_error
 
     dim = str(result[shown[0][0]].dims[0])
     heading = {"shell": "k", "size": "s", "offsets": "sites"}.get(dim, "r")

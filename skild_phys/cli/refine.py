@@ -35,8 +35,8 @@ def compile_kernels(
     """Compile what refining `source` will call, on one block; quick once it is cached."""
     from skild_phys.lattice.coarsen import coarsen_lattices
     from skild_phys.rng import kernel_state
-    from skild_phys.simulate.conditional import sample_conditional
-    from skild_phys.simulate.conditional.sampler import CLUSTERS_FROM, SWEEPS_PER_CLUSTERS
+    from skild_phys.simulation.conditional import sample_conditional
+    from skild_phys.simulation.conditional.sampler import CLUSTERS_FROM, SWEEPS_PER_CLUSTERS
     from skild_phys.skild.draw import block_means, draw_spins, rounded_sums
     from skild_phys.skild.oracle import measured_sweeps, model_of_values
 

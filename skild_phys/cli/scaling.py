@@ -22,7 +22,7 @@ from skild_phys.errors import BadInput
 from skild_phys.files import check_output, write_bytes_atomically
 
 if TYPE_CHECKING:
-    from skild_phys.measure.scaling import Number, Scaling
+    from skild_phys.measurement.scaling import Number, Scaling
 
 _POOR = 0.01
 FIGURE, TABLE, JSON = "scaling", "scaling.csv", "scaling.json"
@@ -62,7 +62,7 @@ def command(
     for L in 32 64 128; do skild-phys simulate --L $L --T Tc -n 8000 -o L$L.zarr; done
     skild-phys scaling L32.zarr L64.zarr L128.zarr -o scaling/
     """
-    from skild_phys.measure.scaling import scaling
+    from skild_phys.measurement.scaling import scaling
     from skild_phys.store import open_store
 
     opened = [open_store(path) for path in stores]
@@ -84,7 +84,7 @@ def command(
 
 
 def _number(number: Number | None) -> dict[str, float | None]:
-    from skild_phys.measure.report import to_plain
+    from skild_phys.measurement.report import to_plain
 
     plain: dict[str, float | None] = to_plain(
         {"value": number.value, "error": number.error} if number else {}
@@ -94,7 +94,7 @@ def _number(number: Number | None) -> dict[str, float | None]:
 
 def as_plain(found: Scaling) -> dict[str, Any]:
     """Return the analysis in plain types."""
-    from skild_phys.measure.report import to_plain
+    from skild_phys.measurement.report import to_plain
 
     plain: dict[str, Any] = to_plain(
         {
@@ -173,7 +173,7 @@ def _print(found: Scaling) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from skild_phys.measure.report import with_error
+    from skild_phys.measurement.report import with_error
 
     console = Console(highlight=False)
     if not console.is_terminal:

@@ -26,7 +26,7 @@ from skild_phys.errors import BadInput, StoreError
 from skild_phys.files import check_output
 
 if TYPE_CHECKING:
-    from skild_phys.simulate.spec import SimulationSpec
+    from skild_phys.simulation.spec import SimulationSpec
     from skild_phys.store import LatticeStore
 
 _OPTIONS = {
@@ -104,7 +104,7 @@ def command(
     skild-phys simulate --model potts3 --L 128x64 --T 1.05Tc -n 1000 --seed 1 -o warm.zarr
     skild-phys simulate --model ising3d --L 64 --T Tc -n 1000 --dask local:4 -o cube.zarr
     """
-    from skild_phys.simulate.chain import simulate
+    from skild_phys.simulation.chain import simulate
 
     if append and overwrite:
         raise BadInput("--append", "--overwrite", "one of the two")
@@ -141,7 +141,7 @@ def command(
 
 def _spec(samples: int, side: str | None, temperature: str | None, **given: Any) -> SimulationSpec:
     from skild_phys.lattice.models import get_model, parse_temperature
-    from skild_phys.simulate.spec import SimulationSpec, parse_shape
+    from skild_phys.simulation.spec import SimulationSpec, parse_shape
 
     model = get_model(given["model"])
     for option, value, accepted in (
@@ -160,7 +160,7 @@ def _spec(samples: int, side: str | None, temperature: str | None, **given: Any)
 
 def _appended(output: Path, samples: int) -> tuple[SimulationSpec, dict[str, Any]]:
     """Return the spec of a store with `samples` more, and attributes that say so."""
-    from skild_phys.simulate.spec import check_whole, spec_of
+    from skild_phys.simulation.spec import check_whole, spec_of
     from skild_phys.store import open_store
 
     check_whole("-n", samples)
@@ -188,8 +188,8 @@ def _check_agreement(
 ) -> None:
     """Raise BadInput for an option that was given and says something else than the store."""
     from skild_phys.lattice.models import parse_temperature
-    from skild_phys.simulate.algorithms import get_algorithm
-    from skild_phys.simulate.spec import parse_shape
+    from skild_phys.simulation.algorithms import get_algorithm
+    from skild_phys.simulation.spec import parse_shape
 
     parse: dict[str, Callable[[Any], Any]] = {
         "side": lambda text: parse_shape(text, spec.system),
@@ -210,7 +210,7 @@ def compile_kernels(spec: SimulationSpec) -> None:
     """Compile what a simulation will call, on a lattice of four sites; quick once it is cached."""
     import dataclasses
 
-    from skild_phys.simulate.unit import draw, start_unit
+    from skild_phys.simulation.unit import draw, start_unit
 
     small = dataclasses.replace(
         spec, L=2, n_samples=1, chains=spec.kernel.replicas, every=1, stint=1, burn_in=0
@@ -236,8 +236,8 @@ def summary(store: LatticeStore) -> dict[str, Any]:
     independent), in updates from the burn-in.
     """
     from skild_phys.errorbars import Chains, integrated_autocorrelation_time, jackknife
-    from skild_phys.measure.system import System
-    from skild_phys.measure.theory import theory
+    from skild_phys.measurement.system import System
+    from skild_phys.measurement.theory import theory
 
     chains = Chains(store.variable("chain").astype(np.int64), store.variable("draw"))
     rows = {"energy": store.variable("energy"), "m2": store.variable("magnetization") ** 2}

@@ -1,4 +1,4 @@
-"""Figures of a comparison. They draw what `measure.compare` found and compute nothing."""
+"""Figures of a comparison. They draw what `measurement.compare` found and compute nothing."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator, ScalarFormatter
 from numpy.typing import NDArray
 
-from skild_phys.measure.compare import Comparison
-from skild_phys.measure.patterns import fold_patterns
+from skild_phys.measurement.compare import Comparison
+from skild_phys.measurement.patterns import fold_patterns
 from skild_phys.plots.style import (
     BOTH,
     MARKERS,

@@ -10,8 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from skild_phys.measure.report import with_error
-from skild_phys.measure.scaling import Collapse, Curve, Scaling
+from skild_phys.measurement.report import with_error
+from skild_phys.measurement.scaling import Collapse, Curve, Scaling
 from skild_phys.plots.style import MARKERS, STYLE, THEORY, colour, legend_above, new_figure
 
 _KB = r"$\mathrm{k_B}$"

@@ -20,7 +20,7 @@ import torch
 from skild_phys.lattice.coarsen import coarsen_spins, operator
 from skild_phys.lattice.models.ising import ISING_2D
 from skild_phys.rng import kernel_state
-from skild_phys.simulate.wolff import wolff
+from skild_phys.simulation.wolff import wolff
 from skild_phys.skild.coarse import CoarseInput
 from skild_phys.skild.refine import RefineSpec, SkildMethod, refine_store
 from skild_phys.skild.weights import Weights

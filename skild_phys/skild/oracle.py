@@ -12,8 +12,8 @@ from skild_phys.errors import BadInput, Interrupted
 from skild_phys.lattice.models import MODELS, Model
 from skild_phys.lattice.models.ising import ISING_2D, ISING_3D
 from skild_phys.lattice.models.potts import potts
-from skild_phys.simulate.conditional import CONDITIONAL_RULES, Law, relax, sample_conditional
-from skild_phys.simulate.conditional.pilot import Pilot, measure_sweeps, pilot_chains
+from skild_phys.simulation.conditional import CONDITIONAL_RULES, Law, relax, sample_conditional
+from skild_phys.simulation.conditional.pilot import Pilot, measure_sweeps, pilot_chains
 from skild_phys.skild.coarse import CoarseInput
 
 Lattices = NDArray[Any]

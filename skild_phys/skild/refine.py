@@ -28,7 +28,7 @@ from skild_phys.lattice.coarsen import (
     operator,
     state_counts,
 )
-from skild_phys.simulate.conditional import CONDITIONAL_RULES
+from skild_phys.simulation.conditional import CONDITIONAL_RULES
 from skild_phys.skild.basis import Torus
 from skild_phys.skild.coarse import CoarseInput
 from skild_phys.skild.constraint import Blocks, Constraint, KeptModes, Sites

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from skild_phys.errors import BadInput, StoreError
 from skild_phys.rng import generator, kernel_state
-from skild_phys.simulate.expected import default_every
-from skild_phys.simulate.wolff import wolff
+from skild_phys.simulation.expected import default_every
+from skild_phys.simulation.wolff import wolff
 from skild_phys.skild.pixels import ImageLattices
 from skild_phys.store import LatticeStore, open_array
 

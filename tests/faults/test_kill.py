@@ -13,14 +13,14 @@ from typing import Any
 import pytest
 from conftest import files_of
 
-from skild_phys.simulate.chain import simulate
-from skild_phys.simulate.spec import SimulationSpec
+from skild_phys.simulation.chain import simulate
+from skild_phys.simulation.spec import SimulationSpec
 from skild_phys.store import open_store
 
 # Prints a line after each commit; commits as often as it can.
 REPORT = """
 import sys
-from skild_phys.simulate import chain
+from skild_phys.simulation import chain
 chain.COMMIT_SECONDS = 0.01
 plain = chain.StoreWriter.commit
 def commit(*arguments, **options):
@@ -35,8 +35,8 @@ KILLED_OFTEN = """
 import json, os, random, signal, sys, time
 from pathlib import Path
 from skild_phys.cli.simulate import compile_kernels
-from skild_phys.simulate import chain
-from skild_phys.simulate.spec import SimulationSpec
+from skild_phys.simulation import chain
+from skild_phys.simulation.spec import SimulationSpec
 from skild_phys.store import open_store
 path, options, kills, seed = json.loads(sys.argv[1])
 chain.COMMIT_SECONDS = 0.0
@@ -193,7 +193,7 @@ def test_second_interrupt_ends_a_kernel_that_still_runs() -> None:
 import numpy as np
 from skild_phys.cli.options import interruptible
 from skild_phys.rng import kernel_state
-from skild_phys.simulate.wolff import wolff
+from skild_phys.simulation.wolff import wolff
 spins, state = np.ones((8, 8), np.int8), kernel_state(1)
 wolff(spins, 2.0, state, 1)
 with interruptible():

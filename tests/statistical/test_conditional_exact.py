@@ -30,7 +30,7 @@ from skild_phys.lattice.coarsen import (
 )
 from skild_phys.lattice.models import MODELS
 from skild_phys.rng import kernel_state
-from skild_phys.simulate.conditional import (
+from skild_phys.simulation.conditional import (
     CONDITIONAL_RULES,
     Chain,
     Law,
@@ -38,9 +38,9 @@ from skild_phys.simulate.conditional import (
     sample_conditional,
     sampler,
 )
-from skild_phys.simulate.conditional.blocks import Layout, split
-from skild_phys.simulate.conditional.draws import build_source
-from skild_phys.simulate.wolff import wolff
+from skild_phys.simulation.conditional.blocks import Layout, split
+from skild_phys.simulation.conditional.draws import build_source
+from skild_phys.simulation.wolff import wolff
 
 pytestmark = pytest.mark.statistical
 

@@ -19,16 +19,16 @@ from skild_phys.errorbars import (
 )
 from skild_phys.lattice.exact import kaufman_energy
 from skild_phys.lattice.models import MODELS
-from skild_phys.measure.four_point import connected_four_point, four_point_terms
-from skild_phys.measure.structure_factor import along_longest_axes
-from skild_phys.measure.thermodynamics import (
+from skild_phys.measurement.four_point import connected_four_point, four_point_terms
+from skild_phys.measurement.structure_factor import along_longest_axes
+from skild_phys.measurement.thermodynamics import (
     binder_cumulant,
     binder_ratio,
     magnetization_moments,
     second_moment_correlation_length,
 )
 from skild_phys.rng import kernel_state
-from skild_phys.simulate.wolff import wolff
+from skild_phys.simulation.wolff import wolff
 
 pytestmark = pytest.mark.statistical
 REPETITIONS = 1000

@@ -23,7 +23,7 @@ from test_samplers import correlation_scores
 from skild_phys.lattice.models import MODELS, Model
 from skild_phys.lattice.torus import neighbour_rows, row_parity
 from skild_phys.rng import VECTOR, below, emit_next, next_u64
-from skild_phys.simulate import (
+from skild_phys.simulation import (
     metropolis,
     multispin,
     potts,
@@ -31,8 +31,8 @@ from skild_phys.simulate import (
     swendsen_wang_runs,
     wolff,
 )
-from skild_phys.simulate.algorithms import get_algorithm
-from skild_phys.simulate.checkerboard import LAZINESS
+from skild_phys.simulation.algorithms import get_algorithm
+from skild_phys.simulation.checkerboard import LAZINESS
 from skild_phys.vectors import constant
 
 pytestmark = pytest.mark.statistical

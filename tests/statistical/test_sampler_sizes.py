@@ -33,7 +33,7 @@ from test_sampler_faults import until_flipped, wrong_bond, wrong_boundary
 
 from skild_phys.lattice.exact import kaufman_energy, kaufman_specific_heat
 from skild_phys.lattice.models import MODELS, Model
-from skild_phys.simulate import metropolis, swendsen_wang
+from skild_phys.simulation import metropolis, swendsen_wang
 
 pytestmark = pytest.mark.statistical
 

@@ -29,7 +29,7 @@ from sampler_helpers import ISING, ISING_3D, TC, TC_3D, p_value, sample, states
 from skild_phys.lattice.models import MODELS, Model
 from skild_phys.lattice.torus import equal_bonds
 from skild_phys.rng import lane_state
-from skild_phys.simulate.swendsen_wang import swendsen_wang
+from skild_phys.simulation.swendsen_wang import swendsen_wang
 
 pytestmark = pytest.mark.statistical
 

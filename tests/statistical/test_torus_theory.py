@@ -16,14 +16,14 @@ import pytest
 
 from skild_phys.errorbars import jackknife
 from skild_phys.lattice.models import MODELS
-from skild_phys.measure.agreement import Agreement, agreement_of
-from skild_phys.measure.observables import Observable, observables
-from skild_phys.measure.rows import rows_of
-from skild_phys.measure.statistics import Statistics, collect
-from skild_phys.measure.system import System
-from skild_phys.measure.theory import theory
-from skild_phys.simulate.chain import simulate
-from skild_phys.simulate.spec import SimulationSpec
+from skild_phys.measurement.agreement import Agreement, agreement_of
+from skild_phys.measurement.observables import Observable, observables
+from skild_phys.measurement.rows import rows_of
+from skild_phys.measurement.statistics import Statistics, collect
+from skild_phys.measurement.system import System
+from skild_phys.measurement.theory import theory
+from skild_phys.simulation.chain import simulate
+from skild_phys.simulation.spec import SimulationSpec
 from skild_phys.store import open_store
 
 pytestmark = pytest.mark.statistical

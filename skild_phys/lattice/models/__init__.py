@@ -1,7 +1,7 @@
 """Lattice models: what the Hamiltonian is and where it is critical, a model (family) a file.
 
 A further model is a file here, with an instance in `MODELS`, and samplers of its own in
-`simulate`; nothing of another model changes.
+`simulation`; nothing of another model changes.
 """
 
 from __future__ import annotations

@@ -1,0 +1,145 @@
+"""Clusters of a lattice: geometric, of equal neighbours, and Fortuin-Kasteleyn's.
+
+A geometric cluster joins neighbours that are equal. An FK cluster joins equal neighbours with
+probability 1 - exp(-E / T) only, E the energy between an equal and an unequal pair (2 J of
+Ising spins, J of Potts states): C. Fortuin and P. Kasteleyn, Physica 57, 536 (1972). Of FK
+clusters the mean size sum s^2 / N is the susceptibility, exactly.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from skild_phys.lattice.torus import neighbour_rows
+from skild_phys.rng import BITS_BLOCK, LANES, MEASUREMENT, fill_bits, lane_state
+from skild_phys.simulation.swendsen_wang import draw_bonds, label_clusters
+from skild_phys.simulation.wolff import bond_threshold
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Clusters:
+    """What is known of the clusters of n lattices of N sites.
+
+    Attributes
+    ----------
+    density : (n, bins) float64, clusters of a size per site and per unit of size, averaged over
+        the sizes of a bin (`size_edges`); the largest cluster is among them.
+    largest : (n,) float64, share of the sites that the largest cluster holds.
+    mean_size : (n,) float64, sum over clusters of s^2 / N: the mean size of a site's cluster.
+    """
+
+    density: Array
+    largest: Array
+    mean_size: Array
+
+
+@functools.lru_cache(maxsize=8)
+def size_edges(sites: int) -> NDArray[np.int64]:
+    """Return the edges 1, 2, 3, 4, 6, 8, 12 .. of bins of cluster sizes; the last is sites + 1."""
+    edges = [1]
+    step = 1
+    while edges[-1] <= sites:
+        edges.append(2 * step)
+        if step > 0 and 3 * step <= sites:
+            edges.append(3 * step)
+        step *= 2
+    kept = np.unique([e for e in edges if e <= sites] + [sites + 1])
+    return np.asarray(kept, dtype=np.int64)
+
+
+def bin_sizes(sites: int) -> Array:
+    """Return the geometric mean of the smallest and the largest size in each bin."""
+    edges = size_edges(sites)
+    return np.sqrt(edges[:-1] * (edges[1:] - 1.0))
+
+
+def geometric_clusters(lattices: NDArray[np.int8], dimension: int) -> Clusters:
+    """Return the geometric clusters of lattices (n, *shape) of spins or states, on a torus."""
+    return _measure(lattices, dimension, None, np.zeros((len(lattices), 4, LANES), dtype=np.uint64))
+
+
+def fk_clusters(
+    lattices: NDArray[np.int8],
+    dimension: int,
+    temperature: float,
+    q: int = 0,
+    *,
+    seed: int,
+    index: NDArray[np.int64],
+) -> Clusters:
+    """Return Fortuin-Kasteleyn clusters of lattices, on a torus.
+
+    Parameters
+    ----------
+    lattices : (n, *shape) int8; spins +-1 or Potts states.
+    dimension : of a lattice.
+    temperature : in J / k_B.
+    q : states of the Potts model; 0 for Ising spins.
+    seed, index : bonds of lattice i are drawn from the stream (MEASUREMENT, index[i]) of `seed`.
+    """
+    states = np.stack([lane_state(seed, MEASUREMENT, int(i)) for i in index])
+    threshold = int(bond_threshold(1.0 if q else 2.0, temperature))
+    return _measure(lattices, dimension, threshold, states)
+
+
+def _measure(
+    lattices: NDArray[np.int8],
+    dimension: int,
+    threshold: int | None,
+    states: NDArray[np.uint64],
+) -> Clusters:
+    """Measure clusters; without a threshold all bonds between equal neighbours hold."""
+    shape = lattices.shape[-dimension:]
+    sites, n = math.prod(shape), len(lattices)
+    edges = size_edges(sites)
+    rows = np.ascontiguousarray(lattices).reshape(n, -1, shape[-1])
+    before = np.ascontiguousarray(neighbour_rows(shape)[:, ::2])
+    place = (np.searchsorted(edges, np.arange(sites + 1), side="right") - 1).astype(np.int32)
+    counts = np.zeros((n, len(edges) - 1), dtype=np.int64)
+    totals = np.zeros((n, 2))
+    numbers = max(sites * dimension, 2)
+    words = np.zeros(-(-numbers // (2 * BITS_BLOCK)) * BITS_BLOCK, dtype=np.uint64)
+    limit = np.uint32(1 if threshold is None else threshold)
+    drawn = threshold is not None
+    _count_clusters(rows, before, limit, drawn, states, words, place, counts, totals)
+    density = counts / (np.diff(edges) * float(sites))
+    return Clusters(density, totals[:, 0] / sites, totals[:, 1] / sites)
+
+
+@njit(cache=True, nogil=True)
+def _count_clusters(  # type: ignore[no-untyped-def]
+    rows, before, threshold, drawn, states, words, place, counts, totals
+):
+    lattices, height, width = rows.shape
+    bonds = np.empty((height, width), dtype=np.uint8)
+    parent = np.empty(height * width, dtype=np.uint32)
+    size = np.empty(height * width, dtype=np.uint32)
+    todo = np.empty(width + 1, dtype=np.uint32)
+    for n in range(lattices):
+        if drawn:
+            fill_bits(states[n], words)
+        draw_bonds(rows[n], before, threshold, words, bonds)
+        label_clusters(bonds, before, parent, todo)
+        size[:] = 0
+        # A parent stands before its child: by then it points at its root.
+        for site in range(parent.size):
+            root = parent[np.uint64(parent[site])]
+            parent[site] = root
+            size[root] += np.uint32(1)
+        largest, squares = 0.0, 0.0
+        for site in range(parent.size):
+            if size[site] != 0:
+                counts[n, place[size[site]]] += 1
+                s = np.float64(size[site])
+                squares += s * s
+                largest = max(largest, s)
+        totals[n, 0] = largest
+        totals[n, 1] = squares

@@ -1,0 +1,230 @@
+"""Observables of one size over temperature, by reweighting, with jackknife bins."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.interpolate import CubicSpline
+from scipy.optimize import brentq
+
+from skild_phys.errors import BadInput
+from skild_phys.measurement.lattices import Lattices, hamiltonian
+from skild_phys.measurement.reweighting import effective_share, free_energies, log_weights
+from skild_phys.measurement.rows import rows_of
+from skild_phys.measurement.shells import Array
+from skild_phys.measurement.statistics import collect
+from skild_phys.measurement.system import System
+
+_FEWEST_POINTS = 8
+_GRID = 33  # temperatures of a curve, between which a cubic spline interpolates
+_LEAST_BETWEEN = 0.9  # between runs the share may fall to a tenth of that at the ends
+_SHARE = 0.3  # of a run's samples that weights must still make use of at the ends of a curve
+
+
+@dataclass(frozen=True)
+class Number:
+    """A value with its standard error."""
+
+    value: float
+    error: float
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Observables of one size over temperature, of all samples and with each bin left out.
+
+    Attributes
+    ----------
+    side, samples : L, and how many lattices.
+    simulated : temperatures that were simulated.
+    temperature : (n,) temperatures in J / k_B.
+    values : name -> (1 + bins, n); row 0 is of all samples.
+    """
+
+    side: int
+    samples: int
+    simulated: tuple[float, ...]
+    temperature: Array
+    values: dict[str, Array]
+    _splines: dict[str, CubicSpline] = field(default_factory=dict, compare=False)
+
+    def spline(self, name: str) -> CubicSpline:
+        """Return the interpolation of an observable, with values (1 + bins,)."""
+        if name not in self._splines:
+            self._splines[name] = CubicSpline(self.temperature, self.values[name], axis=1)
+        return self._splines[name]
+
+    def error(self, name: str) -> Array:
+        """Return the jackknife error over the bins, (n,)."""
+        return jackknife_error(self.values[name])
+
+
+def jackknife_error(values: Array) -> Array:
+    """Return the error from (1 + bins, ...) values, the first of all samples."""
+    bins = len(values) - 1
+    return np.asarray(np.sqrt((bins - 1) * values[1:].var(axis=0)))
+
+
+def over_sizes(values: Sequence[Array]) -> Number:
+    """Return a function of several sizes from its values (1 + bins,), one size jackknifed each."""
+    total = sum(float(jackknife_error(v)) ** 2 for v in values)
+    return Number(float(values[0][0]), math.sqrt(total))
+
+
+def by_side(stores: Sequence[Lattices], bins: int) -> dict[int, list[Lattices]]:
+    """Return the stores by their side; raises BadInput for what cannot be scaled."""
+    found: dict[int, list[Lattices]] = {}
+    first = hamiltonian(stores[0]) if stores else None
+    for store in stores:
+        model, temperature = hamiltonian(store), store.attrs.get("temperature")
+        if model is None or not isinstance(temperature, float | int):
+            raise BadInput("STORE", str(store.path), "lattices of a Hamiltonian at a temperature")
+        if first is not None and model.name != first.name:
+            raise BadInput("STORE", str(store.path), f"lattices of {first.name}, as the first ones")
+        if len(set(store.shape)) != 1:
+            size = "x".join(map(str, store.shape))
+            raise BadInput("STORE", str(store.path), f"lattices with equal sides, not {size}")
+        if not 2 <= bins <= store.n_samples:
+            raise BadInput("--bins", bins, f"2 to {store.n_samples}, the lattices of {store.path}")
+        if any(
+            store.path.resolve() == other.path.resolve() for other in stores if other is not store
+        ):
+            raise BadInput("STORE", str(store.path), "every store once")
+        found.setdefault(store.shape[0], []).append(store)
+    if len(found) < 2:
+        names = ", ".join(store.path.name for store in stores)
+        raise BadInput("STORES", names, "lattices of two sizes or more")
+    return found
+
+
+@dataclass(frozen=True)
+class _Samples:
+    """Of every lattice of one size: total energy, run, bin, and averages (n, ...)."""
+
+    energy: Array
+    run: NDArray[np.int64]
+    bin: NDArray[np.int64]
+    averages: Array
+    beta: Array
+
+
+def _samples(
+    stores: Sequence[Lattices],
+    bins: int,
+    lowest: int,
+    threads: int,
+    progress: Callable[[int], None] | None,
+) -> _Samples:
+    """Read m^2, m^4 and S at the lowest wave numbers of every lattice; bins are in time order."""
+    energy, run, bin_of, averages, beta = [], [], [], [], []
+    for number, store in enumerate(stores):
+        system, n = System.of(store), store.n_samples
+        found = collect(
+            store, system, np.arange(n), n,
+            needed=("energy", "moments", "along_k"), threads=threads, progress=progress,
+        ).rows  # fmt: skip
+        energy.append(found["energy"][:, 0] * system.sites)
+        averages.append(np.hstack([found["moments"][:, 2:], found["along_k"][:, : lowest + 1]]))
+        bin_of.append(_bins_of(store, bins))
+        run.append(np.full(n, number))
+        beta.append(1.0 / system.temperature)
+    return _Samples(
+        np.concatenate(energy),
+        np.concatenate(run),
+        np.concatenate(bin_of),
+        np.concatenate(averages),
+        np.array(beta),
+    )
+
+
+def _bins_of(store: Lattices, bins: int) -> NDArray[np.int64]:
+    """Return the bin of each lattice, in time order; refinements of one parent share theirs."""
+    rows = rows_of(store, store.n_samples)
+    if bins > rows.size:
+        raise BadInput("--bins", bins, f"2 to {rows.size}, the parents of {store.path}")
+    order = np.arange(rows.size)
+    if rows.chains is not None:
+        order = np.lexsort((rows.chains.draw, rows.chains.chain))
+    of_row = np.empty(rows.size, dtype=np.int64)
+    of_row[order] = np.arange(rows.size) * bins // rows.size
+    return of_row[rows.label]
+
+
+def curve_of(
+    side: int,
+    stores: Sequence[Lattices],
+    bins: int,
+    lowest: int,
+    threads: int,
+    progress: Callable[[int], None] | None,
+) -> Curve:
+    """Return the curve of one size; `lowest` is how many wave numbers it knows S(k) at."""
+    samples = _samples(stores, bins, lowest, threads, progress)
+    shift = samples.energy.mean()
+    energy = samples.energy - shift
+    runs = len(samples.beta)
+    count = np.bincount(samples.run, minlength=runs).astype(np.float64)
+    free = free_energies(energy, samples.beta, count)
+    temperature = _reach(side, energy, samples.beta, count, free)
+    means = []
+    for left_out in range(-1, bins):
+        kept = samples.bin != left_out
+        number = np.bincount(samples.run[kept], minlength=runs).astype(np.float64)
+        own = free_energies(energy[kept], samples.beta, number, free)
+        weights = np.exp(log_weights(energy[kept], samples.beta, number, own, 1 / temperature))
+        means.append(weights @ samples.averages[kept] / weights.sum(axis=1, keepdims=True))
+    values = _observables(np.array(means), side)
+    finite = np.all([np.isfinite(v).all(axis=0) for v in values.values()], axis=0)
+    if finite.sum() < _FEWEST_POINTS:
+        raise BadInput("STORES", f"lattices of L = {side}", "more of them, that differ")
+    inside = np.flatnonzero(finite)
+    if len(inside) != inside[-1] - inside[0] + 1:
+        raise BadInput("STORES", f"lattices of L = {side}", "more of them, nearer to Tc")
+    return Curve(
+        side,
+        len(energy),
+        tuple(sorted(float(t) for t in 1.0 / samples.beta)),
+        temperature[inside],
+        {name: v[:, inside] for name, v in values.items()},
+    )
+
+
+def _observables(means: Array, side: int) -> dict[str, Array]:
+    m2, m4, zero, *powers = np.moveaxis(means, -1, 0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        length = np.sqrt(zero / powers[0] - 1) / (2 * np.sin(np.pi / side))
+        found = {
+            "binder_cumulant": 1 - m4 / (3 * m2**2),
+            "xi_over_l": length / side,
+            "log_susceptibility": np.log(zero),
+        }
+        return found | {f"log_power_{j}": np.log(power) for j, power in enumerate(powers, 1)}
+
+
+def _reach(side: int, energy: Array, beta: Array, count: Array, free: Array) -> Array:
+    """Return temperatures as far out as weights still use `_SHARE` of a run's samples."""
+    least = _SHARE / len(np.unique(beta))
+
+    def used(inverse: float) -> float:
+        logs = log_weights(energy, beta, count, free, np.array([inverse]))
+        return float(effective_share(np.exp(logs))[0]) - least
+
+    ends = []
+    spread = 1.0 / max(float(energy.std()), 1e-12)
+    for start, sign in ((float(beta.max()), 1.0), (float(beta.min()), -1.0)):
+        step = 0.1 * spread
+        while used(start + sign * step) > 0 and step < 0.5 * start:
+            step *= 1.5
+        low, high = start, start + sign * step
+        ends.append(brentq(used, low, high) if used(low) > 0 > used(high) else high)
+    for cold, hot in pairwise(np.unique(1.0 / beta)):
+        middle = 0.5 * (1.0 / cold + 1.0 / hot)
+        if used(middle) < -_LEAST_BETWEEN * least:
+            texts = f"energies of L = {side} at T = {cold:.5g} and {hot:.5g}"
+            raise BadInput("STORES", texts, "temperatures so near that they overlap")
+    return np.linspace(1.0 / ends[0], 1.0 / ends[1], _GRID)

@@ -1,0 +1,351 @@
+"""The loop that runs Markov chains and commits their samples to a store.
+
+Units advance by themselves, each a few draws at a time, and run up to two blocks of samples ahead
+of the last commit. A block is committed when all its samples are there, on a thread of its own,
+while the next ones are computed. Where commits fall does not change a byte.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import queue
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skild_phys.errors import BadInput, Interrupted, StoreError
+from skild_phys.files import AnyPath
+from skild_phys.simulation.burn_in import burn_in
+from skild_phys.simulation.executors import Executor, dask, threads
+from skild_phys.simulation.spec import SETTLED, SimulationSpec, check_whole
+from skild_phys.simulation.unit import Samples, Unit, draw
+from skild_phys.store import LatticeStore, StoreWriter, create_store, open_store
+
+COMMIT_SECONDS = 5.0
+"""About how much work a kill may cost."""
+
+_BLOCK_BYTES = 2**25
+_CHUNK_BYTES = 2**30
+_AHEAD = 2
+_POLL_SECONDS = 0.1
+
+Note = Callable[[str], None]
+
+
+@dataclass
+class _Block:
+    """Samples first .. last - 1, with what each unit has made of them."""
+
+    first: int
+    last: int
+    units: int
+    parts: dict[int, Samples] = field(default_factory=dict)
+    began: float = field(default_factory=time.monotonic)
+
+    @property
+    def whole(self) -> bool:
+        return len(self.parts) == self.units
+
+
+class _Run:
+    """One run of the loop: what has been made, what is on its way, what is committed."""
+
+    def __init__(
+        self,
+        spec: SimulationSpec,
+        writer: StoreWriter,
+        units: list[Unit],
+        run: Executor,
+        progress: Callable[[int], None],
+    ) -> None:
+        self.spec, self.writer, self.units, self.run = spec, writer, units, run
+        self.region = writer.region() if run.remote else None
+        self.progress = progress
+        self.blocks: list[_Block] = []
+        self.gone = 0  # blocks committed
+        self.rounds = 1  # in the next block
+        self.at = [0] * spec.units  # the block each unit works on next
+        self.made = [spec.made(unit, writer.committed) for unit in range(spec.units)]
+        self.busy: set[int] = set()
+        self.events: queue.SimpleQueue[tuple[int | None, Future[Any]]] = queue.SimpleQueue()
+        self.committing = False
+
+    def _block(self, number: int) -> _Block | None:
+        """Return a block, making the next one if there is more to do."""
+        if number < len(self.blocks):
+            return self.blocks[number]
+        first = self.blocks[-1].last if self.blocks else self.writer.committed
+        if first >= self.spec.n_samples:
+            return None
+        size = self.spec.units * self.spec.stretch
+        last = min((first // size + self.rounds) * size, self.spec.n_samples)
+        busy = [u for u in range(self.spec.units) if any(self.spec.stretches(u, first, last))]
+        self.blocks.append(_Block(first, last, len(busy)))
+        return self.blocks[number]
+
+    def feed(self) -> None:
+        """Give every idle unit its next piece of work, unless it is far ahead."""
+        for unit in range(self.spec.units):
+            while unit not in self.busy and self.at[unit] < self.gone + _AHEAD:
+                block = self._block(self.at[unit])
+                if block is None:
+                    break
+                stretches = list(self.spec.stretches(unit, block.first, block.last))
+                if not stretches:
+                    self.at[unit] += 1
+                    continue
+                self._submit(unit, stretches)
+
+    def _submit(self, unit: int, stretches: list[tuple[int, int]]) -> None:
+        self.busy.add(unit)
+        work = self.run.submit(
+            draw, self.spec, unit, self.units[unit], self.made[unit], stretches, self.region,
+            tick=self.progress,
+        )  # fmt: skip
+        work.add_done_callback(lambda done: self.events.put((unit, done)))
+
+    def receive(self, unit: int, samples: Samples) -> None:
+        """Take in what a unit has made."""
+        self.blocks[self.at[unit]].parts[unit] = samples
+        self.units[unit] = samples.unit
+        self.made[unit] += len(samples.energy)
+        self.at[unit] += 1
+        self.busy.discard(unit)
+        if self.run.remote:
+            self.progress(len(samples.energy))
+
+    def commit(self, pool: ThreadPoolExecutor) -> None:
+        """Start to commit the next block, if it is whole and none is being committed."""
+        if self.committing or self.gone == len(self.blocks) or not self.blocks[self.gone].whole:
+            return
+        block = self.blocks[self.gone]
+        state = {
+            "spins": np.concatenate([self._state(u, block).lattices for u in range(len(self.at))]),
+            "rng": np.stack([self._state(u, block).rng for u in range(len(self.at))]),
+        }
+        arrays = self._arrays(block)
+        written = block.last - block.first if self.run.remote else None
+        self.committing = True
+        job = pool.submit(self.writer.commit, arrays, state, written=written)
+        job.add_done_callback(lambda done: self.events.put((None, done)))
+
+    def _state(self, unit: int, block: _Block) -> Unit:
+        """Return a unit as it stands after a block, though it may be ahead by now."""
+        if unit in block.parts:
+            return block.parts[unit].unit
+        # It has made none of this block's samples: it stands where the last block left it.
+        return self._before[unit]
+
+    def start(self) -> None:
+        """Remember how the units stand at the last commit."""
+        self._before = list(self.units)
+
+    def committed(self) -> None:
+        """Drop a block that is in the store, and see how many draws the next ones should have."""
+        block = self.blocks[self.gone]
+        for unit, part in block.parts.items():
+            self._before[unit] = part.unit
+        seconds = (time.monotonic() - block.began) / _AHEAD
+        size = self.spec.units * self.spec.stretch * self.spec.sites
+        if seconds < COMMIT_SECONDS / 2 and size * self.rounds * 2 <= _BLOCK_BYTES:
+            self.rounds *= 2
+        elif seconds > COMMIT_SECONDS * 2:
+            self.rounds = max(1, self.rounds // 2)
+        block.parts.clear()
+        block.units = 0
+        self.gone += 1
+        self.committing = False
+
+    def _arrays(self, block: _Block) -> dict[str, NDArray[Any]]:
+        spec, count = self.spec, block.last - block.first
+        model, replicas = spec.system, spec.kernel.replicas
+        arrays: dict[str, NDArray[Any]] = {
+            "energy": np.empty(count),
+            "magnetization": np.empty(count),
+            "chain": np.empty(count, dtype=np.int32),
+            "draw": np.empty(count, dtype=np.int64),
+        }
+        if not self.run.remote:
+            arrays[model.field] = np.empty((count, *spec.shape), dtype=np.int8)
+        for unit, part in block.parts.items():
+            used = 0
+            for number, (start, stop) in enumerate(spec.stretches(unit, block.first, block.last)):
+                here = slice(start - block.first, stop - block.first)
+                rows = slice(used, used + stop - start)
+                arrays["energy"][here] = part.energy[rows]
+                arrays["magnetization"][here] = part.magnetization[rows]
+                place = spec.made(unit, start) + np.arange(stop - start)
+                arrays["chain"][here] = unit * replicas + place % replicas
+                arrays["draw"][here] = place // replicas
+                if not self.run.remote:
+                    arrays[model.field][here] = part.lattices[number]
+                used = rows.stop
+        return arrays
+
+    def loop(self) -> None:
+        """Run until every sample is committed; raises Interrupted once told to stop."""
+        with ThreadPoolExecutor(1) as pool:
+            self.start()
+            while self.writer.committed < self.spec.n_samples or self.committing:
+                self.feed()
+                self.commit(pool)
+                try:
+                    unit, done = self.events.get(timeout=_POLL_SECONDS)
+                except queue.Empty:
+                    pass
+                else:
+                    if unit is None:
+                        done.result()
+                        self.committed()
+                    else:
+                        self.receive(unit, done.result())
+                if self.run.stop():
+                    raise Interrupted("stopped")
+
+
+def _restored(spec: SimulationSpec, state: Mapping[str, NDArray[Any]]) -> list[Unit]:
+    lattices = np.ascontiguousarray(state["spins"], dtype=np.int8)
+    replicas = spec.kernel.replicas
+    return [
+        Unit(lattices[u * replicas : (u + 1) * replicas], np.array(rng, dtype=np.uint64))
+        for u, rng in enumerate(state["rng"])
+    ]
+
+
+def _go(
+    spec: SimulationSpec,
+    writer: StoreWriter,
+    run: Executor,
+    progress: Callable[[int], None],
+    note: Note,
+) -> None:
+    unsettled = [name for name in SETTLED if getattr(spec, name) is None]
+    try:
+        if writer.committed:
+            there = writer.attributes
+            found = {name: there[name] for name in unsettled if name in there}
+            spec, units = dataclasses.replace(spec, **found), _restored(spec, writer.state)
+        else:
+            spec, units = burn_in(spec, run, note)
+            found = {name: getattr(spec, name) for name in unsettled}
+            writer.settle({name: value for name, value in found.items() if value is not None})
+        note("")
+        _Run(spec, writer, units, run, progress).loop()
+    except Interrupted:
+        kept = f"interrupted: {writer.committed} of {spec.n_samples} samples are kept in "
+        what = "goes on from there" if writer.committed else "begins the burn-in again"
+        raise Interrupted(
+            f"{kept}{writer.path}; the same command, without --overwrite, {what}"
+        ) from None
+
+
+def _check_measured(spec: SimulationSpec, writer: StoreWriter) -> None:
+    """Raise BadInput if a measured spacing is asked for, and the store's own was given."""
+    there = writer.attributes
+    for name, option in (("every", "--every"), ("burn_in", "--burn-in")):
+        if writer.committed and getattr(spec, name) is None and "tau_energy" not in there:
+            accepted = f"{there.get(name)}, as it was given for {writer.path}"
+            raise BadInput(option, "measured", accepted)
+
+
+def _begun(spec: SimulationSpec, path: AnyPath) -> tuple[SimulationSpec, int | None]:
+    """Return the spec with the stint of a store at `path`, and that store's chunk size."""
+    try:
+        store = open_store(path)
+    except StoreError:
+        return spec, None  # none, or one that create_store will find fault with
+    if spec.stint is None and isinstance(store.attrs.get("stint"), int):
+        spec = dataclasses.replace(spec, stint=store.attrs["stint"])
+    return spec, store.chunk
+
+
+@contextlib.contextmanager
+def _executor(
+    spec: SimulationSpec, count: int | None, address: str | None, stop: Callable[[], bool]
+) -> Iterator[Executor]:
+    if address is None:
+        with threads(min(count, spec.units) if count else None, stop) as local:
+            yield local
+    else:
+        with dask(address, stop) as remote:
+            yield remote
+
+
+def simulate(
+    spec: SimulationSpec,
+    path: AnyPath,
+    *,
+    chunk: int | None = None,
+    n_threads: int | None = None,
+    cluster: str | None = None,
+    overwrite: bool = False,
+    attrs: Mapping[str, Any] | None = None,
+    stop: Callable[[], bool] = lambda: False,
+    progress: Callable[[int], None] = lambda count: None,
+    note: Note = lambda text: None,
+) -> LatticeStore:
+    """Simulate into a store, or go on with one that the same parameters began.
+
+    Parameters
+    ----------
+    spec : what is simulated.
+    path : of the store.
+    chunk : samples in a chunk of the store; by default what a unit makes in a row.
+    n_threads : units that run at once (default: one a core); changes no sample.
+    cluster : address of a dask scheduler, or `local:N`; None for threads. Changes no byte.
+    overwrite : start afresh even if a store lies at `path`.
+    attrs : more attributes for the store (command line, versions).
+    stop : asked several times a second; when it says so the run ends at its last commit.
+    progress : called with the number of samples just drawn.
+    note : called with how far the burn-in is.
+
+    Returns
+    -------
+    The finished store, open for reading. Raises BadInput, StoreError, WriteError as
+    `create_store` does, and Interrupted once `stop` says so.
+    """
+    if chunk is not None:
+        check_whole("--chunk", chunk)
+    if n_threads is not None:
+        check_whole("--threads", n_threads)
+        if cluster is not None:
+            raise BadInput("--threads", n_threads, "nothing with --dask: its workers are at work")
+    if not overwrite:
+        spec, kept = _begun(spec, path)
+        chunk = chunk or kept
+    spec = spec.with_stint()
+    chunk = chunk or spec.default_chunk()
+    if chunk * spec.sites > _CHUNK_BYTES:
+        raise BadInput("--chunk", chunk, f"at most {_CHUNK_BYTES // spec.sites}: a chunk of 1 GiB")
+    if cluster is not None and spec.stretch % chunk:
+        accepted = f"a divisor of {spec.stretch} with --dask: workers write whole chunks"
+        raise BadInput("--chunk", chunk, accepted)
+    known = {k: v for k, v in spec.attributes().items() if v is not None}
+    model = spec.system
+    with (
+        # First of all: an address where nobody answers must leave nothing behind.
+        _executor(spec, n_threads, cluster, stop) as run,
+        create_store(
+            path,
+            field=model.field,
+            n_samples=spec.n_samples,
+            shape=spec.shape,
+            chunk=chunk,
+            attrs={**known, **(attrs or {})},
+            variables=("energy", "magnetization", "chain", "draw"),
+            q=len(model.values) if model.field == "states" else 0,
+            unsettled=[name for name in SETTLED if getattr(spec, name) is None],
+            overwrite=overwrite,
+        ) as writer,
+    ):
+        _check_measured(spec, writer)
+        if writer.committed < spec.n_samples:
+            _go(spec, writer, run, progress, note)
+    return open_store(Path(path))

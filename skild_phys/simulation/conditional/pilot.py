@@ -1,0 +1,166 @@
+"""How many sweeps a lattice needs: a pilot measures tau on a few, then the number is frozen.
+
+A few chains run until their second half is long against every autocorrelation time seen in it.
+Watched are, block by block, what moves slowly inside a block (how unequal its halves are along
+each axis, and for majority and decimation its total), and of each lattice the energy and the mean
+squares of these. The pilot has streams of its own and depends on the coarse lattices, the law and
+the seed alone, so that a run that is resumed finds the same number.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from skild_phys.errorbars import ROUNDING, Array, Chains, integrated_autocorrelation_time
+from skild_phys.simulation.conditional.blocks import moved
+from skild_phys.simulation.conditional.law import Given, Law
+from skild_phys.simulation.conditional.sampler import Chain, Stop, fill_chain, never, run
+
+TAUS = 20
+"""Sweeps a lattice over the largest tau: what is left of the random fill is of order exp(-20)."""
+
+LEAST_SWEEPS = 32
+
+_SITES = 2**18  # of all chains of a pilot together, at most; at least one lattice
+_MOST_CHAINS = 8
+_RECORDS = 512
+_TAUS_MEASURED = 50  # in the second half
+_MOST_SWEEPS = 2**17
+_MOST_BLOCKS = 128  # a chain; more add cost, hardly precision
+
+
+@dataclass(frozen=True)
+class Pilot:
+    """The largest tau, in sweeps and one standard error up, and the sweeps that follow from it."""
+
+    tau: float
+    sweeps: int
+
+
+@njit(cache=True, nogil=True)
+def _equal_bonds(cells, layout):  # type: ignore[no-untyped-def]
+    """Return the number of bonds between equal neighbours."""
+    bonds, sides = layout.bonds, layout.sides
+    n, positions = np.uint64(layout.ahead.shape[1]), bonds.shape[0]
+    total = 0
+    for p in range(positions):
+        site = np.uint64(p) * n
+        for column in range(1, bonds.shape[1], 2):
+            other = bonds[p, column]
+            if other >= 0:
+                up = np.uint64(other) * n
+            else:
+                up = moved(cells, sides, n, positions, np.uint64(~other) * n, column)
+            for i in range(n):
+                total += cells[site + i] == cells[up + i]
+    return total
+
+
+@njit(cache=True, nogil=True)
+def _block_moments(cells, layout, step, state, moments):  # type: ignore[no-untyped-def]
+    """Write of every `step`-th block the sites in `state`, and along each axis upper less lower.
+
+    `moments` (d + 1, blocks) int32: first the differences of the halves, then the total.
+    """
+    place, n = layout.place, layout.ahead.shape[1]
+    d = place.shape[1]
+    moments[:] = 0
+    for p in range(place.shape[0]):
+        for i in range(moments.shape[1]):
+            there = np.int32(cells[p * n + i * step] == state)
+            for axis in range(d):
+                twice = 2 * place[p, axis] + 1
+                moments[axis, i] += there * (
+                    np.int32(twice > layout.factor) - np.int32(twice < layout.factor)
+                )
+            moments[d, i] += there
+
+
+def _record(chain: Chain) -> tuple[list[float], NDArray[np.int32]]:
+    """Return (energy and mean squares of a lattice, the moments of its blocks and all states)."""
+    law, layout = chain.law, chain.law.layout
+    n = layout.ahead.shape[1]
+    step = -(-n // _MOST_BLOCKS)
+    moments = np.empty((law.states - 1, len(law.shape) + 1, -(-n // step)), dtype=np.int32)
+    for state in range(law.states - 1):
+        _block_moments(chain.cells, layout, step, state, moments[state])
+    squares = (moments.astype(np.float64) ** 2).mean(axis=(0, 2))
+    energy = float(_equal_bonds(chain.cells, layout))
+    return [energy, float(squares[:-1].mean()), float(squares[-1])], moments
+
+
+class _Watch:
+    """Chains and their records, every `stride` sweeps."""
+
+    def __init__(self, chains: list[Chain], stop: Stop) -> None:
+        self.chains, self.stop, self.stride = chains, stop, 1
+        self.sweeps = 0
+        self.records: list[list[tuple[list[float], NDArray[np.int32]]]] = []
+
+    def extend(self) -> None:
+        """Run until there are `_RECORDS` records."""
+        while len(self.records) < _RECORDS:
+            for chain in self.chains:
+                run(chain, self.stride, self.stop)
+            self.sweeps += self.stride
+            self.records.append([_record(chain) for chain in self.chains])
+
+    def thin(self) -> None:
+        """Drop every other record."""
+        self.records, self.stride = self.records[1::2], 2 * self.stride
+
+    def tau(self) -> float:
+        """Return the largest tau of the second half, one standard error up, in records."""
+        half = self.records[len(self.records) // 2 :]
+        whole = np.array([[scalars for scalars, _ in row] for row in half])
+        blocks = np.array([[moments for _, moments in row] for row in half], dtype=np.float64)
+        blocks = np.moveaxis(blocks, -2, -1)  # records, chains, states, blocks, moments
+        return max(_tau(whole), _tau(blocks))
+
+
+def _tau(series: Array) -> float:
+    """Return the largest tau of series (records, .., observables), pooled over what lies between.
+
+    Every series has a mean of its own, given its coarse lattice.
+    """
+    records, observables = len(series), series.shape[-1]
+    centred = series - series.mean(axis=0)
+    # What a constraint holds fixed is off its mean by rounding alone, which is correlated for ever.
+    centred[np.abs(centred) <= ROUNDING * np.abs(series)] = 0.0
+    rows = centred.reshape(records, -1, observables)
+    chain, draw = np.meshgrid(np.arange(rows.shape[1]), np.arange(records), indexing="ij")
+    found = integrated_autocorrelation_time(
+        rows.transpose(1, 0, 2).reshape(-1, observables), Chains(chain.ravel(), draw.ravel())
+    )
+    return float((found.tau + found.error).max())
+
+
+def pilot_chains(n: int, law: Law) -> int:
+    """Return on how many of `n` coarse lattices a pilot runs."""
+    sites = law.sites * math.prod(law.shape)
+    return max(1, min(n, _MOST_CHAINS, _SITES // sites))
+
+
+def measure_sweeps(law: Law, givens: Sequence[Given], seed: int, stop: Stop = never) -> Pilot:
+    """Return the autocorrelation time of chains of `law`, and the sweeps that follow from it.
+
+    Parameters
+    ----------
+    givens : the first `pilot_chains` coarse lattices (`Law.read`).
+    seed : lattice i has the streams (seed; i, 5) and (seed; i, 6).
+    stop : asked every fraction of a second; raises Interrupted.
+    """
+    chains = [fill_chain(law, given, seed, i, pilot=True) for i, given in enumerate(givens)]
+    watch = _Watch(chains, stop)
+    watch.extend()
+    while (tau := watch.tau()) * _TAUS_MEASURED > _RECORDS / 2 and watch.sweeps < _MOST_SWEEPS:
+        watch.thin()
+        watch.extend()
+    tau = float(f"{tau * watch.stride:.3g}")
+    return Pilot(tau, max(LEAST_SWEEPS, math.ceil(TAUS * tau)))

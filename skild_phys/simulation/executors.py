@@ -1,0 +1,231 @@
+"""Where the work of the units is done: on threads of this process, or by dask on any machine.
+
+Both run the functions of `unit`, which share nothing: the same work gives the same bytes wherever,
+and however often, it is done.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import re
+import signal
+import socket
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from typing import Any
+
+from skild_phys.errors import BadInput, Interrupted, SkildPhysError
+from skild_phys.simulation.unit import Region
+
+_POLL_SECONDS = 0.1
+
+Stop = Callable[[], bool]
+
+
+class Executor(ABC):
+    """Runs work; `stop` is heard while it runs.
+
+    Attributes
+    ----------
+    at_once : pieces of work that can run at the same time.
+    remote : whether work must write its lattices itself, rather than return them.
+    """
+
+    at_once: int
+    remote: bool
+
+    def __init__(self, stop: Stop) -> None:
+        self.stop = stop
+
+    @abstractmethod
+    def submit(self, function: Callable[..., Any], *args: Any, **options: Any) -> Future[Any]:
+        """Start a piece of work; what it raises is raised by the future's `result`."""
+
+    def all(self, function: Callable[..., Any], jobs: Sequence[tuple[Any, ...]]) -> list[Any]:
+        """Return the results of a piece of work for each of `jobs`; raises Interrupted."""
+        futures = [self.submit(function, *job) for job in jobs]
+        while wait(futures, _POLL_SECONDS, FIRST_EXCEPTION).not_done:
+            if self.stop() or any(f.done() and f.exception() for f in futures):
+                break
+        if self.stop():
+            raise Interrupted("stopped")
+        for future in futures:
+            if future.done():
+                future.result()
+        return [future.result() for future in futures]
+
+
+class Threads(Executor):
+    """Threads of this process; the kernels release the interpreter's lock."""
+
+    remote = False
+
+    def __init__(self, threads: int, stop: Stop) -> None:
+        super().__init__(stop)
+        self.at_once = threads
+        self._ended = False
+        self._pool = ThreadPoolExecutor(threads)
+
+    def submit(self, function: Callable[..., Any], *args: Any, **options: Any) -> Future[Any]:
+        def halt() -> bool:
+            return self._ended or self.stop()
+
+        return self._pool.submit(function, *args, stop=halt, **options)
+
+    def close(self) -> None:
+        """End what still runs, soon, and the threads."""
+        self._ended = True
+        self._pool.shutdown(cancel_futures=True)
+
+
+class Dask(Executor):
+    """Workers of a dask.distributed scheduler; a worker that dies has its work done again."""
+
+    remote = True
+
+    def __init__(self, client: Any, address: str, stop: Stop) -> None:
+        super().__init__(stop)
+        self._client, self._address = client, address
+        self._tasks: set[Any] = set()
+        self.at_once = max(1, sum(client.nthreads().values()))
+
+    def submit(self, function: Callable[..., Any], *args: Any, **options: Any) -> Future[Any]:
+        options.pop("tick", None)
+        # A result is never taken from an earlier call: a rerun must write its region again.
+        task = self._client.submit(function, *args, pure=False, **options)
+        answer: Future[Any] = Future()
+        self._tasks.add(task)
+
+        def hand_over(done: Any) -> None:
+            self._tasks.discard(done)
+            try:
+                answer.set_result(done.result())
+            except BaseException as error:
+                answer.set_exception(self._in_one_line(error))
+
+        task.add_done_callback(hand_over)
+        return answer
+
+    def _in_one_line(self, error: BaseException) -> BaseException:
+        """Return what a user can mend as one of the package's errors, anything else as it is."""
+        name = type(error).__name__
+        if isinstance(error, SkildPhysError):
+            return error
+        if name in ("CancelledError", "FutureCancelledError", "CommClosedError"):
+            if self.stop():
+                return Interrupted("stopped")
+            accepted = "a scheduler that stays: it is gone; the same command goes on from the store"
+            return BadInput("--dask", self._address, accepted)
+        if name == "KilledWorker":
+            return BadInput("--dask", self._address, "workers that survive: several died of a task")
+        return error
+
+    def close(self) -> None:
+        """Call off what still runs, as far as workers hear of it."""
+        with contextlib.suppress(Exception):  # the scheduler may be gone
+            self._client.cancel(list(self._tasks), force=True)
+
+
+@contextlib.contextmanager
+def threads(count: int | None, stop: Stop) -> Iterator[Threads]:
+    """Open an executor on `count` threads of this process, by default one a core."""
+    run = Threads(count or os.cpu_count() or 1, stop)
+    try:
+        yield run
+    finally:
+        run.close()
+
+
+@contextlib.contextmanager
+def dask(address: str, stop: Stop) -> Iterator[Dask]:
+    """Open an executor on a dask scheduler.
+
+    Parameters
+    ----------
+    address : of a running scheduler, such as tcp://head:8786, or `local:4` for four worker
+        processes on this machine, which end with the run.
+    stop : asked several times a second.
+
+    Raises
+    ------
+    BadInput naming --dask: the package is missing, or nothing answers there.
+    """
+    try:
+        from distributed import Client, LocalCluster
+    except ImportError:
+        accepted = "the extra 'dask' (pip install 'skild-phys[dask]')"
+        raise BadInput("--dask", address, accepted) from None
+    with contextlib.ExitStack() as opened:
+        opened.enter_context(_quiet("distributed", "tornado", "asyncio"))
+        shown = address
+        if address.startswith("local:"):
+            workers = address.removeprefix("local:")
+            if not workers.isdecimal() or not 1 <= int(workers) <= 1024:
+                raise BadInput("--dask", address, "local:N with N workers, 1 to 1024")
+            with _deaf_children():
+                cluster = LocalCluster(  # type: ignore[no-untyped-call]
+                    n_workers=int(workers),
+                    threads_per_worker=1,
+                    dashboard_address=":0",
+                    silence_logs=logging.CRITICAL,
+                )
+            address = opened.enter_context(cluster)
+        else:
+            _check_answers(address)
+        try:
+            client = opened.enter_context(
+                Client(address, timeout=10, set_as_default=False)  # type: ignore[no-untyped-call]
+            )
+        except (OSError, ValueError) as error:
+            accepted = f"the address of a running scheduler ({' '.join(str(error).split())})"
+            raise BadInput("--dask", shown, accepted) from None
+        run = Dask(client, shown, stop)
+        opened.callback(run.close)
+        yield run
+
+
+@contextlib.contextmanager
+def _quiet(*names: str) -> Iterator[None]:
+    """Keep to themselves what loggers say of connections that end: the run says it in one line."""
+    loggers = [logging.getLogger(name) for name in names]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels):
+            logger.setLevel(level)
+
+
+@contextlib.contextmanager
+def _deaf_children() -> Iterator[None]:
+    """Start processes that do not hear Ctrl-C: this one does, and ends them."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _check_answers(address: str) -> None:
+    """Raise BadInput naming --dask unless something listens at PROTOCOL://HOST:PORT."""
+    found = re.fullmatch(r"(?:\w+://)?\[?([^\[\]/]+?)\]?:(\d+)/?", address)
+    accepted = "the address of a running scheduler, such as tcp://head:8786, or local:4"
+    if found is None or int(found[2]) > 65535:
+        raise BadInput("--dask", address, accepted)
+    try:
+        socket.create_connection((found[1], int(found[2])), timeout=10).close()
+    except OSError as error:
+        reason = error.strerror or error
+        raise BadInput("--dask", address, f"{accepted} (nothing answers: {reason})") from None
+
+
+__all__ = ["Dask", "Executor", "Region", "Threads", "dask", "threads"]

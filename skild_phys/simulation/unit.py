@@ -1,0 +1,187 @@
+"""A unit: the chains that one call of a kernel advances, and the pieces of work it is given.
+
+The functions here are all that a thread or another machine runs. They take the state of a unit and
+return the next one; nothing is shared, so that a piece of work can be done twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from skild_phys.errors import Interrupted
+from skild_phys.rng import SIMULATION, next_words, seed_sequence
+from skild_phys.simulation.spec import SimulationSpec
+
+_SLICE_SECONDS = 0.2
+"""About how long a kernel runs between two looks at `stop`; no bytes depend on it."""
+
+Array = NDArray[np.float64]
+
+
+class Region(Protocol):
+    """Where a piece of work writes its lattices (`store.StoreWriter.region`)."""
+
+    def write(self, first: int, lattices: NDArray[Any]) -> None:
+        """Write samples first .. first + n - 1."""
+
+
+@dataclass(frozen=True)
+class Unit:
+    """The state of a unit: `lattices` (replicas, ...) int8, `rng` the generator's words."""
+
+    lattices: NDArray[np.int8]
+    rng: NDArray[np.uint64]
+
+    def copy(self) -> Unit:
+        """Return a copy that can be advanced by itself."""
+        return Unit(self.lattices.copy(), self.rng.copy())
+
+
+@dataclass
+class Samples:
+    """What a piece of work yields: samples in the order of the store, and the next state."""
+
+    unit: Unit
+    energy: Array
+    magnetization: Array
+    lattices: list[NDArray[np.int8]] = field(default_factory=list)
+
+
+@njit(cache=True, nogil=True)
+def _randomize(flat, values, state):  # type: ignore[no-untyped-def]
+    words = (state[0], state[1], state[2], state[3])
+    for site in range(flat.size):
+        bits, words = next_words(words)
+        flat[site] = values[np.int64(((bits >> np.uint64(32)) * np.uint64(values.size)) >> 32)]
+    state[0], state[1], state[2], state[3] = words
+
+
+def start_unit(spec: SimulationSpec, number: int) -> Unit:
+    """Return a unit as it stands before burn-in."""
+    kernel, values = spec.kernel, np.array(spec.system.values, dtype=np.int8)
+    lattices = np.full((kernel.replicas, *spec.shape), values[-1], dtype=np.int8)
+    rng = kernel.start(spec.seed, number)
+    if spec.start == "hot":
+        # One lane's own words, by column where there are eight.
+        words = np.ascontiguousarray(rng.reshape(4, -1)[:, 0])
+        _randomize(lattices.reshape(-1), values, words)
+        rng.reshape(4, -1)[:, 0] = words
+    return Unit(lattices, rng)
+
+
+def advance(spec: SimulationSpec, unit: Unit, updates: int, stop: Callable[[], bool]) -> None:
+    """Make `updates` updates of a unit, in place; raises Interrupted once `stop` says so."""
+    kernel = spec.kernel
+    step = max(1, int(_SLICE_SECONDS * 1e9 / (kernel.pace * spec.sites * kernel.replicas)))
+    for done in range(0, updates, step):
+        if stop():
+            raise Interrupted("stopped")
+        count = min(step, updates - done)
+        kernel.advance(unit.lattices, spec.system, spec.temperature, unit.rng, count)
+
+
+def never() -> bool:
+    """Return False: the `stop` of work that is not to be stopped."""
+    return False
+
+
+def burn(spec: SimulationSpec, unit: Unit, updates: int, stop: Callable[[], bool] = never) -> Unit:
+    """Return a unit `updates` updates later."""
+    unit = unit.copy()
+    advance(spec, unit, updates, stop)
+    return unit
+
+
+def watch(
+    spec: SimulationSpec, unit: Unit, records: int, stride: int, stop: Callable[[], bool] = never
+) -> tuple[Unit, Array]:
+    """Return a unit later, and its energy and M^2 each `stride` updates, (2, records, replicas)."""
+    unit, model = unit.copy(), spec.system
+    series = np.empty((2, records, spec.kernel.replicas))
+    for i in range(records):
+        advance(spec, unit, stride, stop)
+        series[0, i] = model.energy(unit.lattices)
+        series[1, i] = model.magnetization(unit.lattices) ** 2
+    return unit, series
+
+
+def turns(spec: SimulationSpec, number: int, first: int, count: int) -> NDArray[np.int64]:
+    """Return which symmetry of the model is applied to samples first .. of unit `number`.
+
+    A change of all spins costs no energy, and an ensemble has both signs (all states) as often;
+    but a chain may change its sign rarely (single sites below Tc) or in step with the samples
+    (Wolff clusters that are the whole lattice). So every sample is stored under a sign, or a cyclic
+    shift of the states, drawn for it alone. It is addressed by its index (Philox), not by order.
+    """
+    stream = np.random.Philox(seed_sequence(spec.seed, SIMULATION, number, 1)).advance(first)
+    drawn = stream.random_raw(4 * count)[::4] >> np.uint64(32)
+    turn = (drawn * np.uint64(len(spec.system.values))) >> np.uint64(32)
+    return turn.astype(np.int64)
+
+
+def turn_lattices(
+    spec: SimulationSpec, lattices: NDArray[np.int8], turn: NDArray[np.int64]
+) -> None:
+    """Apply the symmetries `turn` (n,) to lattices (n, ...), in place."""
+    if spec.system.values == (-1, 1):
+        lattices[turn == 1] *= np.int8(-1)
+        return
+    shift = turn.reshape(-1, *(1,) * (lattices.ndim - 1)).astype(np.int8)
+    lattices += shift
+    lattices %= np.int8(len(spec.system.values))
+
+
+def draw(
+    spec: SimulationSpec,
+    number: int,
+    unit: Unit,
+    made: int,
+    stretches: Sequence[tuple[int, int]],
+    region: Region | None = None,
+    stop: Callable[[], bool] = never,
+    tick: Callable[[int], None] = lambda count: None,
+) -> Samples:
+    """Draw samples of a unit.
+
+    Parameters
+    ----------
+    spec : with `every` settled.
+    number : of the unit.
+    unit : as it stands after `made` samples.
+    made : samples that the unit has made; in the middle of a draw the replicas that are left
+        come before the unit moves on.
+    stretches : (start, stop) of the samples to make, by their index in the store, in order.
+    region : where lattices go; without it they are returned.
+    stop : asked every fraction of a second; raises Interrupted once it says so.
+    tick : called with the number of samples just made.
+    """
+    unit, model, replicas = unit.copy(), spec.system, spec.kernel.replicas
+    parts: list[NDArray[np.int8]] = []
+    energy: list[Array] = []
+    magnetization: list[Array] = []
+    for start, last in stretches:
+        lattices = np.empty((last - start, *spec.shape), dtype=np.int8)
+        turn = turns(spec, number, made, len(lattices))
+        filled = 0
+        while filled < len(lattices):
+            replica = made % replicas
+            if replica == 0:
+                advance(spec, unit, spec.every or 1, stop)
+            count = min(replicas - replica, len(lattices) - filled)
+            lattices[filled : filled + count] = unit.lattices[replica : replica + count]
+            filled, made = filled + count, made + count
+            tick(count)
+        turn_lattices(spec, lattices, turn)
+        energy.append(model.energy(lattices))
+        magnetization.append(model.magnetization(lattices))
+        if region is None:
+            parts.append(lattices)
+        else:
+            region.write(start, lattices)
+    return Samples(unit, np.concatenate(energy), np.concatenate(magnetization), parts)
