@@ -4,7 +4,8 @@ python paper_figures/images.py FOLDER CIFAR10.zarr
     analysis/images_{cifar10,spectra}.csv -> images.png, .pdf
     samples and factors of the study in FOLDER -> images-samples.png, images-factors.png
 
-Rows of images-samples.png: images for testing, SKILD, white noise (flow, 100 calls). Rows of
+Open markers in images.png: half as many samples, whose distance is larger for that alone. Rows of
+images-samples.png: images for testing, SKILD, white noise (flow, 100 calls). Rows of
 images-factors.png: low resolution by 2, 2.5, 3, 4, 6, 8, then bicubic, white noise, SKILD; the
 photograph itself at the right.
 """
@@ -28,7 +29,7 @@ FOLDER, CIFAR10, HERE = Path(sys.argv[1]), Path(sys.argv[2]), Path(__file__).par
 DISTANCES = pd.read_csv(HERE.parent / "analysis" / "images_cifar10.csv")
 SPECTRA = pd.read_csv(HERE.parent / "analysis" / "images_spectra.csv")
 LABELS = {"skild": "SKILD", "ddpm": "white noise (DDPM)"}
-SAMPLERS = {"angle2": "flow", "ancestral": "ancestral", "stochastic": "stochastic"}
+SAMPLERS = {"angle2": "flow", "ancestral": "ancestral"}
 DIRECTIONS = ("intensity", "first colour", "second colour")
 
 # %% Distance against calls; spectra of the samples
@@ -39,10 +40,12 @@ with mpl.rc_context(STYLE):
     for i, (model, label) in enumerate(LABELS.items()):
         for j, (sampler, named) in enumerate(SAMPLERS.items()):
             own = DISTANCES[(DISTANCES["model"] == model) & (DISTANCES["sampler"] == sampler)]
-            if len(own):
+            for n, some in own.groupby("n"):
+                whole = n == DISTANCES["n"].max()
                 left.plot(
-                    own["calls"], own["distance"], marker=MARKERS[j], color=colour(i),
-                    linestyle=("-", "--", ":")[j], label=f"{label}, {named}",
+                    some["calls"], some["distance"], marker=MARKERS[j], color=colour(i),
+                    linestyle=("-", "--")[j], fillstyle="full" if whole else "none",
+                    label=f"{label}, {named}" if whole else None,
                 )  # fmt: skip
         for k, named in enumerate(DIRECTIONS):
             own = SPECTRA[(SPECTRA["model"] == model) & (SPECTRA["direction"] == k)]
@@ -50,8 +53,8 @@ with mpl.rc_context(STYLE):
                 own["kappa"], own["ratio"], own["ratio_err"], color=colour(i), marker="",
                 linestyle=("-", "--", ":")[k], label=f"{label}, {named}",
             )  # fmt: skip
-    real = DISTANCES.loc[DISTANCES["model"] == "real", "distance"].iloc[0]
-    left.axhline(real, color=TRUTH, linewidth=0.8, label="images to train on")
+    real = DISTANCES[DISTANCES["model"] == "real"].set_index("n")["distance"]
+    left.axhline(real.loc[real.index.max()], color=TRUTH, linewidth=0.8, label="images to train on")
     left.set(xscale="log", xlabel="calls of the network", ylabel="Frechet distance (VGG16)")
     left.set_ylim(bottom=0)
     right.axhline(1.0, color=TRUTH, linewidth=0.8)

@@ -25,6 +25,7 @@ factor = 2
 method = ["fill", "exact"]
 sweeps = 1
 """
+CAMPAIGNS = Path(__file__).parent.parent / "simulations"
 SIMPLE = TINY.replace('["fill", "exact"]', '"exact"')
 
 
@@ -125,6 +126,16 @@ def test_what_is_trained_is_refined_with(tmp_path: Path) -> None:
     again = plan(read_campaign(path), tmp_path / "out", tmp_path)
     keys = [[s.key for s in some if "checkpoint" in s.options] for some in (changed, again)]
     assert not set(keys[0]) & set(keys[1])
+
+
+def test_the_campaigns_of_this_project_can_be_planned(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipes = ("ising2d-weights",)  # of train alone
+    files = [p for p in sorted(CAMPAIGNS.glob("*.toml")) if p.stem not in recipes]
+    assert len(files) >= 5
+    for path in files:
+        assert "done" not in states(path, tmp_path / path.stem, capsys)
 
 
 @pytest.mark.parametrize(
