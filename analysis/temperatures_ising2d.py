@@ -5,7 +5,7 @@ shipped weights all the same (`--any-system`; without it the command refuses ano
 which is how the package warns). Beside them the exact Monte Carlo at the lattices' own
 temperature. What is given is refined minus truth, with paired errors.
 
-    python analysis/temperatures_ising2d.py runs/temperatures 200 64
+    python analysis/temperatures_ising2d.py runs/temperatures 200 64 0.8,0.9,0.95,0.98,0.99,1,...
         -> analysis/temperatures_ising2d.csv
 """
 
@@ -21,13 +21,15 @@ FOLDER = Path(sys.argv[1] if len(sys.argv) > 1 else "runs/temperatures")
 N, SIDE = map(int, sys.argv[2:4]) if len(sys.argv) > 2 else (200, 64)
 CSV = Path(__file__).with_suffix(".csv")
 SEED, FACTOR = 20270311, 4
-RELATIVE = (0.8, 0.9, 0.95, 0.98, 0.99, 1.0, 1.01, 1.02, 1.05, 1.1, 1.2, 1.5)
+RELATIVE = (
+    sys.argv[4] if len(sys.argv) > 4 else "0.8,0.9,0.95,0.98,0.99,1,1.01,1.02,1.05,1.1,1.2,1.5"
+)
 KEPT = ("energy", "connected_four_point", "patterns_tv")
 FOLDER.mkdir(parents=True, exist_ok=True)
 
 # %% One temperature after the other
 tables = []
-for relative in RELATIVE:
+for relative in map(float, RELATIVE.split(",")):
     fine = FOLDER / f"fine{relative}.zarr"
     sp.simulate("ising2d", L=SIDE, T=f"{relative}Tc", samples=N, seed=SEED, output=fine)
     for rule in ("block_mean", "majority"):
