@@ -1,4 +1,4 @@
-"""Studies of `analysis/` run from end to end on tiny lattices, and leave the tables they promise."""
+"""Studies of `analysis/` run from end to end on tiny lattices, and leave their tables."""
 
 from __future__ import annotations
 
