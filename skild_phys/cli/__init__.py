@@ -43,6 +43,7 @@ class _LazyGroup(click.Group):
             return None
         module = importlib.import_module(f"skild_phys.cli.{name}")
         command: click.Command = module.command
+        command.name = name
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

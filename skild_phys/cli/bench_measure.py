@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from skild_phys.measurement.bench import MeasureSpeed
 
 
-@click.command()
+@click.command("measure")
 @click.option("--L", "side", type=int, default=256, show_default=True, help="Side of the lattices.")
 @click.option("-n", "count", type=int, default=1000, show_default=True, help="Lattices.")
 @click.option("--runs", type=int, default=3, show_default=True, help="Runs, of which the median.")

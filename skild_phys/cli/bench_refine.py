@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from skild_phys.skild.bench import RefineSpeed
 
 
-@click.command()
+@click.command("refine")
 @click.option("--L", "side", type=int, default=128, show_default=True, help="Side of the lattices.")
 @click.option("--factor", type=int, default=4, show_default=True)
 @click.option("--rule", default="block_mean", show_default=True)

@@ -1,5 +1,8 @@
 """Configuration of Sphinx: `make docs` builds the pages of this folder, warnings being errors."""
 
+import re
+from typing import Any
+
 from skild_phys import __version__
 
 project = "skild-phys"
@@ -25,3 +28,23 @@ autodoc_type_aliases = {"Lattices": "Lattices", "Source": "Source"}
 autodoc_member_order = "bysource"
 napoleon_google_docstring = False
 exclude_patterns = ["_build"]
+smartquotes = False  # two dashes are an option
+
+
+def described(app: Any, what: str, name: str, item: Any, options: Any, lines: list[str]) -> None:
+    """Take what stands behind `name : ` for a description: types are in the signatures."""
+    section, out = "", []
+    for i, line in enumerate(lines):
+        if set(lines[min(i + 1, len(lines) - 1)]) == {"-"}:
+            section = line
+        parts = re.match(r"([\w*, ]+) : (.+)", line)
+        if parts and section in ("Parameters", "Attributes", "Raises"):
+            out += [parts[1], "    " + parts[2]]
+        else:
+            out.append(line)
+    lines[:] = out
+
+
+def setup(app: Any) -> None:
+    """Have docstrings rewritten before napoleon reads them."""
+    app.connect("autodoc-process-docstring", described, priority=400)
