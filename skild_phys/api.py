@@ -6,7 +6,7 @@
 >>> coarse["block_sum"].shape
 (8, 8, 8)
 
-Each function runs the command of its name: further keywords are the command's options, with `_`
+Each function but `measure` runs the command of its name: further keywords are its options, with `_`
 for `-` (`burn_in=100` is `--burn-in 100`), and what it raises says what the command would say. What
 goes in is a Dataset, or the path of a store; what comes out lies in memory or, with `output`, in a
 store that the Dataset reads as it is asked for. A long run with `output` goes on where it stopped.
@@ -15,24 +15,28 @@ store that the Dataset reads as it is asked for. A long run with `output` goes o
 from __future__ import annotations
 
 import contextlib
+import html
+import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from skild_phys.errors import BadInput
+from skild_phys.errors import BadInput, Interrupted
 from skild_phys.files import AnyPath
 
 if TYPE_CHECKING:
     import pandas as pd
     import xarray as xr
+    from numpy.typing import NDArray
 
     from skild_phys.errorbars import ErrorMethod
     from skild_phys.measurement.compare import Comparison
     from skild_phys.measurement.lattices import Source
 
     Lattices = xr.Dataset | AnyPath
+    Arrays = xr.DataArray | NDArray[Any]
 
 
 def open_dataset(path: AnyPath) -> xr.Dataset:
@@ -43,10 +47,11 @@ def open_dataset(path: AnyPath) -> xr.Dataset:
     import xarray as xr
 
     from skild_phys.store import open_store
+    from skild_phys.store.dataset import as_text
 
     open_store(path)
     data: xr.Dataset = xr.open_zarr(path, chunks=None)
-    return data
+    return data.assign_attrs(as_text(data.attrs))
 
 
 def simulate(
@@ -109,7 +114,7 @@ def coarsen(
 
 
 def refine(
-    coarse: Lattices,
+    coarse: Lattices | Arrays,
     factor: int | None = None,
     *,
     method: str = "skild",
@@ -121,7 +126,8 @@ def refine(
 
     Parameters
     ----------
-    coarse : what `coarsen` returned, or the path of a store or an array.
+    coarse : what `coarsen` returned, the path of a store, or an array (n, y, x) or its path, with
+        `rule` and `factor`.
     factor : how much finer; None is what `coarse` says.
     method : skild, exact (constrained Monte Carlo) or fill (each block at random).
     seed : of every stream.
@@ -138,18 +144,18 @@ def refine(
 
 def generate(
     *,
-    L: int,
-    samples: int,
+    L: int | None = None,
+    samples: int | None = None,
     seed: int = 0,
     output: AnyPath | None = None,
     **options: object,
 ) -> xr.Dataset:
-    """Make lattices from noise; options are those of `skild-phys generate`."""
+    """Make `samples` lattices of side L from noise; options are those of `skild-phys generate`."""
     given = {"L": L, "n": samples, "seed": seed}
     return _made("generate", {}, output, given | options)
 
 
-def train(lattices: Lattices | None = None, *, output: AnyPath, **options: object) -> Path:
+def train(lattices: Lattices | Arrays | None = None, *, output: AnyPath, **options: object) -> Path:
     """Train weights on lattices, or on a running simulation; return their path.
 
     Options are those of `skild-phys train`: preset, config, steps, batch, seed, side, ...
@@ -166,21 +172,34 @@ def measure(
     lattices: Source,
     *,
     only: str | Sequence[str] | None = None,
-    errors: ErrorMethod | None = None,
+    errors: str | ErrorMethod = "gamma",
     seed: int = 0,
     threads: int = 1,
     **attrs: Any,
 ) -> xr.Dataset:
-    """Measure correlations, structure factor and moments; see `skild_phys.measurement.dataset`.
+    """Measure correlations, structure factor and moments.
 
-    Takes arrays too, with `model` and `temperature` beside them.
+    Parameters
+    ----------
+    lattices : a Dataset, the path of a store, or an array (n, y, x) or (n, z, y, x).
+    only : names of observables, in a list or with commas between; by default all.
+    errors : 'gamma', 'jackknife', 'bootstrap', or an `ErrorMethod` with its number of bins.
+    seed : of the bootstrap, and of the bonds of Fortuin-Kasteleyn clusters.
+    threads : change no number.
+    attrs : `model` and `temperature` of an array.
+
+    Returns
+    -------
+    Dataset in float64, see `skild_phys.measurement.dataset.measure`; `to_netcdf` writes it.
     """
-    from skild_phys.measurement.dataset import GAMMA
+    from skild_phys.errorbars import ErrorMethod
     from skild_phys.measurement.dataset import measure as measured
 
-    return measured(
-        lattices, only=only, errors=errors or GAMMA, seed=seed, threads=threads, **attrs
-    )
+    if threads < 1:
+        raise BadInput("threads", threads, "a whole number of at least 1")
+    names = [name.strip() for name in only.split(",")] if isinstance(only, str) else only
+    method = errors if isinstance(errors, ErrorMethod) else ErrorMethod(errors, seed=seed)
+    return measured(lattices, only=names, errors=method, seed=seed, threads=threads, **attrs)
 
 
 @dataclass(frozen=True)
@@ -204,13 +223,20 @@ class Report:
         return table(self.comparison)
 
     def _repr_html_(self) -> str:
-        return self.html
+        """Return the page in a frame, so that its style stays its own."""
+        return (
+            f'<iframe srcdoc="{html.escape(self.html, quote=True)}" width="100%" height="720" '
+            'style="border: 0"></iframe>'
+        )
 
     def __repr__(self) -> str:
         from skild_phys.measurement.report import ranking, verdict
 
         found = self.comparison
-        lines = [f"{model.name}: {verdict(found, model)}" for model in found.models]
+        lines = []
+        for model in found.models:
+            lines.append(f"{model.name}: {verdict(found, model)}")
+            lines += [f"  note: {note}" for note in model.notes]
         return "\n".join(lines + ranking(found))
 
 
@@ -235,8 +261,11 @@ def compare(
     from skild_phys.cli import call
     from skild_phys.cli.compare import REPORT
 
-    if names is not None and len({*names, "truth", "coarse"}) != len(models) + 2:
-        raise BadInput("names", names, f"{len(models)} different names, one a model")
+    if names is not None:
+        good = all(re.fullmatch(r"[^\W_][\w .+-]*", name) for name in names)
+        if not good or len({*names, "truth", "coarse"}) != len(models) + 2:
+            accepted = f"{len(models)} different names, one a model, of letters and digits"
+            raise BadInput("names", list(names), accepted)
     inputs = {"truth": truth} | dict(zip(names or _names(models), models))
     inputs |= {} if coarse is None else {"coarse": coarse}
     with _stores(inputs) as paths, tempfile.TemporaryDirectory() as folder:
@@ -258,24 +287,33 @@ def _names(models: Sequence[Lattices]) -> list[str]:
 
 
 def _made(
-    command: str, inputs: Mapping[str, Lattices], output: AnyPath | None, options: dict[str, object]
+    command: str,
+    inputs: Mapping[str, Lattices | Arrays],
+    output: AnyPath | None,
+    options: dict[str, object],
 ) -> xr.Dataset:
     """Run a command that writes a store; return what it wrote."""
     from skild_phys.cli import call
 
     with _stores(inputs) as paths, tempfile.TemporaryDirectory() as folder:
         where = Path(folder) / f"{command}.zarr" if output is None else Path(output)
-        call(command, paths, {"output": where} | options)
+        try:
+            call(command, paths, {"output": where} | options)
+        except Interrupted:
+            if output is not None:
+                raise
+            raise Interrupted("interrupted: nothing is kept without output=") from None
         data = open_dataset(where)
         return data.load() if output is None else data
 
 
 @contextlib.contextmanager
-def _stores(inputs: Mapping[str, Lattices]) -> Iterator[list[Path]]:
+def _stores(inputs: Mapping[str, Lattices | Arrays]) -> Iterator[list[Path]]:
     """Yield paths of stores with the lattices of `inputs`; a Dataset is written to one of its name.
 
     An unchanged Dataset is the store that it was opened from, as far as digests tell.
     """
+    import numpy as np
     import xarray as xr
 
     from skild_phys.store.dataset import write_dataset
@@ -283,9 +321,12 @@ def _stores(inputs: Mapping[str, Lattices]) -> Iterator[list[Path]]:
     with tempfile.TemporaryDirectory() as folder:
         paths = []
         for name, data in inputs.items():
-            if not isinstance(data, xr.Dataset):
+            if isinstance(data, xr.Dataset):
+                paths.append(Path(folder) / f"{name}.zarr")
+                write_dataset(data, paths[-1])
+            elif isinstance(data, xr.DataArray | np.ndarray):
+                paths.append(Path(folder) / f"{name}.npy")
+                np.save(paths[-1], np.asarray(data), allow_pickle=False)
+            else:
                 paths.append(Path(data))
-                continue
-            paths.append(Path(folder) / f"{name}.zarr")
-            write_dataset(data, paths[-1])
         yield paths

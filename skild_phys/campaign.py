@@ -30,11 +30,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from skild_phys.errors import BadInput
+from skild_phys.errors import BadInput, StoreError
 from skild_phys.files import sha256_file, write_bytes_atomically
+from skild_phys.store import open_store
 
 TABLES = ("simulate", "coarsen", "train", "refine", "measure", "compare")
 RECORD = ".step.json"
+ONCE = ("measure", "compare")
+"""Tables that are not swept over."""
+LISTS = ("only", "offsets")
+"""Their options that take several values."""
 Options = dict[str, Any]
 
 
@@ -62,35 +67,65 @@ class Step:
         return self.output.with_name(self.output.name + RECORD)
 
     def status(self) -> str:
-        """Return 'done', 'changed' (made otherwise than the campaign says) or 'to do'."""
+        """Return 'done', 'begun', 'changed' (made otherwise than the campaign says) or 'to do'."""
         if not self.record.exists() or not self.output.exists():
             return "to do"
         try:
             made = json.loads(self.record.read_text())
         except ValueError:
+            made = None
+        if not isinstance(made, dict) or made.get("key") != self.key:
             return "changed"
-        same = made.get("key") == self.key and made.get("made") == contents(self.output)
-        return "done" if same else "changed"
+        if made.get("made") is None:
+            return "begun"
+        return "done" if made["made"] == contents(self.output) else "changed"
+
+    def begin(self) -> None:
+        """Record what the output will be, so that what is left of it can be gone on with."""
+        self._note(None)
 
     def finish(self) -> None:
         """Record that the output is there."""
-        made = {"key": self.key, "made": contents(self.output), "command": self.words()}
-        write_bytes_atomically(self.record, (json.dumps(made, indent=1) + "\n").encode())
+        self._note(contents(self.output))
+
+    def _note(self, made: str | None) -> None:
+        record = {"key": self.key, "made": made, "command": self.words()}
+        write_bytes_atomically(self.record, (json.dumps(record, indent=1) + "\n").encode())
 
     def words(self) -> str:
         """Return the command line of the step."""
-        words = ["skild-phys", self.command, *map(str, self.inputs)]
-        for name, value in self.options.items():
-            words += [f"--{name.replace('_', '-')}", *([] if value is True else [str(value)])]
-        return shlex.join([*words, "-o", str(self.output)])
+        words = [self.command, *map(str, self.inputs), *option_words(self.options)]
+        return shlex.join(["skild-phys", *words, "-o", str(self.output)])
+
+
+def option_words(options: Mapping[str, Any]) -> list[str]:
+    """Return options by name (`_` for `-`) as words: a list repeats one, True is a flag.
+
+    None and False leave an option out.
+    """
+    words = []
+    for name, value in options.items():
+        option = f"-{name}" if name in ("n", "o") else "--" + name.replace("_", "-")
+        for one in value if isinstance(value, list | tuple) else [value]:
+            if one is not None and one is not False:
+                words += [option] if one is True else [option, str(one)]
+    return words
 
 
 def contents(path: Path) -> str:
-    """Return what names the contents of an output: of a store or a file its SHA-256."""
-    if path.is_file():
-        return sha256_file(path)
-    root = path / "zarr.json"
-    return sha256_file(root) if root.exists() else ""
+    """Return what names the contents of an output, "" if it is not whole.
+
+    Of a store the SHA-256 of its root, which names all that it holds; of a file or a folder of
+    files that of their bytes.
+    """
+    if (path / "zarr.json").exists():
+        try:
+            return sha256_file(path / "zarr.json") if open_store(path).complete else ""
+        except StoreError:
+            return ""
+    files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+    sums = [(str(p.relative_to(path)), sha256_file(p)) for p in files]
+    return hashlib.sha256(json.dumps(sums).encode()).hexdigest()
 
 
 def read_campaign(path: Path) -> dict[str, list[Options]]:
@@ -103,18 +138,43 @@ def read_campaign(path: Path) -> dict[str, list[Options]]:
         raise BadInput("CAMPAIGN", str(path), f"a TOML file ({error})") from None
     tables: dict[str, list[Options]] = {}
     for name, value in found.items():
+        if value == []:
+            raise BadInput(str(path), f"{name} = []", "a table or more")
         many = value if isinstance(value, list) else [value]
         if name not in TABLES or not all(isinstance(table, dict) for table in many):
             near = difflib.get_close_matches(name, TABLES, 1)
             hint = f"; did you mean [{near[0]}]?" if near else ""
             raise BadInput(str(path), name, f"tables [{'], ['.join(TABLES)}]{hint}")
-        tables[name] = many
+        for table in many:
+            for key, one in table.items():
+                _check_value(f"{path}: [{name}] {key}", one)
+        if name in ONCE and len(many) > 1:
+            raise BadInput(str(path), f"{len(many)} tables [{name}]", "one")
+        tables[name] = [_once(path, name, table) for table in many] if name in ONCE else many
     for name, needs in (("coarsen", "simulate"), ("refine", "coarsen"), ("compare", "refine")):
         if name in tables and needs not in tables:
             raise BadInput(str(path), f"[{name}]", f"a table [{needs}] too")
     if not tables.keys() & {"simulate", "train"}:
         raise BadInput(str(path), "no table", "[simulate] or [train]")
     return tables
+
+
+def _check_value(where: str, value: Any) -> None:
+    """Raise BadInput for what can be no option's value, or a sweep over nothing."""
+    several = value if isinstance(value, list) else [value]
+    if not several or not all(isinstance(one, str | int | float) for one in several):
+        raise BadInput(where, str(value), "a text, a number or true, or a list of them")
+
+
+def _once(path: Path, name: str, table: Options) -> Options:
+    """Return a table that is not swept: lists belong to options that take several values."""
+    for key, value in table.items():
+        if isinstance(value, list) and key not in LISTS:
+            raise BadInput(
+                f"{path}: [{name}] {key}", str(value), f"one value: no sweep in [{name}]"
+            )
+    only = table.get("only")
+    return table | ({"only": ",".join(map(str, only))} if isinstance(only, list) else {})
 
 
 def ways(tables: Sequence[Options]) -> Iterator[tuple[str, Options]]:
@@ -124,7 +184,8 @@ def ways(tables: Sequence[Options]) -> Iterator[tuple[str, Options]]:
         for values in itertools.product(*(table[k] for k in swept)):
             named = dict(zip(swept, values))
             name = "-".join(str(v) if isinstance(v, str) else f"{k}{v}" for k, v in named.items())
-            yield name.replace("/", "_"), {k: named.get(k, v) for k, v in table.items()}
+            name = name.replace("/", "_").replace("..", "_")
+            yield name, {k: named.get(k, v) for k, v in table.items()}
 
 
 def plan(tables: Mapping[str, Sequence[Options]], folder: Path, home: Path) -> list[Step]:
@@ -145,13 +206,19 @@ def plan(tables: Mapping[str, Sequence[Options]], folder: Path, home: Path) -> l
 
     def add(command: str, inputs: Sequence[Path], options: Options, output: Path) -> Path:
         if output in keys:
-            raise BadInput(f"[{command}]", str(output), "one step for each output: sweep a list")
-        files = {k: home / v for k, v in options.items() if k in ("checkpoint", "config", "from")}
+            accepted = "another output for every step: a sweep names it twice, or two tables do"
+            raise BadInput(f"[{command}]", str(output), accepted)
+        files = {
+            name: value if isinstance(value, Path) else home / str(value)
+            for name, value in options.items()
+            if name in ("checkpoint", "config", "from") and value != "shipped"
+        }
         for name, file in files.items():
             if file not in keys and not file.is_file():
                 raise BadInput(f"[{command}] {name}", str(file), "a file")
         options = options | {k: str(v) for k, v in files.items()}
-        described = {k: v for k, v in options.items() if k not in files}
+        described = {k: str(v) if isinstance(v, Path) else v for k, v in options.items()
+                     if k not in files and k not in ("threads", "coarse")}  # fmt: skip
         of = [keys.get(path) or sha256_file(path) for path in (*inputs, *files.values())]
         text = json.dumps([command, described, sorted(files), of], sort_keys=True)
         keys[output] = hashlib.sha256(text.encode()).hexdigest()
@@ -160,6 +227,8 @@ def plan(tables: Mapping[str, Sequence[Options]], folder: Path, home: Path) -> l
 
     trained: Path | None = None
     for name, options in ways(tables.get("train", [])):
+        if trained is not None and "refine" in tables:
+            raise BadInput("[train]", name, "one training where [refine] takes its weights")
         trained = add("train", [], options, folder / f"{name or 'weights'}.safetensors")
     for at, options in ways(tables.get("simulate", [])):
         here = folder / at
@@ -172,10 +241,10 @@ def plan(tables: Mapping[str, Sequence[Options]], folder: Path, home: Path) -> l
             made = []
             for name, refining in ways(tables.get("refine", [])):
                 if trained and refining.get("method", "skild") == "skild":
-                    refining = {"checkpoint": str(trained.absolute())} | refining
+                    refining = {"checkpoint": trained} | refining
                 made.append(add("refine", [coarse], refining, there / f"{name or 'refined'}.zarr"))
                 for measured in tables.get("measure", []):
                     add("measure", [made[-1]], measured, there / (name or "refined"))
             for comparing in tables.get("compare", []):
-                add("compare", [fine, *made], comparing, there / "report")
+                add("compare", [fine, *made], {"coarse": coarse} | comparing, there / "report")
     return steps

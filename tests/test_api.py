@@ -12,7 +12,7 @@ import xarray as xr
 
 import skild_phys as sp
 from skild_phys.cli import run
-from skild_phys.errors import BadInput, StoreError
+from skild_phys.errors import BadInput, Interrupted, SkildPhysError, StoreError
 from skild_phys.store import open_store
 from skild_phys.store.dataset import write_dataset
 
@@ -86,11 +86,17 @@ def test_compare_pairs_models_with_their_truth(fine: xr.Dataset, tmp_path: Path)
     assert all(m.paired for m in report.comparison.models)
     assert "fill 2: 12 lattices against 12 of the truth" in repr(report)
     assert set(report.table["model"]) == {"fill", "fill 2"}
-    assert report._repr_html_() == (tmp_path / "report" / "report.html").read_text()
+    assert report.html == (tmp_path / "report" / "report.html").read_text()
+    assert report._repr_html_().startswith("<iframe srcdoc=")
     named = sp.compare(fine, *models, names=["one", "two"])
     assert [m.name for m in named.comparison.models] == ["one", "two"]
     with pytest.raises(BadInput, match="2 different names"):
         sp.compare(fine, *models, names=["one", "one"])
+    for bad in ("a/b", "", "../x", "<b>"):
+        with pytest.raises(BadInput, match="letters"):
+            sp.compare(fine, *models, names=["one", bad])
+    lost = sp.compare(fine.isel(sample=slice(4, 8)), models[0])
+    assert "note: unpaired errors" in repr(lost)
 
 
 def test_a_run_with_output_goes_on(tmp_path: Path) -> None:
@@ -110,22 +116,76 @@ def test_errors_say_what_the_command_says(fine: xr.Dataset, tmp_path: Path) -> N
         sp.simulate(L="wide", T="Tc", samples=1)
     with pytest.raises(TypeError, match="no option --colour"):
         sp.simulate(L=8, T="Tc", samples=1, colour=3)
-    with pytest.raises(BadInput, match="'many' is not a valid integer"):
+    with pytest.raises(SkildPhysError, match=r"^simulate: .*'many' is not a valid integer"):
         sp.simulate(L=8, T="Tc", samples="many")  # type: ignore[arg-type]
     with pytest.raises(StoreError, match="no such store"):
         sp.coarsen(tmp_path / "nothing.zarr", 2)
     with pytest.raises(StoreError, match="not a coarse store"):
         sp.refine(fine, 2)
-    broken = fine.assign(spins=fine["spins"] * 0.3)
-    with pytest.raises(BadInput, match="spins: 'float64' is not accepted"):
-        sp.coarsen(broken, 2)
+    with pytest.raises(SkildPhysError, match=r"^coarsen: .*'2\.5' is not a valid integer"):
+        sp.coarsen(fine, 2.5)  # type: ignore[arg-type]
+    with pytest.raises(BadInput, match="factor: True"):
+        sp.coarsen(fine, True)
+    for broken, message in (
+        (fine["spins"] * 0.3, "spins: -?0.3 is not accepted"),
+        (fine["spins"].where(fine["spins"] > 0), "spins: 'NaN or infinity'"),
+        (fine["spins"].astype(object), "spins: 'object'"),
+        (fine["spins"] * 1000.0, "spins: -?1000.0"),
+        (fine["spins"].rename(y="row"), "spins: 'axes"),
+        (fine["spins"].isel(x=slice(0, 0)), "shape"),
+    ):
+        with pytest.raises(BadInput, match=message):
+            sp.coarsen(fine.drop_vars("spins").assign(spins=broken), 2)
+    with pytest.raises(BadInput, match="attribute note"):
+        sp.coarsen(fine.assign_attrs(note=object()), 2)
+    with pytest.raises(BadInput, match="rule and factor"):
+        sp.refine(xr.Dataset({"block_sum": (("sample", "y", "x"), np.ones((1, 2, 2)))}), 2)
     with pytest.raises(BadInput, match="dataset: 'energy'"):
         sp.coarsen(fine[["energy"]], 2)
-    with pytest.raises(BadInput, match="0 samples"):
+    with pytest.raises(BadInput, match="a sample or more"):
         sp.coarsen(fine.isel(sample=slice(0, 0)), 2)
     zeros = fine.assign(spins=fine["spins"] * np.int8(0))
     with pytest.raises((BadInput, StoreError), match="spins"):
         sp.coarsen(zeros, 2)
+
+
+def test_axes_go_by_their_names_and_scales_by_rule_and_factor() -> None:
+    """Transposed, or without what xarray remembers of the file, a Dataset is what it was."""
+    fine = sp.simulate(L=(8, 16), T="Tc", samples=2, every=1, burn_in=5)
+    coarse = sp.coarsen(fine, 2)
+    turned = coarse.transpose("x", "sample", "y").drop_encoding() * 1
+    turned.attrs = coarse.attrs
+    one, two = (sp.refine(data, 2, method="fill", seed=1) for data in (coarse, turned))
+    assert two["spins"].dims == ("sample", "y", "x")
+    assert np.array_equal(one["spins"], two["spins"])
+
+
+def test_datasets_are_written_by_xarray_too(fine: xr.Dataset, tmp_path: Path) -> None:
+    fine.to_netcdf(tmp_path / "f.nc", engine="scipy")
+    with xr.open_dataset(tmp_path / "f.nc", engine="scipy") as again:
+        there = sp.coarsen(again.load(), 2)
+    assert np.array_equal(there["block_sum"], sp.coarsen(fine, 2)["block_sum"])
+
+
+def test_arrays_are_refined_and_measured() -> None:
+    spins = np.random.default_rng(1).choice(np.array([-1, 1], dtype=np.int8), (3, 8, 8))
+    made = sp.refine(spins, 2, rule="decimate", method="fill")
+    assert np.array_equal(made["spins"][:, ::2, ::2], spins)
+    found = sp.measure(spins, only="energy, U4", errors="jackknife", model="ising2d", temperature=2)
+    assert {"energy", "binder_cumulant"} <= set(found)
+    with pytest.raises(BadInput, match="threads"):
+        sp.measure(spins, threads=0)
+
+
+def test_interrupted_in_memory_nothing_is_said_to_be_kept(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def stop(*words: object) -> None:
+        raise Interrupted("64 samples are kept in a folder that is gone")
+
+    monkeypatch.setattr("skild_phys.cli.call", stop)
+    with pytest.raises(Interrupted, match="nothing is kept"):
+        sp.simulate(L=8, T="Tc", samples=2)
 
 
 def test_importing_is_quick() -> None:

@@ -82,6 +82,37 @@ def test_what_was_made_otherwise_is_refused_and_everything_after_it(
     assert states(campaign, folder, capsys) == ["done"] * 6
 
 
+def test_overwrite_makes_anew_what_was_begun_otherwise(
+    campaign: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without a record the store itself refuses other parameters; --overwrite replaces it."""
+    folder = tmp_path / "out"
+    assert call("run", campaign, "-o", folder) == 0
+    for path in folder.rglob("*.step.json"):
+        path.unlink()
+    campaign.write_text(SIMPLE.replace("burn_in = 5", "burn_in = 6"))
+    assert call("run", campaign, "-o", folder) == 2
+    assert "burn_in" in capsys.readouterr().err
+    assert call("run", campaign, "-o", folder, "--overwrite") == 0
+    assert states(campaign, folder, capsys) == ["done"] * 6
+
+
+def test_outputs_that_are_not_whole_are_seen(
+    campaign: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "out"
+    campaign.write_text(SIMPLE.replace("[8, 12]", "8") + '[measure]\nonly = ["energy", "U4"]\n')
+    assert call("run", campaign, "-o", folder) == 0
+    assert states(campaign, folder, capsys) == ["done"] * 5
+    (folder / "fine" / "measure.nc").unlink()
+    next((folder / "coarse.zarr" / "block_sum").glob("c*")).unlink()
+    (folder / "refined.zarr.step.json").write_text("[]")
+    found = dict(zip(("fine", "m", "coarse", "refined", "m2"), states(campaign, folder, capsys)))
+    assert found == {
+        "fine": "done", "m": "changed", "coarse": "changed", "refined": "changed", "m2": "done",
+    }  # fmt: skip
+
+
 def test_an_output_that_somebody_else_replaced_is_seen(
     campaign: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -92,14 +123,15 @@ def test_an_output_that_somebody_else_replaced_is_seen(
     assert states(campaign, folder, capsys) == ["changed"] + ["done"] * 5
 
 
-def test_an_unfinished_store_is_gone_on_with(
+def test_an_unfinished_step_is_gone_on_with(
     campaign: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """As after a kill: the store is there, its record is not."""
+    """As after a kill: the store is there, its record says that it was begun."""
     folder = tmp_path / "out"
     assert call("run", campaign, "-o", folder) == 0
-    for path in folder.rglob("fine.zarr.step.json"):
-        path.unlink()
+    for step in plan(read_campaign(campaign), folder, tmp_path)[:1]:
+        step.begin()
+    assert states(campaign, folder, capsys) == ["begun"] + ["done"] * 5
     digest = open_store(folder / "L8" / "fine.zarr").digest()
     assert call("run", campaign, "-o", folder) == 0
     assert open_store(folder / "L8" / "fine.zarr").digest() == digest
@@ -122,6 +154,8 @@ def test_what_is_trained_is_refined_with(tmp_path: Path) -> None:
     changed = plan(read_campaign(path), tmp_path / "out", tmp_path)
     with_weights = [s for s in changed if "checkpoint" in s.options]
     assert [s.options["method"] for s in with_weights] == ["skild", "skild"]
+    relative = plan(read_campaign(path), Path("runs/c"), tmp_path)
+    assert relative[3].options["checkpoint"] == "runs/c/weights.safetensors"
     path.write_text(path.read_text().replace("steps = 1", "steps = 2"))
     again = plan(read_campaign(path), tmp_path / "out", tmp_path)
     keys = [[s.key for s in some if "checkpoint" in s.options] for some in (changed, again)]
@@ -146,6 +180,11 @@ def test_the_campaigns_of_this_project_can_be_planned(
         ("simulate = 3\n", "tables"),
         ("[measure]\n", r"\[simulate\] or \[train\]"),
         ("[simulate\n", "a TOML file"),
+        ("[simulate]\nL = []\n", "a list of them"),
+        ("[simulate]\nT = 1979-05-27\n", "a text, a number"),
+        ("simulate = []\n", "a table or more"),
+        ("[simulate]\nL = 8\n[measure]\nbins = [2, 3]\n", "no sweep"),
+        ("[simulate]\nL = 8\n[[measure]]\n[[measure]]\n", "2 tables"),
     ],
 )
 def test_faulty_campaigns_are_refused(tmp_path: Path, text: str, message: str) -> None:
@@ -163,6 +202,11 @@ def test_unknown_options_and_missing_files_are_refused_before_anything_is_done(
         (SIMPLE.replace("samples", "sample"), "did you mean 'samples'?"),
         (SIMPLE + 'checkpoint = "w.safetensors"\n', "w.safetensors"),
         (SIMPLE + 'output = "w"\n', "'output' is not accepted"),
+        (SIMPLE.replace("samples = 3", ""), "Missing option '-n'"),
+        (SIMPLE.replace("burn_in = 5", "burn_in = 'many'"), "not a valid integer"),
+        (SIMPLE.replace("burn_in = 5", "burn_in = true"), "burn_in: True"),
+        (SIMPLE + "checkpoint = 3\n", "3"),
+        (SIMPLE + "append = true\n", "'append' is not accepted"),
     ):
         path.write_text(text)
         assert call("run", path, "-o", tmp_path / "out") == 2

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import click
@@ -68,10 +69,6 @@ def main() -> None:
     """
 
 
-_SHORT = {"n": "-n"}
-"""Options whose name does not follow two dashes."""
-
-
 def call(command: str, inputs: Sequence[object], options: Mapping[str, object]) -> Any:
     """Call a command from Python, and return its result instead of printing it.
 
@@ -82,21 +79,52 @@ def call(command: str, inputs: Sequence[object], options: Mapping[str, object]) 
 
     Raises
     ------
-    TypeError : an option that the command does not have. BadInput : a value it cannot parse.
-    What the command raises.
+    TypeError : an option that the command does not have. SkildPhysError : a value it cannot
+    parse, and what the command raises.
     """
-    words = [command]
-    for name, value in options.items():
-        if value is not None and value is not False:
-            words.append(_SHORT.get(name, "--" + name.replace("_", "-")))
-            words += [] if value is True else [str(value)]
-    words += ["--", *map(str, inputs)]
+    words = _words(command, inputs, options)
+    with _explained(command):
+        return main.main(
+            [command, *words], prog_name="skild-phys", standalone_mode=False, obj=FROM_PYTHON
+        )
+
+
+def check(command: str, inputs: Sequence[object], options: Mapping[str, object]) -> None:
+    """Raise what `call` would for options that cannot be parsed; nothing is done."""
+    told = main.get_command(click.Context(main), command)
+    with _explained(command):
+        if told is not None:
+            told.make_context(command, _words(command, inputs, options), obj=FROM_PYTHON)
+
+
+@contextlib.contextmanager
+def _explained(command: str) -> Iterator[None]:
     try:
-        return main.main(words, prog_name="skild-phys", standalone_mode=False, obj=FROM_PYTHON)
+        yield
     except click.NoSuchOption as error:
         raise TypeError(f"{command}() has no option {error.option_name}") from None
     except click.UsageError as error:
-        raise BadInput(command, " ".join(words[1:]), error.format_message()) from None
+        raise SkildPhysError(f"{command}: {error.format_message()}") from None
+
+
+def _words(command: str, inputs: Sequence[object], options: Mapping[str, object]) -> list[str]:
+    from skild_phys.campaign import option_words
+
+    return [*option_words(_flags(command, options)), "--", *map(str, inputs)]
+
+
+def _flags(command: str, options: Mapping[str, object]) -> dict[str, object]:
+    """Return options with what is given to a flag as True or False; BadInput for True elsewhere."""
+    found = dict(options)
+    told = main.get_command(click.Context(main), command)
+    flags = [p.opts for p in (told.params if told else []) if getattr(p, "is_flag", False)]
+    names = {opt.lstrip("-").replace("-", "_") for opts in flags for opt in opts}
+    for name, value in found.items():
+        if name in names:
+            found[name] = bool(value)
+        elif value is True or value is False:
+            raise BadInput(name, value, "a value")
+    return found
 
 
 def _fail(message: str, code: int) -> int:

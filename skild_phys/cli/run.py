@@ -8,10 +8,14 @@ from typing import Any
 
 import click
 
-from skild_phys.cli import call, main
+from skild_phys.cli import call, check, main
+from skild_phys.cli.compare import REPORT
 from skild_phys.cli.options import answer, overwrite_option
 from skild_phys.errors import BadInput
 from skild_phys.files import write_error
+
+GIVEN = ("output", "o", "overwrite", "json", "append", "coarse", "truth", "help", "h")
+"""Options that a campaign sets itself, or that its tables cannot have."""
 
 
 @click.command()
@@ -49,6 +53,8 @@ def command(
     for name, many in tables.items():
         _check_options(campaign, name, [key for table in many for key in table])
     steps = plan(tables, folder, campaign.parent)
+    for step in steps:
+        check(step.command, step.inputs, step.options | {"output": step.output})
     states = [step.status() for step in steps]
     listed = [
         {"status": state, "output": str(step.output), "command": step.words()}
@@ -70,16 +76,22 @@ def command(
             step.output.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise write_error(step.output.parent, error) from None
-        more = {"threads": threads if step.command != "coarsen" else None}
-        anew = state == "changed" or step.command in ("measure", "compare")
-        call(
-            step.command, step.inputs,
-            step.options | more | {"output": step.output, "overwrite": anew},
-        )  # fmt: skip
+        # What was begun like this goes on; tables and reports are quick, and made anew.
+        anew = step.command in ("measure", "compare") or (state != "begun" and overwrite)
+        more: dict[str, Any] = {"output": step.output, "overwrite": anew}
+        if threads is not None and step.command != "coarsen":
+            more["threads"] = threads
+        step.begin()
+        try:
+            call(step.command, step.inputs, step.options | more)
+        except BadInput:  # refused, so not begun
+            step.record.unlink(missing_ok=True)
+            raise
         step.finish()
     done = sum(state == "done" for state in states)
-    text = f"{folder}  {len(steps)} steps, {done} of them done before"
-    return answer(found, text, as_json)
+    lines = [f"{folder}  {len(steps)} steps, {done} of them done before"]
+    lines += [str(step.output / REPORT) for step in steps if step.command == "compare"]
+    return answer(found, "\n".join(lines), as_json)
 
 
 def _check_options(campaign: Path, name: str, keys: list[str]) -> None:
@@ -93,8 +105,8 @@ def _check_options(campaign: Path, name: str, keys: list[str]) -> None:
         for opt in param.opts
     ]
     for key in keys:
-        if key not in options or key in ("output", "o", "overwrite", "json"):
-            near = difflib.get_close_matches(key, options, 1)
+        if key not in options or key in GIVEN:
+            near = difflib.get_close_matches(key, options, 1) if key not in options else []
             hint = f"; did you mean '{near[0]}'?" if near else ""
             accepted = f"an option of 'skild-phys {name}'{hint}"
             raise BadInput(f"{campaign}: [{name}]", key, accepted)

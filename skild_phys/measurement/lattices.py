@@ -121,6 +121,8 @@ _FIELDS = ("spins", "states", "block_sum", "field")
 
 
 def _field_of(data: xr.Dataset) -> str:
+    if {"image", "state_count"} & set(data.data_vars):
+        raise BadInput("dataset", "images or counts", "spins, states, block sums or a field")
     named = [name for name in _FIELDS if name in data]
     fields = named or [str(n) for n in data.data_vars if data[n].ndim in (3, 4)]
     if len(fields) != 1 or data[fields[0]].ndim not in (3, 4) or 0 in data[fields[0]].shape:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -10,9 +12,13 @@ from numpy.typing import NDArray
 
 from skild_phys.errors import BadInput
 from skild_phys.files import AnyPath
+from skild_phys.lattice.coarsen import stored_scale
 from skild_phys.store.create import create_store
 from skild_phys.store.reader import LatticeStore, open_store
-from skild_phys.store.schema import FIELDS, MANAGED, POTTS_FIELDS, SCALED_FIELDS
+from skild_phys.store.schema import AXES, FIELDS, MANAGED, POTTS_FIELDS, SCALED_FIELDS
+
+PLANES = {"state_count": ("state",), "image": ("channel",)}
+"""Axes between samples and sites."""
 
 _CHUNK_SITES = 2**19
 
@@ -35,12 +41,10 @@ def write_dataset(data: xr.Dataset, path: AnyPath) -> LatticeStore:
     BadInput : no field or several, no axis `sample`, numbers that the store cannot keep.
     """
     name = _field(data)
-    values = data[name]
-    if values.dims[:1] != ("sample",):
-        values = values.transpose("sample", ...)
-    scale = _scale(values) if name in SCALED_FIELDS else 1.0
+    values, attrs = _ordered(data[name]), _as_stored(data.attrs)
+    scale = _scale(values, attrs) if name in SCALED_FIELDS else 1.0
     raw = _exactly(name, np.asarray(values.values), scale)
-    planes = raw.shape[1] if name in ("state_count", "image") else 0
+    planes = raw.shape[1] if name in PLANES else 0
     shape = raw.shape[2:] if planes else raw.shape[1:]
     q = planes if name == "state_count" else 0
     if name == "states":
@@ -55,7 +59,7 @@ def write_dataset(data: xr.Dataset, path: AnyPath) -> LatticeStore:
     chunk = int(chunks[0]) if chunks else max(1, _CHUNK_SITES // int(np.prod(raw.shape[1:])))
     with create_store(
         path, field=name, n_samples=len(raw), shape=shape, chunk=chunk,
-        attrs={k: v for k, v in data.attrs.items() if k not in MANAGED},
+        attrs=attrs,
         variables=tuple(scalars), scale=scale, q=q if name in POTTS_FIELDS else 0,
         channels=planes if name == "image" else 0,
     ) as writer:  # fmt: skip
@@ -68,24 +72,72 @@ def _field(data: xr.Dataset) -> str:
     if len(found) != 1 or "sample" not in data[found[0]].dims:
         accepted = f"one variable of {', '.join(FIELDS)}, with an axis 'sample'"
         raise BadInput("dataset", ", ".join(map(str, data.data_vars)) or "nothing", accepted)
-    if data.sizes["sample"] == 0:
-        raise BadInput("dataset", "0 samples", "a sample or more")
+    if 0 in data[found[0]].shape:
+        raise BadInput(found[0], f"shape {data[found[0]].shape}", "a sample or more, and sites")
     return found[0]
 
 
-def _scale(values: xr.DataArray) -> float:
+def _ordered(values: xr.DataArray) -> xr.DataArray:
+    """Return a field with its axes in the order of stores; raises BadInput for other axes."""
+    plane = PLANES.get(str(values.name), ())
+    for axes in AXES.values():
+        wanted = ("sample", *plane, *axes)
+        if set(values.dims) == set(wanted):
+            return values.transpose(*wanted)
+    accepted = " or ".join(str(("sample", *plane, *axes)) for axes in AXES.values())
+    raise BadInput(str(values.name), f"axes {values.dims}", accepted)
+
+
+def as_text(attrs: Mapping[Any, Any]) -> dict[str, Any]:
+    """Return attributes with dictionaries and None as JSON texts, which NetCDF can keep."""
+    return {
+        str(k): json.dumps(v) if v is None or isinstance(v, dict | bool) else v
+        for k, v in attrs.items()
+    }
+
+
+def _as_stored(attrs: Mapping[Any, Any]) -> dict[str, Any]:
+    """Return attributes as a store has them; raises BadInput for what is no JSON value."""
+    found = {}
+    for key, value in attrs.items():
+        if key in MANAGED:
+            continue
+        if isinstance(value, str) and (value.startswith("{") or value in ("null", "true", "false")):
+            value = json.loads(value)
+        if isinstance(value, np.generic | np.ndarray):
+            value = value.tolist()
+        try:
+            json.dumps(value, allow_nan=False)
+        except (TypeError, ValueError):
+            raise BadInput(f"attribute {key}", str(value), "a number, a text, or a list") from None
+        found[str(key)] = value
+    return found
+
+
+def _scale(values: xr.DataArray, attrs: Mapping[str, Any]) -> float:
     """Return what a stored 1 is worth: 1 over the sites of a block."""
     scale = values.encoding.get("scale_factor")
-    if scale is None:
-        raise BadInput(str(values.name), "no encoding", "an encoding with scale_factor")
-    return float(scale)
+    if scale is not None:
+        return float(scale)
+    if "rule" not in attrs or "factor" not in attrs:
+        raise BadInput(str(values.name), "no rule and factor", "attributes rule and factor")
+    dimension = len(set(values.dims) & set(AXES[3]))
+    return stored_scale(str(attrs["rule"]), int(attrs["factor"]), dimension)
 
 
 def _exactly(name: str, values: NDArray[Any], scale: float) -> NDArray[Any]:
     """Return values as the store keeps them; raises BadInput for what would be changed."""
     kind = np.dtype(FIELDS[name].dtype)
-    raw = values.astype(kind) if scale == 1.0 else np.rint(values / scale).astype(kind)
-    same = np.array_equal(raw * kind.type(1) if scale == 1.0 else raw * scale, values)
-    if not same and name != "field":
-        raise BadInput(name, str(values.dtype), f"numbers that {kind} holds")
-    return np.ascontiguousarray(raw)
+    if values.dtype.kind not in "iufb":
+        raise BadInput(name, str(values.dtype), "real numbers")
+    if not np.isfinite(values).all():
+        raise BadInput(name, "NaN or infinity", "finite numbers")
+    if kind.kind == "f":
+        return np.ascontiguousarray(values, dtype=kind)
+    whole = np.rint(np.asarray(values, np.float64) / scale)
+    limits = np.iinfo(kind)
+    wrong = (np.abs(whole * scale - values) > 1e-6) | (whole < limits.min) | (whole > limits.max)
+    if wrong.any():
+        what = f"multiples of {scale:g}" if scale != 1.0 else f"numbers that {kind} holds"
+        raise BadInput(name, float(values[wrong].flat[0]), what)
+    return np.ascontiguousarray(whole, dtype=kind)
