@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import io
+from typing import Any
+
 import pytest
 
 from skild_phys.cli import options
@@ -19,3 +22,24 @@ def test_rates_are_of_this_run_not_of_what_an_earlier_one_had_done(
             now += 1.0
             advance(1)
     assert "refining 930/1000 1/s, 0:01:10 left" in capsys.readouterr().err
+
+
+def test_a_bar_that_is_drawn_at_once_has_all_of_its_fields(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A notebook draws whenever the bar changes, a terminal now and then.
+
+    Planted, seen to fail: a reset without the field `rate`.
+    """
+    from rich.console import Console
+    from rich.progress import Progress
+
+    reset = Progress.reset
+
+    def reset_and_draw(bar: Progress, *words: Any, **more: Any) -> None:
+        reset(bar, *words, **more)
+        bar.refresh()
+
+    monkeypatch.setattr(Progress, "reset", reset_and_draw)
+    console = Console(file=io.StringIO(), force_terminal=True)
+    for advance in options._bar(console, "counting", 4, 1):
+        advance(1, "first")
+        advance(2)
