@@ -55,6 +55,7 @@ def test_a_dataset_that_was_not_changed_is_its_store(
     again = write_dataset(made, tmp_path / "b.zarr")
     assert again.digest() == open_store(tmp_path / "a.zarr").digest()
     assert again.variables == open_store(tmp_path / "a.zarr").variables
+    assert again.attrs["couplings"] == {"J": 1.0}  # a text in the Dataset
 
 
 def test_potts_states_and_their_counts_go_through(tmp_path: Path) -> None:
