@@ -44,7 +44,7 @@ lint: $(VENV)/.dev
 	$(BIN)/mypy
 
 figures: $(VENV)/.base
-	for figure in concept spectra benchmark cost calibration rivals; do \
+	for figure in concept spectra benchmark cost calibration rivals temperatures inverse; do \
 	  $(BIN)/python paper_figures/$$figure.py || exit 1; done
 
 $(VENV)/.docs: $(VENV)/.base
