@@ -219,6 +219,10 @@ def plan(tables: Mapping[str, Sequence[Options]], folder: Path, home: Path) -> l
         options = options | {k: str(v) for k, v in files.items()}
         described = {k: str(v) if isinstance(v, Path) else v for k, v in options.items()
                      if k not in files and k not in ("threads", "coarse")}  # fmt: skip
+        if command == "refine" and options.get("method", "skild") == "skild" and not files:
+            from skild_phys.skild.weights import shipped_weights
+
+            files = {"checkpoint": shipped_weights()}
         of = [keys.get(path) or sha256_file(path) for path in (*inputs, *files.values())]
         text = json.dumps([command, described, sorted(files), of], sort_keys=True)
         keys[output] = hashlib.sha256(text.encode()).hexdigest()

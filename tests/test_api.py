@@ -137,6 +137,7 @@ def test_errors_say_what_the_command_says(fine: xr.Dataset, tmp_path: Path) -> N
     ):
         with pytest.raises(BadInput, match=message):
             sp.coarsen(fine.drop_vars("spins").assign(spins=broken), 2)
+    sp.coarsen(fine.assign_attrs(note="{no JSON"), 2)
     with pytest.raises(BadInput, match="attribute note"):
         sp.coarsen(fine.assign_attrs(note=object()), 2)
     with pytest.raises(BadInput, match="rule and factor"):

@@ -162,6 +162,19 @@ def test_what_is_trained_is_refined_with(tmp_path: Path) -> None:
     assert not set(keys[0]) & set(keys[1])
 
 
+def test_other_shipped_weights_refine_otherwise(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "c.toml"
+    path.write_text(SIMPLE.replace('"exact"', '"skild"').replace("sweeps = 1", ""))
+    before = plan(read_campaign(path), tmp_path, tmp_path)
+    (tmp_path / "w").write_bytes(b"others")
+    monkeypatch.setattr("skild_phys.skild.weights.shipped_weights", lambda: tmp_path / "w")
+    after = plan(read_campaign(path), tmp_path, tmp_path)
+    same = [one.key == two.key for one, two in zip(before, after)]
+    assert same == [True, True, False] * 2
+
+
 def test_the_campaigns_of_this_project_can_be_planned(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -113,14 +113,23 @@ def _words(command: str, inputs: Sequence[object], options: Mapping[str, object]
     return [*option_words(_flags(command, options)), "--", *map(str, inputs)]
 
 
+def options_of(command: str) -> dict[str, click.Option]:
+    """Return the options of a command by each of their names, `_` for `-`."""
+    told = main.get_command(click.Context(main), command)
+    return {
+        opt.lstrip("-").replace("-", "_"): param
+        for param in (told.params if told else [])
+        if isinstance(param, click.Option)
+        for opt in param.opts
+    }
+
+
 def _flags(command: str, options: Mapping[str, object]) -> dict[str, object]:
     """Return options with what is given to a flag as True or False; BadInput for True elsewhere."""
     found = dict(options)
-    told = main.get_command(click.Context(main), command)
-    flags = [p.opts for p in (told.params if told else []) if getattr(p, "is_flag", False)]
-    names = {opt.lstrip("-").replace("-", "_") for opts in flags for opt in opts}
+    known = options_of(command)
     for name, value in found.items():
-        if name in names:
+        if name in known and known[name].is_flag:
             found[name] = bool(value)
         elif value is True or value is False:
             raise BadInput(name, value, "a value")

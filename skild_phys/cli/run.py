@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from skild_phys.cli import call, check, main
+from skild_phys.cli import call, check, options_of
 from skild_phys.cli.compare import REPORT
 from skild_phys.cli.options import answer, overwrite_option
 from skild_phys.errors import BadInput
@@ -96,14 +96,7 @@ def command(
 
 def _check_options(campaign: Path, name: str, keys: list[str]) -> None:
     """Raise BadInput for a key of table [name] that is no option of its command."""
-    context = click.get_current_context()
-    told = main.get_command(context, name)
-    options = [
-        opt.lstrip("-").replace("-", "_")
-        for param in (told.params if told else [])
-        if isinstance(param, click.Option)
-        for opt in param.opts
-    ]
+    options = list(options_of(name))
     for key in keys:
         if key not in options or key in GIVEN:
             near = difflib.get_close_matches(key, options, 1) if key not in options else []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Mapping
 from typing import Any
@@ -15,10 +16,7 @@ from skild_phys.files import AnyPath
 from skild_phys.lattice.coarsen import stored_scale
 from skild_phys.store.create import create_store
 from skild_phys.store.reader import LatticeStore, open_store
-from skild_phys.store.schema import AXES, FIELDS, MANAGED, POTTS_FIELDS, SCALED_FIELDS
-
-PLANES = {"state_count": ("state",), "image": ("channel",)}
-"""Axes between samples and sites."""
+from skild_phys.store.schema import AXES, FIELDS, MANAGED, PLANES, POTTS_FIELDS, SCALED_FIELDS
 
 _CHUNK_SITES = 2**19
 
@@ -103,7 +101,8 @@ def _as_stored(attrs: Mapping[Any, Any]) -> dict[str, Any]:
         if key in MANAGED:
             continue
         if isinstance(value, str) and (value.startswith("{") or value in ("null", "true", "false")):
-            value = json.loads(value)
+            with contextlib.suppress(ValueError):  # what only looks like JSON is a text
+                value = json.loads(value)
         if isinstance(value, np.generic | np.ndarray):
             value = value.tolist()
         try:

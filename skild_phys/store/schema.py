@@ -48,6 +48,9 @@ FIELDS = {
 POTTS_FIELDS = ("states", "state_count")
 """Fields of lattices whose sites are in one of q states, 0 .. q-1."""
 
+PLANES = {"state_count": ("state",), "image": ("channel",)}
+"""Axes between samples and sites, of the fields that have one."""
+
 SCALED_FIELDS = ("block_sum", "state_count")
 """Fields that are kept as whole numbers, to be multiplied by 1 over the sites of a block."""
 
@@ -143,14 +146,13 @@ class Layout:
             attributes |= {"flag_values": states, "flag_meanings": " ".join(map(str, states))}
         if self.field in SCALED_FIELDS:
             attributes["scale_factor"] = self.scale
-        planes = {"state_count": ("state",), "image": ("channel",)}
         arrays = {
             self.field: array_metadata(
                 kind.dtype,
                 (samples, *self.sample_shape),
                 (self.chunk, *self.sample_shape),
                 kind.fill,
-                ("sample", *planes.get(self.field, ()), *AXES[len(self.shape)]),
+                ("sample", *PLANES.get(self.field, ()), *AXES[len(self.shape)]),
                 attributes,
             )
         }
