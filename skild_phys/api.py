@@ -256,10 +256,11 @@ def compare(
     names : of the models; by default how they were made.
     coarse : what the models were refined from.
     output : directory for report, tables and figures.
-    options : of `skild-phys compare`: errors, bins, resamples, seed, threads, overwrite.
+    options : of `skild-phys compare`: errors, bins, resamples, seed, no_figures, threads,
+        overwrite.
     """
     from skild_phys.cli import call
-    from skild_phys.cli.compare import REPORT
+    from skild_phys.measurement import REPORT
 
     if names is not None:
         good = all(re.fullmatch(r"[^\W_][\w .+-]*", name) for name in names)

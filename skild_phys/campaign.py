@@ -28,14 +28,20 @@ import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from skild_phys.errors import BadInput, StoreError
 from skild_phys.files import sha256_file, write_bytes_atomically
+from skild_phys.measurement import JSON, TABLE
 from skild_phys.store import open_store
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 TABLES = ("simulate", "coarsen", "train", "refine", "measure", "compare")
 RECORD = ".step.json"
+RESULTS = "results.csv"
+"""All comparisons of a campaign."""
 ONCE = ("measure", "compare")
 """Tables that are not swept over."""
 LISTS = ("only", "offsets")
@@ -252,3 +258,43 @@ def plan(tables: Mapping[str, Sequence[Options]], folder: Path, home: Path) -> l
             for comparing in tables.get("compare", []):
                 add("compare", [fine, *made], {"coarse": coarse} | comparing, there / "report")
     return steps
+
+
+def results(steps: Sequence[Step], folder: Path) -> pd.DataFrame:
+    """Return all comparisons of a campaign whose steps are done, as one table.
+
+    Its rows are those of each `comparison.csv`. Before their columns stand `folder` (of the
+    report, in the campaign's), `system`, `L` (`LyxLx` unless square), `T`, `rule`, `factor`,
+    `lattices`, and how the model was made: `method`, `steps`, `sweeps`, `seconds_per_lattice`.
+    """
+    import pandas as pd
+
+    tables = []
+    for step in steps:
+        if step.command != "compare":
+            continue
+        coarse = open_store(step.options["coarse"])
+        shape = open_store(step.inputs[0]).shape
+        of = {
+            "folder": step.output.parent.relative_to(folder),
+            "system": coarse.attrs.get("model"),
+            "L": shape[0] if len({*shape}) == 1 else "x".join(map(str, shape)),
+            "T": coarse.attrs.get("temperature"),
+            "rule": coarse.attrs["rule"],
+            "factor": coarse.attrs["factor"],
+        }
+        models = json.loads((step.output / JSON).read_text())["models"]
+        made = pd.DataFrame(
+            [
+                {"model": model["name"], "lattices": model["lattices"]}
+                | {
+                    key: model["cost"].get(key)
+                    for key in ("method", "steps", "sweeps", "seconds_per_lattice")
+                }
+                for model in models
+            ]
+        )
+        rows = pd.read_csv(step.output / TABLE).merge(made, on="model")
+        others = [name for name in rows if name not in made]
+        tables.append(rows[[*made, *others]].assign(**of)[[*of, *made, *others]])
+    return pd.concat(tables, ignore_index=True)

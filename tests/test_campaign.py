@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from skild_phys.campaign import plan, read_campaign, ways
@@ -135,6 +136,29 @@ def test_an_unfinished_step_is_gone_on_with(
     digest = open_store(folder / "L8" / "fine.zarr").digest()
     assert call("run", campaign, "-o", folder) == 0
     assert open_store(folder / "L8" / "fine.zarr").digest() == digest
+
+
+def test_all_comparisons_are_one_table(campaign: Path, tmp_path: Path) -> None:
+    fill = '[[refine]]\nmethod = ["fill"]\n'
+    exact = '[[refine]]\nmethod = ["exact"]\nsweeps = 1\n'
+    simple = SIMPLE[: SIMPLE.index("[refine]")]
+    campaign.write_text(simple + fill + exact + "[compare]\nno_figures = true\n")
+    folder = tmp_path / "out"
+    assert call("run", campaign, "-o", folder) == 0
+    found = pd.read_csv(folder / "results.csv")
+    assert {*zip(found["L"], found["rule"], found["factor"], found["lattices"])} == {
+        (8, "block_mean", 2, 3), (12, "block_mean", 2, 3),
+    }  # fmt: skip
+    assert {*zip(found["folder"], found["method"])} == {
+        (f"L{side}", method) for side in (8, 12) for method in ("fill", "exact")
+    }
+    own = found[(found["folder"] == "L12") & (found["model"] == "exact")].reset_index(drop=True)
+    table = pd.read_csv(folder / "L12" / "report" / "comparison.csv")
+    expected = table[table["model"] == "exact"].reset_index(drop=True)
+    pd.testing.assert_frame_equal(own[expected.columns], expected)
+    assert (own["sweeps"] == 1).all()
+    assert found.loc[found["method"] == "fill", "sweeps"].isna().all()
+    assert (own["seconds_per_lattice"] > 0).all()
 
 
 def test_sweeps_name_their_folders() -> None:

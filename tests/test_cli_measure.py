@@ -185,6 +185,25 @@ def test_compare_writes_a_report_and_ends_with_its_path(
     assert found["models"][0]["paired"] is True
 
 
+def test_tables_alone_leave_no_figure_of_before(
+    cli: Cli, fine: Path, refined: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "report"
+    words = ("compare", fine, refined, "-o", output, "--overwrite")
+    assert cli(*words)[0] == 0
+    table, page = ((output / name).read_bytes() for name in ("comparison.csv", "report.html"))
+    assert list(output.glob("*.png"))
+    assert cli(*words, "--no-figures")[0] == 0
+    assert {p.name for p in output.iterdir()} == {
+        "comparison.csv",
+        "comparison.json",
+        "report.html",
+    }
+    assert (output / "comparison.csv").read_bytes() == table
+    assert b"<img" in page
+    assert b"<img" not in (output / "report.html").read_bytes()
+
+
 def test_compare_prints_json(cli: Cli, fine: Path, refined: Path, tmp_path: Path) -> None:
     code, out, _ = cli("compare", fine, refined, fine, "-o", tmp_path / "r", "--json")
     assert code == 0

@@ -23,11 +23,10 @@ from skild_phys.cli.options import (
 )
 from skild_phys.errors import BadInput
 from skild_phys.files import check_output, write_bytes_atomically
+from skild_phys.measurement import JSON, REPORT, TABLE
 
 if TYPE_CHECKING:
     from skild_phys.measurement.compare import Comparison
-
-REPORT, TABLE, JSON = "report.html", "comparison.csv", "comparison.json"
 
 SHORT = {
     "connected_four_point": "G4c",
@@ -53,6 +52,7 @@ SHORT = {
     type=click.Path(path_type=Path),
     help="The coarse store the models were refined from.",
 )
+@click.option("--no-figures", is_flag=True, help="Only the tables, and a report of these.")
 @error_options
 @threads_option
 @overwrite_option
@@ -62,6 +62,7 @@ def command(
     models: tuple[Path, ...],
     output: Path,
     coarse: Path | None,
+    no_figures: bool,
     errors: str | None,
     bins: int | None,
     resamples: int | None,
@@ -102,8 +103,8 @@ def command(
             threads=check_threads(threads),
             progress=advance,
         )
-    with announced("drawing ..."):
-        _write(found, output)
+    with announced("writing tables ..." if no_figures else "drawing ..."):
+        _write(found, output, draw=not no_figures)
     if not from_python():
         _print(found, as_json)
         if not as_json:
@@ -111,17 +112,20 @@ def command(
     return found
 
 
-def _write(found: Comparison, output: Path) -> None:
+def _write(found: Comparison, output: Path, draw: bool) -> None:
     from skild_phys.measurement.report import html_report, summary, table
     from skild_phys.plots import FIGURES, figure_bytes, save_figure
 
     make_directory(output)
     images = []
-    for name, (caption, draw) in FIGURES.items():
-        figure = draw(found)
+    for name, (caption, drawn) in FIGURES.items():
+        figure = drawn(found) if draw else None
         if figure is not None:
             save_figure(figure, output / name)
             images.append((caption, figure_bytes(figure, dpi=150)))
+        else:  # none of an earlier comparison stays
+            for kind in ("png", "pdf"):
+                (output / f"{name}.{kind}").unlink(missing_ok=True)
     write_bytes_atomically(output / TABLE, table(found).to_csv(index=False).encode())
     text = json.dumps(summary(found), indent=1, allow_nan=False)
     write_bytes_atomically(output / JSON, f"{text}\n".encode())

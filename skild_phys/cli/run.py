@@ -9,10 +9,10 @@ from typing import Any
 import click
 
 from skild_phys.cli import call, check, options_of
-from skild_phys.cli.compare import REPORT
 from skild_phys.cli.options import answer, overwrite_option
 from skild_phys.errors import BadInput
-from skild_phys.files import write_error
+from skild_phys.files import write_bytes_atomically, write_error
+from skild_phys.measurement import REPORT
 
 GIVEN = ("output", "o", "overwrite", "json", "append", "coarse", "truth", "help", "h")
 """Options that a campaign sets itself, or that its tables cannot have."""
@@ -39,14 +39,14 @@ def command(
 
     A step is done if its output is there and was made with the same options from the same
     inputs. One that was made otherwise is left alone, and the run refused, unless --overwrite
-    says to make it anew; one that was interrupted goes on. Tables and their sweeps are described in
-    simulations/README.md.
+    says to make it anew; one that was interrupted goes on. All comparisons together are written to
+    results.csv. Tables and their sweeps are described in simulations/README.md.
 
     \b
     skild-phys run simulations/headline.toml --dry-run
     skild-phys run simulations/headline.toml
     """
-    from skild_phys.campaign import plan, read_campaign
+    from skild_phys.campaign import RESULTS, plan, read_campaign, results
 
     folder = output or Path("runs") / campaign.stem
     tables = read_campaign(campaign)
@@ -90,7 +90,11 @@ def command(
         step.finish()
     done = sum(state == "done" for state in states)
     lines = [f"{folder}  {len(steps)} steps, {done} of them done before"]
-    lines += [str(step.output / REPORT) for step in steps if step.command == "compare"]
+    reports = [step.output / REPORT for step in steps if step.command == "compare"]
+    if reports:
+        table = results(steps, folder).to_csv(index=False)
+        write_bytes_atomically(folder / RESULTS, table.encode())
+        lines += map(str, [*reports, folder / RESULTS])
     return answer(found, "\n".join(lines), as_json)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import xarray as xr
+from numpy.typing import NDArray
 from scipy import stats
 
 from skild_phys.measurement.agreement import Agreement
@@ -46,13 +47,12 @@ def table(comparison: Comparison) -> pd.DataFrame:
     Columns as in `COLUMNS`; `at` is the side, distance, wave number or size (NaN for scalars).
     Pattern frequencies are left out: their distances are in the table, all 512 in the datasets.
     """
-    lines: list[dict[str, Any]] = []
-    for model in comparison.models:
-        for name in _compared(model):
-            lines += _lines(comparison, model, name)
-        for name in (*_PER_MODEL, *RATIOS):
-            if name in model.data:
-                lines += _lines(comparison, model, name)
+    lines = [
+        line
+        for model in comparison.models
+        for name in (*_compared(model), *(n for n in (*_PER_MODEL, *RATIOS) if n in model.data))
+        for line in _lines(comparison, model, name)
+    ]
     return pd.DataFrame(lines, columns=list(COLUMNS))
 
 
@@ -319,27 +319,31 @@ def _at(data: xr.Dataset, name: str, i: int) -> float:
 
 
 def _lines(comparison: Comparison, model: Model, name: str) -> list[dict[str, Any]]:
-    found = []
-    for i, at in enumerate(_places(model.data, name)):
-        residual = _at(model.data, f"{name}_residual", i)
-        error = _at(model.data, f"{name}_residual_err", i)
-        found.append(
-            {
-                "model": model.name,
-                "observable": name,
-                "at": at,
-                "unit": model.data[name].attrs["units"],
-                "truth": _at(comparison.truth, name, i),
-                "truth_err": _at(comparison.truth, f"{name}_err", i),
-                "value": _at(model.data, name, i),
-                "err": _at(model.data, f"{name}_err", i),
-                "residual": residual,
-                "residual_err": error,
-                "sigmas": residual / error if error > 0 else math.nan,
-                "theory": _at(comparison.truth, f"{name}_theory", i),
-            }
+    """Return the rows of one observable, one a place, with the columns of `COLUMNS`."""
+    places = _places(model.data, name)
+    columns = [
+        _column(data, f"{name}{end}", len(places))
+        for data, ends in (
+            (comparison.truth, ("", "_err")),
+            (model.data, ("", "_err", "_residual", "_residual_err")),
         )
-    return found
+        for end in ends
+    ]
+    *_, residual, error = columns
+    sigmas = np.divide(residual, error, out=np.full(len(places), np.nan), where=error > 0)
+    columns += [sigmas, _column(comparison.truth, f"{name}_theory", len(places))]
+    unit = model.data[name].attrs["units"]
+    return [
+        dict(zip(COLUMNS, (model.name, name, at, unit, *map(float, values))))
+        for at, *values in zip(places, *columns)
+    ]
+
+
+def _column(data: xr.Dataset, name: str, n: int) -> NDArray[np.float64]:
+    """Return one number for each of `n` places, NaN for what was not estimated."""
+    if name not in data:
+        return np.full(n, np.nan)
+    return np.atleast_1d(np.asarray(data[name].values, dtype=np.float64))
 
 
 def _off(model: Model, name: str, i: int) -> bool:

@@ -55,6 +55,7 @@ def figure_bytes(figure: Figure, kind: str = "png", dpi: int = 300) -> bytes:
     metadata = {"Software": None} if kind == "png" else {"CreationDate": None}
     with mpl.rc_context(STYLE):
         figure.savefig(buffer, format=kind, dpi=dpi, metadata=metadata)
+    figure.set_layout_engine("none")  # it is laid out; once is enough
     return buffer.getvalue()
 
 
