@@ -6,25 +6,35 @@ the 63 are uniform on 0 .. 63. The ranks are counted in 8 bins of 8; a bin of 50
 average, and the band in the table is where all 8 counts of a case lie together with probability
 0.99.
 
-    python analysis/calibration_ising2d.py runs/calibration 500   -> calibration_ising2d.csv
+    python analysis/calibration_ising2d.py runs/calibration --lattices 500
+        -> calibration_ising2d.csv, .md
 """
 
 # %% What is run
-import sys
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
-from commands import skild_phys
+from study import Study, skild_phys
 
 from skild_phys.lattice.models import MODELS
 from skild_phys.measurement.four_point import four_point_terms
 from skild_phys.store import open_store
 
-FOLDER = Path(sys.argv[1] if len(sys.argv) > 1 else "runs/calibration")
-N = int(sys.argv[2]) if len(sys.argv) > 2 else 500
-CSV = Path(__file__).with_suffix(".csv")
-SIDE, COPIES, BINS, SEED = 64, 63, 8, 20261201
+
+# %% What the table says
+def verdict(table: pd.DataFrame) -> list[str]:
+    """Return it in words."""
+    lines = []
+    for (rule, factor, who), own in table.groupby(["rule", "factor", "lattice"], sort=False):
+        name = "the truth" if who == "truth" else "SKILD"
+        outside = ", ".join(own.loc[~own["inside"], "quantity"])
+        said = f"{own['inside'].sum()} of {len(own)} quantities are ranked uniformly (99% bands)"
+        lines.append(f"{rule} by {factor}, {name}: {said}{f'; not {outside}' if outside else ''}.")
+    return lines
+
+
+study = Study(__file__, __doc__, verdict, "runs/calibration", lattices=500, side=64, copies=63)
+FOLDER, N = study.options.folder, study.options.lattices
+SIDE, COPIES, BINS, SEED = study.options.side, study.options.copies, 8, 20261201
 CASES = (("block_mean", 4), ("majority", 4), ("decimate", 4), ("block_mean", 8))
 
 
@@ -35,6 +45,7 @@ def quantities(spins: np.ndarray) -> dict[str, np.ndarray]:
     power = np.abs(np.fft.fft2(spins.astype(float), norm="ortho")) ** 2
     k = np.hypot(*np.meshgrid(*[np.fft.fftfreq(SIDE) * SIDE] * 2))
     shells = {1: (0.5, 1.5), 4: (3.5, 4.5), 12: (11, 13), 24: (22, 26)}
+    shells = {name: ends for name, ends in shells.items() if name < SIDE / 2}
     found = {"energy": model.energy(spins), "m2": model.magnetization(spins) ** 2}
     for name, (low, high) in shells.items():
         found[f"S(k = {name} 2 pi / L)"] = power[:, (k >= low) & (k < high)].mean(axis=1)
@@ -46,40 +57,51 @@ def quantities(spins: np.ndarray) -> dict[str, np.ndarray]:
 
 
 # %% Stores and ranks
-FOLDER.mkdir(parents=True, exist_ok=True)
-truth = FOLDER / "truth.zarr"
-skild_phys(
-    "simulate", "--L", SIDE, "--T", "Tc", "-n", N, "--chains", 8, "--seed", SEED, "-o", truth
-)
-random = np.random.default_rng(SEED)
-rows = []
-for rule, factor in CASES:
-    name = f"{rule}-{factor}x"
-    coarse, skild, exact = (FOLDER / f"{kind}-{name}.zarr" for kind in ("coarse", "skild", "exact"))
-    skild_phys("coarsen", truth, "--rule", rule, "--factor", factor, "-o", coarse)
-    skild_phys("refine", coarse, "-o", skild)
-    skild_phys("refine", coarse, "--method", "exact", "--samples-per-input", COPIES, "-o", exact)
-    oracle = open_store(exact)
-    draws: dict[str, list[np.ndarray]] = {}
-    for start in range(0, N, 20):
-        stop = min(start + 20, N)
-        lattices = oracle.read(start * COPIES, stop * COPIES)
-        for key, values in quantities(lattices).items():
-            draws.setdefault(key, []).append(values.reshape(-1, COPIES))
-    for who, path in (("truth", truth), ("skild", skild)):
-        own = quantities(open_store(path).read(0, N))
-        for key, values in own.items():
-            among = np.concatenate(draws[key])
-            # Equal numbers (discrete quantities) take their places by chance.
-            tied = random.uniform(size=among.shape) < random.uniform(size=(N, 1))
-            rank = ((among < values[:, None]) | ((among == values[:, None]) & tied)).sum(axis=1)
-            counts = np.bincount(rank * BINS // (COPIES + 1), minlength=BINS)
-            simulated = random.multinomial(N, [1 / BINS] * BINS, size=20000)
-            low = np.quantile(simulated.min(axis=1), 0.005)
-            high = np.quantile(simulated.max(axis=1), 0.995)
-            row = {"rule": rule, "factor": factor, "lattice": who, "quantity": key}
-            row |= {"low": low, "high": high, "inside": low <= counts.min() <= counts.max() <= high}
-            row |= {"mean_rank": rank.mean() / COPIES}
-            rows.append(row | {f"bin{i}": count for i, count in enumerate(counts)})
-pd.DataFrame(rows).to_csv(CSV, index=False, float_format="%.4g")
-print(CSV)
+def ranked() -> pd.DataFrame:
+    """Return the counts of ranks, a line for each rule, lattice and quantity."""
+    truth = FOLDER / "truth.zarr"
+    skild_phys(
+        "simulate", "--L", SIDE, "--T", "Tc", "-n", N, "--chains", 8, "--seed", SEED, "-o", truth
+    )
+    random = np.random.default_rng(SEED)
+    rows = []
+    for rule, factor in CASES:
+        name = f"{rule}-{factor}x"
+        coarse, skild, exact = (
+            FOLDER / f"{kind}-{name}.zarr" for kind in ("coarse", "skild", "exact")
+        )
+        skild_phys("coarsen", truth, "--rule", rule, "--factor", factor, "-o", coarse)
+        skild_phys("refine", coarse, "-o", skild)
+        skild_phys(
+            "refine", coarse, "--method", "exact", "--samples-per-input", COPIES, "-o", exact
+        )
+        oracle = open_store(exact)
+        draws: dict[str, list[np.ndarray]] = {}
+        for start in range(0, N, 20):
+            stop = min(start + 20, N)
+            lattices = oracle.read(start * COPIES, stop * COPIES)
+            for key, values in quantities(lattices).items():
+                draws.setdefault(key, []).append(values.reshape(-1, COPIES))
+        for who, path in (("truth", truth), ("skild", skild)):
+            own = quantities(open_store(path).read(0, N))
+            for key, values in own.items():
+                among = np.concatenate(draws[key])
+                # Equal numbers (discrete quantities) take their places by chance.
+                tied = random.uniform(size=among.shape) < random.uniform(size=(N, 1))
+                rank = ((among < values[:, None]) | ((among == values[:, None]) & tied)).sum(axis=1)
+                counts = np.bincount(rank * BINS // (COPIES + 1), minlength=BINS)
+                simulated = random.multinomial(N, [1 / BINS] * BINS, size=20000)
+                low = np.quantile(simulated.min(axis=1), 0.005)
+                high = np.quantile(simulated.max(axis=1), 0.995)
+                row = {"rule": rule, "factor": factor, "lattice": who, "quantity": key}
+                row |= {
+                    "low": low,
+                    "high": high,
+                    "inside": low <= counts.min() <= counts.max() <= high,
+                }
+                row |= {"mean_rank": rank.mean() / COPIES}
+                rows.append(row | {f"bin{i}": count for i, count in enumerate(counts)})
+    return pd.DataFrame(rows)
+
+
+study.finish(ranked(), digits=4)

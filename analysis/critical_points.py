@@ -6,25 +6,37 @@ where U4 is a parabola in T; the crossing is where the two parabolas meet. Error
 jackknife bins in the order of the chains. Corrections to scaling move the crossings of finite
 sizes (with logarithms for the 4-state Potts model), which is why this is a study and not a test.
 
-    nice python analysis/critical_points.py runs/critical     -> analysis/critical_points.csv
+    nice python analysis/critical_points.py runs/critical     -> critical_points.csv, .md
 """
 
-# %% What is run
-import sys
-from pathlib import Path
-
+# %% What is needed
 import numpy as np
 import pandas as pd
+from study import Study
 
 from skild_phys.lattice.models import get_model
+from skild_phys.measurement.report import with_error
 from skild_phys.measurement.thermodynamics import binder_cumulant
 from skild_phys.simulation.chain import simulate
 from skild_phys.simulation.spec import SimulationSpec
 from skild_phys.store import open_store
 
-FOLDER = Path(sys.argv[1] if len(sys.argv) > 1 else "runs/critical")
-CSV = Path(__file__).with_suffix(".csv")
-SEED, SAMPLES, BINS = 20261124, 8000, 50
+
+# %% What the table says
+def verdict(table: pd.DataFrame) -> list[str]:
+    """Return how far each crossing is from the published critical point."""
+    return [
+        f"{row.model}, {row.L1} and {row.L2}: U4 crosses at T = "
+        f"{with_error(row.T_crossing, row.error)}, published {row.Tc_published:.6f} ({row.z:+.1f} "
+        "errors)."
+        for row in table.itertuples()
+    ]
+
+
+# %% What is run
+study = Study(__file__, __doc__, verdict, "runs/critical", samples=8000, bins=50, smaller=1)
+FOLDER, SAMPLES, BINS = (getattr(study.options, key) for key in ("folder", "samples", "bins"))
+SEED = 20261124
 CASES = {  # pairs of sizes, and 1 / nu (Potts: Wu, Rev. Mod. Phys. 54, 235, 1982)
     "ising2d": (((16, 32), (32, 64)), 1.0),
     "ising3d": (((8, 16), (16, 32)), 1.587),
@@ -53,14 +65,14 @@ def crossing(temperatures: np.ndarray, cumulants: np.ndarray) -> float:
     fits = [np.polynomial.Polynomial.fit(temperatures, u, 2).convert() for u in cumulants]
     roots = (fits[0] - fits[1]).roots()
     real = roots[np.abs(roots.imag) < 1e-9].real
-    return float(real[np.argmin(np.abs(real - temperatures.mean()))])
+    return float(min(real, key=lambda t: abs(t - temperatures.mean()), default=np.nan))
 
 
-FOLDER.mkdir(parents=True, exist_ok=True)
 rows = []
 for name, (pairs, exponent) in CASES.items():
     published = get_model(name).critical_temperature
-    for sides in pairs:
+    for pair in pairs:
+        sides = tuple(side // study.options.smaller for side in pair)
         temperatures = published * (1.0 + 0.4 * sides[1] ** -exponent * STEPS)
         data = np.array([[moments(name, side, t) for t in temperatures] for side in sides])
         bins = data.reshape(*data.shape[:3], BINS, -1).mean(axis=-1)
@@ -81,7 +93,4 @@ for name, (pairs, exponent) in CASES.items():
                 "z": (found - published) / error,
             }
         )
-        print(rows[-1], flush=True)
-
-# %% Write
-pd.DataFrame(rows).to_csv(CSV, index=False, float_format="%.7g")
+study.finish(pd.DataFrame(rows), digits=7)

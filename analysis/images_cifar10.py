@@ -29,8 +29,8 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from commands import kept, skild_phys
 from PIL import Image
+from study import kept, skild_phys
 
 from skild_phys.images.evaluate import StoredImages
 from skild_phys.images.metrics import feature_network, features, frechet_distance

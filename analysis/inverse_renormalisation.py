@@ -13,33 +13,66 @@ than nearest neighbours. What follows from that is in all three; `blocked` begin
 lattices of twice the side instead, where refining by an exact conditional law stays exact for one
 step. `simulated` is the Monte Carlo at each side. Errors are those of independent lattices.
 
-    python analysis/inverse_renormalisation.py runs/inverse 400 16 4
-        -> analysis/inverse_renormalisation.csv
+    python analysis/inverse_renormalisation.py runs/inverse --lattices 400 --start 16 --steps 4
+        -> inverse_renormalisation.csv, .md
 """
 
-# %% What is run
-import sys
+# %% What is needed
+import math
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from study import Study, signed
 
 import skild_phys as sp
 from skild_phys.lattice.exact import BINDER, XI_OVER_L, kaufman_energy
 from skild_phys.lattice.models import MODELS
+from skild_phys.measurement.report import with_error
 from skild_phys.rng import generator
 from skild_phys.skild.local_rule import LocalRule
 
-FOLDER = Path(sys.argv[1] if len(sys.argv) > 1 else "runs/inverse")
-N, START, STEPS = map(int, sys.argv[2:5]) if len(sys.argv) > 2 else (400, 16, 4)
-CSV = Path(__file__).with_suffix(".csv")
-SEED, FITTED, FITTED_ON = 20270301, 64, 64
+
+# %% What the table says
+def verdict(table: pd.DataFrame) -> list[str]:
+    """Return what each way has come to after the last step, and the exact values."""
+    last = table[table["step"] == table["step"].max()]
+    exact = last.iloc[0]
+    lines = [
+        f"After {exact['step']:g} steps, {exact['side']:g}^2, {exact['n']:g} lattices. Exact: "
+        f"energy {exact['energy_exact']:.4f}, U4 {exact['U4_exact']:.4f}, xi / L "
+        f"{exact['xi_over_L_exact']:.4f}, eta 1/4 (from chi of the first and the last step)."
+    ]
+    for (method, begun), own in table.fillna({"begun": ""}).groupby(
+        ["method", "begun"], sort=False
+    ):
+        first, end = own.iloc[0], own.iloc[-1]
+        doublings = math.log2(end["side"] / first["side"])
+        errors = [row["chi_err"] / row["chi"] for row in (first, end)]
+        eta = 2.0 - math.log2(end["chi"] / first["chi"]) / doublings
+        eta_err = math.hypot(*errors) / math.log(2.0) / doublings
+        said = [f"{name.replace('_over_', ' / ')} {with_error(end[name], end[name + '_err'])}"
+                for name in ("energy", "U4", "xi_over_L")]  # fmt: skip
+        off = signed(end["energy"] - end["energy_exact"], end["energy_err"])
+        where = f"{method}{f', begun with {begun} lattices' if begun else ''}"
+        lines.append(
+            f"{where}: {', '.join(said)}, eta {with_error(eta, eta_err)}; energy off by {off}."
+        )
+    return lines
+
+
+# %% What is run
+study = Study(
+    __file__, __doc__, verdict, "runs/inverse", lattices=400, start=16, steps=4, fitted=64
+)
+FOLDER, N = study.options.folder, study.options.lattices
+START, STEPS = study.options.start, study.options.steps
+SEED, FITTED, FITTED_ON = 20270301, 64, study.options.fitted
 TC = MODELS["ising2d"].critical_temperature
 OBSERVABLES = {
     "energy": "energy", "U4": "binder_cumulant", "xi_over_L": "correlation_length_ratio",
     "chi": "susceptibility",
 }  # fmt: skip
-FOLDER.mkdir(parents=True, exist_ok=True)
 rows = []
 
 
@@ -52,8 +85,7 @@ def measured(name: str, begun: str, step: int, lattices: Path | np.ndarray, side
         row[short], row[f"{short}_err"] = float(found[full]), float(found[f"{full}_err"])
     exact = {"energy": kaufman_energy(side, TC), "U4": BINDER, "xi_over_L": XI_OVER_L}
     rows.append(row | {f"{key}_exact": value for key, value in exact.items()})
-    print(rows[-1], flush=True)
-    pd.DataFrame(rows).to_csv(CSV, index=False, float_format="%.6g")
+    study.save(pd.DataFrame(rows))
 
 
 # %% Where the flows begin, and what they should be
@@ -100,3 +132,4 @@ for begun, path in begins.items():
         random = generator(SEED, step)
         spins = rule.draw(spins, random.random((len(spins), side, side)))
         measured("local_rule", begun, step, spins, side)
+study.finish(pd.DataFrame(rows))

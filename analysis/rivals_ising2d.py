@@ -26,22 +26,21 @@ thread.
 Everything is made in the folder given, which is of one number of minutes and of lattices; an
 interrupted run goes on where it stopped.
 
-    python analysis/rivals_ising2d.py runs/rivals 15 24    -> analysis/rivals_ising2d.csv
+    python analysis/rivals_ising2d.py runs/rivals --minutes 15 --lattices 24
+        -> rivals_ising2d.csv, .md
 """
 
-# %% What is run
+# %% What is needed
 import copy
 import math
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
-from commands import kept, skild_phys
+from study import Study, kept, residuals, skild_phys
 
 from skild_phys.lattice.coarsen import BlockMean, coarsen_spins
 from skild_phys.lattice.models import MODELS
@@ -65,12 +64,25 @@ from skild_phys.skild.train import Known, Measured, Trainer, averaged
 from skild_phys.skild.weights import save_weights
 from skild_phys.store import LatticeStore, open_store
 
-FOLDER = Path(sys.argv[1] if len(sys.argv) > 1 else "runs/rivals")
-MINUTES = float(sys.argv[2]) if len(sys.argv) > 2 else 15.0
-N = int(sys.argv[3]) if len(sys.argv) > 3 else 24
-CSV = Path(__file__).with_suffix(".csv")
-SIDE, TRAINED, FACTOR, SEED, THREADS = 128, 64, 4, 20261203, 1
-SR3_CALLS, PAPER_CALLS, SAVE_EVERY = (1000, 32), 1000, 250
+
+# %% What the table says
+def verdict(table: pd.DataFrame) -> list[str]:
+    """Return how far the energy of each model is from the truth's, the nearest first."""
+    own = table[table["observable"] == "energy"].set_index("model")
+    nearest = own["residual"].abs().sort_values()
+    lines = [f"Nearest to the truth in energy: {', '.join(nearest.index)}."]
+    return [*lines, residuals(table, ["model", "network_calls", "seconds"])]
+
+
+# %% What is run
+study = Study(
+    __file__, __doc__, verdict, "runs/rivals",
+    minutes=15.0, lattices=24, side=128, trained=64, calls=1000,
+)  # fmt: skip
+FOLDER, MINUTES, N = study.options.folder, study.options.minutes, study.options.lattices
+SIDE, TRAINED, FACTOR, SEED, THREADS = study.options.side, study.options.trained, 4, 20261203, 1
+PAPER_CALLS, SAVE_EVERY = study.options.calls, 250
+SR3_CALLS = (study.options.calls, max(2, study.options.calls // 31))
 ISING = MODELS["ising2d"]
 SYSTEM = {"model": "ising2d", "temperature": ISING.critical_temperature, "side": TRAINED}
 FIXED = ("flip", "turn", "sign")
@@ -166,7 +178,6 @@ def trained(name: str, kind: type[Trainer], config: TrainConfig) -> Trainer:
 
 
 torch.set_num_threads(THREADS)
-FOLDER.mkdir(parents=True, exist_ok=True)
 ours = replace(read_config("ising2d"), side=TRAINED, seed=SEED)
 fields = {"output": "eps", "symmetries": FIXED, "couplings_reach": 0}
 torus_only = replace(ours.network, waves=0)
@@ -377,5 +388,4 @@ if missing := set(rows) - set(paired):
 columns = pd.DataFrame.from_dict(rows, orient="index")
 table = table.sort_values("model", key=lambda m: m.map(list(rows).index), kind="stable")
 table = table.join(columns, on="model").assign(L=SIDE, factor=FACTOR, lattices=N)
-table.to_csv(CSV, index=False, float_format="%.6g")
-print(CSV)
+study.finish(table)

@@ -6,16 +6,16 @@ the mean square of E[s | X_t] - s on 32 critical lattices of 128^2 that no run h
 lambdas, for lattices of which nothing is known and for such whose block means by 4 are; what is
 given is its excess over the row `preset`, paired, in 1e-4.
 
-    python analysis/trials_ising2d.py runs/trials 3 2    -> analysis/trials_ising2d.csv
+    python analysis/trials_ising2d.py runs/trials --minutes 3 --together 2
+        -> trials_ising2d.csv, .md
 
-The second argument is minutes a row, the third how many rows are trained side by side. A row that
-is done is not trained again.
+MINUTES are those of a row, TOGETHER is how many rows are trained side by side. A row that is
+done is not trained again.
 """
 
-# %% What is run
+# %% What is needed
 import math
 import multiprocessing
-import sys
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +23,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from study import Study, signed
 
 from skild_phys.lattice.coarsen import coarsen_spins
 from skild_phys.lattice.models import MODELS
@@ -35,14 +36,41 @@ from skild_phys.skild.source import SimulationSource
 from skild_phys.skild.train import Trainer
 from skild_phys.skild.weights import load_weights, save_weights
 
-FOLDER = Path(sys.argv[1] if len(sys.argv) > 1 else "runs/trials")
-MINUTES = float(sys.argv[2]) if len(sys.argv) > 2 else 3.0
-AT_ONCE = int(sys.argv[3]) if len(sys.argv) > 3 else 2
-CSV = Path(__file__).with_suffix(".csv")
-SEED, SIDE, FACTOR, N = 20261210, 128, 4, 32
+
+# %% What the table says
+def verdict(table: pd.DataFrame) -> list[str]:
+    """Return what each row loses or gains."""
+    lines = ["Mean square of E[s | X_t] - s less that of the preset, in 1e-4, by what is known:"]
+    for (name, known, steps), own in table.groupby(["row", "known", "steps"], sort=False):
+        at = own.set_index("lambda")
+        said = [f"{signed(at.loc[lam, 'excess'], at.loc[lam, 'excess_err'])} at lambda = {lam:g}"
+                for lam in (1.0, 4.0, 16.0)]  # fmt: skip
+        lines.append(f"{name}, {known} ({steps} steps): {', '.join(said)}.")
+    return lines
+
+
+# %% What is run
+study = Study(
+    __file__,
+    __doc__,
+    verdict,
+    "runs/trials",
+    minutes=3.0,
+    together=2,
+    side=128,
+    trained=64,
+    rows=11,
+)
+FOLDER, MINUTES = study.options.folder, study.options.minutes
+SEED, SIDE, FACTOR, N = 20261210, study.options.side, 4, 32
 LAMBDAS = (0.6, 1.0, 2.0, 4.0, 8.0, 16.0)
 TC = MODELS["ising2d"].critical_temperature
-PRESET = replace(read_config("ising2d"), seed=SEED, spectrum_batches=256)
+PRESET = replace(
+    read_config("ising2d"),
+    seed=SEED,
+    side=study.options.trained,
+    spectrum_batches=4 * study.options.trained,
+)
 
 
 def shape(**changes: object) -> dict:
@@ -127,11 +155,10 @@ def row(name: str) -> list[dict]:
 
 # %% One table
 if __name__ == "__main__":
-    FOLDER.mkdir(parents=True, exist_ok=True)
     spawn = multiprocessing.get_context("spawn")
     rows = []
-    with ProcessPoolExecutor(AT_ONCE, mp_context=spawn) as pool:
-        for found in pool.map(row, ROWS):
+    with ProcessPoolExecutor(study.options.together, mp_context=spawn) as pool:
+        for found in pool.map(row, list(ROWS)[: study.options.rows]):
             rows += found
             print(found[0]["row"], found[0]["steps"], "steps", flush=True)
     base = {(r["known"], r["lambda"]): r["errors"] for r in rows if r["row"] == "preset"}
@@ -140,5 +167,4 @@ if __name__ == "__main__":
         excess = 1e4 * (own - base[one["known"], one["lambda"]])
         one |= {"mean_square": own.mean(), "excess": excess.mean()}
         one |= {"excess_err": excess.std(ddof=1) / math.sqrt(N)}
-    pd.DataFrame(rows).to_csv(CSV, index=False, float_format="%.5g")
-    print(CSV)
+    study.finish(pd.DataFrame(rows), digits=5)

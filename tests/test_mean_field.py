@@ -174,6 +174,18 @@ def test_each_lattice_has_a_lambda_of_its_own() -> None:
     assert torch.allclose(one.field[0], together.field[0])
 
 
+def test_where_nothing_is_left_nothing_is_said() -> None:
+    """A 16 x 16 lattice at a lambda of the longest waves of larger ones: abar is below e^-300."""
+    iteration = mean_field((16, 16), NEIGHBOURS)
+    lam = torch.tensor([30.0, 800.0, 2400.0, 1e5])
+    found = iteration.evidence(white(4, (16, 16), 5), lam)
+    for name in ("field", "wiener", "whitened"):
+        assert getattr(found, name).isfinite().all(), name
+    rms = found.whitened.square().mean((1, 2)).sqrt()
+    assert 0.3 < rms[0] < 3.0
+    assert (rms[2:] == 0.0).all()
+
+
 def test_what_is_remembered_of_a_lambda_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each lambda has its own evidence, the first time and again, and only so many are kept.
 

@@ -1,7 +1,8 @@
-"""Studies of `analysis/` run from end to end on tiny lattices, and leave their tables."""
+"""Studies of `analysis/` run from end to end on the tiny campaign, and say what they found."""
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -10,26 +11,85 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-ANALYSIS = Path(__file__).parent.parent / "analysis"
-STUDIES = {
-    "inverse_renormalisation": (("4", "8", "1"), 8, {"energy", "U4", "xi_over_L", "chi"}),
-    "temperatures_ising2d": (("4", "16", "0.95,1.1"), 8, {"model", "residual", "relative"}),
+from skild_phys.cli import run
+
+HOME = Path(__file__).parent.parent
+TINY = (HOME / "simulations" / "tiny.toml").read_text()
+MODES = re.sub(r"\[measure\]\n.*\n", "", TINY).replace('"skild", "exact"', '"skild"')
+MODES = MODES.replace("factor = 4", 'factor = 4\nrule = "spectral"')
+READ = {  # study -> what it is called with beside the campaign's folder
+    "refinement_ising2d": "",
+    "factors_ising2d": "--modes MODES",
+    "sizes_ising2d": "",
+    "steps_ising2d": "",
+    "cost_ising2d": "",
+    "temperatures_ising2d": "",
 }
+OWN = {  # studies with stores of their own
+    "calibration_ising2d": "--lattices 4 --side 16 --copies 7",
+    "generation_ising2d": "--lattices 6 --side 8",
+    "inverse_renormalisation": "--lattices 4 --start 8 --steps 2 --fitted 16",
+    "critical_points": "--samples 500 --bins 5 --smaller 4",
+    "rivals_ising2d": "--minutes 0.02 --lattices 2 --side 16 --trained 16 --calls 4",
+    "trials_ising2d": "--minutes 0.02 --side 16 --trained 16 --rows 2",
+}
+NEEDS_PHOTOGRAPHS = {"images_cifar10"}
 
 
-@pytest.mark.parametrize("name", STUDIES)
-def test_a_study_runs(name: str, tmp_path: Path) -> None:
-    words, least, columns = STUDIES[name]
-    for script in (name, "commands"):
-        shutil.copy(ANALYSIS / f"{script}.py", tmp_path)
-    script = tmp_path / f"{name}.py"
-    done = subprocess.run(
-        [sys.executable, script, tmp_path / "runs", *words], capture_output=True, text=True
-    )
+@pytest.fixture(scope="module")
+def campaigns(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Run the tiny campaign, and one of kept modes; return their folder."""
+    folder = tmp_path_factory.mktemp("runs")
+    for name, text in (("tiny", TINY), ("modes", MODES)):
+        (folder / f"{name}.toml").write_text(text)
+        with pytest.raises(SystemExit, match="0"):
+            run(["run", str(folder / f"{name}.toml"), "-o", str(folder / name)])
+    return folder
+
+
+def study(name: str, folder: Path, words: str, at: Path) -> tuple[pd.DataFrame, str]:
+    """Run a study in the folder `at`; return its table and verdict."""
+    for script in (name, "study"):
+        shutil.copy(HOME / "analysis" / f"{script}.py", at)
+    command = [sys.executable, at / f"{name}.py", folder, *words.split()]
+    done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    table = pd.read_csv(script.with_suffix(".csv"))
-    assert len(table) >= least
-    assert columns <= set(table.columns)
-    if "observable" in table:
-        table = table[table["observable"] == "energy"].rename(columns={"residual": "energy"})
-    assert table["energy"].notna().all()
+    said = (at / f"{name}.md").read_text()
+    assert said.strip() in done.stdout
+    return pd.read_csv(at / f"{name}.csv"), said
+
+
+@pytest.mark.parametrize("name", READ)
+def test_a_study_of_a_campaign(name: str, campaigns: Path, tmp_path: Path) -> None:
+    words = READ[name].replace("MODES", str(campaigns / "modes"))
+    table, said = study(name, campaigns / "tiny", words, tmp_path)
+    assert {"skild"} <= {*table["method"]}
+    assert {16, 32} <= {*table["L"]}
+    energy = table[(table["observable"] == "energy") & (table["method"] == "skild")]
+    assert (energy["residual"].abs() < 6 * energy["residual_err"]).all()  # p < 1e-5 in all
+    assert re.search(r"\d\(\d+\)|s a lattice", said)
+    assert "nan" not in said
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_a_study_with_stores_of_its_own(name: str, tmp_path: Path) -> None:
+    table, said = study(name, tmp_path / "runs", OWN[name], tmp_path)
+    assert len(table) >= 8
+    assert said.strip()
+    script = [sys.executable, tmp_path / f"{name}.py", "--table"]
+    again = subprocess.run(script, capture_output=True, text=True)
+    assert again.stdout.strip() == said.strip(), again.stderr
+
+
+def test_every_study_is_run() -> None:
+    there = {p.stem for p in (HOME / "analysis").glob("*.py")} - {"study"}
+    assert there == {*READ, *OWN, *NEEDS_PHOTOGRAPHS}
+
+
+def test_a_campaign_that_was_not_run_takes_one_line(tmp_path: Path) -> None:
+    for script in ("sizes_ising2d", "study"):
+        shutil.copy(HOME / "analysis" / f"{script}.py", tmp_path)
+    command = [sys.executable, tmp_path / "sizes_ising2d.py", tmp_path / "none"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode != 0
+    assert re.fullmatch(r"error: \S+results.csv: is not there.*\n", done.stderr)

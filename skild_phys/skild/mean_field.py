@@ -40,6 +40,10 @@ larger than it is where an iteration ends, and c returns to 1."""
 FAINT = 1e-6
 """Sum of squared couplings up to which c is 1: there is no reaction to speak of."""
 
+SILENT = 1e-30
+"""Root mean square of what X_t still shows of the fields below which its whitened field is 0, not
+the quotient of two numbers that float32 cannot hold."""
+
 REMEMBERED = 2**22
 """Sites times lambdas of which what evidence is made of is kept, 10 bytes each."""
 
@@ -64,7 +68,7 @@ class Evidence:
     field : h, (n, Ly, Lx).
     wiener : sqrt(abar) X_t, the mean of x0 were it Gaussian, (n, Ly, Lx).
     whitened : sqrt(abar) X_t / sqrt(P), scaled to a mean square near 1: the same with all wave
-        numbers that are left equally loud, (n, Ly, Lx).
+        numbers that are left equally loud, (n, Ly, Lx). 0 where none is left (`SILENT`).
     kernels : DFT of J and of J^2 without their parts at r = 0, (n or 1, 2, *modes).
     loops : a table of chi, increasing, and of c, (n or 1, 2, LOOPS).
     """
@@ -146,7 +150,7 @@ class MeanField:
         p, at = self.process, lam[:, None, None]
         abar = torch.exp(-p.kappa2 * at)
         gain = 1.0 / (-torch.expm1(-p.kappa2 * at) * p.power)
-        loudness = ((abar * self.weight).sum((-2, -1), keepdim=True) / self._sites).sqrt()
+        loudness = ((abar * self.weight).sum((-2, -1), keepdim=True) / self._sites).sqrt().float()
         couplings = self.prior - abar * gain
         by_site = self._real(couplings.to(torch.complex128))
         couplings = couplings - by_site[:, :1, :1]
@@ -156,7 +160,7 @@ class MeanField:
         return _AtLambda(
             abar.sqrt().float(),
             gain.float(),
-            1.0 / (p.amplitude * loudness.float()),
+            torch.where(loudness > SILENT, 1.0 / (p.amplitude * loudness), 0.0),
             torch.stack([couplings, squares], dim=1).float(),
             loops.float(),
         )

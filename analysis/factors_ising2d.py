@@ -1,0 +1,28 @@
+"""One set of weights, every factor: where does SKILD stop being right?
+
+Reads the campaigns `simulations/factors.toml` (block means, majorities and single spins by 2 to 12,
+with the exact Monte Carlo beside) and `simulations/modes.toml` (the longest waves alone).
+
+    skild-phys run simulations/factors.toml
+    skild-phys run simulations/modes.toml
+    python analysis/factors_ising2d.py runs/factors --modes runs/modes
+"""
+
+# %% What is read
+from pathlib import Path
+
+import pandas as pd
+from study import RESIDUALS, Study, agreement, campaign_results, residuals
+
+
+# %% What the table says
+def verdict(table: pd.DataFrame) -> list[str]:
+    """Return it in words."""
+    groups = table[table["method"] == "skild"].groupby(["rule", "factor"], sort=False)
+    lines = [f"{rule} by {factor}: {agreement(part)}." for (rule, factor), part in groups]
+    return [*lines, residuals(table, ["L", "rule", "factor", "method"])]
+
+
+study = Study(__file__, __doc__, verdict, "runs/factors", modes="runs/modes")
+folders = (study.options.folder, Path(study.options.modes))
+study.finish(pd.concat([campaign_results(folder, RESIDUALS) for folder in folders]))

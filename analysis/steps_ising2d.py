@@ -1,0 +1,89 @@
+"""How many calls of the network does a residual need?
+
+Reads the campaign `simulations/steps.toml`: block means by 2, 4 and 8 with 4 to 28 calls of the
+denoiser. Below lambda = 0.45 the shipped weights call no network: calls of the network are
+counted beside. The paper's protocol (from the forward marginal of the truth, with the paper's
+ancestral steps and with this package's own sampler) is made here by FACTOR, with the same numbers
+of calls from the same true lattices.
+
+    skild-phys run simulations/steps.toml --threads 1
+    python analysis/steps_ising2d.py runs/steps    -> steps_ising2d.csv, .md
+"""
+
+# %% What is read
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from study import RESIDUALS, Study, campaign_results, signed, skild_phys
+
+from skild_phys.measurement import TABLE
+from skild_phys.skild.schedule import restarting_lambdas
+from skild_phys.skild.weights import load_weights, shipped_weights
+from skild_phys.store import open_store
+
+
+# %% What the table says
+def verdict(table: pd.DataFrame) -> list[str]:
+    """Return G4c at r = 1 by calls."""
+    lines = []
+    own = table[
+        (table["observable"] == "connected_four_point") & (table["at"].astype(float) == 1.0)
+    ]
+    for (side, factor, protocol), part in own.groupby(["L", "factor", "protocol"], sort=False):
+        part = part.sort_values("steps")
+        said = [
+            f"{line.steps:g} ({line.network_calls:g}): {signed(line.residual, line.residual_err)}"
+            for line in part.itertuples()
+        ]
+        lines.append(f"{side}^2 by {factor}, {protocol}: {', '.join(said)}.")
+    head = "G4c at r = 1, refined minus truth, by calls of the denoiser (of the network):"
+    return [head, *lines]
+
+
+study = Study(__file__, __doc__, verdict, "runs/steps", factor=4)
+WEIGHTS = load_weights(shipped_weights())
+
+
+def network_calls(made: Path) -> int:
+    """Return how often the chain of a store called the network for each lattice."""
+    attrs = open_store(made).attrs
+    ends = (float(attrs[key]) for key in ("lambda_start", "lambda_end"))
+    lambdas = restarting_lambdas(*ends, int(attrs["steps"]), int(attrs["restarts"]))
+    return int(np.sum(lambdas >= WEIGHTS.network_from))
+
+
+# %% The campaign's comparisons, and the paper's protocol
+def compared() -> pd.DataFrame:
+    """Return all comparisons of SKILD's lattices, with their calls of the network."""
+    found = campaign_results(study.options.folder, RESIDUALS)
+    found = found[found["method"] == "skild"].assign(protocol="refine")
+    tables = []
+    for place, own in found.groupby("folder", sort=False):
+        here = study.options.folder / str(place)
+        counted = {name: network_calls(here / f"{name}.zarr") for name in own["model"].unique()}
+        tables.append(own.assign(network_calls=own["model"].map(counted)))
+        if own["factor"].iloc[0] == study.options.factor:
+            tables += [
+                marginal(here, own, sampler, int(steps))
+                for sampler in ("ancestral", "stochastic")
+                for steps in own["steps"].unique()
+            ]
+    return pd.concat(tables, ignore_index=True)[[*found.columns, "network_calls"]]
+
+
+def marginal(here: Path, own: pd.DataFrame, sampler: str, steps: int) -> pd.DataFrame:
+    """Return how the paper's protocol compares with the truth that lies above the folder `here`."""
+    fine = next(p / "fine.zarr" for p in (here, *here.parents) if (p / "fine.zarr").exists())
+    made = here / f"{sampler}{steps}.zarr"
+    words = ("generate", "--truth", fine, "--factor", study.options.factor)
+    skild_phys(*words, "--steps", steps, "--sampler", sampler, "-o", made)
+    report = made.with_suffix("")
+    skild_phys("compare", fine, made, "-o", report, "--overwrite", "--no-figures")
+    table = pd.read_csv(report / TABLE)
+    same = own.iloc[0][["folder", "system", "L", "T", "factor", "lattices", "method"]].to_dict()
+    of = same | {"protocol": sampler, "steps": steps, "network_calls": network_calls(made)}
+    return table[table["observable"].isin(RESIDUALS)].assign(**of)
+
+
+study.finish(compared())

@@ -1,0 +1,130 @@
+"""What the studies share: options, commands of the package, a table (NAME.csv) and its verdict.
+
+A study is a script in cells (`# %%`). It reads stores and tables that a campaign left (`skild-phys
+run`), or makes its own, and ends with `NAME.csv` and, in words, `NAME.md` beside it. With `--table`
+it measures nothing, and says what NAME.csv says.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from skild_phys.campaign import RESULTS
+from skild_phys.cli import FROM_PYTHON, main
+from skild_phys.errors import SkildPhysError
+from skild_phys.measurement.report import SIGNIFICANT, with_error
+
+Verdict = Callable[[pd.DataFrame], Sequence[str]]
+"""What a table says, a paragraph each."""
+
+
+class Study:
+    """One study: what it is run with (`options.folder`, and what `sizes` names), and its table."""
+
+    def __init__(
+        self, script: str, text: str | None, verdict: Verdict, folder: str, **sizes: float | str
+    ) -> None:
+        self.csv, self._verdict = Path(script).with_suffix(".csv"), verdict
+        form = argparse.RawDescriptionHelpFormatter
+        parser = argparse.ArgumentParser(description=text, formatter_class=form)
+        parser.add_argument("folder", nargs="?", type=Path, default=Path(folder))
+        parser.add_argument("--table", action="store_true", help="only say what the table says")
+        for name, value in sizes.items():
+            shown = f"default: {value}"
+            parser.add_argument(f"--{name}", type=type(value), default=value, help=shown)
+        self.options = parser.parse_args()
+        if self.options.table:
+            self._say()
+            raise SystemExit
+        self.options.folder.mkdir(parents=True, exist_ok=True)
+
+    def save(self, found: pd.DataFrame, digits: int = 6) -> None:
+        """Write the table, or as much of it as there is."""
+        found.to_csv(self.csv, index=False, float_format=f"%.{digits}g")
+
+    def finish(self, found: pd.DataFrame, digits: int = 6) -> None:
+        """Write the table and what it says."""
+        self.save(found, digits)
+        self._say()
+
+    def _say(self) -> None:
+        text = "\n\n".join(self._verdict(pd.read_csv(self.csv))) + "\n"
+        self.csv.with_suffix(".md").write_text(text)
+        print(text)
+
+
+def skild_phys(*words: object) -> Any:
+    """Run a command of the package and return what it would print as JSON."""
+    print("skild-phys", *words, file=sys.stderr, flush=True)
+    try:
+        return main.main([*map(str, words)], standalone_mode=False, obj=FROM_PYTHON)
+    except SkildPhysError as error:
+        raise SystemExit(f"error: {error}") from None
+
+
+def kept(path: Path, make: Callable[..., dict], *words: object) -> dict:
+    """Return what `make(*words)` returned when it was first called for `path`, kept as JSON.
+
+    What `path` was made by is not compared: a folder is of one study with one set of weights.
+    """
+    if not path.exists():
+        made = make(*words)
+        part = path.with_name(path.name + ".part")
+        part.write_text(json.dumps(made))
+        part.replace(path)
+    return json.loads(path.read_text())
+
+
+def campaign_results(folder: Path, observables: Sequence[str]) -> pd.DataFrame:
+    """Return the comparisons of a campaign, of these observables."""
+    if not (folder / RESULTS).exists():
+        raise SystemExit(f"error: {folder / RESULTS}: is not there; run the campaign of this study")
+    found = pd.read_csv(folder / RESULTS)
+    return found[found["observable"].isin(observables)].reset_index(drop=True)
+
+
+# %% Residuals, refined minus truth
+SIDES = (1, 2, 4, 8, 32)
+RESIDUALS = ("energy", "connected_four_point", "patterns_tv", "patterns_tv_noise")
+"""What `residuals` shows."""
+
+
+def signed(value: float, error: float) -> str:
+    """Return `value(error)` with its sign."""
+    return ("+" if value > 0 else "") + with_error(value, error)
+
+
+def residuals(table: pd.DataFrame, by: Sequence[str]) -> str:
+    """Return a Markdown table of residuals: a line for each group of `by`."""
+    head = [*by, "lattices", *(f"G4c r = {r}" for r in SIDES), "energy a site", "TV"]
+    lines = [head, ["---"] * len(head)]
+    for values, own in table.groupby(list(by), sort=False, dropna=False):
+        at = own[own["observable"] == "connected_four_point"].set_index("at")
+        scalar = own.set_index("observable")
+        cells = [f"{value:.3g}" if isinstance(value, float) else str(value) for value in values]
+        cells.append(f"{own['lattices'].iloc[0]:g}")
+        at.index = at.index.astype(float)
+        cells += [
+            signed(*at.loc[r, ["residual", "residual_err"]]) if r in at.index else "" for r in SIDES
+        ]
+        cells.append(signed(*scalar.loc["energy", ["residual", "residual_err"]]))
+        cells.append(f"{scalar.loc['patterns_tv', 'value']:.4f}")
+        lines.append(cells)
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def agreement(table: pd.DataFrame) -> str:
+    """Return in how many places the residuals of G4c are within their errors, and the largest."""
+    own = table[table["observable"] == "connected_four_point"].dropna(subset=["sigmas"])
+    good = (own["sigmas"].abs() <= SIGNIFICANT).sum()
+    worst = own.loc[own["residual"].abs().idxmax()]
+    largest = signed(*worst[["residual", "residual_err"]])
+    return (
+        f"{good} of {len(own)} residuals of G4c are within {SIGNIFICANT:g} errors, the "
+        f"largest is {largest} at r = {worst['at']:g}"
+    )
