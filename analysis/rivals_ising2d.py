@@ -60,7 +60,7 @@ from skild_phys.skild.schedule import Linear, chain_lambdas
 from skild_phys.skild.source import SimulationSource
 from skild_phys.skild.spectrum import PowerLaw
 from skild_phys.skild.streams import Streams, white_noise
-from skild_phys.skild.train import Known, Measured, Trainer, averaged
+from skild_phys.skild.train import Measured, Trainer, averaged
 from skild_phys.skild.weights import save_weights
 from skild_phys.store import LatticeStore, open_store
 
@@ -101,7 +101,7 @@ class Sr3(Trainer):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(seed_sequence(config.seed, TRAINING, 0).generate_state(1)[0]))
             network = UNet(config.network, inputs=2, outputs=1)
-        self.network = network.to(memory_format=torch.channels_last)
+        self.network = self.shared = network.to(memory_format=torch.channels_last)
         self.ema = averaged(self.network, config.ema)
         self.optimizer = torch.optim.AdamW(
             self.network.parameters(),
@@ -110,10 +110,10 @@ class Sr3(Trainer):
             weight_decay=config.weight_decay,
         )
 
-    def _known(self, x0):
+    def _loss(self, x0, lam, noise):
         sums = coarsen_spins(x0.numpy().astype(np.int8), "block_mean", FACTOR)
         self.means = repeated(sums / FACTOR**2)
-        return Known(len(x0))
+        return super()._loss(x0, lam, noise)
 
     def _lambdas(self, known):
         return cosine_lambdas(stratified(known.n_free, self.random))

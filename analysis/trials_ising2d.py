@@ -29,7 +29,7 @@ from skild_phys.lattice.coarsen import coarsen_spins
 from skild_phys.lattice.models import MODELS
 from skild_phys.skild.config import TrainConfig, read_config
 from skild_phys.skild.constraint import Blocks
-from skild_phys.skild.denoiser import half_tanh, spin_logits, y0_from_output
+from skild_phys.skild.denoiser import half_tanh, see_fields, spin_logits, y0_from_output
 from skild_phys.skild.mean_field import MeanField
 from skild_phys.skild.process import Process
 from skild_phys.skild.source import SimulationSource
@@ -129,7 +129,7 @@ def errors(path: Path) -> dict[tuple[str, float], np.ndarray]:
                 m = means(logits)
             elif name == "nothing":
                 y = process.modes(xt)
-                out = network(xt[:, None], at)[:, 0]
+                out = see_fields(network, weights.output, process, xt, at)
                 m = process.fields(y0_from_output(out, weights.output, process, y, at))
             else:
                 continue
