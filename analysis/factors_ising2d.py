@@ -24,5 +24,11 @@ def verdict(table: pd.DataFrame) -> list[str]:
 
 
 study = Study(__file__, __doc__, verdict, "runs/factors", modes="runs/modes")
+fine = study.options.folder / "fine.zarr"
+if fine.exists():  # a campaign of one size
+    places = {f"{store}_{place.name}": place / f"{store}.zarr"
+              for place in sorted(study.options.folder.glob("*-block_mean"))
+              for store in ("coarse", "skild")}  # fmt: skip
+    study.sample(fine=fine, **places)
 folders = (study.options.folder, Path(study.options.modes))
 study.finish(pd.concat([campaign_results(folder, RESIDUALS) for folder in folders]))

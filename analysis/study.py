@@ -12,12 +12,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from skild_phys.campaign import RESULTS
 from skild_phys.cli import FROM_PYTHON, main
 from skild_phys.errors import SkildPhysError
 from skild_phys.measurement.report import SIGNIFICANT, with_error
+from skild_phys.store import open_store
 
 Verdict = Callable[[pd.DataFrame], Sequence[str]]
 """What a table says, a paragraph each."""
@@ -46,6 +48,12 @@ class Study:
     def save(self, found: pd.DataFrame, digits: int = 6) -> None:
         """Write the table, or as much of it as there is."""
         found.to_csv(self.csv, index=False, float_format=f"%.{digits}g")
+
+    def sample(self, **stores: Path) -> None:
+        """Write the first lattices of stores to NAME.npz, for figures."""
+        opened = {name: open_store(path) for name, path in stores.items()}
+        lattices = {name: store.read(0, 1)[0] * store.scale for name, store in opened.items()}
+        np.savez_compressed(self.csv.with_suffix(".npz"), **lattices)
 
     def finish(self, found: pd.DataFrame, digits: int = 6) -> None:
         """Write the table and what it says."""

@@ -1,15 +1,16 @@
-"""The four-point benchmark: residuals of one set of weights by rule, factor and size.
+"""The four-point benchmark: G4c, what refinements are off by, and one lattice.
 
-python paper_figures/benchmark.py    analysis/refinement_ising2d.csv -> benchmark.png, benchmark.pdf
+python paper_figures/benchmark.py    analysis/refinement_ising2d.{csv,npz} -> benchmark.png, .pdf
 
-Left: G4c(r) of the truth (128^2), SKILD from block means, and the scaling limit. Middle: refined
-minus truth by rule (by 4, 128^2), and by the protocol of the paper. Right: block means by other
-factors and at other sizes, with the same weights.
+Critical lattices of 128^2, by 4. Upper left: -G4c(r) of the truth, of SKILD's refinements of block
+means, and in the scaling limit. Lower left: refined minus truth by rule, beside the protocol of the
+paper (from the noised truth). Right: one lattice, its block means, and two refinements of these.
 """
 
 from pathlib import Path
 
 import matplotlib as mpl
+import numpy as np
 import pandas as pd
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -21,53 +22,48 @@ TABLE = pd.read_csv(HERE.parent / "analysis" / "refinement_ising2d.csv")
 G4C = TABLE[(TABLE["observable"] == "connected_four_point") & (TABLE["method"] == "skild")]
 LABELS = {
     "block_mean": "block means", "majority": "majorities", "decimate": "every 4th spin",
-    "spectral": "kept modes", "marginal": "paper's protocol",
+    "marginal": "paper's protocol",
 }  # fmt: skip
+IMAGES = {"fine": "truth", "coarse": "block means", "skild": "SKILD", "exact": "exact Monte Carlo"}
 
 
-def rows(rule: str, factor: int, side: int) -> pd.DataFrame:
+def rows(rule: str) -> pd.DataFrame:
     """Return the places of one refinement."""
-    of = (G4C["rule"] == rule) & (G4C["factor"] == factor) & (G4C["L"] == side)
-    return G4C[of].assign(r=G4C["at"].astype(float)).sort_values("r")
+    return G4C[G4C["rule"] == rule].assign(r=G4C["at"].astype(float)).sort_values("r")
 
 
-with mpl.rc_context(STYLE):
-    figure = Figure(figsize=(7.2, 3.1), layout="constrained")
+with mpl.rc_context(STYLE), np.load(HERE.parent / "analysis" / "refinement_ising2d.npz") as sample:
+    figure = Figure(figsize=(7.2, 4.2), layout="constrained")
     FigureCanvasAgg(figure)
-    value, rules, others = figure.subplots(1, 3)
-    own = rows("block_mean", 4, 128)
+    left, right = figure.subfigures(1, 2, width_ratios=(1.0, 1.05))
+    value, residual = left.subplots(2, 1, sharex=True, height_ratios=(1.0, 1.25))
+    own = rows("block_mean")
     known = own.dropna(subset=["theory"])
-    value.errorbar(own["r"], own["truth"], own["truth_err"], color=TRUTH, marker=".", label="truth")
-    value.plot(known["r"], known["theory"], "--", color=THEORY, label="torus, scaling limit")
     value.errorbar(
-        own["r"], own["value"], own["err"], color=colour(0), marker=MARKERS[0], mfc="none",
+        own["r"], -own["truth"], own["truth_err"], color=TRUTH, marker=".", label="truth"
+    )
+    value.plot(known["r"], -known["theory"], "--", color=THEORY, label="torus, scaling limit")
+    value.errorbar(
+        own["r"], -own["value"], own["err"], color=colour(0), marker=MARKERS[0], mfc="none",
         linestyle="", label="SKILD, block means",
     )  # fmt: skip
-    value.set(xscale="log", xlabel="$r$", ylabel="$G_{4c}(r)$", title=r"$128^2$, by 4")
+    value.set(xscale="log", yscale="log", ylabel="$-G_{4c}(r)$")
+    value.set_yticks([0.2, 0.4, 0.8], ["0.2", "0.4", "0.8"])
+    value.minorticks_off()
+    value.legend(fontsize=7.0)
     for i, (rule, label) in enumerate(LABELS.items()):
-        own = rows(rule, 4, 128)
-        if len(own):
-            rules.errorbar(
-                own["r"] * (1 + 0.05 * i), own["residual"], own["residual_err"], color=colour(i),
-                marker=MARKERS[i], linestyle=":", label=label,
-            )  # fmt: skip
-    sizes = [("block_mean", 2, 128), ("block_mean", 8, 128)]
-    sizes += [("block_mean", 4, side) for side in (64, 256, 512, 1024)]
-    for i, (rule, factor, side) in enumerate(sizes):
-        own = rows(rule, factor, side)
-        others.errorbar(
-            own["r"] * (1 + 0.05 * i), own["residual"], own["residual_err"], color=colour(i),
-            marker=MARKERS[i], linestyle=":", label=rf"by {factor}, ${side}^2$",
+        own = rows(rule)
+        residual.errorbar(
+            own["r"] * 1.05**i, own["residual"], own["residual_err"], color=colour(i),
+            marker=MARKERS[i], linestyle=("-", "--", ":", "-.")[i], label=label,
         )  # fmt: skip
-    rules.set(title=r"other rules, $128^2$, by 4", ylabel=r"$G_{4c}$, refined minus truth")
-    others.set(title="block means")
-    for panel in (rules, others):
-        panel.axhline(0.0, color=TRUTH, linewidth=0.8)
-        panel.set(xscale="log", xlabel="$r$")
-        panel.set_yscale("symlog", linthresh=0.002)
-        panel.set_ylim(-0.05, 0.05)
-        ticks = (-0.02, -0.005, -0.002, 0.0, 0.002, 0.005, 0.02)
-        panel.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
-    for panel in (value, rules, others):
-        panel.legend(fontsize=6.5, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.25))
+    residual.axhline(0.0, color=TRUTH, linewidth=0.8)
+    residual.set(xlabel="$r$", ylabel="refined minus truth")
+    residual.legend(fontsize=7.0, ncols=2)
+    residual.margins(y=0.25)
+    residual.set_xticks([1, 4, 16, 64], ["1", "4", "16", "64"])
+    residual.minorticks_off()
+    for panel, (name, title) in zip(right.subplots(2, 2).flat, IMAGES.items()):
+        panel.imshow(sample[name], cmap="gray", vmin=-1, vmax=1, interpolation="nearest")
+        panel.set(xticks=[], yticks=[], title=title)
     save_figure(figure, HERE / "benchmark")

@@ -41,11 +41,12 @@ with mpl.rc_context(STYLE):
     minutes = RIVALS.loc[RIVALS["model"] == "skild", "training_minutes"].iloc[0]
     left.set_title(f"block means by 4, {minutes:.0f} minutes of training")
     left.legend(fontsize=7.0, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.2))
-    for i, (factor, table) in enumerate(COST.groupby("factor")):
+    patterns = COST[COST["observable"] == "patterns_tv"]
+    for i, (factor, table) in enumerate(patterns.groupby("factor")):
         for method, filled in (("skild", "full"), ("exact", "none")):
-            own = table[table["method"] == method].sort_values("calls_or_sweeps")
+            own = table[table["method"] == method].sort_values(["steps", "sweeps"])
             right.plot(
-                own["seconds"], own["patterns_tv"], marker=MARKERS[i], color=colour(i),
+                own["seconds_per_lattice"], own["value"], marker=MARKERS[i], color=colour(i),
                 fillstyle=filled, linestyle="-" if method == "skild" else ":",
                 label=f"{factor}x, {'SKILD' if method == 'skild' else 'exact'}",
             )  # fmt: skip

@@ -21,10 +21,10 @@ with mpl.rc_context(STYLE):
     figure = Figure(figsize=(7.2, 2.9), layout="constrained")
     FigureCanvasAgg(figure)
     panels = figure.subplots(1, 2)
-    energy = TABLE[TABLE["observable"] == "energy"]
+    energy = TABLE[TABLE["observable"] == "energy"].sort_values("relative")
     for panel, (rule, title) in zip(panels, RULES.items()):
         for i, (method, label) in enumerate(METHODS.items()):
-            own = energy[(energy["rule"] == rule) & (energy["model"] == method)]
+            own = energy[(energy["rule"] == rule) & (energy["method"] == method)]
             panel.errorbar(
                 own["relative"], own["residual"], own["residual_err"], color=colour(i),
                 marker=MARKERS[i], linestyle=("-", ":")[i], label=label,

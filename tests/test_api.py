@@ -151,6 +151,35 @@ def test_errors_say_what_the_command_says(fine: xr.Dataset, tmp_path: Path) -> N
         sp.coarsen(zeros, 2)
 
 
+def test_a_part_of_a_torus_is_none(fine: xr.Dataset) -> None:
+    coarse = sp.coarsen(fine, 2)
+    for part, use in (
+        (fine.isel(x=slice(0, 8)), lambda d: sp.coarsen(d, 2)),
+        (fine.isel(y=slice(0, 8)), sp.measure),
+        (coarse.isel(y=slice(0, 4), x=slice(0, 4)), lambda d: sp.refine(d, method="fill")),
+    ):
+        with pytest.raises(BadInput, match="a part is no torus"):
+            use(part)
+        whole = part.assign_attrs()
+        del whole.attrs["L"]
+        use(whole)
+
+
+def test_a_temperature_is_a_positive_number(fine: xr.Dataset) -> None:
+    for wrong in ("zzz", [2.0], 0.0, -1.0, True):
+        with pytest.raises(BadInput, match=r"temperature: .* a positive number"):
+            sp.coarsen(fine.assign_attrs(temperature=wrong), 2)
+
+
+def test_axes_of_what_is_measured_go_by_their_names() -> None:
+    data = sp.simulate(L=(4, 16), T=1.5, samples=8, every=1, burn_in=5)
+    assert data.attrs["L"] == [4, 16]
+    assert sp.coarsen(data, 2).attrs["L"] == [2, 8]
+    assert sp.refine(sp.coarsen(data, 2), method="fill").attrs["L"] == [4, 16]
+    one, two = (sp.measure(d, only=["two_point_axis"]) for d in (data, data.transpose("x", ...)))
+    assert one.equals(two)
+
+
 def test_axes_go_by_their_names_and_scales_by_rule_and_factor() -> None:
     """Transposed, or without what xarray remembers of the file, a Dataset is what it was."""
     fine = sp.simulate(L=(8, 16), T="Tc", samples=2, every=1, burn_in=5)

@@ -262,8 +262,8 @@ def test_a_coarse_store_of_another_model(
     want = coarsen_lattices(fine.read(0, N), store.q, rule, 2, tie_seed=6, sample_ids=parent)
     assert np.array_equal(store.read(0, N), want)
     kept = {k: store.attrs[k] for k in ("model", "temperature", "L", "rule", "factor")}
-    side = KINDS[name][-1] // 2
-    assert kept == {"model": name, "temperature": 1.0, "L": side, "rule": rule, "factor": 2}
+    sides = [side // 2 for side in KINDS[name]]
+    assert kept == {"model": name, "temperature": 1.0, "L": sides, "rule": rule, "factor": 2}
 
 
 @pytest.mark.parametrize(("name", "rule"), PAIRS)

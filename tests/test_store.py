@@ -221,6 +221,13 @@ def test_second_writer_is_refused(tmp_path: Path) -> None:
         create_store(tmp_path / "a.zarr", **store_options(4))
 
 
+def test_a_temperature_that_is_none_is_refused(tmp_path: Path) -> None:
+    with create_store(tmp_path / "a.zarr", **store_options(4, attrs={"temperature": "zzz"})) as w:
+        w.commit(random_samples(0, 4))
+    with pytest.raises(StoreError, match=r"a\.zarr: attribute 'temperature' is 'zzz'"):
+        open_store(tmp_path / "a.zarr")
+
+
 def test_digest_names_the_samples(tmp_path: Path, make_store: Make) -> None:
     first, same, longer = (
         make_store(10),

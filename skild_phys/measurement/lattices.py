@@ -15,6 +15,8 @@ from skild_phys.errors import BadInput, StoreError
 from skild_phys.files import AnyPath
 from skild_phys.lattice.models import MODELS, Model, get_model, parse_temperature
 from skild_phys.store import LatticeStore, open_store
+from skild_phys.store.dataset import check_whole
+from skild_phys.store.schema import AXES
 
 _SLICE_SITES = 2**20  # their transforms take 30 MiB, and Python next to no time
 
@@ -61,13 +63,15 @@ class DatasetLattices:
         self.attrs = {str(k): v for k, v in data.attrs.items()}
         name = _field_of(data)
         self._values = data[name]
+        named = [axes for axes in AXES.values() if {"sample", *axes} == {*self._values.dims}]
         if "sample" in self._values.dims:
-            self._values = self._values.transpose("sample", ...)
+            self._values = self._values.transpose("sample", *(named[0] if named else ("...",)))
         if self._values.dtype.kind not in "iuf":
             raise BadInput(name, str(self._values.dtype), "integers or real numbers")
         self.n_samples, *shape = self._values.shape
         self.chunk = max(_SLICE_SITES // math.prod(shape), 1)
         self.shape = tuple(int(n) for n in shape)
+        check_whole(name, self.attrs.get("L"), self.shape)
         kind = self._values.dtype.kind
         whole = kind in "iu" and name != "block_sum"
         self.field = name if name == "states" else "field"

@@ -18,6 +18,7 @@ from skild_phys.lattice.coarsen import (
     tie_coins,
 )
 from skild_phys.store import LatticeStore, create_store, open_store
+from skild_phys.store.schema import sides
 
 _CHUNKS_A_COMMIT = 16
 _CARRIED = ("model", "temperature", "couplings")
@@ -135,7 +136,7 @@ def _attributes(fine: LatticeStore, rule: str, factor: int, tie_seed: int) -> di
         "factor": factor,
         **({"tie_seed": tie_seed} if rule == "majority" else {}),
         **{name: fine.attrs[name] for name in _CARRIED if name in fine.attrs},
-        "L": fine.shape[-1] // factor,
+        "L": sides([side // factor for side in fine.shape]),
         "parent_store": fine.path.name,
         "parent_sha256": fine.digest(),
     }

@@ -30,6 +30,7 @@ from skild_phys.skild.schedule import (
 from skild_phys.skild.streams import Streams
 from skild_phys.skild.weights import Weights, refining_lambda
 from skild_phys.store import LatticeStore
+from skild_phys.store.schema import sides
 
 
 @dataclass(frozen=True)
@@ -127,7 +128,7 @@ def generate_store(
 
     attrs: dict[str, Any] = {
         **{k: v for k, v in weights.system.items() if k in ("model", "temperature") and v},
-        "L": shape[1],
+        "L": sides(shape),
         "method": "generate" if truth is None else "forward_marginal",
         "seed": spec.seed,
         "sampler": spec.sampler,

@@ -55,6 +55,7 @@ from skild_phys.skild.schedule import (
 )
 from skild_phys.skild.streams import Streams, white_noise
 from skild_phys.skild.weights import Weights
+from skild_phys.store.schema import sides
 
 METHODS = ("skild", "exact", "fill")
 TEMPERATURE_TOLERANCE = 0.005
@@ -427,7 +428,7 @@ def _attributes(
     kept: dict[str, Any] = {k: coarse.attrs[k] for k in ("model", "couplings") if k in coarse.attrs}
     attrs: dict[str, Any] = {
         **kept,
-        "L": coarse.fine_shape[-1],
+        "L": sides(coarse.fine_shape),
         "temperature": temperature,
         "method": spec.method,
         "rule": coarse.rule,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,8 +15,16 @@ from skild_phys.errors import BadInput
 from skild_phys.files import AnyPath
 from skild_phys.lattice.coarsen import stored_scale
 from skild_phys.store.create import create_store
-from skild_phys.store.reader import LatticeStore, open_store
-from skild_phys.store.schema import AXES, FIELDS, MANAGED, PLANES, POTTS_FIELDS, SCALED_FIELDS
+from skild_phys.store.reader import LatticeStore, is_temperature, open_store
+from skild_phys.store.schema import (
+    AXES,
+    FIELDS,
+    MANAGED,
+    PLANES,
+    POTTS_FIELDS,
+    SCALED_FIELDS,
+    sides,
+)
 
 _CHUNK_SITES = 2**19
 
@@ -36,7 +44,8 @@ def write_dataset(data: xr.Dataset, path: AnyPath) -> LatticeStore:
 
     Raises
     ------
-    BadInput : no field or several, no axis `sample`, numbers that the store cannot keep.
+    BadInput : no field or several, no axis `sample`, numbers that the store cannot keep, another
+        temperature than a positive number, lattices that are not as large as `L` says.
     """
     name = _field(data)
     values, attrs = _ordered(data[name]), _as_stored(data.attrs)
@@ -44,6 +53,7 @@ def write_dataset(data: xr.Dataset, path: AnyPath) -> LatticeStore:
     raw = _exactly(name, np.asarray(values.values), scale)
     planes = raw.shape[1] if name in PLANES else 0
     shape = raw.shape[2:] if planes else raw.shape[1:]
+    check_whole(name, attrs.get("L"), shape)
     q = planes if name == "state_count" else 0
     if name == "states":
         flags = values.attrs.get("flag_values")
@@ -73,6 +83,13 @@ def _field(data: xr.Dataset) -> str:
     if 0 in data[found[0]].shape:
         raise BadInput(found[0], f"shape {data[found[0]].shape}", "a sample or more, and sites")
     return found[0]
+
+
+def check_whole(name: str, told: object, shape: Sequence[int]) -> None:
+    """Raise BadInput where lattices are not of the sides that the attribute L tells of."""
+    if told is not None and np.any(np.asarray(told) != np.asarray(sides(shape))):
+        accepted = f"L = {told}, as the attributes say: a part is no torus (without L it is one)"
+        raise BadInput(name, f"lattices of {'x'.join(map(str, shape))}", accepted)
 
 
 def _ordered(values: xr.DataArray) -> xr.DataArray:
@@ -110,6 +127,8 @@ def _as_stored(attrs: Mapping[Any, Any]) -> dict[str, Any]:
         except (TypeError, ValueError):
             raise BadInput(f"attribute {key}", str(value), "a number, a text, or a list") from None
         found[str(key)] = value
+    if not is_temperature(known := found.get("temperature")):
+        raise BadInput("attribute temperature", known, "a positive number")
     return found
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -69,6 +70,8 @@ class LatticeStore:
                 self._check_record(name)
             self._check_chunks(name)
         check_root(self.path, root)
+        if not is_temperature(known := self.attrs.get("temperature")):
+            raise StoreError(f"{self.path}: attribute 'temperature' is {known!r}")
 
     def _check_record(self, name: str) -> None:
         metadata = self._arrays[name]
@@ -173,6 +176,13 @@ class LatticeStore:
         # A part-full last chunk may be rewritten with more samples, so its file names nothing.
         total.update(self.read(whole * self.chunk, self.n_samples).tobytes())
         return total.hexdigest()
+
+
+def is_temperature(value: object) -> bool:
+    """Return whether an attribute can be a temperature: a positive number, or None."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return value is None
+    return 0.0 < value < math.inf
 
 
 def open_store(path: AnyPath) -> LatticeStore:

@@ -57,6 +57,12 @@ SCALED_FIELDS = ("block_sum", "state_count")
 AXES = {2: ("y", "x"), 3: ("z", "y", "x")}
 """Names of a lattice's axes, by its dimension."""
 
+
+def sides(shape: Sequence[int]) -> int | list[int]:
+    """Return what the attribute `L` says of lattices of `shape`: their side, or sides (Ly, Lx)."""
+    return int(shape[0]) if len({*shape}) == 1 else [int(side) for side in shape]
+
+
 MOST_STATES = 127
 SCALARS = {
     "energy": Variable("float64", "NaN", "J", "energy per site"),

@@ -1,0 +1,60 @@
+"""Steps against error: how many calls of the network does a residual need?
+
+python paper_figures/steps.py    analysis/steps_ising2d.csv -> steps.png, steps.pdf
+
+Left: refinements from block means by 2, 4 and 8. Right: by 4, beside the paper's protocol, whose
+chains start from the noised truth. Lattices of 128^2; filled above zero, open below.
+"""
+
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from skild_phys.plots import MARKERS, STYLE, colour, save_figure
+
+HERE = Path(__file__).parent
+TABLE = pd.read_csv(HERE.parent / "analysis" / "steps_ising2d.csv")
+G4C = TABLE[TABLE["observable"] == "connected_four_point"]
+G4C = G4C[G4C["at"].astype(float) == 1.0].sort_values("steps")
+PROTOCOLS = {
+    "refine": "refined from block means",
+    "stochastic": "from the noised truth, our sampler",
+    "ancestral": "from the noised truth, ancestral",
+}
+
+
+def draw(panel: Axes, own: pd.DataFrame, i: int, label: str) -> None:
+    """Draw one curve of |residual| against calls of the network."""
+    x, size = own["network_calls"] * 1.02**i, own["residual"].abs()
+    panel.errorbar(
+        x, size, own["residual_err"], color=colour(i), marker=MARKERS[i], label=label,
+        linestyle=("-", "--", ":")[i],
+    )  # fmt: skip
+    below = own["residual"] < 0
+    panel.plot(x[below], size[below], linestyle="", marker=MARKERS[i], color=colour(i), mfc="w")
+
+
+with mpl.rc_context(STYLE):
+    figure = Figure(figsize=(7.2, 3.1), layout="constrained")
+    FigureCanvasAgg(figure)
+    factors, protocols = figure.subplots(1, 2, sharey=True)
+    for i, (factor, own) in enumerate(G4C[G4C["protocol"] == "refine"].groupby("factor")):
+        draw(factors, own, i, f"by {factor}")
+    by = G4C.loc[G4C["protocol"] != "refine", "factor"].iloc[0]
+    for i, (protocol, label) in enumerate(PROTOCOLS.items()):
+        of = (G4C["protocol"] == protocol) & (G4C["factor"] == by)
+        draw(protocols, G4C[of], i, label)
+    ticks = np.unique(G4C["network_calls"])
+    for panel in (factors, protocols):
+        panel.set(xscale="log", yscale="log", xlabel="calls of the network", ylim=(2e-4, None))
+        panel.set_xticks(ticks, [str(tick) for tick in ticks])
+        panel.minorticks_off()
+        panel.legend(fontsize=7.0)
+    factors.set(ylabel=r"$|\Delta G_{4c}(1)|$", title="block means")
+    protocols.set_title(f"by {by}")
+    save_figure(figure, HERE / "steps")
