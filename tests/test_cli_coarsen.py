@@ -90,7 +90,7 @@ def test_a_coarse_store(
     assert kept == {
         "model": "ising2d",
         "temperature": 2.5,
-        "L": 6,
+        "L": [4, 6],
         "rule": rule,
         "factor": 2,
     }
