@@ -44,7 +44,8 @@ lint: $(VENV)/.dev
 	$(BIN)/mypy
 
 figures: $(VENV)/.base
-	for figure in concept spectra benchmark cost calibration rivals temperatures inverse; do \
+	for figure in concept spectra benchmark factors sizes steps cost calibration rivals temperatures \
+	  inverse; do \
 	  $(BIN)/python paper_figures/$$figure.py || exit 1; done
 
 $(VENV)/.docs: $(VENV)/.base
