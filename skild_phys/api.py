@@ -80,6 +80,12 @@ def simulate(
     -------
     Dataset with `spins` (sample, y, x) int8 of -1 and +1 (or `states`), `energy` and
     `magnetization` (sample) per site, `chain` and `draw`.
+
+    Examples
+    --------
+    >>> warm = simulate("potts3", L=(8, 16), T="1.05Tc", samples=4, seed=1)
+    >>> warm["states"].shape
+    (4, 8, 16)
     """
     sides = "x".join(map(str, L)) if isinstance(L, Sequence) and not isinstance(L, str) else L
     given = {"model": model, "L": sides, "T": T, "samples": samples, "seed": seed}
@@ -108,6 +114,12 @@ def coarsen(
     -------
     Dataset with `block_sum` (block means, multiples of 1 / factor^d), `spins` or `field`
     (sample, y / factor, x / factor), and `parent`, the lattice that each came from.
+
+    Examples
+    --------
+    >>> fine = simulate(L=16, T="Tc", samples=4, seed=1)
+    >>> coarsen(fine, 4, rule="majority")["spins"].shape
+    (4, 4, 4)
     """
     given = {"factor": factor, "rule": rule}
     return _made("coarsen", {"fine": fine}, output, given | options)
@@ -137,6 +149,16 @@ def refine(
     Returns
     -------
     Dataset with `spins` (sample, y, x) int8, energies, and `parent`.
+
+    Examples
+    --------
+    >>> coarse = coarsen(simulate(L=16, T="Tc", samples=4, seed=1), 4)
+    >>> refined = refine(coarse, seed=2)
+    >>> refined["spins"].shape
+    (4, 16, 16)
+    >>> again = refined["spins"].coarsen(y=4, x=4).mean()
+    >>> bool((again == coarse["block_sum"]).all())
+    True
     """
     given = {"factor": factor, "method": method, "seed": seed}
     return _made("refine", {"coarse": coarse}, output, given | options)
@@ -150,7 +172,13 @@ def generate(
     output: AnyPath | None = None,
     **options: object,
 ) -> xr.Dataset:
-    """Make `samples` lattices of side L from noise; options are those of `skild-phys generate`."""
+    """Make `samples` lattices of side L from noise; options are those of `skild-phys generate`.
+
+    Examples
+    --------
+    >>> generate(L=16, samples=2, seed=1)["spins"].shape
+    (2, 16, 16)
+    """
     given = {"L": L, "n": samples, "seed": seed}
     return _made("generate", {}, output, given | options)
 
@@ -191,6 +219,12 @@ def measure(
     Returns
     -------
     Dataset in float64, see `skild_phys.measurement.dataset.measure`; `to_netcdf` writes it.
+
+    Examples
+    --------
+    >>> found = measure(simulate(L=16, T="Tc", samples=8, seed=1), only="energy,U4")
+    >>> abs(float(found["energy"] - found["energy_theory"])) < 5 * float(found["energy_err"])
+    True
     """
     from skild_phys.errorbars import ErrorMethod
     from skild_phys.measurement.dataset import measure as measured
@@ -258,6 +292,14 @@ def compare(
     output : directory for report, tables and figures.
     options : of `skild-phys compare`: errors, bins, resamples, seed, no_figures, threads,
         overwrite.
+
+    Examples
+    --------
+    >>> fine = simulate(L=16, T="Tc", samples=8, seed=1)
+    >>> coarse = coarsen(fine, 4)
+    >>> report = compare(fine, refine(coarse, method="exact"), coarse=coarse, no_figures=True)
+    >>> report.table[report.table["observable"] == "coarse_agreement"]["value"].tolist()
+    [1.0]
     """
     from skild_phys.cli import call
     from skild_phys.measurement import REPORT

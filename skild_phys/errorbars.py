@@ -162,6 +162,18 @@ def integrated_autocorrelation_time(
     -------
     Arrays of the trailing shape. The window is eq. (52), the bias of order 1/N is removed as in
     eq. (49), the error of tau is eq. (42). A constant series has tau = 1/2 and window 0.
+
+    Examples
+    --------
+    A chain with correlations 0.8^t has tau = 1/2 + 0.8 / 0.2 = 4.5:
+
+    >>> noise = np.random.default_rng(1).normal(size=4000)
+    >>> series = np.zeros(4000)
+    >>> for t in range(1, 4000):
+    ...     series[t] = 0.8 * series[t - 1] + noise[t]
+    >>> found = integrated_autocorrelation_time(series)
+    >>> abs(float(found.tau) - 4.5) < 3 * float(found.error)
+    True
     """
     values = np.asarray(series, dtype=np.float64)
     n = len(values)

@@ -65,6 +65,11 @@ def critical_correlation(x: ArrayLike, y: ArrayLike) -> Array:
     Parameters
     ----------
     x, y : distance in sites, whole numbers that broadcast.
+
+    Examples
+    --------
+    >>> float(np.round(critical_correlation(1, 1), 6))  # 2 / pi
+    0.63662
     """
     x, y = np.broadcast_arrays(np.abs(np.asarray(x)), np.abs(np.asarray(y)))
     r = np.hypot(x, y)

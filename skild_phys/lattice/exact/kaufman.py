@@ -113,6 +113,12 @@ def kaufman_energy(L: int | tuple[int, int], temperature: float) -> float:
     Raises
     ------
     BadInput : a side below 2, or a temperature that is not positive.
+
+    Examples
+    --------
+    >>> from skild_phys.lattice.models import MODELS
+    >>> round(kaufman_energy(64, MODELS["ising2d"].critical_temperature), 6)
+    -1.423938
     """
     return -_kaufman(L, _coupling(temperature))[0]
 

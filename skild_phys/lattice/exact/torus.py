@@ -137,6 +137,11 @@ def torus_connected_four_point(r: ArrayLike, L: ArrayLike, aspect: float = 1.0) 
     r : side of the square in sites, below both sides of the torus.
     L : side along x; both broadcast.
     aspect : side along y over that along x.
+
+    Examples
+    --------
+    >>> torus_connected_four_point([4, 8], 128).round(3).tolist()
+    [-0.427, -0.315]
     """
     r, side = np.broadcast_arrays(np.asarray(r, dtype=np.float64), np.asarray(L, dtype=np.float64))
     x, y = r[..., None] * np.array([0, 1, 1, 0]), r[..., None] * np.array([0, 0, 1, 1])
