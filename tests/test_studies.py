@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 import shutil
 import subprocess
@@ -79,6 +80,34 @@ def test_a_study_with_stores_of_its_own(name: str, tmp_path: Path) -> None:
     script = [sys.executable, tmp_path / f"{name}.py", "--table"]
     again = subprocess.run(script, capture_output=True, text=True)
     assert again.stdout.strip() == said.strip(), again.stderr
+
+
+def test_calls_of_the_network_are_counted(campaigns: Path, tmp_path: Path) -> None:
+    """Seven of the usual thirteen calls for block means by 4, as `bench refine` counts them."""
+    table, _ = study("steps_ising2d", campaigns / "tiny", "--factor 8", tmp_path)
+    assert {*zip(table["protocol"], table["steps"], table["network_calls"])} == {("refine", 13, 7)}
+
+
+def test_what_a_table_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(HOME / "analysis")
+    words = importlib.import_module("study")
+    lines = [("connected_four_point", 1, 0.02, 0.005), ("connected_four_point", 4, -0.003, 0.002),
+             ("energy", None, 0.004, 0.003), ("patterns_tv", None, None, None)]  # fmt: skip
+    table = pd.DataFrame(lines, columns=["observable", "at", "residual", "residual_err"])
+    table = table.assign(sigmas=table["residual"] / table["residual_err"], value=0.0123)
+    table = table.assign(L=32, rule="majority", lattices=24)
+    head, _, row = words.residuals(table, ["L", "rule"]).splitlines()
+    shown = dict(zip(*([cell.strip() for cell in line.split("|")] for line in (head, row))))
+    assert shown["G4c r = 1"] == "+0.0200(50)"
+    assert shown["G4c r = 4"] == "-0.0030(20)"
+    assert shown["G4c r = 2"] == ""
+    assert shown["energy a site"] == "+0.0040(30)"
+    assert (shown["L"], shown["rule"], shown["lattices"]) == ("32", "majority", "24")
+    assert shown["TV"] == "0.0123"
+    said = words.agreement(table)
+    assert said == (
+        "1 of 2 residuals of G4c are within 3 errors, the largest is +0.0200(50) at r = 1"
+    )
 
 
 def test_every_study_is_run() -> None:
