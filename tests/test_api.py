@@ -178,6 +178,12 @@ def test_axes_of_what_is_measured_go_by_their_names() -> None:
     assert sp.refine(sp.coarsen(data, 2), method="fill").attrs["L"] == [4, 16]
     one, two = (sp.measure(d, only=["two_point_axis"]) for d in (data, data.transpose("x", ...)))
     assert one.equals(two)
+    other = (
+        data.drop_vars("energy").rename(y="row", x="column").transpose("row", "column", "sample")
+    )
+    assert one["two_point_axis"].equals(
+        sp.measure(other, only=["two_point_axis"])["two_point_axis"]
+    )
 
 
 def test_axes_go_by_their_names_and_scales_by_rule_and_factor() -> None:

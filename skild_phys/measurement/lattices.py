@@ -63,9 +63,9 @@ class DatasetLattices:
         self.attrs = {str(k): v for k, v in data.attrs.items()}
         name = _field_of(data)
         self._values = data[name]
-        named = [axes for axes in AXES.values() if {"sample", *axes} == {*self._values.dims}]
         if "sample" in self._values.dims:
-            self._values = self._values.transpose("sample", *(named[0] if named else ("...",)))
+            named = [axes for axes in AXES.values() if {"sample", *axes} == {*self._values.dims}]
+            self._values = self._values.transpose("sample", *(named[0] if named else (...,)))
         if self._values.dtype.kind not in "iuf":
             raise BadInput(name, str(self._values.dtype), "integers or real numbers")
         self.n_samples, *shape = self._values.shape
