@@ -181,6 +181,10 @@ def test_compare_writes_a_report_and_ends_with_its_path(
     frame = pd.read_csv(output / "comparison.csv")
     line = frame[frame["observable"] == "energy"].iloc[0]
     assert line["residual"] == pytest.approx(line["value"] - line["truth"])
+    known = frame[frame["residual_err"] > 0]
+    expected = known["residual"] / known["residual_err"]
+    assert known["sigmas"].to_numpy() == pytest.approx(expected.to_numpy())
+    assert frame.loc[~(frame["residual_err"] > 0), "sigmas"].isna().all()
     found = json.loads((output / "comparison.json").read_text())
     assert found["models"][0]["paired"] is True
 
