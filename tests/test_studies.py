@@ -92,7 +92,8 @@ def test_what_a_table_says(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(HOME / "analysis")
     words = importlib.import_module("study")
     lines = [("connected_four_point", 1, 0.02, 0.005), ("connected_four_point", 4, -0.003, 0.002),
-             ("connected_four_point", 8, -0.01, 0.001), ("energy", None, 0.004, 0.003), ("patterns_tv", None, None, None)]  # fmt: skip
+             ("connected_four_point", 8, -0.01, 0.001), ("energy", None, 0.004, 0.003),
+             ("patterns_tv", None, None, None)]  # fmt: skip
     table = pd.DataFrame(lines, columns=["observable", "at", "residual", "residual_err"])
     table = table.assign(sigmas=table["residual"] / table["residual_err"], value=0.0123)
     table = table.assign(L=32, rule="majority", lattices=24)
