@@ -15,22 +15,21 @@ from study import RESIDUALS, Study, campaign_results
 
 # %% What the table says
 def verdict(table: pd.DataFrame) -> list[str]:
-    """Return seconds until the error is within half again of the least that was reached."""
+    """Return seconds until 3x3 patterns are within half again of the least error of any method."""
     lines = []
     tv = table[table["observable"] == "patterns_tv"]
     for (side, factor), own in tv.groupby(["L", "factor"]):
-        enough = own[own["value"] <= 1.5 * own["value"].min()]
-        cheapest = enough.loc[enough.groupby("method")["seconds_per_lattice"].idxmin()]
-        said = [
-            f"{line.method} {line.seconds_per_lattice:.2g} s a lattice "
-            f"({line.steps if line.method == 'skild' else line.sweeps:g} "
-            f"{'calls' if line.method == 'skild' else 'sweeps'})"
-            for line in cheapest.itertuples()
-        ]
-        lines.append(
-            f"{side}^2 by {factor}, 3x3 patterns within {1.5 * own['value'].min():.4f}: "
-            f"{', '.join(said)}."
-        )
+        limit, said = 1.5 * own["value"].min(), []
+        for method, unit in (("skild", "calls"), ("exact", "sweeps")):
+            every = own[own["method"] == method]
+            enough = every[every["value"] <= limit].sort_values("seconds_per_lattice")
+            # Where it was never reached, the best there is.
+            best = (enough if len(enough) else every.sort_values("value")).iloc[0]
+            number = best["steps"] if method == "skild" else best["sweeps"]
+            reached = "" if len(enough) else f"not reached, {best['value']:.4f} for "
+            seconds = best["seconds_per_lattice"]
+            said.append(f"{method} {reached}{seconds:.2g} s a lattice ({number:g} {unit})")
+        lines.append(f"{side}^2 by {factor}, 3x3 patterns to {limit:.4f}: {', '.join(said)}.")
     return lines
 
 
