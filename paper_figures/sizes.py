@@ -41,6 +41,8 @@ with mpl.rc_context(STYLE):
         panel.axhline(0.0, color=TRUTH, linewidth=0.8)
         panel.set_xscale("log")
         panel.legend(fontsize=7.0)
+    places.set_xticks([1, 4, 16, 64, 256], ["1", "4", "16", "64", "256"])
+    places.minorticks_off()
     sides = sorted(energy["L"].unique())
     energies.set_xticks(sides, [str(side) for side in sides])
     energies.minorticks_off()

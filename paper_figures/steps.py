@@ -9,7 +9,6 @@ chains start from the noised truth. Lattices of 128^2; filled above zero, open b
 from pathlib import Path
 
 import matplotlib as mpl
-import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -36,7 +35,8 @@ def draw(panel: Axes, own: pd.DataFrame, i: int, label: str) -> None:
         linestyle=("-", "--", ":")[i],
     )  # fmt: skip
     below = own["residual"] < 0
-    panel.plot(x[below], size[below], linestyle="", marker=MARKERS[i], color=colour(i), mfc="w")
+    panel.plot(x[below], size[below], linestyle="", marker=MARKERS[i], color=colour(i), mfc="w",
+               zorder=3)  # fmt: skip
 
 
 with mpl.rc_context(STYLE):
@@ -49,12 +49,11 @@ with mpl.rc_context(STYLE):
     for i, (protocol, label) in enumerate(PROTOCOLS.items()):
         of = (G4C["protocol"] == protocol) & (G4C["factor"] == by)
         draw(protocols, G4C[of], i, label)
-    ticks = np.unique(G4C["network_calls"])
     for panel in (factors, protocols):
-        panel.set(xscale="log", yscale="log", xlabel="calls of the network", ylim=(2e-4, None))
-        panel.set_xticks(ticks, [str(tick) for tick in ticks])
+        panel.set(xscale="log", yscale="log", xlabel="calls of the network", ylim=(2e-4, 3.0))
+        panel.set_xticks([2, 4, 8, 16], ["2", "4", "8", "16"])
         panel.minorticks_off()
-        panel.legend(fontsize=7.0)
+        panel.legend(fontsize=7.0, loc="upper right")
     factors.set(ylabel=r"$|\Delta G_{4c}(1)|$", title="block means")
     protocols.set_title(f"by {by}")
     save_figure(figure, HERE / "steps")
