@@ -56,7 +56,7 @@ with mpl.rc_context(STYLE), np.load(HERE.parent / "analysis" / "factors_ising2d.
         panel.set_xticks(factors, [str(factor) for factor in factors])
         panel.minorticks_off()
         panel.set_yscale("symlog", linthresh=0.005)
-        panel.set_ylim(-0.1, 0.1)
+        panel.set_ylim(-0.2, 0.2)
         ticks = (-0.05, -0.01, -0.004, 0.0, 0.004, 0.01, 0.05)
         panel.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
     panels[0].set_ylabel("refined minus truth")
