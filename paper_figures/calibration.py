@@ -38,8 +38,8 @@ with mpl.rc_context(STYLE):
                 )  # fmt: skip
             panel.set(ylim=(0, 80), xlim=(0, 1))
         panels[0, column].set_title(f"{RULES[rule]} by {factor}")
-        panels[1, column].set_xlabel("rank")
-    panels[0, 0].set_ylabel("truth")
-    panels[1, 0].set_ylabel("SKILD")
+        panels[1, column].set_xlabel("rank among 63")
+    panels[0, 0].set_ylabel("truth: lattices")
+    panels[1, 0].set_ylabel("SKILD: lattices")
     figure.legend(fontsize=6.5, ncols=5, loc="outside lower center")
     save_figure(figure, HERE / "calibration")

@@ -93,7 +93,7 @@ def simulate(
 
 
 def coarsen(
-    fine: Lattices,
+    fine: Lattices | Arrays,
     factor: int,
     *,
     rule: str = "block_mean",
@@ -104,7 +104,8 @@ def coarsen(
 
     Parameters
     ----------
-    fine : lattices of spins, Potts states, or for the rule `spectral` a real field.
+    fine : lattices of spins, Potts states, or for the rule `spectral` a real field; of an array
+        (n, y, x) integers are spins.
     factor : side of a block; divides the lattice.
     rule : block_mean, majority, decimate or spectral.
     output : store to write; None keeps the lattices in memory.
@@ -122,7 +123,7 @@ def coarsen(
     (4, 4, 4)
     """
     given = {"factor": factor, "rule": rule}
-    return _made("coarsen", {"fine": fine}, output, given | options)
+    return _made("coarsen", {"fine": _named(fine)}, output, given | options)
 
 
 def refine(
@@ -275,8 +276,8 @@ class Report:
 
 
 def compare(
-    truth: Lattices,
-    *models: Lattices,
+    truth: Lattices | Arrays,
+    *models: Lattices | Arrays,
     names: Sequence[str] | None = None,
     coarse: Lattices | None = None,
     output: AnyPath | None = None,
@@ -286,7 +287,8 @@ def compare(
 
     Parameters
     ----------
-    truth, models : lattices; models that descend from the truth's are compared one by one.
+    truth, models : lattices, or arrays (n, y, x) of them, whose integers are spins; models that
+        descend from the truth's are compared one by one.
     names : of the models; by default how they were made.
     coarse : what the models were refined from.
     output : directory for report, tables and figures.
@@ -309,7 +311,8 @@ def compare(
         if not good or len({*names, "truth", "coarse"}) != len(models) + 2:
             accepted = f"{len(models)} different names, one a model, of letters and digits"
             raise BadInput("names", list(names), accepted)
-    inputs = {"truth": truth} | dict(zip(names or _names(models), models))
+    inputs = {"truth": _named(truth)}
+    inputs |= {name: _named(data) for name, data in zip(names or _names(models), models)}
     inputs |= {} if coarse is None else {"coarse": coarse}
     with _stores(inputs) as paths, tempfile.TemporaryDirectory() as folder:
         where = Path(folder) / "report" if output is None else Path(output)
@@ -318,7 +321,21 @@ def compare(
         return Report(found, (where / REPORT).read_text())
 
 
-def _names(models: Sequence[Lattices]) -> list[str]:
+def _named(lattices: Lattices | Arrays) -> Lattices:
+    """Return an array (n, y, x) or (n, z, y, x) as a Dataset: spins if integers, or a field."""
+    import numpy as np
+    import xarray as xr
+
+    if not isinstance(lattices, xr.DataArray | np.ndarray):
+        return lattices
+    values = np.asarray(lattices)
+    if values.ndim not in (3, 4):
+        raise BadInput("lattices", f"shape {values.shape}", "(n, y, x) or (n, z, y, x)")
+    name = "spins" if values.dtype.kind in "iu" else "field"
+    return xr.Dataset({name: (("sample", *("z", "y", "x")[4 - values.ndim :]), values)})
+
+
+def _names(models: Sequence[Lattices | Arrays]) -> list[str]:
     """Return how each model was made, numbered where two were made alike."""
     made: list[str] = []
     for model in models:

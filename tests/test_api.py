@@ -204,6 +204,19 @@ def test_datasets_are_written_by_xarray_too(fine: xr.Dataset, tmp_path: Path) ->
     assert np.array_equal(there["block_sum"], sp.coarsen(fine, 2)["block_sum"])
 
 
+def test_arrays_are_coarsened_and_compared(fine: xr.Dataset) -> None:
+    """Integers are spins; what was refined from an array descends from it."""
+    spins = fine["spins"].values
+    coarse = sp.coarsen(spins, 4)
+    assert np.array_equal(coarse["block_sum"], sp.coarsen(fine, 4)["block_sum"])
+    refined = sp.refine(coarse, method="fill")
+    report = sp.compare(spins, refined, coarse=coarse, no_figures=True)
+    assert report.comparison.models[0].paired
+    assert sp.coarsen(spins * 0.5, 2, rule="spectral")["field"].shape == (len(spins), 8, 8)
+    with pytest.raises(BadInput, match="shape"):
+        sp.coarsen(spins[0], 2)
+
+
 def test_arrays_are_refined_and_measured() -> None:
     spins = np.random.default_rng(1).choice(np.array([-1, 1], dtype=np.int8), (3, 8, 8))
     made = sp.refine(spins, 2, rule="decimate", method="fill")

@@ -161,6 +161,24 @@ def test_all_comparisons_are_one_table(campaign: Path, tmp_path: Path) -> None:
     assert (own["seconds_per_lattice"] > 0).all()
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('method = "exact"', 'method = ["fill", "exakt"]', "--method: 'exakt'"),
+        ("factor = 2", "factor = [2, 8]", "a factor that divides L = 12"),
+        ("factor = 2", 'factor = 2\nrule = "blok"', "--rule: 'blok'"),
+    ],
+)
+def test_values_are_refused_before_anything_is_done(
+    campaign: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], old: str, new: str,
+    message: str,
+) -> None:  # fmt: skip
+    campaign.write_text(SIMPLE.replace(old, new))
+    assert call("run", campaign, "-o", tmp_path / "out") == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_sweeps_name_their_folders() -> None:
     tables = [{"L": [8, 16], "T": ["Tc", "1.1Tc"], "seed": 1}, {"L": 4}]
     found = dict(ways(tables))

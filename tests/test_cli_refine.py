@@ -82,6 +82,21 @@ def test_refine_without_options_uses_the_shipped_weights(
     assert "6 lattices of 16 x 16" in out
 
 
+def test_what_is_not_there_and_what_is_not_known(folder: Path, call: Callable[..., Answer]) -> None:
+    """A typo is told as such; shipped weights on lattices of nobody knows what come with a note."""
+    for words in ((), ("--factor", 2), ("--rule", "decimate")):
+        code, _, err = call("refine", folder / "none.npy", *words, "-o", folder / "r.zarr")
+        assert code == 2
+        assert "none.npy: no such file" in err
+    np.save(folder / "some.npy", np.ones((1, 8, 8), dtype=np.int8))
+    words = ("refine", folder / "some.npy", "--rule", "decimate", "--factor", 2, "--steps", 4)
+    noted = "some.npy does not say of what system it is"
+    assert noted in call(*words, "-o", folder / "r.zarr")[2]
+    own = ("--checkpoint", folder / "w.safetensors")
+    assert noted not in call(*words, *own, "-o", folder / "s.zarr")[2]
+    assert noted not in call("refine", folder / "c.zarr", "-o", folder / "t.zarr")[2]
+
+
 def test_weights_refuse_another_temperature_unless_told(
     folder: Path, call: Callable[..., Answer]
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -300,6 +301,9 @@ def test_report_says_what_was_found(comparison: Comparison) -> None:
     assert "The energy is off by +0." in verdict(comparison, filled)
     assert "it is off by +0." in verdict(comparison, filled)
     assert "|m| is equal" in verdict(comparison, near)
+    assert "Hamiltonian" not in verdict(comparison, near)
+    skild = replace(near, cost={"method": "skild"})
+    assert "refine --method exact draws exactly" in verdict(comparison, skild)
     assert "3x3 patterns: near is closest" in ranking(comparison)
     frame = table(comparison)
     line = frame[(frame["model"] == "filled") & (frame["observable"] == "energy")].iloc[0]

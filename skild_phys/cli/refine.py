@@ -147,6 +147,11 @@ def command(
     source = open_coarse(coarse, factor, rule, spins=spins)
     if weights:
         check_skild_fits(source)
+        if checkpoint is None and source.attrs.get("model") is None:
+            note = (
+                f"note: {coarse.name} does not say of what system it is; the shipped weights are of"
+            )
+            click.echo(f"{note} the critical 2D Ising model", err=True)
     spec = RefineSpec(
         method=method,
         steps=steps,

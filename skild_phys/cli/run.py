@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -13,6 +15,9 @@ from skild_phys.cli.options import answer, overwrite_option
 from skild_phys.errors import BadInput
 from skild_phys.files import write_bytes_atomically, write_error
 from skild_phys.measurement import REPORT
+
+if TYPE_CHECKING:
+    from skild_phys.campaign import Step
 
 GIVEN = ("output", "o", "overwrite", "json", "append", "coarse", "truth", "help", "h")
 """Options that a campaign sets itself, or that its tables cannot have."""
@@ -55,6 +60,7 @@ def command(
     steps = plan(tables, folder, campaign.parent)
     for step in steps:
         check(step.command, step.inputs, step.options | {"output": step.output})
+    _check_values(steps)
     states = [step.status() for step in steps]
     listed = [
         {"status": state, "output": str(step.output), "command": step.words()}
@@ -96,6 +102,25 @@ def command(
         write_bytes_atomically(folder / RESULTS, table.encode())
         lines += map(str, [*reports, folder / RESULTS])
     return answer(found, "\n".join(lines), as_json)
+
+
+def _check_values(steps: Sequence[Step]) -> None:
+    """Raise BadInput for a value that a later step would refuse, before the first one is done."""
+    from skild_phys.lattice.coarsen import check_factor, check_rule
+
+    sides = {step.output: step.options.get("L") for step in steps if step.command == "simulate"}
+    for step in steps:
+        if step.command == "refine":
+            from skild_phys.skild.refine import RefineSpec
+
+            own = {field.name for field in dataclasses.fields(RefineSpec)}
+            RefineSpec(**{k: v for k, v in step.options.items() if k in own})
+        if step.command == "coarsen":
+            rule, factor = (step.options.get(key) for key in ("rule", "factor"))
+            check_rule(str(rule or "block_mean"))
+            side = sides[step.inputs[0]]
+            if isinstance(factor, int) and isinstance(side, int) and side % check_factor(factor):
+                raise BadInput("[coarsen] factor", factor, f"a factor that divides L = {side}")
 
 
 def _check_options(campaign: Path, name: str, keys: list[str]) -> None:

@@ -14,6 +14,7 @@ import xarray as xr
 from numpy.typing import NDArray
 from scipy import stats
 
+from skild_phys.lattice.models import MODELS
 from skild_phys.measurement.agreement import Agreement
 from skild_phys.measurement.compare import Comparison, Model
 from skild_phys.measurement.joint import RATIOS
@@ -151,6 +152,10 @@ def verdict(comparison: Comparison, model: Model) -> str:
     if model.cost:
         cost = ", ".join(f"{k.replace('_', ' ')} {_short(v)}" for k, v in model.cost.items())
         sentences.append(f"How it was made: {cost}.")
+    if model.cost.get("method") == "skild" and str(comparison.truth.attrs.get("model")) in MODELS:
+        sentences.append(
+            "The Hamiltonian is known here: refine --method exact draws exactly, and is cheaper."
+        )
     return " ".join(s for s in sentences if s)
 
 

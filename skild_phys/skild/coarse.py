@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skild_phys.errors import BadInput, StoreError
+from skild_phys.files import check_there
 from skild_phys.lattice.coarsen import check_factor, check_rule, tie_coins, tie_priorities
 from skild_phys.store import LatticeStore, is_store, open_array, open_store
 
@@ -84,6 +85,7 @@ def open_coarse(
     path = Path(path)
     if is_store(path):
         return _from_store(open_store(path), factor, rule, spins)
+    check_there(path)
     if factor is None:
         raise BadInput("--factor", factor, f"a factor: {path} does not say how it was coarsened")
     if rule is None:
