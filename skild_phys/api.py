@@ -332,6 +332,8 @@ def _named(lattices: Lattices | Arrays) -> Lattices:
     if values.ndim not in (3, 4):
         raise BadInput("lattices", f"shape {values.shape}", "(n, y, x) or (n, z, y, x)")
     name = "spins" if values.dtype.kind in "iu" else "field"
+    if isinstance(lattices, xr.DataArray) and "sample" in lattices.dims:
+        return lattices.to_dataset(name=name)
     return xr.Dataset({name: (("sample", *("z", "y", "x")[4 - values.ndim :]), values)})
 
 
@@ -385,6 +387,8 @@ def _stores(inputs: Mapping[str, Lattices | Arrays]) -> Iterator[list[Path]]:
                 paths.append(Path(folder) / f"{name}.zarr")
                 write_dataset(data, paths[-1])
             elif isinstance(data, xr.DataArray | np.ndarray):
+                if isinstance(data, xr.DataArray) and {*data.dims} == {"sample", "y", "x"}:
+                    data = data.transpose("sample", "y", "x")
                 paths.append(Path(folder) / f"{name}.npy")
                 np.save(paths[-1], np.asarray(data), allow_pickle=False)
             else:

@@ -209,7 +209,13 @@ def test_arrays_are_coarsened_and_compared(fine: xr.Dataset) -> None:
     spins = fine["spins"].values
     coarse = sp.coarsen(spins, 4)
     assert np.array_equal(coarse["block_sum"], sp.coarsen(fine, 4)["block_sum"])
+    turned = sp.coarsen(fine["spins"].transpose("x", "y", "sample"), 4)
+    assert np.array_equal(coarse["block_sum"], turned["block_sum"])
     refined = sp.refine(coarse, method="fill")
+    means = coarse["block_sum"].transpose("x", "y", "sample")
+    known = {"rule": "block_mean", "method": "fill"}
+    again = sp.refine(means, 4, **known)["spins"].coarsen(y=4, x=4).mean()
+    assert np.array_equal(again, coarse["block_sum"])
     report = sp.compare(spins, refined, coarse=coarse, no_figures=True)
     assert report.comparison.models[0].paired
     assert sp.coarsen(spins * 0.5, 2, rule="spectral")["field"].shape == (len(spins), 8, 8)
