@@ -1,4 +1,8 @@
-"""Studies of `analysis/` run from end to end on the tiny campaign, and say what they found."""
+"""Studies of `analysis/` run from end to end on the tiny campaign, and say what they found.
+
+The residuals of the energy, of 24 lattices, are within 6 of their errors: Student's t of 23 degrees
+of freedom is beyond with p = 4e-6, for each of about 16 residuals.
+"""
 
 from __future__ import annotations
 
@@ -67,7 +71,7 @@ def test_a_study_of_a_campaign(name: str, campaigns: Path, tmp_path: Path) -> No
     assert {"skild"} <= {*table["method"]}
     assert {16, 32} <= {*table["L"]}
     energy = table[(table["observable"] == "energy") & (table["method"] == "skild")]
-    assert (energy["residual"].abs() < 6 * energy["residual_err"]).all()  # p < 1e-5 in all
+    assert (energy["residual"].abs() < 6 * energy["residual_err"]).all()
     assert re.search(r"\d\(\d+\)|s a lattice", said)
     assert "nan" not in said
 
