@@ -94,9 +94,9 @@ def test_planted_fault_open_boundary() -> None:
 def test_fk_clusters_of_extreme_temperatures() -> None:
     lattices = np.random.default_rng(3).choice(SPINS, size=(4, 8, 8))
     index = np.arange(4)
-    cold = fk_clusters(lattices, 2, 0.05, seed=1, index=index)
+    cold = fk_clusters(lattices, 2, 0.05, 2.0, seed=1, index=index)
     assert np.allclose(cold.density, geometric_clusters(lattices, 2).density)
-    hot = fk_clusters(lattices, 2, 1e12, seed=1, index=index)
+    hot = fk_clusters(lattices, 2, 1e12, 2.0, seed=1, index=index)
     assert np.allclose(hot.largest, 1 / 64)
 
 
@@ -113,7 +113,7 @@ def mean_size_off(q: int, temperature_of_bonds: float) -> float:
     states, weight, _ = enumerated(q)
     drawn = states[np.random.default_rng(7).choice(len(states), 100_000, p=weight)]
     found = fk_clusters(
-        drawn, 2, temperature_of_bonds, q, seed=8, index=np.arange(len(drawn))
+        drawn, 2, temperature_of_bonds, 1.0 if q else 2.0, seed=8, index=np.arange(len(drawn))
     ).mean_size
     if q:
         shares = np.stack([(drawn == a).mean((1, 2)) for a in range(q)])
@@ -138,10 +138,10 @@ def test_mean_size_of_fk_clusters_is_the_susceptibility(q: int) -> None:
 
 def test_bonds_depend_on_seed_and_index_alone() -> None:
     lattices = np.random.default_rng(4).choice(SPINS, size=(6, 16, 16))
-    whole = fk_clusters(lattices, 2, 2.27, seed=5, index=np.arange(6))
-    part = fk_clusters(lattices[4:], 2, 2.27, seed=5, index=np.array([4, 5]))
+    whole = fk_clusters(lattices, 2, 2.27, 2.0, seed=5, index=np.arange(6))
+    part = fk_clusters(lattices[4:], 2, 2.27, 2.0, seed=5, index=np.array([4, 5]))
     assert np.array_equal(part.density, whole.density[4:])
-    other = fk_clusters(lattices, 2, 2.27, seed=6, index=np.arange(6))
+    other = fk_clusters(lattices, 2, 2.27, 2.0, seed=6, index=np.arange(6))
     assert not np.array_equal(other.density, whole.density)
 
 

@@ -71,6 +71,8 @@ def command(
 
     The system is taken to have the `symmetries` of the recipe, by default shifts, flips, quarter
     turns and a change of sign: training and refining show the network every lattice through one.
+    Lattices with a mean, or of a model that declares no change of sign, need a recipe without
+    'sign'.
     """
     import torch
 
@@ -136,7 +138,7 @@ def _source(store: Path | None, options: TrainConfig) -> tuple[Source, dict[str,
     """Return where lattices come from, and what the weights say of their system."""
     import torch
 
-    from skild_phys.lattice.models import get_model, parse_temperature
+    from skild_phys.lattice.models import MODELS, get_model, parse_temperature
     from skild_phys.skild.pixels import ImageLattices
     from skild_phys.skild.source import ArrayLattices, SimulationSource, StoreSource
     from skild_phys.store import is_store, open_store
@@ -181,6 +183,10 @@ def _source(store: Path | None, options: TrainConfig) -> tuple[Source, dict[str,
         raise BadInput(
             "STORE", str(store), f"spins for output = 'logits', not '{lattices.field}'; use 'v'"
         )
+    known = MODELS.get(str(lattices.attrs.get("model")))
+    if known is not None and not known.even and "sign" in options.symmetries:
+        accepted = f"a recipe without 'sign': {known.name} declares no change of sign"
+        raise BadInput("symmetries", list(options.symmetries), accepted)
     names = ("model", "temperature", "rule", "factor")
     system |= {name: lattices.attrs[name] for name in names if name in lattices.attrs}
     return StoreSource(lattices, options.seed), system | {"side": min(lattices.shape)}

@@ -2,8 +2,9 @@
 
 A geometric cluster joins neighbours that are equal. An FK cluster joins equal neighbours with
 probability 1 - exp(-E / T) only, E the energy between an equal and an unequal pair (2 J of
-Ising spins, J of Potts states): C. Fortuin and P. Kasteleyn, Physica 57, 536 (1972). Of FK
-clusters the mean size sum s^2 / N is the susceptibility, exactly.
+Ising spins, J of Potts states): C. Fortuin and P. Kasteleyn, Physica 57, 536 (1972). The mean size
+sum s^2 / N of FK clusters is the susceptibility, exactly. A model that declares no such bond has
+no FK clusters.
 """
 
 from __future__ import annotations
@@ -70,7 +71,7 @@ def fk_clusters(
     lattices: NDArray[np.int8],
     dimension: int,
     temperature: float,
-    q: int = 0,
+    bond: float,
     *,
     seed: int,
     index: NDArray[np.int64],
@@ -82,11 +83,11 @@ def fk_clusters(
     lattices : (n, *shape) int8; spins +-1 or Potts states.
     dimension : of a lattice.
     temperature : in J / k_B.
-    q : states of the Potts model; 0 for Ising spins.
+    bond : energy, in J, that breaking a bond costs (`Model.bond`).
     seed, index : bonds of lattice i are drawn from the stream (MEASUREMENT, index[i]) of `seed`.
     """
     states = np.stack([lane_state(seed, MEASUREMENT, int(i)) for i in index])
-    threshold = int(bond_threshold(1.0 if q else 2.0, temperature))
+    threshold = int(bond_threshold(bond, temperature))
     return _measure(lattices, dimension, threshold, states)
 
 

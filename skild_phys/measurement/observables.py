@@ -74,7 +74,7 @@ def _has_energy(system: System) -> bool:
 
 
 def _has_bonds(system: System) -> bool:
-    return system.model is not None and math.isfinite(system.temperature)
+    return math.isfinite(system.bond) and math.isfinite(system.temperature)
 
 
 def _has_waves(system: System) -> bool:

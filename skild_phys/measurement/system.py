@@ -59,6 +59,12 @@ class System:
         return math.prod(self.shape)
 
     @property
+    def bond(self) -> float:
+        """What it costs to break a bond, in J (`Model.bond`); NaN where bonds are not all."""
+        bond = self.model.bond if self.model is not None else None
+        return math.nan if bond is None else bond
+
+    @property
     def dimension(self) -> int:
         """Dimension of the lattice."""
         return len(self.shape)
@@ -140,7 +146,7 @@ class Slice:
             self.values,
             system.dimension,
             system.temperature,
-            system.q,
+            system.bond,
             seed=system.seed,
             index=self.index,
         )

@@ -36,7 +36,7 @@ class Algorithm:
     ----------
     name : by which it is called.
     update : what one update is called: `cluster` or `sweep`.
-    families : the models it is made for.
+    families : the classes of models it is made for; a subclass is another Hamiltonian.
     advance : the kernel.
     stream : (seed, *key) -> generator state.
     replicas : chains that advance together; they make up a unit.
@@ -52,6 +52,10 @@ class Algorithm:
     replicas: int = 1
     local: bool = False
     pace: float = 10.0
+
+    def fits(self, model: Model) -> bool:
+        """Return whether this is an update of `model`."""
+        return type(model) in self.families
 
     def start(self, seed: int, unit: int) -> State:
         """Return the generator state that unit `unit` of a simulation starts from."""
@@ -117,7 +121,7 @@ def get_algorithm(name: str, model: Model) -> Algorithm:
 
     Raises BadInput naming the known ones.
     """
-    known = {a.name: a for a in ALGORITHMS if isinstance(model, a.families)}
+    known = {a.name: a for a in ALGORITHMS if a.fits(model)}
     wanted = default_algorithm(model) if name == "auto" else name.replace("_", "-")
     if wanted not in known:
         raise BadInput("--algorithm", name, f"{', '.join(known)} (for {model.name}), or auto")

@@ -89,7 +89,7 @@ class Setting:
     def algorithms(self) -> list[Algorithm]:
         """The updates that exist for the model on this lattice."""
         even = not any(side % 2 for side in self.shape)
-        known = [a for a in ALGORITHMS if isinstance(self.system, a.families)]
+        known = [a for a in ALGORITHMS if a.fits(self.system)]
         return [a for a in known if even or not a.local]
 
     @property

@@ -114,27 +114,31 @@ def watch(
 def turns(spec: SimulationSpec, number: int, first: int, count: int) -> NDArray[np.int64]:
     """Return which symmetry of the model is applied to samples first .. of unit `number`.
 
-    A change of all spins costs no energy, and an ensemble has both signs (all states) as often;
+    Where a change of all spins costs no energy an ensemble has both signs (all states) as often;
     but a chain may change its sign rarely (single sites below Tc) or in step with the samples
-    (Wolff clusters that are the whole lattice). So every sample is stored under a sign, or a cyclic
-    shift of the states, drawn for it alone. It is addressed by its index (Philox), not by order.
+    (Wolff clusters that are the whole lattice). So every sample is stored under one of the
+    symmetries that the model declares, drawn for it alone and addressed by its index (Philox), not
+    by order.
     """
+    choices = len(spec.system.symmetries)
+    if choices < 2:
+        return np.zeros(count, dtype=np.int64)
     stream = np.random.Philox(seed_sequence(spec.seed, SIMULATION, number, 1)).advance(first)
     drawn = stream.random_raw(4 * count)[::4] >> np.uint64(32)
-    turn = (drawn * np.uint64(len(spec.system.values))) >> np.uint64(32)
-    return turn.astype(np.int64)
+    return ((drawn * np.uint64(choices)) >> np.uint64(32)).astype(np.int64)
 
 
 def turn_lattices(
     spec: SimulationSpec, lattices: NDArray[np.int8], turn: NDArray[np.int64]
 ) -> None:
     """Apply the symmetries `turn` (n,) to lattices (n, ...), in place."""
-    if spec.system.values == (-1, 1):
-        lattices[turn == 1] *= np.int8(-1)
-        return
-    shift = turn.reshape(-1, *(1,) * (lattices.ndim - 1)).astype(np.int8)
-    lattices += shift
-    lattices %= np.int8(len(spec.system.values))
+    model = spec.system
+    for number in np.unique(turn):
+        if model.symmetries and model.symmetries[number] != model.values:
+            becomes = np.zeros(256, dtype=np.int8)
+            becomes[np.array(model.values, dtype=np.int8).view(np.uint8)] = model.symmetries[number]
+            here = turn == number
+            lattices[here] = becomes[lattices[here].view(np.uint8)]
 
 
 def draw(

@@ -40,12 +40,18 @@ def model_of(coarse: CoarseInput) -> Model | None:
 
 
 def hamiltonian_of(coarse: CoarseInput, option: str, value: object) -> Model:
-    """Return the model; raises BadInput, naming what asked for it, if it is not known."""
+    """Return the model; raises BadInput, naming what asked for it, if it is not known.
+
+    It must be a sum over nearest-neighbour bonds: the moves know no other energy.
+    """
     model = model_of(coarse)
     if model is None:
         named = coarse.attrs.get("model")
         what = "says no model" if named is None else f"is of model {named}, which is not known here"
         raise BadInput(option, value, f"fill, or a known Hamiltonian: {coarse.path} {what}")
+    if model.bond is None:
+        what = f"is of model {model.name}, not a sum over nearest-neighbour bonds alone"
+        raise BadInput(option, value, f"fill or skild: {coarse.path} {what}")
     return model
 
 

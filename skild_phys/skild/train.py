@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
@@ -93,6 +94,7 @@ def measure(source: Source, config: TrainConfig) -> Measured:
     batches = [source.next(config.batch)]
     count = min(count, 1 + MEASURED // batches[0].nbytes)
     batches += [source.next(config.batch) for _ in range(count - 1)]
+    check_sign(batches, config.symmetries)
     if config.spectrum == ChannelSpectra.kind:
         if not source.channels:
             raise BadInput("spectrum", config.spectrum, "another for lattices, without channels")
@@ -107,6 +109,21 @@ def measure(source: Source, config: TrainConfig) -> Measured:
         deviations = beyond_pairs(batches, couplings, config.couplings_reach)
         conditional = bool((np.abs(deviations) < SIGNIFICANT).all())
     return Measured(spectrum, couplings, conditional)
+
+
+def check_sign(batches: Sequence[NDArray[np.generic]], symmetries: Sequence[str]) -> None:
+    """Raise BadInput if lattices are to be symmetric under a change of sign, and plainly are not.
+
+    That is, of 64 or more, if the mean of all is above half the root mean square of the mean over
+    a lattice: 4 standard errors where lattices are independent.
+    """
+    fields = [np.asarray(batch, dtype=np.float64).reshape(len(batch), -1) for batch in batches]
+    means = np.concatenate([batch.mean(axis=1) for batch in fields])
+    mean = float(means.mean())
+    if "sign" in symmetries and len(means) >= 64 and mean**2 > 0.25 * float((means**2).mean()):
+        others = [name for name in symmetries if name != "sign"]
+        accepted = f"{others}: the mean of the lattices is {mean:.3g}, not 0"
+        raise BadInput("symmetries", list(symmetries), accepted)
 
 
 LOG = ("step", "loss", "gradient_norm", "learning_rate", "lattices_per_second")

@@ -26,6 +26,11 @@ class Model(ABC):
     values : what a site may hold, as int8.
     field : name of the store's variable that holds the lattices.
     critical_temperature : in J / k_B.
+    symmetries : what every site's value may be changed to without a cost in energy: tuples as
+        long as `values`, what each of them becomes, the identity among them. None by default.
+    bond : energy, in J, that breaking a bond between equal nearest neighbours costs, if the
+        Hamiltonian is a sum over such bonds and nothing else; None (the default) for any other.
+        Fortuin-Kasteleyn clusters and exact conditional sampling need it.
     """
 
     name: str
@@ -33,6 +38,8 @@ class Model(ABC):
     values: tuple[int, ...]
     field: str
     critical_temperature: float
+    symmetries: tuple[tuple[int, ...], ...] = ()
+    bond: float | None = None
 
     @abstractmethod
     def energy(self, lattices: NDArray[np.int8]) -> Array:
@@ -41,6 +48,11 @@ class Model(ABC):
     @abstractmethod
     def magnetization(self, lattices: NDArray[np.int8]) -> Array:
         """Return the order parameter per site of lattices of the same shapes."""
+
+    @property
+    def even(self) -> bool:
+        """Whether a change of sign of all values is a symmetry."""
+        return tuple(-value for value in self.values) in self.symmetries
 
     @property
     def axes(self) -> tuple[int, ...]:

@@ -27,8 +27,10 @@ class Ising(Model):
         return mean
 
 
-ISING_2D = Ising("ising2d", 2, (-1, 1), "spins", 2.0 / math.log1p(math.sqrt(2.0)))
+_SIGNS = ((-1, 1), (1, -1))
+
+ISING_2D = Ising("ising2d", 2, (-1, 1), "spins", 2.0 / math.log1p(math.sqrt(2.0)), _SIGNS, 2.0)
 """Square lattice; Tc is Onsager's, 2 / ln(1 + sqrt 2)."""
 
-ISING_3D = Ising("ising3d", 3, (-1, 1), "spins", 1.0 / 0.221654626)
+ISING_3D = Ising("ising3d", 3, (-1, 1), "spins", 1.0 / 0.221654626, _SIGNS, 2.0)
 """Simple cubic lattice; Kc = 0.221654626(5), Ferrenberg, Xu and Landau, arXiv:1806.03558."""

@@ -39,7 +39,8 @@ class Potts(Model):
 def potts(q: int) -> Potts:
     """Return the q-state model; its Tc on the square lattice is 1 / ln(1 + sqrt q), exactly."""
     tc = 1.0 / math.log1p(math.sqrt(q))
-    return Potts(f"potts{q}", 2, tuple(range(q)), "states", tc)
+    shifts = tuple(tuple((state + shift) % q for state in range(q)) for shift in range(q))
+    return Potts(f"potts{q}", 2, tuple(range(q)), "states", tc, shifts, 1.0)
 
 
 POTTS = tuple(potts(q) for q in range(2, 9))

@@ -43,7 +43,8 @@ class Given:
 class Law:
     """The Gibbs law of `model` at `temperature` (J / k_B) restricted by one coarse lattice.
 
-    Raises BadInput for a rule that does not bind spins, a factor or a temperature that cannot be.
+    Raises BadInput for a rule that does not bind spins, a factor or a temperature that cannot be,
+    ValueError for a model that is no sum over nearest-neighbour bonds.
 
     Attributes
     ----------
@@ -69,6 +70,8 @@ class Law:
             raise BadInput("--T", self.temperature, "a positive number")
         if len(self.shape) != self.model.dimension or min(self.shape) < 1:
             raise ValueError(f"{self.model.name} has no coarse lattices of shape {self.shape}")
+        if self.model.bond is None:
+            raise ValueError(f"{self.model.name} is not a sum over bonds of nearest neighbours")
 
     @property
     def states(self) -> int:
@@ -88,7 +91,7 @@ class Law:
     @cached_property
     def coupling(self) -> float:
         """Energy of a bond between unequal neighbours over that between equal ones, over T."""
-        return (1.0 if isinstance(self.model, Potts) else 2.0) / self.temperature
+        return (self.model.bond or 0.0) / self.temperature
 
     @cached_property
     def thresholds(self) -> tuple[np.uint32, ...]:
