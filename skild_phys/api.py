@@ -59,7 +59,7 @@ def simulate(
     *,
     L: int | str | Sequence[int],
     T: float | str,
-    samples: int,
+    samples: int = 100,
     seed: int = 0,
     output: AnyPath | None = None,
     **options: object,
@@ -94,7 +94,7 @@ def simulate(
 
 def coarsen(
     fine: Lattices | Arrays,
-    factor: int,
+    factor: int = 4,
     *,
     rule: str = "block_mean",
     output: AnyPath | None = None,

@@ -19,6 +19,10 @@ class BadInput(SkildPhysError):
         super().__init__(f"{option}: {shown} is not accepted; expected {accepted}")
 
 
+class OutputTaken(BadInput):
+    """An output that exists and is not what the same command would resume; it is left as it is."""
+
+
 class StoreError(SkildPhysError):
     """A store that is missing, damaged, foreign or in use: names file, variable and fault."""
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TypeAlias
 
-from skild_phys.errors import BadInput, StoreError, WriteError
+from skild_phys.errors import BadInput, OutputTaken, StoreError, WriteError
 
 AnyPath: TypeAlias = str | os.PathLike[str]
 
@@ -198,6 +198,6 @@ def _check_output(path: Path, overwrite: bool, inputs: Sequence[AnyPath], option
     if not path.parent.is_dir():
         raise BadInput(option, shown, f"a path in a directory that exists, not {path.parent}")
     if os.path.lexists(path) and not overwrite:
-        raise BadInput(option, shown, "a path that does not exist (or --overwrite)")
+        raise OutputTaken(option, shown, "a path that does not exist (or --overwrite)")
     if not os.access(path if path.exists() else path.parent, os.W_OK):
         raise BadInput(option, shown, "a path that you may write to")

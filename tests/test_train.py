@@ -13,7 +13,7 @@ import pytest
 import torch
 from skild_helpers import TC, TINY, critical_lattices
 
-from skild_phys.errors import BadInput, Interrupted, StoreError, WeightsError
+from skild_phys.errors import BadInput, Interrupted, OutputTaken, StoreError, WeightsError
 from skild_phys.lattice.coarsen import coarsen_spins
 from skild_phys.lattice.exact import kaufman_energy, kaufman_specific_heat
 from skild_phys.lattice.models import MODELS
@@ -265,10 +265,10 @@ def test_resuming_measures_nothing_again(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_checkpoints_of_other_runs_are_refused(tmp_path: Path) -> None:
     Trainer(CONFIG, source()).save(tmp_path / "a")
-    with pytest.raises(WeightsError, match=r"learning_rate = 0.001, not 0.0001"):
+    with pytest.raises(OutputTaken, match=r"learning_rate = 0.0001: there it is 0.001"):
         Trainer.resume(tmp_path / "a", replace(CONFIG, learning_rate=1e-4), source())
     warm = SimulationSource(16, 2.5, 8, 2, 0, burn_in=20)
-    with pytest.raises(WeightsError, match=r"temperature = 2.26.*, not 2.5"):
+    with pytest.raises(OutputTaken, match=r"temperature = 2.5: there it is 2.26"):
         Trainer.resume(tmp_path / "a", CONFIG, warm)
     for seed in (1, 2):
         spins = critical_lattices(10, 16, seed)
@@ -276,7 +276,7 @@ def test_checkpoints_of_other_runs_are_refused(tmp_path: Path) -> None:
     one, other = (StoreSource(ArrayLattices(tmp_path / f"{i}.npy", True), 0) for i in (1, 2))
     Trainer(CONFIG, one).save(tmp_path / "b")
     assert Trainer.resume(tmp_path / "b", CONFIG, one).step == 0
-    with pytest.raises(WeightsError, match="data = "):
+    with pytest.raises(OutputTaken, match="data = "):
         Trainer.resume(tmp_path / "b", CONFIG, other)
 
 

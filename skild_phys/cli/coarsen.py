@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -16,12 +16,18 @@ from skild_phys.cli.options import (
     progress_bar,
     provenance,
 )
+from skild_phys.cli.outputs import beside, fill
 from skild_phys.files import check_output
+
+if TYPE_CHECKING:
+    from skild_phys.store import LatticeStore
 
 
 @click.command()
 @click.argument("fine", type=click.Path(path_type=Path))
-@click.option("--factor", type=int, required=True, help="Side of a block; divides the lattice.")
+@click.option(
+    "--factor", type=int, default=4, show_default=True, help="Side of a block; divides the lattice."
+)
 @output_option
 @click.option(
     "--rule",
@@ -37,7 +43,7 @@ from skild_phys.files import check_output
 def command(
     fine: Path,
     factor: int,
-    output: Path,
+    output: Path | None,
     rule: str,
     tie_seed: int | None,
     overwrite: bool,
@@ -52,27 +58,32 @@ def command(
     again, the same command goes on with an unfinished store.
 
     \b
-    skild-phys coarsen fine.zarr --factor 4 -o coarse.zarr
+    skild-phys coarsen fine.zarr
     skild-phys coarsen fine.zarr --factor 2 --rule majority -o signs.zarr
     """
     from skild_phys.simulation.coarsening import coarsen_store
     from skild_phys.store import open_store
 
     source = open_store(fine)
-    # An output that exists may be one to go on with; the store itself decides.
-    check_output(output, overwrite=True, inputs=[fine])
-    with progress_bar("coarsening", source.n_samples) as advance, interruptible() as stop:
-        store = coarsen_store(
-            source,
-            output,
-            rule,
-            factor,
-            tie_seed=tie_seed,
-            overwrite=overwrite,
-            attrs=provenance(),
-            stop=stop,
-            progress=advance,
-        )
+
+    def write(path: Path) -> LatticeStore:
+        # An output that exists may be one to go on with; the store itself decides.
+        check_output(path, overwrite=True, inputs=[fine])
+        with progress_bar("coarsening", source.n_samples) as advance, interruptible() as stop:
+            return coarsen_store(
+                source,
+                path,
+                rule,
+                factor,
+                tie_seed=tie_seed,
+                overwrite=overwrite,
+                attrs=provenance(),
+                stop=stop,
+                progress=advance,
+            )
+
+    kind = "coarse" if rule == "block_mean" else rule
+    output, store = fill(output, beside(fine, f"{kind}-x{factor}"), write)
     result = {
         "path": str(output),
         "samples": store.n_samples,
@@ -81,5 +92,5 @@ def command(
         "shape": list(store.shape),
     }
     before, after = (" x ".join(map(str, shape)) for shape in (source.shape, store.shape))
-    text = f"{output}  {store.n_samples} lattices, {before} to {after} by {rule}"
-    return answer(result, text, as_json)
+    text = f"{store.n_samples} lattices, {before} to {after} by {rule}"
+    return answer(result, text, as_json, output)

@@ -21,6 +21,7 @@ from skild_phys.cli.options import (
     progress_bar,
     threads_option,
 )
+from skild_phys.cli.outputs import free
 from skild_phys.errors import BadInput
 from skild_phys.files import check_output, write_bytes_atomically
 from skild_phys.measurement import JSON, REPORT, TABLE
@@ -43,9 +44,8 @@ SHORT = {
 @click.option(
     "-o",
     "--output",
-    required=True,
     type=click.Path(path_type=Path),
-    help="Directory for the report, its tables and figures.",
+    help="Directory for the report, its tables and figures.  [default: report, report-2, ...]",
 )
 @click.option(
     "--coarse",
@@ -60,7 +60,7 @@ SHORT = {
 def command(
     truth: Path,
     models: tuple[Path, ...],
-    output: Path,
+    output: Path | None,
     coarse: Path | None,
     no_figures: bool,
     errors: str | None,
@@ -77,7 +77,7 @@ def command(
     the fluctuation they share does not blur the difference.
 
     \b
-    skild-phys compare fine.zarr refined.zarr -o report/
+    skild-phys compare fine.zarr refined.zarr
     skild-phys compare fine.zarr skild.zarr exact.zarr --coarse coarse.zarr -o report/
     """
     from skild_phys.measurement.compare import compare
@@ -85,6 +85,7 @@ def command(
 
     inputs = [truth, *models, *([coarse] if coarse else [])]
     opened = [open_store(path) for path in inputs]
+    output = output or free(Path("report"), overwrite)
     check_output(output, overwrite=overwrite, inputs=inputs)
     if output.exists() and not output.is_dir():
         raise BadInput("-o", str(output), "a directory")

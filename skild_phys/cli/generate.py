@@ -19,6 +19,7 @@ from skild_phys.cli.options import (
     provenance,
     threads_option,
 )
+from skild_phys.cli.outputs import beside, fill, shape_name
 from skild_phys.errors import BadInput
 from skild_phys.files import check_output
 
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 @click.command()
 @click.option("--L", "side", type=int, help="Side of square lattices.")
 @click.option("--shape", help="LYxLX instead of --L, such as 96x128.")
-@click.option("-n", "n_samples", type=int, help="Lattices.  [default with --truth: all of it]")
+@click.option("-n", "n_samples", type=int, help="Lattices.  [default: 100; with --truth all of it]")
 @output_option
 @chain_options
 @click.option(
@@ -48,7 +49,7 @@ def command(
     side: int | None,
     shape: str | None,
     n_samples: int | None,
-    output: Path,
+    output: Path | None,
     steps: int | None,
     sampler: str | None,
     restarts: int | None,
@@ -76,7 +77,7 @@ def command(
     evaluation.
 
     \b
-    skild-phys generate --L 64 -n 64 -o samples.zarr
+    skild-phys generate --L 64
     skild-phys generate --truth fine.zarr --factor 4 -o marginal.zarr
     """
     from skild_phys.skild.generate import GenerateSpec, generate_store
@@ -96,7 +97,7 @@ def command(
         if factor is not None:
             raise BadInput("--factor", factor, "a factor only with --truth")
         sides = _sides(side, shape)
-        n_samples = n_samples or 1
+        n_samples = n_samples or 100
     else:
         if side is not None or shape is not None:
             raise BadInput("--L", side or shape, "no size with --truth, whose size it is")
@@ -107,30 +108,39 @@ def command(
         if n_samples is not None and n_samples > source.n_samples:
             raise BadInput("-n", n_samples, f"at most {source.n_samples}, what {truth} holds")
         n_samples = n_samples or source.n_samples
-    check_output(output, overwrite=True, inputs=[truth] if truth else [])
-    with progress_bar("generating", n_samples) as advance, interruptible() as stop:
-        result = generate_store(
-            output,
-            spec,
-            weights,
-            n_samples,
-            sides,
-            truth=source,
-            factor=factor,
-            weights_sha256=weights_sha256(weights),
-            extra_attrs=provenance("torch"),
-            threads=threads,
-            device=device,
-            chunk=chunk,
-            overwrite=overwrite,
-            progress=advance,
-            stop=stop,
-        )
+
+    def write(path: Path) -> dict[str, Any]:
+        check_output(path, overwrite=True, inputs=[truth] if truth else [])
+        with progress_bar("generating", n_samples) as advance, interruptible() as stop:
+            return generate_store(
+                path,
+                spec,
+                weights,
+                n_samples,
+                sides,
+                truth=source,
+                factor=factor,
+                weights_sha256=weights_sha256(weights),
+                extra_attrs=provenance("torch"),
+                threads=threads,
+                device=device,
+                chunk=chunk,
+                overwrite=overwrite,
+                progress=advance,
+                stop=stop,
+            )
+
+    if truth is None:
+        of = (checkpoint or shipped_weights()).stem
+        default = Path(f"{of}-{shape_name(sides)}-generated.zarr")
+    else:
+        default = beside(truth, f"generated-x{factor}" if factor else "generated")
+    output, result = fill(output, default, write)
     each = result["seconds"] / result["generated"] if result["generated"] else None
     size = " x ".join(map(str, sides))
     pace = "was complete already" if each is None else f"{each:.3g} s a lattice"
     found = {"path": str(output), **result, "seconds_per_lattice": each}
-    return answer(found, f"{output}  {n_samples} lattices of {size}, {pace}", as_json)
+    return answer(found, f"{n_samples} lattices of {size}, {pace}", as_json, output)
 
 
 def _truth(path: Path, split: str | None, weights: Weights) -> LatticeStore | ImageLattices:

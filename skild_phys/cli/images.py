@@ -11,6 +11,7 @@ import click
 import numpy as np
 
 from skild_phys.cli.options import (
+    answer,
     check_device,
     check_threads,
     interruptible,
@@ -21,11 +22,13 @@ from skild_phys.cli.options import (
     provenance,
     threads_option,
 )
+from skild_phys.cli.outputs import beside, fill, free
 from skild_phys.errors import BadInput
 from skild_phys.files import check_output
 
 if TYPE_CHECKING:
     from skild_phys.skild.config import TrainConfig
+    from skild_phys.store import LatticeStore
 
 
 @click.group()
@@ -58,7 +61,7 @@ def prepare(
     where: Path | None,
     size: int | None,
     download: bool,
-    output: Path,
+    output: Path | None,
     threads: int | None,
     overwrite: bool,
     as_json: bool,
@@ -69,7 +72,7 @@ def prepare(
     imagenet: any folder of images, resized and cropped as ADM prepares ImageNet.
     """
     from skild_phys.images.datasets import download_cifar10, names_of, opened, read_files
-    from skild_phys.images.datasets import prepare as write
+    from skild_phys.images.datasets import prepare as prepare_store
 
     if download:
         if dataset != "cifar10" or where is not None:
@@ -78,33 +81,35 @@ def prepare(
         raise BadInput("--from", "none", "a folder or an archive, or --download")
     elif dataset == "imagenet" and not where.is_dir():
         raise BadInput("--from", str(where), "a folder; an archive of so many images: unpack it")
-    check_output(output, overwrite=True, inputs=[where] if where else [])
     threads = check_threads(threads)
-    where = download_cifar10() if where is None else where
-    with opened(where) as folder:
-        files = read_files(dataset, folder, size)
+    source = download_cifar10() if where is None else where
+
+    def write(path: Path) -> LatticeStore:
+        check_output(path, overwrite=True, inputs=[where] if where else [])
         with progress_bar("preparing", files.n) as advance, interruptible() as stop:
-            store = write(
-                files, output, attrs={"dataset": dataset, **provenance()}, overwrite=overwrite,
+            return prepare_store(
+                files, path, attrs={"dataset": dataset, **provenance()}, overwrite=overwrite,
                 threads=threads, progress=advance, stop=stop,
             )  # fmt: skip
+
+    with opened(source) as folder:
+        files = read_files(dataset, folder, size)
+        output, store = fill(output, Path(f"{dataset}{size or ''}.zarr"), write)
     tests = int(files.split.sum())
-    answer = {
+    result = {
         "path": str(output), "images": files.n, "train": files.n - tests, "test": tests,
         "channels": store.channels, "shape": list(store.shape), "classes": list(files.classes),
     }  # fmt: skip
     height, width = store.shape
-    click.echo(
-        json.dumps(answer)
-        if as_json
-        else f"{output}  {files.n - tests} images to train on, {tests} to test,"
-        f" {width} x {height}, {names_of(files.classes)}"
-    )
+    text = f"{files.n - tests} images to train on, {tests} to test, {width} x {height}"
+    answer(result, f"{text}, {names_of(files.classes)}", as_json, output)
 
 
 @command.command()
 @click.argument("images", type=click.Path(path_type=Path))
-@click.option("--factor", type=float, required=True, help="Of the sides, such as 4 or 2.5.")
+@click.option(
+    "--factor", type=float, default=4.0, show_default=True, help="Of the sides, such as 4 or 2.5."
+)
 @click.option("--rule", default="area", show_default=True, help="area, or bicubic (antialiased).")
 @click.option("--split", help="train or test.  [default: all of them]")
 @output_option
@@ -115,7 +120,7 @@ def coarsen(
     factor: float,
     rule: str,
     split: str | None,
-    output: Path,
+    output: Path | None,
     overwrite: bool,
     as_json: bool,
 ) -> None:
@@ -125,16 +130,21 @@ def coarsen(
     from skild_phys.store import open_store
 
     fine = ImageLattices(open_store(images), split)
-    check_output(output, overwrite=True, inputs=[images])
-    with progress_bar("coarsening", fine.n_samples) as advance, interruptible() as stop:
-        store = coarsen_images(
-            fine, output, rule, factor, attrs=provenance(), overwrite=overwrite,
-            progress=advance, stop=stop,
-        )  # fmt: skip
+
+    def write(path: Path) -> LatticeStore:
+        check_output(path, overwrite=True, inputs=[images])
+        with progress_bar("coarsening", fine.n_samples) as advance, interruptible() as stop:
+            return coarsen_images(
+                fine, path, rule, factor, attrs=provenance(), overwrite=overwrite,
+                progress=advance, stop=stop,
+            )  # fmt: skip
+
+    kind = "coarse" if rule == "area" else rule
+    output, store = fill(output, beside(images, f"{kind}-x{factor:g}"), write)
     height, width = store.shape
-    answer = {"path": str(output), "images": store.n_samples, "shape": [height, width]}
-    text = f"{output}  {store.n_samples} images of {width} x {height} by {rule}, factor {factor:g}"
-    click.echo(json.dumps(answer) if as_json else text)
+    result = {"path": str(output), "images": store.n_samples, "shape": [height, width]}
+    text = f"{store.n_samples} images of {width} x {height} by {rule}, factor {factor:g}"
+    answer(result, text, as_json, output)
 
 
 @command.command()
@@ -167,7 +177,7 @@ def refine(
     lambda_end: float | None,
     seed: int,
     device: str,
-    output: Path,
+    output: Path | None,
     threads: int | None,
     overwrite: bool,
     as_json: bool,
@@ -220,22 +230,27 @@ def refine(
         float(known["factor"]), str(known["rule"]), method, steps, sampler or "stochastic", seed,
         lambda_start, lambda_end,
     )  # fmt: skip
-    check_output(output, overwrite=True, inputs=[low])
     total = n_samples or store.n_samples
-    with progress_bar("refining", total) as advance, interruptible() as stop:
-        result = refine_images(
-            store, output, spec, weights, n_samples=n_samples,
-            weights_sha256=weights_sha256(weights) if weights else None,
-            extra_attrs=provenance("torch"), threads=threads, device=device, overwrite=overwrite,
-            progress=advance, stop=stop,
-        )  # fmt: skip
+
+    def write(path: Path) -> dict[str, Any]:
+        check_output(path, overwrite=True, inputs=[low])
+        with progress_bar("refining", total) as advance, interruptible() as stop:
+            return refine_images(
+                store, path, spec, weights, n_samples=n_samples,
+                weights_sha256=weights_sha256(weights) if weights else None,
+                extra_attrs=provenance("torch"), threads=threads, device=device,
+                overwrite=overwrite, progress=advance, stop=stop,
+            )  # fmt: skip
+
+    kind = "refined" if method == "skild" else method
+    times = f"x{spec.factor:g}"
+    default = beside(low, f"{kind}-{times}", without=f"-coarse-{times}")
+    output, result = fill(output, default, write)
     each = result["seconds"] / result["refined"] if result["refined"] else None
-    if as_json:
-        click.echo(json.dumps({"path": str(output), **result, "seconds_per_image": each}))
-        return
     pace = "was complete already" if each is None else f"{each:.3g} s an image"
     misfit = f", A x = y within {result['misfit']:.2g} levels" if "misfit" in result else ""
-    click.echo(f"{output}  {total} images, method {method}, {pace}{misfit}")
+    found = {"path": str(output), **result, "seconds_per_image": each}
+    answer(found, f"{total} images, method {method}, {pace}{misfit}", as_json, output)
 
 
 @command.command()
@@ -267,7 +282,7 @@ def info(
     if not 0 < share <= 1:
         raise BadInput("--utilization", share, "a number above 0, up to 1")
     found = cost(config, sides, channels)
-    answer = {
+    result = {
         "preset": preset, "shape": list(sides), "parameters": found.parameters,
         "forward_flops": found.forward, "step_flops": found.step,
         "activation_bytes": found.activations, "state_bytes": found.state,
@@ -275,11 +290,8 @@ def info(
         "gpu_hours": found.gpu_hours(tflops, share), "gpu_tflops": tflops, "utilization": share,
         "seconds_1000_calls": found.sampling_seconds(1000, tflops, share),
     }  # fmt: skip
-    if as_json:
-        click.echo(json.dumps(answer))
-        return
     height, width = sides
-    hours = f"{answer['gpu_hours']:.0f}" if found.training > 1e18 else f"{answer['gpu_hours']:.2g}"
+    hours = f"{result['gpu_hours']:.0f}" if found.training > 1e18 else f"{result['gpu_hours']:.2g}"
     rows = (
         ("fields", f"{width} x {height}, {channels} channels"),
         ("parameters", f"{found.parameters / 1e6:.1f} M"),
@@ -290,10 +302,9 @@ def info(
         ("the run", f"{config.steps} steps, {found.training:.2g} FLOP:"
          f" {hours} hours of a GPU of {tflops:g} TFLOP/s"
          f" at {share:.0%}"),
-        ("1000 calls", f"{answer['seconds_1000_calls']:.2g} s a field there"),
+        ("1000 calls", f"{result['seconds_1000_calls']:.2g} s a field there"),
     )  # fmt: skip
-    for name, value in rows:
-        click.echo(f"{name:>10}  {value}")
+    answer(result, "\n".join(f"{name:>10}  {value}" for name, value in rows), as_json)
 
 
 def _recipe(name: str, option: str) -> TrainConfig:
@@ -394,7 +405,9 @@ def evaluate(
 @output_option
 @overwrite_option
 @json_option
-def convert(weights: Path, preset: str, output: Path, overwrite: bool, as_json: bool) -> None:
+def convert(
+    weights: Path, preset: str, output: Path | None, overwrite: bool, as_json: bool
+) -> None:
     """Weights of the published NCSN++ for this program.
 
     WEIGHTS is a safetensors file, or a PyTorch file of a state_dict (`all_modules.0.weight`, ...)
@@ -419,6 +432,7 @@ def convert(weights: Path, preset: str, output: Path, overwrite: bool, as_json: 
         network = make_network(config.network, config.output, config.basis, channels, lam)
     if not isinstance(network, Ncsnpp):
         raise BadInput("--preset", preset, accepted)
+    output = output or free(beside(weights, "converted", ".safetensors"), overwrite)
     check_output(output, overwrite=overwrite, inputs=[weights])
     tensors = convert_ncsnpp(network, read_tensors(weights))
     low, high = (float(lam(t)) for t in (np.array(1.0 / TIMES), np.array(1.0)))
@@ -430,6 +444,5 @@ def convert(weights: Path, preset: str, output: Path, overwrite: bool, as_json: 
         cutoff=None if config.cutoff < 0 else config.cutoff,
     )  # fmt: skip
     sha = save_weights(output, made)
-    answer = {"weights": str(output), "sha256": sha, "tensors": len(tensors)}
-    text = f"{output}  sha256 {sha:.16}  {len(tensors)} tensors"
-    click.echo(json.dumps(answer) if as_json else text)
+    found = {"weights": str(output), "sha256": sha, "tensors": len(tensors)}
+    answer(found, f"sha256 {sha:.16}  {len(tensors)} tensors", as_json, output)

@@ -35,7 +35,10 @@ _UNRECORDED = {"threads", "as_json", "overwrite", "quiet"}
 """Options that change no number, so that equal runs give equal stores."""
 
 output_option = click.option(
-    "-o", "--output", required=True, type=click.Path(path_type=Path), help="Where to write."
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    help="Where to write.  [default: a name after what it holds; the last line says it]",
 )
 overwrite_option = click.option("--overwrite", is_flag=True, help="Replace what OUTPUT holds.")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
@@ -257,10 +260,13 @@ def from_python() -> bool:
     return bool(click.get_current_context().find_root().obj == FROM_PYTHON)
 
 
-def answer(result: dict[str, Any], text: str, as_json: bool) -> dict[str, Any]:
-    """Print the result of a command, in words or as JSON, and return it."""
+def answer(
+    result: dict[str, Any], text: str, as_json: bool, output: Path | None = None
+) -> dict[str, Any]:
+    """Print the result of a command, in words that end with its output or as JSON; return it."""
     if not from_python():
-        click.echo(json.dumps(result) if as_json else text)
+        words = text if output is None else f"{text}\n{output}"
+        click.echo(json.dumps(result) if as_json else words)
     return result
 
 

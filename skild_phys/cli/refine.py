@@ -22,6 +22,7 @@ from skild_phys.cli.options import (
     provenance,
     threads_option,
 )
+from skild_phys.cli.outputs import beside, fill
 from skild_phys.errors import BadInput
 from skild_phys.files import check_output
 
@@ -88,7 +89,7 @@ def compile_kernels(
 def command(
     coarse: Path,
     factor: int | None,
-    output: Path,
+    output: Path | None,
     rule: str | None,
     method: str,
     steps: int | None,
@@ -122,7 +123,7 @@ def command(
     time is measured first; fill, each block at random.
 
     \b
-    skild-phys refine coarse.zarr --factor 4 -o refined.zarr
+    skild-phys refine coarse.zarr --factor 4
     skild-phys refine means.npy --rule block_mean --factor 2 -o refined.zarr
     skild-phys refine coarse.zarr --method exact --sweeps 64 -o oracle.zarr
     """
@@ -171,8 +172,6 @@ def command(
     for option, value in unused.items():
         if value is not None:
             raise BadInput(option, str(value), f"nothing: method {method} does not use it")
-    # An output that exists may be one to go on with; the store itself decides.
-    check_output(output, overwrite=True, inputs=[coarse])
     heat = source.attrs.get("temperature")
     if temperature is not None:
         if method != "exact" and not polish:
@@ -183,39 +182,45 @@ def command(
     total = source.n * samples_per_input
     with announced("compiling the kernels (first run only) ..."):
         compile_kernels(source, method, polish, pilot=method == "exact" and sweeps is None)
-    with (
-        progress_bar("refining", total) as advance,
-        interruptible() as stop,
-    ):
-        result = refine_store(
-            source,
-            output,
-            spec,
-            weights,
-            temperature=heat,
-            weights_sha256=weights_sha256(weights) if weights else None,
-            extra_attrs=provenance("torch"),
-            threads=threads,
-            device=device,
-            chunk=chunk,
-            overwrite=overwrite,
-            progress=advance,
-            stop=stop,
-        )
+
+    def write(path: Path) -> dict[str, Any]:
+        # An output that exists may be one to go on with; the store itself decides.
+        check_output(path, overwrite=True, inputs=[coarse])
+        with progress_bar("refining", total) as advance, interruptible() as stop:
+            return refine_store(
+                source,
+                path,
+                spec,
+                weights,
+                temperature=heat,
+                weights_sha256=weights_sha256(weights) if weights else None,
+                extra_attrs=provenance("torch"),
+                threads=threads,
+                device=device,
+                chunk=chunk,
+                overwrite=overwrite,
+                progress=advance,
+                stop=stop,
+            )
+
+    kind = "refined" if method == "skild" else method
+    times = f"x{source.factor:g}"
+    default = beside(coarse, f"{kind}-{times}", without=f"-coarse-{times}")
+    output, result = fill(output, default, write)
     each = result["seconds"] / result["refined"] if result["refined"] else None
     if each is not None:
         write_timing(output, each)
     found = {"path": str(output), **result, "seconds_per_lattice": each, "method": method}
-    return answer(found, _report(found, source, total), as_json)
+    return answer(found, _report(found, source, total), as_json, output)
 
 
 def _report(found: dict[str, Any], source: CoarseInput, total: int) -> str:
     before, after = (" x ".join(map(str, shape)) for shape in (source.shape, source.fine_shape))
-    output, each = found["path"], found["seconds_per_lattice"]
+    each = found["seconds_per_lattice"]
     if each is None:
-        return f"{output}  was complete already: {total} lattices of {after}"
+        return f"was complete already: {total} lattices of {after}"
     lines = [
-        f"{output}  {total} lattices of {after} from {source.n} of {before}, method"
+        f"{total} lattices of {after} from {source.n} of {before}, method"
         f" {found['method']}, {each:.3g} s a lattice"
     ]
     if "tau_int" in found:

@@ -22,6 +22,7 @@ from skild_phys.cli.options import (
     provenance,
     threads_option,
 )
+from skild_phys.cli.outputs import fill, shape_name
 from skild_phys.errors import BadInput, StoreError
 from skild_phys.files import check_output
 
@@ -46,7 +47,9 @@ _OPTIONS = {
 @click.command()
 @click.option("--L", "side", help="Side of the lattice, or sides such as 256x128.")
 @click.option("--T", "temperature", help="J/k_B: a number, Tc or 1.05Tc.")
-@click.option("-n", "--samples", type=int, required=True, help="Samples, of all chains together.")
+@click.option(
+    "-n", "--samples", type=int, default=100, show_default=True, help="Of all chains together."
+)
 @output_option
 @click.option(
     "--model", default="ising2d", show_default=True, help="ising2d, ising3d, potts2 .. potts8."
@@ -79,7 +82,7 @@ def command(
     context: click.Context,
     /,
     samples: int,
-    output: Path,
+    output: Path | None,
     chunk: int | None,
     append: bool,
     cluster: str | None,
@@ -99,6 +102,7 @@ def command(
     each call that ends adds -n samples, one that was interrupted is finished by the next.
 
     \b
+    skild-phys simulate --L 256 --T Tc
     skild-phys simulate --L 256 --T Tc -n 100 -o fine.zarr
     skild-phys simulate --append -n 100 -o fine.zarr
     skild-phys simulate --model potts3 --L 128x64 --T 1.05Tc -n 1000 --seed 1 -o warm.zarr
@@ -108,10 +112,11 @@ def command(
 
     if append and overwrite:
         raise BadInput("--append", "--overwrite", "one of the two")
-    # What lies there already may be a store to go on with; that is for the store to say.
-    check_output(output, overwrite=True)
     attrs = provenance("numba")
     if append:
+        if output is None:
+            raise click.UsageError("Missing option '-o' / '--output': the store to append to.")
+        check_output(output, overwrite=True)
         spec, more = _appended(output, samples)
         _check_agreement(context, given, spec, output)
         attrs |= more
@@ -119,24 +124,38 @@ def command(
         spec = _spec(samples, **given)
     with announced("compiling the kernels (first run only) ..."):
         compile_kernels(spec)
-    kept = 0 if overwrite else _samples_kept(output)
-    with progress_bar("simulating", spec.n_samples, kept) as advance, interruptible() as stop:
-        store = simulate(
-            spec,
-            output,
-            chunk=chunk,
-            n_threads=threads,
-            cluster=cluster,
-            overwrite=overwrite,
-            attrs=attrs,
-            stop=stop,
-            progress=advance,
-            note=lambda text: advance(0, text),
-        )
+
+    def write(path: Path) -> LatticeStore:
+        # What lies there already may be a store to go on with; that is for the store to say.
+        check_output(path, overwrite=True)
+        kept = 0 if overwrite else _samples_kept(path)
+        with progress_bar("simulating", spec.n_samples, kept) as advance, interruptible() as stop:
+            return simulate(
+                spec,
+                path,
+                chunk=chunk,
+                n_threads=threads,
+                cluster=cluster,
+                overwrite=overwrite,
+                attrs=attrs,
+                stop=stop,
+                progress=advance,
+                note=lambda text: advance(0, text),
+            )
+
+    output, store = fill(output, _default_output(spec, given), write)
     result = summary(store)
     for warning in result["warnings"]:
         click.echo(f"warning: {warning}", err=True)
-    return answer(result, _report(result), as_json)
+    return answer(result, _report(result), as_json, output)
+
+
+def _default_output(spec: SimulationSpec, given: dict[str, Any]) -> Path:
+    """Return a name such as ising2d-L256-Tc.zarr, with the seed unless it is 0."""
+    temperature = "".join(str(given["temperature"]).split())
+    heat = temperature if temperature.endswith("c") else f"T{temperature}"
+    seed = f"-seed{spec.seed}" if spec.seed else ""
+    return Path(f"{spec.model}-{shape_name(spec.shape)}-{heat}{seed}.zarr")
 
 
 def _spec(samples: int, side: str | None, temperature: str | None, **given: Any) -> SimulationSpec:
@@ -319,7 +338,7 @@ def _report(result: dict[str, Any]) -> str:
         if result[f"{name}_tau_error"] > 0.0
     ]
     lines = [
-        f"{result['path']}  {result['samples']} samples of {shape}, one every {result['every']} "
+        f"{result['samples']} samples of {shape}, one every {result['every']} "
         f"{update}s of a chain ({result['algorithm']}, {result['chains']} chains)",
         energy,
         f"tau_int  {', '.join(draws) or 'too few'} draws"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
-from skild_phys.cli.options import answer, check_device
-from skild_phys.errors import BadInput
+from skild_phys.cli.options import answer, check_device, output_option
+from skild_phys.cli.outputs import beside, fill
+from skild_phys.errors import BadInput, OutputTaken
 from skild_phys.files import Lock, check_output, write_bytes_atomically
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     metavar="PATH",
     help="Weights to start from, of the same network; 'shipped' for those of the package.",
 )
-@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Weights.")
+@output_option
 @click.option("--steps", type=int, help="Steps, instead of the recipe's.")
 @click.option("--batch", type=int, help="Lattices a step, instead of the recipe's.")
 @click.option("--seed", type=int, help="Seed of weights, noise and data.")
@@ -48,7 +49,7 @@ def command(
     preset: str | None,
     config: Path | None,
     initial: str | None,
-    output: Path,
+    output: Path | None,
     steps: int | None,
     batch: int | None,
     seed: int | None,
@@ -95,35 +96,41 @@ def command(
     )
     if options.initial and begin is None:
         raise BadInput("initial", options.initial, "--from and the weights of this SHA-256")
-    if output.is_dir():
-        raise BadInput("-o", str(output), "a file, not a directory")
-    checkpoint = output.with_name(output.name + ".checkpoint")
-    curve = output.with_suffix(".loss.csv")
-    for path in (output, checkpoint, curve):
-        inputs = [p for p in (store, initial and Path(initial)) if p]
-        check_output(path, overwrite=True, inputs=inputs)
     check_device(device)
     if threads is not None:
         if threads < 1:
             raise BadInput("--threads", threads, "a whole number of at least 1")
         torch.set_num_threads(threads)
-    with joined(device) as (ranks, own_device), Lock(checkpoint) if ranks.first else nullcontext():
-        goes_on = checkpoint.exists() and not overwrite
-        for path in (output, curve):
-            check_output(path, overwrite=overwrite or goes_on)
-        source, system = _source(store, options)
-        ranks.wait()
-        if overwrite and ranks.first:
-            checkpoint.unlink(missing_ok=True)
-        ranks.wait()
-        files = _Files(output, checkpoint, curve)
-        trainer = _run(options, source, files, system, own_device, begin, ranks)
-        if not ranks.first:
-            return
-        result = _write(trainer, system, files)
-        checkpoint.unlink(missing_ok=True)
-    text = "{weights}  sha256 {sha256:.16}  loss {loss:.4f}".format(**result)
-    answer(result, text, as_json)
+    inputs = [p for p in (store, initial and Path(initial)) if p]
+
+    def write(path: Path) -> dict[str, Any] | None:
+        files = _Files.of(path, inputs)
+        locked = Lock(files.checkpoint) if ranks.first else nullcontext()
+        with locked:
+            goes_on = files.checkpoint.exists() and not overwrite
+            for file in (files.weights, files.curve):
+                check_output(file, overwrite=overwrite or goes_on)
+            source, system = _source(store, options)
+            ranks.wait()
+            if overwrite and ranks.first:
+                files.checkpoint.unlink(missing_ok=True)
+            ranks.wait()
+            trainer = _run(options, source, files, system, own_device, begin, ranks)
+            if not ranks.first:
+                return None
+            result = _write(trainer, system, files)
+            files.checkpoint.unlink(missing_ok=True)
+            return result
+
+    if store is None:
+        default = Path(f"{options.model}-weights.safetensors")
+    else:
+        default = beside(store, "weights", ".safetensors")
+    with joined(device) as (ranks, own_device):
+        output, result = fill(output, default, write)
+    if result is not None:
+        text = "sha256 {sha256:.16}  loss {loss:.4f}".format(**result)
+        answer(result, text, as_json, output)
 
 
 class _Files(NamedTuple):
@@ -132,6 +139,17 @@ class _Files(NamedTuple):
     weights: Path
     checkpoint: Path
     curve: Path
+
+    @classmethod
+    def of(cls, weights: Path, inputs: Sequence[Path]) -> _Files:
+        """Return the files of a run beside its weights; raises BadInput where none may be."""
+        if weights.is_dir():
+            raise OutputTaken("-o", str(weights), "a file, not a directory")
+        checkpoint = weights.with_name(weights.name + ".checkpoint")
+        files = cls(weights, checkpoint, weights.with_suffix(".loss.csv"))
+        for path in files:
+            check_output(path, overwrite=True, inputs=inputs)
+        return files
 
 
 def _source(store: Path | None, options: TrainConfig) -> tuple[Source, dict[str, Any]]:

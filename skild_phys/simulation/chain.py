@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from skild_phys.errors import BadInput, Interrupted, StoreError
+from skild_phys.errors import BadInput, Interrupted, OutputTaken, StoreError
 from skild_phys.files import AnyPath
 from skild_phys.simulation.burn_in import burn_in
 from skild_phys.simulation.executors import Executor, dask, threads
@@ -247,12 +247,12 @@ def _go(
 
 
 def _check_measured(spec: SimulationSpec, writer: StoreWriter) -> None:
-    """Raise BadInput if a measured spacing is asked for, and the store's own was given."""
+    """Raise OutputTaken if a measured spacing is asked for, and the store's own was given."""
     there = writer.attributes
     for name, option in (("every", "--every"), ("burn_in", "--burn-in")):
         if writer.committed and getattr(spec, name) is None and "tau_energy" not in there:
             accepted = f"{there.get(name)}, as it was given for {writer.path}"
-            raise BadInput(option, "measured", accepted)
+            raise OutputTaken(option, "measured", accepted)
 
 
 def _begun(spec: SimulationSpec, path: AnyPath) -> tuple[SimulationSpec, int | None]:

@@ -23,7 +23,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from skild_phys import __version__
-from skild_phys.errors import BadInput, Interrupted, WeightsError
+from skild_phys.errors import BadInput, Interrupted, OutputTaken, WeightsError
 from skild_phys.files import write_bytes_atomically
 from skild_phys.lattice.coarsen import coarsen_spins
 from skild_phys.rng import TRAINING, seed_sequence
@@ -510,7 +510,7 @@ class Trainer:
         device: str = "cpu",
         ranks: Ranks = Ranks(),  # noqa: B008
     ) -> Trainer:
-        """Take up the run saved at `path`; WeightsError if it is damaged or another run's."""
+        """Take up the run saved at `path`; WeightsError if damaged, OutputTaken if of another."""
         record, tensors = read_checkpoint(path)
         try:
             _same_run(path, record, config, source)
@@ -568,7 +568,7 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 
 def _same_run(path: Path, record: dict[str, Any], config: TrainConfig, source: Source) -> None:
-    """Raise WeightsError unless a checkpoint's configuration and data are these."""
+    """Raise OutputTaken unless a checkpoint's configuration and data are these."""
     for saved, mine in (
         (record["config"], dataclasses.asdict(config)),
         (record["source"], source.identity()),
@@ -576,10 +576,9 @@ def _same_run(path: Path, record: dict[str, Any], config: TrainConfig, source: S
         mine = json.loads(json.dumps(mine))
         for key in sorted(set(saved) | set(mine)):
             if saved.get(key) != mine.get(key):
-                raise WeightsError(
-                    f"{path}: belongs to a run with {key} = {saved.get(key)}, not {mine.get(key)};"
-                    " --overwrite begins anew"
-                )
+                accepted = f"the checkpoint of a run with {key} = {mine.get(key)}"
+                there = f"there it is {saved.get(key)} (--overwrite begins anew)"
+                raise OutputTaken("-o", str(path), f"{accepted}: {there}")
 
 
 def train(

@@ -8,8 +8,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from skild_phys.errors import BadInput
+from skild_phys.errors import BadInput, OutputTaken
 from skild_phys.files import PARTIAL, AnyPath, Lock, make_directory
+from skild_phys.store.foreign import is_store
 from skild_phys.store.schema import (
     AXES,
     FIELDS,
@@ -24,10 +25,14 @@ from skild_phys.store.timing import remove_timing
 from skild_phys.store.writer import StoreWriter
 
 
+def _taken(path: Path) -> OutputTaken:
+    return OutputTaken("-o", str(path), "a path that does not exist, or a store to go on with")
+
+
 def _claim(path: Path) -> Lock:
     """Make the directory if there is none, and take its lock."""
     if os.path.exists(path) and not os.path.isdir(path):
-        raise BadInput("-o", str(path), "a path that does not exist, or a store to go on with")
+        raise _taken(path)
     make_directory(path)
     return Lock(path).acquire()
 
@@ -73,7 +78,7 @@ def create_store(
 
     Raises
     ------
-    BadInput naming the first parameter that differs; StoreError if another process writes to
+    OutputTaken naming the first parameter that differs; StoreError if another process writes to
     the store or what lies there is damaged; WriteError if the disk refuses.
     """
     if field not in FIELDS:
@@ -104,6 +109,8 @@ def create_store(
             read_root(path)
             remove_timing(path)
             writer._start()
+        elif not is_store(path):
+            raise _taken(path)
         else:
             writer._resume()
     except BaseException:

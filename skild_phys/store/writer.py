@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from skild_phys.errors import BadInput, StoreError
+from skild_phys.errors import OutputTaken, StoreError
 from skild_phys.files import (
     PARTIAL,
     Lock,
@@ -281,7 +281,7 @@ class StoreWriter:
                 self.state[name] = decode(self.path, node, metadata, 0)
         self._clear()
         if self.committed > self._planned:
-            raise BadInput(
+            raise OutputTaken(
                 "-o",
                 str(self.path),
                 f"a path that does not exist: this store has {self.committed} samples, more than "
@@ -292,7 +292,7 @@ class StoreWriter:
             self._write_root(self.committed, self._state_nodes)
 
     def _compare(self, store: LatticeStore) -> None:
-        """Raise BadInput unless the store was made with the same layout and attributes."""
+        """Raise OutputTaken unless the store was made with the same layout and attributes."""
         skip = (*VOLATILE, *MANAGED, *self._unsettled)
         for wanted, there in (
             (self._attributes, store.attrs),
@@ -300,7 +300,7 @@ class StoreWriter:
         ):
             for key in [*wanted, *(key for key in there if key not in wanted)]:
                 if key not in skip and wanted.get(key) != there.get(key):
-                    raise BadInput(
+                    raise OutputTaken(
                         "-o",
                         str(self.path),
                         f"a store made with the same parameters: there '{key}' is "

@@ -1,0 +1,144 @@
+"""Commands typed with nothing but their inputs: how they name outputs, and what they spare."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import files_of
+
+from skild_phys.cli import run
+from skild_phys.errors import Interrupted
+from skild_phys.simulation.chain import simulate
+from skild_phys.simulation.spec import SimulationSpec
+from skild_phys.store import open_store
+
+README = Path(__file__).parent.parent / "README.md"
+SMALL = "--every 2 --burn-in 10 --threads 1"
+
+Typed = Callable[[str], tuple[int, list[str], str]]
+
+
+@pytest.fixture
+def typed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Typed:
+    """Return a function that runs a line in an empty folder: (exit code, lines, stderr)."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(line: str) -> tuple[int, list[str], str]:
+        with pytest.raises(SystemExit) as left:
+            run(shlex.split(line))
+        printed = capsys.readouterr()
+        return int(left.value.code or 0), printed.out.splitlines(), printed.err
+
+    return call
+
+
+def test_the_first_example_of_readme_runs_as_it_is_typed(typed: Typed, tmp_path: Path) -> None:
+    """Only the side is smaller here.
+
+    Planted, seen to fail: -n, -o or --factor required; the path in the first line, not the last.
+    """
+    block = re.search(r"```\n(skild-phys simulate .*?)```", README.read_text(), re.S)
+    assert block is not None
+    lines = [line.split("#")[0] for line in block[1].replace("256", "16").splitlines()]
+    assert [line.split()[1] for line in lines] == [
+        "simulate", "coarsen", "refine", "measure", "compare",
+    ]  # fmt: skip
+    for line in lines:
+        assert not re.search(r" (-o|-n|--output|--samples|--factor) ", line)
+        code, out, err = typed(line.removeprefix("skild-phys"))
+        assert code == 0, err
+        if "measure" not in line:
+            assert (tmp_path / out[-1]).exists()
+    assert sorted(path.name for path in tmp_path.iterdir() if path.is_dir()) == [
+        "ising2d-L16-Tc-coarse-x4.zarr", "ising2d-L16-Tc-refined-x4.zarr", "ising2d-L16-Tc.zarr",
+        "report",
+    ]  # fmt: skip
+    assert open_store(tmp_path / "ising2d-L16-Tc.zarr").n_samples == 100
+
+
+@pytest.mark.parametrize(
+    ("line", "name"),
+    [
+        ("simulate --L 8x16 --T 1.05Tc", "ising2d-L8x16-1.05Tc.zarr"),
+        ("simulate --L 4 --T 2.5 --seed 7 --model potts3", "potts3-L4-T2.5-seed7.zarr"),
+    ],
+)
+def test_simulations_are_named_after_their_parameters(typed: Typed, line: str, name: str) -> None:
+    assert typed(f"{line} -n 4 {SMALL}")[1][-1] == name
+
+
+def test_another_run_gets_another_name(typed: Typed, tmp_path: Path) -> None:
+    """Planted, seen to fail: the second run overwrites or is refused; the third makes a copy."""
+    first = f"simulate --L 4 --T Tc -n 8 {SMALL}"
+    assert typed(first)[1][-1] == "ising2d-L4-Tc.zarr"
+    before = files_of(tmp_path / "ising2d-L4-Tc.zarr")
+    assert typed(first.replace("--every 2", "--every 3"))[1][-1] == "ising2d-L4-Tc-2.zarr"
+    assert typed(first)[1][-1] == "ising2d-L4-Tc.zarr"  # it is there already
+    assert typed(first.replace("--every 2", ""))[1][-1] == "ising2d-L4-Tc-3.zarr"
+    assert files_of(tmp_path / "ising2d-L4-Tc.zarr") == before
+
+
+def test_what_else_lies_there_is_left_alone(typed: Typed, tmp_path: Path) -> None:
+    (tmp_path / "ising2d-L4-Tc.zarr").write_text("notes")
+    (tmp_path / "ising2d-L4-Tc-2.zarr").mkdir()
+    (tmp_path / "ising2d-L4-Tc-2.zarr" / "thesis.tex").write_text("chapter 1")
+    assert typed(f"simulate --L 4 --T Tc -n 4 {SMALL}")[1][-1] == "ising2d-L4-Tc-3.zarr"
+    assert (tmp_path / "ising2d-L4-Tc.zarr").read_text() == "notes"
+    assert [p.name for p in (tmp_path / "ising2d-L4-Tc-2.zarr").iterdir()] == ["thesis.tex"]
+
+
+def test_the_same_run_resumes(typed: Typed, tmp_path: Path) -> None:
+    """Planted, seen to fail: a default name is free only where nothing lies."""
+    spec = SimulationSpec(L=4, temperature=2.5, n_samples=400, every=2, burn_in=10, chains=1)
+    asked = iter([False] * 3 + [True] * 1000)
+    with pytest.raises(Interrupted):
+        simulate(spec, "ising2d-L4-T2.5.zarr", chunk=8, n_threads=1, stop=lambda: next(asked))
+    begun = open_store(tmp_path / "ising2d-L4-T2.5.zarr")
+    assert 0 <= begun.n_samples < 400
+    line = f"simulate --L 4 --T 2.5 -n 400 --chains 1 {SMALL}"
+    assert typed(line)[1][-1] == "ising2d-L4-T2.5.zarr"
+    assert open_store(tmp_path / "ising2d-L4-T2.5.zarr").complete
+    assert not (tmp_path / "ising2d-L4-T2.5-2.zarr").exists()
+
+
+def test_outputs_lie_beside_their_inputs(typed: Typed, tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    typed(f"simulate --L 8 --T Tc -n 4 -o data/a.zarr {SMALL}")
+    assert typed("coarsen data/a.zarr --factor 2 --rule majority")[1][-1] == (
+        "data/a-majority-x2.zarr"
+    )
+    assert typed("coarsen data/a.zarr --factor 2")[1][-1] == "data/a-coarse-x2.zarr"
+    for method, name in (("fill", "fill"), ("exact", "exact"), ("skild --steps 2", "refined")):
+        line = f"refine data/a-coarse-x2.zarr --method {method} --threads 1"
+        assert typed(line)[1][-1] == f"data/a-{name}-x2.zarr"
+    np.save(tmp_path / "means.npy", np.zeros((2, 4, 4), dtype=np.float32))
+    line = "refine means.npy --rule block_mean --factor 2 --method fill --threads 1"
+    assert typed(line)[1][-1] == "means-fill-x2.zarr"
+    reports = [typed("compare data/a.zarr data/a-fill-x2.zarr --no-figures") for _ in range(2)]
+    assert [out[-1] for _, out, _ in reports] == ["report/report.html", "report-2/report.html"]
+    line = "generate --L 8 -n 2 --steps 2 --threads 1"
+    assert typed(line)[1][-1] == "ising2d-L8-generated.zarr"
+
+
+def test_trainings_resume_and_are_not_replaced(typed: Typed, tmp_path: Path) -> None:
+    """Planted, seen to fail: a checkpoint of another run ends in an error."""
+    line = "train --preset ising2d --side 8 --batch 2 --threads 1 --steps"
+    assert typed(f"{line} 1")[1][-1] == "ising2d-weights.safetensors"
+    assert typed(f"{line} 1")[1][-1] == "ising2d-weights-2.safetensors"
+    for path in tmp_path.glob("ising2d-weights*"):
+        path.unlink()
+    (tmp_path / "ising2d-weights.safetensors.checkpoint").write_bytes(b"")
+    assert typed(f"{line} 1")[0] == 2  # damaged, said so
+
+
+def test_append_needs_to_be_told_to_what(typed: Typed) -> None:
+    code, _, err = typed("simulate --append -n 4")
+    assert code == 2
+    assert "'-o'" in err
