@@ -35,7 +35,8 @@ def test_simulates_and_reports(
     monkeypatch.chdir(tmp_path)
     code, out, err = call(capsys, *SMALL, "-o", "a.zarr")
     assert (code, err) == (0, "")
-    assert out.startswith("a.zarr  20 samples of 8 x 8, one every ")
+    assert out.startswith("20 samples of 8 x 8, one every ")
+    assert out.endswith("\na.zarr\n")
     assert "sweeps of a chain (swendsen-wang, 4 chains)" in out
     assert "energy per site" in out
     assert "tau_int  energy" in out
