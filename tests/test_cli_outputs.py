@@ -142,3 +142,13 @@ def test_append_needs_to_be_told_to_what(typed: Typed) -> None:
     code, _, err = typed("simulate --append -n 4")
     assert code == 2
     assert "'-o'" in err
+
+
+def test_more_samples_of_the_same_run_are_added_to_it(typed: Typed, tmp_path: Path) -> None:
+    """No second store begins with the samples of the first."""
+    typed(f"simulate --L 4 --T Tc -n 8 {SMALL}")
+    first = open_store(tmp_path / "ising2d-L4-Tc.zarr").read(0, 8)
+    assert typed(f"simulate --L 4 --T Tc -n 16 {SMALL}")[1][-1] == "ising2d-L4-Tc.zarr"
+    both = open_store(tmp_path / "ising2d-L4-Tc.zarr")
+    assert both.n_samples == 16
+    assert (both.read(0, 8) == first).all()
