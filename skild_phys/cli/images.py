@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-import numpy as np
 
 from skild_phys.cli.options import (
     answer,
@@ -414,35 +413,13 @@ def convert(
     that is read without unpickling objects. Process and schedule are those of PRESET, whose
     spectrum must be the paper's.
     """
-    import torch
-
-    from skild_phys.skild.convert import convert_ncsnpp, read_tensors
-    from skild_phys.skild.denoiser import make_network
-    from skild_phys.skild.ncsnpp import Ncsnpp
-    from skild_phys.skild.schedule import TIMES
-    from skild_phys.skild.weights import Weights, save_weights
+    from skild_phys.skild.convert import published_weights
+    from skild_phys.skild.weights import save_weights
 
     config = _recipe(preset, "--preset")
-    lam, law = config.lambdas, config.paper_spectrum
-    accepted = "a recipe of ncsnpp with the paper's spectrum"
-    if lam is None or law is None:
-        raise BadInput("--preset", preset, accepted)
-    channels = 3 if config.data == "images" else 1
-    with torch.device("meta"):
-        network = make_network(config.network, config.output, config.basis, channels, lam)
-    if not isinstance(network, Ncsnpp):
-        raise BadInput("--preset", preset, accepted)
     output = output or free(beside(weights, "converted", ".safetensors"), overwrite)
     check_output(output, overwrite=overwrite, inputs=[weights])
-    tensors = convert_ncsnpp(network, read_tensors(weights))
-    low, high = (float(lam(t)) for t in (np.array(1.0 / TIMES), np.array(1.0)))
-    made = Weights(
-        tensors, config.network, law.power_law(), config.output, (low, high),
-        {"model": "images" if channels == 3 else config.model, "temperature": None},
-        {"converted": weights.name}, config.basis, symmetries=config.symmetries,
-        channels=channels if channels == 3 else 0, schedule=lam,
-        cutoff=None if config.cutoff < 0 else config.cutoff,
-    )  # fmt: skip
+    made = published_weights(weights, config, preset)
     sha = save_weights(output, made)
-    found = {"weights": str(output), "sha256": sha, "tensors": len(tensors)}
-    answer(found, f"sha256 {sha:.16}  {len(tensors)} tensors", as_json, output)
+    found = {"weights": str(output), "sha256": sha, "tensors": len(made.tensors)}
+    answer(found, f"sha256 {sha:.16}  {len(made.tensors)} tensors", as_json, output)

@@ -17,10 +17,9 @@ from skild_phys.skild.basis import BASES
 from skild_phys.skild.denoiser import NETWORKS, OUTPUTS, AnyNetworkConfig
 from skild_phys.skild.ncsnpp import NcsnppConfig
 from skild_phys.skild.network import NetworkConfig
-from skild_phys.skild.reference import PaperSpectrum
 from skild_phys.skild.reverse import MIRROR, SYMMETRIES
 from skild_phys.skild.schedule import SCHEDULES, Schedule, VariancePreserving
-from skild_phys.skild.spectrum import KINDS
+from skild_phys.skild.spectrum import KINDS, PaperSpectrum
 
 SPECTRA = (*KINDS, "channels", "white", "paper")
 
@@ -31,7 +30,7 @@ class TrainConfig:
 
     Attributes
     ----------
-    output : 'logits' for spins; 'v', 'eps' or 'x0' for continuous fields.
+    output : 'logits' for spins; 'v', 'eps', 'white_eps' or 'x0' for continuous fields.
     data : 'lattices', or 'images', which have channels and are `side` pixels a side.
     basis : 'dft' for periodic lattices, 'dct' for fields with open edges.
     symmetries : what the data are taken to be symmetric under, of `reverse.SYMMETRIES` and

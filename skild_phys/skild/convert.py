@@ -12,13 +12,18 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from skild_phys.errors import WeightsError
+from skild_phys.errors import BadInput, WeightsError
+from skild_phys.skild.config import TrainConfig
+from skild_phys.skild.denoiser import make_network
 from skild_phys.skild.ncsnpp import Ncsnpp
+from skild_phys.skild.schedule import TIMES
+from skild_phys.skild.weights import Weights
 
 _BLOCK = {
     "GroupNorm_0": "norm1",
@@ -110,6 +115,35 @@ def convert_ncsnpp(network: Ncsnpp, theirs: Mapping[str, Tensor]) -> dict[str, T
         if shape != tuple(tensor.shape):
             raise WeightsError(f"'{name}' has shape {shape}, expected {tuple(tensor.shape)}")
     return {name: state[name].detach().float() for name in expected}
+
+
+def published_weights(path: Path, config: TrainConfig, preset: str) -> Weights:
+    """Return weights from a file of the published code (`read_tensors`), of the recipe `config`.
+
+    There eps_k, standard normal, is the network's output after a DCT that is 2/L of a sum of
+    cosines along each axis; the last layer divides by side / 2, and white noise is of variance 1.
+
+    Raises BadInput unless `config`, of `preset`, is the paper's; WeightsError if `path` is none of
+    its networks.
+    """
+    lam, law = config.lambdas, config.paper_spectrum
+    channels = 3 if config.data == "images" else 1
+    with torch.device("meta"):
+        network = make_network(config.network, config.output, config.basis, channels, lam)
+    if lam is None or law is None or config.output != "white_eps" or type(network) is not Ncsnpp:
+        accepted = "a recipe of ncsnpp with the paper's spectrum and output, white_eps"
+        raise BadInput("--preset", preset, accepted)
+    tensors = convert_ncsnpp(network, read_tensors(path))
+    for end in ("weight", "bias"):
+        tensors[f"leave.{end}"] = tensors[f"leave.{end}"] * (2.0 / law.side)
+    low, high = (float(lam(t)) for t in (np.array(1.0 / TIMES), np.array(1.0)))
+    return Weights(
+        tensors, config.network, law, config.output, (low, high),
+        {"model": "images" if channels == 3 else config.model, "temperature": None},
+        {"converted": path.name}, config.basis, symmetries=config.symmetries,
+        channels=channels if channels == 3 else 0, schedule=lam,
+        cutoff=None if config.cutoff < 0 else config.cutoff,
+    )  # fmt: skip
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

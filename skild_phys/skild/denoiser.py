@@ -1,6 +1,7 @@
 """What the network says, for each kind of output: X_0 for continuous fields, logits for spins.
 
-`eps`, `x0` and `v` are three ways to say the mean of a continuous X_0. `logits` are log odds of
+`eps`, `white_eps`, `x0` and `v` are four ways to say the mean of a continuous X_0: `eps` has the
+spectrum of the data, `white_eps` is that of the paper. `logits` are log odds of
 spin up: the mean of a spin, tanh(logit / 2), is never outside [-1, 1] and nothing is clamped.
 For spins the network works between two runs of the mean-field iteration: it sees the first one's
 result, and what the coarse lattice says, and returns, for each site, a better start, a field for
@@ -29,8 +30,8 @@ NETWORKS: dict[str, type[AnyNetworkConfig]] = {"unet": NetworkConfig, "ncsnpp": 
 Sight = Callable[[Tensor, Tensor], Tensor]
 """(features (n, inputs, Ly, Lx), lam (n,)) -> the network's outputs (n, outputs, Ly, Lx)."""
 
-OUTPUTS = ("logits", "v", "eps", "x0")
-SMALLEST_COSINE = 1e-3
+OUTPUTS = ("logits", "v", "eps", "white_eps", "x0")
+SMALLEST_COSINE = 1e-6
 """Floor of sqrt(abar) in X_0 = (X_t - sqrt(1 - abar) sqrt(P) eps) / sqrt(abar), the paper's."""
 
 ALONE, FIRST, SECOND = 8, 4, 2
@@ -185,27 +186,30 @@ def scale_weights(process: Process, at: Tensor | float) -> Tensor:
 def y0_from_output(output: Tensor, kind: str, process: Process, y: Tensor, lam: Tensor) -> Tensor:
     """Return the mean of Y_0, whitened modes, from the network's field `output`.
 
-    v is white: cos(theta) eps - sin(theta) Y_0; eps and x0 have the data's spectrum, as the paper
-    has them.
+    v is white: cos(theta) eps - sin(theta) Y_0; eps and x0 have the data's spectrum. white_eps is
+    the paper's output, standard normal in every mode of its DCT (`Spectrum.eps_norms`).
     """
     at = each(lam, output)
     if kind == "v":
         return process.y0_from_velocity(y, process.white(output), at)
     if kind == "x0":
         return process.modes(output)
-    eps = process.modes(output)
+    white = kind == "white_eps"
+    eps = process.white(output) / process.eps_norms if white else process.modes(output)
     return (y - process.sine(at) * eps) / process.cosine(at).clamp(min=SMALLEST_COSINE)
 
 
 def field_target(kind: str, process: Process, x0: Tensor, noise: Tensor, lam: Tensor) -> Tensor:
     """Return what the network's output is trained to be, as a field of the shape of `x0`.
 
-    `noise` is white; eps is sqrt(P) times it.
+    `noise` is white; eps is sqrt(P) times its modes.
     """
     if kind == "x0":
         return x0
     if kind == "eps":
         return process.gaussian(noise)
+    if kind == "white_eps":
+        return process.basis.fields(process.eps_norms * process.white(noise))
     at = each(lam, x0)
     y0, eps = process.modes(x0), process.white(noise)
     return process.basis.fields(process.cosine(at) * eps - process.sine(at) * y0)

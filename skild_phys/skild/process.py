@@ -58,11 +58,12 @@ class Process:
         self.basis: Basis = make_basis(basis, shape)
         kappa = self.basis.kappa.clip(min=self.basis.lowest if cutoff is None else cutoff)
         self.kappa2 = torch.as_tensor(kappa**2, dtype=torch.float64, device=device)
-        power = spectrum.variances(self.basis)
+        power, norms = spectrum.variances(self.basis), spectrum.eps_norms(self.basis)
         if isinstance(spectrum, ChannelSpectra):
             self.basis = Mixed(self.basis, spectrum.matrix)
         self.power = torch.as_tensor(power, dtype=torch.float64, device=device)
         self.amplitude = self.power.sqrt().float()
+        self.eps_norms = torch.as_tensor(norms, dtype=torch.float32, device=device)
 
     # Whitened modes.
 

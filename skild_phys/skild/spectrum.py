@@ -1,9 +1,10 @@
 """The power spectrum P = E|X - E X|^2 of the modes, measured or fitted.
 
-Modes are those of an orthonormal basis, kappa = |k| in radians per site. Three kinds:
+Modes are those of an orthonormal basis, kappa = |k| in radians per site. Its kinds:
 
 - `RadialSpectrum`: a smooth table of P(kappa), for every lattice size;
-- `PowerLaw`: C (kappa^2 + k0^2)^-alpha, the paper's fit, for every lattice size;
+- `PowerLaw`: C (kappa^2 + k0^2)^-alpha, for every lattice size;
+- `PaperSpectrum`: the same with the constants, units and normalization of the paper;
 - `ModeSpectrum`: one P for each mode, as measured, for one lattice size.
 """
 
@@ -23,7 +24,8 @@ from scipy.ndimage import gaussian_filter1d
 from scipy.optimize import curve_fit
 
 from skild_phys.errors import BadInput
-from skild_phys.skild.basis import Basis
+from skild_phys.skild.basis import Basis, Box
+from skild_phys.skild.reference import eps_norms
 
 Array = NDArray[np.float64]
 
@@ -36,6 +38,10 @@ class Spectrum(ABC):
     @abstractmethod
     def variances(self, basis: Basis) -> Array:
         """Return P of every mode of `basis`, of its modes' shape, positive."""
+
+    def eps_norms(self, basis: Basis) -> Array:
+        """Return the rms that white eps, as the network predicts it, has in every mode."""
+        return np.ones_like(basis.kappa)
 
     def record(self) -> dict[str, Any]:
         """Return what `spectrum_from_record` makes this spectrum of, for JSON."""
@@ -79,7 +85,7 @@ class RadialSpectrum(Spectrum):
 
 @dataclass(frozen=True)
 class PowerLaw(Spectrum):
-    """P = amplitude (kappa^2 + k0_squared)^-alpha, the paper's fit (arXiv 2605.26032).
+    """P = amplitude (kappa^2 + k0_squared)^-alpha.
 
     With k0_squared = 0 the zero mode takes the value of the lowest wave number above it.
     """
@@ -92,6 +98,38 @@ class PowerLaw(Spectrum):
     def variances(self, basis: Basis) -> Array:
         kappa = basis.kappa if self.k0_squared > 0 else basis.kappa.clip(min=basis.lowest)
         return np.asarray(self.amplitude * (kappa**2 + self.k0_squared) ** -self.alpha)
+
+
+@dataclass(frozen=True)
+class PaperSpectrum(Spectrum):
+    """The paper's fit S_0 = amplitude (kappa_ref^2 + k0_squared)^-alpha (arXiv 2605.26032).
+
+    S_0 is the variance of the noise in the modes of the reference, whose DCT is not orthonormal
+    (`reference`), for fields of `side`^2. It is Var |F| of the data there, about 0.36 of the power
+    spectrum.
+    """
+
+    side: int
+    alpha: float
+    amplitude: float
+    k0_squared: float
+    kind: str = "paper"  # type: ignore[misc]
+
+    def __post_init__(self) -> None:
+        for name in ("side", "alpha", "amplitude", "k0_squared"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise BadInput(f"[paper_spectrum] {name}", getattr(self, name), "a number above 0")
+
+    def power_law(self) -> PowerLaw:
+        """Return P(kappa) of orthonormal modes that vary along both axes."""
+        scale = (self.side / 2.0) ** 2 * float(self.side) ** (-2.0 * self.alpha)
+        return PowerLaw(self.amplitude * scale, self.alpha, self.k0_squared / self.side**2)
+
+    def variances(self, basis: Basis) -> Array:
+        return self.power_law().variances(basis) * self.eps_norms(basis) ** 2
+
+    def eps_norms(self, basis: Basis) -> Array:
+        return eps_norms(basis.shape) if basis.name == Box.name else super().eps_norms(basis)
 
 
 @dataclass(frozen=True)
@@ -144,7 +182,7 @@ class ChannelSpectra(Spectrum):
 KINDS: dict[str, type[Spectrum]] = {
     kind.kind: kind for kind in (RadialSpectrum, PowerLaw, ModeSpectrum)
 }
-"""Of one field; images may have ChannelSpectra."""
+"""Those that can be fitted to one field; images may have ChannelSpectra."""
 
 
 def spectrum_from_record(record: dict[str, Any]) -> Spectrum:
@@ -154,7 +192,10 @@ def spectrum_from_record(record: dict[str, Any]) -> Spectrum:
         radial = [{"kind": RadialSpectrum.kind, **one} for one in record["spectra"]]
         spectra = [spectrum_from_record(one) for one in radial]
         return ChannelSpectra(rows, tuple(s for s in spectra if isinstance(s, RadialSpectrum)))
-    values = {k: tuple(v) if isinstance(v, list) else v for k, v in record.items() if k != "kind"}
+    items = ((k, v) for k, v in record.items() if k != "kind")
+    values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in items}
+    if record["kind"] == PaperSpectrum.kind:
+        return PaperSpectrum(**values)
     return KINDS[record["kind"]](**values)
 
 

@@ -87,7 +87,7 @@ def measure(source: Source, config: TrainConfig) -> Measured:
     if config.spectrum == "white":
         return Measured(WHITE, Couplings())
     if config.paper_spectrum is not None:
-        return Measured(config.paper_spectrum.power_law(), Couplings())
+        return Measured(config.paper_spectrum, Couplings())
     basis, count = make_basis(config.basis, source.shape), config.spectrum_batches
     if source.n_samples is not None:
         count = min(count, max(1, source.n_samples // config.batch))

@@ -60,7 +60,7 @@ class Weights:
     tensors : the network's parameters by name.
     network : its shape.
     spectrum : P(kappa) of the data; part of the process, so part of the weights.
-    output : 'logits' (spins); 'v', 'eps' or 'x0' (continuous fields).
+    output : 'logits' (spins); 'v', 'eps', 'white_eps' or 'x0' (continuous fields).
     lambda_range : the lambdas the weights are good for, (smallest, largest): those seen in
         training, and all smaller ones where the mean field works alone.
     system : model, temperature and lattice size of the training data.
@@ -124,7 +124,7 @@ class Weights:
         """
         if self.schedule is None:
             return "stochastic"
-        return "ancestral" if self.output == "eps" else "angle2"
+        return "ancestral" if self.output in ("eps", "white_eps") else "angle2"
 
     def largest_lambda(self, lowest: float) -> float:
         """Return where a chain from noise starts: where no wave is left, `lowest` the longest.
@@ -285,6 +285,9 @@ def load_weights(path: str | Path) -> Weights:
         expected = weights.make_network().state_dict()
     except (BadInput, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise WeightsError(f"{path}: the record in its header is incomplete ({error})") from None
+    if "converted" in weights.training and weights.output == "eps":
+        accepted = "version 0.1 misread the output of published networks; convert them again"
+        raise WeightsError(f"{path}: converted from '{weights.training['converted']}': {accepted}")
     if {k: v.shape for k, v in expected.items()} != {k: v.shape for k, v in tensors.items()}:
         raise WeightsError(f"{path}: the tensors do not fit the network the header describes")
     return weights
