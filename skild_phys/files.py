@@ -6,8 +6,10 @@ import contextlib
 import fcntl
 import hashlib
 import os
+import re
+import shutil
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TypeAlias
@@ -97,22 +99,69 @@ def fsync_tree(path: AnyPath) -> None:
         raise write_error(path, error) from error
 
 
+def clear_partials(path: AnyPath) -> None:
+    """Remove what killed `write_bytes_atomically` left beside `path`, which nobody writes now."""
+    path = Path(path)
+    left = re.compile(rf"\.{re.escape(path.name)}\.\d+-\d+{re.escape(PARTIAL)}")
+    with contextlib.suppress(OSError):  # they are in nobody's way
+        for name in filter(left.fullmatch, os.listdir(path.parent)):
+            path.with_name(name).unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def whole_directory(path: AnyPath, *, replace: bool = False) -> Iterator[Path]:
+    """Yield a folder to write into, whose files appear at `path` once all are written.
+
+    If the writing fails or is killed, `path` is as it was. A directory that is there already keeps
+    what else it holds; with `replace` it goes. Raises WriteError. The caller holds the lock.
+    """
+    path = Path(path)
+    part, old = (path.with_name(f".{path.name}{end}{PARTIAL}") for end in ("", ".old"))
+    try:
+        if old.exists() and not path.exists():  # killed between the two renames below
+            os.replace(old, path)
+        for left in (part, old):
+            shutil.rmtree(left, ignore_errors=True)
+        part.mkdir()
+        there = path.exists()
+        yield part
+        fsync_tree(part)
+        if path.exists() != there:
+            raise StoreError(f"{path}: was made or removed by another process meanwhile")
+        if there and not replace:
+            for file in part.iterdir():
+                os.replace(file, path / file.name)
+        else:
+            if there:
+                os.replace(path, old)
+            os.replace(part, path)
+        _fsync(path.parent)
+    except OSError as error:
+        raise write_error(path, error) from error
+    finally:
+        for left in (part, old):
+            if path.exists() or left is part:
+                shutil.rmtree(left, ignore_errors=True)
+
+
 class Lock:
     """The right to write at `path`, held by one process at a time (flock); a context manager.
 
     A directory is locked itself, so that nothing is added to it; for a file, or a path that
-    does not exist yet, `.NAME.lock` beside it is, and goes when the lock is released. The lock
-    of a process that dies is free at once. Raises StoreError when another one holds it.
+    does not exist yet, `.NAME.lock` beside it is, and goes when the lock is released; with
+    `beside` so it is for a directory that is replaced as a whole. The lock of a process that
+    dies is free at once; what such a process left of a file half written goes. Raises StoreError
+    when another one holds it.
     """
 
-    def __init__(self, path: AnyPath) -> None:
-        self._path = Path(path)
+    def __init__(self, path: AnyPath, *, beside: bool = False) -> None:
+        self._path, self._beside = Path(path), beside
         self._target = self._path
         self._descriptor: int | None = None
 
     def acquire(self) -> Lock:
         """Take the lock; raises StoreError when it is held, WriteError when it cannot be."""
-        directory = os.path.isdir(self._path)
+        directory = not self._beside and os.path.isdir(self._path)
         self._target = self._path if directory else self._path.with_name(f".{self._path.name}.lock")
         flags = os.O_RDONLY if directory else os.O_RDWR | os.O_CREAT
         try:
@@ -132,6 +181,7 @@ class Lock:
             raise StoreError(f"{self._path}: is being written by another process") from None
         except OSError as error:
             raise write_error(self._path, error) from error
+        clear_partials(self._path)
         return self
 
     def check(self) -> None:
@@ -149,11 +199,13 @@ class Lock:
         """Give the lock back; does nothing when it is not held."""
         if self._descriptor is None:
             return
-        if self._target != self._path:
-            with contextlib.suppress(OSError):
-                self._target.unlink(missing_ok=True)
-        os.close(self._descriptor)
-        self._descriptor = None
+        try:
+            if self._target != self._path:
+                with contextlib.suppress(OSError):
+                    self._target.unlink(missing_ok=True)
+        finally:
+            os.close(self._descriptor)
+            self._descriptor = None
 
     def __enter__(self) -> Lock:
         return self.acquire()
@@ -168,19 +220,40 @@ class Lock:
 
 
 def check_output(
-    path: AnyPath, *, overwrite: bool, inputs: Sequence[AnyPath] = (), option: str = "-o"
+    path: AnyPath,
+    *,
+    overwrite: bool,
+    inputs: Sequence[AnyPath] = (),
+    option: str = "-o",
+    directory: bool = False,
 ) -> None:
     """Raise BadInput naming `option` unless something may be written at `path`.
 
     Refused are: a path inside (or equal to, or around) one of `inputs`, one whose parent is
     missing or not writable, one inside a store, one that cannot be looked at, and, without
-    `overwrite`, one that exists.
+    `overwrite`, one that exists. As a `directory` for files also a store, and a file.
     """
     try:
         _check_output(Path(path), overwrite, inputs, option)
+        if directory:
+            check_directory(path, option)
     except (OSError, RuntimeError) as error:  # RuntimeError: a loop of links, from resolve
         reason = error.strerror if isinstance(error, OSError) else error
         raise BadInput(option, os.fspath(path), f"a path that can be used: {reason}") from error
+
+
+def check_directory(path: AnyPath, option: str = "-o") -> None:
+    """Raise BadInput for what is no directory for files: a store, a path inside one, a file."""
+    real = Path(path).resolve()
+    _check_outside_stores(path, (real, *real.parents), option)
+    if real.exists() and not real.is_dir():
+        raise BadInput(option, os.fspath(path), "a directory")
+
+
+def _check_outside_stores(path: AnyPath, folders: Sequence[Path], option: str) -> None:
+    for folder in folders:
+        if (folder / "zarr.json").exists():
+            raise BadInput(option, os.fspath(path), f"a path outside the store {folder}")
 
 
 def _check_output(path: Path, overwrite: bool, inputs: Sequence[AnyPath], option: str) -> None:
@@ -192,9 +265,7 @@ def _check_output(path: Path, overwrite: bool, inputs: Sequence[AnyPath], option
             raise BadInput(option, shown, f"a path apart from the input {os.fspath(given)}")
     if not path.name or path.name == "..":
         raise BadInput(option, shown, "a path that ends in a name")
-    for folder in real.parents:
-        if (folder / "zarr.json").exists():
-            raise BadInput(option, shown, f"a path outside the store {folder}")
+    _check_outside_stores(path, real.parents, option)
     if not path.parent.is_dir():
         raise BadInput(option, shown, f"a path in a directory that exists, not {path.parent}")
     if os.path.lexists(path) and not overwrite:

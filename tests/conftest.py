@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,32 @@ def files_of(path: Path) -> dict[str, bytes]:
     """Return every file below `path`, by its relative name."""
     found = (p for p in sorted(path.rglob("*")) if p.is_file())
     return {str(p.relative_to(path)): p.read_bytes() for p in found}
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL: from here on the process does nothing more."""
+
+
+class Mortal:
+    """Let a process die at the n-th system call that changes the disk."""
+
+    names = ("replace", "fsync", "mkdir", "unlink", "rmdir")
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, error: Exception | None = None) -> None:
+        self.left = -1
+        self.error = error
+        for name in self.names:
+            monkeypatch.setattr(os, name, self._wrap(getattr(os, name)))
+
+    def _wrap(self, call: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapped(*args: Any, **keywords: Any) -> Any:
+            if self.left == 0:
+                raise self.error or Killed
+            self.left -= 1
+            # Nothing here loses power, so that waiting for the disk would prove nothing.
+            return None if call.__name__ == "fsync" else call(*args, **keywords)
+
+        return wrapped
 
 
 @pytest.fixture

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from skild_phys.cli.measure import compile_kernels, make_directory
+from skild_phys.cli.measure import compile_kernels
 from skild_phys.cli.options import (
     announced,
     check_threads,
+    claim_output,
     command_line,
     error_method,
     error_options,
@@ -22,8 +23,7 @@ from skild_phys.cli.options import (
     threads_option,
 )
 from skild_phys.cli.outputs import free
-from skild_phys.errors import BadInput
-from skild_phys.files import check_output, write_bytes_atomically
+from skild_phys.files import whole_directory, write_bytes_atomically
 from skild_phys.measurement import JSON, REPORT, TABLE
 
 if TYPE_CHECKING:
@@ -86,9 +86,7 @@ def command(
     inputs = [truth, *models, *([coarse] if coarse else [])]
     opened = [open_store(path) for path in inputs]
     output = output or free(Path("report"), overwrite)
-    check_output(output, overwrite=overwrite, inputs=inputs)
-    if output.exists() and not output.is_dir():
-        raise BadInput("-o", str(output), "a directory")
+    claim_output(output, overwrite=overwrite, inputs=inputs, directory=True)
     stores = opened[1 : len(models) + 1]
     fewest = min(s.n_samples for s in (opened[0], *stores))
     method = error_method(errors, bins, resamples, seed, fewest)
@@ -104,8 +102,12 @@ def command(
             threads=check_threads(threads),
             progress=advance,
         )
-    with announced("writing tables ..." if no_figures else "drawing ..."):
-        _write(found, output, draw=not no_figures)
+    with (
+        announced("writing tables ..." if no_figures else "drawing ..."),
+        whole_directory(output) as folder,
+    ):
+        drawn = _write(found, folder, draw=not no_figures)
+    _remove_others(output, drawn)
     if not from_python():
         _print(found, as_json)
         if not as_json:
@@ -113,25 +115,33 @@ def command(
     return found
 
 
-def _write(found: Comparison, output: Path, draw: bool) -> None:
+def _remove_others(output: Path, drawn: list[str]) -> None:
+    """Remove the figures of an earlier comparison that this one did not draw."""
+    from skild_phys.plots import FIGURES
+
+    for name in {*FIGURES}.difference(drawn):
+        for kind in ("png", "pdf"):
+            (output / f"{name}.{kind}").unlink(missing_ok=True)
+
+
+def _write(found: Comparison, output: Path, draw: bool) -> list[str]:
+    """Write figures, tables and report; return the names of the figures."""
     from skild_phys.measurement.report import html_report, summary, table
     from skild_phys.plots import FIGURES, figure_bytes, save_figure
 
-    make_directory(output)
-    images = []
+    images, names = [], []
     for name, (caption, drawn) in FIGURES.items():
         figure = drawn(found) if draw else None
         if figure is not None:
             save_figure(figure, output / name)
             images.append((caption, figure_bytes(figure, dpi=150)))
-        else:  # none of an earlier comparison stays
-            for kind in ("png", "pdf"):
-                (output / f"{name}.{kind}").unlink(missing_ok=True)
+            names.append(name)
     write_bytes_atomically(output / TABLE, table(found).to_csv(index=False).encode())
     text = json.dumps(summary(found), indent=1, allow_nan=False)
     write_bytes_atomically(output / JSON, f"{text}\n".encode())
     page = html_report(found, images, command_line())
     write_bytes_atomically(output / REPORT, page.encode())
+    return names
 
 
 def _print(found: Comparison, as_json: bool) -> None:

@@ -13,6 +13,7 @@ from skild_phys.cli.options import (
     answer,
     check_device,
     check_threads,
+    claim_output,
     interruptible,
     json_option,
     output_option,
@@ -418,7 +419,7 @@ def convert(
 
     config = _recipe(preset, "--preset")
     output = output or free(beside(weights, "converted", ".safetensors"), overwrite)
-    check_output(output, overwrite=overwrite, inputs=[weights])
+    claim_output(output, overwrite=overwrite, inputs=[weights])
     made = published_weights(weights, config, preset)
     sha = save_weights(output, made)
     found = {"weights": str(output), "sha256": sha, "tensors": len(made.tensors)}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ import numpy as np
 from skild_phys.cli.options import (
     announced,
     check_threads,
+    claim_output,
     error_method,
     error_options,
     from_python,
@@ -24,7 +24,7 @@ from skild_phys.cli.options import (
     threads_option,
 )
 from skild_phys.errors import BadInput
-from skild_phys.files import check_output, write_bytes_atomically, write_error
+from skild_phys.files import whole_directory, write_bytes_atomically
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -109,8 +109,8 @@ def command(
     names = None if only is None else tuple(name.strip() for name in only.split(","))
     chosen(System.of(opened, offsets=sites), names)
     if output is not None:
-        check_output(output, overwrite=overwrite, inputs=[store])
         _check_kind(output)
+        claim_output(output, overwrite=overwrite, inputs=[store], directory=output.suffix == "")
     compile_kernels()
     with progress_bar("measuring", opened.n_samples) as advance:
         result = measure(
@@ -133,7 +133,10 @@ def write_measurement(result: xr.Dataset, output: Path) -> None:
     from skild_phys.measurement.report import estimates_table
 
     if output.suffix == ".zarr":
-        _write_zarr(result, output)
+        with whole_directory(output, replace=True) as folder, warnings.catch_warnings():
+            # Names of offsets are text, for which Zarr 3 has no settled type.
+            warnings.simplefilter("ignore")
+            result.to_zarr(folder, mode="w", zarr_format=3, consolidated=False)
         return
     netcdf = bytes(result.to_netcdf(engine="scipy"))
     text = estimates_table(result).to_csv(index=False).encode()
@@ -144,40 +147,12 @@ def write_measurement(result: xr.Dataset, output: Path) -> None:
     else:
         from skild_phys.plots import measurement_figure, save_figure
 
-        make_directory(output)
-        write_bytes_atomically(output / "measure.nc", netcdf)
-        write_bytes_atomically(output / "measure.csv", text)
-        figure = measurement_figure(result)
-        if figure is not None:
-            save_figure(figure, output / "measure")
-
-
-def _write_zarr(result: xr.Dataset, output: Path) -> None:
-    """Write a Zarr group beside its place and move it there, so that half of one never is."""
-    part, old = (output.with_name(f".{output.name}.{end}") for end in ("part", "old"))
-    try:
-        for left in (part, old):
-            shutil.rmtree(left, ignore_errors=True)
-        with warnings.catch_warnings():
-            # Names of offsets are text, for which Zarr 3 has no settled type.
-            warnings.simplefilter("ignore")
-            result.to_zarr(part, zarr_format=3, consolidated=False)
-        if output.exists():
-            output.rename(old)
-        part.rename(output)
-    except OSError as error:
-        raise write_error(output, error) from error
-    finally:
-        for left in (part, old):
-            shutil.rmtree(left, ignore_errors=True)
-
-
-def make_directory(path: Path) -> None:
-    """Make a directory unless it is there; raises WriteError."""
-    try:
-        path.mkdir(exist_ok=True)
-    except OSError as error:
-        raise write_error(path, error) from error
+        with whole_directory(output) as folder:
+            write_bytes_atomically(folder / "measure.nc", netcdf)
+            write_bytes_atomically(folder / "measure.csv", text)
+            figure = measurement_figure(result)
+            if figure is not None:
+                save_figure(figure, folder / "measure")
 
 
 def as_plain(result: xr.Dataset) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
@@ -23,6 +23,7 @@ from click.core import ParameterSource
 
 from skild_phys import __version__
 from skild_phys.errors import BadInput
+from skild_phys.files import Lock, check_output
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -45,6 +46,19 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print the re
 threads_option = click.option(
     "--threads", type=int, help="Threads; change no number.  [default: all cores]"
 )
+
+
+def claim_output(
+    output: Path, *, overwrite: bool, inputs: Sequence[Path] = (), directory: bool = False
+) -> None:
+    """Keep what is no store to the running command until it ends, if `check_output` allows it.
+
+    Raises BadInput, and StoreError when another process writes there.
+    """
+    check_output(output, overwrite=overwrite, inputs=inputs, directory=directory)
+    click.get_current_context().with_resource(Lock(output, beside=True))
+    # Who had the lock until now may have written it.
+    check_output(output, overwrite=overwrite, inputs=inputs, directory=directory)
 
 
 class Advance(Protocol):

@@ -13,7 +13,13 @@ import click
 from skild_phys.cli import call, check, options_of
 from skild_phys.cli.options import answer, overwrite_option
 from skild_phys.errors import BadInput
-from skild_phys.files import write_bytes_atomically, write_error
+from skild_phys.files import (
+    Lock,
+    check_directory,
+    clear_partials,
+    write_bytes_atomically,
+    write_error,
+)
 from skild_phys.measurement import REPORT
 
 if TYPE_CHECKING:
@@ -57,10 +63,14 @@ def command(
     tables = read_campaign(campaign)
     for name, many in tables.items():
         _check_options(campaign, name, [key for table in many for key in table])
+    check_directory(folder)
     steps = plan(tables, folder, campaign.parent)
     for step in steps:
         check(step.command, step.inputs, step.options | {"output": step.output})
     _check_values(steps)
+    if not dry_run:
+        _make_folders(folder.parent)
+        click.get_current_context().with_resource(Lock(folder, beside=True))
     states = [step.status() for step in steps]
     listed = [
         {"status": state, "output": str(step.output), "command": step.words()}
@@ -78,15 +88,13 @@ def command(
         if state == "done":
             continue
         click.echo(f"[{number}/{len(steps)}] {step.words()}", err=True)
-        try:
-            step.output.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise write_error(step.output.parent, error) from None
+        _make_folders(step.output.parent)
         # What was begun like this goes on; tables and reports are quick, and made anew.
         anew = step.command in ("measure", "compare") or (state != "begun" and overwrite)
         more: dict[str, Any] = {"output": step.output, "overwrite": anew}
         if threads is not None and step.command != "coarsen":
             more["threads"] = threads
+        clear_partials(step.record)
         step.begin()
         try:
             call(step.command, step.inputs, step.options | more)
@@ -99,9 +107,17 @@ def command(
     reports = [step.output / REPORT for step in steps if step.command == "compare"]
     if reports:
         table = results(steps, folder).to_csv(index=False)
+        clear_partials(folder / RESULTS)
         write_bytes_atomically(folder / RESULTS, table.encode())
         lines += map(str, [*reports, folder / RESULTS])
     return answer(found, "\n".join(lines), as_json)
+
+
+def _make_folders(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise write_error(path, error) from None
 
 
 def _check_values(steps: Sequence[Step]) -> None:

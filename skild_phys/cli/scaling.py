@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from skild_phys.cli.measure import make_directory
 from skild_phys.cli.options import (
     announced,
     check_threads,
+    claim_output,
     json_option,
     overwrite_option,
     progress_bar,
     threads_option,
 )
 from skild_phys.errors import BadInput
-from skild_phys.files import check_output, write_bytes_atomically
+from skild_phys.files import whole_directory, write_bytes_atomically
 
 if TYPE_CHECKING:
     from skild_phys.measurement.scaling import Number, Scaling
@@ -67,14 +67,14 @@ def command(
 
     opened = [open_store(path) for path in stores]
     if output is not None:
-        check_output(output, overwrite=overwrite, inputs=list(stores))
-        if output.suffix or (output.exists() and not output.is_dir()):
+        if output.suffix:
             raise BadInput("-o", str(output), "a directory")
+        claim_output(output, overwrite=overwrite, inputs=stores, directory=True)
     with progress_bar("measuring", sum(s.n_samples for s in opened)) as advance:
         found = scaling(opened, bins=bins, threads=check_threads(threads), progress=advance)
     if output is not None:
-        with announced("drawing ..."):
-            _write(found, output)
+        with announced("drawing ..."), whole_directory(output) as folder:
+            _write(found, folder)
     if as_json:
         click.echo(json.dumps(as_plain(found), allow_nan=False))
     else:
@@ -150,7 +150,6 @@ def _write(found: Scaling, output: Path) -> None:
 
     from skild_phys.plots import save_figure, scaling_figure
 
-    make_directory(output)
     lines = [
         {
             "L": curve.side,

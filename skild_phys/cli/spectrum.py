@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import click
 import numpy as np
 
-from skild_phys.cli.options import json_option, overwrite_option
+from skild_phys.cli.options import claim_output, json_option, overwrite_option
 from skild_phys.errors import BadInput
-from skild_phys.files import check_output, write_bytes_atomically
+from skild_phys.files import write_bytes_atomically
 
 if TYPE_CHECKING:
     from skild_phys.skild.pixels import ImageLattices
@@ -61,9 +61,9 @@ def command(
     basis = basis or ("dct" if lattices.channels else "dft")
     modes = make_basis(basis, shape)
     if output is not None:
-        check_output(output, overwrite=overwrite, inputs=[store])
         if output.suffix not in (".png", ".pdf"):
             raise BadInput("-o", str(output), "FILE.png or FILE.pdf")
+        claim_output(output, overwrite=overwrite, inputs=[store])
     batches = (
         lattices.read(*span).astype(np.float64) * lattices.scale for span in lattices.batches()
     )

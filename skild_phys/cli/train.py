@@ -15,7 +15,7 @@ import click
 from skild_phys.cli.options import answer, check_device, output_option
 from skild_phys.cli.outputs import beside, fill
 from skild_phys.errors import BadInput, OutputTaken
-from skild_phys.files import Lock, check_output, write_bytes_atomically
+from skild_phys.files import Lock, check_output, clear_partials, write_bytes_atomically
 
 if TYPE_CHECKING:
     from skild_phys.skild.config import TrainConfig
@@ -110,6 +110,7 @@ def command(
             goes_on = files.checkpoint.exists() and not overwrite
             for file in (files.weights, files.curve):
                 check_output(file, overwrite=overwrite or goes_on)
+                clear_partials(file)
             source, system = _source(store, options)
             ranks.wait()
             if overwrite and ranks.first:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import zarr
-from conftest import files_of, random_samples, store_options
+from conftest import Killed, Mortal, files_of, random_samples, store_options
 
 from skild_phys.errors import SkildPhysError, StoreError, WriteError
 from skild_phys.store import LatticeStore, create_store, open_store
@@ -193,32 +192,6 @@ def test_what_is_no_store(tmp_path: Path) -> None:
         with pytest.raises(StoreError) as refused:
             open_store(path)
         assert str(path) in str(refused.value)
-
-
-class Killed(BaseException):
-    """Stands for SIGKILL: from here on the process does nothing more."""
-
-
-class Mortal:
-    """Let a process die at the n-th system call that changes the disk."""
-
-    names = ("replace", "fsync", "mkdir", "unlink", "rmdir")
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, error: Exception | None = None) -> None:
-        self.left = -1
-        self.error = error
-        for name in self.names:
-            monkeypatch.setattr(os, name, self._wrap(getattr(os, name)))
-
-    def _wrap(self, call: Callable[..., Any]) -> Callable[..., Any]:
-        def wrapped(*args: Any, **keywords: Any) -> Any:
-            if self.left == 0:
-                raise self.error or Killed
-            self.left -= 1
-            # Nothing here loses power, so that waiting for the disk would prove nothing.
-            return None if call.__name__ == "fsync" else call(*args, **keywords)
-
-        return wrapped
 
 
 def write_in_commits(path: Path, ahead: bool = False) -> None:
