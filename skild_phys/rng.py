@@ -5,12 +5,18 @@ the order in which threads happen to run: the same key gives the same numbers fo
 of threads and any chunk size. Under one seed the branches are (i, k), stream k of sample i of a
 refinement or a conditional draw; (k,) and (k, i), those of a training; (SIMULATION, c), chain c
 of a simulation, so that what trains on a seed shares nothing with what is simulated from it.
+
+One seed at two temperatures, or for two coarse stores, must not give correlated samples: that seed
+is `system_seed` of the user's and of what is sampled. A store says so by its attribute `streams`;
+one without it is of an earlier release, whose streams follow from the user's seed alone.
 xoshiro256++ is due to Blackman and Vigna,
 ACM Trans. Math. Softw. 47, 36 (2021).
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 from typing import Any
 
 import numpy as np
@@ -37,12 +43,26 @@ TRAINING = 2**32 - 2
 MEASUREMENT = 2**32 - 3
 """First key of what a measurement draws: (MEASUREMENT, i) for sample i of a store."""
 
+STREAMS = "seed and system"
+"""Attribute `streams` of stores whose streams grow from `system_seed`."""
+
 _TO_UNIT = 2.0**-53
 
 
 def seed_sequence(seed: int, *key: int) -> np.random.SeedSequence:
     """Return the node `key` of the tree of streams that grows from `seed`."""
     return np.random.SeedSequence(seed, spawn_key=key)
+
+
+def system_seed(streams: str | None, seed: int, *system: Any) -> int:
+    """Return the seed of all streams of a system: `seed` itself unless `streams` is STREAMS.
+
+    `system` is what tells the system from others, as JSON values.
+    """
+    if streams is None:
+        return seed
+    digest = hashlib.sha256(json.dumps([seed, *system]).encode()).digest()
+    return int.from_bytes(digest[:16], "little")
 
 
 def kernel_state(seed: int, *key: int) -> NDArray[np.uint64]:

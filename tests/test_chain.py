@@ -12,7 +12,7 @@ from conftest import files_of
 
 from skild_phys.errors import BadInput, Interrupted
 from skild_phys.lattice.models import MODELS, get_model
-from skild_phys.rng import SIMULATION, kernel_state, lane_state
+from skild_phys.rng import SIMULATION, STREAMS, kernel_state, lane_state
 from skild_phys.simulation import burn_in, chain
 from skild_phys.simulation.algorithms import ALGORITHMS, Algorithm
 from skild_phys.simulation.chain import simulate
@@ -50,14 +50,22 @@ def spec(n_samples: int = 30, **changed: Any) -> SimulationSpec:
     return SimulationSpec(n_samples=n_samples, **options)
 
 
-def test_samples_are_those_of_each_chain_by_itself(tmp_path: Path) -> None:
-    store = simulate(spec(45, chains=4, every=3, burn_in=7, stint=5), tmp_path / "a.zarr")
+@pytest.mark.parametrize(
+    ("streams", "seed"), [(None, 5), (STREAMS, 213444346946442849342219479227752674111)]
+)
+def test_samples_are_those_of_each_chain_by_itself(
+    tmp_path: Path, streams: str | None, seed: int
+) -> None:
+    """From the seed alone, as version 0.1 had it, and by the rule of now: both are pinned."""
+    asked = spec(45, chains=4, every=3, burn_in=7, stint=5, streams=streams)
+    store = simulate(asked, tmp_path / "a.zarr")
+    assert store.attrs.get("streams") == streams
     assert store.complete
     order = [(c, r * 5 + d) for r in range(3) for c in range(4) for d in range(5)][:45]
     assert list(zip(store.variable("chain"), store.variable("draw"), strict=True)) == order
     lattices = store.read(0, 45)
     for number in range(4):
-        spins, state = np.ones((8, 8), dtype=np.int8), kernel_state(5, SIMULATION, number)
+        spins, state = np.ones((8, 8), dtype=np.int8), kernel_state(seed, SIMULATION, number)
         wolff(spins, TC, state, 7)
         for lattice in lattices[store.variable("chain") == number]:
             wolff(spins, TC, state, 3)

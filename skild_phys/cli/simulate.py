@@ -97,7 +97,8 @@ def command(
     autocorrelation times of the slower one of energy and M^2, a fixed number of updates.
 
     Run again, the same command goes on with an unfinished store. The samples depend on the
-    seed, not on threads, machines, chunks or interruptions; the first -n settles how many draws
+    seed and the system (one seed gives independent runs at two temperatures), not on threads,
+    machines, chunks or interruptions; the first -n settles how many draws
     a chain makes before the next chain's turn. --append takes everything but -n from the store;
     each call that ends adds -n samples, one that was interrupted is finished by the next.
 

@@ -23,9 +23,9 @@ from skild_phys.skild.posterior import Correct
 from skild_phys.skild.precision import arithmetic
 from skild_phys.skild.produce import GPU_BATCH, Lattices, image_batch, produce
 from skild_phys.skild.schedule import chain_record
-from skild_phys.skild.streams import Streams, white_noise
+from skild_phys.skild.streams import Streams, input_seed, white_noise
 from skild_phys.skild.weights import Weights, refining_lambda
-from skild_phys.store import LatticeStore
+from skild_phys.store import LatticeStore, streams_at
 
 ROUNDS, HALF_A_LEVEL = 30, 0.5 / 127.5
 """Of cutting off what is beyond black and white and making good what that takes away, at most; and
@@ -200,6 +200,8 @@ def refine_images(
         "parent_store": low.path.name, "parent_sha256": low.digest(),
         "truth_sha256": low.attrs.get("truth_sha256"),
     }  # fmt: skip
+    attrs["streams"] = streams_at(output, overwrite)
+    seed = input_seed(attrs["streams"], spec.seed, low.n_samples, low.read)
     refiner: ImageRefiner | None = None
     if spec.method == "skild":
         if weights is None:
@@ -218,7 +220,7 @@ def refine_images(
         if refiner is None:
             fields = enlarged("bicubic", given.astype(np.float64), shape)
         else:
-            made = refiner(given, [Streams.of(spec.seed, i) for i in index])
+            made = refiner(given, [Streams.of(seed, i) for i in index])
             fields = refiner.within(made, given)
         images = pixels_of(fields)
         missing = 127.5 * (judge.apply(fields_of(images).astype(np.float64)) - given)

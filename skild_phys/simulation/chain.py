@@ -256,14 +256,14 @@ def _check_measured(spec: SimulationSpec, writer: StoreWriter) -> None:
 
 
 def _begun(spec: SimulationSpec, path: AnyPath) -> tuple[SimulationSpec, int | None]:
-    """Return the spec with the stint of a store at `path`, and that store's chunk size."""
+    """Return the spec with stint and streams of a store at `path`, and that store's chunk size."""
     try:
         store = open_store(path)
     except StoreError:
         return spec, None  # none, or one that create_store will find fault with
     if spec.stint is None and isinstance(store.attrs.get("stint"), int):
         spec = dataclasses.replace(spec, stint=store.attrs["stint"])
-    return spec, store.chunk
+    return dataclasses.replace(spec, streams=store.attrs.get("streams")), store.chunk
 
 
 @contextlib.contextmanager

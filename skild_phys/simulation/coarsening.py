@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -17,7 +18,7 @@ from skild_phys.lattice.coarsen import (
     stored_scale,
     tie_coins,
 )
-from skild_phys.store import LatticeStore, create_store, open_store
+from skild_phys.store import COMMIT_SECONDS, LatticeStore, create_store, open_store
 from skild_phys.store.schema import sides
 
 _CHUNKS_A_COMMIT = 16
@@ -92,17 +93,15 @@ def coarsen_store(
         overwrite=overwrite,
     ) as writer:
         progress(writer.committed)
+        stopped = False
         while writer.committed < n:
-            first, last = writer.committed, min(writer.committed + chunk, n)
+            first, last = writer.committed, min((writer.committed // chunk + 1) * chunk, n)
             parts: list[NDArray[Any]] = []
-            for start in range(first, last, fine.chunk):
-                if stop():
-                    raise Interrupted(
-                        f"interrupted: {first} of {n} samples are kept in {writer.path}; "
-                        f"the same command, without --overwrite, goes on from there"
-                    )
-                end = min(start + fine.chunk, last)
-                ids = parent[start:end]
+            end, since = first, time.monotonic()
+            while end < last and time.monotonic() - since < COMMIT_SECONDS:
+                if stopped := stop():
+                    break
+                start, end = end, min((end // fine.chunk + 1) * fine.chunk, last)
                 parts.append(
                     coarsen_lattices(
                         fine.read(start, end),
@@ -110,12 +109,18 @@ def coarsen_store(
                         rule,
                         factor,
                         tie_seed=tie_seed,
-                        sample_ids=ids,
+                        sample_ids=parent[start:end],
                     )
                 )
                 progress(end - start)
-            rows = {name: values[first:last] for name, values in scalars.items()}
-            writer.commit({field: np.concatenate(parts), **rows})
+            if parts:
+                rows = {name: values[first:end] for name, values in scalars.items()}
+                writer.commit({field: np.concatenate(parts), **rows})
+            if stopped:
+                raise Interrupted(
+                    f"interrupted: {end} of {n} samples are kept in {writer.path}; "
+                    f"the same command, without --overwrite, goes on from there"
+                )
     return open_store(path)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from skild_phys.errors import BadInput
 from skild_phys.lattice.models import Model, get_model
+from skild_phys.rng import STREAMS, system_seed
 from skild_phys.simulation.algorithms import Algorithm, get_algorithm
 from skild_phys.simulation.expected import sweeps_between_samples
 
@@ -75,17 +76,20 @@ class SimulationSpec:
     model : name of the model (`lattice.models.MODELS`).
     algorithm : see `algorithms.ALGORITHMS`; `auto` for the fastest.
     chains : independent Markov chains, by default 4 (`multispin`: 64, or a multiple). Unit u
-        draws from the stream (`rng.SIMULATION`, u) of `seed`.
+        draws from the stream (`rng.SIMULATION`, u) of `system_seed`.
     every : updates between two samples of a chain; None: two integrated autocorrelation times,
         of the slower one of energy and M^2, as measured during burn-in.
     burn_in : updates before the first sample interval of a chain; None: at least 20
         autocorrelation times, as measured.
     stint : draws a unit makes in a row; None: about half a megabyte of lattices, less where they
         must be expected to take long, or are few.
-    seed : of all streams.
+    seed : of all streams, together with model, sides, temperature, algorithm and start: the same
+        seed gives independent runs of two systems. Runs that differ in nothing but `n_samples`,
+        `every`, `burn_in`, `stint` or `chains` are parts of the same chains.
     start : `cold` (all sites equal, from where clusters grow at once) or `hot` (random).
     tau_energy, tau_magnetization_squared : integrated autocorrelation times, in updates, that
         the burn-in found; None where it measured none.
+    streams : `rng.STREAMS`; None for those of a store of version 0.1, from the seed alone.
 
     Raises
     ------
@@ -105,6 +109,7 @@ class SimulationSpec:
     start: str = "cold"
     tau_energy: float | None = None
     tau_magnetization_squared: float | None = None
+    streams: str | None = STREAMS
 
     def __post_init__(self) -> None:
         model = get_model(self.model)
@@ -125,6 +130,8 @@ class SimulationSpec:
             raise BadInput("--L", shown, accepted)
         if self.start not in ("cold", "hot"):
             raise BadInput("--start", self.start, "cold or hot")
+        if self.streams not in (None, STREAMS):
+            raise BadInput("streams", self.streams, f"{STREAMS}, or None")
         if self.chains is None:
             self._set("chains", max(4, chosen.replicas))
         for option, value, least in (
@@ -167,6 +174,12 @@ class SimulationSpec:
     def sites(self) -> int:
         """The number of sites."""
         return math.prod(self.shape)
+
+    @property
+    def system_seed(self) -> int:
+        """The seed that the streams of all units grow from."""
+        system = (self.model, self.shape, float(self.temperature), self.algorithm, self.start)
+        return system_seed(self.streams, self.seed, *system)
 
     @property
     def n_chains(self) -> int:
@@ -234,6 +247,7 @@ def spec_of(attrs: Mapping[str, Any], n_samples: int) -> SimulationSpec:
     missing = {"L", "temperature", "model", "algorithm", "chains", "seed", "stint"} - set(known)
     if missing:
         raise KeyError(", ".join(sorted(missing)))
+    known["streams"] = attrs.get("streams")
     if isinstance(known["L"], list):
         known["L"] = tuple(known["L"])
     return SimulationSpec(n_samples=n_samples, **known)

@@ -66,7 +66,7 @@ def start_unit(spec: SimulationSpec, number: int) -> Unit:
     """Return a unit as it stands before burn-in."""
     kernel, values = spec.kernel, np.array(spec.system.values, dtype=np.int8)
     lattices = np.full((kernel.replicas, *spec.shape), values[-1], dtype=np.int8)
-    rng = kernel.start(spec.seed, number)
+    rng = kernel.start(spec.system_seed, number)
     if spec.start == "hot":
         # One lane's own words, by column where there are eight.
         words = np.ascontiguousarray(rng.reshape(4, -1)[:, 0])
@@ -123,7 +123,7 @@ def turns(spec: SimulationSpec, number: int, first: int, count: int) -> NDArray[
     choices = len(spec.system.symmetries)
     if choices < 2:
         return np.zeros(count, dtype=np.int64)
-    stream = np.random.Philox(seed_sequence(spec.seed, SIMULATION, number, 1)).advance(first)
+    stream = np.random.Philox(seed_sequence(spec.system_seed, SIMULATION, number, 1)).advance(first)
     drawn = stream.random_raw(4 * count)[::4] >> np.uint64(32)
     return ((drawn * np.uint64(choices)) >> np.uint64(32)).astype(np.int64)
 

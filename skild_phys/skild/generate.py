@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from skild_phys.errors import BadInput
 from skild_phys.lattice.models import MODELS
+from skild_phys.rng import system_seed
 from skild_phys.skild.basis import make_basis
 from skild_phys.skild.model import Skild
 from skild_phys.skild.pixels import ImageLattices, pixels_of
@@ -29,7 +30,7 @@ from skild_phys.skild.schedule import (
 )
 from skild_phys.skild.streams import Streams
 from skild_phys.skild.weights import Weights, refining_lambda
-from skild_phys.store import LatticeStore
+from skild_phys.store import LatticeStore, streams_at
 from skild_phys.store.schema import sides
 
 
@@ -44,7 +45,7 @@ class GenerateSpec:
     sampler : of `samplers.SAMPLERS`.
     restarts : how often the chain goes back up (`schedule.restarting_lambdas`). Where nothing is
         known of a lattice it adds an error instead of removing one.
-    seed : of all random numbers.
+    seed : of all random numbers, together with the weights and the sides.
     lambda_start, lambda_end : ends of the chain; None for where no wave is left, or the largest
         lambda the weights have seen (from noise), for that of the factor (from a truth), and for
         `schedule.LAMBDA_END`.
@@ -102,11 +103,13 @@ def generate_store(
     lambdas = weights.lambdas(start, spec.lambda_end, spec.steps, restarts)
     check_restarts(lambdas, restarts)
     skild = Skild(weights, shape, device, spec.sampler)
+    stream_rule = streams_at(output, overwrite)
+    seed = system_seed(stream_rule, spec.seed, weights_sha256, *shape)
     first = truth.first if isinstance(truth, ImageLattices) else 0
     model = MODELS.get(str(weights.system.get("model"))) if skild.spins else None
 
     def make(index: Sequence[int]) -> Lattices:
-        streams = [Streams.of(spec.seed, i) for i in index]
+        streams = [Streams.of(seed, i) for i in index]
         with torch.inference_mode():
             if truth is None:
                 y = skild.from_noise(streams)
@@ -131,6 +134,7 @@ def generate_store(
         "L": sides(shape),
         "method": "generate" if truth is None else "forward_marginal",
         "seed": spec.seed,
+        "streams": stream_rule,
         "sampler": spec.sampler,
         "weights_sha256": weights_sha256,
         "arithmetic": arithmetic(device),

@@ -11,8 +11,9 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from numpy.typing import NDArray
 
 from skild_phys.errors import Interrupted
 from skild_phys.memory import hold_memory
-from skild_phys.store import create_store
+from skild_phys.store import COMMIT_SECONDS, create_store
 
 Lattices = NDArray[Any]
 Make = Callable[[Sequence[int]], Lattices]
@@ -60,7 +61,7 @@ def produce(
     """Make lattices until the store `output` has `n_samples`; return how many were made.
 
     An unfinished store of the same parameters is gone on with. Raises Interrupted once `stop`
-    says so, with what was committed complete.
+    says so, with what was made complete, also within a chunk.
 
     Parameters
     ----------
@@ -107,30 +108,39 @@ def produce(
             first = writer.committed
             last = min((first // chunk + 1) * chunk, n_samples)
             groups = [list(range(i, min(i + group, last))) for i in range(first, last, group)]
-            parts = _until_stopped([pool.submit(work, index) for index in groups], stop)
-            if parts is None:
+            for lattices in _in_time([pool.submit(work, index) for index in groups], stop):
+                index = np.arange(writer.committed, writer.committed + len(lattices))
+                writer.commit({field: lattices} | extra(lattices, index))
+                made += len(lattices)
+            if writer.committed < last or (stop() and last < n_samples):
                 raise Interrupted(
-                    f"interrupted: {first} of {n_samples} samples are kept in {output};"
+                    f"interrupted: {writer.committed} of {n_samples} samples are kept in {output};"
                     " the same command, without --overwrite, goes on from there"
                 )
-            lattices = np.concatenate(parts)
-            index = np.arange(first, last)
-            writer.commit({field: lattices} | extra(lattices, index))
-            made += last - first
     return made
 
 
-def _until_stopped(jobs: list[Future[Lattices]], stop: Callable[[], bool]) -> list[Lattices] | None:
-    """Return the results of `jobs`, or None as soon as `stop` says so."""
+def _in_time(jobs: list[Future[Lattices]], stop: Callable[[], bool]) -> Iterator[Lattices]:
+    """Yield the results of `jobs` in order, as many at once as COMMIT_SECONDS bring.
+
+    Once `stop` says so, those that are there by then are the last.
+    """
+    held: list[Lattices] = []
+    since = time.monotonic()
     try:
-        while wait(jobs, timeout=0.1, return_when=FIRST_EXCEPTION).not_done:
-            if stop():
-                return None
-            if any(job.done() and job.exception() for job in jobs):
+        for job in jobs:
+            while not job.done() and not stop():
+                wait([job], timeout=0.1)
+            if not job.done():
                 break
-        return [job.result() for job in jobs]
+            held.append(job.result())
+            if time.monotonic() - since > COMMIT_SECONDS:
+                yield np.concatenate(held)
+                held, since = [], time.monotonic()
     except Interrupted:
-        return None
+        pass
     finally:
         for job in jobs:
             job.cancel()
+    if held:
+        yield np.concatenate(held)

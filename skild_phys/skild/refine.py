@@ -1,7 +1,7 @@
 """Fine lattices from coarse ones alone: SKILD, the exact conditional Monte Carlo, a random fill.
 
 Every refined sample is named by its index in the output, (input index) x samples_per_input +
-replica; its random streams follow from that name and the seed alone (`produce`).
+replica; its random streams follow from that name, the seed and the input (`streams.input_seed`).
 """
 
 from __future__ import annotations
@@ -53,8 +53,9 @@ from skild_phys.skild.schedule import (
     starting_lambda,
     usual_restarts,
 )
-from skild_phys.skild.streams import Streams, white_noise
+from skild_phys.skild.streams import Streams, input_seed, white_noise
 from skild_phys.skild.weights import Weights
+from skild_phys.store import streams_at
 from skild_phys.store.schema import sides
 
 METHODS = ("skild", "exact", "fill")
@@ -284,15 +285,18 @@ def refine_store(
     {"tau_int", "sweeps"} of method exact where they were measured; "misfit" of what is not
     bound exactly (fields, and spins by `spectral`), rms of A x - y over rms of y.
     """
+    seed, streams = spec.seed, streams_at(output, overwrite)
+    spec = replace(spec, seed=input_seed(streams, seed, coarse.n, coarse.read))
     spec, tau = _with_sweeps(coarse, spec, temperature, stop)
     method = build_method(coarse, spec, weights, temperature, device, stop)
     copies, total = spec.samples_per_input, coarse.n * spec.samples_per_input
     fields = weights is not None and spec.method == "skild" and weights.output != "logits"
     name = "field" if fields else "states" if coarse.q else "spins"
     attrs = _attributes(coarse, spec, weights, weights_sha256, temperature, device)
+    attrs |= {"seed": seed} | ({} if streams is None else {"streams": streams})
     attrs |= (extra_attrs or {}) | ({} if tau is None else {"tau_int": tau})
     scalars, bound = _scalars(coarse, fields), not fields and coarse.rule != "spectral"
-    misfits: list[float] = []
+    misfits: list[NDArray[np.float64]] = []
 
     def make(index: Sequence[int]) -> Lattices:
         inputs = [i // copies for i in index]
@@ -330,7 +334,8 @@ def refine_store(
     )
     result = {"samples": total, "refined": refined, "seconds": time.perf_counter() - began}
     if misfits:
-        result["misfit"] = float(np.mean(misfits))
+        missing, given = np.sum(misfits, axis=0)
+        result["misfit"] = math.sqrt(missing / max(given, 1e-300))
     return result | ({} if tau is None else {"tau_int": tau, "sweeps": spec.sweeps or 0})
 
 
@@ -366,11 +371,11 @@ def _given(coarse: CoarseInput, inputs: NDArray[np.int64]) -> Lattices:
     return given
 
 
-def _misfit(coarse: CoarseInput, fine: Lattices, inputs: NDArray[np.int64]) -> float:
-    """Return the root mean square of A x - y over that of y."""
+def _misfit(coarse: CoarseInput, fine: Lattices, inputs: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return the sums of squares of A x - y, and of y."""
     values = _as_means(coarse, _given(coarse, inputs))
     seen = operator(coarse.rule, coarse.fine_shape, coarse.factor).apply(fine.astype(np.float64))
-    return float(np.linalg.norm(seen - values) / max(float(np.linalg.norm(values)), 1e-300))
+    return np.array([np.square(seen - values).sum(), np.square(values).sum()])
 
 
 def _check_consistent(coarse: CoarseInput, fine: Lattices, inputs: NDArray[np.int64]) -> None:

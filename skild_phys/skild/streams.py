@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from skild_phys.rng import generator, kernel_state
+from skild_phys.rng import generator, kernel_state, system_seed
 
 
 @dataclass
@@ -27,6 +29,18 @@ class Streams:
         Branches 0 and 1 of a key are those of the constrained Monte Carlo, which may follow.
         """
         return cls(generator(seed, *key, 2), kernel_state(seed, *key, 3))
+
+
+def input_seed(
+    streams: str | None, seed: int, n: int, read: Callable[[int, int], NDArray[Any]]
+) -> int:
+    """Return the seed (`rng.system_seed`) that an input of `n` lattices is refined with.
+
+    The input is told by its first 64 lattices, whatever file they lie in: methods are compared on
+    the same noise, and one seed refines two inputs independently.
+    """
+    first = np.ascontiguousarray(read(0, min(n, 64)))
+    return system_seed(streams, seed, hashlib.sha256(first.tobytes()).hexdigest())
 
 
 def white_noise(streams: Sequence[Streams], shape: tuple[int, ...], device: torch.device) -> Tensor:

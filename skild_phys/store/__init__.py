@@ -3,15 +3,16 @@
 Only this package knows Zarr and the schema.
 """
 
-from skild_phys.store.create import create_store
+from skild_phys.store.create import create_store, streams_at
 from skild_phys.store.foreign import is_store, open_array
 from skild_phys.store.reader import LatticeStore, open_store
 from skild_phys.store.region import Region
 from skild_phys.store.schema import FIELDS, SCALARS, SCHEMA_VERSION, VOLATILE
 from skild_phys.store.timing import read_timing, write_timing
-from skild_phys.store.writer import StoreWriter
+from skild_phys.store.writer import COMMIT_SECONDS, StoreWriter
 
 __all__ = [
+    "COMMIT_SECONDS",
     "FIELDS",
     "SCALARS",
     "SCHEMA_VERSION",
@@ -24,5 +25,6 @@ __all__ = [
     "open_array",
     "open_store",
     "read_timing",
+    "streams_at",
     "write_timing",
 ]

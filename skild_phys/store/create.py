@@ -8,9 +8,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from skild_phys.errors import BadInput, OutputTaken
+from skild_phys.errors import BadInput, OutputTaken, StoreError
 from skild_phys.files import PARTIAL, AnyPath, Lock, make_directory
+from skild_phys.rng import STREAMS
 from skild_phys.store.foreign import is_store
+from skild_phys.store.reader import LatticeStore
 from skild_phys.store.schema import (
     AXES,
     FIELDS,
@@ -35,6 +37,17 @@ def _claim(path: Path) -> Lock:
         raise _taken(path)
     make_directory(path)
     return Lock(path).acquire()
+
+
+def streams_at(path: AnyPath, overwrite: bool) -> str | None:
+    """Return the attribute `streams` (`rng.STREAMS`) of a store that is made at `path`, or resumed.
+
+    None for one that was begun before there was this attribute.
+    """
+    try:
+        return STREAMS if overwrite else LatticeStore(path).attrs.get("streams")
+    except StoreError:
+        return STREAMS  # nothing is there, or what `create_store` finds fault with
 
 
 def create_store(

@@ -58,6 +58,9 @@ from skild_phys.store.schema import (
     scalar,
 )
 
+COMMIT_SECONDS = 8.0
+"""A run commits at least so often, as far as single lattices allow: what a kill may cost."""
+
 
 def _remove(path: Path) -> None:
     try:
