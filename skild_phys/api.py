@@ -42,14 +42,15 @@ if TYPE_CHECKING:
 def open_dataset(path: AnyPath) -> xr.Dataset:
     """Open a store as a Dataset that reads lattices as they are asked for.
 
-    Raises StoreError for what is no store of this program, or one that is damaged.
+    All of it is read once here, to see that it is as it was written. Raises StoreError for what
+    is no store of this program, or one that is damaged.
     """
     import xarray as xr
 
     from skild_phys.store import open_store
     from skild_phys.store.dataset import as_text
 
-    open_store(path)
+    open_store(path).verify()
     data: xr.Dataset = xr.open_zarr(path, chunks=None)
     return data.assign_attrs(as_text(data.attrs))
 

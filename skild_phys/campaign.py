@@ -121,14 +121,16 @@ def option_words(options: Mapping[str, Any]) -> list[str]:
 def contents(path: Path) -> str:
     """Return what names the contents of an output, "" if it is not whole.
 
-    Of a store the SHA-256 of its root, which names all that it holds; of a file or a folder of
-    files that of their bytes.
+    Of a store, which is read as a whole, the SHA-256 of its root, which names all that it holds;
+    of a file or a folder of files that of their bytes.
     """
     if (path / "zarr.json").exists():
         try:
-            return sha256_file(path / "zarr.json") if open_store(path).complete else ""
+            store = open_store(path)
+            store.verify()
         except StoreError:
             return ""
+        return sha256_file(path / "zarr.json") if store.complete else ""
     files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
     sums = [(str(p.relative_to(path)), sha256_file(p)) for p in files]
     return hashlib.sha256(json.dumps(sums).encode()).hexdigest()

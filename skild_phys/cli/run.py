@@ -58,6 +58,7 @@ def command(
     skild-phys run simulations/headline.toml
     """
     from skild_phys.campaign import RESULTS, plan, read_campaign, results
+    from skild_phys.store import open_store
 
     folder = output or Path("runs") / campaign.stem
     tables = read_campaign(campaign)
@@ -80,10 +81,12 @@ def command(
     if dry_run:
         lines = [f"{one['status']:8} {one['command']}" for one in listed]
         return answer(found, "\n".join(lines), as_json)
-    changed = [str(step.output) for step, state in zip(steps, states) if state == "changed"]
+    changed = [step.output for step, state in zip(steps, states) if state == "changed"]
     if changed and not overwrite:
+        if (changed[0] / "zarr.json").exists():
+            open_store(changed[0]).verify()  # a fault of its own says more
         accepted = "what the campaign says (it was made otherwise), or --overwrite"
-        raise BadInput("CAMPAIGN", changed[0], accepted)
+        raise BadInput("CAMPAIGN", str(changed[0]), accepted)
     for number, (step, state) in enumerate(zip(steps, states), start=1):
         if state == "done":
             continue

@@ -17,6 +17,7 @@ from skild_phys.files import AnyPath
 from skild_phys.lattice.models import MODELS, Model
 from skild_phys.store.chunks import read_rows
 from skild_phys.store.schema import (
+    DIGESTS,
     MANAGED,
     ROOT,
     VOLATILE,
@@ -55,6 +56,7 @@ class LatticeStore:
         self.attrs: dict[str, Any] = root["attributes"]
         self._nodes: dict[str, Any] = root["consolidated_metadata"]["metadata"]
         self._layout = layout_of(self.path, self._nodes)
+        self._digests: dict[str, str] = self._nodes.get(DIGESTS, {}).get("attributes", {})
         self.field, self.shape = self._layout.field, self._layout.shape
         self.chunk, self.scale, self.q = self._layout.chunk, self._layout.scale, self._layout.q
         self.variables, self.channels = self._layout.variables, self._layout.channels
@@ -128,12 +130,20 @@ class LatticeStore:
         return self._read(self.field, start, stop)
 
     def _read(self, name: str, start: int, stop: int) -> NDArray[Any]:
-        values = read_rows(self.path, name, self._arrays[name], start, stop)
+        known = self._digests.get(name, "")
+        values = read_rows(self.path, name, self._arrays[name], start, stop, known)
         if fault := self._layout.fault(name, values):
             raise StoreError(
                 f"{self.path}: variable '{name}': samples {start}..{stop - 1} hold {fault}"
             )
         return values
+
+    def verify(self) -> None:
+        """Read all that is stored; raises StoreError for what is not as it was written."""
+        for name, metadata in self._arrays.items():
+            step = chunk_shape(metadata)[0]
+            for start in range(0, self.n_samples, step):
+                self._read(name, start, min(start + step, self.n_samples))
 
     def batches(self, size: int | None = None) -> Iterator[tuple[int, int]]:
         """Yield (start, stop) over all samples, in whole chunks: about `size` samples at once."""

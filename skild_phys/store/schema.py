@@ -23,6 +23,9 @@ VOLATILE = ("command", "versions", "append")
 
 MANAGED = ("schema_version", "samples_planned", "samples_committed", "sha256")
 ROOT = "zarr.json"
+DIGESTS = "digests"
+"""A node of the root alone, whose attributes are the digests of every array's chunks."""
+
 _SCALAR_CHUNK = 4096
 
 
@@ -294,7 +297,7 @@ def check_root(path: Path, root: Mapping[str, Any]) -> None:
 
 def layout_of(path: Path, nodes: Mapping[str, Any]) -> Layout:
     """Return the layout that the metadata of a store describes; raises StoreError."""
-    names = [name for name in nodes if name.split("/")[0] != "state"]
+    names = [name for name in nodes if name.split("/")[0] not in ("state", DIGESTS)]
     fields = [name for name in names if name in FIELDS]
     if len(fields) != 1:
         raise StoreError(f"{path}: expected one of the variables {', '.join(FIELDS)}")

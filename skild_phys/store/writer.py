@@ -7,7 +7,7 @@ What a commit does, in this order:
    have been written before, by other processes (`StoreWriter.region`);
 2. the state to go on from, under a new name (`state/SAMPLES`);
 3. the root `zarr.json`, replaced in one step: it alone says how many samples there are, in its
-   consolidated metadata and in `samples_committed`;
+   consolidated metadata and in `samples_committed`, and the digest of every chunk;
 4. the old state goes.
 
 A process killed between any two of these leaves a store that reads as before the commit, and
@@ -36,10 +36,18 @@ from skild_phys.files import (
     write_bytes_atomically,
     write_error,
 )
-from skild_phys.store.chunks import decode, encode, read_rows, write_rows
+from skild_phys.store.chunks import (
+    DIGITS,
+    decode,
+    digests_from,
+    encode,
+    read_rows,
+    write_rows,
+)
 from skild_phys.store.reader import LatticeStore
 from skild_phys.store.region import Region, check_values
 from skild_phys.store.schema import (
+    DIGESTS,
     FIELDS,
     MANAGED,
     ROOT,
@@ -102,6 +110,7 @@ class StoreWriter:
         self._lock = lock
         self._unsettled = tuple(unsettled)
         self._state_nodes: dict[str, Any] = {}
+        self._digests: dict[str, str] = {}
 
     def __enter__(self) -> StoreWriter:
         return self
@@ -175,9 +184,10 @@ class StoreWriter:
         if total == self._planned:
             self._write_array_records(metadata)
             self._clear_partials()
-        self._write_root(total, state_nodes)
+        digests = self._digests_now(metadata, state_nodes)
+        self._write_root(total, state_nodes, digests)
         old = self.committed
-        self.committed, self._state_nodes = total, state_nodes
+        self.committed, self._state_nodes, self._digests = total, state_nodes, digests
         self.state = {name: np.array(values) for name, values in (state or {}).items()}
         _remove(self.path / "state" / str(old) if state_nodes else self.path / "state")
 
@@ -248,7 +258,23 @@ class StoreWriter:
             if not file.exists() or file.read_bytes() != data:
                 write_bytes_atomically(file, data)
 
-    def _write_root(self, total: int, state_nodes: Mapping[str, Any]) -> None:
+    def _digests_now(
+        self, metadata: Mapping[str, Any], state_nodes: Mapping[str, Any]
+    ) -> dict[str, str]:
+        """Return the digests of all chunks; those before the last commit are known."""
+        found = {}
+        for name, document in metadata.items():
+            first = self.committed // chunk_shape(document)[0]
+            known = self._digests.get(name, "")[: first * DIGITS]
+            found[name] = known + digests_from(self.path, name, document, len(known) // DIGITS)
+        for node, document in state_nodes.items():
+            if document["node_type"] == "array":
+                found[node] = digests_from(self.path, node, document)
+        return found
+
+    def _write_root(
+        self, total: int, state_nodes: Mapping[str, Any], digests: Mapping[str, str]
+    ) -> None:
         attributes = {
             **self._attributes,
             "schema_version": SCHEMA_VERSION,
@@ -256,6 +282,8 @@ class StoreWriter:
             "samples_committed": total,
         }
         nodes = {**self._layout.metadata(total), **state_nodes}
+        if digests:
+            nodes[DIGESTS] = group_metadata() | {"attributes": dict(digests)}
         data = json_bytes(root_metadata(attributes, nodes))
         file = self.path / ROOT
         if not file.exists() or file.read_bytes() != data:
@@ -265,7 +293,7 @@ class StoreWriter:
 
     def _start(self) -> None:
         """Make the store anew, with no samples."""
-        self._write_root(0, {})
+        self._write_root(0, {}, {})
         self._clear()
 
     def _resume(self) -> None:
@@ -273,7 +301,8 @@ class StoreWriter:
         store = LatticeStore(self.path)
         self._compare(store)
         self._attributes |= {k: v for k, v in store.attrs.items() if k in self._unsettled}
-        self.committed = store.n_samples
+        store.verify()
+        self.committed, self._digests = store.n_samples, store._digests
         self._state_nodes = {n: m for n, m in store._nodes.items() if n.split("/")[0] == "state"}
         folder = f"state/{self.committed}"
         for node, metadata in self._state_nodes.items():
@@ -281,7 +310,7 @@ class StoreWriter:
                 raise StoreError(f"{self.path}: {node}/{ROOT} was altered after it was written")
             if node.startswith(folder + "/"):
                 name = node[len(folder) + 1 :]
-                self.state[name] = decode(self.path, node, metadata, 0)
+                self.state[name] = decode(self.path, node, metadata, 0, self._digests.get(node, ""))
         self._clear()
         if self.committed > self._planned:
             raise OutputTaken(
@@ -292,7 +321,7 @@ class StoreWriter:
             )
         # A finished store of these very parameters is the answer: it is left as it is.
         if self.committed < self._planned or not store.complete:
-            self._write_root(self.committed, self._state_nodes)
+            self._write_root(self.committed, self._state_nodes, self._digests)
 
     def _compare(self, store: LatticeStore) -> None:
         """Raise OutputTaken unless the store was made with the same layout and attributes."""

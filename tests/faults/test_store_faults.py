@@ -13,6 +13,7 @@ import pytest
 import zarr
 from conftest import Killed, Mortal, files_of, random_samples, store_options
 
+import skild_phys as sp
 from skild_phys.errors import SkildPhysError, StoreError, WriteError
 from skild_phys.store import LatticeStore, create_store, open_store
 from skild_phys.store.schema import json_bytes, root_metadata
@@ -121,7 +122,77 @@ def test_values_that_no_sample_has(
     path = make_store(10).path
     array = zarr.open_array(path / variable, mode="r+")
     array[7] = value
+    assert_refused(path, f"'{variable}'", "is not the one that was written here")
+    rewrite_root(path, without_digests)
     assert_refused(path, f"'{variable}'", words)
+
+
+def without_digests(attributes: dict[str, Any], nodes: dict[str, Any]) -> None:
+    """Make the root what releases before digests wrote."""
+    del nodes["digests"]
+
+
+@pytest.mark.parametrize(
+    ("file", "place"),
+    [
+        ("spins/c.0.0.0", "spins/c.0.0.0"),
+        ("spins/c.1.0.0", "spins/c.0.0.0"),
+        ("spins/c.2.0.0", "spins/c.2.0.0"),
+        ("energy/c.0", "energy/c.0"),
+        ("chain/c.0", "chain/c.0"),
+        ("state/10/rng/c.0", "state/10/rng/c.0"),
+    ],
+)
+def test_a_chunk_of_another_store_or_place(
+    make_store: Make, tmp_path: Path, file: str, place: str
+) -> None:
+    """Chunks that are whole, with a right checksum, but not those that were written there.
+
+    Planted, seen to fail: `decode` that compares no digests.
+    """
+    path = make_store(10).path
+    other = tmp_path / "other.zarr"
+    with create_store(other, **store_options(10)) as writer:
+        writer.commit(random_samples(0, 10, seed=5) | {"chain": np.arange(10)}, {"rng": np.ones(4)})
+    shutil.copyfile((path if file != place else other) / file, path / place)
+    name, chunk = place.rsplit("/", 1)
+    words = f"variable '{name}': chunk {chunk}"
+    assert_refused(path, words)
+    if not place.startswith("state"):
+        with pytest.raises(StoreError, match=words):
+            open_store(path).verify()
+        with pytest.raises(StoreError, match=words):
+            sp.open_dataset(path)
+
+
+def test_nothing_is_appended_to_a_damaged_store(make_store: Make) -> None:
+    """Planted, seen to fail: a resumed writer that looks at the last chunk alone."""
+    path = make_store(10).path
+    data = bytearray((path / "spins" / "c.0.0.0").read_bytes())
+    data[20] ^= 1
+    (path / "spins" / "c.0.0.0").write_bytes(data)
+    before = files_of(path)
+    with pytest.raises(StoreError, match=r"'spins': chunk c.0.0.0 is damaged"):
+        create_store(path, **store_options(12))
+    assert files_of(path) == before
+
+
+@pytest.mark.parametrize("committed", [0, 3, 8])
+def test_a_store_without_digests_is_read_and_resumed(tmp_path: Path, committed: int) -> None:
+    """Releases before digests wrote it; resumed, it ends with the bytes of one run.
+
+    Planted, seen to fail: a writer that has only the digests of the chunks that it wrote.
+    """
+    for name, stops in (("old", (committed, 10)), ("whole", (10,))):
+        for stop in stops:
+            with create_store(tmp_path / name, **store_options(10)) as writer:
+                if stop:
+                    start = writer.committed
+                    writer.commit(random_samples(start, stop), {"rng": np.array([stop])})
+            if name == "old" and stop < 10:
+                rewrite_root(tmp_path / name, lambda a, nodes: nodes.pop("digests", None))
+                open_store(tmp_path / name).verify()
+    assert files_of(tmp_path / "old") == files_of(tmp_path / "whole")
 
 
 @pytest.mark.parametrize(
