@@ -197,6 +197,37 @@ def test_append_goes_on_where_it_was_killed(
     assert open_store(output).n_samples == 3020
 
 
+def test_append_that_was_killed_after_its_last_commit(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The samples are there and the command has not ended: called again, it adds no more.
+
+    Planted, seen to fail: `_appended` that takes every complete store for a finished call's.
+    """
+    from skild_phys.cli.simulate import _appended
+    from skild_phys.simulation.chain import simulate
+
+    more = ["simulate", "--append", "-n", "15", "-o"]
+    for name in ("whole", "killed"):
+        output = tmp_path / name / "a.zarr"
+        output.parent.mkdir()
+        assert call(capsys, *SMALL, "-o", str(output))[0] == 0
+        if name == "killed":
+            spec, attrs = _appended(output, 15)
+            simulate(spec, output, attrs=attrs)
+        code, out, _ = call(capsys, *more, str(output))
+        assert code == 0
+        assert "35 samples of 8 x 8" in out
+    assert open_store(output).attrs["command"].count("--append") == 1
+    last = [open_store(tmp_path / name / "a.zarr").read(0, 35) for name in ("whole", "killed")]
+    assert (last[0] == last[1]).all()
+    for total in (50, 65):
+        assert f"{total} samples" in call(capsys, *more, str(output))[1]
+    spec, attrs = _appended(output, 15)
+    simulate(spec, output, attrs=attrs)
+    assert "87 samples" in call(capsys, "simulate", "--append", "-n", "7", "-o", str(output))[1]
+
+
 def test_append_to_what_was_not_simulated(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -100,7 +100,7 @@ def command(
     seed and the system (one seed gives independent runs at two temperatures), not on threads,
     machines, chunks or interruptions; the first -n settles how many draws
     a chain makes before the next chain's turn. --append takes everything but -n from the store;
-    each call that ends adds -n samples, one that was interrupted is finished by the next.
+    each call that ends adds -n samples, one that was interrupted or killed is finished by the next.
 
     \b
     skild-phys simulate --L 256 --T Tc
@@ -110,6 +110,7 @@ def command(
     skild-phys simulate --model ising3d --L 64 --T Tc -n 1000 --dask local:4 -o cube.zarr
     """
     from skild_phys.simulation.chain import simulate
+    from skild_phys.store import end_append
 
     if append and overwrite:
         raise BadInput("--append", "--overwrite", "one of the two")
@@ -148,7 +149,10 @@ def command(
     result = summary(store)
     for warning in result["warnings"]:
         click.echo(f"warning: {warning}", err=True)
-    return answer(result, _report(result), as_json, output)
+    answer(result, _report(result), as_json, output)
+    if append:
+        end_append(output)
+    return result
 
 
 def _default_output(spec: SimulationSpec, given: dict[str, Any]) -> Path:
@@ -181,7 +185,7 @@ def _spec(samples: int, side: str | None, temperature: str | None, **given: Any)
 def _appended(output: Path, samples: int) -> tuple[SimulationSpec, dict[str, Any]]:
     """Return the spec of a store with `samples` more, and attributes that say so."""
     from skild_phys.simulation.spec import check_whole, spec_of
-    from skild_phys.store import open_store
+    from skild_phys.store import APPEND_TOTAL, open_store
 
     check_whole("-n", samples)
     store = open_store(output)
@@ -190,7 +194,10 @@ def _appended(output: Path, samples: int) -> tuple[SimulationSpec, dict[str, Any
     if unfinished and store.attrs.get("append") != samples:
         accepted = "a finished store: call the command that began it again to finish it"
         raise BadInput("--append", str(output), accepted)
-    total = planned if unfinished else planned + samples
+    # Killed after its last commit, an append is complete and has not ended.
+    same = store.attrs.get(APPEND_TOTAL) == planned and store.attrs.get("append") == samples
+    begun = unfinished or same
+    total = planned if begun else planned + samples
     try:
         spec = spec_of(store.attrs, total)
     except (KeyError, TypeError) as error:
@@ -198,9 +205,9 @@ def _appended(output: Path, samples: int) -> tuple[SimulationSpec, dict[str, Any
             f"{output}: was not simulated, or by an earlier version: attributes lack {error}"
         ) from None
     commands = str(store.attrs.get("command", ""))
-    if not unfinished:
+    if not begun:
         commands += f"; skild-phys simulate --append --samples {samples}"
-    return spec, {"append": samples, "command": commands}
+    return spec, {"append": samples, APPEND_TOTAL: total, "command": commands}
 
 
 def _check_agreement(

@@ -3,15 +3,16 @@
 Only this package knows Zarr and the schema.
 """
 
-from skild_phys.store.create import create_store, streams_at
+from skild_phys.store.create import create_store, end_append, streams_at
 from skild_phys.store.foreign import is_store, open_array
 from skild_phys.store.reader import LatticeStore, open_store
 from skild_phys.store.region import Region
-from skild_phys.store.schema import FIELDS, SCALARS, SCHEMA_VERSION, VOLATILE
+from skild_phys.store.schema import APPEND_TOTAL, FIELDS, SCALARS, SCHEMA_VERSION, VOLATILE
 from skild_phys.store.timing import read_timing, write_timing
 from skild_phys.store.writer import COMMIT_SECONDS, StoreWriter
 
 __all__ = [
+    "APPEND_TOTAL",
     "COMMIT_SECONDS",
     "FIELDS",
     "SCALARS",
@@ -21,6 +22,7 @@ __all__ = [
     "Region",
     "StoreWriter",
     "create_store",
+    "end_append",
     "is_store",
     "open_array",
     "open_store",

@@ -9,19 +9,23 @@ from pathlib import Path
 from typing import Any
 
 from skild_phys.errors import BadInput, OutputTaken, StoreError
-from skild_phys.files import PARTIAL, AnyPath, Lock, make_directory
+from skild_phys.files import PARTIAL, AnyPath, Lock, make_directory, write_bytes_atomically
 from skild_phys.rng import STREAMS
 from skild_phys.store.foreign import is_store
 from skild_phys.store.reader import LatticeStore
 from skild_phys.store.schema import (
+    APPEND_TOTAL,
     AXES,
     FIELDS,
     MOST_STATES,
     POTTS_FIELDS,
+    ROOT,
     SCALED_FIELDS,
     Layout,
     as_json,
+    json_bytes,
     read_root,
+    root_metadata,
 )
 from skild_phys.store.timing import remove_timing
 from skild_phys.store.writer import StoreWriter
@@ -48,6 +52,20 @@ def streams_at(path: AnyPath, overwrite: bool) -> str | None:
         return STREAMS if overwrite else LatticeStore(path).attrs.get("streams")
     except StoreError:
         return STREAMS  # nothing is there, or what `create_store` finds fault with
+
+
+def end_append(path: AnyPath) -> None:
+    """Record that the command which appended to a store has ended: another one appends anew.
+
+    Raises StoreError if another process writes to the store, WriteError if the disk refuses.
+    """
+    path = Path(path)
+    with Lock(path):
+        root = read_root(path)
+        skip = ("sha256", APPEND_TOTAL)
+        attributes = {k: v for k, v in root["attributes"].items() if k not in skip}
+        data = json_bytes(root_metadata(attributes, root["consolidated_metadata"]["metadata"]))
+        write_bytes_atomically(path / ROOT, data)
 
 
 def create_store(

@@ -18,7 +18,10 @@ from skild_phys.errors import StoreError
 from skild_phys.files import check_there
 
 SCHEMA_VERSION = 1
-VOLATILE = ("command", "versions", "append")
+APPEND_TOTAL = "append_total"
+"""Samples that an append asked for, until its command has ended."""
+
+VOLATILE = ("command", "versions", "append", APPEND_TOTAL)
 """Attributes that say how a store came about; they are stored, but never compared."""
 
 MANAGED = ("schema_version", "samples_planned", "samples_committed", "sha256")
