@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from conftest import files_of
 from skild_helpers import critical_lattices, tiny_weights
 
 from skild_phys.cli import run
+from skild_phys.cli.train import _size
 from skild_phys.skild.weights import save_weights
 from skild_phys.store import open_store
 
@@ -50,6 +52,37 @@ def test_from_noise_any_shape_and_the_same_bytes(tmp_path: Path, weights: Path) 
     spins = store.read(0, 3)
     assert set(np.unique(spins)) == {-1, 1}
     assert len({one.tobytes() for one in spins}) == 3
+
+
+def test_another_size_than_the_weights_comes_with_a_warning(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On stderr, in JSON and in the store; by what the weights record, oblong ones too.
+
+    Planted, seen to fail: no comparison of shapes; the attribute left out.
+    """
+    square = replace(tiny_weights(), system={"model": "ising2d", "temperature": None, "side": 8})
+    oblong = replace(square, system=square.system | _size((8, 12)))
+    cases = (
+        (square, "8x8", (), None),
+        (square, "16x16", (), "16 x 16 from noise by weights trained on 8 x 8"),
+        (square, "8x12", (), "8 x 12 from noise by weights trained on 8 x 8"),
+        (square, "8x8", ("--lambda-start", 5), "at lambda = 5, where"),
+        (oblong, "8x12", (), None),
+        (oblong, "12x8", (), "12 x 8 from noise by weights trained on 8 x 12"),
+        (replace(square, system={}), "16x16", (), None),
+    )
+    for i, (weights, shape, more, said) in enumerate(cases):
+        save_weights(tmp_path / f"{i}.w", weights)
+        words = ("generate", "--shape", shape, "-n", 1, "--steps", 1, *more, "--json")
+        assert skild_phys(*words, "--checkpoint", tmp_path / f"{i}.w", "-o", tmp_path / str(i)) == 0
+        printed = capsys.readouterr()
+        warnings = json.loads(printed.out.splitlines()[-1])["warnings"]
+        assert open_store(tmp_path / str(i)).attrs.get("warnings", []) == warnings
+        assert len(warnings) == (said is not None)
+        for warning in warnings:
+            assert str(said) in warning
+            assert f"warning: {warning}" in printed.err
 
 
 def test_the_papers_protocol_is_paired_with_its_truth(

@@ -108,7 +108,14 @@ def test_weights_refuse_another_temperature_unless_told(
     assert "T = 2.4961" in err
     assert "--any-system" in err
     assert not (folder / "r.zarr").exists()
-    assert call(*words, "--any-system")[0] == 0
+    code, _, err = call(*words, "--any-system")
+    assert code == 0
+    warning = open_store(folder / "r.zarr").attrs["warnings"][0]
+    assert "warm.zarr is at T = 2.4961" in warning
+    assert f"warning: {warning}" in err
+    assert (
+        f"warning: r.zarr: {warning}" in call("measure", folder / "r.zarr", "--only", "energy")[2]
+    )
 
 
 BAD = [

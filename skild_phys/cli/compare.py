@@ -21,6 +21,7 @@ from skild_phys.cli.options import (
     overwrite_option,
     progress_bar,
     threads_option,
+    warn_of,
 )
 from skild_phys.cli.outputs import free
 from skild_phys.files import whole_directory, write_bytes_atomically
@@ -85,6 +86,7 @@ def command(
 
     inputs = [truth, *models, *([coarse] if coarse else [])]
     opened = [open_store(path) for path in inputs]
+    warn_of(opened)
     output = output or free(Path("report"), overwrite)
     claim_output(output, overwrite=overwrite, inputs=inputs, directory=True)
     stores = opened[1 : len(models) + 1]

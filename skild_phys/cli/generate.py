@@ -18,6 +18,7 @@ from skild_phys.cli.options import (
     progress_bar,
     provenance,
     threads_option,
+    warn,
 )
 from skild_phys.cli.outputs import beside, fill, shape_name
 from skild_phys.errors import BadInput
@@ -68,9 +69,10 @@ def command(
 ) -> dict[str, Any]:
     """Generate lattices with the weights that `refine` uses: its process from another start.
 
-    From noise a chain starts where no wave is left, or at the largest lambda that the weights
-    have seen (the shipped ones: 4000, noise up to L = 128; larger lattices begin with their
-    longest waves not wholly erased).
+    From noise a chain starts where no long-wavelength mode is left, or at the largest lambda of
+    the weights (the shipped ones: 4000, enough up to L = 128). At sizes other than those that the
+    weights were trained on (the shipped ones: 64 x 64) the ensemble is biased: a warning says so,
+    also in the store.
 
     With --truth and --factor each chain starts from the forward marginal of one true lattice, as
     in the paper. That start knows more of the truth than any coarse lattice does: it is for
@@ -136,6 +138,7 @@ def command(
     else:
         default = beside(truth, f"generated-x{factor}" if factor else "generated")
     output, result = fill(output, default, write)
+    warn(result["warnings"])
     each = result["seconds"] / result["generated"] if result["generated"] else None
     size = " x ".join(map(str, sides))
     pace = "was complete already" if each is None else f"{each:.3g} s a lattice"

@@ -22,6 +22,7 @@ from skild_phys.cli.options import (
     overwrite_option,
     progress_bar,
     threads_option,
+    warn_of,
 )
 from skild_phys.errors import BadInput
 from skild_phys.files import whole_directory, write_bytes_atomically
@@ -103,6 +104,7 @@ def command(
     from skild_phys.store import open_store
 
     opened = open_store(store)
+    warn_of([opened])
     check_measurable(opened)
     method = error_method(errors, bins, resamples, seed, opened.n_samples)
     sites = tuple(_parse_offsets(text) for text in offsets)

@@ -12,7 +12,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from skild_phys.errorbars import ErrorMethod
+    from skild_phys.store import LatticeStore
 
 Function = Callable[..., Any]
 
@@ -282,6 +283,19 @@ def answer(
         words = text if output is None else f"{text}\n{output}"
         click.echo(json.dumps(result) if as_json else words)
     return result
+
+
+def warn(warnings: Iterable[str]) -> None:
+    """Print warnings, a line each, where no result goes."""
+    for warning in warnings:
+        click.echo(f"warning: {warning}", err=True)
+
+
+def warn_of(stores: Iterable[LatticeStore]) -> None:
+    """Print what is to be minded of `stores`, by their attribute `warnings`."""
+    for store in stores:
+        known = store.attrs.get("warnings")
+        warn(f"{store.path.name}: {text}" for text in (known if isinstance(known, list) else ()))
 
 
 def check_device(device: str) -> None:

@@ -21,6 +21,7 @@ from skild_phys.cli.options import (
     progress_bar,
     provenance,
     threads_option,
+    warn,
 )
 from skild_phys.cli.outputs import beside, fill
 from skild_phys.errors import BadInput
@@ -132,6 +133,7 @@ def command(
     from skild_phys.skild.oracle import hamiltonian_of
     from skild_phys.skild.refine import (
         RefineSpec,
+        another_system,
         check_skild_fits,
         check_weights_fit,
         refine_store,
@@ -177,8 +179,13 @@ def command(
         if method != "exact" and not polish:
             raise BadInput("--T", temperature, "no temperature: only exact and --polish use one")
         heat = parse_temperature(temperature, hamiltonian_of(source, "--method", method))
-    if weights and not any_system:
-        check_weights_fit(weights, source.attrs | {"temperature": heat}, coarse)
+    warnings = []
+    if weights:
+        system = source.attrs | {"temperature": heat}
+        if not any_system:
+            check_weights_fit(weights, system, coarse)
+        elif differs := another_system(weights, system):
+            warnings = [f"{coarse.name} {differs}"]
     total = source.n * samples_per_input
     with announced("compiling the kernels (first run only) ..."):
         compile_kernels(source, method, polish, pilot=method == "exact" and sweeps is None)
@@ -194,7 +201,7 @@ def command(
                 weights,
                 temperature=heat,
                 weights_sha256=weights_sha256(weights) if weights else None,
-                extra_attrs=provenance("torch"),
+                extra_attrs=provenance("torch") | ({"warnings": warnings} if warnings else {}),
                 threads=threads,
                 device=device,
                 chunk=chunk,
@@ -210,7 +217,9 @@ def command(
     each = result["seconds"] / result["refined"] if result["refined"] else None
     if each is not None:
         write_timing(output, each)
+    warn(warnings)
     found = {"path": str(output), **result, "seconds_per_lattice": each, "method": method}
+    found["warnings"] = warnings
     return answer(found, _report(found, source, total), as_json, output)
 
 

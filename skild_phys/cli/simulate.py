@@ -21,6 +21,7 @@ from skild_phys.cli.options import (
     progress_bar,
     provenance,
     threads_option,
+    warn,
 )
 from skild_phys.cli.outputs import fill, shape_name
 from skild_phys.errors import BadInput, StoreError
@@ -147,8 +148,7 @@ def command(
 
     output, store = fill(output, _default_output(spec, given), write)
     result = summary(store)
-    for warning in result["warnings"]:
-        click.echo(f"warning: {warning}", err=True)
+    warn(result["warnings"])
     answer(result, _report(result), as_json, output)
     if append:
         end_append(output)

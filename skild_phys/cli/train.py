@@ -181,7 +181,7 @@ def _source(store: Path | None, options: TrainConfig) -> tuple[Source, dict[str,
         raise BadInput("STORE", str(store), "a store of images ('skild-phys images prepare')")
     if store.exists() and not is_store(store):
         array = ArrayLattices(store, spins)
-        return StoreSource(array, options.seed), system | {"side": min(array.shape)}
+        return StoreSource(array, options.seed), system | _size(array.shape)
     lattices = open_store(store)
     if lattices.field == "image":
         if options.data != "images":
@@ -208,7 +208,12 @@ def _source(store: Path | None, options: TrainConfig) -> tuple[Source, dict[str,
         raise BadInput("symmetries", list(options.symmetries), accepted)
     names = ("model", "temperature", "rule", "factor")
     system |= {name: lattices.attrs[name] for name in names if name in lattices.attrs}
-    return StoreSource(lattices, options.seed), system | {"side": min(lattices.shape)}
+    return StoreSource(lattices, options.seed), system | _size(lattices.shape)
+
+
+def _size(shape: tuple[int, ...]) -> dict[str, Any]:
+    """Return what weights record of the sides that they are trained on."""
+    return {"side": min(shape)} | ({} if len(set(shape)) == 1 else {"shape": list(shape)})
 
 
 def _initial(where: str) -> Weights:

@@ -139,7 +139,8 @@ def published_weights(path: Path, config: TrainConfig, preset: str) -> Weights:
     low, high = (float(lam(t)) for t in (np.array(1.0 / TIMES), np.array(1.0)))
     return Weights(
         tensors, config.network, law, config.output, (low, high),
-        {"model": "images" if channels == 3 else config.model, "temperature": None},
+        {"model": "images" if channels == 3 else config.model, "temperature": None,
+         "side": config.side},
         {"converted": path.name}, config.basis, symmetries=config.symmetries,
         channels=channels if channels == 3 else 0, schedule=lam,
         cutoff=None if config.cutoff < 0 else config.cutoff,

@@ -83,7 +83,7 @@ def generate_store(
     overwrite: bool = False,
     progress: Callable[[int], None] = lambda n: None,
     stop: Callable[[], bool] = lambda: False,
-) -> dict[str, float]:
+) -> dict[str, Any]:
     """Generate `n_samples` lattices into the store `output`, commit by commit.
 
     From pure noise, or, with `truth` and `factor`, by the paper's protocol: each chain starts from
@@ -92,7 +92,8 @@ def generate_store(
 
     Returns
     -------
-    {"samples": in the store, "seconds": wall time of this call, "generated": by this call}.
+    {"samples": in the store, "seconds": wall time of this call, "generated": by this call,
+    "warnings": `Weights.warnings`, which are an attribute of the store too}.
     """
     start = spec.lambda_start
     if start is None and factor is not None:
@@ -102,6 +103,7 @@ def generate_store(
     restarts = usual_restarts(spec.restarts, spec.steps, spec.sampler)
     lambdas = weights.lambdas(start, spec.lambda_end, spec.steps, restarts)
     check_restarts(lambdas, restarts)
+    warnings = weights.warnings(shape, start) if truth is None else []
     skild = Skild(weights, shape, device, spec.sampler)
     stream_rule = streams_at(output, overwrite)
     seed = system_seed(stream_rule, spec.seed, weights_sha256, *shape)
@@ -138,6 +140,7 @@ def generate_store(
         "sampler": spec.sampler,
         "weights_sha256": weights_sha256,
         "arithmetic": arithmetic(device),
+        "warnings": warnings or None,
         **chain_record(lambdas),
     }
     if truth is not None:
@@ -170,4 +173,5 @@ def generate_store(
         "samples": n_samples,
         "generated": generated,
         "seconds": time.perf_counter() - began,
+        "warnings": warnings,
     }

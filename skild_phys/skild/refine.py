@@ -110,22 +110,25 @@ class RefineSpec:
             raise BadInput("--polish", self.polish, "0, unless the method is skild")
 
 
-def check_weights_fit(weights: Weights, attrs: dict[str, Any], where: Path) -> None:
-    """Raise WeightsError if `attrs` say another model or a temperature far from the weights'."""
+def another_system(weights: Weights, attrs: dict[str, Any]) -> str | None:
+    """Return how `attrs` differ from the weights in model or temperature; None for not at all."""
     system = weights.system
     model, temperature = attrs.get("model"), attrs.get("temperature")
     if model is not None and system.get("model") not in (None, model):
-        raise WeightsError(
-            f"{where}: is of model {model}, the weights are of {system['model']};"
-            " --any-system refines it all the same"
-        )
+        return f"is of model {model}, the weights are of {system['model']}"
     if temperature is not None and system.get("temperature") is not None:
         distance = abs(temperature / system["temperature"] - 1.0)
         if distance > TEMPERATURE_TOLERANCE:
-            raise WeightsError(
-                f"{where}: is at T = {temperature:.6g}, the weights are of"
-                f" T = {system['temperature']:.6g}; --any-system refines it all the same"
+            return (
+                f"is at T = {temperature:.6g}, the weights are of T = {system['temperature']:.6g}"
             )
+    return None
+
+
+def check_weights_fit(weights: Weights, attrs: dict[str, Any], where: Path) -> None:
+    """Raise WeightsError if `attrs` are of `another_system`."""
+    if differs := another_system(weights, attrs):
+        raise WeightsError(f"{where}: {differs}; refine --any-system takes it all the same")
 
 
 def check_skild_fits(coarse: CoarseInput) -> None:

@@ -21,6 +21,8 @@ from skild_phys.errors import BadInput
 Array = NDArray[np.float64]
 
 
+ERASED = 9.0
+"""-log abar of a mode of which nothing is left."""
 LAMBDA_END = 0.1
 """Where the last denoiser call is: at critical lattices all but 1 spin in 100 can be read off."""
 SPECTRAL_END = 0.13
@@ -291,5 +293,5 @@ def starting_lambda(factor: float, scale: float = 1.0) -> float:
 
 
 def erasing_lambda(lowest: float) -> float:
-    """Return the lambda at which no wave is left, the lowest kappa being `lowest`: abar = e^-9."""
-    return 9.0 / lowest**2
+    """Return the lambda at which abar = e^-ERASED of the modes whose kappa is `lowest`."""
+    return ERASED / lowest**2

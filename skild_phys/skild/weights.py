@@ -36,6 +36,7 @@ from skild_phys.skild.precision import network_dtype
 from skild_phys.skild.process import Process
 from skild_phys.skild.reverse import SYMMETRIES
 from skild_phys.skild.schedule import (
+    ERASED,
     LAMBDA_END,
     TIMES,
     Schedule,
@@ -138,6 +139,28 @@ class Weights:
             accepted = "weights that begin with noise: these begin with an image, coarse or true"
             raise BadInput("--checkpoint", f"lambda up to {high:.3g}", accepted)
         return min(high, erasing_lambda(lowest)) if self.schedule is None else high
+
+    def warnings(self, shape: tuple[int, int], start: float) -> list[str]:
+        """Return what to mind of fields of `shape` that chains from noise at lambda `start` make.
+
+        By the sides that the weights were trained on, if they are known, and by how much of the
+        longest-wavelength modes is still to be seen at `start`.
+        """
+        known = self.system.get("shape") or [self.system.get("side")] * 2
+        found = []
+        if None not in known and list(shape) != list(known):
+            one, other = (" x ".join(map(str, sides)) for sides in (shape, known))
+            found.append(
+                f"{one} from noise by weights trained on {other}: statistics of other sizes are"
+                " biased, energy, susceptibility and U4 among them"
+            )
+        erased = float(self.process(shape).kappa2.min()) * start
+        if self.schedule is None and erased < 0.999 * ERASED:
+            found.append(
+                f"chains start from noise at lambda = {start:.4g}, where the longest-wavelength"
+                f" modes still keep {math.exp(-erased):.2g} of their power: these are wrong"
+            )
+        return found
 
     def process(self, shape: tuple[int, int], device: torch.device | str = "cpu") -> Process:
         """Return the forward process of these weights for fields of `shape`."""

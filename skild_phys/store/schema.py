@@ -21,8 +21,8 @@ SCHEMA_VERSION = 1
 APPEND_TOTAL = "append_total"
 """Samples that an append asked for, until its command has ended."""
 
-VOLATILE = ("command", "versions", "append", APPEND_TOTAL)
-"""Attributes that say how a store came about; they are stored, but never compared."""
+VOLATILE = ("command", "versions", "append", APPEND_TOTAL, "warnings")
+"""Attributes that say how a store came about, or what to mind; stored, but never compared."""
 
 MANAGED = ("schema_version", "samples_planned", "samples_committed", "sha256")
 ROOT = "zarr.json"
