@@ -2,6 +2,7 @@
 
 __version__ = "0.1.0"
 
+import skild_phys.forks  # noqa: F401, what forked children need is set when the parent starts
 from skild_phys.api import (
     Report,
     coarsen,

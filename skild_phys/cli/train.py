@@ -16,6 +16,7 @@ from skild_phys.cli.options import answer, check_device, output_option
 from skild_phys.cli.outputs import beside, fill
 from skild_phys.errors import BadInput, OutputTaken
 from skild_phys.files import Lock, check_output, clear_partials, write_bytes_atomically
+from skild_phys.forks import forked
 
 if TYPE_CHECKING:
     from skild_phys.skild.config import TrainConfig
@@ -100,6 +101,8 @@ def command(
     if threads is not None:
         if threads < 1:
             raise BadInput("--threads", threads, "a whole number of at least 1")
+        if threads > 1 and forked():
+            raise BadInput("--threads", threads, "1 in a forked process, or start method 'spawn'")
         torch.set_num_threads(threads)
     inputs = [p for p in (store, initial and Path(initial)) if p]
 

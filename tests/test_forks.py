@@ -1,0 +1,69 @@
+"""What a forked child does after its parent did the same: a real fork, in a process of its own.
+
+Planted, seen to fail: no hook after the fork (the child waits for ever); `--threads` let through.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+SCRIPT = """
+import multiprocessing
+import sys
+from pathlib import Path
+
+import torch
+
+import skild_phys as sp
+from skild_phys.errors import BadInput
+
+FOLDER = Path(sys.argv[1])
+RECIPE = 'preset = "ising2d"\\nsteps = 1\\nbatch = 2\\nside = 16\\nspectrum_batches = 1\\n'
+RECIPE += '[network]\\npatch = 2\\nchannels = [8]\\nblocks = [1]\\nwaves = 0\\n'
+
+
+def work(who):
+    fine = sp.simulate(L=16, T="Tc", samples=4, seed=1)
+    coarse = sp.coarsen(fine, 4)
+    refined = sp.refine(coarse, seed=2)
+    made = sp.generate(L=16, samples=2, seed=3, steps=4)
+    sp.train(fine, config=FOLDER / "recipe.toml", output=FOLDER / f"{who}.safetensors")
+    found = sp.measure(refined, only="energy")
+    return [float(found["energy"]), float(made["energy"].mean()), float(fine["energy"].mean())]
+
+
+def child(found):
+    try:
+        sp.train(config=FOLDER / "recipe.toml", output=FOLDER / "x.safetensors", threads=2)
+    except BadInput as error:
+        print(error, flush=True)
+    print("the same" if work("child") == found else "another", flush=True)
+
+
+if __name__ == "__main__":
+    (FOLDER / "recipe.toml").write_text(RECIPE)
+    torch.set_num_threads(2)
+    found = work("parent")
+    torch.ones(10**6).isfinite().all()
+    process = multiprocessing.get_context("fork").Process(target=child, args=(found,))
+    process.start()
+    process.join(100)
+    print("ended" if process.exitcode == 0 else f"exit code {process.exitcode}", flush=True)
+    process.kill()
+    torch.set_num_threads(2)
+    assert torch.get_num_threads() == 2
+"""
+
+
+def test_a_forked_child_works_as_its_parent_did(tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text(SCRIPT)
+    done = subprocess.run(
+        [sys.executable, tmp_path / "script.py", tmp_path], capture_output=True, text=True
+    )
+    accepted = "--threads: 2 is not accepted; expected 1 in a forked process, or start method"
+    assert done.returncode == 0, done.stderr
+    first, *rest = done.stdout.splitlines()
+    assert first.startswith(accepted)
+    assert rest == ["the same", "ended"]
