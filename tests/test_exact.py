@@ -109,7 +109,42 @@ def test_kaufman_against_extended_precision() -> None:
             assert abs(exact.kaufman_specific_heat(side, temperature) - heat) < 1e-11
 
 
+@pytest.mark.parametrize("shape", [(2, 2), (3, 4), (2, 8), (4, 4)])
+@pytest.mark.parametrize("temperature", [0.02, 0.1, 0.25, 0.29, 0.32, 900.0, 1100.0, 1e6, 1e12])
+def test_kaufman_far_from_tc_against_enumeration(
+    shape: tuple[int, int], temperature: float
+) -> None:
+    """Counts of each energy, whose averages lose no digits; the formula's products do.
+
+    Planted, seen to fail: the products alone, C(1e12) = 6.7e-17 for 2.0e-24 and C(0.1) < 0.
+    """
+    sites = shape[0] * shape[1]
+    bits = (np.arange(2**sites)[:, None] >> np.arange(sites)) & 1
+    energy = MODELS["ising2d"].energy((2 * bits - 1).astype(np.int8).reshape(-1, *shape))
+    level, count = np.unique(np.rint(energy * sites).astype(int), return_counts=True)
+    up = [(int(e - level[0]), int(n)) for e, n in zip(level, count)]
+    if temperature > 1.0:  # <E> = 0 at K = 0: expand exp(-K E), exactly summed
+        moments = [math.fsum(n * float(e) ** i for e, n in zip(level, count)) for i in range(5)]
+        one, _, two, three, four = (m / 2.0**sites for m in moments)
+        k = 1.0 / temperature
+        mean = (-k * two + k**2 * three / 2 - k**3 * four / 6) / (one + k**2 * two / 2)
+        variance = two - k * three + k**2 * four / 2 - k**2 * two**2 / 2 - mean**2
+        assert exact.kaufman_energy(shape, temperature) == pytest.approx(mean / sites, rel=1e-5)
+    else:
+        z, mean, square = (
+            math.fsum(n * e**i * math.exp(-e / temperature) for e, n in up) for i in range(3)
+        )
+        variance = square / z - (mean / z) ** 2
+        lost = -2.0 - exact.kaufman_energy(shape, temperature)
+        assert lost == pytest.approx(-mean / z / sites, rel=3e-5, abs=1e-15)
+    heat = variance / sites / temperature**2
+    assert exact.kaufman_specific_heat(shape, temperature) == pytest.approx(heat, rel=3e-5)
+
+
 def test_kaufman_limits() -> None:
+    assert exact.kaufman_specific_heat(64, 1e-3) == 0.0
+    assert exact.kaufman_specific_heat(64, 1e12) == pytest.approx(2e-24, rel=1e-12)
+    assert exact.kaufman_energy(64, 1e12) == pytest.approx(-2e-12, rel=1e-12)
     assert exact.kaufman_energy(64, 1e-3) == pytest.approx(-2.0, abs=1e-15)
     assert exact.kaufman_specific_heat(64, 1e-3) == pytest.approx(0.0, abs=1e-100)
     assert exact.kaufman_energy(64, 1e3) == pytest.approx(-2e-3, rel=1e-5)

@@ -16,13 +16,13 @@ from skild_phys.errors import BadInput
 
 Array = NDArray[np.float64]
 
-_COLDEST = 100.0  # K at which the energy is -2 to all digits; powers of sinh 2K overflow later
+_HOT, _COLD = 1e-3, 3.3  # K below and above which the products lose more than the series leave out
 
 
 def _coupling(temperature: float) -> float:
     if not (math.isfinite(temperature) and temperature > 0):
         raise BadInput("--T", temperature, "a positive number")
-    return min(1.0 / temperature, _COLDEST)
+    return min(1.0 / temperature, 1e100)
 
 
 def energy_infinite(temperature: float) -> float:
@@ -65,6 +65,24 @@ def _log_product(
     )
 
 
+def _series(height: int, width: int, k: float) -> tuple[float, float]:
+    """Return what `_kaufman` does, by the shortest graphs in tanh K (hot) or exp(-2K) (cold).
+
+    ln Z / N = ln 2 + 2 ln cosh K + t^4 + .. and 2K + z^4 + 2 z^6 + 9/2 z^8 + .., with loops and
+    pairs of walls that wind around a side. Off by 1e-5 of C on sides of 2, less on longer ones.
+    """
+    sides = ((height, width), (width, height))
+    if k <= _HOT:
+        t = math.tanh(k)
+        winding = [(t ** (n - 1), (n - 1) * t ** (n - 2)) for n, _ in sides]
+        first, second = (sum(terms) for terms in zip(*winding))
+        return 2.0 * t + 4.0 * t**3 + first, 2.0 + 10.0 * t**2 + second
+    z = math.exp(-2.0 * k)
+    terms = [(4, 1.0), (6, 2.0), (8, 4.5), *((2 * n, (other - 1) / (2 * n)) for n, other in sides)]
+    lost = math.fsum(2 * n * a * z**n for n, a in terms)
+    return 2.0 - lost, math.fsum(4 * n**2 * a * z**n for n, a in terms)
+
+
 def _kaufman(L: int | tuple[int, int], k: float) -> tuple[float, float]:
     """Return d ln Z / dK and d^2 ln Z / dK^2, per site.
 
@@ -74,6 +92,8 @@ def _kaufman(L: int | tuple[int, int], k: float) -> tuple[float, float]:
     height, width = (L, L) if isinstance(L, int | np.integer) else L
     if isinstance(L, bool) or min(height, width) < 2:
         raise BadInput("--L", L, "sides of at least 2")
+    if not _HOT < k < _COLD:
+        return _series(height, width, k)
     odd, even = _gammas(width, k, odd=True), _gammas(width, k, odd=False)
     s, c = math.sinh(2.0 * k), math.cosh(2.0 * k)
     u = height * math.asinh((s - 1.0) / math.sqrt(2.0 * s))
