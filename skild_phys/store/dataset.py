@@ -104,11 +104,18 @@ def _ordered(values: xr.DataArray) -> xr.DataArray:
 
 
 def as_text(attrs: Mapping[Any, Any]) -> dict[str, Any]:
-    """Return attributes with dictionaries and None as JSON texts, which NetCDF can keep."""
+    """Return attributes with JSON texts for what NetCDF cannot keep.
+
+    NetCDF keeps no dictionaries, None and truth values, and no integers beyond 32 bits (seeds).
+    """
     return {
-        str(k): json.dumps(v) if v is None or isinstance(v, dict | bool) else v
+        str(k): json.dumps(v) if v is None or isinstance(v, dict | bool) or _is_long(v) else v
         for k, v in attrs.items()
     }
+
+
+def _is_long(value: object) -> bool:
+    return isinstance(value, int) and not -(2**31) <= value < 2**31
 
 
 def _as_stored(attrs: Mapping[Any, Any]) -> dict[str, Any]:
@@ -120,6 +127,9 @@ def _as_stored(attrs: Mapping[Any, Any]) -> dict[str, Any]:
         if isinstance(value, str) and (value.startswith("{") or value in ("null", "true", "false")):
             with contextlib.suppress(ValueError):  # what only looks like JSON is a text
                 value = json.loads(value)
+        if isinstance(value, str) and value.isdecimal() and value.isascii():
+            with contextlib.suppress(ValueError):  # more digits than Python converts
+                value = int(value) if _is_long(int(value)) else value
         if isinstance(value, np.generic | np.ndarray):
             value = value.tolist()
         try:
