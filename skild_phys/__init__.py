@@ -12,6 +12,7 @@ from skild_phys.api import (
     open_dataset,
     refine,
     simulate,
+    table,
     train,
 )
 
@@ -24,5 +25,6 @@ __all__ = [
     "open_dataset",
     "refine",
     "simulate",
+    "table",
     "train",
 ]

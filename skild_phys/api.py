@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import contextlib
 import html
-import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -290,7 +289,7 @@ def compare(
     ----------
     truth, models : lattices, or arrays (n, y, x) of them, whose integers are spins; models that
         descend from the truth's are compared one by one.
-    names : of the models; by default how they were made.
+    names : of the models, without commas; by default of their files, or how they were made.
     coarse : what the models were refined from.
     output : directory for report, tables and figures.
     options : of `skild-phys compare`: errors, bins, resamples, seed, no_figures, threads,
@@ -307,19 +306,38 @@ def compare(
     from skild_phys.cli import call
     from skild_phys.measurement import REPORT
 
-    if names is not None:
-        good = all(re.fullmatch(r"[^\W_][\w .+-]*", name) for name in names)
-        if not good or len({*names, "truth", "coarse"}) != len(models) + 2:
-            accepted = f"{len(models)} different names, one a model, of letters and digits"
-            raise BadInput("names", list(names), accepted)
-    inputs = {"truth": _named(truth)}
-    inputs |= {name: _named(data) for name, data in zip(names or _names(models), models)}
+    inputs = dict(zip(_names([truth, *models]), map(_named, [truth, *models])))
     inputs |= {} if coarse is None else {"coarse": coarse}
     with _stores(inputs) as paths, tempfile.TemporaryDirectory() as folder:
         where = Path(folder) / "report" if output is None else Path(output)
         beside = {} if coarse is None else {"coarse": paths.pop()}
-        found = call("compare", paths, {"output": where} | beside | options)
+        told = {} if names is None else {"names": ",".join(names)}
+        found = call("compare", paths, {"output": where} | beside | told | options)
         return Report(found, (where / REPORT).read_text())
+
+
+def table(found: xr.Dataset | Report) -> pd.DataFrame:
+    """Return a measurement or a comparison as a tidy table.
+
+    Parameters
+    ----------
+    found : what `measure` or `compare` returned.
+
+    Returns
+    -------
+    Of a measurement one line an observable and place: observable, at, unit, value, err, tau_int,
+    tau_int_err, n_eff, theory (`Dataset.to_dataframe` would make the product of all dimensions).
+    Of a comparison `Report.table`.
+
+    Examples
+    --------
+    >>> found = table(measure(simulate(L=16, T="Tc", samples=8, seed=1)))
+    >>> found.set_index("observable").loc["energy", "unit"]
+    'J'
+    """
+    from skild_phys.measurement.report import estimates_table
+
+    return found.table if isinstance(found, Report) else estimates_table(found)
 
 
 def _named(lattices: Lattices | Arrays) -> Lattices:
@@ -338,15 +356,17 @@ def _named(lattices: Lattices | Arrays) -> Lattices:
     return xr.Dataset({name: (("sample", *("z", "y", "x")[4 - values.ndim :]), values)})
 
 
-def _names(models: Sequence[Lattices | Arrays]) -> list[str]:
-    """Return how each model was made, numbered where two were made alike."""
+def _names(inputs: Sequence[Lattices | Arrays]) -> list[str]:
+    """Return names of the truth and of its models: of their files, or how they were made."""
+    from skild_phys.measurement.compare import numbered
+
     made: list[str] = []
-    for model in models:
-        attrs = getattr(model, "attrs", {})
-        name = str(attrs.get("method") or attrs.get("algorithm") or "model")
-        same = sum(other.split(" ")[0] == name for other in made)
-        made.append(f"{name} {same + 1}" if same else name)
-    return made
+    for data in inputs:
+        attrs = getattr(data, "attrs", {})
+        default = str(attrs.get("method") or attrs.get("algorithm") or "model") if made else "truth"
+        source = getattr(data, "encoding", {}).get("source")
+        made.append(Path(source).stem if source else default)
+    return numbered(made)
 
 
 def _made(
@@ -367,7 +387,10 @@ def _made(
                 raise
             raise Interrupted("interrupted: nothing is kept without output=") from None
         data = open_dataset(where)
-        return data.load() if output is None else data
+        if output is not None:
+            return data
+        data.encoding.pop("source", None)
+        return data.load()
 
 
 @contextlib.contextmanager

@@ -29,6 +29,10 @@ MOST_RESAMPLES = 100_000
 BINS = 50
 """Bins of a jackknife or bootstrap unless asked for others; all rows where there are fewer."""
 
+FEWEST = 50
+"""Rows below which an integrated autocorrelation time that comes out below 1/2 is unknown: that
+of 50 independent rows scatters by 0.14."""
+
 _COMPONENTS_AT_ONCE = 64
 
 ROUNDING = 1e-13
@@ -74,6 +78,8 @@ class Autocorrelation:
     tau: Array
     error: Array
     window: NDArray[np.int64]
+    known: NDArray[np.bool_]
+    """False for what comes out below 1/2 of fewer than `FEWEST` draws: that is noise."""
 
 
 @dataclass(frozen=True)
@@ -83,8 +89,8 @@ class Estimate:
     Attributes
     ----------
     value, error : of the function's shape.
-    tau, tau_error : integrated autocorrelation time in rows (1/2: independent) and its own
-        error; with bins what the error over bins makes of it, its error NaN.
+    tau, tau_error : integrated autocorrelation time in rows (1/2: independent; NaN: unknown, see
+        `FEWEST`) and its own error; with bins what the error over bins makes of it, its error NaN.
     n_eff : so many independent rows would have this error.
     covariance : (size, size) of the flattened value, if it was asked for.
     """
@@ -189,7 +195,7 @@ def integrated_autocorrelation_time(
     ]
     tau, window = (np.concatenate(a).reshape(values.shape[1:]) for a in zip(*parts, strict=True))
     error = 2 * tau * np.sqrt(np.maximum(window + 0.5 - tau, 0) / n)
-    return Autocorrelation(tau, error, window)
+    return Autocorrelation(tau, error, window, (tau >= 0.5) | (n >= FEWEST))
 
 
 def jackknife(
@@ -242,6 +248,8 @@ def jackknife(
     matrix = None
     if covariance:
         matrix = _outer(influence * np.sqrt(factor / (n * (n - 1.0))))
+    if chains is not None:
+        tau, tau_error = (np.where(time.known, a, np.nan) for a in (tau, tau_error))
     return Estimate(value, np.sqrt(plain * factor), tau, tau_error, n / factor, matrix)
 
 
@@ -304,6 +312,7 @@ def _from_bins(value: Array, error: Array, plain: Array, n: int, scatter: Array 
         tau = np.where(plain > 0, 0.5 * error**2 / plain, 0.5)
         n_eff = n / np.maximum(2 * tau, 1)
     matrix = None if scatter is None else _outer(scatter)
+    tau = np.where((tau >= 0.5) | (n >= FEWEST), tau, np.nan)
     return Estimate(value, error, tau, np.full(value.shape, np.nan), n_eff, matrix)
 
 

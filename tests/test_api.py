@@ -100,6 +100,34 @@ def test_compare_pairs_models_with_their_truth(fine: xr.Dataset, tmp_path: Path)
     assert "note: unpaired errors" in repr(lost)
 
 
+def test_models_are_called_like_their_files(fine: xr.Dataset, tmp_path: Path) -> None:
+    """Planted, seen to fail: how they were made, "fill" and "fill 2"; names lost on paths."""
+    coarse = sp.coarsen(fine, 2)
+    models = [
+        sp.refine(coarse, method="fill", seed=i, output=tmp_path / f"{name}.zarr")
+        for i, name in enumerate(("one", "two"))
+    ]
+    report = sp.compare(fine, *models, no_figures=True)
+    assert [m.name for m in report.comparison.models] == ["one", "two"]
+    assert report.comparison.name == "truth"
+    paths = [tmp_path / "one.zarr", tmp_path / "two.zarr"]
+    named = sp.compare(fine, *paths, names=["a", "b c"], no_figures=True)
+    assert [m.name for m in named.comparison.models] == ["a", "b c"]
+
+
+def test_a_measurement_as_a_tidy_table(fine: xr.Dataset) -> None:
+    """One line an observable and place; Dataset.to_dataframe is the product of all dimensions."""
+    found = sp.measure(fine)
+    lines = sp.table(found).set_index("observable")
+    assert len(lines) < 1500
+    assert lines.loc["energy", "value"] == float(found["energy"])
+    sides = lines.loc["connected_four_point"]
+    assert sides["at"].tolist() == found["side"].values.tolist()
+    assert sides["err"].tolist() == found["connected_four_point_err"].values.tolist()
+    report = sp.compare(fine, fine, no_figures=True)
+    assert sp.table(report).equals(report.table)
+
+
 def test_a_run_with_output_goes_on(tmp_path: Path) -> None:
     where = tmp_path / "fine.zarr"
     first = sp.simulate(L=8, T=2.0, samples=4, every=1, burn_in=1, output=where)
@@ -202,6 +230,16 @@ def test_datasets_are_written_by_xarray_too(fine: xr.Dataset, tmp_path: Path) ->
     with xr.open_dataset(tmp_path / "f.nc", engine="scipy") as again:
         there = sp.coarsen(again.load(), 2)
     assert np.array_equal(there["block_sum"], sp.coarsen(fine, 2)["block_sum"])
+
+
+@pytest.mark.parametrize("seed", [2**31 - 1, 2**31, 2**63, 2**64 + 1, 2**200])
+def test_seeds_of_any_size_survive_netcdf(seed: int, tmp_path: Path) -> None:
+    """Planted, seen to fail: integers as they are, which NetCDF refuses from 2^31 on."""
+    fine = sp.simulate(L=8, T="Tc", samples=2, seed=seed, every=1, burn_in=1)
+    fine.to_netcdf(tmp_path / "fine.nc", engine="scipy")
+    with xr.open_dataset(tmp_path / "fine.nc", engine="scipy") as again:
+        store = write_dataset(again.load(), tmp_path / "again.zarr")
+    assert store.attrs["seed"] == seed
 
 
 def test_arrays_are_coarsened_and_compared(fine: xr.Dataset) -> None:

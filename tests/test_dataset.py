@@ -112,6 +112,24 @@ def test_values_are_averages_over_the_lattices(shape: tuple[int, ...]) -> None:
         assert np.allclose(found[observable.name], value, rtol=1e-10, atol=1e-13), observable.name
 
 
+def test_connected_correlation_length_against_enumeration() -> None:
+    """All 4x4 lattices by their weights at T = 2; 4 errors of 20,000 of them, a chance of 6e-5.
+
+    Planted, seen to fail: S(0) without N <|m|>^2, which gives 5.7.
+    """
+    bits = (np.arange(2**16)[:, None] >> np.arange(16)) & 1
+    spins = (2 * bits - 1).astype(np.int8).reshape(-1, 4, 4)
+    weight = np.exp(-16 * MODELS["ising2d"].energy(spins) / 2.0)
+    weight /= weight.sum()
+    power = np.tensordot(weight, np.abs(np.fft.fft2(spins)) ** 2 / 16, axes=1)
+    zero = power[0, 0] - 16 * (weight @ np.abs(spins.mean(axis=(1, 2)))) ** 2
+    exact = np.sqrt(zero / ((power[0, 1] + power[1, 0]) / 2) - 1) / (2 * np.sin(np.pi / 4))
+    drawn = spins[np.random.default_rng(62).choice(2**16, 20000, p=weight)]
+    found = measure(drawn, only=["xi_c"], model="ising2d", temperature=2.0)
+    length, error = (float(found[f"connected_correlation_length{e}"]) for e in ("", "_err"))
+    assert abs(length - exact) < 4 * error < 0.1
+
+
 def test_large_lattices_are_cut_into_slices_of_one(tmp_path: Path) -> None:
     spins = np.random.default_rng(61).choice(np.array([-1, 1], dtype=np.int8), (3, 768, 768))
     found = measure(spins, only=["two_point_axis", "magnetization_squared"], threads=2)

@@ -30,14 +30,6 @@ from skild_phys.measurement import JSON, REPORT, TABLE
 if TYPE_CHECKING:
     from skild_phys.measurement.compare import Comparison
 
-SHORT = {
-    "connected_four_point": "G4c",
-    "magnetization": "m",
-    "abs_magnetization": "|m|",
-    "magnetization_squared": "m^2",
-    "magnetization_fourth": "m^4",
-}
-
 
 @click.command()
 @click.argument("truth", type=click.Path(path_type=Path))
@@ -53,6 +45,10 @@ SHORT = {
     type=click.Path(path_type=Path),
     help="The coarse store the models were refined from.",
 )
+@click.option(
+    "--names",
+    help="Of the models, with commas between.  [default: the names of their stores]",
+)
 @click.option("--no-figures", is_flag=True, help="Only the tables, and a report of these.")
 @error_options
 @threads_option
@@ -63,6 +59,7 @@ def command(
     models: tuple[Path, ...],
     output: Path | None,
     coarse: Path | None,
+    names: str | None,
     no_figures: bool,
     errors: str | None,
     bins: int | None,
@@ -98,6 +95,7 @@ def command(
         found = compare(
             opened[0],
             stores,
+            names=None if names is None else [name.strip() for name in names.split(",")],
             coarse=opened[-1] if coarse else None,
             errors=method,
             seed=seed,
@@ -170,7 +168,7 @@ def _table(found: Comparison) -> Any:
     from rich.markup import escape
     from rich.table import Table
 
-    from skild_phys.measurement.report import table, with_error
+    from skild_phys.measurement.report import label, table, with_error
 
     shown = Table(box=None, pad_edge=False)
     for name in ("observable", "r"):
@@ -183,7 +181,7 @@ def _table(found: Comparison) -> Any:
         by_model = {str(line["model"]): dict(line) for line in lines.to_dict("records")}
         first = next(iter(by_model.values()))
         cells = [
-            SHORT.get(str(observable), str(observable).replace("_", " ")),
+            label(found.truth, str(observable)),
             "" if at != at else f"{at:g}",
         ]
         cells.append(with_error(first["truth"], first["truth_err"]))

@@ -30,15 +30,9 @@ from skild_phys.files import whole_directory, write_bytes_atomically
 if TYPE_CHECKING:
     import xarray as xr
 
-SCALARS = (
-    "energy", "specific_heat", "magnetization", "abs_magnetization", "magnetization_squared",
-    "magnetization_fourth", "susceptibility", "connected_susceptibility",
-    "binder_cumulant", "binder_ratio", "correlation_length", "correlation_length_ratio",
-    "domain_wall_density", "geometric_largest_cluster", "geometric_cluster_size",
-    "fk_largest_cluster", "fk_cluster_size",
-)  # fmt: skip
 _SUFFIXES = ("", ".nc", ".csv", ".zarr")
 _SHELLS_SHOWN = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
+_SHELLS = ("distance", "radius", "shell")  # dimensions of which only these are printed
 
 
 def compile_kernels() -> None:
@@ -192,14 +186,17 @@ def _check_kind(output: Path) -> None:
 def _print(result: xr.Dataset, everything: bool) -> None:
     from rich.console import Console
 
+    from skild_phys.measurement.report import estimated
+
     console = Console(highlight=False)
     if not console.is_terminal:
         console = Console(highlight=False, width=120)
     shape = "x".join(map(str, result.attrs["shape"]))
     title = f"{result.attrs['store']}: {result.attrs['lattices']} lattices of {shape}"
     console.print(title, soft_wrap=True, markup=False)
-    if any(name in result for name in SCALARS):
-        console.print(_scalar_table(result))
+    scalars = [name for name in estimated(result) if not result[name].dims]
+    if scalars:
+        console.print(_scalar_table(result, scalars))
     for table in _correlation_tables(result, everything):
         console.print(table)
     console.print(f"errors: {result.attrs['errors']}", soft_wrap=True)
@@ -213,53 +210,40 @@ def _print(result: xr.Dataset, everything: bool) -> None:
 
 
 def _correlation_tables(result: xr.Dataset, everything: bool) -> list[Any]:
-    """Return tables over sides, distances, wave numbers and cluster sizes, of what was measured.
+    """Return a table a dimension of what has a symbol; `everything` adds one of each other."""
+    from skild_phys.measurement.report import estimated
 
-    With `everything` there are tables of what is else left to files, too.
-    """
-    from skild_phys.measurement.observables import OBSERVABLES
-
-    wanted: tuple[tuple[list[str], list[str], tuple[int, ...] | None], ...] = (
-        (["connected_four_point"], ["G4c(r)"], None),
-        (["connected_four_point_offsets"], ["G4c"], None),
-        (["two_point_axis", "two_point_diagonal"], ["G(r, 0)", "G(r, r)"], _SHELLS_SHOWN),
-        (["two_point_radial"], ["G(|r|)"], _SHELLS_SHOWN),
-        (["structure_factor"], ["S(k)"], _SHELLS_SHOWN),
-        (["geometric_cluster_density", "fk_cluster_density"], ["n(s) geometric", "n(s) FK"], None),
-    )
-    if everything:
-        shown = {name for names, _, _ in wanted for name in names}
-        others = [o.name for o in OBSERVABLES if o.dim and o.name not in shown]
-        wanted += tuple(([n], [n.replace("_", " ")], None) for n in others)
-    tables = []
-    for names, labels, places in wanted:
-        there = [(n, label) for n, label in zip(names, labels) if n in result]
-        if there and result[there[0][0]].size:
-            tables.append(_line_table(result, there, places))
-    return tables
+    there = [name for name in estimated(result) if result[name].dims and result[name].size]
+    groups: dict[str, list[str]] = {}
+    for name in there:
+        if "symbol" in result[name].attrs:
+            groups.setdefault(str(result[name].dims[0]), []).append(name)
+        elif everything:
+            groups[name] = [name]
+    return [_line_table(result, names) for names in groups.values()]
 
 
-def _scalar_table(result: xr.Dataset) -> Any:
+def _scalar_table(result: xr.Dataset, names: Sequence[str]) -> Any:
     from rich.table import Table
 
     from skild_phys.measurement.report import with_error
 
-    table = Table("observable", "unit", box=None, pad_edge=False)
+    table = Table("observable", "", "unit", box=None, pad_edge=False)
     for heading in ("value", "theory", "tau", "n_eff"):
         table.add_column(heading, justify="right", no_wrap=True)
-    for name in SCALARS:
-        if name in result:
-            value, error = float(result[name]), float(result[f"{name}_err"])
-            known = _theory(result, name)
-            tau, tau_error = (float(result[f"{name}_tau_int{e}"]) for e in ("", "_err"))
-            table.add_row(
-                name.replace("_", " "),
-                result[name].attrs["units"],
-                with_error(value, error),
-                known,
-                with_error(tau, tau_error) if np.isfinite(tau_error) else f"{tau:.2g}",
-                f"{float(result[f'{name}_n_eff']):.0f}",
-            )
+    for name in names:
+        value, error = float(result[name]), float(result[f"{name}_err"])
+        tau, tau_error = (float(result[f"{name}_tau_int{e}"]) for e in ("", "_err"))
+        shown = with_error(tau, tau_error) if np.isfinite(tau_error) else f"{tau:.2g}"
+        table.add_row(
+            name.replace("_", " "),
+            result[name].attrs.get("symbol", ""),
+            result[name].attrs["units"],
+            with_error(value, error),
+            _theory(result, name),
+            shown if np.isfinite(tau) else "unknown",
+            f"{float(result[f'{name}_n_eff']):.0f}",
+        )
     return table
 
 
@@ -274,27 +258,26 @@ def _theory(result: xr.Dataset, name: str, i: int | None = None) -> str:
     return f"{value:.6g}" if known.attrs["exact"] else f"~{value:.4g}"
 
 
-def _line_table(
-    result: xr.Dataset, shown: Sequence[tuple[str, str]], chosen: Sequence[int] | None
-) -> Any:
+def _line_table(result: xr.Dataset, names: Sequence[str]) -> Any:
     from rich.table import Table
 
     from skild_phys.measurement.observables import POSITION
-    from skild_phys.measurement.report import with_error
+    from skild_phys.measurement.report import label, with_error
 
-    dim = str(result[shown[0][0]].dims[0])
+    dim = str(result[names[0]].dims[0])
     heading = {"shell": "k", "size": "s", "offsets": "sites"}.get(dim, "r")
     table = Table(box=None, pad_edge=False)
     table.add_column(heading, justify="right")
-    for name, label in shown:
-        table.add_column(label, justify="right")
+    for name in names:
+        table.add_column(label(result, name), justify="right")
         if f"{name}_theory" in result:
             table.add_column("theory", justify="right")
     places = result[POSITION[dim]].values
-    for i in range(len(places)) if chosen is None else (i for i in chosen if i < len(places)):
+    few = dim in _SHELLS and "symbol" in result[names[0]].attrs
+    for i in (i for i in _SHELLS_SHOWN if i < len(places)) if few else range(len(places)):
         at = places[i]
         cells = [str(at) if places.dtype.kind == "U" else f"{at:.4g}"]
-        for name, _ in shown:
+        for name in names:
             cells.append(with_error(float(result[name][i]), float(result[f"{name}_err"][i])))
             if f"{name}_theory" in result:
                 cells.append(_theory(result, name, i))

@@ -290,8 +290,10 @@ def summary(store: LatticeStore) -> dict[str, Any]:
         "deviation_sigma": (mean - exact) / error if exact is not None and error > 0 else None,
         "energy_tau": float(found.tau[0]),
         "energy_tau_error": float(found.error[0]),
+        "energy_tau_known": bool(found.known[0]),
         "magnetization_squared_tau": float(found.tau[1]),
         "magnetization_squared_tau_error": float(found.error[1]),
+        "magnetization_squared_tau_known": bool(found.known[1]),
         "burn_in_tau_energy": attrs.get("tau_energy"),
         "burn_in_tau_magnetization_squared": attrs.get("tau_magnetization_squared"),
     }
@@ -343,7 +345,7 @@ def _report(result: dict[str, Any]) -> str:
     draws = [
         f"{short} {result[f'{name}_tau']:.2f} +- {result[f'{name}_tau_error']:.2f}"
         for name, short in names.items()
-        if result[f"{name}_tau_error"] > 0.0
+        if result[f"{name}_tau_error"] > 0.0 and result[f"{name}_tau_known"]
     ]
     lines = [
         f"{result['samples']} samples of {shape}, one every {result['every']} "

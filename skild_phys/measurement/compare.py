@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -52,7 +53,7 @@ class Model:
 
     Attributes
     ----------
-    name : name of the store without its suffix.
+    name : of the store without its suffix, unless it was named.
     data : its own estimates, as from `dataset.measure`; and NAME_residual = model - truth with
         NAME_residual_err, the ratios of `joint.RATIOS`, patterns_tv, patterns_tv_noise (what equal
         ensembles would show), patterns_kl, site_agreement, coarse_agreement, each with _err.
@@ -88,6 +89,7 @@ def compare(
     truth: LatticeStore,
     models: Sequence[LatticeStore],
     *,
+    names: Sequence[str] | None = None,
     coarse: LatticeStore | None = None,
     errors: ErrorMethod = GAMMA,
     seed: int = 0,
@@ -105,13 +107,15 @@ def compare(
     Parameters
     ----------
     truth, models, coarse : open stores; `coarse` is what the models were refined from.
+    names : of the models; those of their stores, numbered where they are alike, by default.
     errors, seed, threads, max_rows, progress : as in `dataset.measure`.
 
     Raises
     ------
-    BadInput : a model whose lattices do not fit the truth's.
+    BadInput : a model whose lattices do not fit the truth's; names that are not one a model.
     StoreError : a store without lattices, of counts of states, or a damaged one.
     """
+    called = _names(models, names)
     for store in (truth, *models):
         _check(store, truth)
     system = System.of(truth, seed=seed)
@@ -132,7 +136,7 @@ def compare(
         against.unpaired(store, name, pairing, max_rows)
         if pairing.parent is None
         else against.paired(store, name, pairing)
-        for store, name, pairing in zip(models, _names(models), pairings, strict=True)
+        for store, name, pairing in zip(models, called, pairings, strict=True)
     ]
     return Comparison(
         truth.path.stem,
@@ -332,16 +336,20 @@ def _check(store: LatticeStore, truth: LatticeStore) -> None:
         raise BadInput("MODEL", str(store.path), f"lattices of {size}{states} like {truth.path}")
 
 
-def _names(models: Sequence[LatticeStore]) -> list[str]:
-    names: list[str] = []
-    for store in models:
-        stem = Path(store.path).resolve().stem
-        name, i = stem, 1
-        while name in names:
-            i += 1
-            name = f"{stem}-{i}"
-        names.append(name)
-    return names
+def numbered(names: Sequence[str]) -> list[str]:
+    """Return the names with a number behind those that were there before: skild, skild 2."""
+    return [n if (i := [*names[:k]].count(n)) == 0 else f"{n} {i + 1}" for k, n in enumerate(names)]
+
+
+def _names(models: Sequence[LatticeStore], names: Sequence[str] | None) -> list[str]:
+    """Return the names of the models, those of their stores by default; raises BadInput."""
+    if names is None:
+        return numbered([Path(store.path).resolve().stem for store in models])
+    good = all(re.fullmatch(r"[^\W_][\w .+-]*", name) for name in names)
+    if not good or len({*names}) != len(models) or len(names) != len(models):
+        accepted = f"{len(models)} different names, one a model, of letters and digits"
+        raise BadInput("--names", ", ".join(names), accepted)
+    return list(names)
 
 
 def _complete_rows(

@@ -15,8 +15,8 @@ from skild_phys.measurement.lattices import Source, as_lattices
 from skild_phys.measurement.observables import (
     COORDINATES,
     NAMES,
-    SHORT,
     Observable,
+    name_of,
     observables,
 )
 from skild_phys.measurement.rows import MAX_ROWS, rows_of
@@ -47,8 +47,7 @@ def measure(
     ----------
     lattices : a store or its path, an xarray Dataset or DataArray (read slice by slice), or an
         array (n, Ly, Lx) or (n, Lz, Ly, Lx): spins of -1 and +1, Potts states, or a real field.
-    only : names of observables (`observables.NAMES`, or short ones, `observables.SHORT`); all by
-        default.
+    only : names or symbols of observables (`observables.OBSERVABLES`); all by default.
     offsets : sets of four sites, each (y, x) or (z, y, x), for the four-point function there.
     errors : how errors are made, see `errorbars.ErrorMethod`.
     seed : of the bonds of Fortuin-Kasteleyn clusters.
@@ -103,8 +102,7 @@ def chosen(system: System, only: str | Sequence[str] | None) -> tuple[Observable
     asked = [only] if isinstance(only, str) else list(only)
     wanted = []
     for text in asked:
-        plain = "_".join(text.lower().replace("_", " ").split())
-        name = SHORT.get(plain, plain)
+        name = name_of(text)
         if name == "connected_four_point_offsets" and not system.offsets:
             raise BadInput("--only", text, "--offsets beside it")
         if name not in names:
@@ -190,6 +188,8 @@ def add_estimate(
     name, dims, units = observable.name, observable.dims, observable.units
     about = observable.long_name
     _add(result, name, dims, found.value, about, units)
+    if observable.symbol:
+        result[name][2]["symbol"] = observable.symbol
     _add(result, f"{name}_err", dims, found.error, f"standard error of the {about}", units)
     time = f"integrated autocorrelation time of the {about}"
     _add(result, f"{name}_tau_int", dims, found.tau, time, unit)

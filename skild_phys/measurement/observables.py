@@ -34,7 +34,9 @@ class Statistic:
 class Observable:
     """A function (means, system) of averaged statistics; `needs` names those it reads.
 
-    The means may have any leading shape, which the function carries through.
+    The means may have any leading shape, which the function carries through. `symbol` is how
+    tables head it and what `--only` takes for its name; of those with a dimension, the commands
+    print the ones that have a symbol.
     """
 
     name: str
@@ -44,6 +46,7 @@ class Observable:
     needs: tuple[str, ...]
     function: Callable[[Means, System], Array]
     known_temperature: bool = False
+    symbol: str = ""
 
     @property
     def dims(self) -> tuple[str, ...]:
@@ -192,6 +195,12 @@ def _correlation_length(means: Means, system: System) -> Array:
     return thermo.second_moment_correlation_length(zero, smallest, max(system.shape))
 
 
+def _connected_length(means: Means, system: System) -> Array:
+    zero, smallest = np.moveaxis(means["lowest"], -1, 0)
+    zero = zero - system.sites * means["moments"][..., 1] ** 2
+    return thermo.second_moment_correlation_length(zero, smallest, max(system.shape))
+
+
 def _xi_over_l(means: Means, system: System) -> Array:
     return _correlation_length(means, system) / max(system.shape)
 
@@ -215,20 +224,37 @@ _WAVE = "rad / lattice constant"
 OBSERVABLES = (
     Observable("energy", "energy per site", "J", "", ("energy",), _component("energy", 0)),
     Observable(
-        "specific_heat", "specific heat per site", "k_B", "", ("energy",), _specific_heat, True
+        "specific_heat", "specific heat per site", "k_B", "", ("energy",), _specific_heat, True,
+        symbol="C",
     ),
-    Observable("magnetization", "magnetization m", "1", "", _M, _component("moments", 0)),
-    Observable("abs_magnetization", "absolute value of m", "1", "", _M, _component("moments", 1)),
-    Observable("magnetization_squared", "square of m", "1", "", _M, _component("moments", 2)),
-    Observable("magnetization_fourth", "fourth power of m", "1", "", _M, _component("moments", 3)),
-    Observable("binder_cumulant", "Binder cumulant 1 - <m^4> / (3 <m^2>^2)", "1", "", _M, _binder),
     Observable(
-        "binder_ratio", "Binder cumulant U2 = 1 - <m^2> / (3 <|m|>^2)", "1", "", _M, _binder_ratio
+        "magnetization", "magnetization m", "1", "", _M, _component("moments", 0),
+        symbol="m",
+    ),
+    Observable(
+        "abs_magnetization", "absolute value of m", "1", "", _M, _component("moments", 1),
+        symbol="|m|",
+    ),
+    Observable(
+        "magnetization_squared", "square of m", "1", "", _M, _component("moments", 2),
+        symbol="m^2",
+    ),
+    Observable(
+        "magnetization_fourth", "fourth power of m", "1", "", _M, _component("moments", 3),
+        symbol="m^4",
+    ),
+    Observable(
+        "binder_cumulant", "Binder cumulant 1 - <m^4> / (3 <m^2>^2)", "1", "", _M, _binder,
+        symbol="U4",
+    ),
+    Observable(
+        "binder_ratio", "Binder cumulant U2 = 1 - <m^2> / (3 <|m|>^2)", "1", "", _M, _binder_ratio,
+        symbol="U2",
     ),
     Observable(
         "susceptibility",
         "susceptibility S(0): N <m^2>, of Potts states N times the squared vector of their shares",
-        "1", "", ("lowest",), _susceptibility,
+        "1", "", ("lowest",), _susceptibility, symbol="chi",
     ),
     Observable(
         "connected_susceptibility", "connected susceptibility N (<m^2> - <|m|>^2)", "1", "",
@@ -238,11 +264,16 @@ OBSERVABLES = (
         "correlation_length",
         "second-moment correlation length (S(0) / S(k) - 1)^(1/2) / (2 sin(k / 2)), k = 2 pi / L",
         _LENGTH, "",
-        ("lowest",), _correlation_length,
+        ("lowest",), _correlation_length, symbol="xi",
+    ),
+    Observable(
+        "connected_correlation_length",
+        "the same of the connected two-point function, S(0) less N <|m|>^2: of the ordered phase",
+        _LENGTH, "", ("lowest", "moments"), _connected_length, symbol="xi_c",
     ),
     Observable(
         "correlation_length_ratio", "second-moment correlation length over the longest side",
-        "1", "", ("lowest",), _xi_over_l,
+        "1", "", ("lowest",), _xi_over_l, symbol="xi/L",
     ),
     Observable(
         "domain_wall_density", "domain walls per site (unequal bonds)", f"{_LENGTH}^-1", "",
@@ -266,23 +297,23 @@ OBSERVABLES = (
     ),
     Observable(
         "connected_four_point", "connected four-point function on the corners of an r x r square",
-        "1", "side", ("four_point",), _four_point,
+        "1", "side", ("four_point",), _four_point, symbol="G4c",
     ),
     Observable(
         "connected_four_point_offsets", "connected four-point function at four given sites",
-        "1", "offsets", ("offsets",), _at_offsets,
+        "1", "offsets", ("offsets",), _at_offsets, symbol="G4c(sites)",
     ),
     Observable(
         "two_point_axis", "two-point function along the axes", "1", "distance",
-        ("axis",), all_of("axis"),
+        ("axis",), all_of("axis"), symbol="G(r, 0)",
     ),
     Observable(
         "two_point_diagonal", "two-point function along the diagonals, at (r, r)", "1",
-        "distance", ("diagonal",), all_of("diagonal"),
+        "distance", ("diagonal",), all_of("diagonal"), symbol="G(r, r)",
     ),
     Observable(
         "two_point_radial", "two-point function averaged over shells of r", "1", "radius",
-        ("distance",), all_of("distance"),
+        ("distance",), all_of("distance"), symbol="G(|r|)",
     ),
     Observable(
         "connected_two_point_axis", "connected two-point function along the axes", "1",
@@ -298,7 +329,7 @@ OBSERVABLES = (
     ),
     Observable(
         "structure_factor", "structure factor averaged over shells", "1", "shell",
-        ("radial",), all_of("radial"),
+        ("radial",), all_of("radial"), symbol="S(k)",
     ),
     Observable(
         "structure_factor_axis", "structure factor along the axes", "1", "mode",
@@ -310,27 +341,22 @@ OBSERVABLES = (
     ),
     Observable(
         "geometric_cluster_density", "geometric clusters of a size, per site", "site^-2",
-        "size", ("geometric",), all_of("geometric"),
+        "size", ("geometric",), all_of("geometric"), symbol="n(s) geometric",
     ),
     Observable(
         "fk_cluster_density", "Fortuin-Kasteleyn clusters of a size, per site", "site^-2",
-        "size", ("fk",), all_of("fk"),
+        "size", ("fk",), all_of("fk"), symbol="n(s) FK",
     ),
 )  # fmt: skip
 
-SHORT = {
-    "u4": "binder_cumulant",
-    "u2": "binder_ratio",
-    "chi": "susceptibility",
-    "xi": "correlation_length",
-    "c": "specific_heat",
-    "m": "magnetization",
-    "g4c": "connected_four_point",
-    "s(k)": "structure_factor",
-}
-"""Short names of observables, for those who type them."""
-
 NAMES = tuple(observable.name for observable in OBSERVABLES)
+
+
+def name_of(text: str) -> str:
+    """Return the name of an observable from its name or symbol as someone types it."""
+    plain = "_".join(text.lower().replace("_", " ").split())
+    symbols = {o.symbol.lower(): o.name for o in OBSERVABLES if o.symbol}
+    return symbols.get(text.lower().strip(), plain)
 
 
 def _axis_wave_numbers(system: System) -> Array:

@@ -34,12 +34,6 @@ _PER_MODEL = (
     "site_agreement",
     "coarse_agreement",
 )
-_SHORT = {
-    "connected_four_point": "G4c",
-    "two_point_axis": "G(r, 0)",
-    "two_point_diagonal": "G(r, r)",
-    "structure_factor": "S(k)",
-}
 
 
 def table(comparison: Comparison) -> pd.DataFrame:
@@ -57,19 +51,33 @@ def table(comparison: Comparison) -> pd.DataFrame:
     return pd.DataFrame(lines, columns=list(COLUMNS))
 
 
+def estimated(data: xr.Dataset) -> list[str]:
+    """Return the names of the observables of a measurement, in their order."""
+    return [str(name) for name in data.data_vars if f"{name}_n_eff" in data]
+
+
+def label(data: xr.Dataset, name: str) -> str:
+    """Return the symbol of an observable, or else its name in words."""
+    symbol = data[name].attrs.get("symbol") if name in data else None
+    return str(symbol or name.replace("_", " "))
+
+
 def estimates_table(data: xr.Dataset) -> pd.DataFrame:
-    """Return one line an observable and place of a single measurement, with theory."""
+    """Return a measurement as a tidy table: one line an observable and place.
+
+    Columns: observable, at (side, distance, wave number or size; NaN for scalars), unit, value,
+    err, tau_int, tau_int_err, n_eff, theory. S(k) mode by mode and energies of single
+    configurations stay in the Dataset.
+    """
     lines = []
-    for name in data.data_vars:
-        if f"{name}_n_eff" not in data:
-            continue
-        for i, at in enumerate(_places(data, str(name))):
+    for name in estimated(data):
+        for i, at in enumerate(_places(data, name)):
             lines.append(
                 {
                     "observable": name,
                     "at": at,
                     "unit": data[name].attrs["units"],
-                    "value": _at(data, str(name), i),
+                    "value": _at(data, name, i),
                     "err": _at(data, f"{name}_err", i),
                     "tau_int": _at(data, f"{name}_tau_int", i),
                     "tau_int_err": _at(data, f"{name}_tau_int_err", i),
@@ -169,17 +177,13 @@ def ranking(comparison: Comparison) -> list[str]:
     if len(comparison.models) < 2 or not all(np.isfinite(e).all() for e in errors):
         return []
     lines = []
-    for name, label in (
-        ("energy", "energy"),
-        ("abs_magnetization", "|m|"),
-        ("connected_four_point", "G4c"),
-    ):
+    for name in ("energy", "abs_magnetization", "connected_four_point"):
         having = [m for m in comparison.models if f"{name}_residual" in m.data]
         if not having:
             continue
         for i, at in enumerate(_places(having[0].data, name)):
             place = "" if math.isnan(at) else f" at r = {at:g}"
-            lines.append(f"{label}{place}: {_closest(having, name, i)}")
+            lines.append(f"{label(having[0].data, name)}{place}: {_closest(having, name, i)}")
     having = [m for m in comparison.models if "patterns_tv" in m.data]
     if having:
         best = min(having, key=lambda m: float(m.data["patterns_tv"]))
@@ -412,7 +416,8 @@ def _together_sentence(model: Model) -> str:
     if not judged:
         return ""
     parts = [
-        f"{_SHORT[name]} {a.chi2:.3g} for {a.dof} ({_probability(a)})" for name, a in judged.items()
+        f"{label(model.data, name)} {a.chi2:.3g} for {a.dof} ({_probability(a)})"
+        for name, a in judged.items()
     ]
     return f"All places together, chi^2: {', '.join(parts)}."
 
@@ -429,7 +434,7 @@ def _together_table(comparison: Comparison) -> str:
             known = math.isfinite(a.chi2)
             cells = [
                 _e(model.name),
-                _e(_SHORT[name]),
+                _e(label(model.data, name)),
                 f"{a.chi2:.4g}" if known else f"too few lattices ({a.n_eff:.0f}) for {a.dof}",
                 str(a.dof) if known else "",
                 _probability(a) if known else "",
