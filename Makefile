@@ -1,5 +1,7 @@
 # make demo   environment, install, then the main job on the shipped weights, ending with a report
 # make test   environment, install, the test suite
+# make test-oldest   the test suite on the oldest versions that pyproject.toml allows
+# make test-newest   the test suite on the newest versions there are, with PyTorch of constraints.txt
 # make lint   ruff and mypy
 # make figures   all of paper_figures/ that CSV files make
 # make docs   the documentation, into build/docs/index.html
@@ -10,7 +12,7 @@ BIN := $(VENV)/bin
 RUN := $(BIN)/skild-phys
 DEMO := demo
 
-.PHONY: demo test test-slow lint docs figures clean
+.PHONY: demo test test-slow test-oldest test-newest lint docs figures clean
 .DELETE_ON_ERROR:
 
 $(VENV)/.base: pyproject.toml constraints.txt
@@ -37,6 +39,19 @@ test: $(VENV)/.dev
 
 test-slow: $(VENV)/.dev
 	$(BIN)/python -m pytest -m slow
+
+build/oldest.txt: pyproject.toml
+	mkdir -p build
+	grep -oE '"[A-Za-z-]+>=[0-9.]+' $< | sed 's/"//; s/>=/==/' | sort -u > $@
+
+build/newest.txt: constraints.txt
+	mkdir -p build
+	grep '^torch==' $< > $@
+
+test-oldest test-newest: test-%: build/%.txt
+	$(PYTHON) -m venv build/$*
+	build/$*/bin/python -m pip install --quiet --disable-pip-version-check -c $< -e ".[dev]"
+	NUMBA_CACHE_DIR=build/$*/numba build/$*/bin/python -m pytest
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
