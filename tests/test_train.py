@@ -17,6 +17,7 @@ from skild_phys.errors import BadInput, Interrupted, OutputTaken, StoreError, We
 from skild_phys.lattice.coarsen import coarsen_spins
 from skild_phys.lattice.exact import kaufman_energy, kaufman_specific_heat
 from skild_phys.lattice.models import MODELS
+from skild_phys.skild import train as module
 from skild_phys.skild.config import TrainConfig, read_config
 from skild_phys.skild.constraint import Blocks
 from skild_phys.skild.reverse import SYMMETRIES
@@ -31,6 +32,7 @@ from skild_phys.skild.train import (
     averaged,
     learning_rate,
     measure,
+    next_save,
     read_checkpoint,
     symmetry,
     train,
@@ -77,6 +79,32 @@ def test_stopped_and_resumed_ends_in_the_same_bytes(
     assert second.step == 7
     parts = weights_after(second, tmp_path / "part")
     assert all(torch.equal(whole[k], parts[k]) for k in whole)
+
+
+def test_checkpoints_go_by_time_and_change_no_byte(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Planted, seen to fail: saves each `save_every` steps only, minutes apart where steps are."""
+    torch.set_num_threads(1)
+    saves: list[int] = []
+
+    def run(name: str) -> dict[str, torch.Tensor]:
+        saves.clear()
+        trainer = Trainer(CONFIG, source())
+        train(trainer, tmp_path / name, saved=lambda: saves.append(trainer.step))
+        return trainer.weights({}).tensors
+
+    plain = run("a")
+    assert saves == [1, 5, 10, 12]
+    monkeypatch.setattr(module, "next_save", lambda began, ended: 0.0)
+    often = run("b")
+    assert saves == list(range(1, 13))
+    assert all(torch.equal(plain[k], often[k]) for k in plain)
+
+
+def test_a_checkpoint_takes_a_few_per_cent_of_the_time() -> None:
+    assert next_save(100.0, 100.1) == pytest.approx(108.1)
+    assert next_save(100.0, 102.0) == pytest.approx(162.0)
 
 
 def test_a_run_that_saves_every_step_can_be_stopped(tmp_path: Path) -> None:

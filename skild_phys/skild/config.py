@@ -74,7 +74,8 @@ class TrainConfig:
     precision : of the network's arithmetic, 'bf16' (autocast; float32 weights, spectra and
         fields) or 'float32'; 'auto' is bf16 where the machine has instructions for it.
     seed : of weights, noise and data.
-    save_every : steps between checkpoints.
+    save_every : steps between checkpoints, at most; they are written about every 8 seconds anyway
+        unless that takes long (`train.next_save`).
     sample_every : steps between grids of samples, of images; 0 for none.
     network : shape of the network.
     paper_spectrum : the fit of `spectrum` 'paper'.

@@ -52,10 +52,6 @@ class Ranks:
         distributed.all_reduce(total)
         return [value / self.world for value in total.tolist()]
 
-    def any(self, flag: bool, device: torch.device) -> bool:
-        """Return whether `flag` is true in any process."""
-        return self.mean([float(flag)], device)[0] > 0.0
-
     def wait(self) -> None:
         """Wait for all processes."""
         if self.world > 1:

@@ -581,6 +581,15 @@ def _same_run(path: Path, record: dict[str, Any], config: TrainConfig, source: S
                 raise OutputTaken("-o", str(path), f"{accepted}: {there}")
 
 
+SAVE_SECONDS = 8.0
+"""Between checkpoints: what a kill may cost of a run whose checkpoints are cheap."""
+
+
+def next_save(began: float, ended: float) -> float:
+    """Return when to save again, after a save that lasted so long: it may take 3% of the time."""
+    return ended + max(SAVE_SECONDS, 30.0 * (ended - began))
+
+
 def train(
     trainer: Trainer,
     checkpoint: Path,
@@ -589,13 +598,14 @@ def train(
     saved: Callable[[], None] = lambda: None,
     log_every: int = 50,
 ) -> None:
-    """Run `trainer` to its last step, saving every `config.save_every` steps.
+    """Run `trainer` to its last step, saving every `config.save_every` steps and by `next_save`.
 
+    The first step of a run is saved, since what was measured before it may have taken long.
     `stop` is asked after each step; when it says so the run is saved and Interrupted is raised.
     Every `log_every` steps a row goes to `trainer.log`. `saved` is called after each save. Of
     several processes the first one saves.
     """
-    ranks = trainer.ranks
+    ranks, due = trainer.ranks, time.monotonic() + SAVE_SECONDS * (trainer.step > 0)
     while trainer.step < trainer.config.steps:
         before = trainer.seconds
         loss = trainer.train_step()
@@ -609,11 +619,15 @@ def train(
             pace = count * trainer.config.batch / seconds
             trainer.log.append((trainer.step, total / count, norms / count, rate, pace))
             trainer.window = (0.0, 0.0, 0, 0.0)
-        last, stopped = trainer.step == trainer.config.steps, ranks.any(stop(), trainer.device)
-        if trainer.step % trainer.config.save_every == 0 or last or stopped:
+        last = trainer.step == trainer.config.steps
+        told = [float(stop()), float(ranks.first and time.monotonic() >= due)]
+        stopped, in_time = (flag > 0.0 for flag in ranks.mean(told, trainer.device))
+        if trainer.step % trainer.config.save_every == 0 or last or stopped or in_time:
             if ranks.first:
+                began = time.monotonic()
                 trainer.save(checkpoint)
                 saved()
+                due = next_save(began, time.monotonic())
             ranks.wait()
         if stopped and not last:
             raise Interrupted(
