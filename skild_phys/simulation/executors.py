@@ -6,6 +6,7 @@ and however often, it is done.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import os
@@ -22,6 +23,7 @@ from skild_phys.errors import BadInput, Interrupted, SkildPhysError
 from skild_phys.simulation.unit import Region
 
 _POLL_SECONDS = 0.1
+_ANSWER_SECONDS = 10.0
 
 Stop = Callable[[], bool]
 
@@ -178,7 +180,7 @@ def dask(address: str, stop: Stop) -> Iterator[Dask]:
             _check_answers(address)
         try:
             client = opened.enter_context(
-                Client(address, timeout=10, set_as_default=False)  # type: ignore[no-untyped-call]
+                Client(address, timeout=_ANSWER_SECONDS, set_as_default=False)  # type: ignore[no-untyped-call]
             )
         except (OSError, ValueError) as error:
             accepted = f"the address of a running scheduler ({' '.join(str(error).split())})"
@@ -190,8 +192,12 @@ def dask(address: str, stop: Stop) -> Iterator[Dask]:
 
 @contextlib.contextmanager
 def _quiet(*names: str) -> Iterator[None]:
-    """Keep to themselves what loggers say of connections that end: the run says it in one line."""
-    loggers = [logging.getLogger(name) for name in names]
+    """Keep to themselves what loggers say of connections that end: the run says it in one line.
+
+    Those below `names` too, which have levels of their own.
+    """
+    known = [n for n in logging.root.manager.loggerDict if n.split(".")[0] in names]
+    loggers = [logging.getLogger(name) for name in {*names, *known}]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.CRITICAL + 1)
@@ -216,16 +222,36 @@ def _deaf_children() -> Iterator[None]:
 
 
 def _check_answers(address: str) -> None:
-    """Raise BadInput naming --dask unless something listens at PROTOCOL://HOST:PORT."""
+    """Raise BadInput naming --dask unless a scheduler answers at PROTOCOL://HOST:PORT.
+
+    The client itself waits for ever for the greeting of something that listens and keeps silent.
+    """
+    from distributed import Security
+    from distributed.comm.core import connect
+
+    async def greet() -> None:
+        known = Security().get_connection_args("client")  # type: ignore[no-untyped-call]
+        comm = await connect(address, timeout=_ANSWER_SECONDS, deserialize=False, **known)  # type: ignore[no-untyped-call]
+        comm.abort()
+
     found = re.fullmatch(r"(?:\w+://)?\[?([^\[\]/]+?)\]?:(\d+)/?", address)
     accepted = "the address of a running scheduler, such as tcp://head:8786, or local:4"
     if found is None or int(found[2]) > 65535:
         raise BadInput("--dask", address, accepted)
     try:
-        socket.create_connection((found[1], int(found[2])), timeout=10).close()
+        socket.create_connection((found[1], int(found[2])), timeout=_ANSWER_SECONDS).close()
     except OSError as error:
         reason = error.strerror or error
         raise BadInput("--dask", address, f"{accepted} (nothing answers: {reason})") from None
+    try:
+        with ThreadPoolExecutor(1) as apart:  # a notebook has an event loop in this thread
+            apart.submit(asyncio.run, asyncio.wait_for(greet(), _ANSWER_SECONDS)).result()
+    except TimeoutError:
+        raise BadInput("--dask", address, f"{accepted} (what listens there is silent)") from None
+    except Exception as error:
+        # What is no greeting of a scheduler fails in many ways (struct.error, MemoryError, ...).
+        why = f"what answers there is none: {type(error).__name__}"
+        raise BadInput("--dask", address, f"{accepted} ({why})") from None
 
 
 __all__ = ["Dask", "Executor", "Region", "Threads", "dask", "threads"]
