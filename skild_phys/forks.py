@@ -8,6 +8,7 @@ are made where they are used.
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import sys
 
@@ -15,8 +16,8 @@ _STARTED = os.getpid()
 
 
 def forked() -> bool:
-    """Return whether this process was forked after skild_phys was imported."""
-    return os.getpid() != _STARTED
+    """Return whether PyTorch came into this process by a fork."""
+    return os.getpid() != _STARTED or _FORKED_BEFORE
 
 
 def _one_thread_of_torch() -> None:
@@ -25,5 +26,8 @@ def _one_thread_of_torch() -> None:
         torch.set_num_threads(1)
 
 
+_FORKED_BEFORE = multiprocessing.parent_process() is not None and "torch" in sys.modules
+if _FORKED_BEFORE:
+    _one_thread_of_torch()
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_one_thread_of_torch)

@@ -57,6 +57,36 @@ if __name__ == "__main__":
 """
 
 
+IMPORTED_LATER = """
+import multiprocessing
+
+import torch
+
+
+def child():
+    import skild_phys.forks
+
+    assert skild_phys.forks.forked()
+    torch.ones(10**6).isfinite().all()
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(2)
+    torch.ones(10**6).isfinite().all()
+    process = multiprocessing.get_context("fork").Process(target=child)
+    process.start()
+    process.join(100)
+    print(process.exitcode)
+    process.kill()
+"""
+
+
+def test_a_child_that_imports_after_the_fork() -> None:
+    """Planted, seen to fail: nothing done on import."""
+    command = [sys.executable, "-c", IMPORTED_LATER]
+    assert subprocess.run(command, capture_output=True, text=True).stdout == "0\n"
+
+
 def test_a_forked_child_works_as_its_parent_did(tmp_path: Path) -> None:
     (tmp_path / "script.py").write_text(SCRIPT)
     done = subprocess.run(
