@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from skild_phys.errorbars import ErrorMethod
     from skild_phys.measurement.compare import Comparison
-    from skild_phys.measurement.lattices import Source
+    from skild_phys.store import Source
 
     Lattices = xr.Dataset | AnyPath
     Arrays = xr.DataArray | NDArray[Any]
@@ -52,6 +52,31 @@ def open_dataset(path: AnyPath) -> xr.Dataset:
     open_store(path).verify()
     data: xr.Dataset = xr.open_zarr(path, chunks=None)
     return data.assign_attrs(as_text(data.attrs))
+
+
+def save(lattices: Source, path: AnyPath, *, overwrite: bool = False, **attrs: Any) -> xr.Dataset:
+    """Write lattices of any origin to a store, which every command takes, and open it.
+
+    Parameters
+    ----------
+    lattices : a Dataset, or a part of one; an array (n, y, x) or (n, z, y, x); the path of a
+        `.npy` file or a Zarr array of any make.
+    path : of the new store.
+    overwrite : replace the store that lies there.
+    attrs : what is known of lattices that do not say it: `model`, `temperature`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> spins = np.random.default_rng(1).choice([-1, 1], (100, 8, 8))
+    >>> save(spins, "mine.zarr", model="ising2d", temperature="1.5Tc")["spins"].shape
+    (100, 8, 8)
+    """
+    from skild_phys.store import open_lattices
+    from skild_phys.store.dataset import write_lattices
+
+    write_lattices(open_lattices(lattices, **attrs), path, overwrite=overwrite)
+    return open_dataset(path)
 
 
 def simulate(
@@ -123,7 +148,7 @@ def coarsen(
     (4, 4, 4)
     """
     given = {"factor": factor, "rule": rule}
-    return _made("coarsen", {"fine": _named(fine)}, output, given | options)
+    return _made("coarsen", {"fine": fine}, output, given | options)
 
 
 def refine(
@@ -306,7 +331,7 @@ def compare(
     from skild_phys.cli import call
     from skild_phys.measurement import REPORT
 
-    inputs = dict(zip(_names([truth, *models]), map(_named, [truth, *models])))
+    inputs = dict(zip(_names([truth, *models]), [truth, *models]))
     inputs |= {} if coarse is None else {"coarse": coarse}
     with _stores(inputs) as paths, tempfile.TemporaryDirectory() as folder:
         where = Path(folder) / "report" if output is None else Path(output)
@@ -338,22 +363,6 @@ def table(found: xr.Dataset | Report) -> pd.DataFrame:
     from skild_phys.measurement.report import estimates_table
 
     return found.table if isinstance(found, Report) else estimates_table(found)
-
-
-def _named(lattices: Lattices | Arrays) -> Lattices:
-    """Return an array (n, y, x) or (n, z, y, x) as a Dataset: spins if integers, or a field."""
-    import numpy as np
-    import xarray as xr
-
-    if not isinstance(lattices, xr.DataArray | np.ndarray):
-        return lattices
-    values = np.asarray(lattices)
-    if values.ndim not in (3, 4):
-        raise BadInput("lattices", f"shape {values.shape}", "(n, y, x) or (n, z, y, x)")
-    name = "spins" if values.dtype.kind in "iu" else "field"
-    if isinstance(lattices, xr.DataArray) and "sample" in lattices.dims:
-        return lattices.to_dataset(name=name)
-    return xr.Dataset({name: (("sample", *("z", "y", "x")[4 - values.ndim :]), values)})
 
 
 def _names(inputs: Sequence[Lattices | Arrays]) -> list[str]:
@@ -395,26 +404,28 @@ def _made(
 
 @contextlib.contextmanager
 def _stores(inputs: Mapping[str, Lattices | Arrays]) -> Iterator[list[Path]]:
-    """Yield paths of stores with the lattices of `inputs`; a Dataset is written to one of its name.
+    """Yield paths of `inputs`: Datasets become stores, DataArrays and arrays `.npy` files.
 
     An unchanged Dataset is the store that it was opened from, as far as digests tell.
     """
     import numpy as np
     import xarray as xr
 
-    from skild_phys.store.dataset import write_dataset
+    from skild_phys.store import open_lattices
+    from skild_phys.store.dataset import write_lattices
 
     with tempfile.TemporaryDirectory() as folder:
         paths = []
         for name, data in inputs.items():
+            where = Path(folder) / name
             if isinstance(data, xr.Dataset):
-                paths.append(Path(folder) / f"{name}.zarr")
-                write_dataset(data, paths[-1])
+                paths.append(where.with_name(f"{name}.zarr"))
+                write_lattices(open_lattices(data), paths[-1])
             elif isinstance(data, xr.DataArray | np.ndarray):
-                if isinstance(data, xr.DataArray) and {*data.dims} == {"sample", "y", "x"}:
-                    data = data.transpose("sample", "y", "x")
-                paths.append(Path(folder) / f"{name}.npy")
-                np.save(paths[-1], np.asarray(data), allow_pickle=False)
+                paths.append(where.with_name(f"{name}.npy"))
+                opened = open_lattices(data, "field")
+                values = opened.read(0, opened.n_samples)
+                np.save(paths[-1], values if opened.scale == 1 else values * opened.scale)
             else:
                 paths.append(Path(data))
         yield paths

@@ -159,7 +159,7 @@ def test_errors_are_one_line(
     assert "--rule" in fails(fine.path, "--factor", 2, "-o", out, "--rule", "mean")
     seed = ("--rule", "majority", "--tie-seed", -1)
     assert "--tie-seed" in fails(fine.path, "--factor", 2, "-o", out, *seed)
-    assert "no such store" in fails(tmp_path / "none.zarr", "--factor", 2, "-o", out)
+    assert "no such file" in fails(tmp_path / "none.zarr", "--factor", 2, "-o", out)
     assert "-o" in fails(fine.path, "--factor", 2, "-o", fine.path)
     assert "-o" in fails(fine.path, "--factor", 2, "-o", fine.path / "inside.zarr")
     assert "-o" in fails(fine.path, "--factor", 2, "-o", tmp_path / "no" / "coarse.zarr")

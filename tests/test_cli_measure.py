@@ -281,13 +281,6 @@ def test_compare_needs_a_model(cli: Cli, fine: Path, tmp_path: Path) -> None:
     assert "MODELS" in err
 
 
-def test_arrays_are_told_where_they_go(cli: Cli, tmp_path: Path) -> None:
-    np.save(tmp_path / "spins.npy", np.ones((2, 4, 4), dtype=np.int8))
-    code, _, err = cli("measure", tmp_path / "spins.npy")
-    assert code == 2
-    assert err.endswith("(refine and train take arrays; in Python coarsen, measure, compare too)\n")
-
-
 def test_paths_and_output_that_fail_take_one_line(
     cli: Cli, fine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

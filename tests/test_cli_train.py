@@ -241,7 +241,7 @@ def test_own_arrays(folder: Path, call: Callable[..., Answer]) -> None:
     assert load_weights(folder / "w.safetensors").system == system
     np.save(folder / "bits.npy", spins > 0)
     np.save(folder / "ints.npy", (spins > 0).astype(np.int8))
-    for name, said in (("bits", "bool"), ("ints", "2*s-1"), ("none", "none.npy")):
+    for name, said in (("bits", "bool"), ("ints", "2*s.astype"), ("none", "none.npy")):
         code, _, err = call("train", folder / f"{name}.npy", *words, "--overwrite")
         assert (code, said in err, err.count("\n")) == (2, True, 1)
 

@@ -196,10 +196,9 @@ def test_arrays_that_cannot_be_coarse(
     np.save(tmp_path / "c.npy", values)
     with pytest.raises(StoreError, match=message):
         open_coarse(tmp_path / "c.npy", 4, rule).read(0, 1)
-    with pytest.raises(BadInput, match="--rule"):
-        open_coarse(tmp_path / "c.npy", 4, None)
-    with pytest.raises(BadInput, match="--factor"):
-        open_coarse(tmp_path / "c.npy", None, rule)
+    for given in ((4, None), (None, rule)):
+        with pytest.raises(StoreError, match="give --rule and --factor"):
+            open_coarse(tmp_path / "c.npy", *given)
 
 
 @pytest.mark.parametrize(

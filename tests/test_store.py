@@ -19,7 +19,7 @@ from skild_phys.errors import BadInput, OutputTaken, StoreError
 from skild_phys.store import (
     LatticeStore,
     create_store,
-    open_array,
+    open_lattices,
     open_store,
     read_timing,
     write_timing,
@@ -303,20 +303,19 @@ def test_root_is_readable_json_without_place_or_time(make_store: Make) -> None:
 def test_arrays_of_others(tmp_path: Path, make_store: Make) -> None:
     spins = random_samples(0, 6)["spins"]
     np.save(tmp_path / "three.npy", spins)
-    np.save(tmp_path / "two.npy", spins[0])
     zarr.save_array(tmp_path / "array.zarr", spins)
     zarr.save_group(tmp_path / "group.zarr", lattices=spins, beta=np.ones(6))
     for name in ("three.npy", "array.zarr", "group.zarr"):
-        array = open_array(tmp_path / name)
-        assert array.shape == (6, 4, 4)
-        np.testing.assert_array_equal(array[2:4], spins[2:4])
-    assert open_array(tmp_path / "two.npy").shape == (1, 4, 4)
-    assert open_array(make_store(10).path).shape == (10, 4, 4)
+        array = open_lattices(tmp_path / name)
+        assert (array.field, array.n_samples, array.shape) == ("spins", 6, (4, 4))
+        np.testing.assert_array_equal(array.read(2, 4), spins[2:4])
+    assert open_lattices(make_store(10).path).n_samples == 10
 
 
 def test_arrays_of_others_that_are_refused(tmp_path: Path) -> None:
     spins = random_samples(0, 6)["spins"]
     np.save(tmp_path / "flat.npy", spins.ravel())
+    np.save(tmp_path / "one.npy", spins[0])
     np.save(tmp_path / "pickle.npy", np.array([{}, None]), allow_pickle=True)
     np.savez(tmp_path / "several.npz", a=spins)
     np.save(tmp_path / "text.npy", np.full((2, 2, 2), "x"))
@@ -325,9 +324,9 @@ def test_arrays_of_others_that_are_refused(tmp_path: Path) -> None:
     zarr.save_group(tmp_path / "two.zarr", a=spins, b=spins)
     for path in [*tmp_path.iterdir(), tmp_path / "missing"]:
         with pytest.raises(StoreError) as refused:
-            open_array(path)
+            open_lattices(path)
         assert path.name in str(refused.value)
-    assert open_array(tmp_path / "two.zarr", "b").shape == (6, 4, 4)
+    assert open_lattices(tmp_path / "two.zarr" / "b").n_samples == 6
 
 
 def test_a_store_made_anew_forgets_how_long_the_old_one_took(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from skild_phys.skild.config import TrainConfig, read_config
 from skild_phys.skild.constraint import Blocks
 from skild_phys.skild.reverse import SYMMETRIES
 from skild_phys.skild.schedule import START_SCALE, starting_lambda
-from skild_phys.skild.source import ArrayLattices, SimulationSource, Source, StoreSource
+from skild_phys.skild.source import SimulationSource, Source, StoreSource
 from skild_phys.skild.spectrum import PowerLaw
 from skild_phys.skild.targets import site_targets
 from skild_phys.skild.train import (
@@ -39,7 +39,7 @@ from skild_phys.skild.train import (
     write_checkpoint,
 )
 from skild_phys.skild.weights import load_weights, save_weights
-from skild_phys.store import create_store, open_store
+from skild_phys.store import create_store, open_lattices, open_store
 
 CONFIG = TrainConfig(
     side=16, steps=12, batch=8, warmup=4, save_every=5, spectrum_batches=4, ema=0.5, network=TINY,
@@ -301,7 +301,7 @@ def test_checkpoints_of_other_runs_are_refused(tmp_path: Path) -> None:
     for seed in (1, 2):
         spins = critical_lattices(10, 16, seed)
         np.save(tmp_path / f"{seed}.npy", spins)
-    one, other = (StoreSource(ArrayLattices(tmp_path / f"{i}.npy", True), 0) for i in (1, 2))
+    one, other = (StoreSource(open_lattices(tmp_path / f"{i}.npy", "spins"), 0) for i in (1, 2))
     Trainer(CONFIG, one).save(tmp_path / "b")
     assert Trainer.resume(tmp_path / "b", CONFIG, one).step == 0
     with pytest.raises(OutputTaken, match="data = "):
@@ -368,23 +368,23 @@ def test_the_burn_in_of_the_shipped_recipe() -> None:
 def test_arrays_are_checked_and_told_apart(tmp_path: Path) -> None:
     spins = critical_lattices(5, 8)
     np.save(tmp_path / "s.npy", spins)
-    lattices = ArrayLattices(tmp_path / "s.npy", spins=True)
+    lattices = open_lattices(tmp_path / "s.npy", "spins")
     assert (lattices.n_samples, lattices.shape) == (5, (8, 8))
     drawn = StoreSource(lattices, 1).next(5)
     assert sorted(x.tobytes() for x in drawn) == sorted(x.tobytes() for x in spins)
     np.save(tmp_path / "bits.npy", (spins + 1) // 2)
-    with pytest.raises(StoreError, match=r"bits.npy.* hold 0, .*2\*s-1"):
-        ArrayLattices(tmp_path / "bits.npy", spins=True)
+    with pytest.raises(StoreError, match=r"bits.npy.* hold 0, .*2\*s.astype"):
+        open_lattices(tmp_path / "bits.npy", "spins").digest()
     fields = spins.astype(np.float32)
     np.save(tmp_path / "f.npy", fields)
-    assert ArrayLattices(tmp_path / "f.npy", True).digest() != lattices.digest()
+    assert open_lattices(tmp_path / "f.npy", "spins").digest() != lattices.digest()
     np.save(tmp_path / "zero.npy", 0 * fields)
     with pytest.raises(BadInput, match="mean square"):
-        Trainer(CONFIG, StoreSource(ArrayLattices(tmp_path / "zero.npy", spins=False), 1))
+        Trainer(CONFIG, StoreSource(open_lattices(tmp_path / "zero.npy", "field"), 1))
     fields[3, 1, 2] = np.nan
     np.save(tmp_path / "nan.npy", fields)
-    with pytest.raises(StoreError, match="nan, not finite"):
-        ArrayLattices(tmp_path / "nan.npy", spins=False)
+    with pytest.raises(StoreError, match="1 missing values"):
+        open_lattices(tmp_path / "nan.npy", "field").digest()
 
 
 @pytest.mark.parametrize(
@@ -520,7 +520,7 @@ def test_no_lattice_of_a_store_is_measured_twice(tmp_path: Path) -> None:
     Planted, seen to fail: as many batches as asked for.
     """
     np.save(tmp_path / "s.npy", critical_lattices(43, 16))
-    stream = StoreSource(ArrayLattices(tmp_path / "s.npy", spins=True), seed=3)
+    stream = StoreSource(open_lattices(tmp_path / "s.npy", "spins"), seed=3)
     measure(stream, replace(CONFIG, batch=8, spectrum_batches=50))
     assert (stream.epoch, stream.position) == (0, 40)
 

@@ -62,9 +62,9 @@ def command(
     skild-phys coarsen fine.zarr --factor 2 --rule majority -o signs.zarr
     """
     from skild_phys.simulation.coarsening import coarsen_store
-    from skild_phys.store import open_store
+    from skild_phys.store import open_lattices
 
-    source = open_store(fine)
+    source = open_lattices(fine)
 
     def write(path: Path) -> LatticeStore:
         # An output that exists may be one to go on with; the store itself decides.

@@ -79,10 +79,10 @@ def command(
     skild-phys compare fine.zarr skild.zarr exact.zarr --coarse coarse.zarr -o report/
     """
     from skild_phys.measurement.compare import compare
-    from skild_phys.store import open_store
+    from skild_phys.store import open_lattices
 
     inputs = [truth, *models, *([coarse] if coarse else [])]
-    opened = [open_store(path) for path in inputs]
+    opened = [open_lattices(path) for path in inputs]
     warn_of(opened)
     output = output or free(Path("report"), overwrite)
     claim_output(output, overwrite=overwrite, inputs=inputs, directory=True)

@@ -27,7 +27,7 @@ from skild_phys.files import check_output
 if TYPE_CHECKING:
     from skild_phys.skild.pixels import ImageLattices
     from skild_phys.skild.weights import Weights
-    from skild_phys.store import LatticeStore
+    from skild_phys.store import Lattices
 
 
 @click.command()
@@ -92,7 +92,7 @@ def command(
     weights = load_weights(checkpoint or shipped_weights())
     sampler = sampler or weights.usual_sampler
     spec = GenerateSpec(steps, sampler, restarts or 0, seed, lambda_start, lambda_end)
-    source: LatticeStore | ImageLattices | None = None
+    source: Lattices | ImageLattices | None = None
     if split is not None and not (weights.channels and truth is not None):
         raise BadInput("--split", split, "none without --truth of images")
     if truth is None:
@@ -146,13 +146,13 @@ def command(
     return answer(found, f"{n_samples} lattices of {size}, {pace}", as_json, output)
 
 
-def _truth(path: Path, split: str | None, weights: Weights) -> LatticeStore | ImageLattices:
+def _truth(path: Path, split: str | None, weights: Weights) -> Lattices | ImageLattices:
     """Return the truths of the store `path`, which must be what the weights are of."""
     from skild_phys.skild.pixels import ImageLattices
     from skild_phys.skild.refine import check_weights_fit
-    from skild_phys.store import open_store
+    from skild_phys.store import open_lattices
 
-    store = open_store(path)
+    store = open_lattices(path)
     wanted = "image" if weights.channels else "spins" if weights.output == "logits" else "field"
     if len(store.shape) != 2 or store.field != wanted or store.channels != weights.channels:
         many = f" of {weights.channels} channels" if weights.channels else ""

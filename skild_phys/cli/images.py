@@ -127,9 +127,9 @@ def coarsen(
     """Low-resolution images, 8-bit, from the store IMAGES."""
     from skild_phys.images.refine import coarsen_images
     from skild_phys.skild.pixels import ImageLattices
-    from skild_phys.store import open_store
+    from skild_phys.store import open_lattices
 
-    fine = ImageLattices(open_store(images), split)
+    fine = ImageLattices(open_lattices(images), split)
 
     def write(path: Path) -> LatticeStore:
         check_output(path, overwrite=True, inputs=[images])
@@ -193,11 +193,11 @@ def refine(
     from skild_phys.images.refine import ImageRefineSpec, refine_images
     from skild_phys.skild.samplers import make_step
     from skild_phys.skild.weights import load_weights, weights_sha256
-    from skild_phys.store import open_store
+    from skild_phys.store import open_lattices
 
     threads = check_threads(threads)
     check_device(device)
-    store = open_store(low)
+    store = open_lattices(low)
     known: dict[str, Any] = {"factor": factor, "rule": rule}
     for name, given in known.items():
         # Of images that were refined, these say how, not how they were made coarse.
@@ -369,10 +369,10 @@ def evaluate(
     """
     from skild_phys.images.evaluate import evaluate as judge
     from skild_phys.skild.pixels import ImageLattices
-    from skild_phys.store import open_store
+    from skild_phys.store import open_lattices
 
     check_device(device)
-    mine = ImageLattices(open_store(images))
+    mine = ImageLattices(open_lattices(images))
     if n_samples is not None and not 1 <= n_samples <= mine.n_samples:
         raise BadInput("-n", n_samples, f"1 to {mine.n_samples}, what {images} holds")
     if weights is not None and not weights.is_dir():
@@ -382,9 +382,9 @@ def evaluate(
     usual = "psnr,ssim" if mine.store.has("parent") else "fid,is"
     names = [word.strip().lower() for word in (scores or usual).split(",")]
     found = judge(
-        mine, names, None if against is None else ImageLattices(open_store(against), split),
+        mine, names, None if against is None else ImageLattices(open_lattices(against), split),
         n=n_samples, weights=weights, features=features, device=device,
-        low=None if low is None else ImageLattices(open_store(low)),
+        low=None if low is None else ImageLattices(open_lattices(low)),
     )  # fmt: skip
     if as_json:
         rows = [score.__dict__ for score in found]

@@ -95,9 +95,9 @@ def command(
     from skild_phys.measurement.dataset import chosen, measure
     from skild_phys.measurement.lattices import check_measurable
     from skild_phys.measurement.system import System
-    from skild_phys.store import open_store
+    from skild_phys.store import open_lattices
 
-    opened = open_store(store)
+    opened = open_lattices(store)
     warn_of([opened])
     check_measurable(opened)
     method = error_method(errors, bins, resamples, seed, opened.n_samples)

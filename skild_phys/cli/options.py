@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from skild_phys.errorbars import ErrorMethod
-    from skild_phys.store import LatticeStore
+    from skild_phys.store import Lattices
 
 Function = Callable[..., Any]
 
@@ -291,7 +291,7 @@ def warn(warnings: Iterable[str]) -> None:
         click.echo(f"warning: {warning}", err=True)
 
 
-def warn_of(stores: Iterable[LatticeStore]) -> None:
+def warn_of(stores: Iterable[Lattices]) -> None:
     """Print what is to be minded of `stores`, by their attribute `warnings`."""
     for store in stores:
         known = store.attrs.get("warnings")

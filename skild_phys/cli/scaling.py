@@ -63,9 +63,9 @@ def command(
     skild-phys scaling L32.zarr L64.zarr L128.zarr -o scaling/
     """
     from skild_phys.measurement.scaling import scaling
-    from skild_phys.store import open_store
+    from skild_phys.store import open_lattices
 
-    opened = [open_store(path) for path in stores]
+    opened = [open_lattices(path) for path in stores]
     if output is not None:
         if output.suffix:
             raise BadInput("-o", str(output), "a directory")

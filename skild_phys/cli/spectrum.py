@@ -15,8 +15,7 @@ from skild_phys.files import write_bytes_atomically
 
 if TYPE_CHECKING:
     from skild_phys.skild.pixels import ImageLattices
-    from skild_phys.skild.source import ArrayLattices
-    from skild_phys.store import LatticeStore
+    from skild_phys.store import Lattices
 
 ROWS = 12
 
@@ -98,17 +97,14 @@ def command(
         click.echo(f"figure: {output}")
 
 
-def _open(path: Path) -> LatticeStore | ArrayLattices | ImageLattices:
-    """Return the lattices of a store or an array; raises BadInput for what has no 2D spectrum."""
+def _open(path: Path) -> Lattices | ImageLattices:
+    """Return lattices that have a 2D spectrum; raises BadInput for others."""
     from skild_phys.skild.pixels import ImageLattices
-    from skild_phys.skild.source import ArrayLattices
-    from skild_phys.store import is_store, open_store
+    from skild_phys.store import open_lattices
 
-    if path.exists() and not is_store(path):
-        return ArrayLattices(path, spins=False)
-    store = open_store(path)
-    if store.field == "image":
-        return ImageLattices(store, "train" if store.has("split") else None)
-    if store.q or len(store.shape) != 2:
+    lattices = open_lattices(path, "field")
+    if lattices.field == "image":
+        return ImageLattices(lattices, "train" if lattices.has("split") else None)
+    if lattices.q or len(lattices.shape) != 2:
         raise BadInput("STORE", str(path), "2D lattices of numbers")
-    return store
+    return lattices

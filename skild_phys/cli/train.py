@@ -162,8 +162,8 @@ def _source(store: Path | None, options: TrainConfig) -> tuple[Source, dict[str,
 
     from skild_phys.lattice.models import MODELS, get_model, parse_temperature
     from skild_phys.skild.pixels import ImageLattices
-    from skild_phys.skild.source import ArrayLattices, SimulationSource, StoreSource
-    from skild_phys.store import is_store, open_store
+    from skild_phys.skild.source import SimulationSource, StoreSource
+    from skild_phys.store import open_lattices
 
     if store is None and options.data == "images":
         raise BadInput("STORE", "none", "a store of images ('skild-phys images prepare')")
@@ -180,12 +180,9 @@ def _source(store: Path | None, options: TrainConfig) -> tuple[Source, dict[str,
         return simulation, system
     spins = options.output == "logits"
     system = {"model": None, "temperature": None}
-    if options.data == "images" and (not is_store(store) or open_store(store).field != "image"):
+    lattices = open_lattices(store, "spins" if spins else "field")
+    if options.data == "images" and lattices.field != "image":
         raise BadInput("STORE", str(store), "a store of images ('skild-phys images prepare')")
-    if store.exists() and not is_store(store):
-        array = ArrayLattices(store, spins)
-        return StoreSource(array, options.seed), system | _size(array.shape)
-    lattices = open_store(store)
     if lattices.field == "image":
         if options.data != "images":
             raise BadInput("STORE", str(store), 'lattices; for images say data = "images"')
@@ -203,7 +200,7 @@ def _source(store: Path | None, options: TrainConfig) -> tuple[Source, dict[str,
         raise BadInput("STORE", str(store), f"spins, block sums or a field, not '{lattices.field}'")
     if spins and lattices.field != "spins":
         raise BadInput(
-            "STORE", str(store), f"spins for output = 'logits', not '{lattices.field}'; use 'v'"
+            "STORE", f"'{lattices.field}'", 'spins, or output = "v" in the recipe (--config)'
         )
     known = MODELS.get(str(lattices.attrs.get("model")))
     if known is not None and not known.even and "sign" in options.symmetries:

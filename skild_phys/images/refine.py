@@ -25,6 +25,7 @@ from skild_phys.skild.produce import GPU_BATCH, Lattices, image_batch, produce
 from skild_phys.skild.schedule import chain_record
 from skild_phys.skild.streams import Streams, input_seed, white_noise
 from skild_phys.skild.weights import Weights, refining_lambda
+from skild_phys.store import Lattices as Input
 from skild_phys.store import LatticeStore, streams_at
 
 ROUNDS, HALF_A_LEVEL = 30, 0.5 / 127.5
@@ -166,7 +167,7 @@ def coarsen_images(
 
 
 def refine_images(
-    low: LatticeStore,
+    low: Input,
     output: str | Path,
     spec: ImageRefineSpec,
     weights: Weights | None,
@@ -241,7 +242,7 @@ def refine_images(
     return result | ({"misfit": float(np.sqrt(np.mean(misfits)))} if misfits else {})
 
 
-def check_image_weights(weights: Weights, images: LatticeStore) -> None:
+def check_image_weights(weights: Weights, images: Input) -> None:
     """Raise BadInput or StoreError unless `weights` are of images with these channels."""
     if not weights.channels or weights.basis != "dct":
         raise BadInput("--checkpoint", "weights of lattices", "weights of images, in the basis dct")

@@ -35,7 +35,7 @@ from skild_phys.measurement.rows import MAX_ROWS, Rows, rows_of
 from skild_phys.measurement.shells import Array
 from skild_phys.measurement.statistics import Statistics, collect
 from skild_phys.measurement.system import System
-from skild_phys.store import LatticeStore, read_timing
+from skild_phys.store import Lattices, read_timing
 
 _COST = ("method", "steps", "sweeps", "polish")
 JUDGED = (
@@ -86,11 +86,11 @@ class Comparison:
 
 
 def compare(
-    truth: LatticeStore,
-    models: Sequence[LatticeStore],
+    truth: Lattices,
+    models: Sequence[Lattices],
     *,
     names: Sequence[str] | None = None,
-    coarse: LatticeStore | None = None,
+    coarse: Lattices | None = None,
     errors: ErrorMethod = GAMMA,
     seed: int = 0,
     threads: int = 1,
@@ -151,14 +151,14 @@ def compare(
 class _Against:
     """The truth's side of a comparison."""
 
-    truth: LatticeStore
+    truth: Lattices
     found: Statistics
     rows: Rows
     errors: ErrorMethod
     threads: int
     progress: Callable[[int], None] | None
 
-    def paired(self, store: LatticeStore, name: str, pairing: Pairing) -> Model:
+    def paired(self, store: Lattices, name: str, pairing: Pairing) -> Model:
         parent = pairing.parent
         if parent is None:
             raise ValueError("no pairs")
@@ -206,7 +206,7 @@ class _Against:
 
     def unpaired(
         self,
-        store: LatticeStore,
+        store: Lattices,
         name: str,
         pairing: Pairing,
         max_rows: int,
@@ -236,7 +236,7 @@ class _Against:
         notes = (*pairing.notes, *self._another_temperature(store))
         return Model(name, own, together, False, lattices, parents, notes, _cost(store))
 
-    def _another_temperature(self, store: LatticeStore) -> list[str]:
+    def _another_temperature(self, store: Lattices) -> list[str]:
         own, truth = (s.attrs.get("temperature") for s in (store, self.truth))
         if own is None or truth is None or math.isclose(own, truth, rel_tol=1e-9):
             return []
@@ -244,7 +244,7 @@ class _Against:
 
     def _collect(
         self,
-        store: LatticeStore,
+        store: Lattices,
         label: NDArray[np.int64],
         size: int,
         parent: NDArray[np.int64] | None,
@@ -328,7 +328,7 @@ _AGREEMENTS = tuple(
 )
 
 
-def _check(store: LatticeStore, truth: LatticeStore) -> None:
+def _check(store: Lattices, truth: Lattices) -> None:
     check_measurable(store)
     if (store.shape, store.q) != (truth.shape, truth.q):
         size = "x".join(map(str, truth.shape))
@@ -341,7 +341,7 @@ def numbered(names: Sequence[str]) -> list[str]:
     return [n if (i := [*names[:k]].count(n)) == 0 else f"{n} {i + 1}" for k, n in enumerate(names)]
 
 
-def _names(models: Sequence[LatticeStore], names: Sequence[str] | None) -> list[str]:
+def _names(models: Sequence[Lattices], names: Sequence[str] | None) -> list[str]:
     """Return the names of the models, those of their stores by default; raises BadInput."""
     if names is None:
         return numbered([Path(store.path).resolve().stem for store in models])
@@ -406,7 +406,7 @@ def _floor(found: Statistics, chains: Chains | None) -> float:
     return float(total_variation(p, q))
 
 
-def _cost(store: LatticeStore) -> dict[str, Any]:
+def _cost(store: Lattices) -> dict[str, Any]:
     cost = {key: store.attrs[key] for key in _COST if key in store.attrs}
     seconds = read_timing(store.path)
     return cost if seconds is None else cost | {"seconds_per_lattice": seconds}

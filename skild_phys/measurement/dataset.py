@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from skild_phys.errorbars import Chains, ErrorMethod, Estimate
 from skild_phys.errors import BadInput
-from skild_phys.measurement.lattices import Source, as_lattices
 from skild_phys.measurement.observables import (
     COORDINATES,
     NAMES,
@@ -23,6 +22,7 @@ from skild_phys.measurement.rows import MAX_ROWS, rows_of
 from skild_phys.measurement.statistics import Statistics, collect
 from skild_phys.measurement.system import Offsets, System
 from skild_phys.measurement.theory import theory
+from skild_phys.store import Source, open_lattices
 
 GAMMA = ErrorMethod()
 Variables = dict[str, tuple[tuple[str, ...], NDArray[Any], dict[str, Any]]]
@@ -78,7 +78,7 @@ def measure(
     >>> float(found["two_point_axis"][0])
     1.0
     """
-    opened = as_lattices(lattices, **attrs)
+    opened = open_lattices(lattices, **attrs)
     system = System.of(opened, offsets=tuple(offsets), seed=seed)
     wanted = chosen(system, only)
     rows = rows_of(opened, max_rows)

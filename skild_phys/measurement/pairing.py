@@ -13,7 +13,7 @@ from skild_phys.errorbars import Array
 from skild_phys.lattice.coarsen import RULES, coarsen_lattices
 from skild_phys.measurement.lattices import is_spins, read_lattices
 from skild_phys.measurement.rows import identities
-from skild_phys.store import LatticeStore
+from skild_phys.store import Lattices
 
 _PROBE = 8
 _SAME_RULE = 0.99
@@ -28,7 +28,7 @@ class Pairing:
     notes: tuple[str, ...]
 
 
-def pair(truth: LatticeStore, model: LatticeStore, coarse: LatticeStore | None = None) -> Pairing:
+def pair(truth: Lattices, model: Lattices, coarse: Lattices | None = None) -> Pairing:
     """Find out which lattices of `model` and `truth` descend from the same lattice.
 
     The variable `parent` names the ancestor: an index of the truth, or, where the truth has
@@ -58,7 +58,7 @@ def pair(truth: LatticeStore, model: LatticeStore, coarse: LatticeStore | None =
 
 
 def agreement(
-    truth: LatticeStore, model: LatticeStore, parent: NDArray[np.int64]
+    truth: Lattices, model: Lattices, parent: NDArray[np.int64]
 ) -> Callable[[NDArray[np.int64], NDArray[Any]], dict[str, Array]]:
     """Return a function (indices, raw lattices) -> averages that compare with the parents.
 
@@ -86,7 +86,7 @@ def agreement(
     return compare
 
 
-def rule_of(store: LatticeStore) -> tuple[str | None, int]:
+def rule_of(store: Lattices) -> tuple[str | None, int]:
     """Return the coarse-graining that a store was refined from, (None, 1) if it names none."""
     rule, factor = store.attrs.get("rule"), store.attrs.get("factor")
     fits = isinstance(factor, int) and factor > 1 and all(n % factor == 0 for n in store.shape)
@@ -104,12 +104,12 @@ def _mean(values: NDArray[Any]) -> Array:
     return np.asarray(values.reshape(len(values), -1).mean(axis=1))
 
 
-def _alike(truth: LatticeStore, model: LatticeStore) -> bool:
+def _alike(truth: Lattices, model: Lattices) -> bool:
     """Return whether both hold spins, or the same Potts states, whose sites can be compared."""
     return truth.field == model.field and (is_spins(truth) or model.q == truth.q > 0)
 
 
-def _evidence(truth: LatticeStore, model: LatticeStore, parent: NDArray[np.int64]) -> str | None:
+def _evidence(truth: Lattices, model: Lattices, parent: NDArray[np.int64]) -> str | None:
     """Return why the pairs cannot be believed, None if their coarse values agree."""
     rule, _ = rule_of(model)
     if rule is None or not _alike(truth, model):
@@ -122,7 +122,7 @@ def _evidence(truth: LatticeStore, model: LatticeStore, parent: NDArray[np.int64
     return f"its coarse values are not the truth's (agreement {share:.2f})"
 
 
-def _same_lineage(truth: LatticeStore, model: LatticeStore, coarse: LatticeStore | None) -> bool:
+def _same_lineage(truth: Lattices, model: Lattices, coarse: Lattices | None) -> bool:
     digest = model.attrs.get("parent_sha256")
     if digest is None:
         return False

@@ -13,7 +13,7 @@ from skild_phys.lattice.coarsen import coarsen_lattices, stored_scale
 from skild_phys.measurement.lattices import read_lattices
 from skild_phys.measurement.pairing import rule_of
 from skild_phys.measurement.rows import identities
-from skild_phys.store import LatticeStore
+from skild_phys.store import Lattices
 
 
 @dataclass(frozen=True)
@@ -31,10 +31,10 @@ class Pictures:
 
 
 def pictures(
-    truth: LatticeStore,
-    models: Sequence[LatticeStore],
+    truth: Lattices,
+    models: Sequence[Lattices],
     parents: Sequence[NDArray[np.int64] | None],
-    coarse: LatticeStore | None = None,
+    coarse: Lattices | None = None,
 ) -> Pictures:
     """Return the pictures of the first lattice of the truth that all paired models refine.
 
@@ -82,7 +82,7 @@ def _position(parent: NDArray[Any] | None, index: int) -> int:
     return int(where[0]) if len(where) else 0
 
 
-def _lattice(store: LatticeStore, index: int) -> NDArray[Any]:
+def _lattice(store: Lattices, index: int) -> NDArray[Any]:
     return _layer(read_lattices(store, np.array([index]))[0] * store.scale)
 
 

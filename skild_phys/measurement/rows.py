@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skild_phys.errorbars import Chains
-from skild_phys.measurement.lattices import Lattices
+from skild_phys.store import Lattices
 
 MAX_ROWS = 8192
 

@@ -16,11 +16,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from skild_phys.measurement.lattices import Lattices, check_measurable, physical, slices
+from skild_phys.measurement.lattices import check_measurable, physical, slices
 from skild_phys.measurement.observables import STATISTICS
 from skild_phys.measurement.shells import Array
 from skild_phys.measurement.system import Slice, System
 from skild_phys.memory import hold_memory
+from skild_phys.store import Lattices
 
 Extra = Callable[[NDArray[np.int64], NDArray[Any]], dict[str, Array]]
 

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from skild_phys.lattice.models import Model
 from skild_phys.measurement import clusters, four_point, shells, structure_factor, two_point
-from skild_phys.measurement.lattices import Lattices, hamiltonian
+from skild_phys.measurement.lattices import hamiltonian
 from skild_phys.measurement.shells import Array
+from skild_phys.store import Lattices
 
 T = TypeVar("T")
 Offsets = tuple[tuple[int, ...], ...]

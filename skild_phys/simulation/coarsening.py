@@ -18,7 +18,7 @@ from skild_phys.lattice.coarsen import (
     stored_scale,
     tie_coins,
 )
-from skild_phys.store import COMMIT_SECONDS, LatticeStore, create_store, open_store
+from skild_phys.store import COMMIT_SECONDS, Lattices, LatticeStore, create_store, open_store
 from skild_phys.store.schema import sides
 
 _CHUNKS_A_COMMIT = 16
@@ -27,7 +27,7 @@ _ALONGSIDE = ("chain", "draw")
 
 
 def coarsen_store(
-    fine: LatticeStore,
+    fine: Lattices,
     path: AnyPath,
     rule: str,
     factor: int,
@@ -124,7 +124,7 @@ def coarsen_store(
     return open_store(path)
 
 
-def _check_input(fine: LatticeStore, rule: str) -> None:
+def _check_input(fine: Lattices, rule: str) -> None:
     usable = ("spins", "field") if rule == "spectral" else ("spins", "states")
     if fine.field not in usable:
         names = " or ".join(f"'{name}'" for name in usable)
@@ -134,7 +134,7 @@ def _check_input(fine: LatticeStore, rule: str) -> None:
         raise StoreError(f"{fine.path}: variable '{fine.field}': no sample is complete")
 
 
-def _attributes(fine: LatticeStore, rule: str, factor: int, tie_seed: int) -> dict[str, Any]:
+def _attributes(fine: Lattices, rule: str, factor: int, tie_seed: int) -> dict[str, Any]:
     # What the user chose comes first: a store that differs is refused by its first difference.
     return {
         "rule": rule,

@@ -1,8 +1,7 @@
-"""The coarse lattices a refinement starts from: a coarse store, or a user's own array."""
+"""The coarse lattices a refinement starts from, with the rule and factor they are of."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,9 +11,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skild_phys.errors import BadInput, StoreError
-from skild_phys.files import check_there
-from skild_phys.lattice.coarsen import check_factor, check_rule, tie_coins, tie_priorities
-from skild_phys.store import LatticeStore, is_store, open_array, open_store
+from skild_phys.files import AnyPath
+from skild_phys.lattice.coarsen import (
+    check_factor,
+    check_rule,
+    stored_scale,
+    tie_coins,
+    tie_priorities,
+)
+from skild_phys.store import Lattices, open_lattices
+from skild_phys.store.schema import SCALED_FIELDS
 
 
 @dataclass(frozen=True)
@@ -67,105 +73,96 @@ class CoarseInput:
 
 
 def open_coarse(
-    path: str | Path, factor: int | None, rule: str | None, *, spins: bool = True
+    path: AnyPath, factor: int | None, rule: str | None, *, spins: bool = True
 ) -> CoarseInput:
-    """Open a coarse store, or any Zarr array or .npy file of coarse lattices.
+    """Open coarse lattices: what `coarsen` wrote, or any that `open_lattices` takes.
 
     Parameters
     ----------
-    path : what `skild-phys coarsen` wrote (which knows its rule and factor), or an array of
-        2D spins or fields, (n, ly, lx), for which both must be given.
-    factor, rule : checked against the store's own if it has them.
+    path : lattices with attributes rule and factor, or others, for which both must be given.
+    factor, rule : checked against the lattices' own if they have them.
     spins : whether the fine lattices are spins (or Potts states); if not, values may be any.
 
     Raises
     ------
     BadInput, StoreError : for what cannot be a coarse lattice of this rule and factor.
     """
-    path = Path(path)
-    if is_store(path):
-        return _from_store(open_store(path), factor, rule, spins)
-    check_there(path)
-    if factor is None:
-        raise BadInput("--factor", factor, f"a factor: {path} does not say how it was coarsened")
-    if rule is None:
-        raise BadInput("--rule", rule, f"a rule: {path} does not say how it was coarsened")
-    return _from_array(path, check_factor(factor), check_rule(rule), spins)
-
-
-def _from_store(
-    store: LatticeStore, factor: int | None, rule: str | None, spins: bool
-) -> CoarseInput:
-    if store.field == "image":
-        raise StoreError(f"{store.path}: holds images; 'skild-phys images refine' makes them finer")
-    store.model()  # refuses lattices that are not of the model they name
-    own_rule, own_factor = store.attrs.get("rule"), store.attrs.get("factor")
-    if "method" in store.attrs or own_rule is None or own_factor is None:
+    kind = "field" if rule in ("block_mean", "spectral") or not spins else "spins"
+    source = open_lattices(path, None if rule is None else kind)
+    if source.field == "image":
+        raise StoreError(f"{path}: holds images; 'skild-phys images refine' makes them finer")
+    source.model()  # refuses lattices that are not of the model they name
+    own_rule, own_factor = source.attrs.get("rule"), source.attrs.get("factor")
+    read: Callable[[int, int], NDArray[Any]] = source.read
+    if "method" in source.attrs or own_rule is None or own_factor is None:
         if factor is None or rule is None:
             raise StoreError(
-                f"{store.path}: not a coarse store; to refine its lattices as they are,"
+                f"{path}: not a coarse store; to refine its lattices as they are,"
                 " give --rule and --factor"
             )
         own_rule, own_factor = check_rule(rule), check_factor(factor)
-        if own_rule == "block_mean":
-            raise StoreError(f"{store.path}: holds {store.field}, not block means")
+        read = _as_they_are(source, own_rule, own_factor, spins)
+    elif spins and own_rule != "spectral" and source.field == "field":
+        raise StoreError(f"{path}: holds fields: to refine them takes weights of fields")
     if factor is not None and factor != own_factor:
-        raise BadInput("--factor", factor, f"{own_factor}, by which {store.path} was coarsened")
+        raise BadInput("--factor", factor, f"{own_factor}, by which {path} was coarsened")
     if rule is not None and rule != own_rule:
-        raise BadInput("--rule", rule, f"{own_rule}, by which {store.path} was coarsened")
-    if spins and own_rule != "spectral" and store.field == "field":
-        raise StoreError(f"{store.path}: holds fields: to refine them takes weights of fields")
-    has_parent = store.has("parent")
-    ids = store.variable("parent") if has_parent else np.arange(store.n_samples)
+        raise BadInput("--rule", rule, f"{own_rule}, by which {path} was coarsened")
+    ids = source.variable("parent") if source.has("parent") else np.arange(source.n_samples)
     return CoarseInput(
-        store.path,
-        str(own_rule),
-        int(own_factor),
-        store.n_samples,
-        store.shape,
+        source.path,
+        check_rule(str(own_rule)),
+        check_factor(own_factor),
+        source.n_samples,
+        source.shape,
         ids.astype(np.int64),
-        store.attrs.get("tie_seed"),
-        store.read,
-        store.digest(),
-        store.attrs,
-        {name: store.variable(name) for name in ("chain", "draw") if store.has(name)},
-        store.q,
+        source.attrs.get("tie_seed"),
+        read,
+        source.digest(),
+        source.attrs,
+        {name: source.variable(name) for name in ("chain", "draw") if source.has(name)},
+        source.q,
     )
 
 
-def _from_array(path: Path, factor: int, rule: str, spins: bool) -> CoarseInput:
-    array = open_array(path)
-    n, ly, lx = (int(i) for i in array.shape)
+def _as_they_are(
+    source: Lattices, rule: str, factor: int, spins: bool
+) -> Callable[[int, int], NDArray[Any]]:
+    """Return what reads lattices as coarse ones of a rule that they do not name themselves."""
+    if rule == "block_mean" and source.field in ("spins", "states"):
+        raise StoreError(f"{source.path}: holds {source.field}, not block means")
+    if source.field in SCALED_FIELDS:
+        if (rule, source.scale) != ("block_mean", stored_scale(rule, factor, len(source.shape))):
+            sites = round(1 / source.scale)
+            raise BadInput("--rule, --factor", f"{rule}, {factor}", f"block means of {sites} sites")
+        return source.read
 
     def read(start: int, stop: int) -> NDArray[Any]:
-        values = np.asarray(array[start:stop])
-        if values.dtype.kind == "f" and not np.isfinite(values).all():
-            raise StoreError(f"{path}: holds NaN or infinity")
+        values = source.read(start, stop)
         if rule == "spectral" or not spins:
             return values.astype(np.float32)
-        return _raw(values, rule, factor, path)
+        return values if source.field != "field" else _raw(values, rule, factor, source.path)
 
-    digest = hashlib.sha256(f"{array.dtype} {array.shape}".encode())
-    for start in range(0, n, 64):
-        digest.update(np.ascontiguousarray(array[start : start + 64]).tobytes())
-        read(start, min(start + 64, n))
-    ids = np.arange(n, dtype=np.int64)
-    return CoarseInput(path, rule, factor, n, (ly, lx), ids, None, read, digest.hexdigest())
+    for span in source.batches() if source.field == "field" else ():
+        read(*span)  # before anything is written
+    return read
 
 
 def _raw(values: NDArray[Any], rule: str, factor: int, path: Path) -> NDArray[Any]:
     """Return a user's numbers of spins as a coarse store would keep them; raises StoreError."""
     if rule in ("majority", "decimate"):
         if not np.isin(values, (-1, 1)).all():
-            hint = " (0 and 1: use 2 s - 1)" if np.isin(values, (0, 1)).all() else ""
-            raise StoreError(f"{path}: holds spins other than -1 and +1{hint}")
+            raise StoreError(
+                f"{path}: holds fields, not spins of -1 and +1 (from 0 and 1: 2*s.astype('i1')-1);"
+                " to refine fields takes weights of fields"
+            )
         return values.astype(np.int8)
-    sites = factor * factor
+    sites = factor ** (values.ndim - 1)
     sums = values.astype(np.float64) * (sites if values.dtype.kind == "f" else 1)
     whole = np.rint(sums)
     valid = (np.abs(sums - whole) < 1e-3) & (np.abs(whole) <= sites) & ((whole - sites) % 2 == 0)
     if not valid.all():
         bad = values[~valid].flat[0]
         kind = "mean (floating point)" if values.dtype.kind == "f" else "sum (integer)"
-        raise StoreError(f"{path}: {bad} is no {kind} over {factor} x {factor} spins of -1 and +1")
+        raise StoreError(f"{path}: {bad} is no {kind} over {sites} spins of -1 and +1")
     return whole.astype(np.int16)

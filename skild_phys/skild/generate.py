@@ -30,7 +30,8 @@ from skild_phys.skild.schedule import (
 )
 from skild_phys.skild.streams import Streams
 from skild_phys.skild.weights import Weights, refining_lambda
-from skild_phys.store import LatticeStore, streams_at
+from skild_phys.store import Lattices as Input
+from skild_phys.store import streams_at
 from skild_phys.store.schema import sides
 
 
@@ -73,7 +74,7 @@ def generate_store(
     n_samples: int,
     shape: tuple[int, int],
     *,
-    truth: LatticeStore | ImageLattices | None = None,
+    truth: Input | ImageLattices | None = None,
     factor: int | None = None,
     weights_sha256: str | None = None,
     extra_attrs: dict[str, Any] | None = None,

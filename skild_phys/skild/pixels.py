@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skild_phys.errors import BadInput, StoreError
-from skild_phys.store import LatticeStore
+from skild_phys.store import Lattices
 
 SPLITS = ("train", "test")
 """Values of the scalar `split`: 0 and 1. The images of a split lie one after the other."""
@@ -38,7 +38,7 @@ class ImageLattices:
 
     scale = 1.0
 
-    def __init__(self, store: LatticeStore, split: str | None = None) -> None:
+    def __init__(self, store: Lattices, split: str | None = None) -> None:
         if store.field != "image":
             raise BadInput("STORE", str(store.path), f"images, not '{store.field}'")
         self.path: Path = store.path

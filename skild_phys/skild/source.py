@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from skild_phys.errors import BadInput, StoreError
+from skild_phys.errors import BadInput
 from skild_phys.rng import generator, kernel_state
 from skild_phys.simulation.expected import default_every
 from skild_phys.simulation.wolff import wolff
 from skild_phys.skild.pixels import ImageLattices
-from skild_phys.store import LatticeStore, open_array
+from skild_phys.store import Lattices
 
 State = dict[str, NDArray[np.generic]]
 EVERY = slice(None)
@@ -119,58 +116,13 @@ class SimulationSource:
         self._waiting = 0
 
 
-class ArrayLattices:
-    """Lattices in someone's own `.npy` or Zarr array, read and checked like those of a store.
-
-    Parameters
-    ----------
-    path : what `store.open_array` reads, (n, Ly, Lx).
-    spins : whether every number must be -1 or +1; if not, every one must be finite.
-
-    All numbers are read once, for the check and the digest. Raises StoreError.
-    """
-
-    scale = 1.0
-    channels = 0
-
-    def __init__(self, path: Path, spins: bool) -> None:
-        self.path, self.spins, self._array = path, spins, open_array(path)
-        self.n_samples, height, width = self._array.shape
-        self.shape = (height, width)
-        chunks = getattr(self._array, "chunks", None)
-        self.chunk = chunks[0] if chunks else max(1, 2**22 // (height * width))
-        digest = hashlib.sha256(f"{self._array.shape} {self._array.dtype}".encode())
-        for span in self.batches():
-            digest.update(self.read(*span).tobytes())
-        self._digest = digest.hexdigest()
-
-    def batches(self) -> Iterator[tuple[int, int]]:
-        """Yield (start, stop) of every chunk."""
-        for start in range(0, self.n_samples, self.chunk):
-            yield start, min(start + self.chunk, self.n_samples)
-
-    def read(self, start: int, stop: int) -> NDArray[np.generic]:
-        """Return lattices start..stop-1, checked."""
-        values = np.asarray(self._array[start:stop])
-        good = np.isin(values, (-1, 1)) if self.spins else np.isfinite(values)
-        if not good.all():
-            bad = values[~good][0]
-            wanted = "-1 and +1 (from 0/1: 2*s-1)" if self.spins else "finite numbers"
-            raise StoreError(f"{self.path}: samples {start}..{stop - 1} hold {bad}, not {wanted}")
-        return values
-
-    def digest(self) -> str:
-        """Return the SHA-256 of shape, type and numbers."""
-        return self._digest
-
-
 class StoreSource:
-    """Lattices of a store or array in random order, each once an epoch; read chunk by chunk.
+    """Lattices of any origin in random order, each once an epoch; read chunk by chunk.
 
     Chunks are visited in random order and shuffled inside, so that memory stays at one chunk.
     """
 
-    def __init__(self, store: LatticeStore | ArrayLattices | ImageLattices, seed: int) -> None:
+    def __init__(self, store: Lattices | ImageLattices, seed: int) -> None:
         if store.n_samples < 1 or len(store.shape) != 2 or min(store.shape) < 2:
             raise BadInput("STORE", str(store.path), "a sample or more, of 2 x 2 sites or more")
         height, width = store.shape
@@ -181,7 +133,8 @@ class StoreSource:
         self._spans = list(store.batches())
         self._held: tuple[int, int, NDArray[np.generic]] | None = None
         self._orders: tuple[int, NDArray[np.int64]] | None = None
-        self._identity = {"data": store.digest(), "seed": seed}
+        digest = getattr(store, "stream_digest", store.digest)
+        self._identity = {"data": digest(), "seed": seed}
 
     def identity(self) -> dict[str, Any]:
         return self._identity

@@ -4,7 +4,8 @@ Only this package knows Zarr and the schema.
 """
 
 from skild_phys.store.create import create_store, end_append, streams_at
-from skild_phys.store.foreign import is_store, open_array
+from skild_phys.store.inputs import Source, is_store, open_lattices
+from skild_phys.store.lattices import Lattices
 from skild_phys.store.reader import LatticeStore, open_store
 from skild_phys.store.region import Region
 from skild_phys.store.schema import APPEND_TOTAL, FIELDS, SCALARS, SCHEMA_VERSION, VOLATILE
@@ -19,12 +20,14 @@ __all__ = [
     "SCHEMA_VERSION",
     "VOLATILE",
     "LatticeStore",
+    "Lattices",
     "Region",
+    "Source",
     "StoreWriter",
     "create_store",
     "end_append",
     "is_store",
-    "open_array",
+    "open_lattices",
     "open_store",
     "read_timing",
     "streams_at",

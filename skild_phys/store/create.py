@@ -11,7 +11,7 @@ from typing import Any
 from skild_phys.errors import BadInput, OutputTaken, StoreError
 from skild_phys.files import PARTIAL, AnyPath, Lock, make_directory, write_bytes_atomically
 from skild_phys.rng import STREAMS
-from skild_phys.store.foreign import is_store
+from skild_phys.store.inputs import is_store
 from skild_phys.store.reader import LatticeStore
 from skild_phys.store.schema import (
     APPEND_TOTAL,

@@ -1,76 +1,239 @@
-"""Lattices that someone else stored: `.npy` files and Zarr arrays of any make."""
+"""Lattices that are no store of this program: what they are is told by names, CF and values."""
 
 from __future__ import annotations
 
-import os
+import contextlib
+import hashlib
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import zarr
+import xarray as xr
 from numpy.typing import NDArray
 
-from skild_phys.errors import StoreError
-from skild_phys.files import AnyPath, check_there
+from skild_phys.errors import BadInput, StoreError
+from skild_phys.lattice.coarsen import check_factor, check_rule, stored_scale
+from skild_phys.lattice.models import MODELS, parse_temperature
+from skild_phys.store.dataset import as_stored
+from skild_phys.store.formats import field_name
+from skild_phys.store.lattices import Lattices
+from skild_phys.store.reader import is_temperature
+from skild_phys.store.schema import (
+    AXES,
+    FIELDS,
+    PLANES,
+    SCALED_FIELDS,
+    Layout,
+    sides,
+)
+
+_CHUNK_SITES = 2**22
+_FROM_BITS = " (from 0 and 1: 2*s.astype('i1')-1)"  # 2*s-1 of uint8 has 255 in place of -1
 
 
-def open_array(path: AnyPath, variable: str | None = None) -> Any:
-    """Return lattices that someone else stored, (n, Ly, Lx), read as they are asked for.
+class ForeignLattices(Lattices):
+    """Lattices of a Dataset, in memory or of a file, read as they are asked for.
+
+    The field is the variable that is named as in a store (`FIELDS`), or else the only one with
+    samples and two or three axes of sites; then integers -1 and +1 are spins, as are real
+    numbers that are all -1 and +1, and all else is a real field. `scale_factor`, `add_offset`
+    and `_FillValue` mean what CF says.
 
     Parameters
     ----------
-    path : a `.npy` file, a Zarr array, or a Zarr group with one three-dimensional array.
-        A `.npy` file with one lattice, (Ly, Lx), counts as n = 1. Nothing pickled is read.
-    variable : which array of a group.
+    data : with attributes as those of a store.
+    path : named in messages.
+    field : what numbers are whose name does not say it, `spins` or `field`; None to see.
 
-    Returns
-    -------
-    Something with `shape`, `dtype` and slices: a memory map or a `zarr.Array`. Values are not
-    checked. Raises StoreError.
+    Raises
+    ------
+    StoreError, BadInput : no field or several, axes that are not those of samples and sites,
+        numbers or attributes that cannot be used. Missing values are refused when they are read.
     """
-    path = Path(path)
-    check_there(path)
-    try:
-        array = _open_npy(path) if path.is_file() else _open_zarr(path, variable)
-    except StoreError:
-        raise
-    except Exception as error:
-        # NumPy and Zarr have dozens of errors for what is not theirs.
-        raise StoreError(f"{path}: neither .npy nor Zarr: {error}") from error
-    if len(array.shape) != 3 or 0 in array.shape or np.dtype(array.dtype).kind not in "iuf":
-        raise StoreError(
-            f"{path}: expected numbers of shape (n, Ly, Lx), found {array.dtype} {array.shape}"
+
+    def __init__(self, data: xr.Dataset, path: Path, field: str | None = None) -> None:
+        self.path, self.attrs = path, as_stored(data.attrs)
+        name = field_name(path, data.data_vars)
+        self._data, self._name = data, name
+        self._values, self._dims = (
+            _decoded(path, name, data[name].variable),
+            _ordered(path, data[name]),
         )
-    return array
+        if self._values.dtype.kind not in "iuf":
+            hint = f", not -1 and +1{_FROM_BITS}" if self._values.dtype.kind == "b" else ""
+            raise StoreError(f"{path}: variable '{name}' is {self._values.dtype}{hint}")
+        sample = self._dims[0]
+        self._shape = tuple(self._values.sizes[dim] for dim in self._dims)
+        self.n_samples, *shape = self._shape
+        plane = shape[0] if name in PLANES else 0
+        self.shape = tuple(int(n) for n in (shape[1:] if plane else shape))
+        check_whole(f"{path}: {name}", self.attrs.get("L"), self.shape)
+        self._check_temperature()
+        chunks = self._values.encoding.get("chunks", ())
+        self.chunked = len(chunks) == self._values.ndim
+        """Whether the file says how many samples a chunk has."""
+        self.chunk = max(1, _CHUNK_SITES // int(np.prod(shape)))
+        if self.chunked:
+            self.chunk = int(chunks[self._values.dims.index(sample)])
+        self.scale = self._scale() if name in SCALED_FIELDS else 1.0
+        if name == "block_sum" and not self.scale:
+            name = "field"  # means of blocks that nothing tells the size of
+        self.scale = self.scale or 1.0
+        self.field = (name if name in FIELDS else field) or self._seen()
+        self.channels = plane if name == "image" else 0
+        self.q = self._states() if name == "states" else plane if name == "state_count" else 0
+        self.variables = tuple(
+            str(k)
+            for k, v in data.variables.items()
+            if v.dims == (sample,) and k != sample and v.dtype.kind in "iuf"
+        )
+        self._layout = Layout(
+            self.field, self.shape, self.chunk, self.scale, (), self.q, self.channels
+        )
+
+    def _check_temperature(self) -> None:
+        known, model = self.attrs.get("temperature"), MODELS.get(str(self.attrs.get("model")))
+        if isinstance(known, str) and (model is not None or "c" not in known):
+            with contextlib.suppress(BadInput):
+                known = parse_temperature(known, model or MODELS["ising2d"])
+        if not is_temperature(known):
+            accepted = "a positive number (or Tc, beside a known model)"
+            raise BadInput(f"{self.path}: attribute temperature", known, accepted)
+        if known is not None:
+            self.attrs["temperature"] = known
+
+    def _scale(self) -> float:
+        """Return what a stored 1 is worth, 1 over the sites of a block; 0 if nothing tells it."""
+        scale = self._values.encoding.get("scale_factor")
+        if scale is None and {"rule", "factor"} <= set(self.attrs):
+            factor = check_factor(self.attrs["factor"])
+            scale = stored_scale(check_rule(self.attrs["rule"]), factor, len(self.shape))
+        if scale is None and self._name == "state_count":
+            raise BadInput(f"{self.path}: state_count", "no rule and factor", "them as attributes")
+        if scale is not None and not 0 < scale <= 1:
+            raise BadInput(f"{self.path}: scale_factor", scale, "1 over the sites of a block")
+        return float(scale or 0.0)
+
+    def _states(self) -> int:
+        flags = self._values.attrs.get("flag_values")
+        model = MODELS.get(str(self.attrs.get("model")))
+        if flags is None and (model is None or model.field != "states"):
+            accepted = "an attribute flag_values, or a model of such states"
+            raise BadInput(f"{self.path}: states", "of unknown number", accepted)
+        return len(flags) if flags is not None else len(model.values) if model else 0
+
+    def _seen(self) -> str:
+        """Return whether numbers whose name does not say it are spins or a real field."""
+        found = "field"
+        for start, stop in self.batches():
+            values = self._slice(start, stop)
+            if np.isin(values, (-1, 1)).all():
+                found = "spins"
+                if values.dtype.kind != "f":  # real numbers may go on to be others, as means do
+                    break
+                continue
+            two = (values.min(), values.max())
+            if two[0] >= 0 and two[1] > two[0] and np.isin(values, two).all():
+                raise StoreError(
+                    f"{self.path}: holds {two[0]:g} and {two[1]:g}; spins are -1 and +1"
+                    f"{_FROM_BITS}, and a field of two values is called 'field' in a Dataset"
+                )
+            if two[1] != 0 or two[0] != 0:
+                return "field"
+        return found
+
+    def _slice(self, start: int, stop: int) -> NDArray[Any]:
+        part = self._values.isel({self._dims[0]: slice(start, stop)})
+        return np.asarray(part.transpose(*self._dims).values)
+
+    def numbers(self, start: int, stop: int) -> NDArray[Any]:
+        """Return samples start..stop-1 as numbers of the file's own type, none of them missing."""
+        values = self._slice(start, stop)
+        if values.dtype.kind == "f" and not (good := np.isfinite(values)).all():
+            fault = f"{(~good).sum()} missing values (NaN, infinity or _FillValue)"
+            raise self._error(start, len(values), fault)
+        return values
+
+    def _error(self, start: int, count: int, fault: str) -> StoreError:
+        where = f"samples {start}..{start + count - 1} hold {fault}"
+        return StoreError(f"{self.path}: variable '{self._name}': {where}")
+
+    def read(self, start: int, stop: int) -> NDArray[Any]:
+        return self._checked(self.numbers(start, stop), start)
+
+    def _checked(self, values: NDArray[Any], start: int) -> NDArray[Any]:
+        if self.field == "field":
+            return np.ascontiguousarray(values)
+        kind = np.dtype(FIELDS[self.field].dtype)
+        whole = np.rint(values / self.scale) if values.dtype.kind == "f" else values
+        off = np.abs(whole * self.scale - values) > (1e-6 if self.scale != 1.0 else 0.0)
+        limits = np.iinfo(kind)
+        wrong = off | (whole < limits.min) | (whole > limits.max)
+        fault = self._layout.fault(self.field, whole.clip(limits.min, limits.max).astype(kind))
+        if wrong.any() or fault:
+            if self.field == "spins":
+                wrong = ~np.isin(values, (-1, 1))
+                fault = f"{values[wrong][0]}, not -1 and +1{_FROM_BITS}"
+            elif wrong.any():
+                what = f"multiple of {self.scale:g}" if self.scale != 1 else f"number for {kind}"
+                fault = f"{values[wrong][0]}, which is no {what}"
+            raise self._error(start, len(values), str(fault))
+        return np.ascontiguousarray(whole, dtype=kind)
+
+    def variable(self, name: str) -> NDArray[Any]:
+        if not self.has(name):
+            raise StoreError(f"{self.path}: has no variable '{name}'")
+        return np.asarray(_decoded(self.path, name, self._data[name].variable).values)
+
+    def digest(self) -> str:
+        """Return the SHA-256 of type, shape and numbers, all of which are read and checked."""
+        return self._digest(f"{self._values.dtype} {self._shape}")
+
+    def stream_digest(self) -> str:
+        """Return the digest by which checkpoints of training know arrays."""
+        return self._digest(f"{self._shape} {self._values.dtype}")
+
+    def _digest(self, head: str) -> str:
+        total = hashlib.sha256(head.encode())
+        for start, stop in self.batches():
+            values = self.numbers(start, stop)
+            self._checked(values, start)
+            total.update(np.ascontiguousarray(values).tobytes())
+        return total.hexdigest()
 
 
-def _open_npy(path: Path) -> NDArray[Any]:
-    array = np.load(path, mmap_mode="r", allow_pickle=False)
-    if not isinstance(array, np.ndarray):
-        raise StoreError(f"{path}: expected .npy with one array, found .npz")
-    return array[np.newaxis] if array.ndim == 2 else array
-
-
-def _open_zarr(path: Path, variable: str | None) -> Any:
-    node = zarr.open(path, mode="r")
-    if isinstance(node, zarr.Array):
-        return node
-    arrays = {name: array for name, array in node.arrays() if array.ndim == 3}
-    if variable is None and len(arrays) == 1:
-        return next(iter(arrays.values()))
-    if variable not in arrays:
-        names = ", ".join(sorted(arrays)) or "none"
-        raise StoreError(f"{path}: expected one array of shape (n, Ly, Lx), found {names}")
-    return arrays[variable]
-
-
-def is_store(path: Path) -> bool:
-    """Return whether `path` looks like a store of this program, whatever its state.
-
-    Raises StoreError if it cannot be read.
-    """
-    record = os.path.join(path, "zarr.json")
+def _decoded(path: Path, name: str, values: xr.Variable) -> xr.Variable:
+    """Return numbers as CF means them (scale_factor, add_offset, _FillValue), still to be read."""
     try:
-        return os.path.isfile(record) and b'"schema_version"' in Path(record).read_bytes()
-    except OSError as error:
-        raise StoreError(f"{path}: cannot be read: {error.strerror}") from None
+        return xr.conventions.decode_cf_variable(name, values, decode_times=False)
+    except (TypeError, ValueError) as error:
+        raise StoreError(f"{path}: variable '{name}': {error}") from None
+
+
+def _ordered(path: Path, values: xr.DataArray) -> tuple[Any, ...]:
+    """Return the axes of a field in the order of stores: samples first, x last.
+
+    The samples' axis is the only one beside [z,] y, x, whatever its name; beside `sample` axes of
+    other names are sites in their order. Raises StoreError for anything else.
+    """
+    name, dims = str(values.name), values.dims
+    if all(re.fullmatch(r"dim_\d+", str(dim)) for dim in dims):  # xarray's, where none are given
+        return dims
+    plane = PLANES.get(name, ())
+    for axes in AXES.values():
+        samples = [dim for dim in dims if dim not in (*plane, *axes)]
+        if len(samples) == 1 and samples != ["z"] and len(dims) == 1 + len(plane) + len(axes):
+            return (*samples, *plane, *axes)
+    if "sample" in dims and not {*plane, "z", "y", "x"} & {*dims} and not plane:
+        return ("sample", *(dim for dim in dims if dim != "sample"))
+    accepted = " or ".join(str(("sample", *plane, *axes)) for axes in AXES.values())
+    raise StoreError(f"{path}: variable '{name}': its axes are {dims}; name them {accepted}")
+
+
+def check_whole(name: str, told: object, shape: Sequence[int]) -> None:
+    """Raise BadInput where lattices are not of the sides that the attribute L tells of."""
+    if told is not None and np.any(np.asarray(told) != np.asarray(sides(shape))):
+        accepted = f"L = {told}, as the attributes say: a part is no torus (without L it is one)"
+        raise BadInput(name, f"lattices of {'x'.join(map(str, shape))}", accepted)

@@ -6,7 +6,6 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +13,8 @@ from numpy.typing import NDArray
 
 from skild_phys.errors import StoreError
 from skild_phys.files import AnyPath
-from skild_phys.lattice.models import MODELS, Model
 from skild_phys.store.chunks import read_rows
+from skild_phys.store.lattices import Lattices
 from skild_phys.store.schema import (
     DIGESTS,
     MANAGED,
@@ -31,24 +30,8 @@ from skild_phys.store.schema import (
 )
 
 
-class LatticeStore:
-    """A store, open for reading: its committed samples only, and each checked when read.
-
-    Attributes
-    ----------
-    path : where it lies.
-    attrs : attributes of the store (model, temperature, rule, seed, ...).
-    field : name of the lattices: `spins` (int8, +-1), `states` (int8, 0 .. q-1), `block_sum`
-        or `state_count` (int16), `field` (float32), `image` (uint8).
-    n_samples : samples that are complete.
-    shape : (Ly, Lx) or (Lz, Ly, Lx) of a lattice.
-    q : number of states of `states` and `state_count`; 0 for the other fields.
-    channels : number of channels of `image`; 0 for the other fields.
-    chunk : samples in a chunk.
-    scale : physical value = stored number x scale (1.0 unless `field` is `block_sum` or
-        `state_count`).
-    variables : names of the scalars.
-    """
+class LatticeStore(Lattices):
+    """A store, open for reading: its committed samples only, and each checked when read."""
 
     def __init__(self, path: AnyPath) -> None:
         self.path = Path(path)
@@ -102,29 +85,7 @@ class LatticeStore:
         """Whether the store has all the samples that it was made for."""
         return bool(self.n_samples == self.attrs.get("samples_planned"))
 
-    def model(self) -> Model | None:
-        """Return the model that the attribute `model` names; None if it names none of `MODELS`.
-
-        Raises StoreError if the lattices cannot be that model's, for their dimension or states.
-        """
-        model = MODELS.get(str(self.attrs.get("model")))
-        if model is None:
-            return None
-        q = len(model.values) if model.field == "states" else 0
-        if (len(self.shape), self.q) != (model.dimension, q):
-            states = f" of {self.q} states" if self.q else ""
-            raise StoreError(
-                f"{self.path}: variable '{self.field}': {len(self.shape)}D{states}, which "
-                f"{model.name} is not"
-            )
-        return model
-
     def read(self, start: int, stop: int) -> NDArray[Any]:
-        """Return the stored numbers of samples start..stop-1, checked.
-
-        `(stop - start, *shape)`, for `state_count` `(stop - start, q, *shape)`, for `image`
-        `(stop - start, channels, *shape)`.
-        """
         if not 0 <= start <= stop <= self.n_samples:
             raise IndexError(f"samples {start}..{stop} of {self.n_samples}")
         return self._read(self.field, start, stop)
@@ -145,18 +106,7 @@ class LatticeStore:
             for start in range(0, self.n_samples, step):
                 self._read(name, start, min(start + step, self.n_samples))
 
-    def batches(self, size: int | None = None) -> Iterator[tuple[int, int]]:
-        """Yield (start, stop) over all samples, in whole chunks: about `size` samples at once."""
-        step = self.chunk * max(1, (size or self.chunk) // self.chunk)
-        for start in range(0, self.n_samples, step):
-            yield start, min(start + step, self.n_samples)
-
-    def has(self, name: str) -> bool:
-        """Return whether the store has the scalar `name`."""
-        return name in self.variables
-
     def variable(self, name: str) -> NDArray[Any]:
-        """Return the scalar `name` of every sample, (n_samples,); raises StoreError."""
         if not self.has(name):
             raise StoreError(f"{self.path}: has no variable '{name}'")
         return self._read(name, 0, self.n_samples)

@@ -272,9 +272,7 @@ def read_root(path: Path) -> dict[str, Any]:
     """Return the root `zarr.json` of a store of a known version; raises StoreError."""
     check_there(path, "such store")
     if not os.path.isdir(path):
-        arrays = " (refine and train take arrays; in Python coarsen, measure, compare too)"
-        hint = arrays if path.suffix == ".npy" else ""
-        raise StoreError(f"{path}: not a store: not a directory{hint}")
+        raise StoreError(f"{path}: not a store: not a directory")
     root = read_json(path, ROOT)
     attributes = root.get("attributes")
     if not isinstance(attributes, dict) or "schema_version" not in attributes:

@@ -9,7 +9,7 @@ from itertools import pairwise
 import numpy as np
 
 from skild_phys.lattice.exact import EXPONENTS
-from skild_phys.measurement.lattices import Lattices, hamiltonian
+from skild_phys.measurement.lattices import hamiltonian
 from skild_phys.measurement.scaling.collapse import Collapse, collapses_of
 from skild_phys.measurement.scaling.crossings import (
     CROSSING,
@@ -21,6 +21,7 @@ from skild_phys.measurement.scaling.crossings import (
 from skild_phys.measurement.scaling.curves import Curve, Number, by_side, curve_of, jackknife_error
 from skild_phys.measurement.scaling.exponents import COMBINED, Exponent, at_level_of, exponents_of
 from skild_phys.measurement.shells import Array
+from skild_phys.store import Lattices
 
 BINS = 40
 """Bins of each size, unless told."""

@@ -13,12 +13,13 @@ from scipy.interpolate import CubicSpline
 from scipy.optimize import brentq
 
 from skild_phys.errors import BadInput
-from skild_phys.measurement.lattices import Lattices, hamiltonian
+from skild_phys.measurement.lattices import hamiltonian
 from skild_phys.measurement.reweighting import effective_share, free_energies, log_weights
 from skild_phys.measurement.rows import rows_of
 from skild_phys.measurement.shells import Array
 from skild_phys.measurement.statistics import collect
 from skild_phys.measurement.system import System
+from skild_phys.store import Lattices
 
 _FEWEST_POINTS = 8
 _GRID = 33  # temperatures of a curve, between which a cubic spline interpolates

@@ -1,0 +1,90 @@
+"""The one door: a store, anyone's file, a Dataset or an array, opened as lattices."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias, Union
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skild_phys.errors import BadInput, StoreError
+from skild_phys.files import AnyPath
+from skild_phys.lattice.models import MODELS, get_model
+from skild_phys.store.lattices import Lattices
+from skild_phys.store.reader import open_store
+from skild_phys.store.schema import FIELDS, ROOT
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+    from skild_phys.store.foreign import ForeignLattices
+
+Source: TypeAlias = Union[Lattices, "xr.Dataset", "xr.DataArray", NDArray[Any], AnyPath]
+
+
+def is_store(path: AnyPath) -> bool:
+    """Return whether `path` looks like a store of this program, whatever its state.
+
+    One that xarray copied (`to_zarr`), with its attributes, is none: its chunk files lie in
+    folders of their own. Raises StoreError if it cannot be read.
+    """
+    record = os.path.join(path, ROOT)
+    try:
+        text = Path(record).read_bytes() if os.path.isfile(record) else b""
+    except OSError as error:
+        raise StoreError(f"{path}: cannot be read: {error.strerror}") from None
+    copied = any(os.path.isdir(os.path.join(path, name, "c")) for name in FIELDS)
+    return (b'"schema_version"' in text or b'"samples_committed"' in text) and not copied
+
+
+def open_lattices(source: Source, field: str | None = None, **attrs: Any) -> Lattices:
+    """Open lattices of any origin; what every command and function takes.
+
+    Parameters
+    ----------
+    source : the path of a store, of a `.npy` file, or of a Zarr array or group of any make; a
+        Dataset, a DataArray or an array, (n, Ly, Lx) or (n, Lz, Ly, Lx).
+    field : what numbers are whose name does not say it, `spins` or `field`; None to see.
+    attrs : what is known of lattices that are no store: `model`, `temperature` (a number, or a
+        text as --T takes it).
+
+    Raises
+    ------
+    StoreError, BadInput : what is no lattices, or damaged; `attrs` for a store, which has its own.
+    """
+    if isinstance(source, str | os.PathLike) and is_store(source):
+        source = open_store(source)
+    if isinstance(source, Lattices):
+        if attrs:
+            raise BadInput(next(iter(attrs)), str(source.path), "nothing: a store has its own")
+        return source
+    if unknown := set(attrs) - {"model", "temperature"}:
+        raise BadInput(min(unknown), attrs[min(unknown)], "model and temperature only")
+    if "model" in attrs:
+        get_model(str(attrs["model"]))
+    return _foreign(source, field, attrs)
+
+
+def _foreign(
+    source: xr.Dataset | xr.DataArray | NDArray[Any] | AnyPath,
+    field: str | None,
+    attrs: dict[str, Any],
+) -> ForeignLattices:
+    import xarray as xr
+
+    from skild_phys.store.foreign import ForeignLattices
+    from skild_phys.store.formats import read_file, usual_axes
+
+    known = MODELS.get(str(attrs.get("model")))
+    name, path = "array" if known is None else known.field, Path("dataset")
+    if isinstance(source, str | os.PathLike):
+        path = Path(source)
+        source = read_file(path)
+    elif isinstance(source, xr.DataArray):
+        source = source.to_dataset(name=source.name or name)
+    elif not isinstance(source, xr.Dataset):
+        path, values = Path("lattices"), np.asanyarray(source)
+        source = xr.Dataset({name: (usual_axes(name, values.ndim), values)})
+    return ForeignLattices(source.assign_attrs(attrs), path, field)
