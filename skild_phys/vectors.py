@@ -12,6 +12,8 @@ import numba.extending
 from llvmlite import ir
 from numba import types
 
+import skild_phys.kernel_cache  # noqa: F401
+
 intrinsic: Any = numba.extending.intrinsic
 """Numba's decorator, whose own type does not say that the typing context is left out of a call."""
 

@@ -164,6 +164,8 @@ def run(args: Sequence[str] | None = None) -> None:
     except OSError as error:
         name = error.filename if _flush() else None
         code = _fail(f"{name or 'output'}: {error.strerror or error}", 3)
-    except (KeyboardInterrupt, click.Abort):
+    except (KeyboardInterrupt, click.Abort) as error:
+        if isinstance(error.__cause__, EOFError):  # a bug, which click takes for Ctrl-D
+            raise error.__cause__
         code = _fail("interrupted", 130)
     sys.exit(code)

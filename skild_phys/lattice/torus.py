@@ -9,6 +9,8 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+import skild_phys.kernel_cache  # noqa: F401
+
 
 def row_parity(shape: tuple[int, ...]) -> NDArray[np.int64]:
     """Return the parity of y (2D) or y + z (3D) of every row of a lattice (..., Lx)."""
