@@ -166,6 +166,6 @@ def run(args: Sequence[str] | None = None) -> None:
         code = _fail(f"{name or 'output'}: {error.strerror or error}", 3)
     except (KeyboardInterrupt, click.Abort) as error:
         if isinstance(error.__cause__, EOFError):  # a bug, which click takes for Ctrl-D
-            raise error.__cause__
+            raise error.__cause__ from None
         code = _fail("interrupted", 130)
     sys.exit(code)
