@@ -83,6 +83,20 @@ class Autocorrelation:
 
 
 @dataclass(frozen=True)
+class Influence:
+    """What each row moves an estimate by; of independent rows `rows.T @ rows` is its covariance.
+
+    Attributes
+    ----------
+    rows : (n, size) float64, of the flattened value.
+    chains : the time order of the rows; None: they are independent.
+    """
+
+    rows: Array
+    chains: Chains | None
+
+
+@dataclass(frozen=True)
 class Estimate:
     """A value, its standard error (NaN for a single row), and how independent its rows are.
 
@@ -92,7 +106,7 @@ class Estimate:
     tau, tau_error : integrated autocorrelation time in rows (1/2: independent; NaN: unknown, see
         `FEWEST`) and its own error; with bins what the error over bins makes of it, its error NaN.
     n_eff : so many independent rows would have this error.
-    covariance : (size, size) of the flattened value, if it was asked for.
+    influence : what its rows move it by, one for each independent ensemble; if asked for.
     """
 
     value: Array
@@ -100,7 +114,7 @@ class Estimate:
     tau: Array
     tau_error: Array
     n_eff: Array
-    covariance: Array | None = None
+    influence: tuple[Influence, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -138,18 +152,18 @@ class ErrorMethod:
         function: Callable[..., Array],
         *rows: Means,
         chains: Chains | None = None,
-        covariance: bool = False,
+        influence: bool = False,
     ) -> Estimate:
         """Return the estimate by this method; arguments as for `jackknife`."""
         bins = self.number_of_bins(_common_length(rows))
         if self.kind == "bootstrap":
             return bootstrap(
                 function, *rows, chains=chains, bins=bins,
-                resamples=self.resamples, seed=self.seed, covariance=covariance,
+                resamples=self.resamples, seed=self.seed, influence=influence,
             )  # fmt: skip
         if self.kind == "jackknife":
-            return jackknife(function, *rows, chains=chains, bins=bins, covariance=covariance)
-        return jackknife(function, *rows, chains=chains, covariance=covariance)
+            return jackknife(function, *rows, chains=chains, bins=bins, influence=influence)
+        return jackknife(function, *rows, chains=chains, influence=influence)
 
 
 def integrated_autocorrelation_time(
@@ -203,7 +217,7 @@ def jackknife(
     *rows: Means,
     chains: Chains | None = None,
     bins: int | None = None,
-    covariance: bool = False,
+    influence: bool = False,
 ) -> Estimate:
     """Estimate a function of averages, with its standard error.
 
@@ -217,7 +231,7 @@ def jackknife(
     chains : the time order of the rows; None takes them as independent.
     bins : average the rows (in time order) into so many bins first and take the bins as
         independent; None lets the Gamma method see to autocorrelation.
-    covariance : also return the covariance of all components of the value.
+    influence : also return what each row, or bin, moves the value by.
 
     Returns
     -------
@@ -228,29 +242,25 @@ def jackknife(
     BadInput : `bins` below 2 or above the number of rows; mappings of different length.
     """
     n = _common_length(rows)
-    value, influence = _influences(function, rows)
+    value, moves = _influences(function, rows)
     if n < 2:
         return _single(value)
-    plain = (influence**2).sum(axis=0) / (n * (n - 1.0))
+    plain = (moves**2).sum(axis=0) / (n * (n - 1.0))
     if bins is not None:
-        binned = tuple(_binned(r, n, bins, chains) for r in rows)
-        influence = _influences(function, binned)[1]
-        variance = (influence**2).sum(axis=0) / (bins * (bins - 1.0))
-        scatter = influence / np.sqrt(bins * (bins - 1.0))
-        return _from_bins(value, np.sqrt(variance), plain, n, scatter if covariance else None)
+        moves = _of_bins(function, tuple(_binned(r, n, bins, chains) for r in rows), bins)
+        error = np.sqrt((moves**2).sum(axis=0))
+        return _from_bins(value, error, plain, n, moves if influence else None)
     tau, tau_error = np.full(value.shape, 0.5), np.full(value.shape, np.nan)
     if chains is not None:
-        time = integrated_autocorrelation_time(influence, chains)
+        time = integrated_autocorrelation_time(moves, chains)
         tau, tau_error = time.tau, time.error
     # A reversible chain has no negative tau - 1/2; an estimate below that is noise, and would
     # shorten the error bar.
     factor = np.maximum(2 * tau, 1)
-    matrix = None
-    if covariance:
-        matrix = _outer(influence * np.sqrt(factor / (n * (n - 1.0))))
+    moved = _kept(moves / np.sqrt(n * (n - 1.0)), chains) if influence else ()
     if chains is not None:
         tau, tau_error = (np.where(time.known, a, np.nan) for a in (tau, tau_error))
-    return Estimate(value, np.sqrt(plain * factor), tau, tau_error, n / factor, matrix)
+    return Estimate(value, np.sqrt(plain * factor), tau, tau_error, n / factor, moved)
 
 
 def bootstrap(
@@ -260,7 +270,7 @@ def bootstrap(
     bins: int = BINS,
     resamples: int = 1000,
     seed: int = 0,
-    covariance: bool = False,
+    influence: bool = False,
 ) -> Estimate:
     """Estimate a function of averages with the bootstrap over bins; arguments as `jackknife`.
 
@@ -268,7 +278,7 @@ def bootstrap(
     share each draw, which pairs them. The error is the standard deviation of the replicas.
     """
     n = _common_length(rows)
-    value, influence = _influences(function, rows)
+    value, moves = _influences(function, rows)
     if n < 2:
         return _single(value)
     binned = tuple(_binned(r, n, bins, chains) for r in rows)
@@ -279,10 +289,10 @@ def bootstrap(
     with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
         replicas = np.asarray(function(*drawn), dtype=np.float64)
         # The spread of means of bins drawn from themselves is that of a population of bins.
-        scatter = (replicas - replicas.mean(axis=0)) * np.sqrt(bins / (bins - 1.0) / resamples)
-        error = np.sqrt((scatter**2).sum(axis=0))
-    plain = (influence**2).sum(axis=0) / (n * (n - 1.0))
-    return _from_bins(value, error, plain, n, scatter if covariance else None)
+        error = replicas.std(axis=0) * np.sqrt(bins / (bins - 1.0))
+    plain = (moves**2).sum(axis=0) / (n * (n - 1.0))
+    of_bins = _of_bins(function, binned, bins) if influence else None
+    return _from_bins(value, error, plain, n, of_bins)
 
 
 def _influences(function: Callable[..., Array], rows: tuple[Means, ...]) -> tuple[Array, Array]:
@@ -307,18 +317,30 @@ def _single(value: Array) -> Estimate:
     return Estimate(value, unknown, half, unknown, np.ones(value.shape))
 
 
-def _from_bins(value: Array, error: Array, plain: Array, n: int, scatter: Array | None) -> Estimate:
+def _of_bins(function: Callable[..., Array], binned: tuple[Means, ...], bins: int) -> Array:
+    """Return what each bin moves the function by, scaled as in `Influence`."""
+    return np.asarray(_influences(function, binned)[1] / np.sqrt(bins * (bins - 1.0)))
+
+
+def _from_bins(value: Array, error: Array, plain: Array, n: int, moves: Array | None) -> Estimate:
     with np.errstate(invalid="ignore", divide="ignore"):
         tau = np.where(plain > 0, 0.5 * error**2 / plain, 0.5)
         n_eff = n / np.maximum(2 * tau, 1)
-    matrix = None if scatter is None else _outer(scatter)
+    moved = () if moves is None else _kept(moves, None)
     tau = np.where((tau >= 0.5) | (n >= FEWEST), tau, np.nan)
-    return Estimate(value, error, tau, np.full(value.shape, np.nan), n_eff, matrix)
+    return Estimate(value, error, tau, np.full(value.shape, np.nan), n_eff, moved)
 
 
-def _outer(scatter: Array) -> Array:
-    flat = scatter.reshape(len(scatter), -1)
-    return np.asarray(flat.T @ flat)
+def _kept(moves: Array, chains: Chains | None) -> tuple[Influence, ...]:
+    return (Influence(moves.reshape(len(moves), -1), chains),)
+
+
+def bins_in_time(n: int, bins: int, chains: Chains | None) -> NDArray[np.int64]:
+    """Return the bin of each of `n` rows, in time order, chain after chain."""
+    order = np.arange(n) if chains is None else np.lexsort((chains.draw, chains.chain))
+    label = np.empty(n, dtype=np.int64)
+    label[order] = np.arange(n) * bins // n
+    return label
 
 
 def average_rows(values: Array, label: NDArray[np.int64], rows: int) -> Array:
@@ -341,9 +363,7 @@ def _common_length(rows: tuple[Means, ...]) -> int:
 def _binned(rows: Means, n: int, bins: int, chains: Chains | None) -> dict[str, Array]:
     if not 2 <= bins <= n:
         raise BadInput("--bins", bins, f"2 to {n}, the number of lattices")
-    order = np.arange(n) if chains is None else np.lexsort((chains.draw, chains.chain))
-    label = np.empty(n, dtype=np.int64)
-    label[order] = np.arange(n) * bins // n
+    label = bins_in_time(n, bins, chains)
     return {name: average_rows(a, label, bins) for name, a in rows.items()}
 
 

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+from scipy import stats
 
-from skild_phys.errorbars import jackknife
-from skild_phys.measurement.agreement import agreement_of
+from skild_phys.errorbars import Chains, Estimate, bootstrap, jackknife
+from skild_phys.measurement.agreement import Agreement, agreement_of
+from skild_phys.measurement.compare import _independent
+from skild_phys.measurement.statistics import collect
+from skild_phys.measurement.system import System
+from skild_phys.simulation.chain import simulate
+from skild_phys.simulation.spec import SimulationSpec
+from skild_phys.store import open_store
 
 PLACES = np.arange(5)
 
@@ -17,9 +26,13 @@ def residuals(n: int, seed: int, shift: float = 0.0) -> np.ndarray:
     return shift + rng.normal(size=(n, 1)) + 0.1 * rng.normal(size=(n, 5))
 
 
-def judged(rows: np.ndarray, **options: object):  # type: ignore[no-untyped-def]
-    found = jackknife(lambda m: m["x"], {"x": rows}, covariance=True)
-    return agreement_of(found, PLACES, **options)
+def judged(rows: np.ndarray, chains: Chains | None = None) -> Agreement:
+    found = jackknife(lambda m: m["x"], {"x": rows}, chains=chains, influence=True)
+    return agreement_of(found, np.arange(rows.shape[1]))
+
+
+def one_chain(draws: int) -> Chains:
+    return Chains(np.zeros(draws, dtype=np.int64), np.arange(draws))
 
 
 @pytest.mark.statistical
@@ -58,14 +71,111 @@ def test_places_without_fluctuation_are_left_out() -> None:
 def test_too_few_lattices_say_nothing() -> None:
     assert np.isnan(judged(residuals(9, 3)).chi2)
     assert np.isfinite(judged(residuals(10, 3)).chi2)
-    assert np.isnan(judged(residuals(100, 3), at_most=9).chi2)
-    single = jackknife(lambda m: m["x"], {"x": residuals(1, 3)}, covariance=True)
+    few = jackknife(lambda m: m["x"], {"x": residuals(100, 3)}, bins=9, influence=True)
+    assert np.isnan(agreement_of(few, PLACES).chi2)
+    single = jackknife(lambda m: m["x"], {"x": residuals(1, 3)}, influence=True)
     assert np.isnan(agreement_of(single, PLACES).chi2)
 
 
 def test_covariance_has_the_errors_on_its_diagonal() -> None:
     rows = residuals(200, 4)
     for bins in (None, 20):
-        found = jackknife(lambda m: m["x"], {"x": rows}, bins=bins, covariance=True)
-        assert found.covariance is not None
-        assert np.sqrt(np.diag(found.covariance)) == pytest.approx(found.error, rel=1e-12)
+        found = jackknife(lambda m: m["x"], {"x": rows}, bins=bins, influence=True)
+        moved = found.influence[0].rows
+        assert np.sqrt((moved**2).sum(axis=0)) == pytest.approx(found.error, rel=1e-12)
+    drawn = bootstrap(lambda m: m["x"], {"x": rows}, bins=20, resamples=4000, influence=True)
+    assert drawn.influence[0].rows == pytest.approx(moved)
+    assert drawn.error == pytest.approx(found.error, rel=0.06)
+
+
+def autoregressive(kind: str, draws: int, sets: int, seed: int) -> np.ndarray:
+    """Stationary AR(1) vectors (sets, draws, 7): every combination has a time of its own.
+
+    `common`: a slow mode that all share, rho = 0.5, and fast ones of a tenth. `mixed`: seven
+    modes, rho = 0 .. 0.7, of which each component is another combination.
+    """
+    rng = np.random.default_rng(seed)
+    rho = np.array([0.5, 0, 0, 0, 0, 0, 0, 0]) if kind == "common" else np.linspace(0, 0.7, 7)
+    modes = rng.normal(size=(sets, draws, len(rho)))
+    for t in range(1, draws):
+        modes[:, t] = rho * modes[:, t - 1] + np.sqrt(1 - rho**2) * modes[:, t]
+    if kind == "common":
+        return modes[..., :1] + 0.1 * modes[..., 1:]
+    return modes @ np.random.default_rng(0).normal(size=(7, 7))
+
+
+def one_time_a_place(found: Estimate, size: int) -> float:
+    """Return p as a planted fault makes it: the covariance of rows, with a tau for each place."""
+    (moved,) = found.influence
+    rows = moved.rows * np.sqrt(np.maximum(2 * found.tau, 1))
+    n = float(np.median(found.n_eff))
+    chi2 = found.value @ np.linalg.solve(rows.T @ rows, found.value)
+    return float(stats.f.sf((n - size) / (size * (n - 1)) * chi2, size, n - size))
+
+
+@pytest.mark.statistical
+@pytest.mark.parametrize("kind", ["common", "mixed"])
+def test_probabilities_are_uniform_on_correlated_chains(kind: str) -> None:
+    """H0: p is uniform, of 400 draws that are worth about 130; KS > 1e-3 of 200 sets.
+
+    Also of the difference of two chains, one half as long. Planted, seen to fail: a tau for each
+    place (KS < 1e-4), and rows taken as independent.
+    """
+    sets = autoregressive(kind, 400, 200, 8)
+    n_eff, p, planted = [], [], []
+    for rows in sets:
+        found = jackknife(lambda m: m["x"], {"x": rows}, chains=one_chain(400), influence=True)
+        p.append(agreement_of(found, np.arange(7)).p)
+        planted.append(one_time_a_place(found, 7))
+        n_eff.append(np.median(found.n_eff))
+    assert 100 < np.mean(n_eff) < 250
+    assert stats.kstest(p, "uniform").pvalue > 1e-3
+    if kind == "common":
+        assert stats.kstest(planted, "uniform").pvalue < 1e-4
+    naive = [judged(rows).p for rows in sets]
+    assert stats.kstest(naive, "uniform").pvalue < 1e-6
+    apart = []
+    for one, two in zip(sets, autoregressive(kind, 200, 200, 9)):
+        sides = (
+            jackknife(lambda m: m["x"], {"x": a}, chains=one_chain(len(a)), influence=True)
+            for a in (one, two)
+        )
+        apart.append(agreement_of(_independent(*sides), np.arange(7)).p)
+    assert stats.kstest(apart, "uniform").pvalue > 1e-3
+
+
+@pytest.mark.statistical
+def test_probabilities_are_uniform_on_metropolis_chains(tmp_path: Path) -> None:
+    """H0: G(r, 0) of one Metropolis chain is that of another; 150 pairs of 16x16 at T = 2.6.
+
+    400 draws two sweeps apart, worth about 130; p uniform by KS > 1e-3. And where the other is
+    at T = 2.7, p < 0.05 in more than half of the pairs: a bar that is not too long.
+    """
+    draws, rows, chains = 400, {}, 150
+    for temperature, seed in ((2.6, 1), (2.6, 2), (2.7, 3)):
+        path = tmp_path / f"{seed}.zarr"
+        simulate(
+            SimulationSpec(
+                16, temperature, chains * draws, algorithm="metropolis", chains=chains,
+                every=2, burn_in=300, seed=seed,
+            ),
+            path,
+        )  # fmt: skip
+        store = open_store(path)
+        n = store.n_samples
+        found = collect(store, System.of(store), np.arange(n), n, needed=("axis",)).rows["axis"]
+        order = np.lexsort((store.variable("draw"), store.variable("chain")))
+        rows[seed] = found[order].reshape(chains, draws, -1)[..., [1, 2, 4, 8]]
+
+    def differences(one: int, two: int) -> list[float]:
+        found = []
+        for sides in zip(rows[one], rows[two]):
+            estimates = [
+                jackknife(lambda m: m["x"], {"x": a}, chains=one_chain(draws), influence=True)
+                for a in sides
+            ]
+            found.append(agreement_of(_independent(*estimates), np.arange(4)).p)
+        return found
+
+    assert stats.kstest(differences(1, 2), "uniform").pvalue > 1e-3
+    assert np.mean(np.array(differences(1, 3)) < 0.05) > 0.5

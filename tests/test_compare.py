@@ -19,6 +19,7 @@ from skild_phys.measurement.dataset import measure
 from skild_phys.measurement.lattices import read_lattices
 from skild_phys.measurement.report import html_report, ranking, summary, table, verdict, with_error
 from skild_phys.measurement.rows import rows_of
+from skild_phys.plots import FIGURES, caption
 from skild_phys.rng import kernel_state
 from skild_phys.simulation.coarsening import coarsen_store
 from skild_phys.simulation.wolff import wolff
@@ -120,6 +121,40 @@ def test_residuals_are_the_differences_of_the_measurements(
     assert scalar(found, "coarse_agreement") == 1.0
     assert scalar(found, "patterns_tv") > 2 * found.patterns_floor > 0
     assert scalar(found, "patterns_tv") > 3 * scalar(found, "patterns_tv_noise") > 0
+
+
+def test_rounding_is_no_finding(tmp_path: Path) -> None:
+    """A field, and the same to the last bit of its float32 numbers, times 1 + 1e-7.
+
+    Planted, seen to fail: without the limit |m|, G4c and S(k) are "off by" 1e-9 and 1e-7. A
+    difference of 1e-3 is still one.
+    """
+    rng = np.random.default_rng(63)
+    field = (rng.normal(size=(N, 16, 16)) + rng.normal(size=(N, 1, 1))).astype(np.float32)
+    noise = 1 + 6e-8 * rng.choice([-1.0, 1.0], size=field.shape)
+    stores = []
+    for name, values in (
+        ("truth", field),
+        ("same", (field * noise + 3e-9).astype(np.float32)),
+        ("other", field * np.float32(1.001)),
+    ):
+        attrs = {"rule": "spectral", "factor": FACTOR, "parent_sha256": "x"}
+        with create_store(
+            tmp_path / f"{name}.zarr", field="field", n_samples=N, shape=(16, 16), chunk=10,
+            attrs=attrs, variables=("parent",),
+        ) as writer:  # fmt: skip
+            writer.commit({"field": values, "parent": np.arange(N)})
+        stores.append(open_store(tmp_path / f"{name}.zarr"))
+    found = compare(stores[0], stores[1:])
+    assert all(m.paired for m in found.models)
+    assert not np.array_equal(stores[1].read(0, N), field)
+    same, other = (verdict(found, m) for m in found.models)
+    assert "|m| is equal, lattice by lattice." in same
+    assert "off by" not in same
+    assert "S(k) agrees" in same
+    assert "chi^2" not in same
+    assert "|m| is off by" in other
+    assert found.models[0].data["connected_four_point_residual"].values.any() == 0
 
 
 def test_pairs_remove_the_shared_fluctuation(
@@ -246,6 +281,18 @@ def test_errors_name_the_store(truth: LatticeStore, refined: Make, tmp_path: Pat
         pass
     with pytest.raises(StoreError, match=r"empty\.zarr"):
         compare(truth, [open_store(tmp_path / "empty.zarr")])
+
+
+def test_captions_tell_of_theory_where_there_is_one(
+    truth: LatticeStore, lattices: np.ndarray, refined: Make, tmp_path: Path
+) -> None:
+    """Planted, seen to fail: one caption for all, "over its theory" without one."""
+    known = compare(truth, [truth])
+    bare = save(tmp_path / "bare.zarr", lattices, {"temperature": 2.0})
+    unknown = compare(bare, [bare])
+    assert "over its theory" in caption("two_point", known)
+    for name in FIGURES:
+        assert "theory" not in caption(name, unknown)
 
 
 def test_a_single_lattice_claims_nothing(tmp_path: Path) -> None:

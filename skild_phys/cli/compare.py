@@ -127,14 +127,14 @@ def _remove_others(output: Path, drawn: list[str]) -> None:
 def _write(found: Comparison, output: Path, draw: bool) -> list[str]:
     """Write figures, tables and report; return the names of the figures."""
     from skild_phys.measurement.report import html_report, summary, table
-    from skild_phys.plots import FIGURES, figure_bytes, save_figure
+    from skild_phys.plots import FIGURES, caption, figure_bytes, save_figure
 
     images, names = [], []
-    for name, (caption, drawn) in FIGURES.items():
+    for name, (_, drawn) in FIGURES.items():
         figure = drawn(found) if draw else None
         if figure is not None:
             save_figure(figure, output / name)
-            images.append((caption, figure_bytes(figure, dpi=150)))
+            images.append((caption(name, found), figure_bytes(figure, dpi=150)))
             names.append(name)
     write_bytes_atomically(output / TABLE, table(found).to_csv(index=False).encode())
     text = json.dumps(summary(found), indent=1, allow_nan=False)

@@ -1,4 +1,4 @@
-"""Do residuals at several places together agree with zero? chi^2 with the full covariance."""
+"""Do residuals at several distances together agree with zero? chi^2 with the full covariance."""
 
 from __future__ import annotations
 
@@ -9,10 +9,23 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from skild_phys.errorbars import Estimate
+from skild_phys.errorbars import (
+    Array,
+    Estimate,
+    Influence,
+    bins_in_time,
+    integrated_autocorrelation_time,
+)
 
 _FEWEST = 2
-"""Independent lattices a degree of freedom below which a covariance is too noisy to invert."""
+"""Bins a degree of freedom below which a covariance is too noisy to invert."""
+
+_MOST = 8
+"""Bins a degree of freedom of a Markov chain: longer bins see slower modes, and cost some power."""
+
+_LENGTH, _ENOUGH = 6.0, 3
+"""Length of a bin in units of tau - 1/2 of the slowest combination, unless there are fewer than so
+many bins a degree of freedom; they are never shorter than 2 tau."""
 
 _SINGULAR = 1e-10
 
@@ -23,12 +36,10 @@ class Agreement:
 
     Attributes
     ----------
-    chi2 : NaN where there are too few lattices for the covariance.
+    chi2 : NaN where there are too few configurations for the covariance.
     dof : the rank of C; combinations of x without any fluctuation are left out.
-    p : probability of a larger chi^2 by chance, by Hotelling's T^2: F(dof, n - dof) of
-        (n - dof) / (dof (n - 1)) chi^2 with n independent lattices.
-    n_eff : independent lattices that the covariance is from, the median over places: each by
-        itself is as noisy as its autocorrelation time.
+    p : probability of a larger chi^2 by chance, see `agreement_of`.
+    n_eff : independent rows that the covariance is from: 1 + its effective degrees of freedom.
     """
 
     chi2: float
@@ -37,38 +48,71 @@ class Agreement:
     n_eff: float
 
 
-def agreement_of(
-    residual: Estimate, places: NDArray[np.int64], at_most: float = math.inf
-) -> Agreement:
-    """Return whether residuals, as an estimate with covariance, agree with zero together.
+def agreement_of(residual: Estimate, places: NDArray[np.int64]) -> Agreement:
+    """Return whether residuals, as an estimate with its influence, agree with zero together.
 
-    The rank is that of the correlation matrix; with fewer than `_FEWEST` lattices a degree of
-    freedom nothing is said.
+    C is the covariance of rows, or, of Markov chains, of bins in time: every combination of the
+    residuals has an autocorrelation time of its own, and bins that are longer than these see all
+    of them. p is Hotelling's, F(dof, nu + 1 - dof) of (nu + 1 - dof) / (dof nu) chi^2, where C has
+    nu degrees of freedom.
+
+    Exact: independent rows with Gaussian residuals, nu = rows - 1. Approximate: what bins that
+    follow one another still share is made up for by one factor, the trace of the covariance by
+    the Gamma method over that by bins; of two ensembles nu is Welch's. Modes that are slower than
+    a bin and too weak to lengthen any tau make p too small. The residuals count as Gaussian.
 
     Parameters
     ----------
-    residual : (n,) estimate with its covariance.
+    residual : (n,) estimate with its influence.
     places : the components that are judged.
-    at_most : more independent rows than this are not behind the covariance (bins, say).
     """
-    x, covariance = residual.value[places], residual.covariance
-    n_eff = residual.n_eff[places]
-    n = min(float(np.nanmedian(n_eff)), at_most) if np.isfinite(n_eff).any() else 0.0
-    unknown = Agreement(math.nan, 0, math.nan, n)
-    if covariance is None:
-        return unknown
-    covariance = covariance[np.ix_(places, places)]
-    sigma = np.sqrt(np.diag(covariance))
-    alive = np.isfinite(x) & np.isfinite(sigma) & (sigma > 0)
+    x = residual.value[places]
+    parts = [Influence(part.rows[:, places], part.chains) for part in residual.influence]
+    spread = sum((part.rows**2).sum(axis=0) for part in parts) if parts else np.zeros(len(places))
+    alive = np.isfinite(x) & np.isfinite(spread) & (spread > 0)
     if not alive.any():
-        return unknown
-    z = x[alive] / sigma[alive]
-    correlation = covariance[np.ix_(alive, alive)] / np.outer(sigma[alive], sigma[alive])
-    values, vectors = np.linalg.eigh(correlation)
-    kept = values > _SINGULAR * values[-1]
-    dof = int(kept.sum())
+        return Agreement(math.nan, 0, math.nan, 0.0)
+    binned = [_binned(Influence(part.rows[:, alive], part.chains)) for part in parts]
+    whitening = _whitening(np.concatenate(binned))
+    dof = whitening.shape[1]
+    white = [rows @ whitening for rows in binned]
+    shares = [float((rows**2).sum()) / dof for rows in white]
+    n = 1.0 + 1.0 / sum(a**2 / max(len(rows) - 1, 1) for a, rows in zip(shares, white))
     if n < _FEWEST * dof:
         return Agreement(math.nan, dof, math.nan, n)
-    chi2 = float((((vectors[:, kept].T @ z) ** 2) / values[kept]).sum())
+    chi2 = float(((x[alive] @ whitening) ** 2).sum())
     p = float(stats.f.sf((n - dof) / (dof * (n - 1.0)) * chi2, dof, n - dof))
     return Agreement(chi2, dof, p, n)
+
+
+def _whitening(rows: Array) -> Array:
+    """Return (size, rank) W that makes `rows @ W` uncorrelated, with sums of squares 1."""
+    covariance = rows.T @ rows
+    sigma = np.sqrt(np.maximum(np.diag(covariance), 1e-300))
+    values, vectors = np.linalg.eigh(covariance / np.outer(sigma, sigma))
+    kept = values > _SINGULAR * values[-1]
+    return np.asarray(vectors[:, kept] / np.sqrt(values[kept]) / sigma[:, np.newaxis])
+
+
+def _binned(part: Influence) -> Array:
+    """Return the influence of bins that count as independent, (bins, size)."""
+    rows, chains = part.rows, part.chains
+    if chains is None:
+        return rows
+    n, size = rows.shape
+    white = rows @ _whitening(rows)
+    taus, white_taus = (integrated_autocorrelation_time(a, chains).tau for a in (rows, white))
+    tau = max(float(taus.max()), float(white_taus.max()))
+    bins = min(n / max(_LENGTH * (tau - 0.5), 1.0), _MOST * size)
+    bins = max(int(max(bins, min(n / max(2.0 * tau, 1.0), _ENOUGH * size))), 2)
+    label, scale = bins_in_time(n, bins, chains), math.sqrt((1 - 1 / n) / (1 - 1 / bins))
+    of_bins, white_bins = (_sums(a, label, bins) * scale for a in (rows, white))
+    # Neighbours share what is correlated across their edge: the Gamma method knows the whole.
+    short = 2.0 * float(white_taus.mean()) / float((white_bins**2).sum(axis=0).mean())
+    return np.asarray(of_bins * math.sqrt(max(short, 0.0)))
+
+
+def _sums(rows: Array, label: NDArray[np.int64], bins: int) -> Array:
+    total = np.zeros((bins, rows.shape[1]))
+    np.add.at(total, label, rows)
+    return total

@@ -46,6 +46,9 @@ JUDGED = (
 )
 """Observables whose residuals are judged together, with their full covariance."""
 
+_FLOAT32, _FLOAT64 = 2.0**-20, 2.0**-40
+"""Relative size of rounding: some units in the last place of fields, and of sums of spins."""
+
 
 @dataclass(frozen=True)
 class Model:
@@ -131,7 +134,7 @@ def compare(
         attributes(found, rows.chains, truth.attrs, errors),
     )
     pairings = [pair(truth, store, coarse) for store in models]
-    against = _Against(truth, found, rows, errors, threads, progress)
+    against = _Against(truth, found, rows, measured, errors, threads, progress)
     compared = [
         against.unpaired(store, name, pairing, max_rows)
         if pairing.parent is None
@@ -154,6 +157,7 @@ class _Against:
     truth: Lattices
     found: Statistics
     rows: Rows
+    measured: xr.Dataset
     errors: ErrorMethod
     threads: int
     progress: Callable[[int], None] | None
@@ -183,11 +187,12 @@ class _Against:
                 _difference(observable, found.system),
                 *({n: side.rows[n] for n in needs} for side in (found, reference)),
                 chains=chains,
-                covariance=judged,
+                influence=judged,
             )
+            residual = self._settled(observable, residual)
             _add_residual(data, observable, residual)
             if judged:
-                together[observable.name] = self._judge(observable, residual, found)
+                together[observable.name] = _judge(observable, residual)
         for extra in _AGREEMENTS:
             if extra.name in found.rows:
                 add_estimate(data, extra, estimate(extra, found, chains, self.errors))
@@ -221,14 +226,14 @@ class _Against:
                     lambda m, side=side, o=observable: o.function(m, side.system),
                     {n: side.rows[n] for n in observable.needs},
                     chains=chains,
-                    covariance=observable.name in JUDGED,
+                    influence=observable.name in JUDGED,
                 )
                 for side, chains in ((found, rows.chains), (self.found, self.rows.chains))
             ]
             residual = _independent(*sides)
             _add_residual(data, observable, residual)
             if observable.name in JUDGED:
-                together[observable.name] = self._judge(observable, residual, found)
+                together[observable.name] = _judge(observable, residual)
         for joint in joint_functions(found, self.found):
             add_joint(data, joint, self._apart(joint, found, rows.chains))
         lattices, parents = int(found.count.sum()), int(self.found.count.sum())
@@ -262,15 +267,24 @@ class _Against:
             threads=self.threads, progress=self.progress,
         )  # fmt: skip
 
-    def _judge(self, observable: Observable, residual: Estimate, found: Statistics) -> Agreement:
-        """Judge squares of every side, and other residuals at 1, 2, 4 .. steps."""
-        places = np.arange(residual.value.size)
-        if observable.dim != "side":
-            places = places[1:][(places[1:] & places[:-1]) == 0]
-        most = np.inf
-        if self.errors.kind != "gamma":
-            most = float(self.errors.number_of_bins(len(found.count)))
-        return agreement_of(residual, places, most)
+    def _settled(self, observable: Observable, residual: Estimate) -> Estimate:
+        """Return a paired residual with 0 where value and error are no more than rounding.
+
+        That is of the numbers that are stored, relative to the truth's value and to its spread
+        over configurations.
+        """
+        value, error, n_eff = (
+            self.measured[f"{observable.name}{end}"].values for end in ("", "_err", "_n_eff")
+        )
+        unit = _FLOAT32 if self.truth.field == "field" else _FLOAT64
+        rounding = unit * (np.abs(value) + np.nan_to_num(error * np.sqrt(n_eff)))
+        none = (np.abs(residual.value) <= rounding) & (residual.error <= rounding)
+        moved = tuple(
+            replace(part, rows=np.where(none.ravel(), 0.0, part.rows))
+            for part in residual.influence
+        )
+        settled = (np.where(none, 0.0, a) for a in (residual.value, residual.error))
+        return replace(residual, **dict(zip(("value", "error"), settled)), influence=moved)
 
     def _own(self, found: Statistics, rows: Rows, chains: Chains | None) -> Variables:
         wanted, group = observables(found.system), int(rows.members.max())
@@ -298,6 +312,14 @@ class _Against:
         )
 
 
+def _judge(observable: Observable, residual: Estimate) -> Agreement:
+    """Judge squares of every side, and other residuals at 1, 2, 4 .. steps."""
+    places = np.arange(residual.value.size)
+    if observable.dim != "side":
+        places = places[1:][(places[1:] & places[:-1]) == 0]
+    return agreement_of(residual, places)
+
+
 def _difference(observable: Observable, system: System) -> Callable[[Means, Means], Array]:
     return lambda m, t: np.asarray(observable.function(m, system) - observable.function(t, system))
 
@@ -306,16 +328,13 @@ def _independent(model: Estimate, truth: Estimate) -> Estimate:
     """Return model - truth of two independent ensembles."""
     with np.errstate(invalid="ignore"):
         value = np.asarray(model.value - truth.value)
-    covariance = None
-    if model.covariance is not None and truth.covariance is not None:
-        covariance = model.covariance + truth.covariance
     return Estimate(
         value,
         np.hypot(model.error, truth.error),
         np.maximum(model.tau, truth.tau),
         np.full_like(model.tau_error, np.nan),
         np.minimum(model.n_eff, truth.n_eff),
-        covariance,
+        model.influence + truth.influence,
     )
 
 

@@ -1,6 +1,6 @@
 """Figures: they draw what was found and compute nothing."""
 
-from skild_phys.plots.comparison import FIGURES
+from skild_phys.plots.comparison import FIGURES, caption
 from skild_phys.plots.measurement import measurement_figure
 from skild_phys.plots.scaling import scaling_figure
 from skild_phys.plots.spectrum import spectrum_figure
@@ -22,6 +22,7 @@ __all__ = [
     "STYLE",
     "THEORY",
     "TRUTH",
+    "caption",
     "colour",
     "figure_bytes",
     "measurement_figure",

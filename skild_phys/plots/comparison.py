@@ -238,7 +238,13 @@ FIGURES: dict[str, tuple[str, Callable[[Comparison], Figure | None]]] = {
     ),
     "patterns": ("Frequencies of 3x3 spin patterns.", pattern_figure),
 }
-"""File name -> (caption, function), in the order of a report."""
+"""File name -> (caption, function), in the order of a report; see `caption`."""
+
+
+def caption(name: str, comparison: Comparison) -> str:
+    """Return the caption of a figure, without the theory where there is none."""
+    text, known = FIGURES[name][0], "two_point_axis_theory" in comparison.truth
+    return text if known else text.replace(" over its theory", "")
 
 
 def _magnitude(ax: Axes, comparison: Comparison) -> None:

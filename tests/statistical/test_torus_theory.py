@@ -57,7 +57,7 @@ class Ensemble:
             values = np.asarray(observable.function(means, self.system))
             return (values if observable.dim else values[..., np.newaxis]) - exact
 
-        residual = jackknife(off, needed, chains=self.rows.chains, covariance=True)
+        residual = jackknife(off, needed, chains=self.rows.chains, influence=True)
         return agreement_of(residual, places)
 
 
