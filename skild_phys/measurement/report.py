@@ -446,8 +446,8 @@ def _together_table(comparison: Comparison) -> str:
         f"<th>{h}</th>" for h in ("model", "observable", "chi^2", "places", "probability")
     )
     return (
-        "<p>chi^2 of model - truth with the full covariance (of Markov chains: of bins in time), over "
-        "all sides of G4c and over 1, 2, 4 .. steps of the others; the probability of more is "
+        "<p>chi^2 of model - truth with the full covariance (of Markov chains by bins in time), "
+        "over all sides of G4c and over 1, 2, 4 .. steps of the others; the probability of more is "
         "Hotelling's.</p>"
         f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
     )
