@@ -54,8 +54,9 @@ def command(
     Rules: block_mean keeps the exact sum of each block; majority its sign, ties to a fair coin
     that --tie-seed names (a refined FINE has the coins of its ancestor); decimate the spin at
     each block's corner; spectral the modes inside the coarse box (2D only). Of Potts states,
-    block_mean counts how many sites of a block are in each, majority keeps the commonest. Run
-    again, the same command goes on with an unfinished store.
+    block_mean counts how many sites of a block are in each, majority keeps the commonest; real
+    fields have block means, decimated values and modes. FINE is a store, or any .npy file or Zarr
+    array (n, [z,] y, x). Run again, the same command goes on with an unfinished store.
 
     \b
     skild-phys coarsen fine.zarr

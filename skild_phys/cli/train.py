@@ -160,7 +160,7 @@ def _source(store: Path | None, options: TrainConfig) -> tuple[Source, dict[str,
     """Return where lattices come from, and what the weights say of their system."""
     import torch
 
-    from skild_phys.lattice.models import MODELS, get_model, parse_temperature
+    from skild_phys.lattice.models import get_model, parse_temperature
     from skild_phys.skild.pixels import ImageLattices
     from skild_phys.skild.source import SimulationSource, StoreSource
     from skild_phys.store import open_lattices
@@ -180,7 +180,7 @@ def _source(store: Path | None, options: TrainConfig) -> tuple[Source, dict[str,
         return simulation, system
     spins = options.output == "logits"
     system = {"model": None, "temperature": None}
-    lattices = open_lattices(store, "spins" if spins else "field")
+    lattices = open_lattices(store, None if spins else "field")
     if options.data == "images" and lattices.field != "image":
         raise BadInput("STORE", str(store), "a store of images ('skild-phys images prepare')")
     if lattices.field == "image":
@@ -199,13 +199,8 @@ def _source(store: Path | None, options: TrainConfig) -> tuple[Source, dict[str,
     if lattices.q:
         raise BadInput("STORE", str(store), f"spins, block sums or a field, not '{lattices.field}'")
     if spins and lattices.field != "spins":
-        raise BadInput(
-            "STORE", f"'{lattices.field}'", 'spins, or output = "v" in the recipe (--config)'
-        )
-    known = MODELS.get(str(lattices.attrs.get("model")))
-    if known is not None and not known.even and "sign" in options.symmetries:
-        accepted = f"a recipe without 'sign': {known.name} declares no change of sign"
-        raise BadInput("symmetries", list(options.symmetries), accepted)
+        accepted = f"spins, not '{lattices.field}', or a recipe (--config) with output = \"v\""
+        raise BadInput("STORE", str(store), accepted)
     names = ("model", "temperature", "rule", "factor")
     system |= {name: lattices.attrs[name] for name in names if name in lattices.attrs}
     return StoreSource(lattices, options.seed), system | _size(lattices.shape)

@@ -28,7 +28,7 @@ FIELDS = {
     "decimate": "spins",
     "spectral": "field",
 }
-"""The name of the variable that holds the coarse lattice of spins or a real field, by rule."""
+"""The name of the variable that holds the coarse lattice of spins, by rule; of fields a field."""
 
 STATE_FIELDS = {"block_mean": "state_count", "majority": "states", "decimate": "states"}
 """The same for Potts states; `spectral` is of numbers, which states are not."""
@@ -50,14 +50,19 @@ def check_factor(factor: Any) -> int:
     return int(factor)
 
 
-def coarse_field(rule: str, q: int = 0, dimension: int = 2) -> str:
+def coarse_field(rule: str, q: int = 0, dimension: int = 2, *, real: bool = False) -> str:
     """Return the name of the variable that holds what `rule` makes of spins (q = 0) or q states.
 
-    Raises BadInput for a rule that is none of RULES, and `spectral` of states or in 3D.
+    Of `real` fields it is a field. Raises BadInput for a rule that is none of RULES, for
+    `spectral` of states or in 3D, and for `majority` of fields.
     """
+    if real and check_rule(rule) == "majority":
+        raise BadInput("--rule", rule, "block_mean, decimate or spectral for fields: no signs")
     if check_rule(rule) == "spectral" and (q or dimension != 2):
         what = "Potts states" if q else f"{dimension}D lattices"
         raise BadInput("--rule", rule, " or ".join(STATE_FIELDS) + f" for {what}")
+    if real:
+        return "field"
     return STATE_FIELDS[rule] if q else FIELDS[rule]
 
 
@@ -141,7 +146,7 @@ def coarsen_spins(
 
     Parameters
     ----------
-    spins : (n, Ly, Lx) or (n, Lz, Ly, Lx) int8 of +-1; for `spectral` also real (n, Ly, Lx).
+    spins : (n, Ly, Lx) or (n, Lz, Ly, Lx) int8 of +-1.
     rule : one of RULES.
     factor : side of a block; a whole number of at least 2 that divides every side.
     tie_seed, sample_ids : name the fair coins that decide ties of `majority` (`tie_coins`);
@@ -163,7 +168,7 @@ def coarsen_spins(
     if rule == "decimate":
         return corners(spins, factor, len(shape))
     if rule == "spectral":
-        return Spectral(shape, factor).apply(spins.astype(np.float64)).astype(np.float32)
+        return coarsen_fields(spins, rule, factor)
     if rule == "block_mean":
         stored_scale(rule, factor, len(shape))
         return block_sums(spins, factor, len(shape)).astype(np.int16)
@@ -218,6 +223,25 @@ def coarsen_states(
     return commonest
 
 
+def coarsen_fields(fields: NDArray[Any], rule: str, factor: int) -> NDArray[np.float32]:
+    """Coarse-grain real fields, (n, Ly, Lx) or (n, Lz, Ly, Lx), to float32.
+
+    `block_mean` gives the means of blocks, `decimate` the values at their sites (0, 0), `spectral`
+    the field of `Spectral`. Raises BadInput for `majority`, and as `coarsen_spins` does.
+    """
+    shape = fields.shape[1:]
+    coarse_field(rule, 0, len(shape), real=True)
+    coarse_shape(shape, factor)
+    wide = fields.astype(np.float64)
+    if rule == "decimate":
+        kept = corners(wide, factor, len(shape))
+    elif rule == "spectral":
+        kept = Spectral(shape, factor).apply(wide)
+    else:
+        kept = _totals(wide, factor, np.float64, len(shape)) / factor ** len(shape)
+    return kept.astype(np.float32)
+
+
 def coarsen_lattices(
     lattices: NDArray[Any],
     q: int,
@@ -227,7 +251,9 @@ def coarsen_lattices(
     tie_seed: int = 0,
     sample_ids: NDArray[np.integer[Any]] | None = None,
 ) -> NDArray[Any]:
-    """Coarse-grain what a store holds: `coarsen_states` of q states, `coarsen_spins` if q = 0."""
+    """Coarse-grain what a store holds: states if q > 0, fields if floating-point, or spins."""
+    if lattices.dtype.kind == "f":
+        return coarsen_fields(lattices, rule, factor)
     if q:
         return coarsen_states(lattices, q, rule, factor, tie_seed=tie_seed, sample_ids=sample_ids)
     return coarsen_spins(lattices, rule, factor, tie_seed=tie_seed, sample_ids=sample_ids)

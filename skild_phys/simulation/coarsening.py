@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from skild_phys.errors import Interrupted, StoreError
 from skild_phys.files import AnyPath
 from skild_phys.lattice.coarsen import (
+    check_rule,
     coarse_field,
     coarse_shape,
     coarsen_lattices,
@@ -47,9 +48,9 @@ def coarsen_store(
 
     Parameters
     ----------
-    fine : spins in 2D or 3D, Potts states; for the rule `spectral` 2D spins or a real field.
+    fine : spins or a real field in 2D or 3D, Potts states; for the rule `spectral` 2D.
     path : of the new store.
-    rule, factor : see `lattice.coarsen.coarsen_spins` and `coarsen_states`.
+    rule, factor : see `coarsen_spins`, `coarsen_states`, `coarsen_fields` of `lattice.coarsen`.
     tie_seed : names the coins of `majority` together with the sample; by default what `fine`
         was refined with, if by the same rule and factor, else 0.
     overwrite : start afresh even if a store lies at `path`.
@@ -66,9 +67,10 @@ def coarsen_store(
     BadInput, StoreError, WriteError : as `coarsen_lattices` and `create_store` do.
     Interrupted : once `stop` says so.
     """
-    field = coarse_field(rule, fine.q, len(fine.shape))
-    shape = coarse_shape(fine.shape, factor)
     _check_input(fine, rule)
+    real = fine.field == "field"
+    field = coarse_field(rule, fine.q, len(fine.shape), real=real)
+    shape = coarse_shape(fine.shape, factor)
     if tie_seed is None:
         same = (fine.attrs.get("rule"), fine.attrs.get("factor")) == (rule, factor)
         tie_seed = int(fine.attrs.get("tie_seed") or 0) if same else 0
@@ -88,7 +90,7 @@ def coarsen_store(
         chunk=chunk,
         attrs={**_attributes(fine, rule, factor, tie_seed), **(attrs or {})},
         variables=tuple(scalars),
-        scale=stored_scale(rule, factor, len(shape)),
+        scale=1.0 if real else stored_scale(rule, factor, len(shape)),
         q=fine.q,
         overwrite=overwrite,
     ) as writer:
@@ -104,7 +106,7 @@ def coarsen_store(
                 start, end = end, min((end // fine.chunk + 1) * fine.chunk, last)
                 parts.append(
                     coarsen_lattices(
-                        fine.read(start, end),
+                        fine.read(start, end).astype(np.float64 if real else np.int8, copy=False),
                         fine.q,
                         rule,
                         factor,
@@ -125,10 +127,11 @@ def coarsen_store(
 
 
 def _check_input(fine: Lattices, rule: str) -> None:
-    usable = ("spins", "field") if rule == "spectral" else ("spins", "states")
+    check_rule(rule)
+    usable = ("spins", "states", "field")
     if fine.field not in usable:
         names = " or ".join(f"'{name}'" for name in usable)
-        raise StoreError(f"{fine.path}: variable '{fine.field}': {rule} needs {names}")
+        raise StoreError(f"{fine.path}: variable '{fine.field}': only {names} are coarse-grained")
     fine.model()  # refuses lattices that are not of the model they name
     if fine.n_samples == 0:
         raise StoreError(f"{fine.path}: variable '{fine.field}': no sample is complete")
