@@ -129,10 +129,9 @@ def coarsen(
 
     Parameters
     ----------
-    fine : lattices of spins, Potts states, or for the rule `spectral` a real field; of an array
-        (n, y, x) integers are spins.
+    fine : spins, Potts states or a real field; an array (n, y, x) of -1 and +1 is of spins.
     factor : side of a block; divides the lattice.
-    rule : block_mean, majority, decimate or spectral.
+    rule : block_mean, majority (not of fields), decimate or spectral.
     output : store to write; None keeps the lattices in memory.
     options : of `skild-phys coarsen`: tie_seed, overwrite.
 

@@ -303,7 +303,7 @@ def test_another_models_errors_are_one_line(
     assert call(fine["potts3"], "--factor", 2, "-o", out) == 0
     capsys.readouterr()
     text = fails(out, "--factor", 2, "-o", tmp_path / "twice.zarr")
-    assert "variable 'state_count': block_mean needs 'spins' or 'states'" in text
+    assert "variable 'state_count': only 'spins' or 'states' or 'field' are coarse-grained" in text
 
 
 def test_lattices_that_are_not_of_the_model_they_name(

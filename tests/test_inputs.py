@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,9 @@ from PIL import Image
 import skild_phys as sp
 from skild_phys.cli import run
 from skild_phys.errors import BadInput, SkildPhysError, StoreError
+from skild_phys.lattice.coarsen import operator
 from skild_phys.skild.coarse import open_coarse
+from skild_phys.skild.config import TrainConfig, read_config
 from skild_phys.store import LatticeStore, open_lattices, open_store
 
 Spins = NDArray[np.int8]
@@ -253,6 +257,52 @@ def test_files_are_read_piece_by_piece(tmp_path: Path) -> None:
     assert np.array_equal(found.read(0, 4), spins[:4])
     with pytest.raises(StoreError, match=r"a\.zarr.* damaged"):
         found.read(4, 6)
+
+
+@pytest.mark.parametrize("rule", ["block_mean", "decimate", "spectral"])
+def test_fields_are_coarse_grained_and_refined_again(tmp_path: Path, rule: str) -> None:
+    """As `refine` takes them. Planted, seen to fail: block means of fields divided twice."""
+    phi = np.random.default_rng(1).normal(size=(4, 16, 24))
+    phi[0, 0, 0] = 70_000.0  # no block sum of spins
+    np.save(tmp_path / "phi.npy", phi)
+    coarse = sp.coarsen(tmp_path / "phi.npy", 4, rule=rule, output=tmp_path / "c.zarr")
+    exact = operator(rule, (16, 24), 4).apply(phi)
+    assert coarse["field"].dtype == np.float32
+    assert np.abs(coarse["field"] - exact).max() <= 1e-7 * np.abs(exact).max()
+    cube = np.random.default_rng(1).normal(size=(2, 4, 4, 8))
+    if rule != "spectral":
+        means = cube.reshape(2, 2, 2, 2, 2, 4, 2).mean(axis=(2, 4, 6))
+        wanted = means if rule == "block_mean" else cube[:, ::2, ::2, ::2]
+        assert np.allclose(sp.coarsen(cube, 2, rule=rule)["field"], wanted, rtol=1e-6, atol=1e-7)
+    refined = open_coarse(tmp_path / "c.zarr", None, None, spins=False)
+    assert (refined.rule, refined.fine_shape) == (rule, (16, 24))
+    assert np.array_equal(refined.read(1, 3), coarse["field"][1:3])
+
+
+def test_fields_have_no_majority(tmp_path: Path) -> None:
+    phi = np.random.default_rng(1).normal(size=(4, 16, 24))
+    with pytest.raises(BadInput, match="'majority' is not accepted; expected block_mean, decimate"):
+        sp.coarsen(phi, 4, rule="majority", output=tmp_path / "c.zarr")
+    assert not (tmp_path / "c.zarr").exists()
+    heights = np.random.default_rng(1).integers(-9, 9, (4, 8, 8))  # integers can be a field
+    means = heights.reshape(4, 4, 2, 4, 2).mean(axis=(2, 4))
+    assert np.array_equal(sp.coarsen(heights, 2)["field"], means)
+
+
+def test_what_spins_are_asked_for_names_the_way_out(tmp_path: Path, said: Said) -> None:
+    """And the page of recipes has a line for every key. Planted: a key without a description."""
+    np.save(tmp_path / "phi.npy", np.random.default_rng(1).normal(size=(4, 16, 16)))
+    words = ("train", tmp_path / "phi.npy", "-o", tmp_path / "w.safetensors")
+    code, err = said(*words, "--preset", "ising2d")
+    assert (code, err.count("\n")) == (2, 1)
+    assert 'a recipe (--config) with output = "v"' in err
+    page = (Path(sp.__file__).parent / "docs" / "recipes.md").read_text()
+    (tmp_path / "r.toml").write_text(page.split("```toml")[1].split("```")[0])
+    assert read_config(tmp_path / "r.toml").output == "v"
+    described = (TrainConfig.__doc__ or "").split("----------")[1]
+    lines = [line[4:] for line in described.splitlines() if re.match(r"    \w", line)]
+    keys = {key for line in lines for key in line.split(" : ")[0].split(", ")}
+    assert keys == {field.name for field in dataclasses.fields(TrainConfig)}
 
 
 def _png(path: Path, spins: Spins) -> None:

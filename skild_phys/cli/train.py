@@ -29,7 +29,11 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("store", required=False, type=click.Path(path_type=Path))
 @click.option("--preset", help="Recipe by name, such as ising2d.")
-@click.option("--config", type=click.Path(path_type=Path), help="Recipe from a TOML file.")
+@click.option(
+    "--config",
+    type=click.Path(path_type=Path),
+    help="Recipe from a TOML file (its keys: page Recipes).",
+)
 @click.option(
     "--from",
     "initial",
@@ -63,10 +67,11 @@ def command(
     """Train SKILD on STORE, or on a running simulation if no STORE is given.
 
     STORE is a store of this program, or any .npy or Zarr array of shape (n, y, x); for spins
-    its numbers are -1 and +1. A checkpoint lies beside OUTPUT while the run lasts; the same
-    command, without --overwrite, goes on from it, to the same bytes as if it had never stopped
-    (CPU, same number of threads). Loss, gradient norm, rate and pace are kept beside the weights
-    as CSV, and for TensorBoard where that is installed. On several GPUs (fields and images):
+    its numbers are -1 and +1, for fields the recipe says output = "v". A checkpoint lies beside
+    OUTPUT while the run lasts; the same command, without --overwrite, resumes from it, to the same
+    bytes as if it had never stopped (CPU, same number of threads). Loss, gradient norm, rate and
+    pace are kept beside the weights as CSV, and for TensorBoard where that is installed. On
+    several GPUs (fields and images):
 
     \b
     torchrun --nproc-per-node 8 -m skild_phys train STORE --preset cifar10 --device cuda -o W

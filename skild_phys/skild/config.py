@@ -49,9 +49,9 @@ class TrainConfig:
     couplings_reach : largest |dy|, |dx| of the pair couplings that the mean field of spins
         knows; 0 for none.
     network_from : lambda below which spins are left to the mean field alone.
-    lambda_min, lambda_far, lambda_max : lambda is drawn log-uniformly in [min, far], and for a
-        `far_share` of the batch in [far, max], which generation from noise visits, and
-        refinement by 8 from signs or single sites.
+    lambda_min, lambda_far, lambda_max, far_share : lambda is drawn log-uniformly in [min, far],
+        and for a share `far_share` of the batch in [far, max], which generation from noise visits,
+        and refinement by a factor of 8 from majorities or decimated spins.
     lambdas : the schedule that lambda follows instead, t being a multiple of 1 / TIMES; chains
         take their steps along it. Of fields only.
     coarse_share : share of each batch of spins that knows its coarse lattices (block means,
@@ -67,8 +67,8 @@ class TrainConfig:
     steps, batch, learning_rate, warmup, weight_decay, beta2, clip : of AdamW; gradients are
         clipped.
     accumulate : parts that a batch goes through the network in, one after the other.
-    schedule : 'constant-decay' (constant, then linear to 0 over the last `decay_fraction`),
-        'cosine' or 'constant'.
+    schedule, decay_fraction : of the learning rate: 'constant-decay' (constant, then linear to 0
+        over the last `decay_fraction` of the steps), 'cosine' or 'constant'.
     ema : decay a step of the averaged weights, which are the ones that are kept; less in the first
         steps (`train.averaged`).
     precision : of the network's arithmetic, 'bf16' (autocast; float32 weights, spectra and
