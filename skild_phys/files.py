@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import os
@@ -237,7 +238,7 @@ def check_output(
         _check_output(Path(path), overwrite, inputs, option)
         if directory:
             check_directory(path, option)
-    except (OSError, RuntimeError) as error:  # RuntimeError: a loop of links, from resolve
+    except (OSError, RuntimeError) as error:  # RuntimeError: a loop of links, before Python 3.13
         reason = error.strerror if isinstance(error, OSError) else error
         raise BadInput(option, os.fspath(path), f"a path that can be used: {reason}") from error
 
@@ -259,6 +260,8 @@ def _check_outside_stores(path: AnyPath, folders: Sequence[Path], option: str) -
 def _check_output(path: Path, overwrite: bool, inputs: Sequence[AnyPath], option: str) -> None:
     shown = str(path)
     real = path.resolve()
+    if real.is_symlink():  # a loop of links, which resolve leaves as it is from Python 3.13 on
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
     for given in inputs:
         source = Path(given).resolve()
         if real == source or source in real.parents or real in source.parents:
