@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import hashlib
 import os
@@ -260,8 +259,8 @@ def _check_outside_stores(path: AnyPath, folders: Sequence[Path], option: str) -
 def _check_output(path: Path, overwrite: bool, inputs: Sequence[AnyPath], option: str) -> None:
     shown = str(path)
     real = path.resolve()
-    if real.is_symlink():  # a loop of links, which resolve leaves as it is from Python 3.13 on
-        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        path.stat()  # a loop of links, which resolve leaves as it is from Python 3.13 on
     for given in inputs:
         source = Path(given).resolve()
         if real == source or source in real.parents or real in source.parents:
