@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -176,6 +177,53 @@ def test_chains_that_never_agree_do_not_burn_in_for_ever(
     frozen = spec(20, L=16, temperature=0.1, algorithm="metropolis", start="hot", chains=16, seed=2)
     with pytest.raises(BadInput, match=r"--burn-in: .* the chains do not agree yet"):
         simulate(frozen, tmp_path / "a.zarr")
+
+
+def stop_after(polls: int) -> Callable[[], bool]:
+    """Return a `stop` that says so once it was asked so often."""
+    left = iter(range(polls))
+    return lambda: next(left, polls) == polls
+
+
+@pytest.mark.parametrize(
+    "asked", [{}, {"burn_in": 3000}, {"every": 3}, {"every": 3, "burn_in": 3000}]
+)
+def test_a_burn_in_goes_on_where_it_was_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: dict[str, int]
+) -> None:
+    """Stopped again and again, it comes to its end, and to the bytes of a run never stopped.
+
+    Planted, seen to fail: a burn-in that begins again each time, which never ends.
+    """
+    chosen = spec(20, chains=2, algorithm="metropolis", **asked)
+    simulate(chosen, tmp_path / "a.zarr", n_threads=1)
+    monkeypatch.setattr(burn_in, "PIECE_SECONDS", 3e-6)
+    monkeypatch.setattr(burn_in, "KEEP_SECONDS", 0.0)
+    stops = 0
+    while stops < 60:
+        try:
+            simulate(chosen, tmp_path / "b.zarr", n_threads=1, stop=stop_after(250))
+            break
+        except Interrupted:
+            stops += 1
+    assert 0 < stops < 60
+    assert files_of(tmp_path / "a.zarr") == files_of(tmp_path / "b.zarr")
+
+
+def test_what_is_kept_of_another_burn_in_or_damaged_is_not_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(burn_in, "PIECE_SECONDS", 3e-6)
+    path, kept = tmp_path / "b.zarr", tmp_path / "b.zarr" / "kept.npz"
+    given = spec(20, chains=2, every=4, burn_in=10**6)
+    for left in (90, 0, 10**9):
+        with pytest.raises(Interrupted, match="goes on with the burn-in"):
+            simulate(given, path, stop=stop_after(30))
+        kept.write_bytes(kept.read_bytes()[:left])
+    simulate(spec(20, chains=2), path)
+    simulate(spec(20, chains=2), tmp_path / "a.zarr")
+    assert not kept.exists()
+    assert files_of(tmp_path / "a.zarr") == files_of(path)
 
 
 def test_a_given_spacing_is_no_measured_one(tmp_path: Path) -> None:

@@ -97,9 +97,9 @@ def command(
     Chains burn in until their autocorrelation is known; a sample is then taken each two
     autocorrelation times of the slower one of energy and M^2, a fixed number of updates.
 
-    Run again, the same command goes on with an unfinished store. The samples depend on the
-    seed and the system (one seed gives independent runs at two temperatures), not on threads,
-    machines, chunks or interruptions; the first -n settles how many draws
+    Run again, the same command goes on with an unfinished store, also in its burn-in. The samples
+    depend on the seed and the system (one seed gives independent runs at two temperatures), not on
+    threads, machines, chunks or interruptions; the first -n settles how many draws
     a chain makes before the next chain's turn. --append takes everything but -n from the store;
     each call that ends adds -n samples, one that was interrupted or killed is finished by the next.
 

@@ -25,11 +25,11 @@ from skild_phys.files import AnyPath
 from skild_phys.simulation.burn_in import burn_in
 from skild_phys.simulation.executors import Executor, dask, threads
 from skild_phys.simulation.spec import SETTLED, SimulationSpec, check_whole
-from skild_phys.simulation.unit import Samples, Unit, draw
+from skild_phys.simulation.unit import Samples, Unit, draw, restored_units, units_state
 from skild_phys.store import LatticeStore, StoreWriter, create_store, open_store
 
-COMMIT_SECONDS = 5.0
-"""About how much work a kill may cost."""
+COMMIT_SECONDS = 2.5
+"""About how long a block takes; a kill may cost the two that are under way."""
 
 _BLOCK_BYTES = 2**25
 _CHUNK_BYTES = 2**30
@@ -126,10 +126,7 @@ class _Run:
         if self.committing or self.gone == len(self.blocks) or not self.blocks[self.gone].whole:
             return
         block = self.blocks[self.gone]
-        state = {
-            "spins": np.concatenate([self._state(u, block).lattices for u in range(len(self.at))]),
-            "rng": np.stack([self._state(u, block).rng for u in range(len(self.at))]),
-        }
+        state = units_state([self._state(u, block) for u in range(len(self.at))])
         arrays = self._arrays(block)
         written = block.last - block.first if self.run.remote else None
         self.committing = True
@@ -210,15 +207,6 @@ class _Run:
                     raise Interrupted("stopped")
 
 
-def _restored(spec: SimulationSpec, state: Mapping[str, NDArray[Any]]) -> list[Unit]:
-    lattices = np.ascontiguousarray(state["spins"], dtype=np.int8)
-    replicas = spec.kernel.replicas
-    return [
-        Unit(lattices[u * replicas : (u + 1) * replicas], np.array(rng, dtype=np.uint64))
-        for u, rng in enumerate(state["rng"])
-    ]
-
-
 def _go(
     spec: SimulationSpec,
     writer: StoreWriter,
@@ -231,16 +219,16 @@ def _go(
         if writer.committed:
             there = writer.attributes
             found = {name: there[name] for name in unsettled if name in there}
-            spec, units = dataclasses.replace(spec, **found), _restored(spec, writer.state)
+            spec, units = dataclasses.replace(spec, **found), restored_units(spec, writer.state)
         else:
-            spec, units = burn_in(spec, run, note)
+            spec, units = burn_in(spec, run, note, kept=writer.kept, keep=writer.keep)
             found = {name: getattr(spec, name) for name in unsettled}
             writer.settle({name: value for name, value in found.items() if value is not None})
         note("")
         _Run(spec, writer, units, run, progress).loop()
     except Interrupted:
         kept = f"interrupted: {writer.committed} of {spec.n_samples} samples are kept in "
-        what = "goes on from there" if writer.committed else "begins the burn-in again"
+        what = "goes on from there" if writer.committed else "goes on with the burn-in"
         raise Interrupted(
             f"{kept}{writer.path}; the same command, without --overwrite, {what}"
         ) from None

@@ -6,7 +6,7 @@ return the next one; nothing is shared, so that a piece of work can be done twic
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -41,6 +41,24 @@ class Unit:
     def copy(self) -> Unit:
         """Return a copy that can be advanced by itself."""
         return Unit(self.lattices.copy(), self.rng.copy())
+
+
+def units_state(units: Sequence[Unit]) -> dict[str, NDArray[Any]]:
+    """Return the arrays that `restored_units` makes units of."""
+    return {
+        "spins": np.concatenate([unit.lattices for unit in units]),
+        "rng": np.stack([unit.rng for unit in units]),
+    }
+
+
+def restored_units(spec: SimulationSpec, state: Mapping[str, NDArray[Any]]) -> list[Unit]:
+    """Return the units of `units_state`."""
+    lattices = np.ascontiguousarray(state["spins"], dtype=np.int8)
+    replicas = spec.kernel.replicas
+    return [
+        Unit(lattices[u * replicas : (u + 1) * replicas], np.array(rng, dtype=np.uint64))
+        for u, rng in enumerate(state["rng"])
+    ]
 
 
 @dataclass

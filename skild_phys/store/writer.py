@@ -17,9 +17,11 @@ what lies beyond the committed samples is cleared when the store is next opened 
 from __future__ import annotations
 
 import copy
+import io
 import os
 import shutil
 import uuid
+import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -66,6 +68,9 @@ from skild_phys.store.schema import (
     scalar,
 )
 
+KEPT = "kept.npz"
+"""What `StoreWriter.keep` writes; it is gone from every store with a sample."""
+
 COMMIT_SECONDS = 8.0
 """A run commits at least so often, as far as single lattices allow: what a kill may cost."""
 
@@ -87,6 +92,7 @@ class StoreWriter:
     ----------
     path : where it lies.
     committed : samples that are already complete.
+    kept : arrays that `keep` put on disk after the last commit; empty if none, or damaged.
     state : arrays that the last commit saved to go on from; empty if none.
 
     One thread at a time may call it, and it may be another one each time.
@@ -104,6 +110,7 @@ class StoreWriter:
         self.path = path
         self.committed = 0
         self.state: dict[str, NDArray[Any]] = {}
+        self.kept: dict[str, NDArray[Any]] = {}
         self._layout = layout
         self._attributes = attributes
         self._planned = n_samples
@@ -150,6 +157,24 @@ class StoreWriter:
         write_bytes_atomically(path / token, b"")
         return Region(path, self._layout, self.committed, self._planned, token)
 
+    def keep(self, arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Put arrays on disk to go on from before there is a sample to commit; it drops them.
+
+        Raises WriteError if the disk refuses.
+        """
+        self._lock.check()
+        data = io.BytesIO()
+        np.savez(data, allow_pickle=False, committed=np.array(self.committed), **arrays)
+        write_bytes_atomically(self.path / KEPT, data.getvalue())
+
+    def _read_kept(self) -> dict[str, NDArray[Any]]:
+        try:
+            with np.load(self.path / KEPT, allow_pickle=False) as file:
+                found = {name: file[name] for name in file.files}
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile):
+            return {}  # none, or one that is begun again without loss of a sample
+        return found if found.pop("committed", None) == self.committed else {}
+
     def commit(
         self,
         arrays: Mapping[str, NDArray[Any]],
@@ -190,6 +215,7 @@ class StoreWriter:
         self.committed, self._state_nodes, self._digests = total, state_nodes, digests
         self.state = {name: np.array(values) for name, values in (state or {}).items()}
         _remove(self.path / "state" / str(old) if state_nodes else self.path / "state")
+        _remove(self.path / KEPT)
 
     def _check_samples(self, arrays: Mapping[str, NDArray[Any]], written: int | None) -> int:
         layout = self._layout
@@ -293,6 +319,7 @@ class StoreWriter:
 
     def _start(self) -> None:
         """Make the store anew, with no samples."""
+        _remove(self.path / KEPT)
         self._write_root(0, {}, {})
         self._clear()
 
@@ -312,6 +339,7 @@ class StoreWriter:
                 name = node[len(folder) + 1 :]
                 self.state[name] = decode(self.path, node, metadata, 0, self._digests.get(node, ""))
         self._clear()
+        self.kept = self._read_kept()
         if self.committed > self._planned:
             raise OutputTaken(
                 "-o",
