@@ -46,11 +46,12 @@ def open_dataset(path: AnyPath) -> xr.Dataset:
     """
     import xarray as xr
 
-    from skild_phys.store import open_store
+    from skild_phys.store import open_store, zarr_folder
     from skild_phys.store.dataset import as_text
 
     open_store(path).verify()
-    data: xr.Dataset = xr.open_zarr(path, chunks=None)
+    data: xr.Dataset = xr.open_zarr(zarr_folder(path, read_only=True), chunks=None)
+    data.encoding["source"] = str(path)
     return data.assign_attrs(as_text(data.attrs))
 
 

@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from skild_phys.errors import BadInput, StoreError
-from skild_phys.files import sha256_file, write_bytes_atomically
+from skild_phys.files import sha256_file, write_text_atomically
 from skild_phys.measurement import JSON, TABLE
 from skild_phys.store import open_store
 
@@ -96,7 +96,7 @@ class Step:
 
     def _note(self, made: str | None) -> None:
         record = {"key": self.key, "made": made, "command": self.words()}
-        write_bytes_atomically(self.record, (json.dumps(record, indent=1) + "\n").encode())
+        write_text_atomically(self.record, json.dumps(record, indent=1) + "\n")
 
     def words(self) -> str:
         """Return the command line of the step."""
@@ -271,6 +271,8 @@ def results(steps: Sequence[Step], folder: Path) -> pd.DataFrame:
     """
     import pandas as pd
 
+    from skild_phys.measurement.report import no_formula
+
     tables = []
     for step in steps:
         if step.command != "compare":
@@ -288,7 +290,7 @@ def results(steps: Sequence[Step], folder: Path) -> pd.DataFrame:
         models = json.loads((step.output / JSON).read_text())["models"]
         made = pd.DataFrame(
             [
-                {"model": model["name"], "lattices": model["lattices"]}
+                {"model": no_formula(model["name"]), "lattices": model["lattices"]}
                 | {
                     key: model["cost"].get(key)
                     for key in ("method", "steps", "sweeps", "seconds_per_lattice")

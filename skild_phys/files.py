@@ -64,6 +64,25 @@ def write_bytes_atomically(path: AnyPath, data: bytes) -> None:
         raise write_error(path, error) from error
 
 
+def printable(text: str) -> str:
+    """Return text in which what a terminal would obey, or cannot show, is an escape like \\u001b.
+
+    Names of files and attributes of stores may hold anything, bytes that are not UTF-8 included
+    (lone surrogates in Python). JSON reads these escapes back.
+    """
+    return "".join(
+        one if one.isprintable() or one in "\n\t" else f"\\u{ord(one):04x}" for one in text
+    )
+
+
+def write_text_atomically(path: AnyPath, text: str) -> None:
+    """Make the file `path` hold `text` as UTF-8, or leave it as it was; raises WriteError.
+
+    Bytes that are not UTF-8, as names may have, become escapes.
+    """
+    write_bytes_atomically(path, text.encode(errors="backslashreplace"))
+
+
 def check_there(path: AnyPath, what: str = "such file or directory") -> None:
     """Raise StoreError unless something lies at `path` and may be looked at."""
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -48,6 +49,25 @@ def test_what_the_commands_make_is_what_the_functions_make(
         assert set(there.data_vars) == set(data.data_vars)
         for variable in there.data_vars:
             assert np.array_equal(there[variable], data[variable])
+
+
+def test_names_may_hold_anything(tmp_path: Path) -> None:
+    """'::' is no URL, bytes need not be UTF-8. Planted, seen to fail: a path where Zarr's store
+    goes (GroupNotFoundError), names that NetCDF, HTML and CSV cannot encode."""
+    for name in ("a::b", os.fsdecode(b"\xff")):
+        at = {key: tmp_path / f"{key}{name}.zarr" for key in ("fine", "coarse", "refined", "made")}
+        sp.simulate(L=8, T="Tc", samples=4, every=1, burn_in=0, output=at["fine"])
+        sp.coarsen(at["fine"], 2, output=at["coarse"])
+        sp.refine(at["coarse"], method="fill", output=at["refined"])
+        made = sp.generate(truth=at["fine"], factor=2, steps=2, output=at["made"])
+        made.to_netcdf(tmp_path / "made.nc", engine="scipy")
+        inputs = (at["fine"], at["refined"])
+        report = sp.compare(*inputs, coarse=at["coarse"], output=tmp_path / f"report{name}")
+        assert "compare" in report.html
+        for suffix in ("", ".zarr"):
+            with pytest.raises(SystemExit) as ended:
+                run(["measure", str(at["fine"]), "-o", str(tmp_path / f"m{name}{suffix}")])
+            assert ended.value.code == 0
 
 
 @pytest.mark.parametrize("rule", ["block_mean", "majority", "decimate", "spectral"])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 import click
 
 from skild_phys import __version__
+from skild_phys.cli.terminal import flush, open_streams, say, warnings_after
 from skild_phys.errors import BadInput, SkildPhysError
 
 COMMANDS = {
@@ -136,36 +136,41 @@ def _flags(command: str, options: Mapping[str, object]) -> dict[str, object]:
     return found
 
 
+NO_MEMORY = ("can't allocate memory", "out of memory", "can't start new thread")
+"""What PyTorch and Python say in a RuntimeError where they lack memory."""
+
+
 def _fail(message: str, code: int) -> int:
-    click.echo("error: " + " ".join(message.split()), err=True)
+    with contextlib.suppress(OSError):
+        say("error: " + " ".join(message.split()), err=True)
     return code
 
 
-def _flush() -> bool:
-    """Write out what was printed; what is refused is dropped, or Python would try again at exit."""
+def _ended(args: Sequence[str] | None) -> int:
+    """Do what the command line says; return the exit code."""
     try:
-        sys.stdout.flush()
-    except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return False
-    return True
+        with warnings_after():
+            main.main(args=args, prog_name="skild-phys", standalone_mode=False)
+            sys.stdout.flush()
+    except SkildPhysError as error:
+        return _fail(str(error), error.exit_code)
+    except click.ClickException as error:
+        return _fail(error.format_message(), 2)
+    except OSError as error:
+        name = error.filename if flush() else None
+        return _fail(f"{name or 'output'}: {error.strerror or error}", 3)
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not any(w in str(error) for w in NO_MEMORY):
+            raise
+        return _fail(f"memory does not suffice: {error or 'no more can be had'}", 3)
+    except (KeyboardInterrupt, click.Abort) as error:
+        if isinstance(error.__cause__, EOFError):  # a bug, which click takes for Ctrl-D
+            raise error.__cause__ from None
+        return _fail("interrupted", 130)
+    return 0
 
 
 def run(args: Sequence[str] | None = None) -> None:
     """Run the command line and exit; what a user can mend takes one line, a bug a traceback."""
-    try:
-        main.main(args=args, prog_name="skild-phys", standalone_mode=False)
-        code = 0
-        sys.stdout.flush()
-    except SkildPhysError as error:
-        code = _fail(str(error), error.exit_code)
-    except click.ClickException as error:
-        code = _fail(error.format_message(), 2)
-    except OSError as error:
-        name = error.filename if _flush() else None
-        code = _fail(f"{name or 'output'}: {error.strerror or error}", 3)
-    except (KeyboardInterrupt, click.Abort) as error:
-        if isinstance(error.__cause__, EOFError):  # a bug, which click takes for Ctrl-D
-            raise error.__cause__ from None
-        code = _fail("interrupted", 130)
-    sys.exit(code)
+    open_streams()
+    sys.exit(_ended(args))

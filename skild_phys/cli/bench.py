@@ -11,6 +11,7 @@ import click
 
 from skild_phys.cli import bench_measure, bench_refine
 from skild_phys.cli.options import announced, json_option, progress_bar
+from skild_phys.cli.terminal import say, show
 
 if TYPE_CHECKING:
     from skild_phys.simulation.bench import Result, Speed
@@ -99,7 +100,7 @@ def simulate(
         result = bench(setting, loads, with_peers=peers, note=note)
         advance(1)
     if as_json:
-        click.echo(json.dumps(_plain(result), allow_nan=False))
+        say(json.dumps(_plain(result), allow_nan=False))
     else:
         _print(result)
 
@@ -171,23 +172,17 @@ def _plain_peer(speed: Speed) -> dict[str, Any]:
 
 
 def _print(result: Result) -> None:
-    from rich.console import Console
-
-    console = Console(highlight=False, markup=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, markup=False, width=_WIDTH)
     setting = result.setting
     shape = " x ".join(map(str, setting.shape))
-    console.print(
+    say(
         f"{setting.model} {shape} at T = {setting.temperature:.6g}, one thread, "
-        f"median of {setting.runs} runs of about {setting.seconds:g} s\n",
-        soft_wrap=True,
+        f"median of {setting.runs} runs of about {setting.seconds:g} s\n"
     )
-    console.print(_table(result))
+    show(_table(result), _WIDTH)
     for line in _scaling(result.scaling, setting.default):
-        console.print(line, soft_wrap=True)
+        say(line)
     for line in _footnotes(result):
-        console.print(f"  {line}", soft_wrap=True)
+        say(f"  {line}")
 
 
 def _table(result: Result) -> Any:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from skild_phys.cli.options import announced, check_threads, json_option, threads_option
+from skild_phys.cli.terminal import say
 from skild_phys.errors import BadInput
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ def command(
         store = critical_store(Path(place) / "critical.zarr", side, count, workers)
         peaks = peak_memory(store, Path(place), gibibytes, workers)
         speed = measure_speed(store, workers, runs, peaks)
-    click.echo(json.dumps(_plain(speed))) if as_json else _print(speed)
+    say(json.dumps(_plain(speed))) if as_json else _print(speed)
 
 
 def _plain(speed: MeasureSpeed) -> dict[str, Any]:
@@ -91,7 +92,7 @@ def _plain(speed: MeasureSpeed) -> dict[str, Any]:
 
 def _print(speed: MeasureSpeed) -> None:
     size = " x ".join(map(str, speed.shape))
-    click.echo(f"{speed.lattices} lattices of {size}, {speed.threads} threads, seconds")
+    say(f"{speed.lattices} lattices of {size}, {speed.threads} threads, seconds")
     lines = (
         ("reading the store", speed.read, ""),
         ("one batched real FFT (float64)", speed.transform, ""),
@@ -105,6 +106,6 @@ def _print(speed: MeasureSpeed) -> None:
         ("every observable, with errors", speed.everything, ""),
     )
     for name, seconds, note in lines:
-        click.echo(f"  {name:42} {seconds:9.3g}  {note}".rstrip())
+        say(f"  {name:42} {seconds:9.3g}  {note}".rstrip())
     for gibibytes, peak in speed.peaks.items():
-        click.echo(f"peak memory of measuring {gibibytes:g} GiB of spins: {peak:.0f} MiB")
+        say(f"peak memory of measuring {gibibytes:g} GiB of spins: {peak:.0f} MiB")

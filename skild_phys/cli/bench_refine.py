@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from skild_phys.cli.options import announced, json_option, threads_option
+from skild_phys.cli.terminal import say
 from skild_phys.errors import BadInput
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ def command(
         speed = refine_speed(weights, coarse, spec, threads or os.cpu_count() or 1)
         peaks = peak_memory((512, 1024, 2048), 4) if memory else {}
     if as_json:
-        click.echo(json.dumps(_plain(speed, rule, factor, peaks)))
+        say(json.dumps(_plain(speed, rule, factor, peaks)))
     else:
         _print(speed, rule, factor, peaks)
 
@@ -94,13 +95,13 @@ def _plain(speed: RefineSpeed, rule: str, factor: int, peaks: dict[int, float]) 
 
 def _print(speed: RefineSpeed, rule: str, factor: int, peaks: dict[int, float]) -> None:
     size = " x ".join(map(str, speed.shape))
-    click.echo(f"{size}, {rule} {factor}x, {speed.calls} denoiser calls, of which")
-    click.echo(f"{speed.network_calls} call the network")
-    click.echo(f"one thread     {speed.one_thread:8.4f} s a lattice, of which")
+    say(f"{size}, {rule} {factor}x, {speed.calls} denoiser calls, of which")
+    say(f"{speed.network_calls} call the network")
+    say(f"one thread     {speed.one_thread:8.4f} s a lattice, of which")
     for part, seconds in speed.parts.items():
-        click.echo(f"  {part:12} {seconds:8.4f} s  {100 * seconds / speed.one_thread:3.0f}%")
-    click.echo(f"{speed.threads} threads      {speed.store:8.4f} s a lattice, into a store")
+        say(f"  {part:12} {seconds:8.4f} s  {100 * seconds / speed.one_thread:3.0f}%")
+    say(f"{speed.threads} threads      {speed.store:8.4f} s a lattice, into a store")
     if speed.exact is not None:
-        click.echo(f"exact          {speed.exact:8.4f} s a lattice, into a store")
+        say(f"exact          {speed.exact:8.4f} s a lattice, into a store")
     for side, peak in peaks.items():
-        click.echo(f"peak memory    {peak:8.0f} MiB at {side} x {side}")
+        say(f"peak memory    {peak:8.0f} MiB at {side} x {side}")

@@ -24,7 +24,8 @@ from skild_phys.cli.options import (
     warn_of,
 )
 from skild_phys.cli.outputs import free
-from skild_phys.files import whole_directory, write_bytes_atomically
+from skild_phys.cli.terminal import say, show
+from skild_phys.files import whole_directory, write_text_atomically
 from skild_phys.measurement import JSON, REPORT, TABLE
 
 if TYPE_CHECKING:
@@ -111,7 +112,7 @@ def command(
     if not from_python():
         _print(found, as_json)
         if not as_json:
-            click.echo(str(output / REPORT))
+            say(str(output / REPORT))
     return found
 
 
@@ -126,7 +127,7 @@ def _remove_others(output: Path, drawn: list[str]) -> None:
 
 def _write(found: Comparison, output: Path, draw: bool) -> list[str]:
     """Write figures, tables and report; return the names of the figures."""
-    from skild_phys.measurement.report import html_report, summary, table
+    from skild_phys.measurement.report import csv_text, html_report, summary, table
     from skild_phys.plots import FIGURES, caption, figure_bytes, save_figure
 
     images, names = [], []
@@ -136,36 +137,29 @@ def _write(found: Comparison, output: Path, draw: bool) -> list[str]:
             save_figure(figure, output / name)
             images.append((caption(name, found), figure_bytes(figure, dpi=150)))
             names.append(name)
-    write_bytes_atomically(output / TABLE, table(found).to_csv(index=False).encode())
+    write_text_atomically(output / TABLE, csv_text(table(found)))
     text = json.dumps(summary(found), indent=1, allow_nan=False)
-    write_bytes_atomically(output / JSON, f"{text}\n".encode())
-    page = html_report(found, images, command_line())
-    write_bytes_atomically(output / REPORT, page.encode())
+    write_text_atomically(output / JSON, f"{text}\n")
+    write_text_atomically(output / REPORT, html_report(found, images, command_line()))
     return names
 
 
 def _print(found: Comparison, as_json: bool) -> None:
-    from rich.console import Console
-
     from skild_phys.measurement.report import ranking, summary, verdict
 
     if as_json:
-        click.echo(json.dumps(summary(found), allow_nan=False))
+        say(json.dumps(summary(found), allow_nan=False))
         return
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, width=200)
-    console.print(_table(found))
+    show(_table(found), 200)
     for model in found.models:
-        console.print(f"\n{model.name}: {verdict(found, model)}", soft_wrap=True, markup=False)
+        say(f"\n{model.name}: {verdict(found, model)}")
         for note in model.notes:
-            console.print(f"  note: {note}", soft_wrap=True, markup=False)
+            say(f"  note: {note}")
     for line in ranking(found):
-        console.print(f"  {line}", soft_wrap=True, markup=False)
+        say(f"  {line}")
 
 
 def _table(found: Comparison) -> Any:
-    from rich.markup import escape
     from rich.table import Table
 
     from skild_phys.measurement.report import label, table, with_error
@@ -174,7 +168,7 @@ def _table(found: Comparison) -> Any:
     for name in ("observable", "r"):
         shown.add_column(name)
     for name in ("truth", *(f"{m.name} - truth" for m in found.models), "theory"):
-        shown.add_column(escape(name), justify="right")
+        shown.add_column(name, justify="right")
     frame = table(found)
     wanted = frame[frame["at"].isna() | (frame["observable"] == "connected_four_point")]
     for (observable, at), lines in wanted.groupby(["observable", "at"], sort=False, dropna=False):

@@ -23,6 +23,7 @@ from skild_phys.cli.options import (
     threads_option,
 )
 from skild_phys.cli.outputs import beside, fill, free
+from skild_phys.cli.terminal import say
 from skild_phys.errors import BadInput
 from skild_phys.files import check_output
 
@@ -391,12 +392,12 @@ def evaluate(
         for row in rows:
             # The PSNR of equal images is infinite, which JSON has no word for.
             row["value"] = row["value"] if math.isfinite(row["value"]) else None
-        click.echo(json.dumps(rows, allow_nan=False))
+        say(json.dumps(rows, allow_nan=False))
         return
     for score in found:
         error = "" if score.error is None else f" +- {score.error:.2g}"
         paper = "" if score.paper is None else f"   paper: {score.paper:g}"
-        click.echo(f"{score.name}  {score.value:.5g}{error}  ({score.n} images){paper}")
+        say(f"{score.name}  {score.value:.5g}{error}  ({score.n} images){paper}")
 
 
 @command.command()

@@ -24,8 +24,14 @@ from skild_phys.cli.options import (
     threads_option,
     warn_of,
 )
+from skild_phys.cli.terminal import say, show
 from skild_phys.errors import BadInput
-from skild_phys.files import whole_directory, write_bytes_atomically
+from skild_phys.files import (
+    printable,
+    whole_directory,
+    write_bytes_atomically,
+    write_text_atomically,
+)
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -113,39 +119,41 @@ def command(
             opened, only=names, offsets=sites, errors=method, seed=seed,
             threads=check_threads(threads), progress=advance,
         )  # fmt: skip
-    result.attrs["store"] = store.name
+    result.attrs["store"] = printable(store.name)
     if output is not None:
         write_measurement(result, output)
     if from_python():
         return
     if as_json:
-        click.echo(json.dumps(as_plain(result), allow_nan=False))
+        say(json.dumps(as_plain(result), allow_nan=False))
     else:
         _print(result, everything=only is not None)
 
 
 def write_measurement(result: xr.Dataset, output: Path) -> None:
     """Write a measurement as NetCDF, Zarr or CSV, or into a directory; raises WriteError."""
-    from skild_phys.measurement.report import estimates_table
+    from skild_phys.measurement.report import csv_text, estimates_table
 
     if output.suffix == ".zarr":
+        from skild_phys.store import zarr_folder
+
         with whole_directory(output, replace=True) as folder, warnings.catch_warnings():
             # Names of offsets are text, for which Zarr 3 has no settled type.
             warnings.simplefilter("ignore")
-            result.to_zarr(folder, mode="w", zarr_format=3, consolidated=False)
+            result.to_zarr(zarr_folder(folder), mode="w", zarr_format=3, consolidated=False)
         return
     netcdf = bytes(result.to_netcdf(engine="scipy"))
-    text = estimates_table(result).to_csv(index=False).encode()
+    text = csv_text(estimates_table(result))
     if output.suffix == ".nc":
         write_bytes_atomically(output, netcdf)
     elif output.suffix == ".csv":
-        write_bytes_atomically(output, text)
+        write_text_atomically(output, text)
     else:
         from skild_phys.plots import measurement_figure, save_figure
 
         with whole_directory(output) as folder:
             write_bytes_atomically(folder / "measure.nc", netcdf)
-            write_bytes_atomically(folder / "measure.csv", text)
+            write_text_atomically(folder / "measure.csv", text)
             figure = measurement_figure(result)
             if figure is not None:
                 save_figure(figure, folder / "measure")
@@ -184,29 +192,24 @@ def _check_kind(output: Path) -> None:
 
 
 def _print(result: xr.Dataset, everything: bool) -> None:
-    from rich.console import Console
-
     from skild_phys.measurement.report import estimated
 
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, width=120)
     shape = "x".join(map(str, result.attrs["shape"]))
     title = f"{result.attrs['store']}: {result.attrs['lattices']} lattices of {shape}"
-    console.print(title, soft_wrap=True, markup=False)
+    say(title)
     scalars = [name for name in estimated(result) if not result[name].dims]
     if scalars:
-        console.print(_scalar_table(result, scalars))
+        show(_scalar_table(result, scalars), 120)
     for table in _correlation_tables(result, everything):
-        console.print(table)
-    console.print(f"errors: {result.attrs['errors']}", soft_wrap=True)
+        show(table, 120)
+    say(f"errors: {result.attrs['errors']}")
     sources: dict[str, list[str]] = {}
     for name in result:
         if str(name).endswith("_theory"):
             about = str(name).removesuffix("_theory").replace("_", " ")
             sources.setdefault(result[name].attrs["comment"], []).append(about)
     for source, names in sources.items():
-        console.print(f"theory of {', '.join(names)}: {source}", soft_wrap=True)
+        say(f"theory of {', '.join(names)}: {source}")
 
 
 def _correlation_tables(result: xr.Dataset, everything: bool) -> list[Any]:

@@ -22,8 +22,9 @@ import click
 from click.core import ParameterSource
 
 from skild_phys import __version__
+from skild_phys.cli.terminal import say
 from skild_phys.errors import BadInput
-from skild_phys.files import Lock, check_output
+from skild_phys.files import Lock, check_output, printable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -178,7 +179,7 @@ def _log(title: str, total: int, done: int) -> Iterator[Advance]:
                 rate = (made - before) / (now - began)
                 seconds = min((total - done - made) / rate, 1e12)
                 pace = f"{rate:.3g}/s, {datetime.timedelta(seconds=round(seconds))} left "
-            click.echo(f"{title} {done + made}/{total} {pace}{note}", err=True)
+            say(f"{title} {done + made}/{total} {pace}{note}", err=True)
 
     yield advance
 
@@ -205,7 +206,7 @@ def interruptible() -> Iterator[Callable[[], bool]]:
                 os.write(2, b"stopped at once\n")
                 os._exit(130)
             came.set()
-            click.echo("stopping at the last commit (Ctrl-C again: at once)", err=True)
+            say("stopping at the last commit (Ctrl-C again: at once)", err=True)
 
     heard, told = socket.socketpair()
     told.setblocking(False)
@@ -226,7 +227,7 @@ def interruptible() -> Iterator[Callable[[], bool]]:
 @contextlib.contextmanager
 def announced(text: str, after: float = 1.0) -> Iterator[None]:
     """Print `text` on stderr if what is done inside takes longer than `after` seconds."""
-    timer = threading.Timer(after, click.echo, [text], {"err": True})
+    timer = threading.Timer(after, say, [text, True])
     timer.daemon = True
     timer.start()
     try:
@@ -254,7 +255,7 @@ def command_line() -> str:
             continue
         for item in value if isinstance(value, tuple) else (value,):
             words += [*option, item.name if isinstance(item, Path) else str(item)]
-    return shlex.join(words)
+    return printable(shlex.join(words))
 
 
 def versions(*packages: str) -> dict[str, str]:
@@ -281,14 +282,14 @@ def answer(
     """Print the result of a command, in words that end with its output or as JSON; return it."""
     if not from_python():
         words = text if output is None else f"{text}\n{output}"
-        click.echo(json.dumps(result) if as_json else words)
+        say(json.dumps(result) if as_json else words)
     return result
 
 
 def warn(warnings: Iterable[str]) -> None:
     """Print warnings, a line each, where no result goes."""
     for warning in warnings:
-        click.echo(f"warning: {warning}", err=True)
+        say(f"warning: {warning}", err=True)
 
 
 def warn_of(stores: Iterable[Lattices]) -> None:

@@ -24,6 +24,7 @@ from skild_phys.cli.options import (
     warn,
 )
 from skild_phys.cli.outputs import beside, fill
+from skild_phys.cli.terminal import say
 from skild_phys.errors import BadInput
 from skild_phys.files import check_output
 
@@ -154,7 +155,7 @@ def command(
             note = (
                 f"note: {coarse.name} does not say of what system it is; the shipped weights are of"
             )
-            click.echo(f"{note} the critical 2D Ising model", err=True)
+            say(f"{note} the critical 2D Ising model", err=True)
     spec = RefineSpec(
         method=method,
         steps=steps,

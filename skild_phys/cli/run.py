@@ -12,13 +12,14 @@ import click
 
 from skild_phys.cli import call, check, options_of
 from skild_phys.cli.options import answer, overwrite_option
+from skild_phys.cli.terminal import say
 from skild_phys.errors import BadInput
 from skild_phys.files import (
     Lock,
     check_directory,
     clear_partials,
-    write_bytes_atomically,
     write_error,
+    write_text_atomically,
 )
 from skild_phys.measurement import REPORT
 
@@ -58,6 +59,7 @@ def command(
     skild-phys run simulations/headline.toml
     """
     from skild_phys.campaign import RESULTS, plan, read_campaign, results
+    from skild_phys.measurement.report import csv_text
     from skild_phys.store import open_store
 
     folder = output or Path("runs") / campaign.stem
@@ -90,7 +92,7 @@ def command(
     for number, (step, state) in enumerate(zip(steps, states), start=1):
         if state == "done":
             continue
-        click.echo(f"[{number}/{len(steps)}] {step.words()}", err=True)
+        say(f"[{number}/{len(steps)}] {step.words()}", err=True)
         _make_folders(step.output.parent)
         # What was begun like this goes on; tables and reports are quick, and made anew.
         anew = step.command in ("measure", "compare") or (state != "begun" and overwrite)
@@ -109,9 +111,8 @@ def command(
     lines = [f"{folder}  {len(steps)} steps, {done} of them done before"]
     reports = [step.output / REPORT for step in steps if step.command == "compare"]
     if reports:
-        table = results(steps, folder).to_csv(index=False)
         clear_partials(folder / RESULTS)
-        write_bytes_atomically(folder / RESULTS, table.encode())
+        write_text_atomically(folder / RESULTS, csv_text(results(steps, folder)))
         lines += map(str, [*reports, folder / RESULTS])
     return answer(found, "\n".join(lines), as_json)
 

@@ -18,8 +18,9 @@ from skild_phys.cli.options import (
     progress_bar,
     threads_option,
 )
+from skild_phys.cli.terminal import say, show
 from skild_phys.errors import BadInput
-from skild_phys.files import whole_directory, write_bytes_atomically
+from skild_phys.files import whole_directory, write_text_atomically
 
 if TYPE_CHECKING:
     from skild_phys.measurement.scaling import Number, Scaling
@@ -76,11 +77,11 @@ def command(
         with announced("drawing ..."), whole_directory(output) as folder:
             _write(found, folder)
     if as_json:
-        click.echo(json.dumps(as_plain(found), allow_nan=False))
+        say(json.dumps(as_plain(found), allow_nan=False))
     else:
         _print(found)
         if output is not None:
-            click.echo(str(output / f"{FIGURE}.png"))
+            say(str(output / f"{FIGURE}.png"))
 
 
 def _number(number: Number | None) -> dict[str, float | None]:
@@ -162,27 +163,22 @@ def _write(found: Scaling, output: Path) -> None:
         for name, values in curve.values.items()
         for i, (t, error) in enumerate(zip(curve.temperature, curve.error(name)))
     ]
-    write_bytes_atomically(output / TABLE, pd.DataFrame(lines).to_csv(index=False).encode())
+    write_text_atomically(output / TABLE, pd.DataFrame(lines).to_csv(index=False))
     text = json.dumps(as_plain(found), indent=1, allow_nan=False)
-    write_bytes_atomically(output / JSON, f"{text}\n".encode())
+    write_text_atomically(output / JSON, f"{text}\n")
     save_figure(scaling_figure(found), output / FIGURE)
 
 
 def _print(found: Scaling) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     from skild_phys.measurement.report import with_error
 
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, width=120)
     for curve in found.curves:
         low, high = curve.temperature[0], curve.temperature[-1]
-        console.print(
+        say(
             f"{found.model}, L = {curve.side}: {curve.samples} lattices, reweighted "
-            f"between T = {low:.5g} and {high:.5g}",
-            soft_wrap=True,
+            f"between T = {low:.5g} and {high:.5g}"
         )
 
     def shown(number: Number | None) -> str:
@@ -216,13 +212,13 @@ def _print(found: Scaling) -> None:
             shown(collapse.eta),
         )
     for table in (crossings, exponents, collapses):
-        console.print()
-        console.print(table)
+        say("")
+        show(table, 120)
     known = ", ".join(
         f"{'Tc' if name == 'temperature' else name} = {value:.7g}"
         for name, value in found.published.items()
     )
-    console.print(f"\npublished: {known}", soft_wrap=True)
+    say(f"\npublished: {known}")
 
 
 _NAMES = {"binder_cumulant": "U4", "xi_over_l": "xi/L", "log_susceptibility": "chi"}

@@ -10,6 +10,7 @@ import click
 import numpy as np
 
 from skild_phys.cli.options import claim_output, json_option, overwrite_option
+from skild_phys.cli.terminal import say
 from skild_phys.errors import BadInput
 from skild_phys.files import write_bytes_atomically
 
@@ -80,21 +81,21 @@ def command(
             "power_err": measured.error.tolist(),
             "fit": values.tolist(),
         }
-        click.echo(json.dumps(answer | {"shells": shells}))
+        say(json.dumps(answer | {"shells": shells}))
         return
-    click.echo(f"{store}  {measured.n} lattices of {shape[0]} x {shape[1]}, basis {basis}")
-    click.echo(f"{'kappa':>9}  {'P':>11}  {'error':>9}  {kind:>11}")
+    say(f"{store}  {measured.n} lattices of {shape[0]} x {shape[1]}, basis {basis}")
+    say(f"{'kappa':>9}  {'P':>11}  {'error':>9}  {kind:>11}")
     chosen = np.unique(np.linspace(0, measured.kappa.size - 1, ROWS).round().astype(int))
     for i in chosen:
-        click.echo(
+        say(
             f"{measured.kappa[i]:9.4f}  {measured.mean[i]:11.5g}  {measured.error[i]:9.2g}"
             f"  {values[i]:11.5g}"
         )
     if kind == "power_law":
         record = fitted.record()
-        click.echo("P = {amplitude:.5g} (kappa^2 + {k0_squared:.4g})^-{alpha:.5g}".format(**record))
+        say("P = {amplitude:.5g} (kappa^2 + {k0_squared:.4g})^-{alpha:.5g}".format(**record))
     if output is not None:
-        click.echo(f"figure: {output}")
+        say(f"figure: {output}")
 
 
 def _open(path: Path) -> Lattices | ImageLattices:

@@ -14,8 +14,15 @@ import click
 
 from skild_phys.cli.options import answer, check_device, output_option
 from skild_phys.cli.outputs import beside, fill
+from skild_phys.cli.terminal import say
 from skild_phys.errors import BadInput, OutputTaken
-from skild_phys.files import Lock, check_output, clear_partials, write_bytes_atomically
+from skild_phys.files import (
+    Lock,
+    check_output,
+    clear_partials,
+    write_bytes_atomically,
+    write_text_atomically,
+)
 from skild_phys.forks import forked
 
 if TYPE_CHECKING:
@@ -239,7 +246,7 @@ def _run(
     if files.checkpoint.exists():
         trainer = Trainer.resume(files.checkpoint, options, source, device, ranks)
         if ranks.first:
-            click.echo(f"going on from step {trainer.step} of {options.steps}", err=True)
+            say(f"going on from step {trainer.step} of {options.steps}", err=True)
     else:
         trainer = Trainer(options, source, device=device, ranks=ranks)
         if begin is not None:
@@ -312,7 +319,7 @@ def _write_curve(trainer: Trainer, curve: Path) -> None:
     rows = csv.writer(table, lineterminator="\n")
     rows.writerow(LOG)
     rows.writerows(trainer.log)
-    write_bytes_atomically(curve, table.getvalue().encode())
+    write_text_atomically(curve, table.getvalue())
 
 
 def _write(trainer: Trainer, system: dict[str, Any], files: _Files) -> dict[str, Any]:

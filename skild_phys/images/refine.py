@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from skild_phys.errors import BadInput, StoreError
+from skild_phys.files import printable
 from skild_phys.images.datasets import write_images
 from skild_phys.images.lowres import RULES, LowResolution, coarse_shape, enlarged, fine_shape
 from skild_phys.skild.basis import turned
@@ -153,7 +154,7 @@ def coarsen_images(
     shape = coarse_shape(images.shape, factor)
     operator = LowResolution(rule, images.shape, shape)
     known = {"rule": rule, "factor": factor, "fine_shape": list(images.shape)}
-    known |= {"parent_store": images.path.name, "parent_sha256": images.digest()}
+    known |= {"parent_store": printable(images.path.name), "parent_sha256": images.digest()}
     known |= {"truth_sha256": images.identity()}
 
     def made(first: int, last: int) -> dict[str, NDArray[Any]]:
@@ -198,7 +199,7 @@ def refine_images(
     n = low.n_samples if n_samples is None else n_samples
     attrs: dict[str, Any] = {
         "method": spec.method, "rule": spec.rule, "factor": spec.factor, "seed": spec.seed,
-        "parent_store": low.path.name, "parent_sha256": low.digest(),
+        "parent_store": printable(low.path.name), "parent_sha256": low.digest(),
         "truth_sha256": low.attrs.get("truth_sha256"),
     }  # fmt: skip
     attrs["streams"] = streams_at(output, overwrite)

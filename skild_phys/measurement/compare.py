@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from skild_phys.errorbars import Chains, ErrorMethod, Estimate, Means
 from skild_phys.errors import BadInput, StoreError
+from skild_phys.files import printable
 from skild_phys.measurement.agreement import Agreement, agreement_of
 from skild_phys.measurement.dataset import (
     GAMMA,
@@ -142,7 +143,7 @@ def compare(
         for store, name, pairing in zip(models, called, pairings, strict=True)
     ]
     return Comparison(
-        truth.path.stem,
+        printable(truth.path.stem),
         measured,
         tuple(compared),
         _floor(found, rows.chains),
@@ -363,7 +364,7 @@ def numbered(names: Sequence[str]) -> list[str]:
 def _names(models: Sequence[Lattices], names: Sequence[str] | None) -> list[str]:
     """Return the names of the models, those of their stores by default; raises BadInput."""
     if names is None:
-        return numbered([Path(store.path).resolve().stem for store in models])
+        return numbered([printable(Path(store.path).resolve().stem) for store in models])
     good = all(re.fullmatch(r"[^\W_][\w .+-]*", name) for name in names)
     if not good or len({*names}) != len(models) or len(names) != len(models):
         accepted = f"{len(models)} different names, one a model, of letters and digits"

@@ -88,6 +88,16 @@ def estimates_table(data: xr.Dataset) -> pd.DataFrame:
     return pd.DataFrame(lines)
 
 
+def no_formula(value: Any) -> Any:
+    """Return a cell of a table; before text that spreadsheets would execute stands a '."""
+    return f"'{value}" if isinstance(value, str) and value[:1] in {*"=+-@\t\r"} else value
+
+
+def csv_text(frame: pd.DataFrame) -> str:
+    """Return a table as CSV, without formulas."""
+    return frame.map(no_formula).to_csv(index=False)
+
+
 def to_plain(value: Any) -> Any:
     """Return what json can write: NaN and infinity become None, NumPy numbers plain ones."""
     if isinstance(value, Mapping):

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skild_phys.errors import Interrupted, StoreError
-from skild_phys.files import AnyPath
+from skild_phys.files import AnyPath, printable
 from skild_phys.lattice.coarsen import (
     check_rule,
     coarse_field,
@@ -145,6 +145,6 @@ def _attributes(fine: Lattices, rule: str, factor: int, tie_seed: int) -> dict[s
         **({"tie_seed": tie_seed} if rule == "majority" else {}),
         **{name: fine.attrs[name] for name in _CARRIED if name in fine.attrs},
         "L": sides([side // factor for side in fine.shape]),
-        "parent_store": fine.path.name,
+        "parent_store": printable(fine.path.name),
         "parent_sha256": fine.digest(),
     }

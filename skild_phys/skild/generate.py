@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from skild_phys.errors import BadInput
+from skild_phys.files import printable
 from skild_phys.lattice.models import MODELS
 from skild_phys.rng import system_seed
 from skild_phys.skild.basis import make_basis
@@ -145,7 +146,7 @@ def generate_store(
         **chain_record(lambdas),
     }
     if truth is not None:
-        attrs |= {"parent_store": truth.path.name, "parent_sha256": truth.digest()}
+        attrs |= {"parent_store": printable(truth.path.name), "parent_sha256": truth.digest()}
         if isinstance(truth, ImageLattices):
             attrs["truth_sha256"] = truth.identity()
         attrs["factor"] = factor

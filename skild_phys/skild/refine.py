@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from skild_phys.errors import BadInput, WeightsError
+from skild_phys.files import printable
 from skild_phys.lattice.coarsen import (
     BlockMean,
     Operator,
@@ -443,7 +444,7 @@ def _attributes(
         "factor": coarse.factor,
         "seed": spec.seed,
         "samples_per_input": spec.samples_per_input,
-        "parent_store": coarse.path.name,
+        "parent_store": printable(coarse.path.name),
         "parent_sha256": coarse.digest,
     }
     if coarse.rule == "majority":

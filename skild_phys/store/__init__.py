@@ -3,6 +3,7 @@
 Only this package knows Zarr and the schema.
 """
 
+from skild_phys.store.chunks import zarr_folder
 from skild_phys.store.create import create_store, end_append, streams_at
 from skild_phys.store.inputs import Source, is_store, open_lattices
 from skild_phys.store.lattices import Lattices
@@ -32,4 +33,5 @@ __all__ = [
     "read_timing",
     "streams_at",
     "write_timing",
+    "zarr_folder",
 ]

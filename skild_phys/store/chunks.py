@@ -17,13 +17,18 @@ from numcodecs import Blosc
 from numcodecs.checksum32 import CRC32C
 from numpy.typing import NDArray
 from zarr.core.buffer import default_buffer_prototype
-from zarr.storage import MemoryStore
+from zarr.storage import LocalStore, MemoryStore
 
 from skild_phys.errors import StoreError
-from skild_phys.files import write_bytes_atomically
+from skild_phys.files import AnyPath, write_bytes_atomically
 from skild_phys.store.schema import ROOT, chunk_name, chunk_shape
 
 _BLOSC, _CHECKSUM = Blosc(), CRC32C(location="end")
+
+
+def zarr_folder(path: AnyPath, *, read_only: bool = False) -> Any:
+    """Return the folder `path` as Zarr's functions take it: they read text with '::' as a URL."""
+    return LocalStore(Path(path), read_only=read_only)
 
 
 def _one_chunk(metadata: Mapping[str, Any]) -> tuple[Any, Any]:

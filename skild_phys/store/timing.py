@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from skild_phys.files import AnyPath, write_bytes_atomically, write_error
+from skild_phys.files import AnyPath, write_error, write_text_atomically
 
 
 def _beside(path: AnyPath) -> Path:
@@ -19,7 +19,7 @@ def _beside(path: AnyPath) -> Path:
 def write_timing(path: AnyPath, seconds_per_lattice: float) -> None:
     """Record the wall time (s) a lattice of the store at `path` took to make."""
     text = json.dumps({"seconds_per_lattice": seconds_per_lattice})
-    write_bytes_atomically(_beside(path), f"{text}\n".encode())
+    write_text_atomically(_beside(path), f"{text}\n")
 
 
 def remove_timing(path: AnyPath) -> None:

@@ -1,0 +1,72 @@
+"""What reaches the terminal: text without control characters, tables, errors of the streams."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from skild_phys.files import printable
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+
+def say(text: str, err: bool = False) -> None:
+    """Print a line on stdout, or on stderr with `err`."""
+    click.echo(printable(text), err=err)
+
+
+def show(table: Table, width: int) -> None:
+    """Print a table on stdout: as wide as the terminal, in a file `width` wide."""
+    from rich.console import Console
+
+    class Plain(Console):
+        def render_str(self, text: str, **options: Any) -> Any:
+            return super().render_str(printable(text), **options)
+
+        def on_broken_pipe(self) -> None:
+            raise
+
+    console = Plain(highlight=False, markup=False, emoji=False)
+    if not console.is_terminal:
+        console.width = width
+    console.print(table)
+
+
+def open_streams() -> None:
+    """Make stdout and stderr take every text: those that are closed, and those not UTF-8."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:  # closed by the shell (`>&-`); the next file would get its number
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
+        elif isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def flush() -> bool:
+    """Write out what was printed; what is refused is dropped, or Python would try again at exit."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def warnings_after() -> Iterator[None]:
+    """Hold back the warnings of libraries, each to be one line once all went well.
+
+    Beside the line of an error they would only hide it.
+    """
+    with warnings.catch_warnings(record=True) as caught:
+        yield
+    for warning in caught:
+        say("warning: " + " ".join(str(warning.message).split()), err=True)
