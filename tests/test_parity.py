@@ -171,7 +171,7 @@ def test_the_forward_marginal(name: str) -> None:
 
 
 @every
-@pytest.mark.parametrize("n", [1, 100, 500, 1000])
+@pytest.mark.parametrize("n", [1, 500, 1000])
 def test_x0_from_the_papers_output(name: str, n: int) -> None:
     """Mode by mode, over what the division by sqrt(abar) magnifies; trained to be the same."""
     reference, config = Reference(name), read_config(name)
@@ -190,7 +190,7 @@ def test_x0_from_the_papers_output(name: str, n: int) -> None:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("n", [1, 100, 300])
+@pytest.mark.parametrize("n", [1, 300])
 def test_published_weights_give_the_papers_x0(tmp_path: Path, n: int) -> None:
     """Those of the small random network of `tests/data`, converted, saved and read again."""
     reference = Reference("cifar10")
@@ -227,7 +227,7 @@ def test_weights_that_were_converted_otherwise_are_refused(tmp_path: Path) -> No
 
 
 @every
-@pytest.mark.parametrize("n", [1000, 500, 2, 1])
+@pytest.mark.parametrize("n", [1000, 2])
 def test_one_ancestral_step(name: str, n: int) -> None:
     """x_{n-1} from x_n and a predicted eps_k: DDPM's posterior, mode by mode."""
     reference, config, row = Reference(name), read_config(name), PAPER[name]
