@@ -151,7 +151,7 @@ class Weights:
         if None not in known and list(shape) != list(known):
             one, other = (" x ".join(map(str, sides)) for sides in (shape, known))
             found.append(
-                f"{one} from noise by weights trained on {other}: statistics of other sizes are"
+                f"{one} from noise by weights trained on {other}: at other sizes statistics are"
                 " biased, energy, susceptibility and U4 among them"
             )
         erased = float(self.process(shape).kappa2.min()) * start
