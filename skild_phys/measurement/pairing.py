@@ -13,7 +13,7 @@ from skild_phys.errorbars import Array
 from skild_phys.lattice.coarsen import RULES, coarsen_lattices
 from skild_phys.measurement.lattices import is_spins, read_lattices
 from skild_phys.measurement.rows import identities
-from skild_phys.store import Lattices
+from skild_phys.store import Lattices, shared
 
 _PROBE = 8
 _SAME_RULE = 0.99
@@ -37,10 +37,13 @@ def pair(truth: Lattices, model: Lattices, coarse: Lattices | None = None) -> Pa
     same parent store for both), or if the pairs have the same coarse values. Otherwise the two
     are taken as independent ensembles, and the notes say why.
     """
-    if not model.has("parent") and model.path.resolve() == truth.path.resolve():
-        return Pairing(np.arange(truth.n_samples), ("this is the truth itself",))
     if not model.has("parent"):
-        return Pairing(None, ("unpaired errors: the store names no parents of its lattices",))
+        if model.path.resolve() == truth.path.resolve() or model.digest() == truth.digest():
+            return Pairing(np.arange(truth.n_samples), ("this is the truth itself",))
+        notes: tuple[str, ...] = ("unpaired errors: the store names no parents of its lattices",)
+        if n := shared(truth, model):
+            notes += (f"{n} of its lattices are the truth's own: these errors are too large",)
+        return Pairing(None, notes)
     ancestors, first = np.unique(identities(truth), return_index=True)
     wanted = identities(model)
     place = np.minimum(np.searchsorted(ancestors, wanted), len(ancestors) - 1)

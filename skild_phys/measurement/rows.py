@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skild_phys.errorbars import Chains
+from skild_phys.errors import StoreError
 from skild_phys.store import Lattices
 
 MAX_ROWS = 8192
@@ -45,6 +46,27 @@ def chains_of(lattices: Lattices) -> Chains | None:
     return Chains(chain[: lattices.n_samples], draw[: lattices.n_samples])
 
 
+def _separated(lattices: Lattices, chains: Chains) -> Chains:
+    """Return chains of their own for runs that were joined: draws that begin again are another's.
+
+    Raises StoreError where draws of equal numbers are in no order that tells them apart.
+    """
+    chain, draw = chains.chain, chains.draw
+    _, count = np.unique(np.stack([chain, draw]), axis=1, return_counts=True)
+    if count.max(initial=1) == 1:
+        return chains
+    order = np.argsort(chain, kind="stable")
+    begins = (np.diff(chain[order]) != 0) | (np.diff(draw[order]) <= 0)
+    label = np.empty_like(chain)
+    label[order] = np.concatenate([[0], np.cumsum(begins)])
+    if label.max() >= 2 * count.max() * len(np.unique(chain)):
+        raise StoreError(
+            f"{lattices.path}: variable 'draw': up to {count.max()} samples have the same chain and"
+            " draw, and no order tells their runs apart; expected one run behind the other"
+        )
+    return Chains(label, draw)
+
+
 def identities(lattices: Lattices) -> NDArray[np.int64]:
     """Return what names the ancestor of each lattice: `parent`, or else its own index."""
     if lattices.has("parent"):
@@ -61,7 +83,7 @@ def rows_of(lattices: Lattices, max_rows: int = MAX_ROWS) -> Rows:
     n = len(parents)
     chains = chains_of(lattices)
     if chains is not None:
-        chains = chains.take(first)
+        chains = _separated(lattices, chains.take(first))
     group = -(-n // max_rows)
     if group <= 1:
         return Rows(label, n, np.ones(n, dtype=np.int64), chains)

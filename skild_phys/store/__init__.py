@@ -5,6 +5,7 @@ Only this package knows Zarr and the schema.
 
 from skild_phys.store.chunks import zarr_folder
 from skild_phys.store.create import create_store, end_append, streams_at
+from skild_phys.store.identity import shared
 from skild_phys.store.inputs import Source, is_store, open_lattices
 from skild_phys.store.lattices import Lattices
 from skild_phys.store.reader import LatticeStore, open_store
@@ -31,6 +32,7 @@ __all__ = [
     "open_lattices",
     "open_store",
     "read_timing",
+    "shared",
     "streams_at",
     "write_timing",
     "zarr_folder",

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import re
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from skild_phys.lattice.coarsen import check_factor, check_rule, stored_scale
 from skild_phys.lattice.models import MODELS, parse_temperature
 from skild_phys.store.dataset import as_stored
 from skild_phys.store.formats import field_name
+from skild_phys.store.identity import copied, whole_numbers
 from skild_phys.store.lattices import Lattices
 from skild_phys.store.reader import is_temperature
 from skild_phys.store.schema import (
@@ -185,7 +188,34 @@ class ForeignLattices(Lattices):
     def variable(self, name: str) -> NDArray[Any]:
         if not self.has(name):
             raise StoreError(f"{self.path}: has no variable '{name}'")
-        return np.asarray(_decoded(self.path, name, self._data[name].variable).values)
+        return self._scalars[name]
+
+    @functools.cached_property
+    def _scalars(self) -> dict[str, NDArray[Any]]:
+        """The scalars; those that count something are whole numbers, none of them missing."""
+        found = {
+            name: np.asarray(_decoded(self.path, name, self._data[name].variable).values)
+            for name in self.variables
+        }
+        return found | whole_numbers(self.path, found)
+
+    def settled(self) -> ForeignLattices:
+        """Return the same with each sample once, and without scalars that some samples lack.
+
+        What is left out is said in a warning.
+        """
+        lacking = [k for k, v in self._scalars.items() if not np.isfinite(v).all()]
+        again = copied(self)
+        if lacking:
+            names = ", ".join(f"'{name}'" for name in lacking)
+            warnings.warn(f"{self.path}: not all samples have {names}: left out", stacklevel=2)
+        if again.any():
+            what = f"{again.sum()} of {len(again)} samples are copies of others"
+            warnings.warn(f"{self.path}: {what}: each is counted once", stacklevel=2)
+        if not lacking and not again.any():
+            return self
+        kept = self._data.drop_vars(lacking).isel({self._dims[0]: np.flatnonzero(~again)})
+        return ForeignLattices(kept, self.path, self.field)
 
     def digest(self) -> str:
         """Return the SHA-256 of type, shape and numbers, all of which are read and checked."""

@@ -87,4 +87,4 @@ def _foreign(
     elif not isinstance(source, xr.Dataset):
         path, values = Path("lattices"), np.asanyarray(source)
         source = xr.Dataset({name: (usual_axes(name, values.ndim), values)})
-    return ForeignLattices(source.assign_attrs(attrs), path, field)
+    return ForeignLattices(source.assign_attrs(attrs), path, field).settled()

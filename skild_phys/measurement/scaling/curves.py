@@ -19,7 +19,7 @@ from skild_phys.measurement.rows import rows_of
 from skild_phys.measurement.shells import Array
 from skild_phys.measurement.statistics import collect
 from skild_phys.measurement.system import System
-from skild_phys.store import Lattices
+from skild_phys.store import Lattices, shared
 
 _FEWEST_POINTS = 8
 _GRID = 33  # temperatures of a curve, between which a cubic spline interpolates
@@ -92,11 +92,14 @@ def by_side(stores: Sequence[Lattices], bins: int) -> dict[int, list[Lattices]]:
             raise BadInput("STORE", str(store.path), f"lattices with equal sides, not {size}")
         if not 2 <= bins <= store.n_samples:
             raise BadInput("--bins", bins, f"2 to {store.n_samples}, the lattices of {store.path}")
-        if any(
-            store.path.resolve() == other.path.resolve() for other in stores if other is not store
-        ):
+        before = found.setdefault(store.shape[0], [])
+        if any(store.path.resolve() == other.path.resolve() for other in before):
             raise BadInput("STORE", str(store.path), "every store once")
-        found.setdefault(store.shape[0], []).append(store)
+        for other in before:
+            if temperature == other.attrs["temperature"] and (n := shared(other, store)):
+                accepted = f"samples of its own (another --seed): {n} are those of {other.path}"
+                raise BadInput("STORE", str(store.path), accepted)
+        before.append(store)
     if len(found) < 2:
         names = ", ".join(store.path.name for store in stores)
         raise BadInput("STORES", names, "lattices of two sizes or more")

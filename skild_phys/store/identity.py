@@ -1,0 +1,150 @@
+"""Which sample is which: numbers that are missing, and samples that are there twice.
+
+`xarray.concat` leaves NaN where a part has no `chain`, `draw` or `parent`, and joins what overlaps.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skild_phys.errors import StoreError
+from skild_phys.store.lattices import Lattices
+from skild_phys.store.schema import SCALARS
+
+Whole = NDArray[np.int64]
+
+WITHOUT_PARENT = 2**62
+"""Samples without a parent are their own ancestors: their places, numbered from here on."""
+
+_ENOUGH = 8
+_MOST_LAGS = 64
+
+
+def whole_numbers(path: Path, scalars: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    """Return the scalars that count something as whole numbers, with a place for what is missing.
+
+    Samples in a row whose chain or draw is missing are a chain of their own. One whose parent is
+    missing has that of the samples of its chain and draw, and without such none: it is its own
+    ancestor. Raises StoreError for a number that is not whole, or missing elsewhere.
+    """
+    known = {name: np.asarray(values) for name, values in scalars.items()}
+    found = {name: v for name, v in known.items() if name in SCALARS and v.dtype.kind in "iuf"}
+    found = {name: v for name, v in found.items() if np.dtype(SCALARS[name].dtype).kind == "i"}
+    missing = {name: ~np.isfinite(v) for name, v in found.items()}
+    for name, values in found.items():
+        lost, limit = missing[name], np.iinfo(SCALARS[name].dtype).max
+        if name in ("label", "split") and lost.any():
+            raise StoreError(f"{path}: variable '{name}': {lost.sum()} samples have none")
+        kept = values[~lost]
+        wrong = (kept != np.floor(kept)) | (kept < 0) | (kept > limit)
+        if wrong.any():
+            raise StoreError(f"{path}: variable '{name}': {kept[wrong][0]} is no whole number")
+        found[name] = np.where(lost, 0, values).astype(np.int64)
+    of_chain = [name for name in ("chain", "draw") if name in found]
+    if of_chain:
+        _fill_chains(found, np.any([missing[name] for name in of_chain], axis=0))
+    if "parent" in found:
+        _fill_parents(found, missing["parent"])
+    return found
+
+
+def _fill_chains(found: dict[str, Whole], lost: NDArray[np.bool_]) -> None:
+    """Number chains and draws where they are lost: a stretch of samples is a chain."""
+    place = np.flatnonzero(lost)
+    begins = np.flatnonzero(np.diff(place, prepend=-2) != 1)
+    stretch = np.cumsum(np.diff(place, prepend=-2) != 1) - 1
+    if "chain" in found:
+        found["chain"][place] = found["chain"].max(initial=-1, where=~lost) + 1 + stretch
+    if "draw" in found:
+        found["draw"][place] = place - place[begins][stretch]
+
+
+def _fill_parents(found: dict[str, Whole], lost: NDArray[np.bool_]) -> None:
+    """Give samples without a parent that of their chain and draw, or a number of their own."""
+    number = np.flatnonzero(lost)
+    found["parent"][number] = WITHOUT_PARENT + number
+    if "chain" in found and "draw" in found and not lost.all():
+        _, at = np.unique(np.stack([found["chain"], found["draw"]]), axis=1, return_inverse=True)
+        at = at.ravel()
+        parent = np.full(at.max() + 1, -1)
+        parent[at[~lost]] = found["parent"][~lost]
+        shared = parent[at[number]]
+        found["parent"][number] = np.where(shared < 0, found["parent"][number], shared)
+
+
+def copied(lattices: Lattices) -> NDArray[np.bool_]:
+    """Return which samples are copies of earlier ones; of refinements, which parents name, none."""
+    if lattices.has("parent") or lattices.channels or lattices.n_samples < 2 * _ENOUGH:
+        return np.zeros(lattices.n_samples, dtype=np.bool_)
+    return copies(sample_digests(lattices), *_chains(lattices))
+
+
+def _chains(lattices: Lattices) -> tuple[Whole, ...]:
+    known = lattices.has("chain") and lattices.has("draw")
+    return tuple(lattices.variable(name) for name in ("chain", "draw")) if known else ()
+
+
+def shared(one: Lattices, other: Lattices) -> int:
+    """Return how many samples of `other` are samples of `one`."""
+    if (one.field, one.shape) != (other.field, other.shape):
+        return 0
+    both = [_chains(lattices) for lattices in (one, other)]
+    chains = [np.concatenate(pair) for pair in zip(*both)] if all(both) else []
+    digest = np.concatenate([sample_digests(one), sample_digests(other)])
+    return int(copies(digest, *chains)[one.n_samples :].sum())
+
+
+def sample_digests(lattices: Lattices) -> NDArray[np.uint64]:
+    """Return what names the numbers of each sample, (n_samples,): 8 bytes of BLAKE2b."""
+    found = [
+        hashlib.blake2b(sample.tobytes(), digest_size=8).digest()
+        for start, stop in lattices.batches()
+        for sample in lattices.read(start, stop)
+    ]
+    return np.frombuffer(b"".join(found), dtype=np.uint64)
+
+
+def copies(
+    digest: NDArray[np.uint64], chain: Whole | None = None, draw: Whole | None = None
+) -> NDArray[np.bool_]:
+    """Return which samples are copies of earlier ones, (n,) bool.
+
+    Small lattices and frozen chains repeat by chance; copies are known by where they lie: at the
+    same chain and draw, or one behind the other as an earlier stretch is (of other chains, where
+    these are known). What counts are states whose samples all lie so. A state that was drawn
+    twice does by chance with probability 1 / (n - 1) for one place, so that of at most n / 2 such
+    states `_ENOUGH` = 8 do with probability 0.5^8 / 8! = 1e-7; in a stretch without a gap it
+    is less.
+    """
+    found = np.zeros(len(digest), dtype=np.bool_)
+    _, state, count = np.unique(digest, return_inverse=True, return_counts=True)
+    if chain is not None and draw is not None:
+        _, place = np.unique(np.stack([chain, draw]), axis=1, return_inverse=True)
+        place = place.ravel()
+        order = np.lexsort((state, place))
+        again = (np.diff(place[order]) == 0) & (np.diff(state[order]) == 0)
+        _add(found, order[1:][again], state, count)
+    order = np.argsort(state, kind="stable")
+    lags, times = np.unique(np.diff(order)[np.diff(state[order]) == 0], return_counts=True)
+    often = np.argsort(-times, kind="stable")[:_MOST_LAGS]
+    for lag in lags[often][times[often] >= _ENOUGH]:
+        same = state[lag:] == state[:-lag]
+        if chain is not None:
+            same &= chain[lag:] != chain[:-lag]
+        ends = np.flatnonzero(np.diff(same.astype(np.int8), prepend=0, append=0)).reshape(-1, 2)
+        for start, stop in ends[ends[:, 1] - ends[:, 0] >= _ENOUGH]:
+            _add(found, np.arange(start + lag, stop + lag), state, count)
+    return found
+
+
+def _add(found: NDArray[np.bool_], again: Whole, state: Whole, count: Whole) -> None:
+    """Mark samples as copies, if enough of their states are there and in the originals alone."""
+    states, times = np.unique(state[again], return_counts=True)
+    if (times == count[states] - 1).sum() >= _ENOUGH:
+        found[again] = True
