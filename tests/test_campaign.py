@@ -166,21 +166,56 @@ def test_all_comparisons_are_one_table(campaign: Path, tmp_path: Path) -> None:
     assert (own["seconds_per_lattice"] > 0).all()
 
 
+MEASURED = "[measure]\n{}\n[compare]\n{}\n"
+
+
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ('method = "exact"', 'method = ["fill", "exakt"]', "--method: 'exakt'"),
-        ("factor = 2", "factor = [2, 8]", "a factor that divides L = 12"),
+        ('method = "exact"', 'method = ["exact", "exakt"]', "--method: 'exakt'"),
+        ("factor = 2", "factor = [2, 8]", "L12/factor8/coarse.zarr: --factor: 8"),
         ("factor = 2", 'factor = 2\nrule = "blok"', "--rule: 'blok'"),
+        ("factor = 2", 'factor = 2\nrule = "majority"\ntie_seed = -1', "--tie-seed: -1"),
+        ('T = "Tc"', 'T = ["Tc", "banana"]', "--T: 'banana'"),
+        ("[8, 12]", "[8, 0]", "L0/fine.zarr: --L: '0'"),
+        ("[8, 12]", '[8, 7]\nalgorithm = "metropolis"', "even sides"),
+        ("samples = 3", "samples = 0", "-n: 0"),
+        ("every = 1", "every = 0", "--every: 0"),
+        ("every = 1", 'every = 1\nstart = "warm"', "--start: 'warm'"),
+        ("every = 1", "every = 1\nchunk = 0", "--chunk: 0"),
+        ("every = 1", "every = 1\nthreads = 0", "--threads: 0"),
+        ("every = 1", 'every = 1\nmodel = "ising4d"', "--model: 'ising4d'"),
+        ("sweeps = 1", "sweeps = -1", "--sweeps: -1"),
+        ("sweeps = 1", "steps = 3", "--steps: '3'"),
+        ("sweeps = 1", "factor = 4", "--factor: 4"),
+        ("sweeps = 1", "samples_per_input = 0", "--samples-per-input: 0"),
+        ("sweeps = 1", 'T = "hot"', "--T: 'hot'"),
+        ("sweeps = 1", 'device = "tpu"', "--device: 'tpu'"),
+        ('"exact"\nsweeps = 1', '"skild"\nsampler = "angel2"', "--sampler: 'angel2'"),
+        ('"exact"\nsweeps = 1', '"skild"\nlambda_start = -1', "--lambda-start: -1"),
+        ('T = "Tc"', "T = 4.0", "fill"),
+        ("[refine]", MEASURED.format('only = "energie"', "") + "[refine]", "--only: 'energie'"),
+        ("[refine]", MEASURED.format('errors = "none"', "") + "[refine]", "--errors: 'none'"),
+        ("[refine]", MEASURED.format("bins = 4", "") + "[refine]", "--bins: 4"),
+        ("[refine]", MEASURED.format('offsets = "0,0 1,1"', "") + "[refine]", "--offsets"),
+        ("[refine]", MEASURED.format("", "resamples = 9") + "[refine]", "--resamples: 9"),
+        ("[simulate]", '[train]\npreset = "ising3d"\n[simulate]', "--preset"),
+        ("[simulate]", '[train]\npreset = "ising2d"\nsteps = 0\n[simulate]', "steps"),
     ],
 )
 def test_values_are_refused_before_anything_is_done(
     campaign: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], old: str, new: str,
     message: str,
 ) -> None:  # fmt: skip
-    campaign.write_text(SIMPLE.replace(old, new))
+    """Planted, seen to fail: `run` that does not rehearse."""
+    text = SIMPLE.replace(old, new)
+    if message == "fill":  # the shipped weights are of Tc
+        text, message = text.replace('"exact"\nsweeps = 1', '"skild"'), "the weights are of T"
+    campaign.write_text(text)
     assert call("run", campaign, "-o", tmp_path / "out") == 2
-    assert message in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert message in err
+    assert err.count("\n") == 1
     assert not (tmp_path / "out").exists()
 
 

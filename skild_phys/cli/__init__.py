@@ -89,12 +89,13 @@ def call(command: str, inputs: Sequence[object], options: Mapping[str, object]) 
         )
 
 
-def check(command: str, inputs: Sequence[object], options: Mapping[str, object]) -> None:
-    """Raise what `call` would for options that cannot be parsed; nothing is done."""
+def check(command: str, inputs: Sequence[object], options: Mapping[str, object]) -> dict[str, Any]:
+    """Return the parameters that `call` would parse, or raise what it would; nothing is done."""
     told = main.get_command(click.Context(main), command)
+    if told is None:
+        raise ValueError(command)
     with _explained(command):
-        if told is not None:
-            told.make_context(command, _words(command, inputs, options), obj=FROM_PYTHON)
+        return told.make_context(command, _words(command, inputs, options), obj=FROM_PYTHON).params
 
 
 @contextlib.contextmanager

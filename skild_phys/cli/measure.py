@@ -107,7 +107,7 @@ def command(
     warn_of([opened])
     check_measurable(opened)
     method = error_method(errors, bins, resamples, seed, opened.n_samples)
-    sites = tuple(_parse_offsets(text) for text in offsets)
+    sites = tuple(parse_offsets(text) for text in offsets)
     names = None if only is None else tuple(name.strip() for name in only.split(","))
     chosen(System.of(opened, offsets=sites), names)
     if output is not None:
@@ -169,7 +169,8 @@ def as_plain(result: xr.Dataset) -> dict[str, Any]:
     return plain
 
 
-def _parse_offsets(text: str) -> tuple[tuple[int, ...], ...]:
+def parse_offsets(text: str) -> tuple[tuple[int, ...], ...]:
+    """Return the four sites of an --offsets; raises BadInput."""
     try:
         sites = tuple(tuple(int(n) for n in site.split(",")) for site in text.split())
     except ValueError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,7 @@ from skild_phys.files import check_output
 
 if TYPE_CHECKING:
     from skild_phys.skild.coarse import CoarseInput
+    from skild_phys.skild.refine import RefineSpec
 
 
 def compile_kernels(
@@ -129,11 +131,8 @@ def command(
     skild-phys refine means.npy --rule block_mean --factor 2 -o refined.zarr
     skild-phys refine coarse.zarr --method exact --sweeps 64 -o oracle.zarr
     """
-    from skild_phys.lattice.models import parse_temperature
     from skild_phys.skild.coarse import open_coarse
-    from skild_phys.skild.oracle import hamiltonian_of
     from skild_phys.skild.refine import (
-        RefineSpec,
         another_system,
         check_skild_fits,
         check_weights_fit,
@@ -142,10 +141,7 @@ def command(
     from skild_phys.skild.weights import load_weights, shipped_weights, weights_sha256
     from skild_phys.store import write_timing
 
-    for option, value in (("--threads", threads), ("--chunk", chunk)):
-        if value is not None and value < 1:
-            raise BadInput(option, value, "a whole number of at least 1")
-    check_device(device)
+    spec = spec_of(click.get_current_context().params)
     weights = load_weights(checkpoint or shipped_weights()) if method == "skild" else None
     spins = weights is None or weights.output == "logits"
     source = open_coarse(coarse, factor, rule, spins=spins)
@@ -156,30 +152,7 @@ def command(
                 f"note: {coarse.name} does not say of what system it is; the shipped weights are of"
             )
             say(f"{note} the critical 2D Ising model", err=True)
-    spec = RefineSpec(
-        method=method,
-        steps=steps,
-        samples_per_input=samples_per_input,
-        seed=seed,
-        polish=polish,
-        sampler=sampler or "stochastic",
-        restarts=restarts,
-        sweeps=sweeps,
-        lambda_start=lambda_start,
-        lambda_end=lambda_end,
-    )
-    unused: dict[str, Any] = {} if method == "exact" else {"--sweeps": sweeps}
-    if method != "skild":
-        unused |= {"--steps": steps, "--restarts": restarts, "--checkpoint": checkpoint}
-        unused |= {"--lambda-start": lambda_start, "--lambda-end": lambda_end}
-    for option, value in unused.items():
-        if value is not None:
-            raise BadInput(option, str(value), f"nothing: method {method} does not use it")
-    heat = source.attrs.get("temperature")
-    if temperature is not None:
-        if method != "exact" and not polish:
-            raise BadInput("--T", temperature, "no temperature: only exact and --polish use one")
-        heat = parse_temperature(temperature, hamiltonian_of(source, "--method", method))
+    heat = temperature_of(source, spec, temperature)
     warnings = []
     if weights:
         system = source.attrs | {"temperature": heat}
@@ -222,6 +195,41 @@ def command(
     found = {"path": str(output), **result, "seconds_per_lattice": each, "method": method}
     found["warnings"] = warnings
     return answer(found, _report(found, source, total), as_json, output)
+
+
+def spec_of(given: Mapping[str, Any]) -> RefineSpec:
+    """Return what the parameters of the command ask for; raises BadInput."""
+    from skild_phys.skild.refine import RefineSpec
+
+    for name in ("threads", "chunk"):
+        if given[name] is not None and given[name] < 1:
+            raise BadInput(f"--{name}", given[name], "a whole number of at least 1")
+    check_device(given["device"])
+    own = {one.name for one in dataclasses.fields(RefineSpec)}
+    known = {name: value for name, value in given.items() if name in own}
+    spec = RefineSpec(**known | {"sampler": given["sampler"] or "stochastic"})
+    unused: tuple[str, ...] = () if spec.method == "exact" else ("sweeps",)
+    if spec.method != "skild":
+        unused += ("steps", "restarts", "checkpoint", "lambda_start", "lambda_end")
+    for name in unused:
+        if given[name] is not None:
+            option = "--" + name.replace("_", "-")
+            accepted = f"nothing: method {spec.method} does not use it"
+            raise BadInput(option, str(given[name]), accepted)
+    return spec
+
+
+def temperature_of(source: CoarseInput, spec: RefineSpec, given: str | None) -> float | None:
+    """Return the temperature that is given, or the source's own; raises BadInput."""
+    from skild_phys.lattice.models import parse_temperature
+    from skild_phys.skild.oracle import hamiltonian_of
+
+    if given is None:
+        known: float | None = source.attrs.get("temperature")
+        return known
+    if spec.method != "exact" and not spec.polish:
+        raise BadInput("--T", given, "no temperature: only exact and --polish use one")
+    return parse_temperature(given, hamiltonian_of(source, "--method", spec.method))
 
 
 def _report(found: dict[str, Any], source: CoarseInput, total: int) -> str:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
 import difflib
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from skild_phys.cli import call, check, options_of
-from skild_phys.cli.options import answer, overwrite_option
+from skild_phys.cli import call, options_of
+from skild_phys.cli.options import answer, check_threads, overwrite_option
+from skild_phys.cli.rehearsal import rehearse
 from skild_phys.cli.terminal import say
 from skild_phys.errors import BadInput
 from skild_phys.files import (
@@ -22,9 +21,6 @@ from skild_phys.files import (
     write_text_atomically,
 )
 from skild_phys.measurement import REPORT
-
-if TYPE_CHECKING:
-    from skild_phys.campaign import Step
 
 GIVEN = ("output", "o", "overwrite", "json", "append", "coarse", "truth", "help", "h")
 """Options that a campaign sets itself, or that its tables cannot have."""
@@ -68,9 +64,8 @@ def command(
         _check_options(campaign, name, [key for table in many for key in table])
     check_directory(folder)
     steps = plan(tables, folder, campaign.parent)
-    for step in steps:
-        check(step.command, step.inputs, step.options | {"output": step.output})
-    _check_values(steps)
+    check_threads(threads)
+    rehearse(steps)
     if not dry_run:
         _make_folders(folder.parent)
         click.get_current_context().with_resource(Lock(folder, beside=True))
@@ -122,25 +117,6 @@ def _make_folders(path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise write_error(path, error) from None
-
-
-def _check_values(steps: Sequence[Step]) -> None:
-    """Raise BadInput for a value that a later step would refuse, before the first one is done."""
-    from skild_phys.lattice.coarsen import check_factor, check_rule
-
-    sides = {step.output: step.options.get("L") for step in steps if step.command == "simulate"}
-    for step in steps:
-        if step.command == "refine":
-            from skild_phys.skild.refine import RefineSpec
-
-            own = {field.name for field in dataclasses.fields(RefineSpec)}
-            RefineSpec(**{k: v for k, v in step.options.items() if k in own})
-        if step.command == "coarsen":
-            rule, factor = (step.options.get(key) for key in ("rule", "factor"))
-            check_rule(str(rule or "block_mean"))
-            side = sides[step.inputs[0]]
-            if isinstance(factor, int) and isinstance(side, int) and side % check_factor(factor):
-                raise BadInput("[coarsen] factor", factor, f"a factor that divides L = {side}")
 
 
 def _check_options(campaign: Path, name: str, keys: list[str]) -> None:

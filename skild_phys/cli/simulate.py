@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from skild_phys.simulation.spec import SimulationSpec
     from skild_phys.store import LatticeStore
 
-_OPTIONS = {
+PARAMETERS = {
     "side": "--L",
     "temperature": "--T",
     "model": "--model",
@@ -124,7 +124,7 @@ def command(
         _check_agreement(context, given, spec, output)
         attrs |= more
     else:
-        spec = _spec(samples, **given)
+        spec = spec_of_options(samples, **given)
     with announced("compiling the kernels (first run only) ..."):
         compile_kernels(spec)
 
@@ -163,7 +163,9 @@ def _default_output(spec: SimulationSpec, given: dict[str, Any]) -> Path:
     return Path(f"{spec.model}-{shape_name(spec.shape)}-{heat}{seed}.zarr")
 
 
-def _spec(samples: int, side: str | None, temperature: str | None, **given: Any) -> SimulationSpec:
+def spec_of_options(
+    samples: int, side: str | None, temperature: str | None, **given: Any
+) -> SimulationSpec:
     from skild_phys.lattice.models import get_model, parse_temperature
     from skild_phys.simulation.spec import SimulationSpec, parse_shape
 
@@ -224,7 +226,7 @@ def _check_agreement(
         "algorithm": lambda name: get_algorithm(name, spec.system).name,
     }
     there = vars(spec) | {"side": spec.shape}
-    for name, option in _OPTIONS.items():
+    for name, option in PARAMETERS.items():
         if context.get_parameter_source(name) is not ParameterSource.COMMANDLINE:
             continue
         if parse.get(name, lambda value: value)(given[name]) != there[name]:

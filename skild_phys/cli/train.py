@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from importlib.util import find_spec
 from pathlib import Path
@@ -90,31 +90,10 @@ def command(
     """
     import torch
 
-    from skild_phys.skild.config import read_config
     from skild_phys.skild.ranks import joined
-    from skild_phys.skild.weights import weights_sha256
 
-    if (preset is None) == (config is None):
-        raise BadInput("--preset", preset, "one of --preset and --config")
-    begin = None if initial is None else _initial(initial)
-    if side is not None and store is not None:
-        raise BadInput("--side", side, "no side with STORE, whose sides are its own")
-    options = read_config(
-        config or str(preset),
-        steps=steps,
-        batch=batch,
-        seed=seed,
-        side=side,
-        initial=begin and weights_sha256(begin),
-    )
-    if options.initial and begin is None:
-        raise BadInput("initial", options.initial, "--from and the weights of this SHA-256")
-    check_device(device)
+    options, begin = config_of(click.get_current_context().params)
     if threads is not None:
-        if threads < 1:
-            raise BadInput("--threads", threads, "a whole number of at least 1")
-        if threads > 1 and forked():
-            raise BadInput("--threads", threads, "1 in a forked process, or start method 'spawn'")
         torch.set_num_threads(threads)
     inputs = [p for p in (store, initial and Path(initial)) if p]
 
@@ -149,6 +128,44 @@ def command(
         answer(result, text, as_json, output)
 
 
+def config_of(given: Mapping[str, Any]) -> tuple[TrainConfig, Weights | None]:
+    """Return what the parameters of the command ask for, and what it begins with."""
+    from skild_phys.skild.config import read_config
+    from skild_phys.skild.weights import weights_sha256
+
+    preset, config, side, threads = (given[k] for k in ("preset", "config", "side", "threads"))
+    if (preset is None) == (config is None):
+        raise BadInput("--preset", preset, "one of --preset and --config")
+    begin = None if given["initial"] is None else _initial(given["initial"])
+    if side is not None and given["store"] is not None:
+        raise BadInput("--side", side, "no side with STORE, whose sides are its own")
+    own = {name: given[name] for name in ("steps", "batch", "seed", "side")}
+    options = read_config(config or str(preset), **own, initial=begin and weights_sha256(begin))
+    if options.initial and begin is None:
+        raise BadInput("initial", options.initial, "--from and the weights of this SHA-256")
+    check_device(given["device"])
+    if threads is not None and threads < 1:
+        raise BadInput("--threads", threads, "a whole number of at least 1")
+    if threads is not None and threads > 1 and forked():
+        raise BadInput("--threads", threads, "1 in a forked process, or start method 'spawn'")
+    if given["store"] is None:
+        simulated(options)
+    return options, begin
+
+
+def simulated(options: TrainConfig) -> dict[str, Any]:
+    """Return the system that is simulated where no store is given; raises BadInput."""
+    from skild_phys.lattice.models import get_model, parse_temperature
+
+    if options.data == "images":
+        raise BadInput("STORE", "none", "a store of images ('skild-phys images prepare')")
+    model = get_model(options.model)
+    if model.name != "ising2d":
+        raise BadInput("model", model.name, "ising2d, or a STORE: no other model is simulated")
+    temperature = parse_temperature(options.temperature, model)
+    return {"model": model.name, "temperature": temperature, "side": options.side}
+
+
 class _Files(NamedTuple):
     """Where a run writes."""
 
@@ -172,23 +189,17 @@ def _source(store: Path | None, options: TrainConfig) -> tuple[Source, dict[str,
     """Return where lattices come from, and what the weights say of their system."""
     import torch
 
-    from skild_phys.lattice.models import get_model, parse_temperature
+    from skild_phys.lattice.models import MODELS
     from skild_phys.skild.pixels import ImageLattices
     from skild_phys.skild.source import SimulationSource, StoreSource
     from skild_phys.store import open_lattices
 
-    if store is None and options.data == "images":
-        raise BadInput("STORE", "none", "a store of images ('skild-phys images prepare')")
     if store is None:
-        model = get_model(options.model)
-        if model.name != "ising2d":
-            raise BadInput("model", model.name, "ising2d, or a STORE: no other model is simulated")
-        temperature = parse_temperature(options.temperature, model)
+        system = simulated(options)
         simulation = SimulationSource(
-            options.side, temperature, options.batch, options.clusters, options.seed,
+            options.side, system["temperature"], options.batch, options.clusters, options.seed,
             threads=torch.get_num_threads(),
         )  # fmt: skip
-        system = {"model": model.name, "temperature": temperature, "side": options.side}
         return simulation, system
     spins = options.output == "logits"
     system = {"model": None, "temperature": None}
@@ -213,6 +224,10 @@ def _source(store: Path | None, options: TrainConfig) -> tuple[Source, dict[str,
     if spins and lattices.field != "spins":
         accepted = f"spins, not '{lattices.field}', or a recipe (--config) with output = \"v\""
         raise BadInput("STORE", str(store), accepted)
+    known = MODELS.get(str(lattices.attrs.get("model")))
+    if known is not None and not known.even and "sign" in options.symmetries:
+        accepted = f"a recipe without 'sign': {known.name} declares no change of sign"
+        raise BadInput("symmetries", list(options.symmetries), accepted)
     names = ("model", "temperature", "rule", "factor")
     system |= {name: lattices.attrs[name] for name in names if name in lattices.attrs}
     return StoreSource(lattices, options.seed), system | _size(lattices.shape)

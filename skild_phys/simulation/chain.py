@@ -266,6 +266,26 @@ def _executor(
             yield remote
 
 
+def settled_chunk(
+    spec: SimulationSpec, chunk: int | None, n_threads: int | None, cluster: str | None
+) -> tuple[SimulationSpec, int]:
+    """Return the spec with a stint, and samples in a chunk of the store; raises BadInput."""
+    if chunk is not None:
+        check_whole("--chunk", chunk)
+    if n_threads is not None:
+        check_whole("--threads", n_threads)
+        if cluster is not None:
+            raise BadInput("--threads", n_threads, "nothing with --dask: its workers are at work")
+    spec = spec.with_stint()
+    chunk = chunk or spec.default_chunk()
+    if chunk * spec.sites > _CHUNK_BYTES:
+        raise BadInput("--chunk", chunk, f"at most {_CHUNK_BYTES // spec.sites}: a chunk of 1 GiB")
+    if cluster is not None and spec.stretch % chunk:
+        accepted = f"a divisor of {spec.stretch} with --dask: workers write whole chunks"
+        raise BadInput("--chunk", chunk, accepted)
+    return spec, chunk
+
+
 def simulate(
     spec: SimulationSpec,
     path: AnyPath,
@@ -299,22 +319,10 @@ def simulate(
     The finished store, open for reading. Raises BadInput, StoreError, WriteError as
     `create_store` does, and Interrupted once `stop` says so.
     """
-    if chunk is not None:
-        check_whole("--chunk", chunk)
-    if n_threads is not None:
-        check_whole("--threads", n_threads)
-        if cluster is not None:
-            raise BadInput("--threads", n_threads, "nothing with --dask: its workers are at work")
     if not overwrite:
         spec, kept = _begun(spec, path)
-        chunk = chunk or kept
-    spec = spec.with_stint()
-    chunk = chunk or spec.default_chunk()
-    if chunk * spec.sites > _CHUNK_BYTES:
-        raise BadInput("--chunk", chunk, f"at most {_CHUNK_BYTES // spec.sites}: a chunk of 1 GiB")
-    if cluster is not None and spec.stretch % chunk:
-        accepted = f"a divisor of {spec.stretch} with --dask: workers write whole chunks"
-        raise BadInput("--chunk", chunk, accepted)
+        chunk = kept if chunk is None else chunk
+    spec, chunk = settled_chunk(spec, chunk, n_threads, cluster)
     known = {k: v for k, v in spec.attributes().items() if v is not None}
     model = spec.system
     with (

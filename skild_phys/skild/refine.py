@@ -140,7 +140,7 @@ def check_skild_fits(coarse: CoarseInput) -> None:
         raise BadInput("--method", "skild", accepted)
 
 
-def _lambdas(weights: Weights, coarse: CoarseInput, spec: RefineSpec) -> NDArray[np.float64]:
+def lambdas_of(weights: Weights, coarse: CoarseInput, spec: RefineSpec) -> NDArray[np.float64]:
     start = spec.lambda_start
     if start is None:
         # Farther out than the coarse Nyquist mode asks for only as far as the weights have seen.
@@ -180,7 +180,7 @@ class SkildMethod:
             self.operator = BlockMean(coarse.fine_shape, coarse.factor)
         else:
             self.operator = operator(coarse.rule, coarse.fine_shape, coarse.factor)
-        self.lambdas = _lambdas(weights, coarse, spec)
+        self.lambdas = lambdas_of(weights, coarse, spec)
 
     def _coarse_values(self, raw: Lattices) -> NDArray[np.float64]:
         """Return what the operator should see: means for block sums, scaled signs for majority.
@@ -450,7 +450,7 @@ def _attributes(
     if coarse.rule == "majority":
         attrs["tie_seed"] = coarse.tie_seed
     if spec.method == "skild" and weights is not None:
-        lambdas = _lambdas(weights, coarse, spec)
+        lambdas = lambdas_of(weights, coarse, spec)
         attrs |= {"polish": spec.polish, "weights_sha256": weights_sha256, "sampler": spec.sampler}
         attrs |= chain_record(lambdas) | {"arithmetic": arithmetic(device)}
     if spec.method == "exact":

@@ -1,0 +1,149 @@
+"""What the commands of a campaign would refuse, found before the first of them runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from skild_phys.cli import check
+from skild_phys.errors import BadInput, SkildPhysError
+
+if TYPE_CHECKING:
+    from skild_phys.campaign import Step
+    from skild_phys.lattice.models import Model
+
+Params = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class _Store:
+    """What a step will have written: `n` lattices of a model; `rule` and `factor` of coarse ones.
+
+    `field` says that they may be real numbers, as trained weights may make them.
+    """
+
+    n: int
+    shape: tuple[int, ...]
+    model: Model
+    temperature: float
+    rule: str | None = None
+    factor: int = 1
+    tie_seed: int | None = None
+    field: bool = False
+
+    @property
+    def q(self) -> int:
+        return len(self.model.values) if self.model.field == "states" else 0
+
+
+def rehearse(steps: Sequence[Step]) -> None:
+    """Raise SkildPhysError for the first step with a value that its command would refuse."""
+    made: dict[Path, _Store] = {}
+    for step in steps:
+        params = check(step.command, step.inputs, step.options | {"output": step.output})
+        inputs = [made[path] for path in step.inputs]
+        try:
+            if step.command == "simulate":
+                made[step.output] = _simulate(params)
+            elif step.command == "coarsen":
+                made[step.output] = _coarsen(params, inputs[0])
+            elif step.command == "refine":
+                trained = any(params["checkpoint"] == one.output for one in steps)
+                made[step.output] = _refine(params, inputs[0], trained)
+            elif step.command == "train":
+                _train(params)
+            else:
+                _measure(params, inputs)
+        except SkildPhysError as error:
+            raise SkildPhysError(f"{step.output}: {error}") from None
+
+
+def _simulate(params: Params) -> _Store:
+    from skild_phys.cli.simulate import PARAMETERS, spec_of_options
+    from skild_phys.simulation.chain import settled_chunk
+
+    spec = spec_of_options(params["samples"], **{name: params[name] for name in PARAMETERS})
+    settled_chunk(spec, *(params[name] for name in ("chunk", "threads", "cluster")))
+    return _Store(spec.n_samples, spec.shape, spec.system, spec.temperature)
+
+
+def _coarsen(params: Params, fine: _Store) -> _Store:
+    from skild_phys.lattice.coarsen import coarse_field, coarse_shape, stored_scale, tie_coins
+
+    rule, factor = params["rule"], params["factor"]
+    coarse_field(rule, fine.q, len(fine.shape))
+    shape = coarse_shape(fine.shape, factor)
+    stored_scale(rule, factor, len(shape))
+    seed = (params["tie_seed"] or 0) if rule == "majority" else None
+    if seed is not None:
+        tie_coins(seed, np.zeros(0, dtype=np.int64), shape)
+    return replace(fine, shape=shape, rule=rule, factor=factor, tie_seed=seed)
+
+
+def _refine(params: Params, coarse: _Store, trained: bool) -> _Store:
+    from skild_phys.cli.refine import spec_of, temperature_of
+    from skild_phys.skild.coarse import CoarseInput
+    from skild_phys.skild.refine import check_skild_fits, check_weights_fit, lambdas_of
+    from skild_phys.skild.weights import load_weights, shipped_weights
+
+    spec = spec_of(params)
+    for name in ("factor", "rule"):
+        own = getattr(coarse, name)
+        if params[name] is not None and params[name] != own:
+            raise BadInput(f"--{name}", params[name], f"{own}, by which it is coarsened")
+    path = Path("coarse.zarr")
+    attrs = {"model": coarse.model.name, "temperature": coarse.temperature}
+    source = CoarseInput(
+        path, str(coarse.rule), coarse.factor, coarse.n, coarse.shape,
+        np.arange(coarse.n), coarse.tie_seed, lambda start, stop: np.zeros(0), "", attrs,
+        q=coarse.q,
+    )  # fmt: skip
+    heat = temperature_of(source, spec, params["temperature"])
+    field = trained
+    if spec.method == "skild":
+        check_skild_fits(source)
+        if not trained:
+            weights = load_weights(params["checkpoint"] or shipped_weights())
+            field = weights.output != "logits"
+            lambdas_of(weights, source, spec)
+            if not params["any_system"]:
+                check_weights_fit(weights, attrs | {"temperature": heat}, path)
+    n = coarse.n * spec.samples_per_input
+    return replace(coarse, n=n, shape=source.fine_shape, rule=None, factor=1, field=field)
+
+
+def _train(params: Params) -> None:
+    from skild_phys.cli.train import config_of
+
+    config_of(params)
+
+
+def _measure(params: Params, stores: Sequence[_Store]) -> None:
+    """Check what `measure` and `compare` are told."""
+    from skild_phys.cli.measure import parse_offsets
+    from skild_phys.cli.options import check_threads, error_method
+    from skild_phys.measurement.dataset import chosen
+    from skild_phys.measurement.four_point import check_offsets
+    from skild_phys.measurement.system import System
+
+    first, fewest = stores[0], min(store.n for store in stores)
+    errors, bins, resamples, seed = (
+        params[name] for name in ("errors", "bins", "resamples", "seed")
+    )
+    error_method(errors, bins, resamples, seed, fewest)
+    check_threads(params["threads"])
+    if any(store.field for store in stores):
+        return  # what of fields is measured is told when they are there
+    offsets = tuple(parse_offsets(text) for text in params.get("offsets", ()))
+    for one in offsets:
+        check_offsets(np.array(one, dtype=np.int64), first.shape)
+    system = System(
+        first.shape, "states" if first.q else "spins", first.q, first.model, first.temperature,
+        offsets, seed,
+    )  # fmt: skip
+    only = params.get("only")
+    chosen(system, None if only is None else [name.strip() for name in only.split(",")])
