@@ -1,7 +1,7 @@
 # make demo   environment, install, then the main job on the shipped weights, ending with a report
 # make test   environment, install, the test suite
-# make test-oldest   the test suite on the oldest versions that pyproject.toml allows
-# make test-newest   the test suite on the newest versions there are, with PyTorch of constraints.txt
+# make test-oldest, make test-newest   the same on the oldest versions that pyproject.toml allows, and on the newest
+#   there are; both with PyTorch of constraints.txt
 # make lint   ruff and mypy
 # make figures   all of paper_figures/ that CSV files make
 # make docs   the documentation, into build/docs/index.html
@@ -40,13 +40,13 @@ test: $(VENV)/.dev
 test-slow: $(VENV)/.dev
 	$(BIN)/python -m pytest -m slow
 
-build/oldest.txt: pyproject.toml
-	mkdir -p build
-	grep -oE '"[A-Za-z-]+>=[0-9.]+' $< | sed 's/"//; s/>=/==/' | sort -u > $@
-
 build/newest.txt: constraints.txt
 	mkdir -p build
 	grep '^torch==' $< > $@
+
+build/oldest.txt: pyproject.toml build/newest.txt
+	grep -oE '"[A-Za-z-]+>=[0-9.]+' $< | grep -v '"torch>' | sed 's/"//; s/>=/==/' | sort -u > $@
+	cat build/newest.txt >> $@
 
 test-oldest test-newest: test-%: build/%.txt
 	$(PYTHON) -m venv build/$*
