@@ -46,24 +46,26 @@ def open_dataset(path: AnyPath) -> xr.Dataset:
     """
     import xarray as xr
 
-    from skild_phys.store import open_store, zarr_folder
+    from skild_phys.errors import StoreError
+    from skild_phys.store import is_store, open_lattices, open_store, zarr_folder
     from skild_phys.store.dataset import as_text
 
+    if not is_store(path) and open_lattices(path).n_samples:
+        raise StoreError(f"{path}: not a store: 'skild_phys.save' makes one of it")
     open_store(path).verify()
     data: xr.Dataset = xr.open_zarr(zarr_folder(path, read_only=True), chunks=None)
     data.encoding["source"] = str(path)
     return data.assign_attrs(as_text(data.attrs))
 
 
-def save(lattices: Source, path: AnyPath, *, overwrite: bool = False, **attrs: Any) -> xr.Dataset:
+def save(lattices: Source, path: AnyPath, **attrs: Any) -> xr.Dataset:
     """Write lattices of any origin to a store, which every command takes, and open it.
 
     Parameters
     ----------
     lattices : a Dataset, or a part of one; an array (n, y, x) or (n, z, y, x); the path of a
         `.npy` file or a Zarr array of any make.
-    path : of the new store.
-    overwrite : replace the store that lies there.
+    path : of the new store. One that lies there is left alone: refused, or what this would write.
     attrs : what is known of lattices that do not say it: `model`, `temperature`.
 
     Examples
@@ -76,7 +78,7 @@ def save(lattices: Source, path: AnyPath, *, overwrite: bool = False, **attrs: A
     from skild_phys.store import open_lattices
     from skild_phys.store.dataset import write_lattices
 
-    write_lattices(open_lattices(lattices, **attrs), path, overwrite=overwrite)
+    write_lattices(open_lattices(lattices, **attrs), path)
     return open_dataset(path)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,17 +19,13 @@ from skild_phys.store.schema import FIELDS, MANAGED
 _CHUNK_SITES = 2**19
 
 
-def write_lattices(
-    lattices: Lattices, path: AnyPath, *, overwrite: bool = False, **attrs: Any
-) -> LatticeStore:
+def write_lattices(lattices: Lattices, path: AnyPath) -> LatticeStore:
     """Write lattices of any origin to a new store, chunk by chunk, and open it.
 
     Parameters
     ----------
     lattices : what `open_lattices` returns.
     path : of the new store; one that was begun with the same lattices is finished.
-    overwrite : start afresh even if a store lies at `path`.
-    attrs : more attributes.
 
     Returns
     -------
@@ -40,24 +35,24 @@ def write_lattices(
     ------
     BadInput, StoreError, WriteError : as `Lattices.read` and `create_store` do.
     """
-    for name, value in (about := {**lattices.attrs, **attrs}).items():
+    for name, value in (attrs := as_stored(lattices.attrs)).items():
         try:
             json.dumps(value, allow_nan=False)
         except (TypeError, ValueError):
             raise BadInput(f"attribute {name}", str(value), "a number, a text, or a list") from None
-    field, planes = lattices.field, max(lattices.channels, lattices.q, 1)
-    chunk = lattices.chunk
+    field, chunk = lattices.field, lattices.chunk
     if not getattr(lattices, "chunked", True):
-        chunk = max(1, _CHUNK_SITES // (planes * math.prod(lattices.shape)))
+        chunk = max(1, _CHUNK_SITES // lattices.read(0, 1).size)
     scalars = {name: lattices.variable(name) for name in lattices.variables}
     with create_store(
         path, field=field, n_samples=lattices.n_samples, shape=lattices.shape, chunk=chunk,
-        attrs=about, variables=tuple(scalars), scale=lattices.scale, q=lattices.q,
-        channels=lattices.channels, overwrite=overwrite,
+        attrs=attrs, variables=tuple(scalars), scale=lattices.scale, q=lattices.q,
+        channels=lattices.channels,
     ) as writer:  # fmt: skip
         while (first := writer.committed) < lattices.n_samples:
             last = min(first + chunk, lattices.n_samples)
-            values = lattices.read(first, last).astype(FIELDS[field].dtype)
+            with np.errstate(over="ignore"):  # what float32 cannot hold is refused as infinity
+                values = lattices.read(first, last).astype(FIELDS[field].dtype)
             writer.commit({field: values} | {k: v[first:last] for k, v in scalars.items()})
     return open_store(path)
 

@@ -20,6 +20,7 @@ from xarray.core import indexing
 
 from skild_phys.errors import StoreError
 from skild_phys.files import check_there
+from skild_phys.store.chunks import zarr_folder
 from skild_phys.store.schema import AXES, FIELDS, PLANES
 
 _ZARR = ("zarr.json", ".zarray", ".zgroup")
@@ -126,7 +127,7 @@ def _zarr(path: Path) -> xr.Dataset:
     if not any((path / name).is_file() for name in _ZARR):
         raise StoreError(f"{path}: {_folder(path)}")
     try:
-        node = zarr.open(path, mode="r")
+        node = zarr.open(zarr_folder(path, read_only=True), mode="r")
         arrays = dict(sorted(node.arrays())) if isinstance(node, zarr.Group) else {"array": node}
         variables = {name: _variable(path, name, array) for name, array in arrays.items()}
         attrs = dict(node.attrs) if isinstance(node, zarr.Group) else {}

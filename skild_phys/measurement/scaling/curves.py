@@ -84,7 +84,8 @@ def by_side(stores: Sequence[Lattices], bins: int) -> dict[int, list[Lattices]]:
     for store in stores:
         model, temperature = hamiltonian(store), store.attrs.get("temperature")
         if model is None or not isinstance(temperature, float | int):
-            raise BadInput("STORE", str(store.path), "lattices of a Hamiltonian at a temperature")
+            accepted = "lattices of a Hamiltonian at a temperature ('skild_phys.save' records both)"
+            raise BadInput("STORE", str(store.path), accepted)
         if first is not None and model.name != first.name:
             raise BadInput("STORE", str(store.path), f"lattices of {first.name}, as the first ones")
         if len(set(store.shape)) != 1:
