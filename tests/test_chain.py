@@ -210,6 +210,40 @@ def test_a_burn_in_goes_on_where_it_was_stopped(
     assert files_of(tmp_path / "a.zarr") == files_of(tmp_path / "b.zarr")
 
 
+@pytest.mark.parametrize(
+    "chosen",
+    [
+        {"algorithm": "metropolis", "chains": 3, "stint": 1, "n_samples": 8},
+        {"algorithm": "multispin", "chains": 128, "stint": 1, "n_samples": 300},
+    ],
+    ids=lambda chosen: str(chosen["algorithm"]),
+)
+def test_a_long_draw_goes_on_where_it_was_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chosen: dict[str, Any]
+) -> None:
+    """Draws of many pieces, stopped again and again in the middle of one, end in the same bytes.
+
+    Planted, seen to fail: draws begun again each time, of which none is ever finished; and updates
+    of the unfinished draw that are made twice, which gives other bytes.
+    """
+    asked = spec(every=2000, burn_in=500, **chosen)
+    simulate(asked, tmp_path / "a.zarr", n_threads=1)
+    update = 64e-9 * asked.kernel.pace * asked.kernel.replicas
+    monkeypatch.setattr(burn_in, "PIECE_SECONDS", 100 * update)
+    simulate(asked, tmp_path / "c.zarr", n_threads=1)
+    assert files_of(tmp_path / "a.zarr") == files_of(tmp_path / "c.zarr")
+    monkeypatch.setattr(burn_in, "KEEP_SECONDS", 0.0)
+    stops = 0
+    while stops < 90:
+        try:
+            simulate(asked, tmp_path / "b.zarr", n_threads=1, stop=stop_after(45))
+            break
+        except Interrupted:
+            stops += 1
+    assert 2 < stops < 90
+    assert files_of(tmp_path / "a.zarr") == files_of(tmp_path / "b.zarr")
+
+
 def test_what_is_kept_of_another_burn_in_or_damaged_is_not_taken(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

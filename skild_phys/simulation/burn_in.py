@@ -24,7 +24,15 @@ from skild_phys.errorbars import Array, Chains, integrated_autocorrelation_time
 from skild_phys.errors import BadInput, Interrupted
 from skild_phys.simulation.executors import Executor
 from skild_phys.simulation.spec import SimulationSpec
-from skild_phys.simulation.unit import Unit, burn, restored_units, start_unit, units_state, watch
+from skild_phys.simulation.unit import (
+    Unit,
+    burn,
+    restored_units,
+    start_unit,
+    units_state,
+    updates_in,
+    watch,
+)
 
 TAUS_BURNT = 20
 """Autocorrelation times after the pilot, and at least as many in its second half."""
@@ -66,8 +74,8 @@ class Progress:
 
     @classmethod
     def begin(cls, spec: SimulationSpec, kept: Kept) -> Progress:
-        """Return what `arrays` gave of the same burn-in, or how one begins."""
-        if kept and np.array_equal(kept["asked"], _asked(spec)):
+        """Return what `arrays` gave, or how a burn-in begins."""
+        if "series" in kept:
             units = restored_units(spec, kept)
             return cls(units, np.asarray(kept["series"], float), *map(int, kept["numbers"]))
         return cls(_fresh(spec), np.empty((2, 0, spec.n_chains)))
@@ -75,7 +83,7 @@ class Progress:
     def arrays(self, spec: SimulationSpec) -> Kept:
         """Return all of it as arrays."""
         numbers = np.array((self.stride, self.wanted, self.updates, self.burnt))
-        known = {"series": self.series, "numbers": numbers, "asked": _asked(spec)}
+        known = {"series": self.series, "numbers": numbers, "asked": asked(spec)}
         return units_state(self.units) | known
 
     def tau(self) -> tuple[Array, Array]:
@@ -83,7 +91,7 @@ class Progress:
         return autocorrelation(self.series[:, self.series.shape[1] // 2 :])
 
 
-def _asked(spec: SimulationSpec) -> NDArray[np.int64]:
+def asked(spec: SimulationSpec) -> NDArray[np.int64]:
     """Return what was asked of a burn-in: `every` and `burn_in`, -1 where they are measured."""
     return np.array([-1 if n is None else n for n in (spec.every, spec.burn_in)], dtype=np.int64)
 
@@ -97,9 +105,7 @@ class _Work:
 
     def __init__(self, spec: SimulationSpec, run: Executor, progress: Progress, keep: Keep) -> None:
         self.spec, self.run, self.now, self.keep = spec, run, progress, keep
-        turns = -(-spec.units // run.at_once)
-        nanoseconds = spec.kernel.pace * spec.sites * spec.kernel.replicas * turns
-        self.piece = max(1, int(PIECE_SECONDS * 1e9 / nanoseconds))
+        self.piece = updates_in(spec, PIECE_SECONDS * run.at_once / max(spec.units, run.at_once))
         self._kept = time.monotonic()
 
     def watch(self) -> None:

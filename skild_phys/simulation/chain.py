@@ -3,6 +3,9 @@
 Units advance by themselves, each a few draws at a time, and run up to two blocks of samples ahead
 of the last commit. A block is committed when all its samples are there, on a thread of its own,
 while the next ones are computed. Where commits fall does not change a byte.
+
+A draw that takes longer than a few seconds is made in pieces, and how far the units are with it is
+kept beside the samples (`StoreWriter.keep`), as of a burn-in.
 """
 
 from __future__ import annotations
@@ -22,10 +25,18 @@ from numpy.typing import NDArray
 
 from skild_phys.errors import BadInput, Interrupted, OutputTaken, StoreError
 from skild_phys.files import AnyPath
-from skild_phys.simulation.burn_in import burn_in
+from skild_phys.simulation import burn_in as burning
 from skild_phys.simulation.executors import Executor, dask, threads
 from skild_phys.simulation.spec import SETTLED, SimulationSpec, check_whole
-from skild_phys.simulation.unit import Samples, Unit, draw, restored_units, units_state
+from skild_phys.simulation.unit import (
+    Samples,
+    Unit,
+    burn,
+    draw,
+    restored_units,
+    units_state,
+    updates_in,
+)
 from skild_phys.store import LatticeStore, StoreWriter, create_store, open_store
 
 COMMIT_SECONDS = 2.5
@@ -65,7 +76,7 @@ class _Run:
         run: Executor,
         progress: Callable[[int], None],
     ) -> None:
-        self.spec, self.writer, self.units, self.run = spec, writer, units, run
+        self.spec, self.writer, self.units, self.run = spec, writer, list(units), run
         self.region = writer.region() if run.remote else None
         self.progress = progress
         self.blocks: list[_Block] = []
@@ -74,6 +85,17 @@ class _Run:
         self.at = [0] * spec.units  # the block each unit works on next
         self.made = [spec.made(unit, writer.committed) for unit in range(spec.units)]
         self.busy: set[int] = set()
+        self.before = units
+        """The units as they stand at the last commit."""
+        self.ahead = [0] * spec.units
+        """Updates that each unit has made since its last draw."""
+        self.piece = updates_in(spec, burning.PIECE_SECONDS)
+        self.long = (spec.every or 1) > 2 * self.piece and spec.stretch == spec.kernel.replicas
+        if self.long and "ahead" in writer.kept:
+            kept = writer.kept
+            self.units = restored_units(spec, {n: kept[f"now_{n}"] for n in ("spins", "rng")})
+            self.ahead = kept["ahead"].tolist()
+        self.kept_at = time.monotonic()
         self.events: queue.SimpleQueue[tuple[int | None, Future[Any]]] = queue.SimpleQueue()
         self.committing = False
 
@@ -84,7 +106,8 @@ class _Run:
         first = self.blocks[-1].last if self.blocks else self.writer.committed
         if first >= self.spec.n_samples:
             return None
-        size = self.spec.units * self.spec.stretch
+        # Units that take long over a draw each have a block of their own.
+        size = self.spec.stretch * (1 if self.long else self.spec.units)
         last = min((first // size + self.rounds) * size, self.spec.n_samples)
         busy = [u for u in range(self.spec.units) if any(self.spec.stretches(u, first, last))]
         self.blocks.append(_Block(first, last, len(busy)))
@@ -92,8 +115,9 @@ class _Run:
 
     def feed(self) -> None:
         """Give every idle unit its next piece of work, unless it is far ahead."""
+        ahead = _AHEAD * (self.spec.units if self.long else 1)
         for unit in range(self.spec.units):
-            while unit not in self.busy and self.at[unit] < self.gone + _AHEAD:
+            while unit not in self.busy and self.at[unit] < self.gone + ahead:
                 block = self._block(self.at[unit])
                 if block is None:
                     break
@@ -105,14 +129,24 @@ class _Run:
 
     def _submit(self, unit: int, stretches: list[tuple[int, int]]) -> None:
         self.busy.add(unit)
-        work = self.run.submit(
-            draw, self.spec, unit, self.units[unit], self.made[unit], stretches, self.region,
-            tick=self.progress,
-        )  # fmt: skip
+        in_draw = self.made[unit] % self.spec.kernel.replicas != 0
+        if self.long and not in_draw and (self.spec.every or 1) - self.ahead[unit] > self.piece:
+            work = self.run.submit(burn, self.spec, self.units[unit], self.piece)
+        else:
+            work = self.run.submit(
+                draw, self.spec, unit, self.units[unit], self.made[unit], stretches, self.region,
+                tick=self.progress, ahead=self.ahead[unit],
+            )  # fmt: skip
         work.add_done_callback(lambda done: self.events.put((unit, done)))
 
-    def receive(self, unit: int, samples: Samples) -> None:
-        """Take in what a unit has made."""
+    def receive(self, unit: int, samples: Samples | Unit) -> None:
+        """Take in what a unit has made, or that it is nearer to its next draw."""
+        if isinstance(samples, Unit):
+            self.units[unit] = samples
+            self.ahead[unit] += self.piece
+            self.busy.discard(unit)
+            return
+        self.ahead[unit] = 0
         self.blocks[self.at[unit]].parts[unit] = samples
         self.units[unit] = samples.unit
         self.made[unit] += len(samples.energy)
@@ -138,20 +172,27 @@ class _Run:
         if unit in block.parts:
             return block.parts[unit].unit
         # It has made none of this block's samples: it stands where the last block left it.
-        return self._before[unit]
+        return self.before[unit]
 
-    def start(self) -> None:
-        """Remember how the units stand at the last commit."""
-        self._before = list(self.units)
+    def keep(self) -> None:
+        """Keep how far the units are with their next draws; those of a block beyond it lose it."""
+        made = {unit for block in self.blocks[self.gone :] for unit in block.parts}
+        units = [self.before[u] if u in made else unit for u, unit in enumerate(self.units)]
+        now = {f"now_{name}": values for name, values in units_state(units).items()}
+        ahead = [0 if u in made else updates for u, updates in enumerate(self.ahead)]
+        self.writer.keep({**self.writer.kept, **now, "ahead": np.array(ahead)})
+        self.kept_at = time.monotonic()
 
     def committed(self) -> None:
         """Drop a block that is in the store, and see how many draws the next ones should have."""
         block = self.blocks[self.gone]
         for unit, part in block.parts.items():
-            self._before[unit] = part.unit
+            self.before[unit] = part.unit
         seconds = (time.monotonic() - block.began) / _AHEAD
         size = self.spec.units * self.spec.stretch * self.spec.sites
-        if seconds < COMMIT_SECONDS / 2 and size * self.rounds * 2 <= _BLOCK_BYTES:
+        self.kept_at = time.monotonic()
+        room = size * self.rounds * 2 <= _BLOCK_BYTES and not self.long
+        if seconds < COMMIT_SECONDS / 2 and room:
             self.rounds *= 2
         elif seconds > COMMIT_SECONDS * 2:
             self.rounds = max(1, self.rounds // 2)
@@ -189,7 +230,6 @@ class _Run:
     def loop(self) -> None:
         """Run until every sample is committed; raises Interrupted once told to stop."""
         with ThreadPoolExecutor(1) as pool:
-            self.start()
             while self.writer.committed < self.spec.n_samples or self.committing:
                 self.feed()
                 self.commit(pool)
@@ -203,7 +243,12 @@ class _Run:
                         self.committed()
                     else:
                         self.receive(unit, done.result())
-                if self.run.stop():
+                stopped = self.run.stop()
+                overdue = time.monotonic() - self.kept_at > burning.KEEP_SECONDS
+                missing = self.writer.committed < self.spec.n_samples and not self.committing
+                if self.long and missing and (stopped or overdue):
+                    self.keep()
+                if stopped:
                     raise Interrupted("stopped")
 
 
@@ -221,7 +266,11 @@ def _go(
             found = {name: there[name] for name in unsettled if name in there}
             spec, units = dataclasses.replace(spec, **found), restored_units(spec, writer.state)
         else:
-            spec, units = burn_in(spec, run, note, kept=writer.kept, keep=writer.keep)
+            asked = burning.asked(spec)
+            if not np.array_equal(writer.kept.get("asked", ()), asked):
+                writer.kept = {"asked": asked}  # of another burn-in, or none
+            keep = lambda arrays: writer.keep(writer.kept | arrays)  # noqa: E731
+            spec, units = burning.burn_in(spec, run, note, kept=writer.kept, keep=keep)
             found = {name: getattr(spec, name) for name in unsettled}
             writer.settle({name: value for name, value in found.items() if value is not None})
         note("")

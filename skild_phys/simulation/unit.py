@@ -96,12 +96,18 @@ def start_unit(spec: SimulationSpec, number: int) -> Unit:
 def advance(spec: SimulationSpec, unit: Unit, updates: int, stop: Callable[[], bool]) -> None:
     """Make `updates` updates of a unit, in place; raises Interrupted once `stop` says so."""
     kernel = spec.kernel
-    step = max(1, int(_SLICE_SECONDS * 1e9 / (kernel.pace * spec.sites * kernel.replicas)))
+    step = updates_in(spec, _SLICE_SECONDS)
     for done in range(0, updates, step):
         if stop():
             raise Interrupted("stopped")
         count = min(step, updates - done)
         kernel.advance(unit.lattices, spec.system, spec.temperature, unit.rng, count)
+
+
+def updates_in(spec: SimulationSpec, seconds: float) -> int:
+    """Return about how many updates of a unit take so long."""
+    kernel = spec.kernel
+    return max(1, int(seconds * 1e9 / (kernel.pace * spec.sites * kernel.replicas)))
 
 
 def never() -> bool:
@@ -168,6 +174,8 @@ def draw(
     region: Region | None = None,
     stop: Callable[[], bool] = never,
     tick: Callable[[int], None] = lambda count: None,
+    *,
+    ahead: int = 0,
 ) -> Samples:
     """Draw samples of a unit.
 
@@ -182,6 +190,7 @@ def draw(
     region : where lattices go; without it they are returned.
     stop : asked every fraction of a second; raises Interrupted once it says so.
     tick : called with the number of samples just made.
+    ahead : updates that the unit has made since its last draw.
     """
     unit, model, replicas = unit.copy(), spec.system, spec.kernel.replicas
     parts: list[NDArray[np.int8]] = []
@@ -194,7 +203,8 @@ def draw(
         while filled < len(lattices):
             replica = made % replicas
             if replica == 0:
-                advance(spec, unit, spec.every or 1, stop)
+                advance(spec, unit, (spec.every or 1) - ahead, stop)
+                ahead = 0
             count = min(replicas - replica, len(lattices) - filled)
             lattices[filled : filled + count] = unit.lattices[replica : replica + count]
             filled, made = filled + count, made + count

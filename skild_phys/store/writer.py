@@ -166,6 +166,7 @@ class StoreWriter:
         data = io.BytesIO()
         np.savez(data, allow_pickle=False, committed=np.array(self.committed), **arrays)
         write_bytes_atomically(self.path / KEPT, data.getvalue())
+        self.kept = dict(arrays)
 
     def _read_kept(self) -> dict[str, NDArray[Any]]:
         try:
@@ -216,6 +217,7 @@ class StoreWriter:
         self.state = {name: np.array(values) for name, values in (state or {}).items()}
         _remove(self.path / "state" / str(old) if state_nodes else self.path / "state")
         _remove(self.path / KEPT)
+        self.kept = {}
 
     def _check_samples(self, arrays: Mapping[str, NDArray[Any]], written: int | None) -> int:
         layout = self._layout
@@ -340,6 +342,8 @@ class StoreWriter:
                 self.state[name] = decode(self.path, node, metadata, 0, self._digests.get(node, ""))
         self._clear()
         self.kept = self._read_kept()
+        if not self.kept:
+            _remove(self.path / KEPT)  # damaged, or of before the last commit
         if self.committed > self._planned:
             raise OutputTaken(
                 "-o",

@@ -134,8 +134,10 @@ def pilot_taus(algorithm: str, side: int, pilots: int) -> NDArray[np.float64]:
     found = []
     for seed in range(pilots):
         spec = SimulationSpec(side, TC, 1, algorithm=algorithm, seed=1000 + seed)
-        units = [start_unit(spec, number) for number in range(spec.units)]
-        found.append(burn_in._pilot(spec, units, HERE, lambda text: None).tau[0])
+        begun = burn_in.Progress.begin(spec, {})
+        work = burn_in._Work(spec, HERE, begun, lambda arrays: None)
+        burn_in._pilot(work, lambda text: None)
+        found.append(work.now.stride * work.now.tau()[0][0])
     return np.array(found)
 
 
