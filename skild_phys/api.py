@@ -16,13 +16,14 @@ from __future__ import annotations
 
 import contextlib
 import html
+import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from skild_phys.errors import BadInput, Interrupted
+from skild_phys.errors import Interrupted, as_in_python, check_whole
 from skild_phys.files import AnyPath
 
 if TYPE_CHECKING:
@@ -219,8 +220,8 @@ def train(lattices: Lattices | Arrays | None = None, *, output: AnyPath, **optio
     """
     from skild_phys.cli import call
 
-    with _stores({} if lattices is None else {"lattices": lattices}) as paths:
-        call("train", paths, {"output": output} | options)
+    with _on_disk({} if lattices is None else {"lattices": lattices}, options) as (paths, told):
+        call("train", paths, {"output": output} | told)
     return Path(output)
 
 
@@ -257,11 +258,12 @@ def measure(
     from skild_phys.errorbars import ErrorMethod
     from skild_phys.measurement.dataset import measure as measured
 
-    if threads < 1:
-        raise BadInput("threads", threads, "a whole number of at least 1")
-    names = [name.strip() for name in only.split(",")] if isinstance(only, str) else only
-    method = errors if isinstance(errors, ErrorMethod) else ErrorMethod(errors, seed=seed)
-    return measured(lattices, only=names, errors=method, seed=seed, threads=threads, **attrs)
+    with as_in_python():
+        check_whole("threads", threads)
+        check_whole("seed", seed, 0)
+        names = [name.strip() for name in only.split(",")] if isinstance(only, str) else only
+        method = errors if isinstance(errors, ErrorMethod) else ErrorMethod(errors, seed=seed)
+        return measured(lattices, only=names, errors=method, seed=seed, threads=threads, **attrs)
 
 
 @dataclass(frozen=True)
@@ -335,11 +337,12 @@ def compare(
 
     inputs = dict(zip(_names([truth, *models]), [truth, *models]))
     inputs |= {} if coarse is None else {"coarse": coarse}
-    with _stores(inputs) as paths, tempfile.TemporaryDirectory() as folder:
-        where = Path(folder) / "report" if output is None else Path(output)
+    with _on_disk(inputs, options) as (paths, told), tempfile.TemporaryDirectory() as folder:
+        where = Path(folder) / "report" if output is None else output
         beside = {} if coarse is None else {"coarse": paths.pop()}
-        told = {} if names is None else {"names": ",".join(names)}
-        found = call("compare", paths, {"output": where} | beside | told | options)
+        called = {} if names is None else {"names": ",".join(names)}
+        found = call("compare", paths, {"output": where} | beside | called | told)
+        where = Path(where)
         return Report(found, (where / REPORT).read_text())
 
 
@@ -389,10 +392,10 @@ def _made(
     """Run a command that writes a store; return what it wrote."""
     from skild_phys.cli import call
 
-    with _stores(inputs) as paths, tempfile.TemporaryDirectory() as folder:
-        where = Path(folder) / f"{command}.zarr" if output is None else Path(output)
+    with _on_disk(inputs, options) as (paths, told), tempfile.TemporaryDirectory() as folder:
+        where = Path(folder) / f"{command}.zarr" if output is None else output
         try:
-            call(command, paths, {"output": where} | options)
+            call(command, paths, {"output": where} | told)
         except Interrupted:
             if output is not None:
                 raise
@@ -405,8 +408,32 @@ def _made(
 
 
 @contextlib.contextmanager
-def _stores(inputs: Mapping[str, Lattices | Arrays]) -> Iterator[list[Path]]:
-    """Yield paths of `inputs`: Datasets become stores, DataArrays and arrays `.npy` files.
+def _on_disk(
+    inputs: Mapping[str, object], options: Mapping[str, object]
+) -> Iterator[tuple[list[Path], dict[str, object]]]:
+    """Yield paths of `inputs`, and `options` with paths in place of data and weights."""
+    import numpy as np
+    import xarray as xr
+
+    with tempfile.TemporaryDirectory() as folder:
+        where = Path(folder)
+        paths = [_path_of(name, data, where) for name, data in inputs.items()]
+        told = {
+            name: _path_of(name, value, where)
+            if isinstance(value, xr.Dataset | xr.DataArray | np.ndarray)
+            or (name in _WEIGHTS and value is not None)
+            else value
+            for name, value in options.items()
+        }
+        yield paths, told
+
+
+_WEIGHTS = ("checkpoint", "from")
+"""Options that take weights."""
+
+
+def _path_of(name: str, data: object, folder: Path) -> Path:
+    """Return the path of what is given: Datasets become stores, arrays `.npy`, weights a file.
 
     An unchanged Dataset is the store that it was opened from, as far as digests tell.
     """
@@ -416,18 +443,22 @@ def _stores(inputs: Mapping[str, Lattices | Arrays]) -> Iterator[list[Path]]:
     from skild_phys.store import open_lattices
     from skild_phys.store.dataset import write_lattices
 
-    with tempfile.TemporaryDirectory() as folder:
-        paths = []
-        for name, data in inputs.items():
-            where = Path(folder) / name
-            if isinstance(data, xr.Dataset):
-                paths.append(where.with_name(f"{name}.zarr"))
-                write_lattices(open_lattices(data), paths[-1])
-            elif isinstance(data, xr.DataArray | np.ndarray):
-                paths.append(where.with_name(f"{name}.npy"))
-                opened = open_lattices(data, "field")
-                values = opened.read(0, opened.n_samples)
-                np.save(paths[-1], values if opened.scale == 1 else values * opened.scale)
-            else:
-                paths.append(Path(data))
-        yield paths
+    if isinstance(data, str | os.PathLike):
+        return Path(data)
+    if isinstance(data, xr.Dataset):
+        path = folder / f"{name}.zarr"
+        write_lattices(open_lattices(data), path)
+    elif isinstance(data, xr.DataArray | np.ndarray):
+        path = folder / f"{name}.npy"
+        opened = open_lattices(data, "field")
+        values = opened.read(0, opened.n_samples)
+        np.save(path, values if opened.scale == 1 else values * opened.scale)
+    else:
+        from skild_phys.skild.weights import Weights, save_weights
+
+        path = folder / f"{name}.safetensors"
+        if name not in _WEIGHTS or not isinstance(data, Weights):
+            accepted = "weights" if name in _WEIGHTS else "a Dataset, an array"
+            raise TypeError(f"{name}: expected {accepted} or a path, not {type(data).__name__}")
+        save_weights(path, data)
+    return path

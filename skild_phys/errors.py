@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+_LONGEST = 200
+"""Characters of a value that a message shows."""
+_IN_PYTHON = {"-n": "samples", "-o": "output", "STORE": "lattices"}
+
 
 class SkildPhysError(Exception):
     """Something the user can mend. The message is one line, without a trailing full stop."""
@@ -12,11 +16,19 @@ class SkildPhysError(Exception):
 
 
 class BadInput(SkildPhysError):
-    """An option or argument whose value cannot be used."""
+    """An option or argument whose value cannot be used, or that is missing (None)."""
 
     def __init__(self, option: str, value: Any, accepted: str) -> None:
-        shown = f"'{value}'" if isinstance(value, str) else value
-        super().__init__(f"{option}: {shown} is not accepted; expected {accepted}")
+        super().__init__(option, value, accepted)
+        self.option, self.value, self.accepted = option, value, accepted
+
+    def __str__(self) -> str:
+        if self.value is None:
+            kind = "option" if self.option.startswith("-") else "argument"
+            return f"missing {kind} {self.option}: expected {self.accepted}"
+        shown = f"'{self.value}'" if isinstance(self.value, str) else str(self.value)
+        shown = shown if len(shown) <= _LONGEST else f"{shown[:_LONGEST]} ..."
+        return f"{self.option}: {shown} is not accepted; expected {self.accepted}"
 
 
 class OutputTaken(BadInput):
@@ -41,3 +53,37 @@ class Interrupted(SkildPhysError):
     """Stopped by Ctrl-C at a commit; the message says how to go on."""
 
     exit_code = 130
+
+
+def check_whole(option: str, value: Any, least: int = 1, most: int | None = None) -> None:
+    """Raise BadInput unless `value` is a whole number from `least` on, up to `most`."""
+    if (
+        not isinstance(value, int)
+        or isinstance(value, bool)
+        or value < least
+        or (most is not None and value > most)
+    ):
+        reach = f"from {least} on" if most is None else f"from {least} to {most}"
+        raise BadInput(option, value, f"a whole number {reach}")
+
+
+def how_to_install(extra: str) -> str:
+    """Return what gets the packages of an extra, which no index has yet."""
+    return f"pip install -e '.[{extra}]' in the folder of the clone of skild-phys"
+
+
+class as_in_python:
+    """Let errors name Python's parameters (`tie_seed` for --tie-seed), and show no frame below."""
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: object
+    ) -> None:
+        if isinstance(error, BadInput):
+            option = error.option
+            if option.startswith("-") or option in _IN_PYTHON:
+                option = _IN_PYTHON.get(option) or option.lstrip("-").replace("-", "_")
+            raise type(error)(option, error.value, error.accepted) from None
+        if isinstance(error, SkildPhysError):
+            raise error.with_traceback(None) from None

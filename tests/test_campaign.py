@@ -297,7 +297,7 @@ def test_unknown_options_and_missing_files_are_refused_before_anything_is_done(
         (SIMPLE.replace("samples", "sample"), "did you mean 'samples'?"),
         (SIMPLE + 'checkpoint = "w.safetensors"\n', "w.safetensors"),
         (SIMPLE + 'output = "w"\n', "'output' is not accepted"),
-        (SIMPLE.replace("burn_in = 5", "burn_in = 'many'"), "not a valid integer"),
+        (SIMPLE.replace("burn_in = 5", "burn_in = 'many'"), "burn_in: 'many' is not accepted"),
         (SIMPLE.replace("burn_in = 5", "burn_in = true"), "burn_in: True"),
         (SIMPLE + "checkpoint = 3\n", "3"),
         (SIMPLE + "append = true\n", "'append' is not accepted"),

@@ -9,6 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from skild_phys.cli import run
+from skild_phys.errors import how_to_install
 from skild_phys.simulation import bench
 from skild_phys.simulation.peers import ALGORITHMS, PEERS, Missing, Peer, check_energy, version
 from skild_phys.simulation.spec import SimulationSpec
@@ -188,7 +189,7 @@ def test_peers_are_measured_beside(
     own = {row["algorithm"]: row for row in found["algorithms"]}
     assert rows["wolff"]["tau_energy"] == own["wolff"]["tau_energy"]
     assert found["peers_missing"] == {
-        "no_such_package": "not installed: pip install 'skild-phys[bench]'"
+        "no_such_package": f"not installed: {how_to_install('bench')}"
     }
     # Of the two lattices each algorithm starts from, the first is one in equilibrium.
     assert all(abs(int(start.sum())) < start.size for start in Known.starts[::2])
@@ -204,7 +205,9 @@ def test_the_table_says_what_is_missing_and_what_is_wrong(
     assert "numpy does not say how large its clusters are" in out
     assert "numpy metropolis: energy -1.443" in out
     assert "agrees" not in out
-    assert "no_such_package not installed: pip install 'skild-phys[bench]'" in out
+    assert (
+        "no_such_package not installed: pip install -e '.[bench]' in the folder of the clone" in out
+    )
 
 
 def test_a_peer_without_the_model_is_missing(

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import importlib
+import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import click
 
 from skild_phys import __version__
 from skild_phys.cli.terminal import flush, open_streams, say, warnings_after
-from skild_phys.errors import BadInput, SkildPhysError
+from skild_phys.errors import BadInput, SkildPhysError, as_in_python
 
 COMMANDS = {
     "simulate": "Exact Monte Carlo into a store.",
@@ -79,39 +81,40 @@ def call(command: str, inputs: Sequence[object], options: Mapping[str, object]) 
 
     Raises
     ------
-    TypeError : an option that the command does not have. SkildPhysError : a value it cannot
-    parse, and what the command raises.
+    TypeError : an option that the command does not have. BadInput : a value that it cannot
+    parse, or misses; and what the command raises. Names are those of Python.
     """
-    words = _words(command, inputs, options)
-    with _explained(command):
-        return main.main(
-            [command, *words], prog_name="skild-phys", standalone_mode=False, obj=FROM_PYTHON
-        )
+    with as_in_python(), _parsed(command, inputs, options) as context:
+        return context.command.invoke(context)
 
 
 def check(command: str, inputs: Sequence[object], options: Mapping[str, object]) -> dict[str, Any]:
     """Return the parameters that `call` would parse, or raise what it would; nothing is done."""
+    return _parsed(command, inputs, options).params
+
+
+def _parsed(command: str, inputs: Sequence[object], options: Mapping[str, object]) -> click.Context:
+    from skild_phys.campaign import option_words
+
     told = main.get_command(click.Context(main), command)
     if told is None:
         raise ValueError(command)
-    with _explained(command):
-        return told.make_context(command, _words(command, inputs, options), obj=FROM_PYTHON).params
-
-
-@contextlib.contextmanager
-def _explained(command: str) -> Iterator[None]:
+    words = [*option_words(_checked(command, options)), "--", *map(str, inputs)]
     try:
-        yield
-    except click.NoSuchOption as error:
-        raise TypeError(f"{command}() has no option {error.option_name}") from None
+        return told.make_context(command, words, obj=FROM_PYTHON)
+    except click.BadParameter as error:
+        name = error.param.human_readable_name if error.param else ""
+        known = options_of(command)
+        name, value = next(
+            ((k, v) for k, v in options.items() if known[k] is error.param), (name, None)
+        )
+        kind = "" if error.param is None else error.param.type.name
+        raise BadInput(name, value, _KINDS.get(kind, "a value")) from None
     except click.UsageError as error:
         raise SkildPhysError(f"{command}: {error.format_message()}") from None
 
 
-def _words(command: str, inputs: Sequence[object], options: Mapping[str, object]) -> list[str]:
-    from skild_phys.campaign import option_words
-
-    return [*option_words(_flags(command, options)), "--", *map(str, inputs)]
+_KINDS = {"integer": "a whole number", "float": "a number", "path": "a path"}
 
 
 def options_of(command: str) -> dict[str, click.Option]:
@@ -125,15 +128,27 @@ def options_of(command: str) -> dict[str, click.Option]:
     }
 
 
-def _flags(command: str, options: Mapping[str, object]) -> dict[str, object]:
-    """Return options with what is given to a flag as True or False; BadInput for True elsewhere."""
+def _checked(command: str, options: Mapping[str, object]) -> dict[str, object]:
+    """Return options with what is given to a flag as True or False.
+
+    Raises TypeError for names that the command does not have, BadInput for values of other types.
+    """
     found = dict(options)
     known = options_of(command)
-    for name, value in found.items():
-        if name in known and known[name].is_flag:
+    for name, value in options.items():
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 1)
+            hint = f"; did you mean '{near[0]}'?" if near else ""
+            raise TypeError(f"{command}() got an unexpected keyword argument '{name}'{hint}")
+        option = known[name]
+        if any(known.get(other) is option for other in options if other != name):
+            raise TypeError(f"{command}() got several values for '{option.human_readable_name}'")
+        if option.is_flag:
             found[name] = bool(value)
-        elif value is True or value is False:
-            raise BadInput(name, value, "a value")
+        elif isinstance(value, bool) or (isinstance(value, list | tuple) and not option.multiple):
+            raise BadInput(name, value, "one value")
+        elif option.type.name == "path" and not isinstance(value, str | os.PathLike | None):
+            raise BadInput(name, type(value).__name__, "a path")
     return found
 
 

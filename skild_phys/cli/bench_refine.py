@@ -11,7 +11,7 @@ import click
 
 from skild_phys.cli.options import announced, json_option, threads_option
 from skild_phys.cli.terminal import say
-from skild_phys.errors import BadInput
+from skild_phys.errors import BadInput, check_whole
 
 if TYPE_CHECKING:
     from skild_phys.skild.bench import RefineSpeed
@@ -55,9 +55,7 @@ def command(
     from skild_phys.skild.refine import RefineSpec
     from skild_phys.skild.weights import load_weights, shipped_weights
 
-    for option, value in (("-n", count), ("--threads", threads)):
-        if value is not None and value < 1:
-            raise BadInput(option, value, "a whole number of at least 1")
+    check_whole("-n", count)
     if factor < 2:
         raise BadInput("--factor", factor, "a whole number of at least 2")
     if side < 2 * factor or side % factor:

@@ -21,7 +21,7 @@ from skild_phys.cli.options import (
     warn,
 )
 from skild_phys.cli.outputs import beside, fill, shape_name
-from skild_phys.errors import BadInput
+from skild_phys.errors import BadInput, check_whole
 from skild_phys.files import check_output
 
 if TYPE_CHECKING:
@@ -85,9 +85,9 @@ def command(
     from skild_phys.skild.generate import GenerateSpec, generate_store
     from skild_phys.skild.weights import load_weights, shipped_weights, weights_sha256
 
-    for option, value in (("--threads", threads), ("--chunk", chunk), ("-n", n_samples)):
-        if value is not None and value < 1:
-            raise BadInput(option, value, "a whole number of at least 1")
+    for option, value in (("--chunk", chunk), ("-n", n_samples)):
+        if value is not None:
+            check_whole(option, value)
     check_device(device)
     weights = load_weights(checkpoint or shipped_weights())
     sampler = sampler or weights.usual_sampler

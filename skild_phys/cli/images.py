@@ -79,7 +79,7 @@ def prepare(
         if dataset != "cifar10" or where is not None:
             raise BadInput("--download", "set", "cifar10 without --from")
     elif where is None:
-        raise BadInput("--from", "none", "a folder or an archive, or --download")
+        raise BadInput("--from", None, "a folder or an archive, or --download")
     elif dataset == "imagenet" and not where.is_dir():
         raise BadInput("--from", str(where), "a folder; an archive of so many images: unpack it")
     threads = check_threads(threads)
@@ -204,7 +204,7 @@ def refine(
         # Of images that were refined, these say how, not how they were made coarse.
         own = None if "method" in store.attrs else store.attrs.get(name)
         if given is None and own is None:
-            raise BadInput(f"--{name}", "none", f"a {name}: {low} does not say its own")
+            raise BadInput(f"--{name}", None, f"a {name}: {low} does not say its own")
         if given is not None and own is not None and given != own:
             raise BadInput(f"--{name}", given, f"{own}, by which {low} was coarsened")
         known[name] = own if given is None else given
@@ -223,7 +223,7 @@ def refine(
     weights = None
     if method == "skild":
         if checkpoint is None:
-            raise BadInput("--checkpoint", "none", "weights of images")
+            raise BadInput("--checkpoint", None, "weights of images")
         weights = load_weights(checkpoint)
         sampler = sampler or weights.usual_sampler
         make_step(sampler)

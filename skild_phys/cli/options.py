@@ -23,7 +23,7 @@ from click.core import ParameterSource
 
 from skild_phys import __version__
 from skild_phys.cli.terminal import say
-from skild_phys.errors import BadInput
+from skild_phys.errors import BadInput, check_whole
 from skild_phys.files import Lock, check_output, printable
 
 if TYPE_CHECKING:
@@ -45,8 +45,20 @@ output_option = click.option(
 )
 overwrite_option = click.option("--overwrite", is_flag=True, help="Replace what OUTPUT holds.")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+MOST_THREADS = 4096
+
+
+def _threads(context: click.Context, option: click.Parameter, value: int | None) -> int | None:
+    if value is not None:
+        check_whole("--threads", value, 1, MOST_THREADS)
+    return value
+
+
 threads_option = click.option(
-    "--threads", type=int, help="Threads; change no number.  [default: all cores]"
+    "--threads",
+    type=int,
+    callback=_threads,
+    help="Threads; change no number.  [default: all cores]",
 )
 
 
@@ -106,9 +118,7 @@ def error_method(
 
 
 def check_threads(threads: int | None) -> int:
-    """Return the number of threads, by default one a core; raises BadInput."""
-    if threads is not None and threads < 1:
-        raise BadInput("--threads", threads, "a whole number of at least 1")
+    """Return the number of threads, by default one a core."""
     return threads or os.cpu_count() or 1
 
 

@@ -26,7 +26,7 @@ from skild_phys.cli.options import (
 )
 from skild_phys.cli.outputs import beside, fill
 from skild_phys.cli.terminal import say
-from skild_phys.errors import BadInput
+from skild_phys.errors import BadInput, check_whole
 from skild_phys.files import check_output
 
 if TYPE_CHECKING:
@@ -201,9 +201,8 @@ def spec_of(given: Mapping[str, Any]) -> RefineSpec:
     """Return what the parameters of the command ask for; raises BadInput."""
     from skild_phys.skild.refine import RefineSpec
 
-    for name in ("threads", "chunk"):
-        if given[name] is not None and given[name] < 1:
-            raise BadInput(f"--{name}", given[name], "a whole number of at least 1")
+    if given["chunk"] is not None:
+        check_whole("--chunk", given["chunk"])
     check_device(given["device"])
     own = {one.name for one in dataclasses.fields(RefineSpec)}
     known = {name: value for name, value in given.items() if name in own}

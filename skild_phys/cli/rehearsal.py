@@ -125,7 +125,7 @@ def _train(params: Params) -> None:
 def _measure(params: Params, stores: Sequence[_Store]) -> None:
     """Check what `measure` and `compare` are told."""
     from skild_phys.cli.measure import parse_offsets
-    from skild_phys.cli.options import check_threads, error_method
+    from skild_phys.cli.options import error_method
     from skild_phys.measurement.dataset import chosen
     from skild_phys.measurement.four_point import check_offsets
     from skild_phys.measurement.system import System
@@ -135,7 +135,6 @@ def _measure(params: Params, stores: Sequence[_Store]) -> None:
         params[name] for name in ("errors", "bins", "resamples", "seed")
     )
     error_method(errors, bins, resamples, seed, fewest)
-    check_threads(params["threads"])
     if any(store.field for store in stores):
         return  # what of fields is measured is told when they are there
     offsets = tuple(parse_offsets(text) for text in params.get("offsets", ()))

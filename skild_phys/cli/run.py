@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from skild_phys.cli import call, options_of
-from skild_phys.cli.options import answer, check_threads, overwrite_option
+from skild_phys.cli.options import answer, overwrite_option, threads_option
 from skild_phys.cli.rehearsal import rehearse
 from skild_phys.cli.terminal import say
 from skild_phys.errors import BadInput
@@ -32,7 +32,7 @@ GIVEN = ("output", "o", "overwrite", "json", "append", "coarse", "truth", "help"
     "-o", "--output", type=click.Path(path_type=Path), help="Folder.  [default: runs/NAME]"
 )
 @click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
-@click.option("--threads", type=int, help="Threads of every step.  [default: all cores]")
+@threads_option
 @overwrite_option
 @click.option("--json", "as_json", is_flag=True, help="Print the steps as JSON.")
 def command(
@@ -64,7 +64,6 @@ def command(
         _check_options(campaign, name, [key for table in many for key in table])
     check_directory(folder)
     steps = plan(tables, folder, campaign.parent)
-    check_threads(threads)
     rehearse(steps)
     if not dry_run:
         _make_folders(folder.parent)

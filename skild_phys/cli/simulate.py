@@ -24,7 +24,7 @@ from skild_phys.cli.options import (
     warn,
 )
 from skild_phys.cli.outputs import fill, shape_name
-from skild_phys.errors import BadInput, StoreError
+from skild_phys.errors import BadInput, StoreError, check_whole
 from skild_phys.files import check_output
 
 if TYPE_CHECKING:
@@ -175,7 +175,7 @@ def spec_of_options(
         ("--T", temperature, "a number, Tc, or a multiple such as 1.05Tc"),
     ):
         if value is None:
-            raise BadInput(option, "nothing", accepted)
+            raise BadInput(option, None, accepted)
     return SimulationSpec(
         L=parse_shape(str(side), model),
         temperature=parse_temperature(str(temperature), model),
@@ -186,7 +186,7 @@ def spec_of_options(
 
 def _appended(output: Path, samples: int) -> tuple[SimulationSpec, dict[str, Any]]:
     """Return the spec of a store with `samples` more, and attributes that say so."""
-    from skild_phys.simulation.spec import check_whole, spec_of
+    from skild_phys.simulation.spec import spec_of
     from skild_phys.store import APPEND_TOTAL, open_store
 
     check_whole("-n", samples)

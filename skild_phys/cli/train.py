@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
-from skild_phys.cli.options import answer, check_device, output_option
+from skild_phys.cli.options import answer, check_device, output_option, threads_option
 from skild_phys.cli.outputs import beside, fill
 from skild_phys.cli.terminal import say
 from skild_phys.errors import BadInput, OutputTaken
@@ -52,7 +52,7 @@ if TYPE_CHECKING:
 @click.option("--batch", type=int, help="Lattices a step, instead of the recipe's.")
 @click.option("--seed", type=int, help="Seed of weights, noise and data.")
 @click.option("--side", type=int, help="Side of the simulated lattices (no STORE).")
-@click.option("--threads", type=int, default=None, help="CPU threads (default: all cores).")
+@threads_option
 @click.option("--device", default="cpu", show_default=True, help="cpu or cuda.")
 @click.option("--overwrite", is_flag=True, help="Replace what lies there: begin anew.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
@@ -144,8 +144,6 @@ def config_of(given: Mapping[str, Any]) -> tuple[TrainConfig, Weights | None]:
     if options.initial and begin is None:
         raise BadInput("initial", options.initial, "--from and the weights of this SHA-256")
     check_device(given["device"])
-    if threads is not None and threads < 1:
-        raise BadInput("--threads", threads, "a whole number of at least 1")
     if threads is not None and threads > 1 and forked():
         raise BadInput("--threads", threads, "1 in a forked process, or start method 'spawn'")
     if given["store"] is None:
@@ -158,7 +156,7 @@ def simulated(options: TrainConfig) -> dict[str, Any]:
     from skild_phys.lattice.models import get_model, parse_temperature
 
     if options.data == "images":
-        raise BadInput("STORE", "none", "a store of images ('skild-phys images prepare')")
+        raise BadInput("STORE", None, "a store of images ('skild-phys images prepare')")
     model = get_model(options.model)
     if model.name != "ising2d":
         raise BadInput("model", model.name, "ising2d, or a STORE: no other model is simulated")

@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from skild_phys.errors import BadInput, Interrupted, StoreError
+from skild_phys.errors import BadInput, Interrupted, StoreError, how_to_install
 from skild_phys.files import AnyPath
 from skild_phys.rng import generator
 from skild_phys.store import LatticeStore, create_store, open_store
@@ -229,7 +229,7 @@ def download_cifar10() -> Path:
         import pooch
     except ImportError:
         raise StoreError(
-            "--download needs the extra 'images': pip install skild-phys[images]"
+            f"--download needs the package pooch: {how_to_install('images')}"
         ) from None
     try:
         path = pooch.retrieve(

@@ -69,9 +69,9 @@ def evaluate(
         if name not in SCORES:
             raise BadInput("--scores", name, ", ".join(SCORES))
         if name != "is" and name not in ALONE and reference is None:
-            raise BadInput("--against", "none", f"a store of images for {name}")
+            raise BadInput("--against", None, f"a store of images for {name}")
     if "frechet" in scores and features is None:
-        raise BadInput("--features", "none", "weights of VGG16 for the score frechet")
+        raise BadInput("--features", None, "weights of VGG16 for the score frechet")
     mine = StoredImages(images, n)
     if len(mine) < 2 and set(scores) & set(OF_SETS):
         raise BadInput("-n", len(mine), "2 images or more for a distance of sets")

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from skild_phys.errors import BadInput, StoreError, WeightsError
+from skild_phys.errors import BadInput, StoreError, WeightsError, how_to_install
 from skild_phys.skild.convert import read_tensors
 
 Array = NDArray[np.float64]
@@ -87,7 +87,7 @@ def library(name: str, extra: str = "images") -> Any:
         return importlib.import_module(name)
     except ImportError as error:
         raise StoreError(
-            f"{error.name or name}: is not installed; pip install 'skild-phys[{extra}]'"
+            f"{error.name or name}: is not installed; {how_to_install(extra)}"
         ) from None
 
 

@@ -207,7 +207,7 @@ def refine_images(
     refiner: ImageRefiner | None = None
     if spec.method == "skild":
         if weights is None:
-            raise BadInput("--checkpoint", "none", "weights of images for method skild")
+            raise BadInput("--checkpoint", None, "weights of images for method skild")
         check_image_weights(weights, low)
         refiner = ImageRefiner(weights, spec, sides, shape, device, stop)
         attrs |= {"weights_sha256": weights_sha256, "sampler": spec.sampler}

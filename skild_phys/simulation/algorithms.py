@@ -111,9 +111,13 @@ ALGORITHMS = (
 def default_algorithm(model: Model) -> str:
     """Return the algorithm that makes the most independent configurations a second at Tc.
 
-    As `skild-phys bench simulate` measures it.
+    As `skild-phys bench simulate` measures it; the first of those that fit a model without
+    Swendsen-Wang clusters.
     """
-    return "swendsen-wang"
+    known = [a.name for a in ALGORITHMS if a.fits(model)]
+    if not known:
+        raise BadInput("--model", model.name, "a model with an algorithm")
+    return "swendsen-wang" if "swendsen-wang" in known else known[0]
 
 
 def get_algorithm(name: str, model: Model) -> Algorithm:

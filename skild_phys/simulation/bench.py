@@ -18,14 +18,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skild_phys import __version__
-from skild_phys.errors import BadInput
+from skild_phys.errors import BadInput, check_whole
 from skild_phys.lattice.models import Model, get_model
 from skild_phys.simulation.algorithms import ALGORITHMS, Algorithm, default_algorithm, get_algorithm
 from skild_phys.simulation.executors import Executor, threads
 from skild_phys.simulation.expected import sweeps_between_samples
 from skild_phys.simulation.peers import ALGORITHMS as PEER_ALGORITHMS
 from skild_phys.simulation.peers import PEERS, Check, Missing, Peer, check_energy, version
-from skild_phys.simulation.spec import SimulationSpec, check_shape, check_whole
+from skild_phys.simulation.spec import SimulationSpec, check_shape
 from skild_phys.simulation.timing import (
     Kernel,
     Load,

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from typing import Any
 
-from skild_phys.errors import BadInput, Interrupted, SkildPhysError
+from skild_phys.errors import BadInput, Interrupted, SkildPhysError, how_to_install
 from skild_phys.simulation.unit import Region
 
 _POLL_SECONDS = 0.1
@@ -159,7 +159,7 @@ def dask(address: str, stop: Stop) -> Iterator[Dask]:
     try:
         from distributed import Client, LocalCluster
     except ImportError:
-        accepted = "the extra 'dask' (pip install 'skild-phys[dask]')"
+        accepted = f"the package distributed ({how_to_install('dask')})"
         raise BadInput("--dask", address, accepted) from None
     with contextlib.ExitStack() as opened:
         opened.enter_context(_quiet("distributed", "tornado", "asyncio"))

@@ -17,6 +17,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from skild_phys.errors import how_to_install
 from skild_phys.lattice.exact import kaufman_energy
 
 ALGORITHMS = ("wolff", "swendsen-wang", "metropolis")
@@ -162,7 +163,7 @@ def imported(package: str) -> Any:
         return importlib.import_module(package)
     except ImportError as error:
         if error.name == package:
-            raise Missing("not installed: pip install 'skild-phys[bench]'") from None
+            raise Missing(f"not installed: {how_to_install('bench')}") from None
         raise Missing(f"cannot be imported: {error}") from None
 
 

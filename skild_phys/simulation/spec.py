@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from skild_phys.errors import BadInput
+from skild_phys.errors import BadInput, check_whole
 from skild_phys.lattice.models import Model, get_model
 from skild_phys.rng import STREAMS, system_seed
 from skild_phys.simulation.algorithms import Algorithm, get_algorithm
@@ -23,12 +23,6 @@ _STINT_UPDATES = 2**26
 
 SETTLED = ("every", "burn_in", "tau_energy", "tau_magnetization_squared")
 """Parameters that the burn-in may settle; a store keeps them from its first commit on."""
-
-
-def check_whole(option: str, value: Any, least: int = 1) -> None:
-    """Raise BadInput unless `value` is a whole number from `least` on."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise BadInput(option, value, f"a whole number from {least} on")
 
 
 def parse_shape(text: str, model: Model) -> tuple[int, ...]:

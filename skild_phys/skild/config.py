@@ -258,7 +258,7 @@ def _table_value(table: dict[str, Any], default: Any, where: str, kinds: dict[st
     like = {f.name: f for f in dataclasses.fields(kinds[kind])}
     for name, one in like.items():
         if name not in table and one.default is dataclasses.MISSING:
-            raise BadInput(f"{where}: {name}", "none", "a value")
+            raise BadInput(f"{where}: {name}", None, "a value")
     empty = {
         name: _LIKE[one.type] if one.default is dataclasses.MISSING else one.default
         for name, one in like.items()

@@ -243,7 +243,7 @@ def build_method(
     """
     if spec.method == "skild":
         if weights is None:
-            raise BadInput("--checkpoint", "none", "weights for method skild")
+            raise BadInput("--checkpoint", None, "weights for method skild")
         bindable = weights.output == "logits" and coarse.rule in CONDITIONAL_RULES
         if spec.polish and not bindable:
             accepted = "0, unless spins are refined by " + " or ".join(CONDITIONAL_RULES)
@@ -252,7 +252,7 @@ def build_method(
         if not spec.polish:
             return skild
     if spec.method != "fill" and temperature is None:
-        raise BadInput("--T", "none", "the temperature: the input does not say it")
+        raise BadInput("--T", None, "the temperature: the input does not say it")
     # A fill makes no moves: any temperature does.
     heat = 1.0 if temperature is None else temperature
     if spec.method == "skild":
