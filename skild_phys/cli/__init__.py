@@ -24,7 +24,7 @@ COMMANDS = {
     "measure": "Correlations, structure factor and moments of a store, with errors.",
     "compare": "A report: stores against a truth and against exact theory.",
     "run": "A campaign: all of the above, as far as it is missing.",
-    "scaling": "Tc, nu and eta from stores of several sizes.",
+    "scaling": "Tc and exponents from stores of several sizes.",
     "train": "Train SKILD weights on a store or on a running simulation.",
     "spectrum": "Power spectrum of a store, measured and fitted.",
     "images": "Image benchmarks: data sets, low resolution, scores.",

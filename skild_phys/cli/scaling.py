@@ -1,9 +1,9 @@
-"""`skild-phys scaling`: Tc, nu and eta from stores of several sizes."""
+"""`skild-phys scaling`: Tc and exponents from stores of several sizes."""
 
 from __future__ import annotations
 
 import json
-import math
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,9 +23,8 @@ from skild_phys.errors import BadInput
 from skild_phys.files import whole_directory, write_text_atomically
 
 if TYPE_CHECKING:
-    from skild_phys.measurement.scaling import Number, Scaling
+    from skild_phys.measurement.scaling import Number, Omega, Quality, Scaling
 
-_POOR = 0.01
 FIGURE, TABLE, JSON = "scaling", "scaling.csv", "scaling.json"
 
 
@@ -40,6 +39,16 @@ FIGURE, TABLE, JSON = "scaling", "scaling.csv", "scaling.json"
 @click.option(
     "--bins", type=int, default=40, show_default=True, help="Jackknife bins of each size."
 )
+@click.option(
+    "--window",
+    type=float,
+    help="Largest |T / Tc - 1| L^(1/nu) of the points of a collapse.  [default: the widest of 1, "
+    "0.7, 0.5, 0.35 with p >= 0.1]",
+)
+@click.option(
+    "--omega",
+    help="Add fits with corrections L^-OMEGA (such as 1.75), or 'fit' to fit omega.",
+)
 @threads_option
 @overwrite_option
 @json_option
@@ -47,17 +56,21 @@ def command(
     stores: tuple[Path, ...],
     output: Path | None,
     bins: int,
+    window: float | None,
+    omega: str | None,
     threads: int | None,
     overwrite: bool,
     as_json: bool,
 ) -> None:
-    """Find Tc, nu and eta by finite-size scaling of stores of two sizes or more.
+    """Find Tc and the exponents by finite-size scaling of stores of two sizes or more.
 
     Each size is reweighted around the temperatures it was simulated at (several of a size are
-    joined). xi/L and the Binder cumulant U4 of two sizes cross near Tc; slopes of both give nu,
-    chi and S(k) give eta, where U4 has one value for all sizes; and the curves are collapsed.
-    A few thousand lattices of each size, near Tc, are needed. Exponents are also given without the
-    smallest sizes: where they drift, corrections to scaling matter.
+    joined). xi/L and the Binder cumulant U4 of two sizes cross near Tc. Where U4 has one value for
+    all sizes, slopes of both give nu, chi and S(k) eta and gamma/nu, |m| beta/nu and the specific
+    heat alpha/nu; and curves are collapsed in a window around Tc. A few thousand lattices of each
+    size, near Tc, are needed. Every fit has its chi^2; poor ones (p < 0.01) get a warning.
+    Exponents are also given without the smallest sizes: where they drift, corrections to scaling
+    matter, which --omega fits.
 
     \b
     for L in 32 64 128; do skild-phys simulate --L $L --T Tc -n 8000 -o L$L.zarr; done
@@ -72,7 +85,10 @@ def command(
             raise BadInput("-o", str(output), "a directory")
         claim_output(output, overwrite=overwrite, inputs=stores, directory=True)
     with progress_bar("measuring", sum(s.n_samples for s in opened)) as advance:
-        found = scaling(opened, bins=bins, threads=check_threads(threads), progress=advance)
+        found = scaling(
+            opened, bins=bins, window=window, omega=_omega(omega),
+            threads=check_threads(threads), progress=advance,
+        )  # fmt: skip
     if output is not None:
         with announced("drawing ..."), whole_directory(output) as folder:
             _write(found, folder)
@@ -82,6 +98,15 @@ def command(
         _print(found)
         if output is not None:
             say(str(output / f"{FIGURE}.png"))
+
+
+def _omega(text: str | None) -> Omega:
+    if text is None or text == "fit":
+        return text
+    try:
+        return float(text)
+    except ValueError:
+        raise BadInput("--omega", text, "a positive number, or fit") from None
 
 
 def _number(number: Number | None) -> dict[str, float | None]:
@@ -126,9 +151,8 @@ def as_plain(found: Scaling) -> dict[str, Any]:
                     "name": e.name,
                     "source": e.source,
                     **_number(e.number),
-                    "chi2": e.chi2,
-                    "dof": e.dof,
-                    "p": e.p,
+                    **asdict(e.quality),
+                    "omega": _number(e.omega),
                 }
                 for e in found.exponents
             ],
@@ -138,9 +162,13 @@ def as_plain(found: Scaling) -> dict[str, Any]:
                     "temperature": _number(c.temperature),
                     "nu": _number(c.nu),
                     "eta": _number(c.eta),
+                    "window": c.window,
+                    **asdict(c.quality),
+                    "omega": _number(c.omega),
                 }
                 for c in found.collapses
             ],
+            "warnings": found.warnings(),
         }
     )
     return plain
@@ -173,6 +201,7 @@ def _print(found: Scaling) -> None:
     from rich.table import Table
 
     from skild_phys.measurement.report import with_error
+    from skild_phys.measurement.scaling import NAMES, POOR
 
     for curve in found.curves:
         low, high = curve.temperature[0], curve.temperature[-1]
@@ -186,39 +215,38 @@ def _print(found: Scaling) -> None:
             return ""
         return with_error(number.value, number.error) or "no crossing in reach"
 
-    crossings = Table("crossing of", "L", box=None, pad_edge=False)
-    for heading in ("T (J / k_B)", "height"):
-        crossings.add_column(heading, justify="right")
+    def judged(quality: Quality) -> tuple[str, str]:
+        if not quality.dof:
+            return "", ""
+        poor = "  poor" if quality.p < POOR else ""
+        return f"{quality.chi2:.2g} / {quality.dof}", f"{quality.p:.2g}{poor}"
+
+    def table(*headings: str, left: int) -> Table:
+        made = Table(*headings[:left], box=None, pad_edge=False)
+        for heading in headings[left:]:
+            made.add_column(heading, justify="right")
+        return made
+
+    quality = ("omega", "chi^2 / dof", "p")
+    crossings = table("crossing of", "L", "T (J / k_B)", "height", left=2)
     for c in found.crossings:
         sides = " and ".join(map(str, c.sides))
-        crossings.add_row(_NAMES[c.observable], sides, shown(c.temperature), shown(c.height))
-    exponents = Table("exponent", "from", box=None, pad_edge=False)
-    for heading in ("value", "chi^2 / dof", "p"):
-        exponents.add_column(heading, justify="right")
+        crossings.add_row(NAMES[c.observable], sides, shown(c.temperature), shown(c.height))
+    exponents = table("exponent", "from", "value", *quality, left=2)
     for e in found.exponents:
-        quality = f"{e.chi2:.2g} / {e.dof}" if math.isfinite(e.chi2) else ""
-        p = f"{e.p:.2g}" if math.isfinite(e.p) else ""
-        if e.p < _POOR:
-            p += "  poor: no power law within the errors"
-        exponents.add_row(e.name, e.source, shown(e.number), quality, p)
-    collapses = Table("collapse of", box=None, pad_edge=False)
-    for heading in ("T (J / k_B)", "nu", "eta"):
-        collapses.add_column(heading, justify="right")
-    for collapse in found.collapses:
-        collapses.add_row(
-            _NAMES[collapse.observable],
-            shown(collapse.temperature),
-            shown(collapse.nu),
-            shown(collapse.eta),
-        )
-    for table in (crossings, exponents, collapses):
+        exponents.add_row(e.name, e.source, shown(e.number), shown(e.omega), *judged(e.quality))
+    collapses = table("collapse of", "window", "T (J / k_B)", "nu", "eta", *quality, left=1)
+    for one in found.collapses:
+        numbers = map(shown, (one.temperature, one.nu, one.eta, one.omega))
+        name = NAMES[one.observable]
+        collapses.add_row(name, f"{one.window:g}", *numbers, *judged(one.quality))
+    for part in (crossings, exponents, collapses):
         say("")
-        show(table, 120)
+        show(part, 120)
+    for warning in found.warnings():
+        say(f"warning: {warning}")
     known = ", ".join(
         f"{'Tc' if name == 'temperature' else name} = {value:.7g}"
         for name, value in found.published.items()
     )
     say(f"\npublished: {known}")
-
-
-_NAMES = {"binder_cumulant": "U4", "xi_over_l": "xi/L", "log_susceptibility": "chi"}

@@ -32,15 +32,19 @@ def free_energies(energy: Array, beta: Array, count: Array, start: Array | None 
     start : where the iteration begins.
     """
     f = np.zeros(len(beta)) if start is None else start.copy()
-    if len(beta) == 1:
-        return f
-    action = -np.outer(energy, beta)
-    for _ in range(_MOST_STEPS):
-        log_sum = logsumexp(action + f, b=count, axis=1)
-        new = -logsumexp(action - log_sum[:, np.newaxis], axis=0)
-        new -= new[0]
-        moved, f = float(np.abs(new - f).max()), new
-        if moved < _TOLERANCE:
+    action = -np.outer(energy, beta) + np.log(count)
+    for _ in range(_MOST_STEPS if len(beta) > 1 else 0):
+        logs = action + f
+        share = np.exp(logs - logs.max(axis=1, keepdims=True))
+        share /= share.sum(axis=1, keepdims=True)  # of each run in a sample
+        total = np.maximum(share.sum(axis=0), 1e-300)
+        step = -np.log(total / count)  # the equation itself, which always converges
+        curvature = (np.diag(total) - share.T @ share)[1:, 1:]
+        newton = np.append(0.0, np.linalg.pinv(curvature) @ (count - total)[1:])
+        if np.abs(newton).max() < 1.0:
+            step = newton
+        f = f + step - step[0]
+        if float(np.abs(step - step[0]).max()) < _TOLERANCE:
             break
     return f
 

@@ -4,26 +4,33 @@ Each size is reweighted to the temperatures around those it was simulated at (`r
 xi / L and U4 of two sizes cross near Tc. Exponents are read off where U4 has one and the same
 value for every size, which removes Tc, and most of its uncertainty, from them:
 
-    dU4/dT, d(xi/L)/dT ~ L^(1/nu);    chi, S(2 pi j / L) ~ L^(2 - eta).
+    dU4/dT, d(xi/L)/dT ~ L^(1/nu);    chi, S(2 pi j / L) ~ L^(2 - eta) = L^(gamma/nu);
+    |m| ~ L^(-beta/nu);               C ~ a + b L^(alpha/nu).
 
 (Where xi / L has one value, chi / S(2 pi / L) is a function of L alone, and the two would say the
-same.) A collapse fits one function of (T - Tc) L^(1/nu) to the curves of all sizes. Every error
-is a jackknife over bins in time order of each size; sizes are independent.
+same.) A collapse fits one function of (T - Tc) L^(1/nu) to the curves of all sizes in a window
+around Tc. Every fit has its chi^2, and may have a correction L^-omega. Every error is a jackknife
+over bins in time order of each size; sizes are independent.
 """
 
-from skild_phys.measurement.scaling.analysis import BINS, Scaling, scaling
+from skild_phys.measurement.scaling.analysis import BINS, NAMES, Scaling, scaling
 from skild_phys.measurement.scaling.collapse import Collapse
 from skild_phys.measurement.scaling.crossings import Crossing
 from skild_phys.measurement.scaling.curves import Curve, Number
-from skild_phys.measurement.scaling.exponents import Exponent
+from skild_phys.measurement.scaling.exponents import Exponent, Omega
+from skild_phys.measurement.scaling.fits import POOR, Quality
 
 __all__ = [
     "BINS",
+    "NAMES",
+    "POOR",
     "Collapse",
     "Crossing",
     "Curve",
     "Exponent",
     "Number",
+    "Omega",
+    "Quality",
     "Scaling",
     "scaling",
 ]

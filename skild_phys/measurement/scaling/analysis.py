@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
 
+from skild_phys.errors import BadInput
 from skild_phys.lattice.exact import EXPONENTS
+from skild_phys.lattice.models import Model
 from skild_phys.measurement.lattices import hamiltonian
 from skild_phys.measurement.scaling.collapse import Collapse, collapses_of
 from skild_phys.measurement.scaling.crossings import (
@@ -19,9 +22,20 @@ from skild_phys.measurement.scaling.crossings import (
     crossing_of,
 )
 from skild_phys.measurement.scaling.curves import Curve, Number, by_side, curve_of, jackknife_error
-from skild_phys.measurement.scaling.exponents import COMBINED, Exponent, at_level_of, exponents_of
+from skild_phys.measurement.scaling.exponents import (
+    COMBINED,
+    Exponent,
+    Omega,
+    at_level_of,
+    exponents_of,
+    nu_of,
+)
+from skild_phys.measurement.scaling.fits import POOR
 from skild_phys.measurement.shells import Array
 from skild_phys.store import Lattices
+
+NAMES = {"binder_cumulant": "U4", "xi_over_l": "xi/L", "log_susceptibility": "chi"}
+"""Curves that cross or collapse -> what tables call them."""
 
 BINS = 40
 """Bins of each size, unless told."""
@@ -40,7 +54,7 @@ class Scaling:
     level : the value of U4 at which exponents are read off.
     crossings, exponents, collapses : what was found.
     temperature : Tc, the best crossing; NaN if no curves cross.
-    published : temperature, nu and eta, as far as they are known.
+    published : temperature and exponents, as far as they are known.
     points : `slope` and `chi`, what exponents are from: (label, logarithms by size, errors).
     """
 
@@ -55,14 +69,29 @@ class Scaling:
     points: dict[str, list[tuple[str, Array, Array]]]
 
     def best(self, name: str) -> Exponent:
-        """Return the combined estimate of `nu` or `eta` from all sizes."""
-        return next(e for e in self.exponents if e.name == name and e.source == COMBINED)
+        """Return the estimate of an exponent from all sizes and, if there are several, lines."""
+        known = [e for e in self.exponents if e.name == name]
+        return next((e for e in known if e.source == COMBINED), known[0])
+
+    def warnings(self) -> list[str]:
+        """Return what must be known before a number is used: fits that are poor."""
+        fits = [(f"{e.name} from {e.source}", e.quality) for e in self.exponents]
+        fits += [(f"collapse of {NAMES[c.observable]}", c.quality) for c in self.collapses]
+        found = [
+            f"{what}: chi^2 = {q.chi2:.3g} for {q.dof} degrees of freedom (p = {q.p:.2g}): "
+            "its error does not hold"
+            for what, q in fits
+            if q.p < POOR
+        ]
+        return found if self.collapses else [*found, "no curves cross: no Tc and no collapse"]
 
 
 def scaling(
     stores: Sequence[Lattices],
     *,
     bins: int = BINS,
+    window: float | None = None,
+    omega: Omega = None,
     threads: int = 1,
     progress: Callable[[int], None] | None = None,
 ) -> Scaling:
@@ -73,17 +102,32 @@ def scaling(
     stores : lattices with equal sides, of one model with a temperature; several temperatures
         of a size are joined. Curves reach as far from these as the samples allow.
     bins : of each size, in time order.
+    window : largest |T / Tc - 1| L^(1/nu) of the points of a collapse; by default the widest of
+        `collapse.WINDOWS` that is fitted well.
+    omega : exponent of corrections to scaling L^-omega, or `fit`: fits with a correction are
+        given beside those without.
     threads, progress : as in `dataset.measure`.
 
     Raises
     ------
     BadInput : fewer than two sizes, several models, lattices that are not squares or cubes or
-        have no Hamiltonian, more bins than samples, or curves that do not reach one another.
+        have no Hamiltonian, more bins than samples, or curves that do not reach one another; a
+        window or omega that is not positive; fewer sizes than a correction has unknowns.
     """
+    if window is not None and not (math.isfinite(window) and window > 0):
+        raise BadInput("--window", window, "a positive number")
+    if isinstance(omega, str):
+        if omega != "fit":
+            raise BadInput("--omega", omega, "a positive number, or fit")
+    elif omega is not None and not (math.isfinite(omega) and omega > 0):
+        raise BadInput("--omega", omega, "a positive number, or fit")
     sizes = by_side(stores, bins)
     model = hamiltonian(stores[0])
     if model is None:
         raise ValueError("no Hamiltonian")
+    unknown = 4 if omega == "fit" else 3
+    if omega is not None and len(sizes) < unknown:
+        raise BadInput("--omega", omega, f"{unknown} sizes or more")
     lowest = int(min(sizes) * _LARGEST_K / (2 * np.pi))
     curves = tuple(
         curve_of(side, sizes[side], bins, max(lowest, 1), threads, progress)
@@ -91,23 +135,34 @@ def scaling(
     )
     crossings = tuple(crossing_of(name, a, b) for name in CROSSING for a, b in pairwise(curves))
     level = common_level(curves, crossings)
-    at_level = [at_level_of(curve, level) for curve in curves]
-    published = {"temperature": model.critical_temperature}
-    published |= dict(zip(("nu", "eta"), EXPONENTS.get(model.name, ())))
+    temperature = best_crossing(crossings)
+    near = temperature.value if math.isfinite(temperature.value) else model.critical_temperature
+    at_level = [at_level_of(curve, level, near) for curve in curves]
+    exponents = exponents_of(curves, at_level, lowest, omega)
     return Scaling(
         model.name,
         curves,
         level,
         crossings,
-        exponents_of(curves, at_level, lowest),
-        collapses_of(curves, crossings),
-        best_crossing(crossings),
-        published,
+        exponents,
+        collapses_of(curves, crossings, nu_of(exponents), window, omega),
+        temperature,
+        _published(model),
         {
             "slope": _points(at_level, {"U4": "slope_binder_cumulant", "xi/L": "slope_xi_over_l"}),
             "chi": _points(at_level, {"chi": "log_susceptibility", "S(2 pi/L)": "log_power_1"}),
         },
     )
+
+
+def _published(model: Model) -> dict[str, float]:
+    """Return Tc and, where nu and eta are known, what hyperscaling makes of them."""
+    published = {"temperature": model.critical_temperature}
+    if model.name in EXPONENTS:
+        (nu, eta), d = EXPONENTS[model.name], model.dimension
+        published |= {"nu": nu, "eta": eta, "beta/nu": (d - 2 + eta) / 2}
+        published |= {"gamma/nu": 2 - eta, "alpha/nu": 2 / nu - d}
+    return published
 
 
 def _points(

@@ -5,12 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.optimize import brentq
 
 from skild_phys.errors import BadInput
-from skild_phys.measurement.scaling.curves import Curve, Number, over_sizes
+from skild_phys.measurement.scaling.curves import Curve, Number, jackknife_error, over_sizes
+from skild_phys.measurement.shells import Array
 
 CROSSING = ("binder_cumulant", "xi_over_l")
 """Dimensionless, so that their slopes have no correction 1 / L^(1/nu), as that of ln chi has."""
@@ -42,7 +45,8 @@ def crossing_of(name: str, small: Curve, large: Curve) -> Crossing:
     changes = np.flatnonzero(np.diff(np.sign(difference)) != 0)
     if not len(changes):
         return Crossing(name, sides, nothing, nothing)
-    middle = changes[np.argmin(np.abs(changes - _FINE // 2))]
+    error = np.hypot(jackknife_error(a(grid)), jackknife_error(b(grid)))
+    middle = _clearest(difference / np.maximum(error, 1e-300), changes)
     root = float(brentq(lambda t: a(t)[0] - b(t)[0], grid[middle], grid[middle + 1]))
     slope_a, slope_b = a(root, 1)[0], b(root, 1)[0]
     at_a, at_b = a(root), b(root)
@@ -52,6 +56,16 @@ def crossing_of(name: str, small: Curve, large: Curve) -> Crossing:
     )
     heights = (at_b[0] + slope_b * (moved[0] - root), at_a[0] + slope_a * (moved[1] - root))
     return Crossing(name, sides, over_sizes(moved), over_sizes(heights))
+
+
+def _clearest(z: Array, changes: NDArray[np.int64]) -> int:
+    """Return the change of sign with the clearest difference on both sides, up to the next ones.
+
+    Where both curves are flat, noise crosses zero as well.
+    """
+    parts = np.split(np.abs(z), changes + 1)
+    peaks = [float(part.max()) for part in parts]
+    return int(changes[np.argmax([min(pair) for pair in pairwise(peaks)])])
 
 
 def best_crossing(crossings: Sequence[Crossing]) -> Number:

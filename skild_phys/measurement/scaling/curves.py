@@ -22,7 +22,8 @@ from skild_phys.measurement.system import System
 from skild_phys.store import Lattices, shared
 
 _FEWEST_POINTS = 8
-_GRID = 33  # temperatures of a curve, between which a cubic spline interpolates
+_GRID = 33  # least temperatures of a curve, between which a cubic spline interpolates
+_STEP = 0.25  # most between these, in units of 1 / beta that the energy fluctuates by in one run
 _LEAST_BETWEEN = 0.9  # between runs the share may fall to a tenth of that at the ends
 _SHARE = 0.3  # of a run's samples that weights must still make use of at the ends of a curve
 
@@ -109,7 +110,7 @@ def by_side(stores: Sequence[Lattices], bins: int) -> dict[int, list[Lattices]]:
 
 @dataclass(frozen=True)
 class _Samples:
-    """Of every lattice of one size: total energy, run, bin, and averages (n, ...)."""
+    """Of every lattice of one size: total energy, run, bin, and averages |m|, m^2, m^4, S(k)."""
 
     energy: Array
     run: NDArray[np.int64]
@@ -125,7 +126,7 @@ def _samples(
     threads: int,
     progress: Callable[[int], None] | None,
 ) -> _Samples:
-    """Read m^2, m^4 and S at the lowest wave numbers of every lattice; bins are in time order."""
+    """Read |m|, m^2, m^4, S at the lowest wave numbers of every lattice; bins in time order."""
     energy, run, bin_of, averages, beta = [], [], [], [], []
     for number, store in enumerate(stores):
         system, n = System.of(store), store.n_samples
@@ -134,7 +135,7 @@ def _samples(
             needed=("energy", "moments", "along_k"), threads=threads, progress=progress,
         ).rows  # fmt: skip
         energy.append(found["energy"][:, 0] * system.sites)
-        averages.append(np.hstack([found["moments"][:, 2:], found["along_k"][:, : lowest + 1]]))
+        averages.append(np.hstack([found["moments"][:, 1:], found["along_k"][:, : lowest + 1]]))
         bin_of.append(_bins_of(store, bins))
         run.append(np.full(n, number))
         beta.append(1.0 / system.temperature)
@@ -175,15 +176,17 @@ def curve_of(
     runs = len(samples.beta)
     count = np.bincount(samples.run, minlength=runs).astype(np.float64)
     free = free_energies(energy, samples.beta, count)
-    temperature = _reach(side, energy, samples.beta, count, free)
+    widest = max(float(energy[samples.run == k].std()) for k in range(runs))
+    temperature = _reach(side, energy, samples.beta, count, free, widest)
+    averages = np.column_stack([samples.averages, energy, energy**2])
     means = []
     for left_out in range(-1, bins):
         kept = samples.bin != left_out
         number = np.bincount(samples.run[kept], minlength=runs).astype(np.float64)
         own = free_energies(energy[kept], samples.beta, number, free)
         weights = np.exp(log_weights(energy[kept], samples.beta, number, own, 1 / temperature))
-        means.append(weights @ samples.averages[kept] / weights.sum(axis=1, keepdims=True))
-    values = _observables(np.array(means), side)
+        means.append(weights @ averages[kept] / weights.sum(axis=1, keepdims=True))
+    values = _observables(np.array(means), side, stores[0].shape, temperature)
     finite = np.all([np.isfinite(v).all(axis=0) for v in values.values()], axis=0)
     if finite.sum() < _FEWEST_POINTS:
         raise BadInput("STORES", f"lattices of L = {side}", "more of them, that differ")
@@ -199,19 +202,27 @@ def curve_of(
     )
 
 
-def _observables(means: Array, side: int) -> dict[str, Array]:
-    m2, m4, zero, *powers = np.moveaxis(means, -1, 0)
+def _observables(
+    means: Array, side: int, shape: Sequence[int], temperature: Array
+) -> dict[str, Array]:
+    abs_m, m2, m4, zero, *powers, energy, squared = np.moveaxis(means, -1, 0)
+    sites = math.prod(shape)
     with np.errstate(invalid="ignore", divide="ignore"):
         length = np.sqrt(zero / powers[0] - 1) / (2 * np.sin(np.pi / side))
         found = {
             "binder_cumulant": 1 - m4 / (3 * m2**2),
             "xi_over_l": length / side,
             "log_susceptibility": np.log(zero),
+            "log_connected_susceptibility": np.log(sites * (m2 - abs_m**2)),
+            "log_abs_magnetization": np.log(abs_m),
+            "specific_heat": (squared - energy**2) / (sites * temperature**2),
         }
         return found | {f"log_power_{j}": np.log(power) for j, power in enumerate(powers, 1)}
 
 
-def _reach(side: int, energy: Array, beta: Array, count: Array, free: Array) -> Array:
+def _reach(
+    side: int, energy: Array, beta: Array, count: Array, free: Array, widest: float
+) -> Array:
     """Return temperatures as far out as weights still use `_SHARE` of a run's samples."""
     least = _SHARE / len(np.unique(beta))
 
@@ -232,4 +243,5 @@ def _reach(side: int, energy: Array, beta: Array, count: Array, free: Array) -> 
         if used(middle) < -_LEAST_BETWEEN * least:
             texts = f"energies of L = {side} at T = {cold:.5g} and {hot:.5g}"
             raise BadInput("STORES", texts, "temperatures so near that they overlap")
-    return np.linspace(1.0 / ends[0], 1.0 / ends[1], _GRID)
+    number = math.ceil(abs(ends[0] - ends[1]) * widest / _STEP)
+    return np.linspace(1.0 / ends[0], 1.0 / ends[1], max(number, _GRID))

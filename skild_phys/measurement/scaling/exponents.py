@@ -8,95 +8,79 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.optimize import brentq
-from scipy.stats import chi2 as chi2_law
+from scipy.special import exprel
 
 from skild_phys.errors import BadInput
 from skild_phys.measurement.scaling.crossings import CROSSING
-from skild_phys.measurement.scaling.curves import Curve, Number, jackknife_error, over_sizes
+from skild_phys.measurement.scaling.curves import Curve, Number
+from skild_phys.measurement.scaling.fits import Fit, Quality, fit_sizes
 from skild_phys.measurement.shells import Array
 
 COMBINED = "combined"
+
+Omega = float | str | None
+"""Exponent of the correction L^-omega: a number, `fit`, or None for no correction."""
 
 
 @dataclass(frozen=True)
 class Exponent:
     """An exponent from a straight line through logarithms, ln y = a + b ln L.
 
+    With a correction it is ln y = a + b ln L + c L^-omega.
+
     Attributes
     ----------
-    name, source : `nu` or `eta`, and what it was read off.
+    name, source : `nu`, `eta`, `beta/nu`, `gamma/nu` or `alpha/nu`, and what it was read off.
     number : value and error.
-    chi2, dof, p : of the line; NaN for two sizes, which always lie on one.
+    quality : chi^2 of the line.
+    omega : of the correction (error 0: it was given); None without one.
     """
 
     name: str
     source: str
     number: Number
-    chi2: float
-    dof: int
-    p: float
+    quality: Quality
+    omega: Number | None = None
 
 
-def at_level_of(curve: Curve, level: float) -> dict[str, Array]:
-    """Return logarithms, (1 + bins,), where U4 = level: of slopes, chi and S(k)."""
-    rows = len(curve.values["binder_cumulant"])
-    cumulant = curve.spline("binder_cumulant")
-    low, high = curve.temperature[0], curve.temperature[-1]
-    found: dict[str, list[float]] = {}
-    for row in range(rows):
+def at_level_of(curve: Curve, level: float, near: float) -> dict[str, Array]:
+    """Return values (1 + bins,) where U4 = level, of all that `exponents_of` reads.
 
-        def off(t: float, row: int = row) -> float:
-            return float(cumulant(t)[row]) - level
+    Where U4 of all samples takes that value more than once it is the place next to `near`; bins
+    move it by how far they move U4, over the slope. Raises BadInput where one moves it out of the
+    curve.
+    """
+    cumulant, t = curve.spline("binder_cumulant"), curve.temperature
+    off = cumulant(t)[0] - level
+    changes = np.flatnonzero(np.diff(np.sign(off)) != 0)
+    i = changes[np.argmin(np.abs(t[changes] - near))]
+    root = float(brentq(lambda t: float(cumulant(t)[0]) - level, t[i], t[i + 1]))
+    moved = root - (cumulant(root) - level) / float(cumulant(root, 1)[0])
+    if not (t[0] <= moved.min() and moved.max() <= t[-1]):
+        raise BadInput("STORES", f"U4 of L = {curve.side}", "more samples, nearer to Tc")
 
-        # A bin that is left out may move the end of a curve past the level: the spline goes on.
-        room = 0.2 * (high - low)
-        try:
-            t = float(brentq(off, low - room, high + room))
-        except ValueError:
-            raise BadInput(
-                "STORES", f"U4 of L = {curve.side}", "more samples, nearer to Tc"
-            ) from None
-        for name in CROSSING:
-            slope = abs(float(curve.spline(name)(t, 1)[row]))
-            found.setdefault(f"slope_{name}", []).append(math.log(slope))
-        for name in curve.values:
-            if name.startswith("log_"):
-                found.setdefault(name, []).append(float(curve.spline(name)(t)[row]))
-    return {name: np.array(values) for name, values in found.items()}
+    def at(name: str, order: int = 0) -> Array:
+        return np.diagonal(curve.spline(name)(moved, order)).copy()
+
+    slopes = {f"slope_{name}": np.log(np.abs(at(name, 1))) for name in CROSSING}
+    return slopes | {n: at(n) for n in curve.values if n.startswith("log_") or n == "specific_heat"}
 
 
-@dataclass(frozen=True)
-class _Line:
-    """The slope b of y = a + b ln L, for the values of all samples and of each size's bins."""
-
-    slope: list[Array]
-    chi2: float
-    dof: int
-
-
-def _line(sides: Array, values: Sequence[Array]) -> _Line:
-    """Fit a line by weighted least squares; the weights are those of all samples throughout."""
-    x = np.log(sides)
-    error = np.array([float(jackknife_error(v)) for v in values])
-    weight = 1.0 / np.maximum(error, 1e-300) ** 2
-    centre = (weight * x).sum() / weight.sum()
-    scale = weight * (x - centre) / (weight * (x - centre) ** 2).sum()
-    full = np.array([v[0] for v in values])
-    slopes = []
-    for i, v in enumerate(values):
-        slopes.append((scale * full).sum() + scale[i] * (v - v[0]))
-    slope = float(slopes[0][0])
-    intercept = (weight * (full - slope * x)).sum() / weight.sum()
-    chi2 = float((weight * (full - intercept - slope * x) ** 2).sum())
-    return _Line(slopes, chi2, len(sides) - 2)
-
-
-_TURNED: dict[str, Callable[[Array], Array]] = {"nu": lambda b: 1.0 / b, "eta": lambda b: 2.0 - b}
+_TURNED: dict[str, Callable[[Array], Array]] = {
+    "nu": lambda b: 1.0 / b,
+    "eta": lambda b: 2.0 - b,
+    "beta/nu": lambda b: -b,
+    "gamma/nu": np.asarray,
+}
 """Exponent -> what it is of the slope of a line."""
 
 
+def _line(p: Array, sides: Array) -> Array:
+    return np.asarray(p[0] + p[1] * np.log(sides))
+
+
 def exponents_of(
-    curves: Sequence[Curve], at_level: Sequence[dict[str, Array]], lowest: int
+    curves: Sequence[Curve], at_level: Sequence[dict[str, Array]], lowest: int, omega: Omega
 ) -> tuple[Exponent, ...]:
     """Return each exponent by every line, combined, and combined without the smallest sizes."""
     sides = np.array([float(curve.side) for curve in curves])
@@ -104,42 +88,90 @@ def exponents_of(
         "nu": {"slope of U4": "slope_binder_cumulant", "slope of xi/L": "slope_xi_over_l"},
         "eta": {"chi": "log_susceptibility"}
         | {f"S(k = {2 * j} pi/L)": f"log_power_{j}" for j in range(1, lowest + 1)},
+        "beta/nu": {"|m|": "log_abs_magnetization"},
+        "gamma/nu": {"chi": "log_susceptibility", "chi connected": "log_connected_susceptibility"},
     }
     found = []
     for name, of in sources.items():
-        for first in range(len(curves) - 1):
-            lines = {
-                source: _line(sides[first:], [values[key] for values in at_level[first:]])
-                for source, key in of.items()
-            }
-            numbers = [[_TURNED[name](b) for b in line.slope] for line in lines.values()]
-            if not first:
-                for (source, line), values in zip(lines.items(), numbers):
-                    p = float(chi2_law.sf(line.chi2, line.dof)) if line.dof else math.nan
-                    chi2 = line.chi2 if line.dof else math.nan
-                    number = over_sizes(values)
-                    found.append(Exponent(name, source, number, chi2, line.dof, p))
-            source = COMBINED + (f", L >= {sides[first]:.0f}" if first else "")
-            found.append(Exponent(name, source, _combined(numbers), math.nan, 0, math.nan))
-    return tuple(found)
+        lines = {s: [values[key] for values in at_level] for s, key in of.items()}
+        if len(lines) > 1:
+            lines[COMBINED] = _combined(sides, [*lines.values()])
+        for source, values in lines.items():
+            fit = fit_sizes(_line, (0.0, 1.0), sides, values)
+            found.append(Exponent(name, source, fit.number(1, _TURNED[name]), fit.quality))
+        for first in range(1, len(curves) - 1):
+            fit = fit_sizes(_line, (0.0, 1.0), sides[first:], values[first:])
+            label = f"{source}, L >= {sides[first]:.0f}"
+            found.append(Exponent(name, label, fit.number(1, _TURNED[name]), fit.quality))
+        if omega is not None:
+            found.append(_corrected(name, source, sides, values, omega))
+    return (*found, *_heat(sides, [values["specific_heat"] for values in at_level]))
 
 
-def _combined(numbers: Sequence[Sequence[Array]]) -> Number:
-    """Return the mean of several estimates by size and bin, weighted by their covariance.
+def _corrected(
+    name: str, source: str, sides: Array, values: Sequence[Array], omega: float | str
+) -> Exponent:
+    """Return an exponent from a line with the correction c L^-omega."""
+    plain = fit_sizes(_line, (0.0, 1.0), sides, values).parameters[0][0]
+    if isinstance(omega, str):
 
-    Weights below 0, which estimates that are nearly the same would get, are left out.
+        def free(p: Array, sides: Array) -> Array:
+            return np.asarray(_line(p, sides) + p[2] * sides ** -p[3])
+
+        fit = fit_sizes(free, (*plain, 0.1, 1.5), sides, values)
+        found = fit.number(3)
+    else:
+
+        def fixed(p: Array, sides: Array) -> Array:
+            return np.asarray(_line(p, sides) + p[2] * sides**-omega)
+
+        fit, found = fit_sizes(fixed, (*plain, 0.0), sides, values), Number(omega, 0.0)
+    label = f"{source}, with L^-omega"
+    return Exponent(name, label, fit.number(1, _TURNED[name]), fit.quality, found)
+
+
+def _heat(sides: Array, values: Sequence[Array]) -> list[Exponent]:
+    """Return alpha / nu from C = a + b (L^x - 1) / x, and from its limit x = 0, C = a + b ln L."""
+    if len(sides) < 3:
+        return []
+    logarithm: Fit = fit_sizes(_line, (0.0, 1.0), sides, values)
+
+    def power(p: Array, sides: Array) -> Array:
+        return np.asarray(p[0] + p[1] * np.log(sides) * exprel(p[2] * np.log(sides)))
+
+    free = fit_sizes(power, (*logarithm.parameters[0][0], 0.0), sides, values)
+    return [
+        Exponent("alpha/nu", "C = a + b L^(alpha/nu)", free.number(2), free.quality),
+        Exponent("alpha/nu", "C = a + b ln L", Number(0.0, 0.0), logarithm.quality),
+    ]
+
+
+def _combined(sides: Array, lines: Sequence[Sequence[Array]]) -> list[Array]:
+    """Return one line of several, weighted by the covariance of their slopes.
+
+    Weights below 0, which lines that are nearly the same would get, are left out.
     """
-    sizes = [np.stack(of_size) for of_size in zip(*numbers)]  # (estimates, 1 + bins) of a size
-    covariance = np.zeros((len(numbers), len(numbers)))
-    for values in sizes:
+    slopes = [
+        [rows[:, 1] for rows in fit_sizes(_line, (0.0, 1.0), sides, line).parameters]
+        for line in lines
+    ]
+    covariance = np.zeros((len(lines), len(lines)))
+    for of_size in zip(*slopes):
+        values = np.stack(of_size)
         moved = values[:, 1:] - values[:, 1:].mean(axis=1, keepdims=True)
         bins = moved.shape[1]
         covariance += (bins - 1.0) / bins * (moved @ moved.T)
-    kept = np.arange(len(numbers))
+    kept = list(range(len(lines)))
     while True:
         inverse = np.linalg.pinv(covariance[np.ix_(kept, kept)])
         weight = inverse.sum(axis=1) / inverse.sum()
         if (weight >= 0).all():
             break
-        kept = np.delete(kept, weight.argmin())
-    return over_sizes([np.asarray(weight @ values[kept]) for values in sizes])
+        del kept[int(weight.argmin())]
+    return [np.asarray(weight @ np.stack([lines[k][i] for k in kept])) for i in range(len(sides))]
+
+
+def nu_of(exponents: Sequence[Exponent]) -> float:
+    """Return the best estimate of nu, 1 if it is none."""
+    value = next(e.number.value for e in exponents if (e.name, e.source) == ("nu", COMBINED))
+    return value if math.isfinite(value) and value > 0 else 1.0
