@@ -88,9 +88,25 @@ def _decoded(
         raise StoreError(
             f"{path}: variable '{name}': chunk {file} is damaged (truncated or altered)"
         ) from None
-    used = metadata["shape"][0] - index * len(block)
-    named = data if used >= len(block) else block[:used].tobytes()
-    return block, hashlib.blake2b(named, digest_size=DIGITS // 2).hexdigest()
+    used = _used(metadata, index)
+    return block, _digest(data if used == len(block) else block[:used].tobytes())
+
+
+def _used(metadata: Mapping[str, Any], index: int) -> int:
+    """Return how many samples of a chunk are committed."""
+    step = chunk_shape(metadata)[0]
+    return int(min(step, metadata["shape"][0] - index * step))
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.blake2b(data, digest_size=DIGITS // 2).hexdigest()
+
+
+def _digest_of(path: Path, name: str, metadata: Mapping[str, Any], index: int) -> str:
+    """Return the digest of a chunk; one that is whole need not be decoded."""
+    if _used(metadata, index) == chunk_shape(metadata)[0]:
+        return _digest(_read_file(path, name, chunk_name(metadata, index)))
+    return _decoded(path, name, metadata, index)[1]
 
 
 def decode(
@@ -112,7 +128,14 @@ def decode(
 def digests_from(path: Path, name: str, metadata: Mapping[str, Any], first: int = 0) -> str:
     """Return the digests of a variable's chunks on disk from number `first` on."""
     chunks = -(-metadata["shape"][0] // chunk_shape(metadata)[0])
-    return "".join(_decoded(path, name, metadata, index)[1] for index in range(first, chunks))
+    return "".join(_digest_of(path, name, metadata, index) for index in range(first, chunks))
+
+
+def check_digests(path: Path, name: str, metadata: Mapping[str, Any], digests: str) -> None:
+    """Raise StoreError unless a variable's chunks on disk have these digests."""
+    for index in range(len(digests) // DIGITS):
+        if _digest_of(path, name, metadata, index) != digests[index * DIGITS :][:DIGITS]:
+            decode(path, name, metadata, index, digests)
 
 
 def read_rows(
