@@ -8,8 +8,9 @@
 
 Each function but `measure` runs the command of its name: further keywords are its options, with `_`
 for `-` (`burn_in=100` is `--burn-in 100`), and what it raises says what the command would say. What
-goes in is a Dataset, or the path of a store; what comes out lies in memory or, with `output`, in a
-store that the Dataset reads as it is asked for. A long run with `output` goes on where it stopped.
+goes in is a Dataset, an array, or the path of a store, `.npy` file or Zarr array; what comes out
+lies in memory or, with `output`, in a store that the Dataset reads as it is asked for. A long run
+with `output` resumes where it stopped.
 """
 
 from __future__ import annotations
@@ -167,7 +168,7 @@ def refine(
 
     Parameters
     ----------
-    coarse : what `coarsen` returned, the path of a store, or an array (n, y, x) or its path, with
+    coarse : what `coarsen` returned, or its store; or an array (n, y, x), or its file, with
         `rule` and `factor`.
     factor : how much finer; None is what `coarse` says.
     method : skild, exact (constrained Monte Carlo) or fill (each block at random).
@@ -238,7 +239,7 @@ def measure(
 
     Parameters
     ----------
-    lattices : a Dataset, the path of a store, or an array (n, y, x) or (n, z, y, x).
+    lattices : a Dataset, an array (n, y, x) or (n, z, y, x), or the path of either, or of a store.
     only : names of observables, in a list or with commas between; by default all.
     errors : 'gamma', 'jackknife', 'bootstrap', or an `ErrorMethod` with its number of bins.
     seed : of the bootstrap, and of the bonds of Fortuin-Kasteleyn clusters.

@@ -73,7 +73,8 @@ def command(
     """Compare stores with a truth: what agrees, what does not, and which model is closest.
 
     A store whose lattices descend from those of TRUTH is compared lattice by lattice, so that
-    the fluctuation they share does not blur the difference.
+    the fluctuation they share does not blur the difference. Each is a store, or any .npy file or
+    Zarr array (n, [z,] y, x).
 
     \b
     skild-phys compare fine.zarr refined.zarr

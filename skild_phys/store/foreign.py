@@ -65,7 +65,8 @@ class ForeignLattices(Lattices):
             _ordered(path, data[name]),
         )
         if self._values.dtype.kind not in "iuf":
-            hint = f", not -1 and +1{_FROM_BITS}" if self._values.dtype.kind == "b" else ""
+            bits = self._values.dtype.kind == "b"
+            hint = f", not -1 and +1{_FROM_BITS}" if bits else ", not integers or real numbers"
             raise StoreError(f"{path}: variable '{name}' is {self._values.dtype}{hint}")
         sample = self._dims[0]
         self._shape = tuple(self._values.sizes[dim] for dim in self._dims)
