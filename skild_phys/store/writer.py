@@ -164,7 +164,7 @@ class StoreWriter:
         """
         self._lock.check()
         data = io.BytesIO()
-        np.savez(data, allow_pickle=False, committed=np.array(self.committed), **arrays)
+        np.savez(data, committed=np.array(self.committed), **arrays)
         write_bytes_atomically(self.path / KEPT, data.getvalue())
         self.kept = dict(arrays)
 
