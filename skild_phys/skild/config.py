@@ -33,8 +33,8 @@ class TrainConfig:
     output : 'logits' for spins; 'v', 'eps', 'white_eps' or 'x0' for continuous fields.
     data : 'lattices', or 'images', which have channels and are `side` pixels a side.
     basis : 'dft' for periodic lattices, 'dct' for fields with open edges.
-    symmetries : what the data are taken to be symmetric under, of `reverse.SYMMETRIES` and
-        `reverse.MIRROR`.
+    symmetries : what the data are taken to be symmetric under: 'shift', 'flip', 'turn', 'sign'
+        (`reverse.SYMMETRIES`); for images 'mirror', left and right.
     model, temperature, side : of the running simulation that gives the lattices (temperature
         as on the command line: a number, Tc or a multiple of it); ignored for a store of lattices.
     clusters : Wolff clusters between two lattices of one chain; 0 takes the number that
@@ -46,8 +46,8 @@ class TrainConfig:
     cutoff : kappa_c in radians per site; below 0 for the lowest wave number above zero.
     weighting : of the loss of fields: 'flat', the mean square, or 'scales'
         (`denoiser.scale_weights`).
-    couplings_reach : largest |dy|, |dx| of the pair couplings that the mean field of spins
-        knows; 0 for none.
+    couplings_reach : largest distance along an axis of the pair couplings in the mean field of
+        spins; 0 for none.
     network_from : lambda below which spins are left to the mean field alone.
     lambda_min, lambda_far, lambda_max, far_share : lambda is drawn log-uniformly in [min, far],
         and for a share `far_share` of the batch in [far, max], which generation from noise visits,

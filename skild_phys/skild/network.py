@@ -33,7 +33,8 @@ PADDING = {"dft": "circular", "dct": "replicate"}
 class NetworkConfig:
     """Shape of the network. `channels` and `blocks` have one entry a level, finest first.
 
-    `waves` is how many bands of wave numbers have gains of their own (`_Waves`); 0 for none.
+    `patch` is the side of the pixel-unshuffle, `embedding` the width of what says lambda, and
+    `waves` how many bands of wave numbers have gains of their own (`_Waves`); 0 for none.
     """
 
     patch: int = 4
