@@ -59,6 +59,7 @@ from skild_phys.store.schema import (
     Layout,
     array_metadata,
     as_json,
+    checksum,
     chunk_name,
     chunk_shape,
     group_metadata,
@@ -164,7 +165,7 @@ class StoreWriter:
         """
         self._lock.check()
         data = io.BytesIO()
-        np.savez(data, committed=np.array(self.committed), **arrays)
+        np.savez(data, of=np.array(self._place()), **arrays)
         write_bytes_atomically(self.path / KEPT, data.getvalue())
         self.kept = dict(arrays)
 
@@ -174,7 +175,13 @@ class StoreWriter:
                 found = {name: file[name] for name in file.files}
         except (OSError, ValueError, EOFError, zipfile.BadZipFile):
             return {}  # none, or one that is begun again without loss of a sample
-        return found if found.pop("committed", None) == self.committed else {}
+        return found if found.pop("of", None) == self._place() else {}
+
+    def _place(self) -> str:
+        """Return what names this store and its last commit."""
+        skip = (*VOLATILE, *MANAGED, *self._unsettled)
+        attributes = {k: v for k, v in self._attributes.items() if k not in skip}
+        return checksum(attributes, self._layout.metadata(self.committed))
 
     def commit(
         self,

@@ -165,6 +165,19 @@ def test_a_chunk_of_another_store_or_place(
             sp.open_dataset(path)
 
 
+def test_what_another_store_kept(tmp_path: Path) -> None:
+    """Planted, seen to fail: arrays that are taken up if the samples are as many."""
+    for name, seed in (("a", 0), ("b", 1)):
+        options = store_options(4, attrs={"model": "ising2d", "L": 4, "seed": seed})
+        with create_store(tmp_path / name, **options) as writer:
+            writer.keep({"burnt": np.array(seed)})
+    with create_store(tmp_path / "b", **options) as writer:
+        assert writer.kept["burnt"] == 1
+    shutil.copyfile(tmp_path / "a" / "kept.npz", tmp_path / "b" / "kept.npz")
+    with create_store(tmp_path / "b", **options) as writer:
+        assert writer.kept == {}
+
+
 def test_nothing_is_appended_to_a_damaged_store(make_store: Make) -> None:
     """Planted, seen to fail: a resumed writer that looks at the last chunk alone."""
     path = make_store(10).path
