@@ -139,7 +139,7 @@ def test_killed_after_the_last_step(
         raise KeyboardInterrupt
 
     name = {
-        "curve": "skild_phys.cli.train.write_bytes_atomically",
+        "curve": "skild_phys.cli.train.write_text_atomically",
         "weights": "skild_phys.skild.weights.save_weights",
         "unlink": "pathlib.Path.unlink",
     }[before]

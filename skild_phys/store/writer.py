@@ -165,7 +165,7 @@ class StoreWriter:
         """
         self._lock.check()
         data = io.BytesIO()
-        np.savez(data, of=np.array(self._place()), **arrays)
+        np.savez(data, of=np.array(self._place()), **arrays)  # type: ignore[arg-type]
         write_bytes_atomically(self.path / KEPT, data.getvalue())
         self.kept = dict(arrays)
 
