@@ -579,7 +579,7 @@ def test_every_preset_can_be_read_and_built_on(tmp_path: Path) -> None:
     ("line", "named"),
     [
         ('output = "v"\n[lambdas]\nkind = "geometric"\nlow = 0.0\nhigh = 1.0', "low: 0.0"),
-        ('output = "v"\n[lambdas]\nkind = "geometric"\nlow = 0.1', "high: 'none'"),
+        ('output = "v"\n[lambdas]\nkind = "geometric"\nlow = 0.1', "high: expected a value"),
         ('output = "v"\n[lambdas]\nkind = "cubic"', "kind: 'cubic'"),
         ('output = "v"\n[lambdas]\nkind = "geometric"\nlow = 1\nhigh = 2\nside = 3', "side"),
         ("cutoff = nan", "cutoff: nan"),
