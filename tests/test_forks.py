@@ -1,6 +1,6 @@
 """What a forked child does after its parent did the same: a real fork, in a process of its own.
 
-Planted, seen to fail: no hook after the fork (the child waits for ever); `--threads` let through.
+Planted, seen to fail: no hook after the fork (the child waits for ever); `threads` let through.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def test_a_forked_child_works_as_its_parent_did(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, tmp_path / "script.py", tmp_path], capture_output=True, text=True
     )
-    accepted = "--threads: 2 is not accepted; expected 1 in a forked process, or start method"
+    accepted = "threads: 2 is not accepted; expected 1 in a forked process, or start method"
     assert done.returncode == 0, done.stderr
     first, *rest = done.stdout.splitlines()
     assert first.startswith(accepted)
