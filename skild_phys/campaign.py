@@ -24,14 +24,19 @@ import hashlib
 import itertools
 import json
 import shlex
-import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from skild_phys.errors import BadInput, StoreError
-from skild_phys.files import sha256_file, write_text_atomically
+from skild_phys.files import (
+    parse_json,
+    read_bytes,
+    read_toml,
+    sha256_file,
+    write_text_atomically,
+)
 from skild_phys.measurement import JSON, TABLE
 from skild_phys.store import open_store
 
@@ -77,8 +82,8 @@ class Step:
         if not self.record.exists() or not self.output.exists():
             return "to do"
         try:
-            made = json.loads(self.record.read_text())
-        except ValueError:
+            made = parse_json(read_bytes(self.record))
+        except (OSError, ValueError):
             made = None
         if not isinstance(made, dict) or made.get("key") != self.key:
             return "changed"
@@ -138,12 +143,7 @@ def contents(path: Path) -> str:
 
 def read_campaign(path: Path) -> dict[str, list[Options]]:
     """Return the tables of a campaign, each a list; raises BadInput for what it cannot hold."""
-    try:
-        found = tomllib.loads(path.read_text())
-    except OSError as error:
-        raise BadInput("CAMPAIGN", str(path), f"a TOML file ({error.strerror})") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise BadInput("CAMPAIGN", str(path), f"a TOML file ({error})") from None
+    found = read_toml(path, "CAMPAIGN")
     tables: dict[str, list[Options]] = {}
     for name, value in found.items():
         if value == []:

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import hashlib
+import json
+import math
 import os
 import re
 import shutil
+import stat
 import threading
-from collections.abc import Iterator, Sequence
+import tomllib
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from skild_phys.errors import BadInput, OutputTaken, StoreError, WriteError
 
@@ -91,6 +96,64 @@ def check_there(path: AnyPath, what: str = "such file or directory") -> None:
         raise StoreError(f"{os.fspath(path)}: no {what}") from None
     except OSError as error:
         raise StoreError(f"{os.fspath(path)}: cannot be read: {error.strerror}") from error
+
+
+def read_bytes(path: AnyPath) -> bytes:
+    """Return the bytes of a regular file; OSError for devices and FIFOs, which may never end."""
+    kind = os.stat(path).st_mode
+    if not (stat.S_ISREG(kind) or stat.S_ISDIR(kind)):
+        raise OSError(errno.EINVAL, "is a device or a FIFO, not a file", os.fspath(path))
+    return Path(path).read_bytes()
+
+
+def parse_json(text: str | bytes, *, finite: bool = True) -> Any:
+    """Return what JSON holds; ValueError for what is none, or nested beyond `DEEPEST`.
+
+    With `finite` also for numbers that are not: NaN, Infinity, and what float64 cannot hold.
+    """
+    hooks: dict[str, Any] = {"parse_constant": _finite, "parse_float": _finite, "parse_int": _whole}
+    return _shallow(lambda: json.loads(text, **(hooks if finite else {})))
+
+
+def read_toml(path: AnyPath, option: str) -> dict[str, Any]:
+    """Return what a TOML file holds; raises BadInput naming `option`."""
+    try:
+        return dict(_shallow(lambda: tomllib.loads(read_bytes(path).decode())))
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise BadInput(option, os.fspath(path), f"a TOML file ({reason})") from None
+
+
+DEEPEST = 64
+"""Levels of records within records; what is nested deeper would exhaust Python's stack."""
+
+
+def _shallow(parse: Callable[[], Any]) -> Any:
+    try:
+        value = parse()
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    level = [value]
+    for _ in range(DEEPEST):
+        inner = [
+            v.values() if isinstance(v, dict) else v for v in level if isinstance(v, dict | list)
+        ]
+        level = [one for several in inner for one in several]
+    if level:
+        raise ValueError("nested too deeply")
+    return value
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text} is no finite number")
+    return value
+
+
+def _whole(text: str) -> int:
+    _finite(text)
+    return int(text)
 
 
 def make_directory(path: AnyPath) -> None:
@@ -289,6 +352,8 @@ def _check_output(path: Path, overwrite: bool, inputs: Sequence[AnyPath], option
     _check_outside_stores(path, real.parents, option)
     if not path.parent.is_dir():
         raise BadInput(option, shown, f"a path in a directory that exists, not {path.parent}")
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise BadInput(option, shown, "a file or a directory, not a device or a FIFO")
     if os.path.lexists(path) and not overwrite:
         raise OutputTaken(option, shown, "a path that does not exist (or --overwrite)")
     if not os.access(path if path.exists() else path.parent, os.W_OK):

@@ -16,6 +16,8 @@ from skild_phys.files import (
     check_there,
     fsync_tree,
     make_directory,
+    parse_json,
+    read_toml,
     sha256_file,
     write_bytes_atomically,
 )
@@ -157,3 +159,30 @@ def test_paths_that_cannot_be_looked_at(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(Path, "is_dir", denied)
     with pytest.raises(BadInput, match="can be used: Permission denied"):
         check_output(tmp_path / "x", overwrite=True)
+
+
+def test_records_that_cannot_be_kept_in_numbers_or_on_the_stack() -> None:
+    """Planted, seen to fail: `json.loads` alone (RecursionError, inf, 10^400)."""
+    for text in ("[" * 100_000, "[" * 70 + "]" * 70, "NaN", "[Infinity]", "1e400", "1" * 400):
+        with pytest.raises(ValueError, match=r"deep|finite"):
+            parse_json(text)
+    assert parse_json('{"a": [1, 2.5]}') == {"a": [1, 2.5]}
+    assert parse_json("NaN", finite=False) != 0
+
+
+def test_toml_that_is_too_deep_or_no_file_takes_one_line(tmp_path: Path) -> None:
+    """Planted, seen to fail: the RecursionError of tomllib; a FIFO waits for ever."""
+    path = tmp_path / "a.toml"
+    path.write_text("a = " + "[" * 500 + "]" * 500)
+    os.mkfifo(tmp_path / "fifo")
+    for bad, words in ((path, "deep"), (tmp_path / "fifo", "FIFO"), (Path("/dev/zero"), "device")):
+        with pytest.raises(BadInput, match=words):
+            read_toml(bad, "--config")
+
+
+def test_devices_are_no_outputs(tmp_path: Path) -> None:
+    """A rename would replace /dev/null. Planted, seen to fail: no such check."""
+    os.mkfifo(tmp_path / "fifo")
+    for path in ("/dev/null", tmp_path / "fifo"):
+        with pytest.raises(BadInput, match="not a device or a FIFO"):
+            check_output(path, overwrite=True)

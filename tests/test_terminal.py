@@ -60,8 +60,8 @@ def test_stdout_that_is_not_utf8_gets_every_character(
     make_store: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Planted, seen to fail: UnicodeEncodeError, after the report was written."""
-    for name in ("a.zarr", "b.zarr"):
-        make_store(name=name)
+    make_store()
+    make_store(30, name="b.zarr")
     raw = io.BytesIO()
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding="latin-1"))
     words = (tmp_path / "a.zarr", tmp_path / "b.zarr", "-o", tmp_path / "r", "--no-figures")

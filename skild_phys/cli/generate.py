@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from skild_phys.cli.options import (
+    LARGEST_SIDE,
     answer,
     chain_options,
     check_device,
@@ -15,6 +16,7 @@ from skild_phys.cli.options import (
     json_option,
     output_option,
     overwrite_option,
+    parse_sides,
     progress_bar,
     provenance,
     threads_option,
@@ -167,15 +169,7 @@ def _sides(side: int | None, shape: str | None) -> tuple[int, int]:
     """Return (Ly, Lx) of --L or --shape; raises BadInput unless exactly one says it."""
     if (side is None) == (shape is None):
         raise BadInput("--L", side, "a side, or --shape")
-    if shape is None:
-        sides = [side or 0] * 2
-    else:
-        try:
-            sides = [int(word) for word in shape.lower().split("x")]
-        except ValueError:
-            sides = []
-    if len(sides) != 2 or min(sides) < 2:
-        raise BadInput(
-            "--L" if shape is None else "--shape", shape or side, "sides of 2 or more, LYxLX"
-        )
-    return sides[0], sides[1]
+    if shape is not None:
+        return parse_sides("--shape", shape, 2)
+    check_whole("--L", side, 2, LARGEST_SIDE)
+    return side or 0, side or 0

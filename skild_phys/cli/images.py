@@ -18,6 +18,7 @@ from skild_phys.cli.options import (
     json_option,
     output_option,
     overwrite_option,
+    parse_sides,
     progress_bar,
     provenance,
     threads_option,
@@ -274,7 +275,7 @@ def info(
     from skild_phys.images.cost import H100_TFLOPS, UTILIZATION, cost
 
     config = _recipe(preset, "PRESET")
-    sides = _sides(shape) if shape else (config.side, config.side)
+    sides = parse_sides("--shape", shape, 8) if shape else (config.side, config.side)
     channels = 3 if config.data == "images" else 1
     tflops = H100_TFLOPS if gpu_tflops is None else gpu_tflops
     share = UTILIZATION if utilization is None else utilization
@@ -313,16 +314,6 @@ def _recipe(name: str, option: str) -> TrainConfig:
     from skild_phys.skild.config import read_config
 
     return read_config(Path(name) if name.endswith(".toml") else name, option=option)
-
-
-def _sides(shape: str) -> tuple[int, int]:
-    try:
-        height, width = (int(word) for word in shape.lower().split("x"))
-    except ValueError:
-        height = width = 0
-    if min(height, width) < 8:
-        raise BadInput("--shape", shape, "sides of 8 or more, LYxLX")
-    return height, width
 
 
 @command.command()

@@ -117,6 +117,18 @@ def error_method(
     return ErrorMethod(kind, bins, 1000 if resamples is None else resamples, seed)
 
 
+LARGEST_SIDE = 2**15
+
+
+def parse_sides(option: str, text: str, least: int) -> tuple[int, int]:
+    """Return (Ly, Lx) from text such as 96x128; raises BadInput."""
+    words = text.lower().split("x")
+    sides = [int(word) for word in words if word.strip().isdecimal() and len(word) < 10]
+    if len(words) != 2 or len(sides) != 2 or not least <= min(sides) <= max(sides) <= LARGEST_SIDE:
+        raise BadInput(option, text, f"sides from {least} to {LARGEST_SIDE}, LYxLX")
+    return sides[0], sides[1]
+
+
 def check_threads(threads: int | None) -> int:
     """Return the number of threads, by default one a core."""
     return threads or os.cpu_count() or 1

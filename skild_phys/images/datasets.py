@@ -186,12 +186,18 @@ def image_folder(folder: Path, size: int | None = None) -> ImageFiles:
         path = paths[order[i]]
         image = _opened_image(path)
         if size is not None:
+            if max(image.size) > NARROWEST * min(image.size):
+                raise StoreError(f"{path}: is {image.size}, too narrow to be cropped to a square")
             image = centre_crop(image, size)
         elif image.size != sides:
             raise StoreError(f"{path}: is {image.size}, others {sides}; --size makes them alike")
         return np.moveaxis(np.asarray(image), -1, 0)
 
     return ImageFiles(len(order), label[order], split[order], classes, read, digest.hexdigest())
+
+
+NARROWEST = 100
+"""Most of a longer side over the shorter one; what is beyond would be a huge image once resized."""
 
 
 def _opened_image(path: Path) -> Image.Image:

@@ -237,7 +237,7 @@ class SimulationSpec:
 def spec_of(attrs: Mapping[str, Any], n_samples: int) -> SimulationSpec:
     """Return the spec of a simulated store from its attributes; raises KeyError for another."""
     names = {f.name for f in dataclasses.fields(SimulationSpec)} - {"n_samples"}
-    known = {name: attrs[name] for name in names if name in attrs}
+    known = {name: attrs[name] for name in names if attrs.get(name) is not None}
     missing = {"L", "temperature", "model", "algorithm", "chains", "seed", "stint"} - set(known)
     if missing:
         raise KeyError(", ".join(sorted(missing)))

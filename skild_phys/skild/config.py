@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
-import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib import resources
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from skild_phys.errors import BadInput
+from skild_phys.files import read_toml
 from skild_phys.skild.basis import BASES
 from skild_phys.skild.denoiser import NETWORKS, OUTPUTS, AnyNetworkConfig
 from skild_phys.skild.ncsnpp import NcsnppConfig
@@ -292,15 +292,8 @@ def _preset(name: Any, option: str | None = None) -> Path:
     return known[name]
 
 
-def _table(path: Path, option: str | None = None) -> dict[str, Any]:
-    try:
-        return tomllib.loads(path.read_text("utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise BadInput(option or "--config", str(path), f"a readable TOML file ({error})") from None
-
-
 def _read(path: Path, option: str | None) -> TrainConfig:
-    table = _table(path, option)
+    table = read_toml(path, option or "--config")
     built_on = table.pop("preset", None)
     base = TrainConfig() if built_on is None else _read(_preset(built_on, "--preset"), option)
     config: TrainConfig = _changed(base, table, path.name)

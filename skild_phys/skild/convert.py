@@ -155,6 +155,8 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     Raises WeightsError.
     """
     try:
+        if not path.is_file():
+            raise OSError("no such file, or a device")
         if path.suffix == ".safetensors":
             return load_file(path)
         held: Any = torch.load(path, map_location="cpu", weights_only=True)

@@ -24,7 +24,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from skild_phys import __version__
 from skild_phys.errors import BadInput, Interrupted, OutputTaken, WeightsError
-from skild_phys.files import write_bytes_atomically
+from skild_phys.files import parse_json, write_bytes_atomically
 from skild_phys.lattice.coarsen import coarsen_spins
 from skild_phys.rng import TRAINING, seed_sequence
 from skild_phys.skild.basis import make_basis
@@ -553,10 +553,12 @@ def write_checkpoint(path: Path, record: dict[str, Any], tensors: dict[str, Tens
 def read_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Return what `write_checkpoint` wrote, verified; raises WeightsError."""
     try:
+        if not path.is_file():
+            raise OSError("no regular file")
         with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
             tensors = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118
-        record = json.loads(header["record"])
+        record = parse_json(header["record"], finite=False)
         whole = content_sha256(record, tensors) == record["sha256"]
     except (SafetensorError, OSError, AttributeError, LookupError, TypeError, ValueError) as error:
         raise WeightsError(f"{path}: not a readable checkpoint ({error})") from None

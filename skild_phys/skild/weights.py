@@ -22,7 +22,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from skild_phys.errors import BadInput, WeightsError
-from skild_phys.files import write_bytes_atomically
+from skild_phys.files import parse_json, write_bytes_atomically
 from skild_phys.skild.couplings import Couplings, couplings_from_record
 from skild_phys.skild.denoiser import (
     NETWORKS,
@@ -270,7 +270,7 @@ def load_weights(path: str | Path) -> Weights:
     except (SafetensorError, OSError, ValueError) as error:
         raise WeightsError(f"{path}: not a readable safetensors file ({error})") from None
     try:
-        record = json.loads(header.get(HEADER_KEY, "{}"))
+        record = parse_json(header.get(HEADER_KEY, "{}"), finite=False)
     except ValueError:
         record = {}
     if not isinstance(record, dict) or record.get("format") != FORMAT:

@@ -20,7 +20,7 @@ from zarr.core.buffer import default_buffer_prototype
 from zarr.storage import LocalStore, MemoryStore
 
 from skild_phys.errors import StoreError
-from skild_phys.files import AnyPath, write_bytes_atomically
+from skild_phys.files import AnyPath, read_bytes, write_bytes_atomically
 from skild_phys.store.schema import ROOT, chunk_name, chunk_shape
 
 _BLOSC, _CHECKSUM = Blosc(), CRC32C(location="end")
@@ -60,7 +60,7 @@ DIGITS = 16
 
 def _read_file(path: Path, name: str, file: str) -> bytes:
     try:
-        return (path / name / file).read_bytes()
+        return read_bytes(path / name / file)
     except FileNotFoundError:
         raise StoreError(f"{path}: variable '{name}': chunk {file} is missing") from None
     except OSError as error:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from skild_phys.errors import BadInput
-from skild_phys.files import AnyPath
+from skild_phys.files import AnyPath, parse_json
 from skild_phys.store.create import create_store
 from skild_phys.store.lattices import Lattices
 from skild_phys.store.reader import LatticeStore, open_store
@@ -78,7 +78,7 @@ def as_stored(attrs: Mapping[Any, Any]) -> dict[str, Any]:
     for key, value in attrs.items():
         if isinstance(value, str) and (value.startswith("{") or value in ("null", "true", "false")):
             with contextlib.suppress(ValueError):  # what only looks like JSON is a text
-                value = json.loads(value)
+                value = parse_json(value)
         if isinstance(value, str) and value.isdecimal() and value.isascii():
             with contextlib.suppress(ValueError):  # more digits than Python converts
                 value = int(value) if _is_long(int(value)) else value

@@ -12,7 +12,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from skild_phys.errors import StoreError
-from skild_phys.files import AnyPath
+from skild_phys.files import AnyPath, read_bytes
 from skild_phys.store.chunks import check_digests, read_rows
 from skild_phys.store.lattices import Lattices
 from skild_phys.store.schema import (
@@ -55,8 +55,9 @@ class LatticeStore(Lattices):
                 self._check_record(name)
             self._check_chunks(name)
         check_root(self.path, root)
-        if not is_temperature(known := self.attrs.get("temperature")):
-            raise StoreError(f"{self.path}: attribute 'temperature' is {known!r}")
+        for key, value in self.attrs.items():
+            if not _can_be(key, value):
+                raise StoreError(f"{self.path}: attribute '{key}' is {str(value)[:60]!r}")
 
     def _check_record(self, name: str) -> None:
         metadata = self._arrays[name]
@@ -130,7 +131,7 @@ class LatticeStore(Lattices):
         for index in range(whole):
             file = self.path / self.field / chunk_name(self._arrays[self.field], index)
             try:
-                total.update(hashlib.sha256(file.read_bytes()).digest())
+                total.update(hashlib.sha256(read_bytes(file)).digest())
             except OSError as error:
                 raise StoreError(
                     f"{self.path}: variable '{self.field}': chunk {file.name} cannot be read: "
@@ -139,6 +140,27 @@ class LatticeStore(Lattices):
         # A part-full last chunk may be rewritten with more samples, so its file names nothing.
         total.update(self.read(whole * self.chunk, self.n_samples).tobytes())
         return total.hexdigest()
+
+
+_WHOLE = ("samples_planned", "chains", "every", "burn_in", "stint", "seed", "tie_seed")
+_TEXT = ("model", "algorithm", "rule", "method", "start")
+
+
+def _can_be(key: str, value: object) -> bool:
+    """Return whether an attribute has a value of the kind that programs reckon with."""
+    if key == "temperature":
+        return is_temperature(value)
+    if value is None:
+        return key != "samples_planned"
+    if key in _WHOLE:
+        most = math.inf if key in ("seed", "tie_seed") else 2**63 - 1
+        return type(value) is int and 0 <= value <= most
+    if key == "factor":
+        return type(value) in (int, float) and 1 <= value <= 2**31  # type: ignore[operator]
+    if key == "L":
+        sides = value if isinstance(value, list) else [value]
+        return sides != [] and all(type(side) is int and 0 < side < 2**31 for side in sides)
+    return key not in _TEXT or isinstance(value, str)
 
 
 def is_temperature(value: object) -> bool:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skild_phys.errors import StoreError
-from skild_phys.files import check_there
+from skild_phys.files import check_there, parse_json, read_bytes
 
 SCHEMA_VERSION = 1
 APPEND_TOTAL = "append_total"
@@ -256,12 +256,12 @@ def root_metadata(attributes: Mapping[str, Any], nodes: Mapping[str, Any]) -> di
 def read_json(path: Path, file: str) -> dict[str, Any]:
     """Return a JSON object that lies in the store `path`; raises StoreError."""
     try:
-        document = json.loads((path / file).read_bytes())
+        document = parse_json(read_bytes(path / file))
     except FileNotFoundError:
         raise StoreError(f"{path}: not a store: {file} is missing") from None
     except OSError as error:
         raise StoreError(f"{path}: {file} cannot be read: {error.strerror}") from error
-    except (ValueError, RecursionError):
+    except ValueError:
         raise StoreError(f"{path}: {file} is damaged: not valid JSON") from None
     if not isinstance(document, dict):
         raise StoreError(f"{path}: {file} is damaged: not a JSON object")

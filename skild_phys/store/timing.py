@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from skild_phys.files import AnyPath, write_error, write_text_atomically
+from skild_phys.files import AnyPath, parse_json, read_bytes, write_error, write_text_atomically
 
 
 def _beside(path: AnyPath) -> Path:
@@ -34,6 +34,6 @@ def remove_timing(path: AnyPath) -> None:
 def read_timing(path: AnyPath) -> float | None:
     """Return the wall time (s) a lattice, None where no readable record lies beside the store."""
     try:
-        return float(json.loads(_beside(path).read_text())["seconds_per_lattice"])
+        return float(parse_json(read_bytes(_beside(path)))["seconds_per_lattice"])
     except (OSError, ValueError, KeyError, TypeError):
         return None

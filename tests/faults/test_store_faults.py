@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -395,3 +397,31 @@ def test_wrong_states(tmp_path: Path, field: str, change: dict[str, Any]) -> Non
     with pytest.raises(StoreError, match=f"variable '{field}'") as refused:
         open_store(path)
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("value", [10**400, 10**30, -1, 0.5, "text", [], {}, True, math.inf])
+@pytest.mark.parametrize("key", ["samples_planned", "seed", "L", "model", "rule", "factor"])
+def test_odd_attributes_under_a_right_digest(make_store: Make, key: str, value: object) -> None:
+    """Planted, seen to fail: no check of kinds (tracebacks of `int`, `replace`, `float`)."""
+    store = make_store(4)
+    root = json.loads((store.path / "zarr.json").read_text())
+    attrs = root["attributes"] | {key: value}
+    del attrs["sha256"]
+    nodes = root["consolidated_metadata"]["metadata"]
+    (store.path / "zarr.json").write_text(json.dumps(root_metadata(attrs, nodes)))
+    fits = {"seed": (10**30,), "factor": (), "rule": ("text",), "model": ("text",)}
+    if value in fits.get(key, ()):
+        open_store(store.path)
+        return
+    with pytest.raises(StoreError, match=rf"'{key}' is|not valid JSON"):
+        open_store(store.path)
+
+
+def test_a_fifo_in_place_of_a_file_is_not_read(make_store: Make) -> None:
+    """Planted, seen to fail: `read_bytes` of it waits for ever."""
+    path = make_store(4).path
+    for file in ("spins/c.0.0.0", "zarr.json"):
+        (path / file).unlink()
+        os.mkfifo(path / file)
+        with pytest.raises(StoreError, match="FIFO"):
+            open_store(path).read(0, 4)
