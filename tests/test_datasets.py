@@ -207,7 +207,7 @@ def test_what_cannot_be_prepared(binaries: tuple[Path, np.ndarray], tmp_path: Pa
     files = image_folder(pictures)
     with pytest.raises(StoreError, match="--size makes them alike"):
         [files.read(i) for i in range(files.n)]
-    with pytest.raises(BadInput, match="--size: None"):
+    with pytest.raises(BadInput, match="missing option --size"):
         read_files("imagenet", pictures, None)
     with pytest.raises(StoreError, match="CIFAR-10's are"):
         read_files("cifar10", classes(tmp_path / "g", 16), None)

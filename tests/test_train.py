@@ -444,7 +444,7 @@ def test_configuration_from_toml(tmp_path: Path) -> None:
     file.write_text("clip = 2\ntemperature = 2.5\n")
     assert (read_config(file).clip, read_config(file).temperature) == (2.0, "2.5")
     file.write_bytes(b"\xff\xfe")
-    with pytest.raises(BadInput, match="readable TOML"):
+    with pytest.raises(BadInput, match="a TOML file"):
         read_config(file)
     file.write_text("learning_rat = 1e-3\n")
     with pytest.raises(BadInput, match="'learning_rate'"):
@@ -453,7 +453,7 @@ def test_configuration_from_toml(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="steps: 0"):
         read_config(file)
     file.write_text("steps = \n")
-    with pytest.raises(BadInput, match="readable TOML"):
+    with pytest.raises(BadInput, match="a TOML file"):
         read_config(file)
     with pytest.raises(BadInput, match="ising2d"):
         read_config("ising3")
