@@ -132,3 +132,10 @@ def test_a_subclass_gets_no_kernel_of_its_parent() -> None:
     assert tilted.bond is None
     assert ISING_2D.even
     assert MODELS["potts3"].symmetries == ((0, 1, 2), (1, 2, 0), (2, 0, 1))
+
+
+@pytest.mark.usefixtures("store")
+def test_auto_is_an_update_that_the_model_has() -> None:
+    """Planted, seen to fail: "'auto' is not accepted; expected metropolis, or auto"."""
+    assert get_algorithm("auto", FIELD).name == "metropolis"
+    assert get_algorithm("auto", ISING_2D).name == "swendsen-wang"
