@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numba
 import pytest
 
 from skild_phys import kernel_cache
@@ -48,6 +49,7 @@ def test_a_damaged_cache_is_compiled_anew(
 ) -> None:
     """Planted, seen to fail: Numba's own `load`, which ends in EOFError or UnpicklingError."""
     monkeypatch.setattr(kernel_cache, "_told", set())
+    monkeypatch.setattr(numba.config, "CACHE_DIR", "")  # whatever NUMBA_CACHE_DIR says
     assert loaded(tmp_path / "kernels.py")(3) == 6
     (file,) = (tmp_path / "__pycache__").glob(f"*.{kind}")
     file.write_bytes(damaged(file.read_bytes()))
