@@ -42,8 +42,8 @@ FIGURE, TABLE, JSON = "scaling", "scaling.csv", "scaling.json"
 @click.option(
     "--window",
     type=float,
-    help="Largest abs(T / Tc - 1) L^(1/nu) of the points of a collapse.  [default: the widest of 1, "
-    "0.7, 0.5, 0.35 with p >= 0.1]",
+    help="Largest abs(T / Tc - 1) L^(1/nu) of the points of a collapse.  [default: the widest of "
+    "1, 0.7, 0.5, 0.35 with p >= 0.1]",
 )
 @click.option(
     "--omega",
@@ -66,9 +66,9 @@ def command(
 
     Each size is reweighted around the temperatures it was simulated at (several of a size are
     joined). xi/L and the Binder cumulant U4 of two sizes cross near Tc. Where U4 has one value for
-    all sizes, slopes of both give nu, chi and S(k) eta and gamma/nu, abs(m) beta/nu and the specific
-    heat alpha/nu; and curves are collapsed in a window around Tc. A few thousand lattices of each
-    size, near Tc, are needed. Every fit has its chi^2; poor ones (p < 0.01) get a warning.
+    all sizes, slopes of both give nu, chi and S(k) eta and gamma/nu, abs(m) beta/nu and the
+    specific heat alpha/nu; and curves are collapsed in a window around Tc. A few thousand lattices
+    of each size, near Tc, are needed. Every fit has its chi^2; poor ones (p < 0.01) get a warning.
     Exponents are also given without the smallest sizes: where they drift, corrections to scaling
     matter, which --omega fits.
 
