@@ -13,8 +13,12 @@ from conftest import files_of
 
 from skild_phys.cli import run
 from skild_phys.errors import Interrupted
+from skild_phys.lattice.models.ising import ISING_2D
 from skild_phys.simulation.chain import simulate
 from skild_phys.simulation.spec import SimulationSpec
+from skild_phys.skild.config import read_config
+from skild_phys.skild.source import SimulationSource
+from skild_phys.skild.train import Trainer
 from skild_phys.store import open_store
 
 README = Path(__file__).parent.parent / "README.md"
@@ -40,7 +44,7 @@ def typed(
 
 
 def test_the_first_example_of_readme_runs_as_it_is_typed(typed: Typed, tmp_path: Path) -> None:
-    """Only the side is smaller here.
+    """Only the side and the number of samples are smaller here.
 
     Planted, seen to fail: -n, -o or --factor required; the path in the first line, not the last.
     """
@@ -52,7 +56,8 @@ def test_the_first_example_of_readme_runs_as_it_is_typed(typed: Typed, tmp_path:
     ]  # fmt: skip
     for line in lines:
         assert not re.search(r" (-o|-n|--output|--samples|--factor) ", line)
-        code, out, err = typed(line.removeprefix("skild-phys"))
+        few = " -n 8" if "simulate" in line else ""
+        code, out, err = typed(line.removeprefix("skild-phys") + few)
         assert code == 0, err
         if "measure" not in line:
             assert (tmp_path / out[-1]).exists()
@@ -60,7 +65,11 @@ def test_the_first_example_of_readme_runs_as_it_is_typed(typed: Typed, tmp_path:
         "ising2d-L16-Tc-coarse-x4.zarr", "ising2d-L16-Tc-refined-x4.zarr", "ising2d-L16-Tc.zarr",
         "report",
     ]  # fmt: skip
-    assert open_store(tmp_path / "ising2d-L16-Tc.zarr").n_samples == 100
+
+
+def test_a_simulation_has_100_samples(typed: Typed, tmp_path: Path) -> None:
+    assert typed(f"simulate --L 4 --T Tc {SMALL}")[1][-1] == "ising2d-L4-Tc.zarr"
+    assert open_store(tmp_path / "ising2d-L4-Tc.zarr").n_samples == 100
 
 
 @pytest.mark.parametrize(
@@ -129,19 +138,21 @@ def test_outputs_lie_beside_their_inputs(typed: Typed, tmp_path: Path) -> None:
 
 def test_trainings_resume_and_are_not_replaced(typed: Typed, tmp_path: Path) -> None:
     """Planted, seen to fail: a checkpoint of another run ends in an error."""
-    line = "train --preset ising2d --side 8 --batch 2 --threads 1 --steps"
-    assert typed(f"{line} 1")[1][-1] == "ising2d-weights.safetensors"
-    assert typed(f"{line} 1")[1][-1] == "ising2d-weights-2.safetensors"
-    for path in tmp_path.glob("ising2d-weights*"):
-        path.unlink()
-    (tmp_path / "ising2d-weights.safetensors.checkpoint").write_bytes(b"")
-    assert typed(f"{line} 1")[0] == 2  # damaged, said so
+    line = "train --preset ising2d --side 8 --batch 2 --threads 1 --steps 1"
+    (tmp_path / "ising2d-weights.safetensors").write_text("weights of last week")
+    for seed, number in ((7, "-3"), (0, "-2")):  # 7: of another run, which lies at -2
+        config = read_config("ising2d", steps=1, batch=2, side=8, seed=seed)
+        chains = SimulationSource(8, ISING_2D.critical_temperature, 2, config.clusters, seed)
+        checkpoint = tmp_path / "ising2d-weights-2.safetensors.checkpoint"
+        Trainer(config, chains).save(checkpoint)
+        assert typed(line)[1][-1] == f"ising2d-weights{number}.safetensors"
+        assert checkpoint.exists() == (seed == 7)
 
 
 def test_append_needs_to_be_told_to_what(typed: Typed) -> None:
     code, _, err = typed("simulate --append -n 4")
     assert code == 2
-    assert "'-o'" in err
+    assert "missing option -o" in err
 
 
 def test_more_samples_of_the_same_run_are_added_to_it(typed: Typed, tmp_path: Path) -> None:

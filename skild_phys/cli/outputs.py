@@ -6,6 +6,7 @@ exists is passed over: NAME.zarr, NAME-2.zarr, NAME-3.zarr, ...
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -67,9 +68,7 @@ def fill(
     """
     if output is not None:
         return output, write(output)
-    for path in _candidates(default):
-        try:
-            return path, write(path)
-        except OutputTaken:
-            continue
-    raise AssertionError("unreachable")  # the candidates never end
+    candidates = _candidates(default)
+    while True:
+        with contextlib.suppress(OutputTaken):
+            return (path := next(candidates)), write(path)

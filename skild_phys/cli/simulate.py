@@ -118,7 +118,7 @@ def command(
     attrs = provenance("numba")
     if append:
         if output is None:
-            raise click.UsageError("Missing option '-o' / '--output': the store to append to.")
+            raise BadInput("-o", None, "the store to append to")
         check_output(output, overwrite=True)
         spec, more = _appended(output, samples)
         _check_agreement(context, given, spec, output)
