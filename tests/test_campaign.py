@@ -166,6 +166,8 @@ def test_all_comparisons_are_one_table(campaign: Path, tmp_path: Path) -> None:
     assert (own["seconds_per_lattice"] > 0).all()
 
 
+SPECTRAL_POLISH = 'rule = "spectral"\n[refine]\nmethod = "skild"\npolish = 2'
+TRAINED = 'restarts = 99\n[train]\npreset = "ising2d"\nsteps = 1\n'
 MEASURED = "[measure]\n{}\n[compare]\n{}\n"
 
 
@@ -199,6 +201,13 @@ MEASURED = "[measure]\n{}\n[compare]\n{}\n"
         ("[refine]", MEASURED.format("bins = 4", "") + "[refine]", "--bins: 4"),
         ("[refine]", MEASURED.format('offsets = "0,0 1,1"', "") + "[refine]", "--offsets"),
         ("[refine]", MEASURED.format("", "resamples = 9") + "[refine]", "--resamples: 9"),
+        ("[refine]", 'rule = "spectral"\n[refine]', "--rule: 'spectral'"),
+        ('[refine]\nmethod = "exact"\nsweeps = 1', SPECTRAL_POLISH, "--polish: 2"),
+        ('"exact"\nsweeps = 1', '"skild"\nsteps = 8\n' + TRAINED, "0 to 1 in 8 steps"),
+        ("[refine]", '[compare]\nnames = "a,b"\n[refine]', "--names: 'a, b'"),
+        ("[refine]", '[compare]\nnames = "<x>"\n[refine]', "--names: '<x>'"),
+        ("every = 1", 'every = 1\ndask = "nonsense"', "--dask: 'nonsense'"),
+        ("every = 1", 'every = 1\ndask = "local:0"', "--dask: 'local:0'"),
         ("[simulate]", '[train]\npreset = "ising3d"\n[simulate]', "--preset"),
         ("[simulate]", '[train]\npreset = "ising2d"\nsteps = 0\n[simulate]', "steps"),
     ],
@@ -207,7 +216,9 @@ def test_values_are_refused_before_anything_is_done(
     campaign: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], old: str, new: str,
     message: str,
 ) -> None:  # fmt: skip
-    """Planted, seen to fail: `run` that does not rehearse."""
+    """Planted, seen to fail: `run` that does not rehearse, or not what rule and method go together,
+    restarts of weights to come, names of a comparison, an address of dask that is none.
+    """
     text = SIMPLE.replace(old, new)
     if message == "fill":  # the shipped weights are of Tc
         text, message = text.replace('"exact"\nsweeps = 1', '"skild"'), "the weights are of T"

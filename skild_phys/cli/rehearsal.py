@@ -87,7 +87,7 @@ def _coarsen(params: Params, fine: _Store) -> _Store:
 def _refine(params: Params, coarse: _Store, trained: bool) -> _Store:
     from skild_phys.cli.refine import spec_of, temperature_of
     from skild_phys.skild.coarse import CoarseInput
-    from skild_phys.skild.refine import check_skild_fits, check_weights_fit, lambdas_of
+    from skild_phys.skild.refine import check_method, check_weights_fit, lambdas_of
     from skild_phys.skild.weights import load_weights, shipped_weights
 
     spec = spec_of(params)
@@ -104,14 +104,16 @@ def _refine(params: Params, coarse: _Store, trained: bool) -> _Store:
     )  # fmt: skip
     heat = temperature_of(source, spec, params["temperature"])
     field = trained
-    if spec.method == "skild":
-        check_skild_fits(source)
-        if not trained:
-            weights = load_weights(params["checkpoint"] or shipped_weights())
-            field = weights.output != "logits"
-            lambdas_of(weights, source, spec)
-            if not params["any_system"]:
-                check_weights_fit(weights, attrs | {"temperature": heat}, path)
+    weights = None
+    if spec.method == "skild" and not trained:
+        weights = load_weights(params["checkpoint"] or shipped_weights())
+        field = weights.output != "logits"
+    # Trained weights may turn out to be of fields or of spins.
+    check_method(source, spec, heat, fields=field and not trained)
+    if weights:
+        lambdas_of(weights, source, spec)
+        if not params["any_system"]:
+            check_weights_fit(weights, attrs | {"temperature": heat}, path)
     n = coarse.n * spec.samples_per_input
     return replace(coarse, n=n, shape=source.fine_shape, rule=None, factor=1, field=field)
 
@@ -126,10 +128,13 @@ def _measure(params: Params, stores: Sequence[_Store]) -> None:
     """Check what `measure` and `compare` are told."""
     from skild_phys.cli.measure import parse_offsets
     from skild_phys.cli.options import error_method
+    from skild_phys.measurement.compare import check_names
     from skild_phys.measurement.dataset import chosen
     from skild_phys.measurement.four_point import check_offsets
     from skild_phys.measurement.system import System
 
+    if params.get("names") is not None:
+        check_names([name.strip() for name in params["names"].split(",")], len(stores) - 1)
     first, fewest = stores[0], min(store.n for store in stores)
     errors, bins, resamples, seed = (
         params[name] for name in ("errors", "bins", "resamples", "seed")

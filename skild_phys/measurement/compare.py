@@ -365,11 +365,16 @@ def _names(models: Sequence[Lattices], names: Sequence[str] | None) -> list[str]
     """Return the names of the models, those of their stores by default; raises BadInput."""
     if names is None:
         return numbered([printable(Path(store.path).resolve().stem) for store in models])
-    good = all(re.fullmatch(r"[^\W_][\w .+-]*", name) for name in names)
-    if not good or len({*names}) != len(models) or len(names) != len(models):
-        accepted = f"{len(models)} different names, one a model, of letters and digits"
-        raise BadInput("--names", ", ".join(names), accepted)
+    check_names(names, len(models))
     return list(names)
+
+
+def check_names(names: Sequence[str], models: int) -> None:
+    """Raise BadInput unless there is a good name for each of so many models."""
+    good = all(re.fullmatch(r"[^\W_][\w .+-]*", name) for name in names)
+    if not good or len({*names}) != models or len(names) != models:
+        accepted = f"{models} different names, one a model, of letters and digits"
+        raise BadInput("--names", ", ".join(names), accepted)
 
 
 def _complete_rows(

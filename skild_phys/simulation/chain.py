@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from skild_phys.errors import BadInput, Interrupted, OutputTaken, StoreError, check_whole
 from skild_phys.files import AnyPath
 from skild_phys.simulation import burn_in as burning
-from skild_phys.simulation.executors import Executor, dask, threads
+from skild_phys.simulation.executors import Executor, dask, parse_address, threads
 from skild_phys.simulation.spec import SETTLED, SimulationSpec
 from skild_phys.simulation.unit import (
     Samples,
@@ -325,6 +325,8 @@ def settled_chunk(
         check_whole("--threads", n_threads)
         if cluster is not None:
             raise BadInput("--threads", n_threads, "nothing with --dask: its workers are at work")
+    if cluster is not None:
+        parse_address(cluster)
     spec = spec.with_stint()
     chunk = chunk or spec.default_chunk()
     if chunk * spec.sites > _CHUNK_BYTES:

@@ -24,6 +24,8 @@ from skild_phys.simulation.unit import Region
 
 _POLL_SECONDS = 0.1
 _ANSWER_SECONDS = 10.0
+_ADDRESS = "the address of a running scheduler, such as tcp://head:8786, or local:4"
+LOCAL = "local:"
 
 Stop = Callable[[], bool]
 
@@ -164,20 +166,18 @@ def dask(address: str, stop: Stop) -> Iterator[Dask]:
     with contextlib.ExitStack() as opened:
         opened.enter_context(_quiet("distributed", "tornado", "asyncio"))
         shown = address
-        if address.startswith("local:"):
-            workers = address.removeprefix("local:")
-            if not workers.isdecimal() or not 1 <= int(workers) <= 1024:
-                raise BadInput("--dask", address, "local:N with N workers, 1 to 1024")
+        host, number = parse_address(address)
+        if address.startswith(LOCAL):
             with _deaf_children():
                 cluster = LocalCluster(  # type: ignore[no-untyped-call]
-                    n_workers=int(workers),
+                    n_workers=number,
                     threads_per_worker=1,
                     dashboard_address=":0",
                     silence_logs=logging.CRITICAL,
                 )
             address = opened.enter_context(cluster)
         else:
-            _check_answers(address)
+            _check_answers(address, host, number)
         try:
             client = opened.enter_context(
                 Client(address, timeout=_ANSWER_SECONDS, set_as_default=False)  # type: ignore[no-untyped-call]
@@ -221,7 +221,23 @@ def _deaf_children() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-def _check_answers(address: str) -> None:
+def parse_address(address: str) -> tuple[str, int]:
+    """Return host and port of PROTOCOL://HOST:PORT, or nothing and N of local:N.
+
+    Raises BadInput naming --dask if it is neither, whether or not anything answers there.
+    """
+    if address.startswith(LOCAL):
+        workers = address.removeprefix(LOCAL)
+        if not workers.isdecimal() or not 1 <= int(workers) <= 1024:
+            raise BadInput("--dask", address, "local:N with N workers, 1 to 1024")
+        return "", int(workers)
+    found = re.fullmatch(r"(?:\w+://)?\[?([^\[\]/]+?)\]?:(\d+)/?", address)
+    if found is None or int(found[2]) > 65535:
+        raise BadInput("--dask", address, _ADDRESS)
+    return found[1], int(found[2])
+
+
+def _check_answers(address: str, host: str, port: int) -> None:
     """Raise BadInput naming --dask unless a scheduler answers at PROTOCOL://HOST:PORT.
 
     The client itself waits for ever for the greeting of something that listens and keeps silent.
@@ -234,12 +250,9 @@ def _check_answers(address: str) -> None:
         comm = await connect(address, timeout=_ANSWER_SECONDS, deserialize=False, **known)  # type: ignore[no-untyped-call]
         comm.abort()
 
-    found = re.fullmatch(r"(?:\w+://)?\[?([^\[\]/]+?)\]?:(\d+)/?", address)
-    accepted = "the address of a running scheduler, such as tcp://head:8786, or local:4"
-    if found is None or int(found[2]) > 65535:
-        raise BadInput("--dask", address, accepted)
+    accepted = _ADDRESS
     try:
-        socket.create_connection((found[1], int(found[2])), timeout=_ANSWER_SECONDS).close()
+        socket.create_connection((host, port), timeout=_ANSWER_SECONDS).close()
     except OSError as error:
         reason = error.strerror or error
         raise BadInput("--dask", address, f"{accepted} (nothing answers: {reason})") from None

@@ -12,7 +12,7 @@ from skild_phys.errors import BadInput, Interrupted
 from skild_phys.lattice.models import MODELS, Model
 from skild_phys.lattice.models.ising import ISING_2D, ISING_3D
 from skild_phys.lattice.models.potts import potts
-from skild_phys.simulation.conditional import CONDITIONAL_RULES, Law, relax, sample_conditional
+from skild_phys.simulation.conditional import Law, relax, sample_conditional
 from skild_phys.simulation.conditional.pilot import Pilot, measure_sweeps, pilot_chains
 from skild_phys.skild.coarse import CoarseInput
 
@@ -81,8 +81,6 @@ def monte_carlo(
     stop: Stop,
 ) -> Method:
     """Return the method `exact`, of so many sweeps, or `fill`, of none."""
-    if coarse.rule not in CONDITIONAL_RULES:
-        raise BadInput("--rule", coarse.rule, " or ".join(CONDITIONAL_RULES) + f" for {method}")
     if method == "fill":
         model, sweeps = model_of_values(coarse), 0
     else:

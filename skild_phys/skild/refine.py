@@ -37,6 +37,7 @@ from skild_phys.skild.model import Skild
 from skild_phys.skild.oracle import (
     Lattices,
     Method,
+    hamiltonian_of,
     measured_sweeps,
     model_of,
     model_of_values,
@@ -105,6 +106,7 @@ class RefineSpec:
                 option = "--" + name.replace("_", "-")
                 raise BadInput(option, value, f"a whole number of at least {low}")
         make_step(self.sampler)
+        usual_restarts(self.restarts, self.steps, self.sampler)
         if self.sweeps is not None and self.sweeps < 0:
             raise BadInput("--sweeps", self.sweeps, "a whole number of at least 0")
         if self.polish and self.method != "skild":
@@ -166,9 +168,6 @@ class SkildMethod:
         device: str = "cpu",
         stop: Callable[[], bool] = lambda: False,
     ) -> None:
-        check_skild_fits(coarse)
-        if weights.output != "logits" and coarse.rule == "majority":
-            raise BadInput("--rule", coarse.rule, "a linear rule for continuous fields")
         if weights.basis != Torus.name:
             raise BadInput("--checkpoint", f"weights in the basis {weights.basis}", Torus.name)
         self.coarse, self.spec, self.stop = coarse, spec, stop
@@ -228,6 +227,32 @@ class SkildMethod:
             return skild.run(start, self.lambdas, streams, constraint=bound, stop=self.stop)
 
 
+def check_method(
+    coarse: CoarseInput, spec: RefineSpec, temperature: float | None, *, fields: bool = False
+) -> None:
+    """Raise BadInput unless what `spec` asks for can refine `coarse`; lattices are not read.
+
+    `fields` says that the weights of method skild give real numbers. Their own limits, such as
+    the lambdas that they were trained on, are not looked at.
+    """
+    conditional = coarse.rule in CONDITIONAL_RULES
+    if spec.method == "skild":
+        check_skild_fits(coarse)
+        if fields and coarse.rule == "majority":
+            raise BadInput("--rule", coarse.rule, "a linear rule for continuous fields")
+        if spec.polish and (fields or not conditional):
+            accepted = "0, unless spins are refined by " + " or ".join(CONDITIONAL_RULES)
+            raise BadInput("--polish", spec.polish, accepted)
+    elif not conditional:
+        accepted = " or ".join(CONDITIONAL_RULES) + f" for {spec.method}"
+        raise BadInput("--rule", coarse.rule, accepted)
+    if spec.method == "exact" or spec.polish:
+        option = ("--polish", spec.polish) if spec.polish else ("--method", spec.method)
+        hamiltonian_of(coarse, *option)
+        if temperature is None:
+            raise BadInput("--T", None, "the temperature: the input does not say it")
+
+
 def build_method(
     coarse: CoarseInput,
     spec: RefineSpec,
@@ -241,18 +266,15 @@ def build_method(
     `temperature` (J / k_B) is needed by method exact and by a polish. The function raises
     Interrupted soon after `stop` says so.
     """
+    check_method(
+        coarse, spec, temperature, fields=weights is not None and weights.output != "logits"
+    )
     if spec.method == "skild":
         if weights is None:
             raise BadInput("--checkpoint", None, "weights for method skild")
-        bindable = weights.output == "logits" and coarse.rule in CONDITIONAL_RULES
-        if spec.polish and not bindable:
-            accepted = "0, unless spins are refined by " + " or ".join(CONDITIONAL_RULES)
-            raise BadInput("--polish", spec.polish, accepted)
         skild = SkildMethod(weights, coarse, spec, device, stop)
         if not spec.polish:
             return skild
-    if spec.method != "fill" and temperature is None:
-        raise BadInput("--T", None, "the temperature: the input does not say it")
     # A fill makes no moves: any temperature does.
     heat = 1.0 if temperature is None else temperature
     if spec.method == "skild":
@@ -290,11 +312,12 @@ def refine_store(
     bound exactly (fields, and spins by `spectral`), rms of A x - y over rms of y.
     """
     seed, streams = spec.seed, streams_at(output, overwrite)
+    fields = spec.method == "skild" and weights is not None and weights.output != "logits"
+    check_method(coarse, spec, temperature, fields=fields)
     spec = replace(spec, seed=input_seed(streams, seed, coarse.n, coarse.read))
     spec, tau = _with_sweeps(coarse, spec, temperature, stop)
     method = build_method(coarse, spec, weights, temperature, device, stop)
     copies, total = spec.samples_per_input, coarse.n * spec.samples_per_input
-    fields = weights is not None and spec.method == "skild" and weights.output != "logits"
     name = "field" if fields else "states" if coarse.q else "spins"
     attrs = _attributes(coarse, spec, weights, weights_sha256, temperature, device)
     attrs |= {"seed": seed} | ({} if streams is None else {"streams": streams})

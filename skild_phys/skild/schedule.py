@@ -208,7 +208,8 @@ USUAL_RESTARTS = 2
 def usual_restarts(restarts: int | None, steps: int | None, sampler: str) -> int:
     """Return `restarts`, or their usual number where it is None; raises BadInput.
 
-    Only the sampler `stochastic` draws what a restart begins with. None `steps` are enough.
+    Only the sampler `stochastic` draws what a restart begins with. None `steps` are enough;
+    so few steps that so many restarts do not fit are refused.
     """
     if restarts is None:
         enough = steps is None or steps >= USUAL_RESTARTS * AGAIN + TAIL + 2
@@ -216,6 +217,9 @@ def usual_restarts(restarts: int | None, steps: int | None, sampler: str) -> int
     if restarts < 0 or (restarts and sampler != "stochastic"):
         accepted = "a whole number from 0 on" if restarts < 0 else f"0 with sampler {sampler}"
         raise BadInput("--restarts", restarts, accepted)
+    if steps is not None and restarts and steps < restarts * AGAIN + TAIL + 2:
+        most = max(0, (steps - TAIL - 2) // AGAIN)
+        raise BadInput("--restarts", restarts, f"0 to {most} in {steps} steps")
     return restarts
 
 
@@ -237,9 +241,7 @@ def restarting_lambdas(start: float, end: float, steps: int | None, restarts: in
     fixed = restarts * AGAIN + TAIL
     if steps is None:
         steps = fixed + max(2, 1 + math.ceil(math.log(start / TURN) / STRIDE))
-    if restarts < 0 or steps - fixed < 2:
-        most = max(0, (steps - TAIL - 2) // AGAIN)
-        raise BadInput("--restarts", restarts, f"0 to {most} in {steps} steps")
+    usual_restarts(restarts, steps, "stochastic")
     legs = [np.geomspace(start, TURN, steps - fixed)]
     legs += [np.geomspace(min(start, RESTART), TURN, AGAIN)] * restarts
     return np.concatenate([*legs, np.geomspace(LOW, end, TAIL)])
