@@ -434,26 +434,30 @@ _WEIGHTS = ("checkpoint", "from")
 
 
 def _path_of(name: str, data: object, folder: Path) -> Path:
-    """Return the path of what is given: Datasets become stores, arrays `.npy`, weights a file.
+    """Return the path of what is given: Datasets and DataArrays become Zarr, arrays `.npy`.
 
     An unchanged Dataset is the store that it was opened from, as far as digests tell.
     """
     import numpy as np
     import xarray as xr
 
-    from skild_phys.store import open_lattices
-    from skild_phys.store.dataset import write_lattices
+    from skild_phys.store import FIELDS, open_lattices
+    from skild_phys.store.dataset import write_lattices, write_numbers
 
     if isinstance(data, str | os.PathLike):
         return Path(data)
+    if isinstance(data, xr.DataArray):
+        data = data.to_dataset(name=data.name or "array")
     if isinstance(data, xr.Dataset):
         path = folder / f"{name}.zarr"
-        write_lattices(open_lattices(data), path)
-    elif isinstance(data, xr.DataArray | np.ndarray):
+        if FIELDS.keys() & data.data_vars.keys():
+            write_lattices(open_lattices(data), path)
+        else:  # the command knows what numbers are whose name does not say it
+            write_numbers(open_lattices(data, "field"), path)
+    elif isinstance(data, np.ndarray):
         path = folder / f"{name}.npy"
         opened = open_lattices(data, "field")
-        values = opened.read(0, opened.n_samples)
-        np.save(path, values if opened.scale == 1 else values * opened.scale)
+        np.save(path, opened.read(0, opened.n_samples))
     else:
         from skild_phys.skild.weights import Weights, save_weights
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import subprocess
@@ -373,3 +374,59 @@ def test_weights_go_where_their_paths_do(fine: xr.Dataset) -> None:
     ]
     assert np.array_equal(made[0]["spins"], made[1]["spins"])
     assert made[0].attrs["weights_sha256"] == made[1].attrs["weights_sha256"]
+
+
+def test_attributes_that_no_store_can_have_leave_nothing_behind(tmp_path: Path) -> None:
+    """Planted, seen to fail: attributes that are checked when a store is read only.
+
+    What cannot be opened again was written, and stayed.
+    """
+    spins = xr.Dataset({"spins": (("sample", "y", "x"), np.ones((3, 4, 4), dtype=np.int8))})
+    for name, value, accepted in (
+        ("every", 2.0, "a whole number from 0 on"),
+        ("start", 0, "a text"),
+        ("factor", 0.5, "a number from 1 on"),
+        ("seed", 10**399, "at most 1023 bits"),
+        ("mine", 10**5000, "at most 1023 bits"),
+        ("mine", [float("nan")], "a number, a text, or a list"),
+    ):
+        with pytest.raises(BadInput, match=f"attribute {name}: .* expected {accepted}"):
+            sp.save(spins.assign_attrs({name: value}), tmp_path / "mine.zarr")
+        assert not (tmp_path / "mine.zarr").exists()
+    with pytest.raises(BadInput, match="seed: 'of 1326 bits' is not accepted"):
+        sp.simulate(L=8, T="Tc", samples=2, seed=10**399, every=1, burn_in=1, threads=1)
+
+
+def test_warnings_survive_netcdf(tmp_path: Path) -> None:
+    """Planted, seen to fail: lists of texts as they are, which NetCDF 3 cannot hold."""
+    made = sp.generate(L=8, samples=2, steps=2, threads=1)
+    many = made.assign_attrs(warnings=json.dumps(["one", "[two"]), mine="[no list")
+    store = saved(many, tmp_path / "many.zarr")
+    assert store.attrs["warnings"] == ["one", "[two"]
+    sp.open_dataset(tmp_path / "many.zarr").to_netcdf(tmp_path / "made.nc", engine="scipy")
+    with xr.open_dataset(tmp_path / "made.nc", engine="scipy") as again:
+        copy = saved(again.load(), tmp_path / "again.zarr")
+    assert copy.attrs["warnings"] == store.attrs["warnings"]
+    assert copy.attrs["mine"] == "[no list"
+
+
+def test_a_data_array_is_its_dataset() -> None:
+    """Its name, its coordinates and its own numbers come along.
+
+    Planted, seen to fail: DataArrays as `.npy` files, Potts states coarsened as a field.
+    """
+    given = {"L": 8, "T": "Tc", "samples": 8, "every": 2, "burn_in": 10, "threads": 1}
+    potts = sp.simulate("potts3", **given)
+    assert "state_count" in sp.coarsen(potts["states"], 2)
+    fine = sp.simulate(**given)
+    alone = fine.set_coords(["chain", "draw"])["spins"]
+    coarse = sp.coarsen(fine, 2)
+    for array in (alone, alone.rename("mine")):
+        found = sp.coarsen(array, 2)
+        assert all(found[name].equals(coarse[name]) for name in ("block_sum", "chain", "draw"))
+    field = alone.astype(float).rename("field")
+    assert "field" in sp.coarsen(field, 2)
+    sums = (coarse["block_sum"] * 4).astype(int).drop_encoding().rename("sums")
+    for data in (sums, sums.to_dataset()):
+        refined = sp.refine(data, 2, rule="block_mean", method="fill")
+        assert np.array_equal(sp.coarsen(refined, 2)["block_sum"], coarse["block_sum"])

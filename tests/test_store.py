@@ -24,6 +24,7 @@ from skild_phys.store import (
     read_timing,
     write_timing,
 )
+from skild_phys.store.schema import json_bytes, read_root, root_metadata
 
 Make = Callable[..., LatticeStore]
 
@@ -223,8 +224,17 @@ def test_second_writer_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_temperature_that_is_none_is_refused(tmp_path: Path) -> None:
-    with create_store(tmp_path / "a.zarr", **store_options(4, attrs={"temperature": "zzz"})) as w:
-        w.commit(random_samples(0, 4))
+    """When it is written, and when it is read: older releases wrote it."""
+    path = tmp_path / "a.zarr"
+    with pytest.raises(BadInput, match="attribute temperature: 'zzz' is not accepted"):
+        create_store(path, **store_options(4, attrs={"temperature": "zzz"}))
+    with create_store(path, **store_options(4)) as writer:
+        writer.commit(random_samples(0, 4))
+    root = read_root(path)
+    attributes = {k: v for k, v in root["attributes"].items() if k != "sha256"}
+    nodes = root["consolidated_metadata"]["metadata"]
+    written = root_metadata(attributes | {"temperature": "zzz"}, nodes)
+    (path / "zarr.json").write_bytes(json_bytes(written))
     with pytest.raises(StoreError, match=r"a\.zarr: attribute 'temperature' is 'zzz'"):
         open_store(tmp_path / "a.zarr")
 

@@ -12,7 +12,7 @@ from skild_phys.errors import BadInput, OutputTaken, StoreError
 from skild_phys.files import PARTIAL, AnyPath, Lock, make_directory, write_bytes_atomically
 from skild_phys.rng import STREAMS
 from skild_phys.store.inputs import is_store
-from skild_phys.store.reader import LatticeStore
+from skild_phys.store.reader import LatticeStore, kind_of
 from skild_phys.store.schema import (
     APPEND_TOTAL,
     AXES,
@@ -41,6 +41,23 @@ def _claim(path: Path) -> Lock:
         raise _taken(path)
     make_directory(path)
     return Lock(path).acquire()
+
+
+def readable(attrs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return attributes as they will be read; raises BadInput for one that would be refused."""
+    found: dict[str, Any] = {}
+    for name, value in attrs.items():
+        try:
+            found |= as_json({name: value})
+        except (TypeError, ValueError):  # no JSON, or a number beyond float64
+            if isinstance(value, int):
+                size = f"of {value.bit_length()} bits"
+                raise BadInput(f"attribute {name}", size, "at most 1023 bits") from None
+            accepted = "a number, a text, or a list"
+            raise BadInput(f"attribute {name}", str(value), accepted) from None
+        if accepted := kind_of(name, found[name]):
+            raise BadInput(f"attribute {name}", found[name], accepted)
+    return found
 
 
 def streams_at(path: AnyPath, overwrite: bool) -> str | None:
@@ -109,7 +126,8 @@ def create_store(
 
     Raises
     ------
-    OutputTaken naming the first parameter that differs; StoreError if another process writes to
+    BadInput for a parameter or an attribute that no store can have; OutputTaken naming the first
+    parameter that differs; StoreError if another process writes to
     the store or what lies there is damaged; WriteError if the disk refuses.
     """
     if field not in FIELDS:
@@ -128,7 +146,7 @@ def create_store(
         raise BadInput("channels", channels, f"{'1 or more' if field == 'image' else 0}, '{field}'")
     sides = tuple(int(side) for side in shape)
     layout = Layout(field, sides, int(chunk), scale, tuple(variables), int(q), int(channels))
-    attributes = as_json(attrs)
+    attributes = readable(attrs)
     path = Path(path)
     lock = _claim(path)
     try:

@@ -8,10 +8,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import xarray as xr
 
-from skild_phys.errors import BadInput
 from skild_phys.files import AnyPath, parse_json
-from skild_phys.store.create import create_store
+from skild_phys.store.chunks import zarr_folder
+from skild_phys.store.create import create_store, readable
+from skild_phys.store.formats import usual_axes
 from skild_phys.store.lattices import Lattices
 from skild_phys.store.reader import LatticeStore, open_store
 from skild_phys.store.schema import FIELDS, MANAGED
@@ -35,19 +37,14 @@ def write_lattices(lattices: Lattices, path: AnyPath) -> LatticeStore:
     ------
     BadInput, StoreError, WriteError : as `Lattices.read` and `create_store` do.
     """
-    for name, value in (attrs := as_stored(lattices.attrs)).items():
-        try:
-            json.dumps(value, allow_nan=False)
-        except (TypeError, ValueError):
-            raise BadInput(f"attribute {name}", str(value), "a number, a text, or a list") from None
     field, chunk = lattices.field, lattices.chunk
     if not getattr(lattices, "chunked", True):
         chunk = max(1, _CHUNK_SITES // lattices.read(0, 1).size)
     scalars = {name: lattices.variable(name) for name in lattices.variables}
     with create_store(
         path, field=field, n_samples=lattices.n_samples, shape=lattices.shape, chunk=chunk,
-        attrs=attrs, variables=tuple(scalars), scale=lattices.scale, q=lattices.q,
-        channels=lattices.channels,
+        attrs=as_stored(lattices.attrs), variables=tuple(scalars), scale=lattices.scale,
+        q=lattices.q, channels=lattices.channels,
     ) as writer:  # fmt: skip
         while (first := writer.committed) < lattices.n_samples:
             last = min(first + chunk, lattices.n_samples)
@@ -57,15 +54,33 @@ def write_lattices(lattices: Lattices, path: AnyPath) -> LatticeStore:
     return open_store(path)
 
 
+def write_numbers(lattices: Lattices, path: AnyPath) -> None:
+    """Write numbers, whatever they stand for, with scalars and attributes to a Zarr group."""
+    numbers = lattices.read(0, lattices.n_samples)
+    data = xr.Dataset(
+        {"array": (usual_axes("array", numbers.ndim), numbers)}
+        | {name: ("sample", lattices.variable(name)) for name in lattices.variables},
+        attrs=readable(lattices.attrs),
+    )
+    data.to_zarr(zarr_folder(path), zarr_format=3, consolidated=False)
+
+
 def as_text(attrs: Mapping[Any, Any]) -> dict[str, Any]:
     """Return attributes with JSON texts for what NetCDF cannot keep.
 
-    NetCDF keeps no dictionaries, None and truth values, and no integers beyond 32 bits (seeds).
+    NetCDF keeps no dictionaries, None and truth values, no integers beyond 32 bits (seeds), and
+    of lists only those of numbers.
     """
-    return {
-        str(k): json.dumps(v) if v is None or isinstance(v, dict | bool) or _is_long(v) else v
-        for k, v in attrs.items()
-    }
+    return {str(k): v if _is_kept(v) else json.dumps(v) for k, v in attrs.items()}
+
+
+def _is_kept(value: object) -> bool:
+    if isinstance(value, list):
+        return value != [] and all(isinstance(v, int | float) and _is_kept(v) for v in value)
+    return not (value is None or isinstance(value, dict | bool) or _is_long(value))
+
+
+_WORDS = ("null", "true", "false")
 
 
 def _is_long(value: object) -> bool:
@@ -76,7 +91,7 @@ def as_stored(attrs: Mapping[Any, Any]) -> dict[str, Any]:
     """Return attributes as a store has them: JSON's values in place of NumPy's, and of texts."""
     found: dict[str, Any] = {}
     for key, value in attrs.items():
-        if isinstance(value, str) and (value.startswith("{") or value in ("null", "true", "false")):
+        if isinstance(value, str) and (value[:1] in ("{", "[") or value in _WORDS):
             with contextlib.suppress(ValueError):  # what only looks like JSON is a text
                 value = parse_json(value)
         if isinstance(value, str) and value.isdecimal() and value.isascii():

@@ -56,7 +56,7 @@ class LatticeStore(Lattices):
             self._check_chunks(name)
         check_root(self.path, root)
         for key, value in self.attrs.items():
-            if not _can_be(key, value):
+            if kind_of(key, value):
                 raise StoreError(f"{self.path}: attribute '{key}' is {str(value)[:60]!r}")
 
     def _check_record(self, name: str) -> None:
@@ -146,21 +146,26 @@ _WHOLE = ("samples_planned", "chains", "every", "burn_in", "stint", "seed", "tie
 _TEXT = ("model", "algorithm", "rule", "method", "start")
 
 
-def _can_be(key: str, value: object) -> bool:
-    """Return whether an attribute has a value of the kind that programs reckon with."""
+def kind_of(key: str, value: object) -> str:
+    """Return the kind of value that an attribute must have, "" if `value` is of it."""
+    fits, accepted = True, ""
     if key == "temperature":
-        return is_temperature(value)
-    if value is None:
-        return key != "samples_planned"
-    if key in _WHOLE:
+        fits, accepted = is_temperature(value), "a positive number"
+    elif value is None:
+        fits, accepted = key != "samples_planned", "a whole number"
+    elif key in _WHOLE:
         most = math.inf if key in ("seed", "tie_seed") else 2**63 - 1
-        return type(value) is int and 0 <= value <= most
-    if key == "factor":
-        return type(value) in (int, float) and 1 <= value <= 2**31  # type: ignore[operator]
-    if key == "L":
+        fits, accepted = type(value) is int and 0 <= value <= most, "a whole number from 0 on"
+    elif key == "factor":
+        fits = type(value) in (int, float) and 1 <= value <= 2**31  # type: ignore[operator]
+        accepted = "a number from 1 on"
+    elif key == "L":
         sides = value if isinstance(value, list) else [value]
-        return sides != [] and all(type(side) is int and 0 < side < 2**31 for side in sides)
-    return key not in _TEXT or isinstance(value, str)
+        fits = sides != [] and all(type(side) is int and 0 < side < 2**31 for side in sides)
+        accepted = "a side, or a list of sides"
+    elif key in _TEXT:
+        fits, accepted = isinstance(value, str), "a text"
+    return "" if fits else accepted
 
 
 def is_temperature(value: object) -> bool:

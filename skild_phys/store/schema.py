@@ -229,7 +229,7 @@ def _(value: NDArray[Any]) -> Any:
 
 def as_json(attrs: Mapping[str, Any]) -> dict[str, Any]:
     """Return attributes as they will be read: NumPy's numbers and arrays become plain ones."""
-    plain: dict[str, Any] = json.loads(json.dumps(dict(attrs), default=_plain, allow_nan=False))
+    plain: dict[str, Any] = parse_json(json.dumps(dict(attrs), default=_plain, allow_nan=False))
     return plain
 
 
