@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,7 +27,7 @@ from skild_phys.simulation.expected import (
 from skild_phys.simulation.spec import SimulationSpec, parse_shape, spec_of
 from skild_phys.simulation.unit import draw, start_unit
 from skild_phys.simulation.wolff import wolff
-from skild_phys.store import open_store
+from skild_phys.store import StoreWriter, open_store
 
 TC = MODELS["ising2d"].critical_temperature
 
@@ -242,6 +244,53 @@ def test_a_long_draw_goes_on_where_it_was_stopped(
             stops += 1
     assert 2 < stops < 90
     assert files_of(tmp_path / "a.zarr") == files_of(tmp_path / "b.zarr")
+
+
+LONG: dict[str, Any] = {"algorithm": "metropolis", "chains": 3, "stint": 1}
+LONG |= {"every": 2000, "burn_in": 500}
+
+
+@pytest.fixture
+def pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Draws of `LONG` are made in many pieces, and kept only because of a commit or a stop."""
+    monkeypatch.setattr(burn_in, "PIECE_SECONDS", 6.4e-6 * spec(8, **LONG).kernel.pace)
+    monkeypatch.setattr(burn_in, "KEEP_SECONDS", 1e9)
+
+
+@pytest.mark.usefixtures("pieces")
+def test_after_a_commit_long_draws_of_other_chains_are_kept_again(tmp_path: Path) -> None:
+    """Planted, seen to fail: kept only so long after the last commit, which is never."""
+    path = tmp_path / "a.zarr"
+    seen: list[bool] = []
+
+    def stop() -> bool:
+        seen.append((path / "kept.npz").exists())
+        return False
+
+    simulate(spec(8, **LONG), path, n_threads=1, stop=stop)
+    assert any(seen)
+
+
+@pytest.mark.usefixtures("pieces")
+def test_what_is_stopped_during_a_commit_keeps_its_long_draws(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Planted, seen to fail: nothing kept then; the commit removes what was kept before it."""
+    commit, begun = StoreWriter.commit, threading.Event()
+
+    def slow(*args: Any, **options: Any) -> None:
+        begun.set()
+        time.sleep(0.3)
+        commit(*args, **options)
+
+    simulate(spec(8, **LONG), tmp_path / "a.zarr", n_threads=1)
+    path = tmp_path / "b.zarr"
+    monkeypatch.setattr(StoreWriter, "commit", slow)
+    with pytest.raises(Interrupted, match="1 of 8"):
+        simulate(spec(8, **LONG), path, n_threads=1, stop=begun.is_set)
+    assert (path / "kept.npz").exists()
+    simulate(spec(8, **LONG), path, n_threads=1)
+    assert files_of(tmp_path / "a.zarr") == files_of(path)
 
 
 def test_what_is_kept_of_another_burn_in_or_damaged_is_not_taken(

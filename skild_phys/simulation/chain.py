@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 import queue
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -190,7 +191,8 @@ class _Run:
             self.before[unit] = part.unit
         seconds = (time.monotonic() - block.began) / _AHEAD
         size = self.spec.units * self.spec.stretch * self.spec.sites
-        self.kept_at = time.monotonic()
+        if self.long:
+            self.kept_at = -math.inf  # the commit dropped what was kept of the other units
         room = size * self.rounds * 2 <= _BLOCK_BYTES and not self.long
         if seconds < COMMIT_SECONDS / 2 and room:
             self.rounds *= 2
@@ -230,26 +232,37 @@ class _Run:
     def loop(self) -> None:
         """Run until every sample is committed; raises Interrupted once told to stop."""
         with ThreadPoolExecutor(1) as pool:
-            while self.writer.committed < self.spec.n_samples or self.committing:
-                self.feed()
-                self.commit(pool)
-                try:
-                    unit, done = self.events.get(timeout=_POLL_SECONDS)
-                except queue.Empty:
-                    pass
-                else:
+            try:
+                while self.missing or self.committing:
+                    self.feed()
+                    self.commit(pool)
+                    with contextlib.suppress(queue.Empty):
+                        self.take(*self.events.get(timeout=_POLL_SECONDS))
+                    overdue = time.monotonic() - self.kept_at > burning.KEEP_SECONDS
+                    if self.long and self.missing and overdue and not self.committing:
+                        self.keep()
+                    if self.run.stop():
+                        raise Interrupted("stopped")
+            except Interrupted:
+                while self.committing:
+                    unit, done = self.events.get()
                     if unit is None:
-                        done.result()
-                        self.committed()
-                    else:
-                        self.receive(unit, done.result())
-                stopped = self.run.stop()
-                overdue = time.monotonic() - self.kept_at > burning.KEEP_SECONDS
-                missing = self.writer.committed < self.spec.n_samples and not self.committing
-                if self.long and missing and (stopped or overdue):
+                        self.take(unit, done)
+                if self.long and self.missing:
                     self.keep()
-                if stopped:
-                    raise Interrupted("stopped")
+                raise
+
+    @property
+    def missing(self) -> bool:
+        return self.writer.committed < self.spec.n_samples
+
+    def take(self, unit: int | None, done: Future[Any]) -> None:
+        """Take in the end of a piece of work, or (None) of a commit; raises what it raised."""
+        if unit is None:
+            done.result()
+            self.committed()
+        else:
+            self.receive(unit, done.result())
 
 
 def _go(
