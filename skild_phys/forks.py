@@ -26,7 +26,16 @@ def _one_thread_of_torch() -> None:
         torch.set_num_threads(1)
 
 
-_FORKED_BEFORE = multiprocessing.parent_process() is not None and "torch" in sys.modules
+def _start_method() -> str | None:
+    """Return how `multiprocessing` started this process; None if it did not."""
+    if multiprocessing.parent_process() is None:
+        return None
+    # Processes of a context say their own; a plain Process has the method that is set.
+    own: str | None = getattr(multiprocessing.current_process(), "_start_method", None)
+    return own or multiprocessing.get_start_method(allow_none=True)
+
+
+_FORKED_BEFORE = _start_method() == "fork" and "torch" in sys.modules
 if _FORKED_BEFORE:
     _one_thread_of_torch()
 if hasattr(os, "register_at_fork"):

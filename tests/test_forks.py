@@ -9,6 +9,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 SCRIPT = """
 import multiprocessing
 import sys
@@ -85,6 +87,42 @@ def test_a_child_that_imports_after_the_fork() -> None:
     """Planted, seen to fail: nothing done on import."""
     command = [sys.executable, "-c", IMPORTED_LATER]
     assert subprocess.run(command, capture_output=True, text=True).stdout == "0\n"
+
+
+SPAWNED = """
+import multiprocessing
+import sys
+
+import torch
+
+
+def child():
+    import skild_phys.forks
+
+    assert "torch" in sys.modules
+    sys.exit(10 if skild_phys.forks.forked() else 20)
+
+
+if __name__ == "__main__":
+    multiprocessing.set_start_method(sys.argv[1])
+    contexts = [multiprocessing, *map(multiprocessing.get_context, ("spawn", "fork"))]
+    for context in contexts:
+        process = context.Process(target=child)
+        process.start()
+        process.join(100)
+        print(process.exitcode)
+"""
+
+
+@pytest.mark.parametrize(("method", "code"), [("spawn", "20"), ("fork", "10")])
+def test_a_spawned_child_that_imports_late_is_not_forked(
+    tmp_path: Path, method: str, code: str
+) -> None:
+    """Whichever method is set. Planted, seen to fail: any child that has PyTorch."""
+    (tmp_path / "script.py").write_text(SPAWNED)
+    command = [sys.executable, tmp_path / "script.py", method]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.stdout.split() == [code, "20", "10"], done.stderr
 
 
 def test_a_forked_child_works_as_its_parent_did(tmp_path: Path) -> None:
