@@ -80,20 +80,14 @@ class Progress:
             return cls(units, np.asarray(kept["series"], float), *map(int, kept["numbers"]))
         return cls(_fresh(spec), np.empty((2, 0, spec.n_chains)))
 
-    def arrays(self, spec: SimulationSpec) -> Kept:
+    def arrays(self) -> Kept:
         """Return all of it as arrays."""
         numbers = np.array((self.stride, self.wanted, self.updates, self.burnt))
-        known = {"series": self.series, "numbers": numbers, "asked": asked(spec)}
-        return units_state(self.units) | known
+        return units_state(self.units) | {"series": self.series, "numbers": numbers}
 
     def tau(self) -> tuple[Array, Array]:
         """Return tau and its error of the second half of the pilot, in records."""
         return autocorrelation(self.series[:, self.series.shape[1] // 2 :])
-
-
-def asked(spec: SimulationSpec) -> NDArray[np.int64]:
-    """Return what was asked of a burn-in: `every` and `burn_in`, -1 where they are measured."""
-    return np.array([-1 if n is None else n for n in (spec.every, spec.burn_in)], dtype=np.int64)
 
 
 def _fresh(spec: SimulationSpec) -> list[Unit]:
@@ -135,12 +129,12 @@ class _Work:
         try:
             return self.run.all(function, jobs)
         except Interrupted:
-            self.keep(self.now.arrays(self.spec))
+            self.keep(self.now.arrays())
             raise
 
     def _saved(self, after: float) -> None:
         if time.monotonic() - self._kept > after:
-            self.keep(self.now.arrays(self.spec))
+            self.keep(self.now.arrays())
             self._kept = time.monotonic()
 
 

@@ -279,11 +279,7 @@ def _go(
             found = {name: there[name] for name in unsettled if name in there}
             spec, units = dataclasses.replace(spec, **found), restored_units(spec, writer.state)
         else:
-            asked = burning.asked(spec)
-            if not np.array_equal(writer.kept.get("asked", ()), asked):
-                writer.kept = {"asked": asked}  # of another burn-in, or none
-            keep = lambda arrays: writer.keep(writer.kept | arrays)  # noqa: E731
-            spec, units = burning.burn_in(spec, run, note, kept=writer.kept, keep=keep)
+            spec, units = burning.burn_in(spec, run, note, kept=writer.kept, keep=writer.keep)
             found = {name: getattr(spec, name) for name in unsettled}
             writer.settle({name: value for name, value in found.items() if value is not None})
         note("")
