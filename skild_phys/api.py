@@ -221,7 +221,8 @@ def train(lattices: Lattices | Arrays | None = None, *, output: AnyPath, **optio
     """
     from skild_phys.cli import call
 
-    with _on_disk({} if lattices is None else {"lattices": lattices}, options) as (paths, told):
+    inputs = {} if lattices is None else {"lattices": lattices}
+    with _on_disk(inputs, options, repeats=True) as (paths, told):
         call("train", paths, {"output": output} | told)
     return Path(output)
 
@@ -393,7 +394,8 @@ def _made(
     """Run a command that writes a store; return what it wrote."""
     from skild_phys.cli import call
 
-    with _on_disk(inputs, options) as (paths, told), tempfile.TemporaryDirectory() as folder:
+    kept = _on_disk(inputs, options, repeats=command == "refine")
+    with kept as (paths, told), tempfile.TemporaryDirectory() as folder:
         where = Path(folder) / f"{command}.zarr" if output is None else output
         try:
             call(command, paths, {"output": where} | told)
@@ -410,17 +412,20 @@ def _made(
 
 @contextlib.contextmanager
 def _on_disk(
-    inputs: Mapping[str, object], options: Mapping[str, object]
+    inputs: Mapping[str, object], options: Mapping[str, object], *, repeats: bool = False
 ) -> Iterator[tuple[list[Path], dict[str, object]]]:
-    """Yield paths of `inputs`, and `options` with paths in place of data and weights."""
+    """Yield paths of `inputs`, and `options` with paths in place of data and weights.
+
+    With `repeats` samples of the inputs that are there twice stay.
+    """
     import numpy as np
     import xarray as xr
 
     with tempfile.TemporaryDirectory() as folder:
         where = Path(folder)
-        paths = [_path_of(name, data, where) for name, data in inputs.items()]
+        paths = [_path_of(name, data, where, repeats) for name, data in inputs.items()]
         told = {
-            name: _path_of(name, value, where)
+            name: _path_of(name, value, where, True)
             if isinstance(value, xr.Dataset | xr.DataArray | np.ndarray)
             or (name in _WEIGHTS and value is not None)
             else value
@@ -433,7 +438,7 @@ _WEIGHTS = ("checkpoint", "from")
 """Options that take weights."""
 
 
-def _path_of(name: str, data: object, folder: Path) -> Path:
+def _path_of(name: str, data: object, folder: Path, repeats: bool) -> Path:
     """Return the path of what is given: Datasets and DataArrays become Zarr, arrays `.npy`.
 
     An unchanged Dataset is the store that it was opened from, as far as digests tell.
@@ -451,12 +456,12 @@ def _path_of(name: str, data: object, folder: Path) -> Path:
     if isinstance(data, xr.Dataset):
         path = folder / f"{name}.zarr"
         if FIELDS.keys() & data.data_vars.keys():
-            write_lattices(open_lattices(data), path)
+            write_lattices(open_lattices(data, repeats=repeats), path)
         else:  # the command knows what numbers are whose name does not say it
-            write_numbers(open_lattices(data, "field"), path)
+            write_numbers(open_lattices(data, "field", repeats=True), path)
     elif isinstance(data, np.ndarray):
         path = folder / f"{name}.npy"
-        opened = open_lattices(data, "field")
+        opened = open_lattices(data, "field", repeats=True)
         np.save(path, opened.read(0, opened.n_samples))
     else:
         from skild_phys.skild.weights import Weights, save_weights

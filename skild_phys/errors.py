@@ -55,6 +55,10 @@ class Interrupted(SkildPhysError):
     exit_code = 130
 
 
+class InputWarning(UserWarning):
+    """What is to be minded of the lattices that were given; commands print it before they begin."""
+
+
 def check_whole(option: str, value: Any, least: int = 1, most: int | None = None) -> None:
     """Raise BadInput unless `value` is a whole number from `least` on, up to `most`."""
     if (

@@ -191,3 +191,21 @@ def test_stores_that_share_samples(tmp_path: Path) -> None:
     assert same.notes == ("this is the truth itself",)
     assert not copied(a).any()
     assert len(np.unique(sample_digests(b))) == 60
+
+
+def test_inputs_of_refinements_may_repeat(runs: tuple[xr.Dataset, xr.Dataset]) -> None:
+    """Only what is measured counts once. Planted, seen to fail: 20 refinements of 40 inputs."""
+    few = runs[0].isel(sample=slice(0, 20))
+    coarse = sp.coarsen(few, 2, rule="decimate")
+    twice = np.tile(coarse.spins.values, (2, 1, 1))
+    given = {"method": "fill", "threads": 1}
+    for data in (twice, xr.Dataset({"spins": (("sample", "y", "x"), twice)})):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            refined = sp.refine(data, 2, rule="decimate", **given)
+        assert np.array_equal(refined.spins[:, ::2, ::2], twice)
+        assert refined.parent.values.tolist() == list(range(40))
+    bare = few[["spins"]]
+    with pytest.warns(UserWarning, match="20 of 40 samples are copies of others"):
+        report = sp.compare(xr.concat([bare, bare], "sample"), runs[1], no_figures=True)
+    assert report.comparison.truth.lattices == 20

@@ -13,12 +13,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from skild_phys.cli import run
 from skild_phys.files import printable
-from skild_phys.store import LatticeStore, open_lattices
+from skild_phys.store import LatticeStore, create_store, open_lattices
 
 Make = Callable[..., LatticeStore]
 STRANGE = os.fsdecode(b"a\x1b[31m\x9b7\xff\x07\rb.zarr")
@@ -97,6 +98,33 @@ def test_warnings_of_libraries_never_stand_beside_an_error(
     assert capsys.readouterr().err == f"error: {tmp_path}/none.zarr: no such file or directory\n"
     assert _code("measure", tmp_path / "a.zarr", "--only", "U4", "--threads", 1) == 0
     assert capsys.readouterr().err.endswith("warning: first second\n")
+
+
+def test_warnings_of_the_input_come_first(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also where the command fails later on, and by way of a coarser store.
+
+    Planted, seen to fail: `warnings_after` that holds all of them back; `coarsen` without
+    the attribute.
+    """
+    spins = np.random.default_rng(1).choice(np.array([-1, 1], dtype=np.int8), (20, 8, 8))
+    np.save(tmp_path / "twice.npy", np.concatenate([spins, spins]))
+    assert _code("measure", tmp_path / "twice.npy", "--only", "nonsense") == 2
+    first, last = capsys.readouterr().err.splitlines()
+    assert first.endswith("20 of 40 samples are copies of others: each is counted once")
+    assert last.startswith("error: --only")
+    attrs = {"warnings": ["statistics are biased"]}
+    options = {"field": "spins", "n_samples": 20, "shape": (8, 8), "chunk": 8, "variables": ()}
+    with create_store(tmp_path / "a.zarr", attrs=attrs, **options) as writer:
+        writer.commit({"spins": spins})
+    names = [tmp_path / f"{name}.zarr" for name in ("a", "b", "c")]
+    assert _code("coarsen", names[0], "--factor", 2, "-o", names[1]) == 0
+    assert _code("refine", names[1], "--method", "fill", "--threads", 1, "-o", names[2]) == 0
+    said = capsys.readouterr().err
+    assert "a.zarr: statistics are biased" in said
+    assert "b.zarr: statistics are biased" in said
+    assert open_lattices(names[2]).attrs["warnings"] == attrs["warnings"]
 
 
 @pytest.mark.parametrize(

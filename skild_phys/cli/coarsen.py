@@ -15,6 +15,7 @@ from skild_phys.cli.options import (
     overwrite_option,
     progress_bar,
     provenance,
+    warn_of,
 )
 from skild_phys.cli.outputs import beside, fill
 from skild_phys.files import check_output
@@ -66,6 +67,7 @@ def command(
     from skild_phys.store import open_lattices
 
     source = open_lattices(fine)
+    warn_of([source])
 
     def write(path: Path) -> LatticeStore:
         # An output that exists may be one to go on with; the store itself decides.

@@ -154,7 +154,7 @@ def _truth(path: Path, split: str | None, weights: Weights) -> Lattices | ImageL
     from skild_phys.skild.refine import check_weights_fit
     from skild_phys.store import open_lattices
 
-    store = open_lattices(path)
+    store = open_lattices(path, repeats=True)
     wanted = "image" if weights.channels else "spins" if weights.output == "logits" else "field"
     if len(store.shape) != 2 or store.field != wanted or store.channels != weights.channels:
         many = f" of {weights.channels} channels" if weights.channels else ""

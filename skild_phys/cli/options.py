@@ -12,7 +12,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from skild_phys.errorbars import ErrorMethod
+    from skild_phys.skild.coarse import CoarseInput
     from skild_phys.store import Lattices
 
 Function = Callable[..., Any]
@@ -314,11 +315,16 @@ def warn(warnings: Iterable[str]) -> None:
         say(f"warning: {warning}", err=True)
 
 
-def warn_of(stores: Iterable[Lattices]) -> None:
+def warn_of(stores: Iterable[Lattices | CoarseInput]) -> None:
     """Print what is to be minded of `stores`, by their attribute `warnings`."""
     for store in stores:
-        known = store.attrs.get("warnings")
-        warn(f"{store.path.name}: {text}" for text in (known if isinstance(known, list) else ()))
+        warn(f"{store.path.name}: {text}" for text in warnings_of(store.attrs))
+
+
+def warnings_of(attrs: Mapping[str, Any]) -> list[str]:
+    """Return what is to be minded of lattices with these attributes."""
+    known = attrs.get("warnings")
+    return [str(text) for text in known] if isinstance(known, list) else []
 
 
 def check_device(device: str) -> None:

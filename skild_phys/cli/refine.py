@@ -23,6 +23,8 @@ from skild_phys.cli.options import (
     provenance,
     threads_option,
     warn,
+    warn_of,
+    warnings_of,
 )
 from skild_phys.cli.outputs import beside, fill
 from skild_phys.cli.terminal import say
@@ -145,6 +147,7 @@ def command(
     weights = load_weights(checkpoint or shipped_weights()) if method == "skild" else None
     spins = weights is None or weights.output == "logits"
     source = open_coarse(coarse, factor, rule, spins=spins)
+    warn_of([source])
     if weights:
         check_skild_fits(source)
         if checkpoint is None and source.attrs.get("model") is None:
@@ -160,6 +163,7 @@ def command(
             check_weights_fit(weights, system, coarse)
         elif differs := another_system(weights, system):
             warnings = [f"{coarse.name} {differs}"]
+    minded = warnings_of(source.attrs) + warnings
     total = source.n * samples_per_input
     with announced("compiling the kernels (first run only) ..."):
         compile_kernels(source, method, polish, pilot=method == "exact" and sweeps is None)
@@ -175,7 +179,7 @@ def command(
                 weights,
                 temperature=heat,
                 weights_sha256=weights_sha256(weights) if weights else None,
-                extra_attrs=provenance("torch") | ({"warnings": warnings} if warnings else {}),
+                extra_attrs=provenance("torch") | ({"warnings": minded} if minded else {}),
                 threads=threads,
                 device=device,
                 chunk=chunk,

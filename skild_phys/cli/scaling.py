@@ -17,6 +17,7 @@ from skild_phys.cli.options import (
     overwrite_option,
     progress_bar,
     threads_option,
+    warn_of,
 )
 from skild_phys.cli.terminal import say, show
 from skild_phys.errors import BadInput
@@ -80,6 +81,7 @@ def command(
     from skild_phys.store import open_lattices
 
     opened = [open_lattices(path) for path in stores]
+    warn_of(opened)
     if output is not None:
         if output.suffix:
             raise BadInput("-o", str(output), "a directory")

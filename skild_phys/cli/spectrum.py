@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 import numpy as np
 
-from skild_phys.cli.options import claim_output, json_option, overwrite_option
+from skild_phys.cli.options import claim_output, json_option, overwrite_option, warn_of
 from skild_phys.cli.terminal import say
 from skild_phys.errors import BadInput
 from skild_phys.files import write_bytes_atomically
@@ -104,6 +104,7 @@ def _open(path: Path) -> Lattices | ImageLattices:
     from skild_phys.store import open_lattices
 
     lattices = open_lattices(path, "field")
+    warn_of([lattices])
     if lattices.field == "image":
         return ImageLattices(lattices, "train" if lattices.has("split") else None)
     if lattices.q or len(lattices.shape) != 2:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from skild_phys.errors import InputWarning
 from skild_phys.files import printable
 
 if TYPE_CHECKING:
@@ -62,11 +63,21 @@ def flush() -> bool:
 
 @contextlib.contextmanager
 def warnings_after() -> Iterator[None]:
-    """Hold back the warnings of libraries, each to be one line once all went well.
+    """Print warnings of the input at once, and hold back those of libraries until all went well.
 
-    Beside the line of an error they would only hide it.
+    Each is one line. Beside the line of an error those of libraries would only hide it.
     """
-    with warnings.catch_warnings(record=True) as caught:
+    held: list[str] = []
+
+    def told(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+        text = "warning: " + " ".join(str(message).split())
+        if issubclass(category, InputWarning):
+            say(text, err=True)
+        else:
+            held.append(text)
+
+    with warnings.catch_warnings():
+        warnings.showwarning = told
         yield
-    for warning in caught:
-        say("warning: " + " ".join(str(warning.message).split()), err=True)
+    for text in held:
+        say(text, err=True)

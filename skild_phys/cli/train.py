@@ -201,7 +201,7 @@ def _source(store: Path | None, options: TrainConfig) -> tuple[Source, dict[str,
         return simulation, system
     spins = options.output == "logits"
     system = {"model": None, "temperature": None}
-    lattices = open_lattices(store, None if spins else "field")
+    lattices = open_lattices(store, None if spins else "field", repeats=True)
     if options.data == "images" and lattices.field != "image":
         raise BadInput("STORE", str(store), "a store of images ('skild-phys images prepare')")
     if lattices.field == "image":

@@ -23,7 +23,7 @@ from skild_phys.store import COMMIT_SECONDS, Lattices, LatticeStore, create_stor
 from skild_phys.store.schema import sides
 
 _CHUNKS_A_COMMIT = 16
-_CARRIED = ("model", "temperature", "couplings")
+_CARRIED = ("model", "temperature", "couplings", "warnings")
 _ALONGSIDE = ("chain", "draw")
 
 

@@ -88,7 +88,7 @@ def open_coarse(
     BadInput, StoreError : for what cannot be a coarse lattice of this rule and factor.
     """
     kind = "field" if rule in ("block_mean", "spectral") or not spins else "spins"
-    source = open_lattices(path, None if rule is None else kind)
+    source = open_lattices(path, None if rule is None else kind, repeats=True)
     if source.field == "image":
         raise StoreError(f"{path}: holds images; 'skild-phys images refine' makes them finer")
     source.model()  # refuses lattices that are not of the model they name

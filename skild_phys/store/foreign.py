@@ -15,7 +15,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from skild_phys.errors import BadInput, StoreError
+from skild_phys.errors import BadInput, InputWarning, StoreError
 from skild_phys.lattice.coarsen import check_factor, check_rule, stored_scale
 from skild_phys.lattice.models import MODELS, parse_temperature
 from skild_phys.store.dataset import as_stored
@@ -200,19 +200,21 @@ class ForeignLattices(Lattices):
         }
         return found | whole_numbers(self.path, found)
 
-    def settled(self) -> ForeignLattices:
-        """Return the same with each sample once, and without scalars that some samples lack.
+    def settled(self, repeats: bool = False) -> ForeignLattices:
+        """Return the same without scalars that some samples lack and, unless `repeats`, copies.
 
-        What is left out is said in a warning.
+        What is left out is said in an InputWarning.
         """
         lacking = [k for k, v in self._scalars.items() if not np.isfinite(v).all()]
-        again = copied(self)
+        again = np.zeros(self.n_samples, dtype=np.bool_) if repeats else copied(self)
         if lacking:
             names = ", ".join(f"'{name}'" for name in lacking)
-            warnings.warn(f"{self.path}: not all samples have {names}: left out", stacklevel=2)
+            text = f"{self.path}: not all samples have {names}: left out"
+            warnings.warn(text, InputWarning, stacklevel=2)
         if again.any():
             what = f"{again.sum()} of {len(again)} samples are copies of others"
-            warnings.warn(f"{self.path}: {what}: each is counted once", stacklevel=2)
+            text = f"{self.path}: {what}: each is counted once"
+            warnings.warn(text, InputWarning, stacklevel=2)
         if not lacking and not again.any():
             return self
         kept = self._data.drop_vars(lacking).isel({self._dims[0]: np.flatnonzero(~again)})

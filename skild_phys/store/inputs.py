@@ -39,7 +39,9 @@ def is_store(path: AnyPath) -> bool:
     return (b'"schema_version"' in text or b'"samples_committed"' in text) and not copied
 
 
-def open_lattices(source: Source, field: str | None = None, **attrs: Any) -> Lattices:
+def open_lattices(
+    source: Source, field: str | None = None, *, repeats: bool = False, **attrs: Any
+) -> Lattices:
     """Open lattices of any origin; what every command and function takes.
 
     Parameters
@@ -47,6 +49,8 @@ def open_lattices(source: Source, field: str | None = None, **attrs: Any) -> Lat
     source : the path of a store, of a `.npy` file, or of a Zarr array or group of any make; a
         Dataset, a DataArray or an array, (n, Ly, Lx) or (n, Lz, Ly, Lx).
     field : what numbers are whose name does not say it, `spins` or `field`; None to see.
+    repeats : whether samples that are copies of others stay, as inputs of a refinement do; else
+        each counts once, and an InputWarning says so.
     attrs : what is known of lattices that are no store: `model`, `temperature` (a number, or a
         text as --T takes it).
 
@@ -64,7 +68,7 @@ def open_lattices(source: Source, field: str | None = None, **attrs: Any) -> Lat
         raise BadInput(min(unknown), attrs[min(unknown)], "model and temperature only")
     if "model" in attrs:
         get_model(str(attrs["model"]))
-    return _foreign(source, field, attrs)
+    return _foreign(source, field, attrs).settled(repeats)
 
 
 def _foreign(
@@ -87,4 +91,4 @@ def _foreign(
     elif not isinstance(source, xr.Dataset):
         path, values = Path("lattices"), np.asanyarray(source)
         source = xr.Dataset({name: (usual_axes(name, values.ndim), values)})
-    return ForeignLattices(source.assign_attrs(attrs), path, field).settled()
+    return ForeignLattices(source.assign_attrs(attrs), path, field)
