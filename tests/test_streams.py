@@ -18,7 +18,23 @@ from skild_phys.simulation.unit import burn, draw, start_unit
 from skild_phys.skild import refine
 from skild_phys.skild.coarse import open_coarse
 from skild_phys.skild.refine import RefineSpec, refine_store
+from skild_phys.skild.streams import input_seed
 from skild_phys.store import open_store, streams_at
+
+
+@pytest.mark.parametrize("piece", [1, 100, 2**26])
+def test_the_seed_of_an_input_is_pinned(monkeypatch: pytest.MonkeyPatch, piece: int) -> None:
+    """However it is read. Planted, seen to fail: all 64 lattices in one piece."""
+    monkeypatch.setattr("skild_phys.skild.streams._HASHED", piece, raising=False)
+    values = (np.arange(70 * 16) % 7 - 3).astype(np.int16).reshape(70, 4, 4)
+    longest = []
+
+    def read(start: int, stop: int) -> Any:
+        longest.append(stop - start)
+        return values[start:stop]
+
+    assert input_seed(STREAMS, 7, 70, read) == 153774162704304734717655837571136466167
+    assert max(longest) == {1: 1, 100: 3, 2**26: 64}[piece]
 
 
 def test_the_rule_is_pinned() -> None:

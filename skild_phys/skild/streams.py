@@ -14,6 +14,9 @@ from torch import Tensor
 
 from skild_phys.rng import generator, kernel_state, system_seed
 
+_HASHED = 2**26
+"""Bytes of lattices that are read at once to tell an input."""
+
 
 @dataclass
 class Streams:
@@ -39,8 +42,11 @@ def input_seed(
     The input is told by its first 64 lattices, whatever file they lie in: methods are compared on
     the same noise, and one seed refines two inputs independently.
     """
-    first = np.ascontiguousarray(read(0, min(n, 64)))
-    return system_seed(streams, seed, hashlib.sha256(first.tobytes()).hexdigest())
+    digest, end = hashlib.sha256(), min(n, 64)
+    step = max(1, _HASHED // read(0, 1).nbytes)
+    for start in range(0, end, step):
+        digest.update(np.ascontiguousarray(read(start, min(start + step, end))).ravel().data)
+    return system_seed(streams, seed, digest.hexdigest())
 
 
 def white_noise(streams: Sequence[Streams], shape: tuple[int, ...], device: torch.device) -> Tensor:

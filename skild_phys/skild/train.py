@@ -7,6 +7,7 @@ import dataclasses
 import json
 import math
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -112,18 +113,21 @@ def measure(source: Source, config: TrainConfig) -> Measured:
 
 
 def check_sign(batches: Sequence[NDArray[np.generic]], symmetries: Sequence[str]) -> None:
-    """Raise BadInput if lattices are to be symmetric under a change of sign, and plainly are not.
+    """Warn if lattices are to be symmetric under a change of sign, and do not look like it.
 
     That is, of 64 or more, if the mean of all is above half the root mean square of the mean over
-    a lattice: 4 standard errors where lattices are independent.
+    a lattice: 4 standard errors where lattices are independent, as those of one chain are not.
     """
     fields = [np.asarray(batch, dtype=np.float64).reshape(len(batch), -1) for batch in batches]
     means = np.concatenate([batch.mean(axis=1) for batch in fields])
     mean = float(means.mean())
     if "sign" in symmetries and len(means) >= 64 and mean**2 > 0.25 * float((means**2).mean()):
         others = [name for name in symmetries if name != "sign"]
-        accepted = f"{others}: the mean of the lattices is {mean:.3g}, not 0"
-        raise BadInput("symmetries", list(symmetries), accepted)
+        warnings.warn(
+            f"symmetries: {list(symmetries)}, but the mean of the lattices is {mean:.3g}, not 0: "
+            f"they are trained on with either sign, unless symmetries = {others}",
+            stacklevel=2,
+        )
 
 
 LOG = ("step", "loss", "gradient_norm", "learning_rate", "lattices_per_second")
