@@ -12,7 +12,7 @@ from conftest import files_of
 from skild_helpers import TC, coarse_input, critical_lattices, tiny_weights
 
 from skild_phys.cli import run
-from skild_phys.errors import BadInput, Interrupted, StoreError, WeightsError
+from skild_phys.errors import BadInput, Interrupted, OutputTaken, StoreError, WeightsError
 from skild_phys.lattice.coarsen import (
     block_sums,
     coarsen_lattices,
@@ -53,6 +53,27 @@ def test_coarsened_again_it_gives_the_input(
     again = coarsen_spins(store.read(0, 3), rule, factor, tie_seed=5)
     assert np.array_equal(again, coarse.read(0, 3))
     assert store.variable("parent").tolist() == [0, 1, 2]
+
+
+def test_sweeps_are_not_measured_again_for_an_output_that_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Resumed, or another store. Planted, seen to fail: a pilot before the output is looked at."""
+    coarse = coarse_input(critical_lattices(3, 16), "block_mean", 4)
+
+    def refined(name: str, seed: int, sweeps: int | None = None) -> None:
+        spec = RefineSpec("exact", sweeps=sweeps, seed=seed)
+        refine_store(coarse, tmp_path / name, spec, None, temperature=TC, threads=1)
+
+    refined("given", 1, sweeps=2)
+    refined("measured", 1)
+    before = files_of(tmp_path / "measured")
+    monkeypatch.setattr("skild_phys.skild.refine.measured_sweeps", None)
+    refined("measured", 1)
+    assert files_of(tmp_path / "measured") == before
+    for name, seed in (("given", 1), ("measured", 2)):
+        with pytest.raises(OutputTaken):
+            refined(name, seed)
 
 
 def test_a_chain_starts_no_farther_out_than_the_weights_have_seen() -> None:

@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from skild_phys.errors import BadInput, WeightsError
+from skild_phys.errors import BadInput, OutputTaken, StoreError, WeightsError
 from skild_phys.files import printable
 from skild_phys.lattice.coarsen import (
     BlockMean,
@@ -57,7 +57,7 @@ from skild_phys.skild.schedule import (
 )
 from skild_phys.skild.streams import Streams, input_seed, white_noise
 from skild_phys.skild.weights import Weights
-from skild_phys.store import streams_at
+from skild_phys.store import open_store, streams_at
 from skild_phys.store.schema import sides
 
 METHODS = ("skild", "exact", "fill")
@@ -315,7 +315,8 @@ def refine_store(
     fields = spec.method == "skild" and weights is not None and weights.output != "logits"
     check_method(coarse, spec, temperature, fields=fields)
     spec = replace(spec, seed=input_seed(streams, seed, coarse.n, coarse.read))
-    spec, tau = _with_sweeps(coarse, spec, temperature, stop)
+    there = {} if overwrite else _attributes_at(output)
+    spec, tau = _with_sweeps(coarse, spec, temperature, there, output, stop)
     method = build_method(coarse, spec, weights, temperature, device, stop)
     copies, total = spec.samples_per_input, coarse.n * spec.samples_per_input
     name = "field" if fields else "states" if coarse.q else "spins"
@@ -366,12 +367,33 @@ def refine_store(
     return result | ({} if tau is None else {"tau_int": tau, "sweeps": spec.sweeps or 0})
 
 
+def _attributes_at(output: str | Path) -> dict[str, Any]:
+    """Return the attributes of a store that lies at `output`; {} if none does."""
+    try:
+        return open_store(output).attrs
+    except StoreError:
+        return {}  # `create_store` will find fault with what is there
+
+
 def _with_sweeps(
-    coarse: CoarseInput, spec: RefineSpec, temperature: float | None, stop: Callable[[], bool]
+    coarse: CoarseInput,
+    spec: RefineSpec,
+    temperature: float | None,
+    there: dict[str, Any],
+    output: str | Path,
+    stop: Callable[[], bool],
 ) -> tuple[RefineSpec, float | None]:
-    """Return `spec` with the number of sweeps measured, and tau, where method exact has none."""
+    """Return `spec` with the number of sweeps measured, and tau, where method exact has none.
+
+    A store that lies `there` has both if it is one to resume: the same pilot gave them.
+    """
     if spec.method != "exact" or spec.sweeps is not None or temperature is None:
         return spec, None
+    if {"tau_int", "sweeps"} <= there.keys():
+        return replace(spec, sweeps=there["sweeps"]), there["tau_int"]
+    if there:
+        accepted = "a store made with the same parameters: there no tau was measured"
+        raise OutputTaken("-o", str(output), f"{accepted} (--overwrite starts afresh)")
     pilot = measured_sweeps(coarse, temperature, spec.seed, stop)
     return replace(spec, sweeps=pilot.sweeps), pilot.tau
 
