@@ -35,6 +35,10 @@ class OutputTaken(BadInput):
     """An output that exists and is not what the same command would resume; it is left as it is."""
 
 
+class OutputLarger(OutputTaken):
+    """A store of the same run that holds more samples than were asked for."""
+
+
 class StoreError(SkildPhysError):
     """A store that is missing, damaged, foreign or in use: names file, variable and fault."""
 

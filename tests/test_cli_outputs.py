@@ -163,3 +163,8 @@ def test_more_samples_of_the_same_run_are_added_to_it(typed: Typed, tmp_path: Pa
     both = open_store(tmp_path / "ising2d-L4-Tc.zarr")
     assert both.n_samples == 16
     assert (both.read(0, 8) == first).all()
+    before = files_of(both.path)
+    code, out, err = typed(f"simulate --L 4 --T Tc -n 8 {SMALL}")
+    assert (code, out[-1]) == (0, "ising2d-L4-Tc.zarr")
+    assert "it holds 16 samples of this run, more than the 8 asked for" in err
+    assert files_of(both.path) == before

@@ -83,7 +83,7 @@ def test_only_what_is_asked_for(store: Path) -> None:
     assert set(found.coords) == {"radius", "pairs"}
     with pytest.raises(BadInput, match=r"--only.*bindr"):
         measure(store, only=["bindr"])
-    with pytest.raises(BadInput, match="these lattices have"):
+    with pytest.raises(BadInput, match="what these samples have"):
         measure(lattices(), only=["energy"])
     with pytest.raises(BadInput, match="--offsets beside it"):
         measure(store, only="connected_four_point_offsets")

@@ -129,6 +129,8 @@ def command(
         say(json.dumps(as_plain(result), allow_nan=False))
     else:
         _print(result, everything=only is not None)
+        if output is not None:
+            say(str(output))
 
 
 def write_measurement(result: xr.Dataset, output: Path) -> None:

@@ -36,6 +36,10 @@ if TYPE_CHECKING:
     from skild_phys.skild.refine import RefineSpec
 
 
+POOR_MISFIT = 0.2
+"""Share of the input's rms that kept modes of spins may be off by; shipped weights reach 0.08."""
+
+
 def compile_kernels(
     source: CoarseInput, method: str, polish: int = 0, *, pilot: bool = False
 ) -> None:
@@ -195,6 +199,8 @@ def command(
     each = result["seconds"] / result["refined"] if result["refined"] else None
     if each is not None:
         write_timing(output, each)
+    if result.get("misfit", 0.0) > POOR_MISFIT:
+        warnings.append("the misfit is large: is the input of the system that the weights are of?")
     warn(warnings)
     found = {"path": str(output), **result, "seconds_per_lattice": each, "method": method}
     found["warnings"] = warnings
@@ -247,7 +253,7 @@ def _report(found: dict[str, Any], source: CoarseInput, total: int) -> str:
     if "tau_int" in found:
         lines.append(f"tau {found['tau_int']:.3g} sweeps, {found['sweeps']} sweeps a lattice")
     if "misfit" in found:
-        lines.append(f"coarsened again they give the input within {found['misfit']:.2g} of its rms")
+        lines.append(f"coarsened again they are off the input by {found['misfit']:.2g} of its rms")
     elif source.rule == "majority" and source.tie_seed is None:
         lines.append("coarsened again they give the input, up to ties that it does not explain")
     else:

@@ -24,7 +24,7 @@ from skild_phys.cli.options import (
     warn,
 )
 from skild_phys.cli.outputs import fill, shape_name
-from skild_phys.errors import BadInput, StoreError, check_whole
+from skild_phys.errors import BadInput, OutputLarger, StoreError, check_whole
 from skild_phys.files import check_output
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ def command(
     skild-phys simulate --model ising3d --L 64 --T Tc -n 1000 --dask local:4 -o cube.zarr
     """
     from skild_phys.simulation.chain import simulate
-    from skild_phys.store import end_append
+    from skild_phys.store import end_append, open_store
 
     if append and overwrite:
         raise BadInput("--append", "--overwrite", "one of the two")
@@ -133,18 +133,26 @@ def command(
         check_output(path, overwrite=True)
         kept = 0 if overwrite else _samples_kept(path)
         with progress_bar("simulating", spec.n_samples, kept) as advance, interruptible() as stop:
-            return simulate(
-                spec,
-                path,
-                chunk=chunk,
-                n_threads=threads,
-                cluster=cluster,
-                overwrite=overwrite,
-                attrs=attrs,
-                stop=stop,
-                progress=advance,
-                note=lambda text: advance(0, text),
-            )
+            try:
+                return simulate(
+                    spec,
+                    path,
+                    chunk=chunk,
+                    n_threads=threads,
+                    cluster=cluster,
+                    overwrite=overwrite,
+                    attrs=attrs,
+                    stop=stop,
+                    progress=advance,
+                    note=lambda text: advance(0, text),
+                )
+            except OutputLarger:
+                if output is not None:
+                    raise
+                store = open_store(path)
+                more = f"{store.n_samples} samples of this run, more than the {samples} asked for"
+                warn([f"{path} is left as it is: it holds {more}"])
+                return store
 
     output, store = fill(output, _default_output(spec, given), write)
     result = summary(store)
@@ -289,7 +297,9 @@ def summary(store: LatticeStore) -> dict[str, Any]:
         "energy": mean,
         "energy_error": error if math.isfinite(error) else None,
         "energy_exact": exact,
-        "deviation_sigma": (mean - exact) / error if exact is not None and error > 0 else None,
+        "deviation_sigma": (mean - exact) / error
+        if exact is not None and error > 0 and found.known[0]
+        else None,
         "energy_tau": float(found.tau[0]),
         "energy_tau_error": float(found.error[0]),
         "energy_tau_known": bool(found.known[0]),

@@ -106,7 +106,7 @@ def chosen(system: System, only: str | Sequence[str] | None) -> tuple[Observable
         if name == "connected_four_point_offsets" and not system.offsets:
             raise BadInput("--only", text, "--offsets beside it")
         if name not in names:
-            what = "these lattices have" if name in NAMES else "one of"
+            what = "what these samples have:" if name in NAMES else "one of"
             raise BadInput("--only", text, f"{what} {', '.join(names)}")
         wanted.append(name)
     return observables(system, tuple(wanted))

@@ -179,7 +179,12 @@ class ForeignLattices(Lattices):
         if wrong.any() or fault:
             if self.field == "spins":
                 wrong = ~np.isin(values, (-1, 1))
-                fault = f"{values[wrong][0]}, not -1 and +1{_FROM_BITS}"
+                hint = (
+                    " (block means are called 'block_sum')"
+                    if values.dtype.kind == "f"
+                    else _FROM_BITS
+                )
+                fault = f"{values[wrong][0]}, not -1 and +1{hint}"
             elif wrong.any():
                 what = f"multiple of {self.scale:g}" if self.scale != 1 else f"number for {kind}"
                 fault = f"{values[wrong][0]}, which is no {what}"

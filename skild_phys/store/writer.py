@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from skild_phys.errors import OutputTaken, StoreError
+from skild_phys.errors import OutputLarger, OutputTaken, StoreError
 from skild_phys.files import (
     PARTIAL,
     Lock,
@@ -352,7 +352,7 @@ class StoreWriter:
         if not self.kept:
             _remove(self.path / KEPT)  # damaged, or of before the last commit
         if self.committed > self._planned:
-            raise OutputTaken(
+            raise OutputLarger(
                 "-o",
                 str(self.path),
                 f"a path that does not exist: this store has {self.committed} samples, more than "
