@@ -132,6 +132,7 @@ def test_outputs_lie_beside_their_inputs(typed: Typed, tmp_path: Path) -> None:
     assert typed(line)[1][-1] == "means-fill-x2.zarr"
     reports = [typed("compare data/a.zarr data/a-fill-x2.zarr --no-figures") for _ in range(2)]
     assert [out[-1] for _, out, _ in reports] == ["report/report.html", "report-2/report.html"]
+    assert typed("measure data/a.zarr --only U4 --threads 1 -o m.nc")[1][-1] == "m.nc"
     line = "generate --L 8 -n 2 --steps 2 --threads 1"
     assert typed(line)[1][-1] == "ising2d-L8-generated.zarr"
 
@@ -168,3 +169,11 @@ def test_more_samples_of_the_same_run_are_added_to_it(typed: Typed, tmp_path: Pa
     assert (code, out[-1]) == (0, "ising2d-L4-Tc.zarr")
     assert "it holds 16 samples of this run, more than the 8 asked for" in err
     assert files_of(both.path) == before
+
+
+def test_a_large_misfit_is_warned_of(typed: Typed, tmp_path: Path) -> None:
+    """Planted, seen to fail: the misfit of any size in a line like that of a good one."""
+    noise = 0.1 * np.random.default_rng(1).normal(size=(2, 4, 4))
+    np.save(tmp_path / "noise.npy", noise.astype(np.float32))
+    line = "refine noise.npy --rule spectral --factor 2 --steps 4 --threads 1"
+    assert "warning: the misfit is large" in typed(line)[2]
