@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -105,12 +106,15 @@ def test_what_else_lies_there_is_left_alone(typed: Typed, tmp_path: Path) -> Non
 
 def test_the_same_run_resumes(typed: Typed, tmp_path: Path) -> None:
     """Planted, seen to fail: a default name is free only where nothing lies."""
-    spec = SimulationSpec(L=4, temperature=2.5, n_samples=400, every=2, burn_in=10, chains=1)
-    asked = iter([False] * 3 + [True] * 1000)
+    spec = SimulationSpec(L=4, temperature=2.5, n_samples=40, every=2, burn_in=10, chains=1)
+    simulate(spec, "ising2d-L4-T2.5.zarr", n_threads=1)
     with pytest.raises(Interrupted):
-        simulate(spec, "ising2d-L4-T2.5.zarr", chunk=8, n_threads=1, stop=lambda: next(asked))
+        simulate(replace(spec, n_samples=400), "ising2d-L4-T2.5.zarr", stop=lambda: True)
     begun = open_store(tmp_path / "ising2d-L4-T2.5.zarr")
-    assert 0 <= begun.n_samples < 400
+    assert 0 < begun.n_samples < 400
+    unfinished = f"warning: {begun.path.name}: is unfinished: {begun.n_samples} of 400 samples"
+    for line in ("measure {} --only U4 --threads 1", "coarsen {} --factor 2"):
+        assert unfinished in typed(line.format(begun.path))[2]
     line = f"simulate --L 4 --T 2.5 -n 400 --chains 1 {SMALL}"
     assert typed(line)[1][-1] == "ising2d-L4-T2.5.zarr"
     assert open_store(tmp_path / "ising2d-L4-T2.5.zarr").complete

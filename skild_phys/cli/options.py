@@ -316,9 +316,13 @@ def warn(warnings: Iterable[str]) -> None:
 
 
 def warn_of(stores: Iterable[Lattices | CoarseInput]) -> None:
-    """Print what is to be minded of `stores`, by their attribute `warnings`."""
+    """Print what is to be minded of `stores`: that one is unfinished, and its `warnings`."""
     for store in stores:
-        warn(f"{store.path.name}: {text}" for text in warnings_of(store.attrs))
+        texts = warnings_of(store.attrs)
+        kept, planned = (store.attrs.get(f"samples_{n}") for n in ("committed", "planned"))
+        if kept != planned:
+            texts = [f"is unfinished: {kept} of {planned} samples are there", *texts]
+        warn(f"{store.path.name}: {text}" for text in texts)
 
 
 def warnings_of(attrs: Mapping[str, Any]) -> list[str]:
