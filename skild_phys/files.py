@@ -196,20 +196,28 @@ def whole_directory(path: AnyPath, *, replace: bool = False) -> Iterator[Path]:
 
     If the writing fails or is killed, `path` is as it was. A directory that is there already keeps
     what else it holds; with `replace` it goes. Raises WriteError. The caller holds the lock.
+
+    Links are followed. The folder lies in a directory that stays, which may be a mount point, and
+    else beside `path`: no rename leaves the file system.
     """
-    path = Path(path)
+    shown, path = path, Path(path).resolve()
     part, old = (path.with_name(f".{path.name}{end}{PARTIAL}") for end in ("", ".old"))
     try:
         if old.exists() and not path.exists():  # killed between the two renames below
             os.replace(old, path)
         for left in (part, old):
             shutil.rmtree(left, ignore_errors=True)
-        part.mkdir()
         there = path.exists()
+        if there and not replace:
+            part = path / part.name
+            shutil.rmtree(part, ignore_errors=True)
+        part.mkdir()
         yield part
         fsync_tree(part)
         if path.exists() != there:
-            raise StoreError(f"{path}: was made or removed by another process meanwhile")
+            raise StoreError(
+                f"{os.fspath(shown)}: was made or removed by another process meanwhile"
+            )
         if there and not replace:
             for file in part.iterdir():
                 os.replace(file, path / file.name)
@@ -217,9 +225,9 @@ def whole_directory(path: AnyPath, *, replace: bool = False) -> Iterator[Path]:
             if there:
                 os.replace(path, old)
             os.replace(part, path)
-        _fsync(path.parent)
+        _fsync(part.parent)
     except OSError as error:
-        raise write_error(path, error) from error
+        raise write_error(shown, error) from error
     finally:
         for left in (part, old):
             if path.exists() or left is part:
@@ -243,8 +251,10 @@ class Lock:
 
     def acquire(self) -> Lock:
         """Take the lock; raises StoreError when it is held, WriteError when it cannot be."""
-        directory = not self._beside and os.path.isdir(self._path)
-        self._target = self._path if directory else self._path.with_name(f".{self._path.name}.lock")
+        there = os.path.isdir(self._path)
+        directory = there and not self._beside
+        real = Path(os.path.realpath(self._path)) if there else self._path
+        self._target = self._path if directory else real.with_name(f".{real.name}.lock")
         flags = os.O_RDONLY if directory else os.O_RDWR | os.O_CREAT
         try:
             while self._descriptor is None:

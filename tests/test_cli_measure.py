@@ -356,6 +356,23 @@ def test_a_lattice_store_is_not_replaced_by_a_measurement(
     assert cli("measure", refined, "--json")[0] == 0
 
 
+def test_only_a_zarr_group_is_replaced_by_a_measurement(
+    cli: Cli, fine: Path, tmp_path: Path
+) -> None:
+    """Planted, seen to fail: any folder of that name (the thesis was gone)."""
+    output = tmp_path / "my.zarr"
+    command = ("measure", fine, "--only", "energy", "-o", output, "--overwrite")
+    output.mkdir()
+    for _ in range(2):  # an empty folder, then the measurement before
+        assert cli(*command)[0] == 0
+        assert "energy" in xr.open_zarr(output, consolidated=False)
+    (output / "thesis.tex").write_text("mine")
+    code, _, err = cli(*command)
+    assert (code, err.count("\n")) == (2, 1)
+    assert "a Zarr group with nothing else" in err
+    assert (output / "thesis.tex").read_text() == "mine"
+
+
 @pytest.mark.filterwarnings("error")
 def test_what_is_not_finite_is_no_agreement(cli: Cli, fine: Path, tmp_path: Path) -> None:
     """Of equal lattices S(k) is 0, and ratios to it are infinite."""

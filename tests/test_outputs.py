@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -102,6 +103,27 @@ def test_a_directory_keeps_what_else_it_holds(named: dict[str, Path]) -> None:
     assert call(f"{words} --overwrite") == 0
     assert (output / "notes").read_text() == "mine"
     assert (output / "measure.csv").read_text() != "old"
+
+
+def test_reports_go_through_links_to_other_file_systems(named: dict[str, Path]) -> None:
+    """Planted, seen to fail: files made beside the link ("Invalid cross-device link")."""
+    other = Path("/dev/shm")
+    if not os.access(other, os.W_OK) or other.stat().st_dev == named["out"].stat().st_dev:
+        pytest.skip("no other file system")
+    with tempfile.TemporaryDirectory(dir=other) as folder:
+        (Path(folder) / "there").mkdir()
+        for name, target in (("there", "there"), ("new", "new")):
+            link = named["out"] / name
+            link.symlink_to(Path(folder) / target)
+            words = f"compare {named['a']} {named['b']} --no-figures --overwrite -o {link}"
+            for _ in range(2):
+                assert call(words) == 0
+                assert link.is_symlink()
+                assert "report.html" in os.listdir(Path(folder) / target)
+        assert sorted(os.listdir(folder)) == ["new", "there"]
+        with Lock(Path(folder) / "there", beside=True):
+            assert call(words.replace("/new", "/there")) == 2
+        assert not [n for n in os.listdir(Path(folder) / "there") if n.startswith(".")]
 
 
 @pytest.mark.parametrize(

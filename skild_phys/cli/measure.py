@@ -185,14 +185,18 @@ def parse_offsets(text: str) -> tuple[tuple[int, ...], ...]:
 
 def _check_kind(output: Path) -> None:
     from skild_phys.store import is_store
+    from skild_phys.store.schema import ROOT
 
     if output.suffix not in _SUFFIXES:
         accepted = "FILE.nc, FILE.zarr, FILE.csv, or a directory without a suffix"
         raise BadInput("-o", str(output), accepted)
     if output.exists() and output.is_dir() != (output.suffix in ("", ".zarr")):
         raise BadInput("-o", str(output), "a file for .nc and .csv, else a directory")
-    if output.suffix == ".zarr" and output.exists() and is_store(output):
-        raise BadInput("-o", str(output), "no store of lattices, which this would replace")
+    if output.suffix == ".zarr" and output.exists():
+        if is_store(output):
+            raise BadInput("-o", str(output), "no store of lattices, which this would replace")
+        if not all(p.name == ROOT or (p / ROOT).is_file() for p in output.iterdir()):
+            raise BadInput("-o", str(output), "a Zarr group with nothing else, which this replaces")
 
 
 def _print(result: xr.Dataset, everything: bool) -> None:
