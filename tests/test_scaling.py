@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+import skild_phys as sp
 from skild_phys.cli import run
 from skild_phys.errors import BadInput
 from skild_phys.lattice.exact import kaufman_energy, kaufman_specific_heat
 from skild_phys.lattice.models import MODELS
 from skild_phys.measurement import reweighting
+from skild_phys.measurement.compare import compare
 from skild_phys.measurement.reweighting import effective_share, free_energies, log_weights
 from skild_phys.measurement.scaling import Number, Quality, Scaling, exponents, scaling
 from skild_phys.measurement.scaling import curves as module
@@ -21,7 +24,7 @@ from skild_phys.measurement.scaling.collapse import WINDOWS
 from skild_phys.measurement.scaling.fits import fit_sizes
 from skild_phys.simulation.chain import simulate
 from skild_phys.simulation.spec import SimulationSpec
-from skild_phys.store import LatticeStore, create_store, open_store
+from skild_phys.store import LatticeStore, create_store, open_lattices, open_store
 
 TC = MODELS["ising2d"].critical_temperature
 
@@ -291,6 +294,18 @@ def test_runs_of_one_size_are_joined(tmp_path: Path, stores: dict[int, LatticeSt
     assert errors[0] < errors[1]
 
 
+def test_datasets_in_memory_are_told_apart_by_their_samples() -> None:
+    """Planted, seen to fail: by their paths, which are "dataset" for all of them."""
+    runs = [
+        open_lattices(sp.simulate(L=L, T=T, samples=60, every=2, burn_in=20, seed=i, threads=1))
+        for i, (L, T) in enumerate([(8, "Tc"), (8, "Tc"), (8, "1.02Tc"), (16, "Tc")])
+    ]
+    assert scaling(runs, bins=8).curves[0].samples == 180
+    assert "truth itself" not in str(compare(runs[0], [runs[1]]).models[0].notes)
+    with pytest.raises(BadInput, match="every store once"):
+        scaling([*runs, runs[0]], bins=8)
+
+
 def test_what_cannot_be_scaled_is_refused(tmp_path: Path, stores: dict[int, LatticeStore]) -> None:
     with pytest.raises(BadInput, match="two sizes or more"):
         scaling([stores[16]])
@@ -298,6 +313,9 @@ def test_what_cannot_be_scaled_is_refused(tmp_path: Path, stores: dict[int, Latt
         scaling([*stores.values()], bins=1)
     with pytest.raises(BadInput, match="every store once"):
         scaling([stores[16], open_store(stores[16].path), stores[32]])
+    shutil.copytree(stores[16].path, tmp_path / "copy.zarr")
+    with pytest.raises(BadInput, match="every store once"):
+        scaling([stores[16], open_store(tmp_path / "copy.zarr"), stores[32]])
     spins = np.ones((50, 8, 16), dtype=np.int8)
     for name, attrs, words in (
         ("wide", {"model": "ising2d", "temperature": TC}, "equal sides, not 8x16"),
@@ -337,6 +355,23 @@ def cli(capfd: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]
         return int(ended.value.code or 0), out, err
 
     return call
+
+
+def test_warnings_go_to_stderr_and_into_the_json(
+    cli: Callable[..., tuple[int, str, str]], tmp_path: Path
+) -> None:
+    """Above Tc nothing crosses. Planted, seen to fail: the warning among the results."""
+    paths = [tmp_path / f"L{side}.zarr" for side in (8, 16)]
+    for side, path in zip((8, 16), paths):
+        sp.simulate(L=side, T="1.15Tc", samples=200, every=4, burn_in=50, output=path)
+    words = ("scaling", *paths, "--bins", 20, "--threads", 1)
+    warning = "no curves cross: no Tc and no collapse"
+    code, out, err = cli(*words)
+    assert (code, "warning" in out) == (0, False)
+    assert f"warning: {warning}\n" in err
+    code, out, err = cli(*words, "--json")
+    assert warning in json.loads(out)["warnings"]
+    assert f"warning: {warning}\n" in err
 
 
 def test_the_command_prints_writes_and_draws(

@@ -17,6 +17,7 @@ from skild_phys.cli.options import (
     overwrite_option,
     progress_bar,
     threads_option,
+    warn,
     warn_of,
 )
 from skild_phys.cli.terminal import say, show
@@ -94,6 +95,7 @@ def command(
     if output is not None:
         with announced("drawing ..."), whole_directory(output) as folder:
             _write(found, folder)
+    warn(found.warnings())
     if as_json:
         say(json.dumps(as_plain(found), allow_nan=False))
     else:
@@ -245,8 +247,6 @@ def _print(found: Scaling) -> None:
     for part in (crossings, exponents, collapses):
         say("")
         show(part, 120)
-    for warning in found.warnings():
-        say(f"warning: {warning}")
     known = ", ".join(
         f"{'Tc' if name == 'temperature' else name} = {value:.7g}"
         for name, value in found.published.items()

@@ -18,7 +18,7 @@ class Lattices(ABC):
 
     Attributes
     ----------
-    path : where they lie; of lattices in memory the Dataset's attribute `name`, or `dataset`.
+    path : where they lie; of lattices in memory only what messages call them.
     attrs : what is known of them (model, temperature, rule, seed, ...).
     field : what a site holds: `spins` (int8, +-1), `states` (int8, 0 .. q-1), `block_sum` or
         `state_count` (int16), `field` (real numbers; float32 in a store), `image` (uint8).

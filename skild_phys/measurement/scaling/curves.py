@@ -95,10 +95,12 @@ def by_side(stores: Sequence[Lattices], bins: int) -> dict[int, list[Lattices]]:
         if not 2 <= bins <= store.n_samples:
             raise BadInput("--bins", bins, f"2 to {store.n_samples}, the lattices of {store.path}")
         before = found.setdefault(store.shape[0], [])
-        if any(store.path.resolve() == other.path.resolve() for other in before):
-            raise BadInput("STORE", str(store.path), "every store once")
         for other in before:
-            if temperature == other.attrs["temperature"] and (n := shared(other, store)):
+            if temperature != other.attrs["temperature"]:
+                continue
+            if store.digest() == other.digest():
+                raise BadInput("STORE", str(store.path), "every store once")
+            if n := shared(other, store):
                 accepted = f"samples of its own (another --seed): {n} are those of {other.path}"
                 raise BadInput("STORE", str(store.path), accepted)
         before.append(store)
