@@ -119,7 +119,7 @@ def simulate(
     """
     sides = "x".join(map(str, L)) if isinstance(L, Sequence) and not isinstance(L, str) else L
     given = {"model": model, "L": sides, "T": T, "samples": samples, "seed": seed}
-    return _made("simulate", {}, output, given | options)
+    return _made("simulate", [], output, given | options)
 
 
 def coarsen(
@@ -152,7 +152,7 @@ def coarsen(
     (4, 4, 4)
     """
     given = {"factor": factor, "rule": rule}
-    return _made("coarsen", {"fine": fine}, output, given | options)
+    return _made("coarsen", [("fine", fine)], output, given | options)
 
 
 def refine(
@@ -191,7 +191,7 @@ def refine(
     True
     """
     given = {"factor": factor, "method": method, "seed": seed}
-    return _made("refine", {"coarse": coarse}, output, given | options)
+    return _made("refine", [("coarse", coarse)], output, given | options)
 
 
 def generate(
@@ -210,7 +210,7 @@ def generate(
     (2, 16, 16)
     """
     given = {"L": L, "n": samples, "seed": seed}
-    return _made("generate", {}, output, given | options)
+    return _made("generate", [], output, given | options)
 
 
 def train(lattices: Lattices | Arrays | None = None, *, output: AnyPath, **options: object) -> Path:
@@ -221,7 +221,7 @@ def train(lattices: Lattices | Arrays | None = None, *, output: AnyPath, **optio
     """
     from skild_phys.cli import call
 
-    inputs = {} if lattices is None else {"lattices": lattices}
+    inputs = [] if lattices is None else [("lattices", lattices)]
     with _on_disk(inputs, options, repeats=True) as (paths, told):
         call("train", paths, {"output": output} | told)
     return Path(output)
@@ -261,8 +261,7 @@ def measure(
     from skild_phys.measurement.dataset import measure as measured
 
     with as_in_python():
-        check_whole("threads", threads)
-        check_whole("seed", seed, 0)
+        threads, seed = check_whole("threads", threads), check_whole("seed", seed, 0)
         names = [name.strip() for name in only.split(",")] if isinstance(only, str) else only
         method = errors if isinstance(errors, ErrorMethod) else ErrorMethod(errors, seed=seed)
         return measured(lattices, only=names, errors=method, seed=seed, threads=threads, **attrs)
@@ -337,13 +336,12 @@ def compare(
     from skild_phys.cli import call
     from skild_phys.measurement import REPORT
 
-    inputs = dict(zip(_names([truth, *models]), [truth, *models]))
-    inputs |= {} if coarse is None else {"coarse": coarse}
-    with _on_disk(inputs, options) as (paths, told), tempfile.TemporaryDirectory() as folder:
+    inputs = [*zip(_names([truth, *models]), [truth, *models])]
+    told_of = options | {"coarse": coarse}
+    with _on_disk(inputs, told_of) as (paths, told), tempfile.TemporaryDirectory() as folder:
         where = Path(folder) / "report" if output is None else output
-        beside = {} if coarse is None else {"coarse": paths.pop()}
         called = {} if names is None else {"names": ",".join(names)}
-        found = call("compare", paths, {"output": where} | beside | called | told)
+        found = call("compare", paths, {"output": where} | called | told)
         where = Path(where)
         return Report(found, (where / REPORT).read_text())
 
@@ -387,7 +385,7 @@ def _names(inputs: Sequence[Lattices | Arrays]) -> list[str]:
 
 def _made(
     command: str,
-    inputs: Mapping[str, Lattices | Arrays],
+    inputs: Sequence[tuple[str, Lattices | Arrays]],
     output: AnyPath | None,
     options: dict[str, object],
 ) -> xr.Dataset:
@@ -412,7 +410,10 @@ def _made(
 
 @contextlib.contextmanager
 def _on_disk(
-    inputs: Mapping[str, object], options: Mapping[str, object], *, repeats: bool = False
+    inputs: Sequence[tuple[str, object]],
+    options: Mapping[str, object],
+    *,
+    repeats: bool = False,
 ) -> Iterator[tuple[list[Path], dict[str, object]]]:
     """Yield paths of `inputs`, and `options` with paths in place of data and weights.
 
@@ -423,7 +424,9 @@ def _on_disk(
 
     with tempfile.TemporaryDirectory() as folder:
         where = Path(folder)
-        paths = [_path_of(name, data, where, repeats) for name, data in inputs.items()]
+        paths = [
+            _path_of(name, data, where / str(i), repeats) for i, (name, data) in enumerate(inputs)
+        ]
         told = {
             name: _path_of(name, value, where, True)
             if isinstance(value, xr.Dataset | xr.DataArray | np.ndarray)
@@ -451,6 +454,7 @@ def _path_of(name: str, data: object, folder: Path, repeats: bool) -> Path:
 
     if isinstance(data, str | os.PathLike):
         return Path(data)
+    folder.mkdir(exist_ok=True)
     if isinstance(data, xr.DataArray):
         data = data.to_dataset(name=data.name or "array")
     if isinstance(data, xr.Dataset):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from numbers import Integral
 from typing import Any
 
 _LONGEST = 200
@@ -63,16 +64,20 @@ class InputWarning(UserWarning):
     """What is to be minded of the lattices that were given; commands print it before they begin."""
 
 
-def check_whole(option: str, value: Any, least: int = 1, most: int | None = None) -> None:
-    """Raise BadInput unless `value` is a whole number from `least` on, up to `most`."""
+def check_whole(option: str, value: Any, least: int = 1, most: int | None = None) -> int:
+    """Return `value` as an int; raise BadInput unless it is whole, from `least` on, up to `most`.
+
+    NumPy's integers are whole numbers too.
+    """
     if (
-        not isinstance(value, int)
+        not issubclass(type(value), Integral)
         or isinstance(value, bool)
         or value < least
         or (most is not None and value > most)
     ):
         reach = f"from {least} on" if most is None else f"from {least} to {most}"
         raise BadInput(option, value, f"a whole number {reach}")
+    return int(value)
 
 
 def how_to_install(extra: str) -> str:

@@ -17,6 +17,7 @@ import xarray as xr
 import skild_phys as sp
 from skild_phys.cli import run
 from skild_phys.errors import BadInput, Interrupted, StoreError
+from skild_phys.simulation.spec import SimulationSpec
 from skild_phys.skild.weights import load_weights, shipped_weights
 from skild_phys.store import LatticeStore, open_store
 
@@ -141,6 +142,31 @@ def test_models_are_called_like_their_files(fine: xr.Dataset, tmp_path: Path) ->
     paths = [tmp_path / "one.zarr", tmp_path / "two.zarr"]
     named = sp.compare(fine, *paths, names=["a", "b c"], no_figures=True)
     assert [m.name for m in named.comparison.models] == ["a", "b c"]
+
+
+def test_no_model_is_lost_for_its_name(fine: xr.Dataset, tmp_path: Path) -> None:
+    """Planted, seen to fail: inputs in a dict by name (one model for three, none called coarse)."""
+    coarse = sp.coarsen(fine, 2)
+    (tmp_path / "other").mkdir()
+    files = ("a.zarr", "a 2.zarr", "other/a.zarr", "coarse.zarr")
+    models = [
+        sp.refine(coarse, method="fill", seed=i, output=tmp_path / name)
+        for i, name in enumerate(files)
+    ]
+    report = sp.compare(fine, *models, coarse=coarse, no_figures=True)
+    assert [m.name for m in report.comparison.models] == ["a", "a 2", "a 3", "coarse"]
+    energies = [float(m.data["energy"]) for m in report.comparison.models]
+    assert energies == pytest.approx([float(m["energy"].mean()) for m in models])
+
+
+def test_numpys_integers_are_whole_numbers(fine: xr.Dataset) -> None:
+    """Planted, seen to fail: only Python's int."""
+    whole = np.int64(1)
+    found = sp.measure(fine, only="energy", errors="bootstrap", seed=whole, threads=whole)
+    assert found.identical(sp.measure(fine, only="energy", errors="bootstrap", seed=1, threads=1))
+    assert type(SimulationSpec(8, 2.0, 4, seed=whole).seed) is int
+    with pytest.raises(BadInput, match="threads: True"):
+        sp.measure(fine, threads=True)
 
 
 def test_a_measurement_as_a_tidy_table(fine: xr.Dataset) -> None:

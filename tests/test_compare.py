@@ -14,7 +14,7 @@ from skild_phys.errorbars import ErrorMethod
 from skild_phys.errors import BadInput, StoreError
 from skild_phys.lattice.coarsen import coarsen_spins
 from skild_phys.lattice.models import MODELS
-from skild_phys.measurement.compare import Comparison, compare
+from skild_phys.measurement.compare import Comparison, compare, numbered
 from skild_phys.measurement.dataset import measure
 from skild_phys.measurement.lattices import read_lattices
 from skild_phys.measurement.report import html_report, ranking, summary, table, verdict, with_error
@@ -299,6 +299,28 @@ def test_a_single_lattice_claims_nothing(tmp_path: Path) -> None:
     one = save(tmp_path / "one.zarr", np.ones((1, 8, 8), dtype=np.int8), {})
     found = compare(one, [one])
     assert "nothing can be said" in verdict(found, found.models[0])
+
+
+def test_one_configuration_against_many_has_no_p(tmp_path: Path) -> None:
+    """A single configuration has no error, so nothing is judged, whichever side it is on.
+
+    Planted, seen to fail: the covariance of the other ensemble alone (p near 0).
+    """
+    many = save(tmp_path / "many.zarr", critical_lattices(60, 8, 1), {})
+    one = save(tmp_path / "one.zarr", critical_lattices(1, 8, 2), {})
+    for truth, model in ((many, one), (one, many)):
+        found = compare(truth, [model])
+        assert all(np.isnan(a.p) for a in found.models[0].together.values())
+        assert "nothing can be said" in verdict(found, found.models[0])
+
+
+@pytest.mark.parametrize(
+    ("names", "numbers"),
+    [(["a", "a", "a"], ["a", "a 2", "a 3"]), (["a", "a 2", "a"], ["a", "a 2", "a 3"])],
+)
+def test_alike_names_get_a_number_that_is_free(names: list[str], numbers: list[str]) -> None:
+    """Planted, seen to fail: the count of equal names, which gives "a 2" twice."""
+    assert numbered(names) == numbers
 
 
 def test_lattices_are_read_in_any_order(truth: LatticeStore, lattices: np.ndarray) -> None:

@@ -335,7 +335,7 @@ def _independent(model: Estimate, truth: Estimate) -> Estimate:
         np.maximum(model.tau, truth.tau),
         np.full_like(model.tau_error, np.nan),
         np.minimum(model.n_eff, truth.n_eff),
-        model.influence + truth.influence,
+        model.influence + truth.influence if model.influence and truth.influence else (),
     )
 
 
@@ -358,7 +358,11 @@ def _check(store: Lattices, truth: Lattices) -> None:
 
 def numbered(names: Sequence[str]) -> list[str]:
     """Return the names with a number behind those that were there before: skild, skild 2."""
-    return [n if (i := [*names[:k]].count(n)) == 0 else f"{n} {i + 1}" for k, n in enumerate(names)]
+    found: list[str] = []
+    for name in names:
+        tries = (name, *(f"{name} {i}" for i in range(2, len(names) + 1)))
+        found.append(next(n for n in tries if n not in found))
+    return found
 
 
 def _names(models: Sequence[Lattices], names: Sequence[str] | None) -> list[str]:

@@ -128,16 +128,16 @@ class SimulationSpec:
             raise BadInput("streams", self.streams, f"{STREAMS}, or None")
         if self.chains is None:
             self._set("chains", max(4, chosen.replicas))
-        for option, value, least in (
-            ("-n", self.n_samples, 1),
-            ("--chains", self.chains, 1),
-            ("--seed", self.seed, 0),
-            ("--every", self.every, 1),
-            ("--burn-in", self.burn_in, 0),
-            ("stint", self.stint, 1),
+        for option, name, least in (
+            ("-n", "n_samples", 1),
+            ("--chains", "chains", 1),
+            ("--seed", "seed", 0),
+            ("--every", "every", 1),
+            ("--burn-in", "burn_in", 0),
+            ("stint", "stint", 1),
         ):
-            if value is not None:
-                check_whole(option, value, least)
+            if (value := getattr(self, name)) is not None:
+                self._set(name, check_whole(option, value, least))
         if self.n_samples > MOST_SAMPLES:
             raise BadInput("-n", self.n_samples, f"at most {MOST_SAMPLES}")
         if self.n_chains > MOST_CHAINS:
