@@ -176,8 +176,9 @@ def _ended(args: Sequence[str] | None) -> int:
         name = error.filename if flush() else None
         return _fail(f"{name or 'output'}: {error.strerror or error}", 3)
     except (KeyboardInterrupt, click.Abort) as error:  # an Abort is a RuntimeError too
-        if isinstance(error.__cause__, EOFError):  # a bug, which click takes for Ctrl-D
-            raise error.__cause__ from None
+        first = error.__cause__ or error.__context__
+        if isinstance(first, EOFError):  # a bug, which click takes for Ctrl-D
+            raise first from None
         return _fail("interrupted", 130)
     except (MemoryError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and not any(w in str(error) for w in NO_MEMORY):
