@@ -255,3 +255,16 @@ def test_splits_of_a_store(tmp_path: Path) -> None:
         writer.commit({"field": np.zeros((1, 4, 4), np.float32)})
     with pytest.raises(BadInput, match="images, not 'field'"):
         ImageLattices(open_store(tmp_path / "f.zarr"))
+
+
+@pytest.mark.parametrize("name", ["../out.png", "/tmp/out.png", "a/../../out.png"])
+def test_nothing_is_written_outside_of_an_archives_folder(tmp_path: Path, name: str) -> None:
+    """Planted, seen to fail: members are written where they say."""
+    (tmp_path / "a.png").write_bytes(b"x")
+    with tarfile.open(tmp_path / "a.tar", "w") as out:
+        out.add(tmp_path / "a.png", arcname=name)
+    with tarfile.open(tmp_path / "a.tar") as tar:
+        member = tar.getmembers()[0]
+        member.name = name  # as a hostile archive has it
+        with pytest.raises(tarfile.TarError, match="lies outside"):
+            datasets._extract(tar, member, tmp_path / "folder")

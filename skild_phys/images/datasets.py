@@ -10,6 +10,8 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import lzma
+import os
+import shutil
 import tarfile
 import tempfile
 import zipfile
@@ -83,6 +85,21 @@ class ImageFiles:
     source: str = "folder"
 
 
+def _extract(tar: tarfile.TarFile, member: tarfile.TarInfo, folder: Path) -> None:
+    """Write a plain file of an archive below `folder`; links and devices are left out.
+
+    `TarFile.extractall` refuses what lies outside from Python 3.11.4 on only.
+    """
+    path = Path(os.path.normpath(folder / member.name))
+    content = tar.extractfile(member) if member.isreg() else None
+    if content is not None:
+        if not path.is_relative_to(folder):
+            raise tarfile.TarError(f"'{member.name}' lies outside of it")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with content, open(path, "wb") as file:
+            shutil.copyfileobj(content, file)
+
+
 @contextlib.contextmanager
 def opened(where: Path) -> Iterator[Path]:
     """Yield the folder `where`, or one with what the archive `where` holds; raises BadInput."""
@@ -98,7 +115,8 @@ def opened(where: Path) -> Iterator[Path]:
                     archive.extractall(folder)
             else:
                 with tarfile.open(where) as tar:
-                    tar.extractall(folder, filter="data")
+                    for member in tar:
+                        _extract(tar, member, Path(folder))
                     # The checksum of what is compressed comes after the last member.
                     while tar.fileobj is not None and tar.fileobj.read(2**20):
                         pass
