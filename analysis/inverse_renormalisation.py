@@ -23,14 +23,14 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from local_rule import LocalRule
 from study import Study, signed
 
 import skild_phys as sp
-from skild_phys.lattice.exact import BINDER, XI_OVER_L, kaufman_energy
-from skild_phys.lattice.models import MODELS
 from skild_phys.measurement.report import with_error
+from skild_phys.models import MODELS
+from skild_phys.models.exact import BINDER, XI_OVER_L, kaufman_energy
 from skild_phys.rng import generator
-from skild_phys.skild.local_rule import LocalRule
 
 
 # %% What the table says

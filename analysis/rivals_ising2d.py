@@ -40,16 +40,16 @@ from dataclasses import asdict, replace
 import numpy as np
 import pandas as pd
 import torch
+from local_rule import LocalRule
 from study import Study, kept, residuals, skild_phys
 
-from skild_phys.lattice.coarsen import BlockMean, coarsen_spins
-from skild_phys.lattice.models import MODELS
+from skild_phys.models import MODELS
 from skild_phys.rng import TRAINING, kernel_state, seed_sequence
+from skild_phys.rules.coarsen import BlockMean, coarsen_spins
 from skild_phys.skild.config import TrainConfig, read_config
 from skild_phys.skild.couplings import Couplings
 from skild_phys.skild.denoiser import y0_from_output
 from skild_phys.skild.draw import draw_spins
-from skild_phys.skild.local_rule import LocalRule
 from skild_phys.skild.model import Skild
 from skild_phys.skild.network import UNet
 from skild_phys.skild.precision import network_dtype

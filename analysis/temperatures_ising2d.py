@@ -13,7 +13,7 @@ Carlo at the lattices' own temperature.
 import pandas as pd
 from study import RESIDUALS, Study, campaign_results, residuals, signed
 
-from skild_phys.lattice.models import MODELS
+from skild_phys.models import MODELS
 
 
 # %% What the table says

@@ -25,8 +25,8 @@ import pandas as pd
 import torch
 from study import Study, signed
 
-from skild_phys.lattice.coarsen import coarsen_spins
-from skild_phys.lattice.models import MODELS
+from skild_phys.models import MODELS
+from skild_phys.rules.coarsen import coarsen_spins
 from skild_phys.skild.config import TrainConfig, read_config
 from skild_phys.skild.constraint import Blocks
 from skild_phys.skild.denoiser import half_tanh, see_fields, spin_logits, y0_from_output

@@ -16,7 +16,7 @@ import pandas as pd
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from skild_phys.lattice.exact import torus_structure_factor
+from skild_phys.models.exact import torus_structure_factor
 from skild_phys.plots import MARKERS, STYLE, THEORY, colour, save_figure
 from skild_phys.skild.basis import make_basis
 from skild_phys.skild.config import read_config

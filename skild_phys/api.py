@@ -98,7 +98,7 @@ def simulate(
 
     Parameters
     ----------
-    model : ising2d, ising3d, potts3, ... (`skild_phys.lattice.models.MODELS`).
+    model : ising2d, ising3d, potts3, ... (`skild_phys.models.MODELS`).
     L : side, or sides such as (256, 128), "256x128".
     T : temperature in J / k_B, "Tc", or a multiple such as "1.05Tc".
     samples : number of lattices.

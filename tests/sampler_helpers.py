@@ -11,9 +11,9 @@ import numpy as np
 import scipy.stats
 from numpy.typing import NDArray
 
-from skild_phys.lattice.models import MODELS, Model
-from skild_phys.lattice.models.potts import Potts
-from skild_phys.lattice.torus import equal_bonds
+from skild_phys.models import MODELS, Model
+from skild_phys.models.geometry import equal_bonds
+from skild_phys.models.potts import Potts
 from skild_phys.simulation.algorithms import Algorithm, get_algorithm
 
 Array = NDArray[np.float64]

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from skild_phys.lattice.coarsen import coarsen_spins
-from skild_phys.lattice.models import MODELS
+from skild_phys.models import MODELS
 from skild_phys.rng import kernel_state
+from skild_phys.rules.coarsen import coarsen_spins
 from skild_phys.simulation.wolff import wolff
 from skild_phys.skild.basis import Basis
 from skild_phys.skild.coarse import CoarseInput

@@ -14,7 +14,7 @@ import scipy.stats
 from conftest import files_of
 
 from skild_phys.errors import BadInput, Interrupted
-from skild_phys.lattice.models import MODELS, get_model
+from skild_phys.models import MODELS, get_model
 from skild_phys.rng import SIMULATION, STREAMS, kernel_state, lane_state
 from skild_phys.simulation import burn_in, chain
 from skild_phys.simulation.algorithms import ALGORITHMS, Algorithm

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from skild_phys.cli import run
 from skild_phys.errors import Interrupted
-from skild_phys.lattice.coarsen import (
+from skild_phys.models import MODELS
+from skild_phys.rules.coarsen import (
     FIELDS,
     RULES,
     coarse_field,
@@ -20,7 +21,6 @@ from skild_phys.lattice.coarsen import (
     coarsen_spins,
     tie_coins,
 )
-from skild_phys.lattice.models import MODELS
 from skild_phys.simulation.coarsening import coarsen_store
 from skild_phys.simulation.conditional import CONDITIONAL_RULES, sample_conditional
 from skild_phys.store import LatticeStore, create_store, open_store

@@ -16,8 +16,8 @@ import pytest
 import xarray as xr
 
 from skild_phys.cli import run
-from skild_phys.lattice.exact import kaufman_energy
-from skild_phys.lattice.models import MODELS
+from skild_phys.models import MODELS
+from skild_phys.models.exact import kaufman_energy
 from skild_phys.store import create_store
 
 SIDE, N = 8, 20

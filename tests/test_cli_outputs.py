@@ -14,7 +14,7 @@ from conftest import files_of
 
 from skild_phys.cli import run
 from skild_phys.errors import Interrupted
-from skild_phys.lattice.models.ising import ISING_2D
+from skild_phys.models.ising import ISING_2D
 from skild_phys.simulation.chain import simulate
 from skild_phys.simulation.spec import SimulationSpec
 from skild_phys.skild.config import read_config

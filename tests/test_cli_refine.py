@@ -18,8 +18,8 @@ from skild_helpers import TC, coarse_input, critical_lattices, tiny_weights
 
 from skild_phys.cli import run
 from skild_phys.cli.refine import compile_kernels
-from skild_phys.lattice.coarsen import coarsen_spins
-from skild_phys.lattice.models import MODELS
+from skild_phys.models import MODELS
+from skild_phys.rules.coarsen import coarsen_spins
 from skild_phys.simulation.coarsening import coarsen_store
 from skild_phys.simulation.conditional import clusters, exchange, fill, flip, pilot
 from skild_phys.skild import draw

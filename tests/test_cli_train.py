@@ -16,7 +16,7 @@ from skild_helpers import TC, critical_lattices
 import skild_phys.cli.train as cli
 from skild_phys.cli import run
 from skild_phys.files import Lock
-from skild_phys.lattice.coarsen import coarsen_spins, coarsen_states
+from skild_phys.rules.coarsen import coarsen_spins, coarsen_states
 from skild_phys.skild import train as trainer
 from skild_phys.skild.weights import Weights, load_weights, weights_sha256
 from skild_phys.store import create_store

@@ -8,7 +8,6 @@ from itertools import product
 import numpy as np
 import pytest
 
-from skild_phys.lattice.models import MODELS
 from skild_phys.measurement.clusters import (
     Clusters,
     bin_sizes,
@@ -17,6 +16,7 @@ from skild_phys.measurement.clusters import (
     size_edges,
 )
 from skild_phys.measurement.thermodynamics import domain_wall_density
+from skild_phys.models import MODELS
 
 SPINS = np.array([-1, 1], dtype=np.int8)
 

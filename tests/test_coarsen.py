@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from scipy.stats import chisquare
 
 from skild_phys.errors import BadInput
-from skild_phys.lattice import coarsen
-from skild_phys.lattice.coarsen import (
+from skild_phys.rules import coarsen
+from skild_phys.rules.coarsen import (
     OPERATORS,
     Operator,
     coarsen_lattices,

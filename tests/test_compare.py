@@ -12,15 +12,15 @@ import pytest
 
 from skild_phys.errorbars import ErrorMethod
 from skild_phys.errors import BadInput, StoreError
-from skild_phys.lattice.coarsen import coarsen_spins
-from skild_phys.lattice.models import MODELS
 from skild_phys.measurement.compare import Comparison, compare, numbered
 from skild_phys.measurement.dataset import measure
 from skild_phys.measurement.lattices import read_lattices
 from skild_phys.measurement.report import html_report, ranking, summary, table, verdict, with_error
 from skild_phys.measurement.rows import rows_of
+from skild_phys.models import MODELS
 from skild_phys.plots import FIGURES, caption
 from skild_phys.rng import kernel_state
+from skild_phys.rules.coarsen import coarsen_spins
 from skild_phys.simulation.coarsening import coarsen_store
 from skild_phys.simulation.wolff import wolff
 from skild_phys.store import LatticeStore, create_store, open_store

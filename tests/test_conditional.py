@@ -10,8 +10,8 @@ import pytest
 from numpy.typing import NDArray
 
 from skild_phys.errors import BadInput, Interrupted
-from skild_phys.lattice.coarsen import coarsen_lattices, tie_coins, tie_priorities
-from skild_phys.lattice.models import MODELS
+from skild_phys.models import MODELS
+from skild_phys.rules.coarsen import coarsen_lattices, tie_coins, tie_priorities
 from skild_phys.simulation.conditional import (
     CONDITIONAL_RULES,
     Chain,

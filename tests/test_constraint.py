@@ -10,8 +10,8 @@ import torch
 from numpy.typing import NDArray
 from skild_helpers import critical_lattices, white
 
-from skild_phys.lattice.coarsen import Spectral, coarsen_spins, tie_coins
 from skild_phys.rng import kernel_state
+from skild_phys.rules.coarsen import Spectral, coarsen_spins, tie_coins
 from skild_phys.skild.constraint import (
     Blocks,
     Constraint,

@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 from skild_helpers import TC
 
-from skild_phys.lattice.coarsen import coarsen_spins
+from skild_phys.rules.coarsen import coarsen_spins
 from skild_phys.skild.couplings import (
     SIGNIFICANT,
     Couplings,

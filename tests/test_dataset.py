@@ -11,10 +11,10 @@ import xarray as xr
 
 from skild_phys.errorbars import ErrorMethod
 from skild_phys.errors import BadInput, StoreError
-from skild_phys.lattice.models import MODELS
 from skild_phys.measurement.dataset import measure
 from skild_phys.measurement.observables import OBSERVABLES, STATISTICS
 from skild_phys.measurement.system import Slice, System
+from skild_phys.models import MODELS
 from skild_phys.store import create_store, open_store
 
 N, SHAPE = 30, (12, 16)

@@ -10,7 +10,7 @@ import torch
 from skild_helpers import NEIGHBOURS, POWER_LAW, TINY, critical_lattices, tiny_weights, white
 from torch.nn.functional import softplus
 
-from skild_phys.lattice.coarsen import coarsen_spins
+from skild_phys.rules.coarsen import coarsen_spins
 from skild_phys.skild.basis import BASES
 from skild_phys.skild.constraint import Blocks
 from skild_phys.skild.denoiser import (

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from skild_phys.errors import BadInput
-from skild_phys.lattice import exact
-from skild_phys.lattice.models import MODELS
+from skild_phys.models import MODELS, exact
 
 TC = MODELS["ising2d"].critical_temperature
 

@@ -9,8 +9,6 @@ import numpy as np
 import pytest
 
 from skild_phys.errors import BadInput
-from skild_phys.lattice.exact import kaufman_energy
-from skild_phys.lattice.models import MODELS
 from skild_phys.measurement.four_point import (
     OFFSET_TERMS,
     TERMS,
@@ -20,6 +18,8 @@ from skild_phys.measurement.four_point import (
     offset_terms,
     square_sides,
 )
+from skild_phys.models import MODELS
+from skild_phys.models.exact import kaufman_energy
 
 SHAPES = [(6, 8), (5, 7), (4, 64), (4, 65), (5, 130), (4, 6, 5), (3, 4, 70)]
 SPINS = np.array([-1, 1], dtype=np.int8)

@@ -19,7 +19,7 @@ from PIL import Image
 import skild_phys as sp
 from skild_phys.cli import run
 from skild_phys.errors import BadInput, SkildPhysError, StoreError
-from skild_phys.lattice.coarsen import operator
+from skild_phys.rules.coarsen import operator
 from skild_phys.skild.coarse import open_coarse
 from skild_phys.skild.config import TrainConfig, read_config
 from skild_phys.store import LatticeStore, open_lattices, open_store

@@ -11,10 +11,10 @@ from sampler_helpers import configurations
 
 from skild_phys.cli import call
 from skild_phys.errors import BadInput
-from skild_phys.lattice.models import MODELS
-from skild_phys.lattice.models.base import Array, Model
-from skild_phys.lattice.models.ising import ISING_2D, Ising
 from skild_phys.measurement.dataset import measure
+from skild_phys.models import MODELS
+from skild_phys.models.base import Array, Model
+from skild_phys.models.ising import ISING_2D, Ising
 from skild_phys.rng import kernel_state, uniform
 from skild_phys.simulation import algorithms
 from skild_phys.simulation.algorithms import ALGORITHMS, Algorithm, get_algorithm

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from local_rule import LocalRule
 
 from skild_phys.errors import BadInput
 from skild_phys.rng import generator
-from skild_phys.skild.local_rule import LocalRule
 
 
 def test_a_fit_finds_the_rule_that_drew_the_lattices() -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from skild_phys.lattice.torus import row_parity
+from skild_phys.models.geometry import row_parity
 from skild_phys.rng import lane_state
 from skild_phys.simulation import potts
 from skild_phys.simulation.checkerboard import LAZINESS, MARGIN, merge, split, sublattices

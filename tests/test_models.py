@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from skild_phys.errors import BadInput
-from skild_phys.lattice.models import MODELS, get_model, parse_temperature
+from skild_phys.models import MODELS, get_model, parse_temperature
 
 TC = 2.269185314213022
 

@@ -11,11 +11,11 @@ import pytest
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from skild_phys.lattice.coarsen import block_sums
-from skild_phys.lattice.models import MODELS
 from skild_phys.measurement.compare import Comparison, compare
+from skild_phys.models import MODELS
 from skild_phys.plots import COLOURS, FIGURES, MARKERS, STYLE, figure_bytes, save_figure
 from skild_phys.rng import kernel_state
+from skild_phys.rules.coarsen import block_sums
 from skild_phys.simulation.wolff import wolff
 from skild_phys.store import LatticeStore, create_store, open_store
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from skild_helpers import NEIGHBOURS, critical_lattices, white
 
-from skild_phys.lattice.coarsen import Spectral, coarsen_spins
+from skild_phys.rules.coarsen import Spectral, coarsen_spins
 from skild_phys.skild import posterior
 from skild_phys.skild.constraint import Blocks, Constraint, Free, KeptModes
 from skild_phys.skild.denoiser import SpinLogits, spin_logits

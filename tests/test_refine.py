@@ -13,7 +13,9 @@ from skild_helpers import TC, coarse_input, critical_lattices, tiny_weights
 
 from skild_phys.cli import run
 from skild_phys.errors import BadInput, Interrupted, OutputTaken, StoreError, WeightsError
-from skild_phys.lattice.coarsen import (
+from skild_phys.models import MODELS
+from skild_phys.rng import kernel_state
+from skild_phys.rules.coarsen import (
     block_sums,
     coarsen_lattices,
     coarsen_spins,
@@ -22,8 +24,6 @@ from skild_phys.lattice.coarsen import (
     tie_coins,
     tie_priorities,
 )
-from skild_phys.lattice.models import MODELS
-from skild_phys.rng import kernel_state
 from skild_phys.simulation.coarsening import coarsen_store
 from skild_phys.skild.coarse import CoarseInput, open_coarse
 from skild_phys.skild.refine import (

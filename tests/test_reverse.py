@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from skild_helpers import POWER_LAW, TINY, shell_deviations, tiny_weights, white
 
 from skild_phys.errors import BadInput, Interrupted
-from skild_phys.lattice.coarsen import BlockMean, Decimate, Operator
+from skild_phys.rules.coarsen import BlockMean, Decimate, Operator
 from skild_phys.skild.basis import BASES, make_basis
 from skild_phys.skild.constraint import Blocks, Free
 from skild_phys.skild.couplings import Couplings

@@ -13,8 +13,6 @@ import pytest
 import skild_phys as sp
 from skild_phys.cli import run
 from skild_phys.errors import BadInput
-from skild_phys.lattice.exact import kaufman_energy, kaufman_specific_heat
-from skild_phys.lattice.models import MODELS
 from skild_phys.measurement import reweighting
 from skild_phys.measurement.compare import compare
 from skild_phys.measurement.reweighting import effective_share, free_energies, log_weights
@@ -22,6 +20,8 @@ from skild_phys.measurement.scaling import Number, Quality, Scaling, exponents, 
 from skild_phys.measurement.scaling import curves as module
 from skild_phys.measurement.scaling.collapse import WINDOWS
 from skild_phys.measurement.scaling.fits import fit_sizes
+from skild_phys.models import MODELS
+from skild_phys.models.exact import kaufman_energy, kaufman_specific_heat
 from skild_phys.simulation.chain import simulate
 from skild_phys.simulation.spec import SimulationSpec
 from skild_phys.store import LatticeStore, create_store, open_lattices, open_store

@@ -5,13 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from skild_phys.lattice.exact import (
-    SUSCEPTIBILITY,
-    XI_OVER_L,
-    kaufman_specific_heat,
-    torus_two_point_map,
-)
-from skild_phys.lattice.models import MODELS
 from skild_phys.measurement.system import System
 from skild_phys.measurement.theory import theory
 from skild_phys.measurement.thermodynamics import (
@@ -22,6 +15,13 @@ from skild_phys.measurement.thermodynamics import (
     second_moment_correlation_length,
     specific_heat,
     susceptibility,
+)
+from skild_phys.models import MODELS
+from skild_phys.models.exact import (
+    SUSCEPTIBILITY,
+    XI_OVER_L,
+    kaufman_specific_heat,
+    torus_two_point_map,
 )
 
 

@@ -14,9 +14,9 @@ import torch
 from skild_helpers import TC, TINY, critical_lattices
 
 from skild_phys.errors import BadInput, Interrupted, OutputTaken, StoreError, WeightsError
-from skild_phys.lattice.coarsen import coarsen_spins
-from skild_phys.lattice.exact import kaufman_energy, kaufman_specific_heat
-from skild_phys.lattice.models import MODELS
+from skild_phys.models import MODELS
+from skild_phys.models.exact import kaufman_energy, kaufman_specific_heat
+from skild_phys.rules.coarsen import coarsen_spins
 from skild_phys.skild import train as module
 from skild_phys.skild.config import TrainConfig, read_config
 from skild_phys.skild.constraint import Blocks

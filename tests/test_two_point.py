@@ -8,8 +8,6 @@ from itertools import product
 import numpy as np
 import pytest
 
-from skild_phys.lattice.exact import kaufman_energy
-from skild_phys.lattice.models import MODELS
 from skild_phys.measurement.shells import distance_shells, fold, folded_shape
 from skild_phys.measurement.structure_factor import (
     folded_structure_factor,
@@ -23,6 +21,8 @@ from skild_phys.measurement.two_point import (
     folded_two_point,
     two_point_map,
 )
+from skild_phys.models import MODELS
+from skild_phys.models.exact import kaufman_energy
 
 SHAPES = [(6, 8), (7, 5), (2, 4), (3, 8), (4, 6, 8), (3, 5, 4), (1, 6)]
 

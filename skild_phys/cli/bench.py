@@ -74,7 +74,7 @@ def simulate(
     skild-phys bench simulate
     skild-phys bench simulate --model ising3d --L 64 --no-peers --json
     """
-    from skild_phys.lattice.models import get_model, parse_temperature
+    from skild_phys.models import get_model, parse_temperature
     from skild_phys.simulation.bench import Setting, bench, load_kernels, steps
     from skild_phys.simulation.spec import parse_shape
 

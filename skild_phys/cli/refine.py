@@ -44,8 +44,8 @@ def compile_kernels(
     source: CoarseInput, method: str, polish: int = 0, *, pilot: bool = False
 ) -> None:
     """Compile what refining `source` will call, on one block; quick once it is cached."""
-    from skild_phys.lattice.coarsen import coarsen_lattices
     from skild_phys.rng import kernel_state
+    from skild_phys.rules.coarsen import coarsen_lattices
     from skild_phys.simulation.conditional import sample_conditional
     from skild_phys.simulation.conditional.sampler import CLUSTERS_FROM, SWEEPS_PER_CLUSTERS
     from skild_phys.skild.draw import block_means, draw_spins, rounded_sums
@@ -230,7 +230,7 @@ def spec_of(given: Mapping[str, Any]) -> RefineSpec:
 
 def temperature_of(source: CoarseInput, spec: RefineSpec, given: str | None) -> float | None:
     """Return the temperature that is given, or the source's own; raises BadInput."""
-    from skild_phys.lattice.models import parse_temperature
+    from skild_phys.models import parse_temperature
     from skild_phys.skild.oracle import hamiltonian_of
 
     if given is None:

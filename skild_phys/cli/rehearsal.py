@@ -14,7 +14,7 @@ from skild_phys.errors import BadInput, SkildPhysError
 
 if TYPE_CHECKING:
     from skild_phys.campaign import Step
-    from skild_phys.lattice.models import Model
+    from skild_phys.models import Model
 
 Params = Mapping[str, Any]
 
@@ -72,7 +72,7 @@ def _simulate(params: Params) -> _Store:
 
 
 def _coarsen(params: Params, fine: _Store) -> _Store:
-    from skild_phys.lattice.coarsen import coarse_field, coarse_shape, stored_scale, tie_coins
+    from skild_phys.rules.coarsen import coarse_field, coarse_shape, stored_scale, tie_coins
 
     rule, factor = params["rule"], params["factor"]
     coarse_field(rule, fine.q, len(fine.shape))

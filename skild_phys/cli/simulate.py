@@ -174,7 +174,7 @@ def _default_output(spec: SimulationSpec, given: dict[str, Any]) -> Path:
 def spec_of_options(
     samples: int, side: str | None, temperature: str | None, **given: Any
 ) -> SimulationSpec:
-    from skild_phys.lattice.models import get_model, parse_temperature
+    from skild_phys.models import get_model, parse_temperature
     from skild_phys.simulation.spec import SimulationSpec, parse_shape
 
     model = get_model(given["model"])
@@ -224,7 +224,7 @@ def _check_agreement(
     context: click.Context, given: dict[str, Any], spec: SimulationSpec, output: Path
 ) -> None:
     """Raise BadInput for an option that was given and says something else than the store."""
-    from skild_phys.lattice.models import parse_temperature
+    from skild_phys.models import parse_temperature
     from skild_phys.simulation.algorithms import get_algorithm
     from skild_phys.simulation.spec import parse_shape
 

@@ -153,7 +153,7 @@ def config_of(given: Mapping[str, Any]) -> tuple[TrainConfig, Weights | None]:
 
 def simulated(options: TrainConfig) -> dict[str, Any]:
     """Return the system that is simulated where no store is given; raises BadInput."""
-    from skild_phys.lattice.models import get_model, parse_temperature
+    from skild_phys.models import get_model, parse_temperature
 
     if options.data == "images":
         raise BadInput("STORE", None, "a store of images ('skild-phys images prepare')")
@@ -187,7 +187,7 @@ def _source(store: Path | None, options: TrainConfig) -> tuple[Source, dict[str,
     """Return where lattices come from, and what the weights say of their system."""
     import torch
 
-    from skild_phys.lattice.models import MODELS
+    from skild_phys.models import MODELS
     from skild_phys.skild.pixels import ImageLattices
     from skild_phys.skild.source import SimulationSource, StoreSource
     from skild_phys.store import open_lattices

@@ -13,11 +13,11 @@ from statistics import median
 import numpy as np
 import scipy.fft
 
-from skild_phys.lattice.models.ising import ISING_2D
 from skild_phys.measurement.dataset import measure
 from skild_phys.measurement.four_point import TERMS, four_point_terms
 from skild_phys.measurement.statistics import collect
 from skild_phys.measurement.system import System
+from skild_phys.models.ising import ISING_2D
 from skild_phys.simulation.chain import simulate
 from skild_phys.simulation.spec import SimulationSpec
 from skild_phys.store import LatticeStore, create_store, open_store

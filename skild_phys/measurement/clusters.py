@@ -17,7 +17,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from skild_phys.lattice.torus import neighbour_rows
+from skild_phys.models.geometry import neighbour_rows
 from skild_phys.rng import BITS_BLOCK, LANES, MEASUREMENT, fill_bits, lane_state
 from skild_phys.simulation.swendsen_wang import draw_bonds, label_clusters
 from skild_phys.simulation.wolff import bond_threshold

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skild_phys.errors import StoreError
-from skild_phys.lattice.models import Model
+from skild_phys.models import Model
 from skild_phys.store import Lattices
 
 _SLICE_SITES = 2**20  # their transforms take 30 MiB, and Python next to no time

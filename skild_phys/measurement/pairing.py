@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skild_phys.errorbars import Array
-from skild_phys.lattice.coarsen import RULES, coarsen_lattices
 from skild_phys.measurement.lattices import is_spins, read_lattices
 from skild_phys.measurement.rows import identities
+from skild_phys.rules.coarsen import RULES, coarsen_lattices
 from skild_phys.store import Lattices, shared
 
 _PROBE = 8

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from skild_phys.lattice.coarsen import coarsen_lattices, stored_scale
 from skild_phys.measurement.lattices import read_lattices
 from skild_phys.measurement.pairing import rule_of
 from skild_phys.measurement.rows import identities
+from skild_phys.rules.coarsen import coarsen_lattices, stored_scale
 from skild_phys.store import Lattices
 
 

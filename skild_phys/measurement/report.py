@@ -14,11 +14,11 @@ import xarray as xr
 from numpy.typing import NDArray
 from scipy import stats
 
-from skild_phys.lattice.models import MODELS
 from skild_phys.measurement.agreement import Agreement
 from skild_phys.measurement.compare import Comparison, Model
 from skild_phys.measurement.joint import RATIOS
 from skild_phys.measurement.observables import POSITION
+from skild_phys.models import MODELS
 
 SIGNIFICANT = 3.0
 """Residuals beyond so many standard errors are called off; below, in agreement."""

@@ -10,10 +10,10 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from skild_phys.lattice.models import Model
 from skild_phys.measurement import clusters, four_point, shells, structure_factor, two_point
 from skild_phys.measurement.lattices import hamiltonian
 from skild_phys.measurement.shells import Array
+from skild_phys.models import Model
 from skild_phys.store import Lattices
 
 T = TypeVar("T")

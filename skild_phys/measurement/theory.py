@@ -7,11 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from skild_phys.lattice import exact
-from skild_phys.lattice.models import MODELS
 from skild_phys.measurement import shells, two_point
 from skild_phys.measurement.shells import Array
 from skild_phys.measurement.system import System
+from skild_phys.models import MODELS, exact
 
 KAUFMAN = "exact on this lattice (Kaufman)"
 KAUFMAN_POTTS = "exact on this lattice (Kaufman, of the Ising model at 2 T)"

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from skild_phys.lattice.torus import equal_bonds
+from skild_phys.models.geometry import equal_bonds
 
 Array = NDArray[np.float64]
 

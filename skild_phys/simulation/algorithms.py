@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skild_phys.errors import BadInput
-from skild_phys.lattice.models import Model
-from skild_phys.lattice.models.ising import Ising
-from skild_phys.lattice.models.potts import Potts
+from skild_phys.models import Model
+from skild_phys.models.ising import Ising
+from skild_phys.models.potts import Potts
 from skild_phys.rng import SIMULATION, kernel_state, lane_state
 from skild_phys.simulation.metropolis import metropolis
 from skild_phys.simulation.multispin import REPLICAS, multispin

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from skild_phys import __version__
 from skild_phys.errors import BadInput, check_whole
-from skild_phys.lattice.models import Model, get_model
+from skild_phys.models import Model, get_model
 from skild_phys.simulation.algorithms import ALGORITHMS, Algorithm, default_algorithm, get_algorithm
 from skild_phys.simulation.executors import Executor, threads
 from skild_phys.simulation.expected import sweeps_between_samples

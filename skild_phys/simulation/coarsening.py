@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from skild_phys.errors import Interrupted, StoreError
 from skild_phys.files import AnyPath, printable
-from skild_phys.lattice.coarsen import (
+from skild_phys.rules.coarsen import (
     check_rule,
     coarse_field,
     coarse_shape,
@@ -50,7 +50,7 @@ def coarsen_store(
     ----------
     fine : spins or a real field in 2D or 3D, Potts states; for the rule `spectral` 2D.
     path : of the new store.
-    rule, factor : see `coarsen_spins`, `coarsen_states`, `coarsen_fields` of `lattice.coarsen`.
+    rule, factor : see `coarsen_spins`, `coarsen_states`, `coarsen_fields` of `rules.coarsen`.
     tie_seed : names the coins of `majority` together with the sample; by default what `fine`
         was refined with, if by the same rule and factor, else 0.
     overwrite : start afresh even if a store lies at `path`.

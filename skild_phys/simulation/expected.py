@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 
-from skild_phys.lattice.models import MODELS
+from skild_phys.models import MODELS
 
 
 def correlation_length(temperature: float) -> float:

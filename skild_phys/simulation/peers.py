@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skild_phys.errors import how_to_install
-from skild_phys.lattice.exact import kaufman_energy
+from skild_phys.models.exact import kaufman_energy
 
 ALGORITHMS = ("wolff", "swendsen-wang", "metropolis")
 

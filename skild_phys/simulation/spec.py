@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from skild_phys.errors import BadInput, check_whole
-from skild_phys.lattice.models import Model, get_model
+from skild_phys.models import Model, get_model
 from skild_phys.rng import STREAMS, system_seed
 from skild_phys.simulation.algorithms import Algorithm, get_algorithm
 from skild_phys.simulation.expected import sweeps_between_samples
@@ -67,7 +67,7 @@ class SimulationSpec:
     L : side of the lattice from 2 on, or a tuple of sides, slowest axis first.
     temperature : in J / k_B.
     n_samples : samples of all chains together.
-    model : name of the model (`lattice.models.MODELS`).
+    model : name of the model (`models.MODELS`).
     algorithm : see `algorithms.ALGORITHMS`; `auto` for the fastest.
     chains : independent Markov chains, by default 4 (`multispin`: 64, or a multiple). Unit u
         draws from the stream (`rng.SIMULATION`, u) of `system_seed`.

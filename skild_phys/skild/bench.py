@@ -17,9 +17,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from skild_phys.lattice.coarsen import coarsen_spins, operator
-from skild_phys.lattice.models.ising import ISING_2D
+from skild_phys.models.ising import ISING_2D
 from skild_phys.rng import kernel_state
+from skild_phys.rules.coarsen import coarsen_spins, operator
 from skild_phys.simulation.wolff import wolff
 from skild_phys.skild.coarse import CoarseInput
 from skild_phys.skild.refine import RefineSpec, SkildMethod, refine_store

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from skild_phys.errors import BadInput, StoreError
 from skild_phys.files import AnyPath
-from skild_phys.lattice.coarsen import (
+from skild_phys.rules.coarsen import (
     check_factor,
     check_rule,
     stored_scale,

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from skild_phys.errors import BadInput
 from skild_phys.files import printable
-from skild_phys.lattice.models import MODELS
+from skild_phys.models import MODELS
 from skild_phys.rng import system_seed
 from skild_phys.skild.basis import make_basis
 from skild_phys.skild.model import Skild

@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skild_phys.errors import BadInput, Interrupted
-from skild_phys.lattice.models import MODELS, Model
-from skild_phys.lattice.models.ising import ISING_2D, ISING_3D
-from skild_phys.lattice.models.potts import potts
+from skild_phys.models import MODELS, Model
+from skild_phys.models.ising import ISING_2D, ISING_3D
+from skild_phys.models.potts import potts
 from skild_phys.simulation.conditional import Law, relax, sample_conditional
 from skild_phys.simulation.conditional.pilot import Pilot, measure_sweeps, pilot_chains
 from skild_phys.skild.coarse import CoarseInput

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from skild_phys.errors import BadInput, OutputTaken, StoreError, WeightsError
 from skild_phys.files import printable
-from skild_phys.lattice.coarsen import (
+from skild_phys.rules.coarsen import (
     BlockMean,
     Operator,
     block_sums,

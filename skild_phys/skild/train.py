@@ -26,8 +26,8 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from skild_phys import __version__
 from skild_phys.errors import BadInput, Interrupted, OutputTaken, WeightsError
 from skild_phys.files import parse_json, write_bytes_atomically
-from skild_phys.lattice.coarsen import coarsen_spins
 from skild_phys.rng import TRAINING, seed_sequence
+from skild_phys.rules.coarsen import coarsen_spins
 from skild_phys.skild.basis import make_basis
 from skild_phys.skild.config import TrainConfig
 from skild_phys.skild.constraint import Blocks, Constraint, Sites, differentiable_means

@@ -16,8 +16,8 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from skild_phys.errors import BadInput, InputWarning, StoreError
-from skild_phys.lattice.coarsen import check_factor, check_rule, stored_scale
-from skild_phys.lattice.models import MODELS, parse_temperature
+from skild_phys.models import MODELS, parse_temperature
+from skild_phys.rules.coarsen import check_factor, check_rule, stored_scale
 from skild_phys.store.dataset import as_stored
 from skild_phys.store.formats import field_name
 from skild_phys.store.identity import copied, whole_numbers

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from skild_phys.errors import BadInput, StoreError
 from skild_phys.files import AnyPath
-from skild_phys.lattice.models import MODELS, get_model
+from skild_phys.models import MODELS, get_model
 from skild_phys.store.lattices import Lattices
 from skild_phys.store.reader import open_store
 from skild_phys.store.schema import FIELDS, ROOT

@@ -10,7 +10,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from skild_phys.errors import StoreError
-from skild_phys.lattice.models import MODELS, Model
+from skild_phys.models import MODELS, Model
 
 
 class Lattices(ABC):

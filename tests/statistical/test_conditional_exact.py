@@ -21,15 +21,15 @@ import pytest
 from numpy.typing import NDArray
 from scipy.stats import chi2
 
-from skild_phys.lattice.coarsen import (
+from skild_phys.models import MODELS
+from skild_phys.rng import kernel_state
+from skild_phys.rules.coarsen import (
     block_sums,
     coarsen_lattices,
     state_counts,
     tie_coins,
     tie_priorities,
 )
-from skild_phys.lattice.models import MODELS
-from skild_phys.rng import kernel_state
 from skild_phys.simulation.conditional import (
     CONDITIONAL_RULES,
     Chain,

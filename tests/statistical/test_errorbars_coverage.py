@@ -17,8 +17,6 @@ from skild_phys.errorbars import (
     integrated_autocorrelation_time,
     jackknife,
 )
-from skild_phys.lattice.exact import kaufman_energy
-from skild_phys.lattice.models import MODELS
 from skild_phys.measurement.four_point import connected_four_point, four_point_terms
 from skild_phys.measurement.structure_factor import along_longest_axes
 from skild_phys.measurement.thermodynamics import (
@@ -27,6 +25,8 @@ from skild_phys.measurement.thermodynamics import (
     magnetization_moments,
     second_moment_correlation_length,
 )
+from skild_phys.models import MODELS
+from skild_phys.models.exact import kaufman_energy
 from skild_phys.rng import kernel_state
 from skild_phys.simulation.wolff import wolff
 

@@ -31,8 +31,8 @@ from sampler_helpers import (
 )
 from test_sampler_faults import until_flipped, wrong_bond, wrong_boundary
 
-from skild_phys.lattice.exact import kaufman_energy, kaufman_specific_heat
-from skild_phys.lattice.models import MODELS, Model
+from skild_phys.models import MODELS, Model
+from skild_phys.models.exact import kaufman_energy, kaufman_specific_heat
 from skild_phys.simulation import metropolis, swendsen_wang
 
 pytestmark = pytest.mark.statistical

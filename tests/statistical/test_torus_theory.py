@@ -15,13 +15,13 @@ import numpy as np
 import pytest
 
 from skild_phys.errorbars import jackknife
-from skild_phys.lattice.models import MODELS
 from skild_phys.measurement.agreement import Agreement, agreement_of
 from skild_phys.measurement.observables import Observable, observables
 from skild_phys.measurement.rows import rows_of
 from skild_phys.measurement.statistics import Statistics, collect
 from skild_phys.measurement.system import System
 from skild_phys.measurement.theory import theory
+from skild_phys.models import MODELS
 from skild_phys.simulation.chain import simulate
 from skild_phys.simulation.spec import SimulationSpec
 from skild_phys.store import open_store

@@ -10,8 +10,6 @@ from itertools import pairwise
 import numpy as np
 
 from skild_phys.errors import BadInput
-from skild_phys.lattice.exact import EXPONENTS
-from skild_phys.lattice.models import Model
 from skild_phys.measurement.lattices import hamiltonian
 from skild_phys.measurement.scaling.collapse import Collapse, collapses_of
 from skild_phys.measurement.scaling.crossings import (
@@ -32,6 +30,8 @@ from skild_phys.measurement.scaling.exponents import (
 )
 from skild_phys.measurement.scaling.fits import POOR
 from skild_phys.measurement.shells import Array
+from skild_phys.models import Model
+from skild_phys.models.exact import EXPONENTS
 from skild_phys.store import Lattices
 
 NAMES = {"binder_cumulant": "U4", "xi_over_l": "xi/L", "log_susceptibility": "chi"}

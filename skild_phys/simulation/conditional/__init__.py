@@ -1,7 +1,7 @@
 """Exact conditional Monte Carlo: a lattice model given its coarse lattice.
 
 The target is p(fine | coarse), the Gibbs distribution exp(-H / T) restricted to the lattices
-whose coarse-graining (`lattice.coarsen`) is the given one. Each rule has a move that stays inside
+whose coarse-graining (`rules.coarsen`) is the given one. Each rule has a move that stays inside
 that set and connects all of it: exchange within a block (the counts of its states stay), change of
 the sites that decimation leaves free, change of single sites that refuses to break a block's
 majority. Every elementary move leaves the target invariant, so that their sequence does.

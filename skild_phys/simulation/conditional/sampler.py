@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skild_phys.errors import Interrupted
-from skild_phys.lattice.models import MODELS, Model
+from skild_phys.models import MODELS, Model
 from skild_phys.rng import kernel_state
 from skild_phys.simulation.conditional.blocks import States, join, split
 from skild_phys.simulation.conditional.clusters import cluster_free, cluster_majority

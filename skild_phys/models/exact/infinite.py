@@ -12,7 +12,7 @@ import math
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from skild_phys.lattice.exact.critical import AMPLITUDE
+from skild_phys.models.exact.critical import AMPLITUDE
 
 Array = NDArray[np.float64]
 

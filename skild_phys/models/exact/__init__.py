@@ -1,6 +1,6 @@
 """Exact results for the Ising model on the square lattice, J = k_B = 1, K = 1 / T."""
 
-from skild_phys.lattice.exact.critical import (
+from skild_phys.models.exact.critical import (
     AMPLITUDE,
     BINDER,
     ETA,
@@ -11,13 +11,13 @@ from skild_phys.lattice.exact.critical import (
     XI_OVER_L,
     structure_factor_asymptote,
 )
-from skild_phys.lattice.exact.infinite import critical_correlation, diagonal_correlation
-from skild_phys.lattice.exact.kaufman import (
+from skild_phys.models.exact.infinite import critical_correlation, diagonal_correlation
+from skild_phys.models.exact.kaufman import (
     energy_infinite,
     kaufman_energy,
     kaufman_specific_heat,
 )
-from skild_phys.lattice.exact.torus import (
+from skild_phys.models.exact.torus import (
     torus_connected_four_point,
     torus_four_point,
     torus_structure_factor,

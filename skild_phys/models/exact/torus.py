@@ -14,8 +14,8 @@ import numpy as np
 import scipy.fft
 from numpy.typing import ArrayLike, NDArray
 
-from skild_phys.lattice.exact.critical import AMPLITUDE
-from skild_phys.lattice.exact.infinite import EXACT_UP_TO, critical_correlation
+from skild_phys.models.exact.critical import AMPLITUDE
+from skild_phys.models.exact.infinite import EXACT_UP_TO, critical_correlation
 
 Array = NDArray[np.float64]
 

@@ -11,9 +11,9 @@ import re
 from collections.abc import Mapping
 
 from skild_phys.errors import BadInput
-from skild_phys.lattice.models.base import Model
-from skild_phys.lattice.models.ising import ISING_2D, ISING_3D
-from skild_phys.lattice.models.potts import POTTS
+from skild_phys.models.base import Model
+from skild_phys.models.ising import ISING_2D, ISING_3D
+from skild_phys.models.potts import POTTS
 
 __all__ = ["MODELS", "Model", "get_model", "parse_temperature"]
 

@@ -7,8 +7,8 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from skild_phys.lattice.models.base import Array, Model
-from skild_phys.lattice.torus import equal_bonds
+from skild_phys.models.base import Array, Model
+from skild_phys.models.geometry import equal_bonds
 
 
 class Ising(Model):

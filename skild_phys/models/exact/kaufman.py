@@ -136,7 +136,7 @@ def kaufman_energy(L: int | tuple[int, int], temperature: float) -> float:
 
     Examples
     --------
-    >>> from skild_phys.lattice.models import MODELS
+    >>> from skild_phys.models import MODELS
     >>> round(kaufman_energy(64, MODELS["ising2d"].critical_temperature), 6)
     -1.423938
     """

@@ -1,1 +1,0 @@
-"""Hamiltonians, exact results and coarse-graining operators."""

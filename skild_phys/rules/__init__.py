@@ -1,0 +1,1 @@
+"""Coarse-graining rules: block means, majorities, decimation, the low-pass field."""
