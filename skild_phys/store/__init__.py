@@ -10,7 +10,7 @@ from skild_phys.store.inputs import Source, is_store, open_lattices
 from skild_phys.store.lattices import Lattices
 from skild_phys.store.reader import LatticeStore, open_store
 from skild_phys.store.region import Region
-from skild_phys.store.schema import APPEND_TOTAL, FIELDS, SCALARS, SCHEMA_VERSION, VOLATILE
+from skild_phys.store.schema import APPEND_TOTAL, FIELDS, SCALARS, SCHEMA_VERSION, VOLATILE, Plan
 from skild_phys.store.timing import read_timing, write_timing
 from skild_phys.store.writer import COMMIT_SECONDS, StoreWriter
 
@@ -23,6 +23,7 @@ __all__ = [
     "VOLATILE",
     "LatticeStore",
     "Lattices",
+    "Plan",
     "Region",
     "Source",
     "StoreWriter",

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +14,8 @@ from skild_phys.store.inputs import is_store
 from skild_phys.store.reader import LatticeStore, kind_of
 from skild_phys.store.schema import (
     APPEND_TOTAL,
-    AXES,
-    FIELDS,
-    MOST_STATES,
-    POTTS_FIELDS,
     ROOT,
-    SCALED_FIELDS,
-    Layout,
+    Plan,
     as_json,
     json_bytes,
     read_root,
@@ -86,41 +80,17 @@ def end_append(path: AnyPath) -> None:
 
 
 def create_store(
-    path: AnyPath,
-    *,
-    field: str,
-    n_samples: int,
-    shape: tuple[int, ...],
-    chunk: int,
-    attrs: Mapping[str, Any],
-    variables: Sequence[str] = ("energy", "magnetization"),
-    scale: float = 1.0,
-    q: int = 0,
-    channels: int = 0,
-    unsettled: Sequence[str] = (),
-    overwrite: bool = False,
+    path: AnyPath, plan: Plan | None = None, *, overwrite: bool = False, **fields: Any
 ) -> StoreWriter:
     """Open a store for writing: a new one, or one to go on with.
 
-    A store that lies at `path` with fewer than `n_samples`, and agrees in every parameter, is
+    A store that lies at `path` with fewer samples than planned, and agrees in every parameter, is
     resumed where its last commit left it; one that differs is refused unless `overwrite`.
 
     Parameters
     ----------
     path : a directory, by custom NAME.zarr; its parent must exist.
-    field : `spins`, `states`, `block_sum`, `state_count`, `field` or `image` (see `FIELDS`).
-    n_samples : how many samples the finished store holds.
-    shape : (Ly, Lx) or (Lz, Ly, Lx) of a lattice.
-    chunk : samples in a chunk, the least that is read at once.
-    attrs : what identifies the samples (model, temperature, rule, seed, ...), as JSON values;
-        `VOLATILE` ones are stored and not compared.
-    variables : names of the scalars that come with each sample (see `SCALARS`).
-    scale : physical value of a stored 1; for `block_sum` and `state_count` 1 over the sites in
-        a block.
-    q : number of states, for `states` and `state_count`.
-    channels : of an `image`.
-    unsettled : names of attributes that may follow by `StoreWriter.settle`. They are not
-        compared: a store that has them keeps them (`StoreWriter.attributes`).
+    plan : what the finished store holds; or its `fields` as keywords.
     overwrite : start afresh even if a store lies there. Nothing else is ever removed, but for
         the record beside it of how long the old one took.
 
@@ -130,27 +100,12 @@ def create_store(
     parameter that differs; StoreError if another process writes to
     the store or what lies there is damaged; WriteError if the disk refuses.
     """
-    if field not in FIELDS:
-        raise BadInput("field", field, " or ".join(FIELDS))
-    if n_samples < 1 or chunk < 1 or min(shape) < 1:
-        raise BadInput("n_samples, chunk, shape", (n_samples, chunk, shape), "positive integers")
-    if len(shape) not in AXES:
-        raise BadInput("shape", shape, "two sides or three")
-    if field in SCALED_FIELDS and not (math.isfinite(scale) and 2**-15 < scale <= 1.0):
-        raise BadInput("scale", scale, "1 over the sites in a block, at most 32767 of them")
-    if q != 0 and field not in POTTS_FIELDS:
-        raise BadInput("q", q, f"0 for '{field}'")
-    if field in POTTS_FIELDS and not 2 <= q <= MOST_STATES:
-        raise BadInput("q", q, f"2 to {MOST_STATES} states for '{field}'")
-    if (channels < 1) if field == "image" else (channels != 0):
-        raise BadInput("channels", channels, f"{'1 or more' if field == 'image' else 0}, '{field}'")
-    sides = tuple(int(side) for side in shape)
-    layout = Layout(field, sides, int(chunk), scale, tuple(variables), int(q), int(channels))
-    attributes = readable(attrs)
+    plan = plan or Plan(**fields)
+    attributes = readable(plan.attrs)
     path = Path(path)
     lock = _claim(path)
     try:
-        writer = StoreWriter(path, layout, attributes, n_samples, lock, unsettled)
+        writer = StoreWriter(path, plan, attributes, lock)
         if all(name.endswith(PARTIAL) for name in os.listdir(path)):
             remove_timing(path)
             writer._start()

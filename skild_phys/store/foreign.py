@@ -94,8 +94,9 @@ class ForeignLattices(Lattices):
             if v.dims == (sample,) and k != sample and v.dtype.kind in "iuf"
         )
         self._layout = Layout(
-            self.field, self.shape, self.chunk, self.scale, (), self.q, self.channels
-        )
+            field=self.field, shape=self.shape, chunk=self.chunk, scale=self.scale, q=self.q,
+            channels=self.channels,
+        )  # fmt: skip
 
     def _check_temperature(self) -> None:
         known, model = self.attrs.get("temperature"), MODELS.get(str(self.attrs.get("model")))

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from skild_phys.errors import StoreError
+from skild_phys.errors import BadInput, StoreError, check_whole
 from skild_phys.files import check_there, parse_json, read_bytes
 
 SCHEMA_VERSION = 1
@@ -125,21 +125,47 @@ def array_metadata(
     }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Layout:
     """Which arrays a store has, apart from how many samples.
 
-    `shape` is that of the lattice, (Ly, Lx) or (Lz, Ly, Lx); `q` the number of states of the
-    `POTTS_FIELDS`, `channels` that of an `image`; 0 for the others.
+    Attributes
+    ----------
+    field : what a site holds, one of `FIELDS`.
+    shape : (Ly, Lx) or (Lz, Ly, Lx) of the lattice.
+    chunk : samples in a chunk, the least that is read at once.
+    scale : physical value of a stored 1; for `SCALED_FIELDS` 1 over the sites in a block.
+    variables : names of the scalars that come with each sample (see `SCALARS`).
+    q : number of states of `POTTS_FIELDS`; 0 for the others.
+    channels : of an `image`; 0 for the others.
+
+    Raises BadInput for what no store can have.
     """
 
     field: str
     shape: tuple[int, ...]
     chunk: int
-    scale: float
-    variables: tuple[str, ...]
+    scale: float = 1.0
+    variables: tuple[str, ...] = ("energy", "magnetization")
     q: int = 0
     channels: int = 0
+
+    def __post_init__(self) -> None:
+        field, q, scale = self.field, self.q, self.scale
+        if field not in FIELDS:
+            raise BadInput("field", field, " or ".join(FIELDS))
+        if len(self.shape) not in AXES:
+            raise BadInput("shape", self.shape, "two sides or three")
+        for name, value in (("chunk", self.chunk), *(("shape", side) for side in self.shape)):
+            check_whole(name, value)
+        if not 2**-15 < scale <= 1.0 if field in SCALED_FIELDS else scale != 1.0:
+            raise BadInput("scale", scale, "1 over the sites in a block, at most 32767 of them")
+        if not 2 <= q <= MOST_STATES if field in POTTS_FIELDS else q != 0:
+            accepted = f"2 to {MOST_STATES} states" if field in POTTS_FIELDS else "0"
+            raise BadInput("q", q, f"{accepted} for '{field}'")
+        if (self.channels < 1) if field == "image" else (self.channels != 0):
+            accepted = "1 or more" if field == "image" else "0"
+            raise BadInput("channels", self.channels, f"{accepted} for '{field}'")
 
     @property
     def sample_shape(self) -> tuple[int, ...]:
@@ -195,6 +221,28 @@ class Layout:
         if values.dtype.kind == "f":
             return None if np.isfinite(values).all() else "NaN or infinity"
         return "a negative number" if (values < 0).any() else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan(Layout):
+    """What a finished store holds, and what is known of it before it is made.
+
+    Attributes
+    ----------
+    n_samples : how many samples it holds.
+    attrs : what identifies the samples (model, temperature, rule, seed, ...), as JSON values;
+        `VOLATILE` ones are stored and not compared.
+    unsettled : names of attributes that may follow by `StoreWriter.settle`. They are not
+        compared: a store that has them keeps them (`StoreWriter.attributes`).
+    """
+
+    n_samples: int
+    attrs: Mapping[str, Any]
+    unsettled: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_whole("n_samples", self.n_samples)
 
 
 def chunk_shape(metadata: Mapping[str, Any]) -> tuple[int, ...]:
@@ -314,27 +362,16 @@ def layout_of(path: Path, nodes: Mapping[str, Any]) -> Layout:
             q, *shape = shape
         if field == "image":
             channels, *shape = shape
-        layout = Layout(
-            field,
-            tuple(shape),
-            int(chunk[0]),
-            float(scale),
-            tuple(name for name in names if name != field),
-            q,
-            channels,
-        )
-        sizes = (*layout.sample_shape, *chunk)
-        if len(chunk) != 1 + len(layout.sample_shape) or not 0.0 < layout.scale <= 1.0:
+        if len(chunk) != len(nodes[field]["shape"]):
             raise ValueError
-        if len(shape) not in AXES or min(sizes) < 1:
-            raise ValueError
-        if field in POTTS_FIELDS and not 2 <= q <= MOST_STATES:
-            raise ValueError
-    except (KeyError, TypeError, ValueError):
+        return Layout(
+            field=field, shape=tuple(shape), chunk=int(chunk[0]), scale=float(scale),
+            variables=tuple(name for name in names if name != field), q=q, channels=channels,
+        )  # fmt: skip
+    except (KeyError, TypeError, ValueError, BadInput):
         raise StoreError(
             f"{path}: variable '{field}': wrong shape, chunks, scale or states"
         ) from None
-    return layout
 
 
 def compare_metadata(path: Path, name: str, found: Any, expected: Mapping[str, Any]) -> None:

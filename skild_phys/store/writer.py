@@ -22,7 +22,7 @@ import os
 import shutil
 import uuid
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -57,6 +57,7 @@ from skild_phys.store.schema import (
     SCHEMA_VERSION,
     VOLATILE,
     Layout,
+    Plan,
     array_metadata,
     as_json,
     checksum,
@@ -102,21 +103,19 @@ class StoreWriter:
     def __init__(
         self,
         path: Path,
-        layout: Layout,
+        plan: Plan,
         attributes: dict[str, Any],
-        n_samples: int,
         lock: Lock,
-        unsettled: Sequence[str] = (),
     ) -> None:
         self.path = path
         self.committed = 0
         self.state: dict[str, NDArray[Any]] = {}
         self.kept: dict[str, NDArray[Any]] = {}
-        self._layout = layout
+        self._layout: Layout = plan
         self._attributes = attributes
-        self._planned = n_samples
+        self._planned = plan.n_samples
         self._lock = lock
-        self._unsettled = tuple(unsettled)
+        self._unsettled = tuple(plan.unsettled)
         self._state_nodes: dict[str, Any] = {}
         self._digests: dict[str, str] = {}
 
@@ -367,7 +366,10 @@ class StoreWriter:
         skip = (*VOLATILE, *MANAGED, *self._unsettled)
         for wanted, there in (
             (self._attributes, store.attrs),
-            (vars(self._layout), vars(store._layout)),
+            (
+                {name: getattr(self._layout, name) for name in vars(store._layout)},
+                vars(store._layout),
+            ),
         ):
             for key in [*wanted, *(key for key in there if key not in wanted)]:
                 if key not in skip and wanted.get(key) != there.get(key):
