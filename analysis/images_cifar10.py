@@ -35,7 +35,7 @@ from study import kept, skild_phys
 from skild_phys.images.evaluate import StoredImages
 from skild_phys.images.metrics import feature_network, features, frechet_distance
 from skild_phys.skild.basis import Box, turned
-from skild_phys.skild.pixels import ImageLattices
+from skild_phys.skild.data import ImageLattices
 from skild_phys.skild.spectrum import fit_channels, measure_shells
 from skild_phys.store import open_store
 

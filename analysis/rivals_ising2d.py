@@ -46,21 +46,21 @@ from study import Study, kept, residuals, skild_phys
 from skild_phys.models import MODELS
 from skild_phys.rng import TRAINING, kernel_state, seed_sequence
 from skild_phys.rules.coarsen import BlockMean, coarsen_spins
-from skild_phys.skild.config import TrainConfig, read_config
 from skild_phys.skild.couplings import Couplings
+from skild_phys.skild.data import SimulationSource
 from skild_phys.skild.denoiser import y0_from_output
 from skild_phys.skild.draw import draw_spins
 from skild_phys.skild.model import Skild
-from skild_phys.skild.network import UNet
 from skild_phys.skild.precision import network_dtype
 from skild_phys.skild.process import Process
 from skild_phys.skild.produce import produce
+from skild_phys.skild.recipe import Recipe, read_recipe
 from skild_phys.skild.reverse import see_through_symmetries
 from skild_phys.skild.schedule import Linear, chain_lambdas
-from skild_phys.skild.source import SimulationSource
 from skild_phys.skild.spectrum import PowerLaw
 from skild_phys.skild.streams import Streams, white_noise
 from skild_phys.skild.train import Measured, Trainer, averaged
+from skild_phys.skild.unet import UNet
 from skild_phys.skild.weights import save_weights
 from skild_phys.store import LatticeStore, open_store
 
@@ -158,7 +158,7 @@ def repeated(means: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(fine.astype(np.float32))
 
 
-def trained(name: str, kind: type[Trainer], config: TrainConfig) -> Trainer:
+def trained(name: str, kind: type[Trainer], config: Recipe) -> Trainer:
     """Return the model after MINUTES of training steps, taken up from where it was left."""
     path, limit = FOLDER / f"{name}.checkpoint", 60.0 * MINUTES
     source = SimulationSource(TRAINED, SYSTEM["temperature"], config.batch, 6, config.seed)
@@ -178,7 +178,7 @@ def trained(name: str, kind: type[Trainer], config: TrainConfig) -> Trainer:
 
 
 torch.set_num_threads(THREADS)
-ours = replace(read_config("ising2d"), side=TRAINED, seed=SEED)
+ours = replace(read_recipe("ising2d"), side=TRAINED, seed=SEED)
 fields = {"output": "eps", "symmetries": FIXED, "couplings_reach": 0}
 torus_only = replace(ours.network, waves=0)
 paper_config = replace(ours, network=torus_only, basis="dct", spectrum="power_law", **fields)

@@ -27,12 +27,12 @@ from study import Study, signed
 
 from skild_phys.models import MODELS
 from skild_phys.rules.coarsen import coarsen_spins
-from skild_phys.skild.config import TrainConfig, read_config
 from skild_phys.skild.constraint import Blocks
+from skild_phys.skild.data import SimulationSource
 from skild_phys.skild.denoiser import half_tanh, see_fields, spin_logits, y0_from_output
 from skild_phys.skild.mean_field import MeanField
 from skild_phys.skild.process import Process
-from skild_phys.skild.source import SimulationSource
+from skild_phys.skild.recipe import Recipe, read_recipe
 from skild_phys.skild.train import Trainer
 from skild_phys.skild.weights import load_weights, save_weights
 
@@ -66,7 +66,7 @@ SEED, SIDE, FACTOR, N = 20261210, study.options.side, 4, 32
 LAMBDAS = (0.6, 1.0, 2.0, 4.0, 8.0, 16.0)
 TC = MODELS["ising2d"].critical_temperature
 PRESET = replace(
-    read_config("ising2d"),
+    read_recipe("ising2d"),
     seed=SEED,
     side=study.options.trained,
     spectrum_batches=4 * study.options.trained,
@@ -94,7 +94,7 @@ ROWS: dict[str, dict] = {
 
 
 # %% Training and the measure
-def trained(config: TrainConfig) -> Trainer:
+def trained(config: Recipe) -> Trainer:
     """Return a run after MINUTES of training steps."""
     source = SimulationSource(config.side, TC, config.batch, 6, config.seed)
     trainer, limit = Trainer(config, source), 60.0 * MINUTES

@@ -22,7 +22,7 @@ from PIL import Image
 
 from skild_phys.images.grids import grid, png
 from skild_phys.plots import MARKERS, STYLE, TRUTH, colour, save_figure
-from skild_phys.skild.pixels import ImageLattices, pixels_of
+from skild_phys.skild.data import ImageLattices, pixels_of
 from skild_phys.store import open_store
 
 FOLDER, CIFAR10, HERE = Path(sys.argv[1]), Path(sys.argv[2]), Path(__file__).parent

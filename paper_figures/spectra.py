@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from skild_phys.models.exact import torus_structure_factor
 from skild_phys.plots import MARKERS, STYLE, THEORY, colour, save_figure
 from skild_phys.skild.basis import make_basis
-from skild_phys.skild.config import read_config
+from skild_phys.skild.recipe import read_recipe
 from skild_phys.skild.schedule import Geometric, effective_resolution
 from skild_phys.skild.weights import load_weights, shipped_weights
 
@@ -35,11 +35,11 @@ known = load_weights(shipped_weights()).spectrum(kappa)
 limit = torus_structure_factor((SIDE, SIDE))
 waves = 2 * np.pi * np.fft.fftfreq(SIDE)[:, None], 2 * np.pi * np.fft.rfftfreq(SIDE)[None]
 at = np.hypot(*waves)
-paper = read_config("cifar10")
+paper = read_recipe("cifar10")
 schedules = {
     "linear (CIFAR-10)": paper.lambdas,
-    "log-linear (CIFAR-10)": read_config("cifar10-loglinear").lambdas,
-    "linear (ImageNet 128, 8x)": read_config("imagenet128-8x").lambdas,
+    "log-linear (CIFAR-10)": read_recipe("cifar10-loglinear").lambdas,
+    "linear (ImageNet 128, 8x)": read_recipe("imagenet128-8x").lambdas,
     "equal in log lambda": Geometric(0.01, 1000.0),
 }
 

@@ -10,9 +10,9 @@ import torch
 from numpy.typing import NDArray
 
 from skild_phys.skild.denoiser import make_network
-from skild_phys.skild.network import NetworkConfig
 from skild_phys.skild.schedule import Geometric, Schedule
 from skild_phys.skild.spectrum import PowerLaw, Spectrum
+from skild_phys.skild.unet import NetworkConfig
 from skild_phys.skild.weights import Weights
 from skild_phys.store import LatticeStore, create_store, open_store
 

@@ -16,8 +16,8 @@ from skild_phys.skild.basis import Basis
 from skild_phys.skild.coarse import CoarseInput
 from skild_phys.skild.couplings import Couplings
 from skild_phys.skild.denoiser import make_network
-from skild_phys.skild.network import NetworkConfig
 from skild_phys.skild.spectrum import RadialSpectrum
+from skild_phys.skild.unet import NetworkConfig
 from skild_phys.skild.weights import Weights
 
 TC = MODELS["ising2d"].critical_temperature

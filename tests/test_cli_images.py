@@ -139,11 +139,11 @@ def test_what_a_recipe_costs(call: Callable[..., Answer]) -> None:
 def test_operations_are_counted(call: Callable[..., Answer]) -> None:
     """A network of three known convolutions and a linear layer: 2 operations a product."""
     from skild_phys.images.cost import cost
-    from skild_phys.skild.config import TrainConfig
-    from skild_phys.skild.network import NetworkConfig
+    from skild_phys.skild.recipe import Recipe
+    from skild_phys.skild.unet import NetworkConfig
 
     network = NetworkConfig(patch=2, channels=(8,), blocks=(1,), embedding=16)
-    config = TrainConfig(output="eps", basis="dct", symmetries=("mirror",), network=network)
+    config = Recipe(output="eps", basis="dct", symmetries=("mirror",), network=network)
     found = cost(config, (16, 16), 3)
     convolutions = 8 * 8 * (9 * 12 * 8 + 2 * 9 * 8 * 8 + 8 * 12)
     linears = 64 * 16 + 16 * 16 + 16 * 1 + 16 * 3

@@ -17,8 +17,8 @@ from skild_phys.errors import Interrupted
 from skild_phys.models.ising import ISING_2D
 from skild_phys.simulation.chain import simulate
 from skild_phys.simulation.spec import SimulationSpec
-from skild_phys.skild.config import read_config
-from skild_phys.skild.source import SimulationSource
+from skild_phys.skild.data import SimulationSource
+from skild_phys.skild.recipe import read_recipe
 from skild_phys.skild.train import Trainer
 from skild_phys.store import open_store
 
@@ -146,7 +146,7 @@ def test_trainings_resume_and_are_not_replaced(typed: Typed, tmp_path: Path) -> 
     line = "train --preset ising2d --side 8 --batch 2 --threads 1 --steps 1"
     (tmp_path / "ising2d-weights.safetensors").write_text("weights of last week")
     for seed, number in ((7, "-3"), (0, "-2")):  # 7: of another run, which lies at -2
-        config = read_config("ising2d", steps=1, batch=2, side=8, seed=seed)
+        config = read_recipe("ising2d", steps=1, batch=2, side=8, seed=seed)
         chains = SimulationSource(8, ISING_2D.critical_temperature, 2, config.clusters, seed)
         checkpoint = tmp_path / "ising2d-weights-2.safetensors.checkpoint"
         Trainer(config, chains).save(checkpoint)

@@ -18,7 +18,7 @@ from skild_phys.skild.couplings import (
     couplings_from_record,
     fit_couplings,
 )
-from skild_phys.skild.source import SimulationSource
+from skild_phys.skild.data import SimulationSource
 
 Spins = NDArray[np.int8]
 

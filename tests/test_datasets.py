@@ -25,7 +25,7 @@ from skild_phys.images.datasets import (
     prepare,
     read_files,
 )
-from skild_phys.skild.pixels import ImageLattices, fields_of, pixels_of
+from skild_phys.skild.data import ImageLattices, fields_of, pixels_of
 from skild_phys.store import create_store, open_store
 
 

@@ -21,7 +21,7 @@ from skild_phys.cli import run
 from skild_phys.errors import BadInput, SkildPhysError, StoreError
 from skild_phys.rules.coarsen import operator
 from skild_phys.skild.coarse import open_coarse
-from skild_phys.skild.config import TrainConfig, read_config
+from skild_phys.skild.recipe import Recipe, read_recipe
 from skild_phys.store import LatticeStore, open_lattices, open_store
 
 Spins = NDArray[np.int8]
@@ -302,11 +302,11 @@ def test_what_spins_are_asked_for_names_the_way_out(tmp_path: Path, said: Said) 
     assert 'a recipe (--config) with output = "v"' in err
     page = (Path(sp.__file__).parent / "docs" / "recipes.md").read_text()
     (tmp_path / "r.toml").write_text(page.split("```toml")[1].split("```")[0])
-    assert read_config(tmp_path / "r.toml").output == "v"
-    described = (TrainConfig.__doc__ or "").split("----------")[1]
+    assert read_recipe(tmp_path / "r.toml").output == "v"
+    described = (Recipe.__doc__ or "").split("----------")[1]
     lines = [line[4:] for line in described.splitlines() if re.match(r"    \w", line)]
     keys = {key for line in lines for key in line.split(" : ")[0].split(", ")}
-    assert keys == {field.name for field in dataclasses.fields(TrainConfig)}
+    assert keys == {field.name for field in dataclasses.fields(Recipe)}
 
 
 def _png(path: Path, spins: Spins) -> None:

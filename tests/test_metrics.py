@@ -15,7 +15,7 @@ from skild_phys.errors import BadInput, StoreError, WeightsError
 from skild_phys.images import metrics
 from skild_phys.images.evaluate import evaluate
 from skild_phys.images.refine import ImageRefineSpec, coarsen_images, refine_images
-from skild_phys.skild.pixels import ImageLattices
+from skild_phys.skild.data import ImageLattices
 from skild_phys.store import open_store
 
 

@@ -8,7 +8,7 @@ import torch
 from skild_helpers import TINY, tiny_weights
 
 from skild_phys.errors import BadInput
-from skild_phys.skild.network import HIGHEST, LOWEST, NetworkConfig, UNet
+from skild_phys.skild.unet import HIGHEST, LOWEST, NetworkConfig, UNet
 
 LAM = torch.tensor([0.5])
 

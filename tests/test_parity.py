@@ -21,11 +21,11 @@ import torch
 from safetensors.torch import load_file
 
 from skild_phys.errors import BadInput, WeightsError
-from skild_phys.skild.config import TrainConfig, read_config
 from skild_phys.skild.convert import convert_ncsnpp, published_weights
 from skild_phys.skild.denoiser import field_target, y0_from_output
 from skild_phys.skild.model import Skild
 from skild_phys.skild.process import Process
+from skild_phys.skild.recipe import Recipe, read_recipe
 from skild_phys.skild.reference import kappa_from_reference, lambda_from_reference
 from skild_phys.skild.samplers import make_step
 from skild_phys.skild.spectrum import PaperSpectrum, spectrum_from_record
@@ -70,7 +70,7 @@ PINNED = {
 every = pytest.mark.parametrize("name", PAPER)
 
 
-def process_of(config: TrainConfig) -> Process:
+def process_of(config: Recipe) -> Process:
     side = config.lambdas.side  # type: ignore[union-attr]
     assert config.paper_spectrum is not None
     return Process(config.paper_spectrum, (side, side), basis=config.basis, cutoff=config.cutoff)
@@ -118,13 +118,13 @@ def float32(fields: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(fields).float()
 
 
-def at(config: TrainConfig, n: int) -> torch.Tensor:
+def at(config: Recipe, n: int) -> torch.Tensor:
     return torch.full((2,), float(config.lambdas(np.array(n / N)))).double()  # type: ignore[misc]
 
 
 @every
 def test_presets_are_the_papers_table(name: str) -> None:
-    config, row = read_config(name), PAPER[name]
+    config, row = read_recipe(name), PAPER[name]
     lam, cifar = config.lambdas, "cifar" in name
     assert lam is not None
     assert (config.output, config.basis) == ("white_eps", "dct")
@@ -146,7 +146,7 @@ def test_presets_are_the_papers_table(name: str) -> None:
 @every
 def test_numbers_of_the_equations(name: str) -> None:
     """What the equations give at one mode, pinned, and the process's amplitude there."""
-    reference, config = Reference(name), read_config(name)
+    reference, config = Reference(name), read_recipe(name)
     a, b = reference.abar(399)[1, 2], reference.abar(400)[1, 2]
     weight = np.sqrt(b / a) * (1 - a) / (1 - b)
     found = (np.sqrt(b), weight, reference.s0[1, 2])
@@ -158,7 +158,7 @@ def test_numbers_of_the_equations(name: str) -> None:
 @every
 def test_the_forward_marginal(name: str) -> None:
     """Of X_0 and of noise that is standard normal in every mode of the reference."""
-    reference, config = Reference(name), read_config(name)
+    reference, config = Reference(name), read_recipe(name)
     process, x0 = process_of(config), white(name, 1)
     noise = process.basis.fields(torch.from_numpy(white(name, 2)))
     for n in (1, 250, 1000):
@@ -174,7 +174,7 @@ def test_the_forward_marginal(name: str) -> None:
 @pytest.mark.parametrize("n", [1, 500, 1000])
 def test_x0_from_the_papers_output(name: str, n: int) -> None:
     """Mode by mode, over what the division by sqrt(abar) magnifies; trained to be the same."""
-    reference, config = Reference(name), read_config(name)
+    reference, config = Reference(name), read_recipe(name)
     process, eps = process_of(config), white(name, 4)
     x0 = np.sqrt(reference.s0) * white(name, 3)
     abar = reference.abar(n)
@@ -197,7 +197,7 @@ def test_published_weights_give_the_papers_x0(tmp_path: Path, n: int) -> None:
     (tmp_path / "recipe.toml").write_text(
         'preset = "cifar10"\n[network]\nwidth = 8\nmultipliers = [1, 2]\nblocks = 1\n'
     )
-    config, theirs = read_config(tmp_path / "recipe.toml"), load_file(PUBLISHED)
+    config, theirs = read_recipe(tmp_path / "recipe.toml"), load_file(PUBLISHED)
     save_weights(tmp_path / "w", published_weights(PUBLISHED, config, "recipe.toml"))
     weights = replace(load_weights(tmp_path / "w"), symmetries=())
     xt = np.random.default_rng(5).standard_normal((1, 3, 32, 32))
@@ -215,11 +215,11 @@ def test_published_weights_give_the_papers_x0(tmp_path: Path, n: int) -> None:
 def test_weights_that_were_converted_otherwise_are_refused(tmp_path: Path) -> None:
     """Version 0.1 took the output of published networks for noise with the spectrum S_0."""
     with pytest.raises(BadInput, match="the paper's spectrum and output"):
-        published_weights(PUBLISHED, read_config("cifar10", output="eps"), "cifar10")
+        published_weights(PUBLISHED, read_recipe("cifar10", output="eps"), "cifar10")
     (tmp_path / "recipe.toml").write_text(
         'preset = "cifar10"\n[network]\nwidth = 8\nmultipliers = [1, 2]\nblocks = 1\n'
     )
-    made = published_weights(PUBLISHED, read_config(tmp_path / "recipe.toml"), "recipe.toml")
+    made = published_weights(PUBLISHED, read_recipe(tmp_path / "recipe.toml"), "recipe.toml")
     assert spectrum_from_record(made.spectrum.record()) == made.spectrum
     save_weights(tmp_path / "old", replace(made, output="eps"))
     with pytest.raises(WeightsError, match="convert them again"):
@@ -230,7 +230,7 @@ def test_weights_that_were_converted_otherwise_are_refused(tmp_path: Path) -> No
 @pytest.mark.parametrize("n", [1000, 2])
 def test_one_ancestral_step(name: str, n: int) -> None:
     """x_{n-1} from x_n and a predicted eps_k: DDPM's posterior, mode by mode."""
-    reference, config, row = Reference(name), read_config(name), PAPER[name]
+    reference, config, row = Reference(name), read_recipe(name), PAPER[name]
     process, eps = process_of(config), white(name, 4)
     x = np.sqrt(reference.s0) * white(name, 3)
     a, b = (reference.abar(k) for k in (n - 1, n))

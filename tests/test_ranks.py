@@ -15,11 +15,10 @@ import torch
 from image_helpers import SCHEDULE, image_store, photographs
 
 from skild_phys.errors import BadInput, Interrupted
-from skild_phys.skild.config import TrainConfig
+from skild_phys.skild.data import ImageLattices, StoreSource
 from skild_phys.skild.ncsnpp import NcsnppConfig
-from skild_phys.skild.pixels import ImageLattices
 from skild_phys.skild.ranks import Ranks
-from skild_phys.skild.source import StoreSource
+from skild_phys.skild.recipe import Recipe
 from skild_phys.skild.train import Trainer, train
 from skild_phys.skild.weights import load_weights
 
@@ -49,7 +48,7 @@ channels = [8]
 blocks = [1]
 """
 NETWORK = NcsnppConfig(width=8, multipliers=(1, 2), blocks=1, side=16, attention=(8,), dropout=0.2)
-CONFIG = TrainConfig(
+CONFIG = Recipe(
     output="v", basis="dct", symmetries=("mirror",), steps=6, batch=8, accumulate=2, save_every=2,
     spectrum_batches=2, warmup=2, data="images", side=16, lambdas=SCHEDULE, network=NETWORK,
     couplings_reach=0, precision="float32",
@@ -143,6 +142,6 @@ def test_what_cannot_be_shared_is_refused(images: ImageLattices) -> None:
     with pytest.raises(BadInput, match="batch: 8"):
         Ranks(0, 3).check(8, 1)
     with pytest.raises(BadInput, match="on several processes"):
-        Trainer(TrainConfig(side=16), StoreSource(images, 1), ranks=Ranks(0, 2))
+        Trainer(Recipe(side=16), StoreSource(images, 1), ranks=Ranks(0, 2))
     with pytest.raises(BadInput, match="accumulate: 3"):
         replace(CONFIG, accumulate=3)

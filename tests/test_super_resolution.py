@@ -19,7 +19,7 @@ from skild_phys.images.refine import (
     refine_images,
 )
 from skild_phys.skild.basis import Box, Mixed, cosines
-from skild_phys.skild.pixels import ImageLattices, fields_of
+from skild_phys.skild.data import ImageLattices, fields_of
 from skild_phys.skild.process import Process
 from skild_phys.skild.schedule import VariancePreserving
 from skild_phys.skild.spectrum import (

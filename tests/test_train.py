@@ -18,11 +18,11 @@ from skild_phys.models import MODELS
 from skild_phys.models.exact import kaufman_energy, kaufman_specific_heat
 from skild_phys.rules.coarsen import coarsen_spins
 from skild_phys.skild import train as module
-from skild_phys.skild.config import TrainConfig, read_config
 from skild_phys.skild.constraint import Blocks
+from skild_phys.skild.data import SimulationSource, Source, StoreSource
+from skild_phys.skild.recipe import Recipe, read_recipe
 from skild_phys.skild.reverse import SYMMETRIES
 from skild_phys.skild.schedule import START_SCALE, starting_lambda
-from skild_phys.skild.source import SimulationSource, Source, StoreSource
 from skild_phys.skild.spectrum import PowerLaw
 from skild_phys.skild.targets import site_targets
 from skild_phys.skild.train import (
@@ -41,7 +41,7 @@ from skild_phys.skild.train import (
 from skild_phys.skild.weights import load_weights, save_weights
 from skild_phys.store import create_store, open_lattices, open_store
 
-CONFIG = TrainConfig(
+CONFIG = Recipe(
     side=16, steps=12, batch=8, warmup=4, save_every=5, spectrum_batches=4, ema=0.5, network=TINY,
     lambda_min=0.06,
 )  # fmt: skip
@@ -55,7 +55,7 @@ LOSSES = {
 CHECKSUM = 3212852264
 
 
-def source(config: TrainConfig = CONFIG) -> Source:
+def source(config: Recipe = CONFIG) -> Source:
     return SimulationSource(config.side, TC, config.batch, 2, config.seed, burn_in=20)
 
 
@@ -430,33 +430,33 @@ def test_arrays_are_checked_and_told_apart(tmp_path: Path) -> None:
 def test_bad_values_of_a_recipe(tmp_path: Path, line: str, named: str) -> None:
     (tmp_path / "run.toml").write_text(line + "\n")
     with pytest.raises(BadInput, match=re.escape(named)):
-        read_config(tmp_path / "run.toml")
+        read_recipe(tmp_path / "run.toml")
 
 
 def test_configuration_from_toml(tmp_path: Path) -> None:
     file = tmp_path / "run.toml"
     file.write_text('preset = "ising2d"\nseed = 7\n[network]\npatch = 2\n')
-    config = read_config(file, steps=3)
+    config = read_recipe(file, steps=3)
     assert (config.seed, config.steps, config.network.patch) == (7, 3, 2)
-    preset = read_config("ising2d")
+    preset = read_recipe("ising2d")
     assert config.batch == preset.batch
     assert config.network == replace(preset.network, patch=2)
     file.write_text("clip = 2\ntemperature = 2.5\n")
-    assert (read_config(file).clip, read_config(file).temperature) == (2.0, "2.5")
+    assert (read_recipe(file).clip, read_recipe(file).temperature) == (2.0, "2.5")
     file.write_bytes(b"\xff\xfe")
     with pytest.raises(BadInput, match="a TOML file"):
-        read_config(file)
+        read_recipe(file)
     file.write_text("learning_rat = 1e-3\n")
     with pytest.raises(BadInput, match="'learning_rate'"):
-        read_config(file)
+        read_recipe(file)
     file.write_text("steps = 0\n")
     with pytest.raises(BadInput, match="steps: 0"):
-        read_config(file)
+        read_recipe(file)
     file.write_text("steps = \n")
     with pytest.raises(BadInput, match="a TOML file"):
-        read_config(file)
+        read_recipe(file)
     with pytest.raises(BadInput, match="ising2d"):
-        read_config("ising3")
+        read_recipe("ising3")
 
 
 def test_learning_rates() -> None:
@@ -572,7 +572,7 @@ def test_every_preset_can_be_read_and_built_on(tmp_path: Path) -> None:
     assert len(names) >= 9
     for name in names:
         (tmp_path / "r.toml").write_text(f'preset = "{name}"\nseed = 7\n')
-        assert read_config(tmp_path / "r.toml") == replace(read_config(name), seed=7)
+        assert read_recipe(tmp_path / "r.toml") == replace(read_recipe(name), seed=7)
 
 
 @pytest.mark.parametrize(
@@ -597,7 +597,7 @@ def test_every_preset_can_be_read_and_built_on(tmp_path: Path) -> None:
 def test_bad_values_of_a_recipe_of_fields(tmp_path: Path, line: str, named: str) -> None:
     (tmp_path / "run.toml").write_text(line + "\n")
     with pytest.raises(BadInput, match=re.escape(named)):
-        read_config(tmp_path / "run.toml")
+        read_recipe(tmp_path / "run.toml")
 
 
 def test_a_run_that_diverges_stops(tmp_path: Path) -> None:

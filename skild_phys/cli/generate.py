@@ -27,7 +27,7 @@ from skild_phys.errors import BadInput, check_whole
 from skild_phys.files import check_output
 
 if TYPE_CHECKING:
-    from skild_phys.skild.pixels import ImageLattices
+    from skild_phys.skild.data import ImageLattices
     from skild_phys.skild.weights import Weights
     from skild_phys.store import Lattices
 
@@ -150,7 +150,7 @@ def command(
 
 def _truth(path: Path, split: str | None, weights: Weights) -> Lattices | ImageLattices:
     """Return the truths of the store `path`, which must be what the weights are of."""
-    from skild_phys.skild.pixels import ImageLattices
+    from skild_phys.skild.data import ImageLattices
     from skild_phys.skild.refine import check_weights_fit
     from skild_phys.store import open_lattices
 

@@ -29,7 +29,7 @@ from skild_phys.errors import BadInput
 from skild_phys.files import check_output
 
 if TYPE_CHECKING:
-    from skild_phys.skild.config import TrainConfig
+    from skild_phys.skild.recipe import Recipe
     from skild_phys.store import LatticeStore
 
 
@@ -128,7 +128,7 @@ def coarsen(
 ) -> None:
     """Low-resolution images, 8-bit, from the store IMAGES."""
     from skild_phys.images.refine import coarsen_images
-    from skild_phys.skild.pixels import ImageLattices
+    from skild_phys.skild.data import ImageLattices
     from skild_phys.store import open_lattices
 
     fine = ImageLattices(open_lattices(images), split)
@@ -309,11 +309,11 @@ def info(
     answer(result, "\n".join(f"{name:>10}  {value}" for name, value in rows), as_json)
 
 
-def _recipe(name: str, option: str) -> TrainConfig:
+def _recipe(name: str, option: str) -> Recipe:
     """Return a recipe by the name of a preset, or of a file NAME.toml."""
-    from skild_phys.skild.config import read_config
+    from skild_phys.skild.recipe import read_recipe
 
-    return read_config(Path(name) if name.endswith(".toml") else name, option=option)
+    return read_recipe(Path(name) if name.endswith(".toml") else name, option=option)
 
 
 @command.command()
@@ -360,7 +360,7 @@ def evaluate(
     skild-phys images evaluate fine.zarr --against photos.zarr --low low.zarr --scores psnr,lpips
     """
     from skild_phys.images.evaluate import evaluate as judge
-    from skild_phys.skild.pixels import ImageLattices
+    from skild_phys.skild.data import ImageLattices
     from skild_phys.store import open_lattices
 
     check_device(device)

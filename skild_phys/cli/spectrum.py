@@ -15,7 +15,7 @@ from skild_phys.errors import BadInput
 from skild_phys.files import write_bytes_atomically
 
 if TYPE_CHECKING:
-    from skild_phys.skild.pixels import ImageLattices
+    from skild_phys.skild.data import ImageLattices
     from skild_phys.store import Lattices
 
 ROWS = 12
@@ -100,7 +100,7 @@ def command(
 
 def _open(path: Path) -> Lattices | ImageLattices:
     """Return lattices that have a 2D spectrum; raises BadInput for others."""
-    from skild_phys.skild.pixels import ImageLattices
+    from skild_phys.skild.data import ImageLattices
     from skild_phys.store import open_lattices
 
     lattices = open_lattices(path, "field")

@@ -26,9 +26,9 @@ from skild_phys.files import (
 from skild_phys.forks import forked
 
 if TYPE_CHECKING:
-    from skild_phys.skild.config import TrainConfig
+    from skild_phys.skild.data import Source
     from skild_phys.skild.ranks import Ranks
-    from skild_phys.skild.source import Source
+    from skild_phys.skild.recipe import Recipe
     from skild_phys.skild.train import Trainer
     from skild_phys.skild.weights import Weights
 
@@ -128,9 +128,9 @@ def command(
         answer(result, text, as_json, output)
 
 
-def config_of(given: Mapping[str, Any]) -> tuple[TrainConfig, Weights | None]:
+def config_of(given: Mapping[str, Any]) -> tuple[Recipe, Weights | None]:
     """Return what the parameters of the command ask for, and what it begins with."""
-    from skild_phys.skild.config import read_config
+    from skild_phys.skild.recipe import read_recipe
     from skild_phys.skild.weights import weights_sha256
 
     preset, config, side, threads = (given[k] for k in ("preset", "config", "side", "threads"))
@@ -140,7 +140,7 @@ def config_of(given: Mapping[str, Any]) -> tuple[TrainConfig, Weights | None]:
     if side is not None and given["store"] is not None:
         raise BadInput("--side", side, "no side with STORE, whose sides are its own")
     own = {name: given[name] for name in ("steps", "batch", "seed", "side")}
-    options = read_config(config or str(preset), **own, initial=begin and weights_sha256(begin))
+    options = read_recipe(config or str(preset), **own, initial=begin and weights_sha256(begin))
     if options.initial and begin is None:
         raise BadInput("initial", options.initial, "--from and the weights of this SHA-256")
     check_device(given["device"])
@@ -151,7 +151,7 @@ def config_of(given: Mapping[str, Any]) -> tuple[TrainConfig, Weights | None]:
     return options, begin
 
 
-def simulated(options: TrainConfig) -> dict[str, Any]:
+def simulated(options: Recipe) -> dict[str, Any]:
     """Return the system that is simulated where no store is given; raises BadInput."""
     from skild_phys.models import get_model, parse_temperature
 
@@ -183,13 +183,12 @@ class _Files(NamedTuple):
         return files
 
 
-def _source(store: Path | None, options: TrainConfig) -> tuple[Source, dict[str, Any]]:
+def _source(store: Path | None, options: Recipe) -> tuple[Source, dict[str, Any]]:
     """Return where lattices come from, and what the weights say of their system."""
     import torch
 
     from skild_phys.models import MODELS
-    from skild_phys.skild.pixels import ImageLattices
-    from skild_phys.skild.source import SimulationSource, StoreSource
+    from skild_phys.skild.data import ImageLattices, SimulationSource, StoreSource
     from skild_phys.store import open_lattices
 
     if store is None:
@@ -244,7 +243,7 @@ def _initial(where: str) -> Weights:
 
 
 def _run(
-    options: TrainConfig,
+    options: Recipe,
     source: Source,
     files: _Files,
     system: dict[str, Any],

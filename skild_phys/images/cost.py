@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from skild_phys.skild.config import TrainConfig
 from skild_phys.skild.denoiser import make_network
 from skild_phys.skild.ncsnpp import Ncsnpp
+from skild_phys.skild.recipe import Recipe
 
 H100_TFLOPS, UTILIZATION = 989.0, 0.35
 """Dense bf16 of an H100 (SXM), and the share of it that such networks usually reach."""
@@ -53,7 +53,7 @@ class Cost:
         return calls * self.forward / (tflops * 1e12 * utilization)
 
 
-def cost(config: TrainConfig, shape: tuple[int, int], channels: int) -> Cost:
+def cost(config: Recipe, shape: tuple[int, int], channels: int) -> Cost:
     """Return what `config` costs on fields of `shape` with `channels`; nothing is computed."""
     with torch.device("meta"):
         network = make_network(

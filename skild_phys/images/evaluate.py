@@ -12,7 +12,7 @@ from skild_phys.errors import BadInput
 from skild_phys.images import metrics
 from skild_phys.images.lowres import LowResolution
 from skild_phys.images.metrics import ALONE, OF_SETS, PAIRED, SCORES, Pixels, Score
-from skild_phys.skild.pixels import ImageLattices, fields_of
+from skild_phys.skild.data import ImageLattices, fields_of
 
 
 class StoredImages:

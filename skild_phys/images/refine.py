@@ -18,8 +18,8 @@ from skild_phys.files import printable
 from skild_phys.images.datasets import write_images
 from skild_phys.images.lowres import RULES, LowResolution, coarse_shape, enlarged, fine_shape
 from skild_phys.skild.basis import turned
+from skild_phys.skild.data import ImageLattices, fields_of, pixels_of
 from skild_phys.skild.model import Skild
-from skild_phys.skild.pixels import ImageLattices, fields_of, pixels_of
 from skild_phys.skild.posterior import Correct
 from skild_phys.skild.precision import arithmetic
 from skild_phys.skild.produce import GPU_BATCH, Lattices, image_batch, produce

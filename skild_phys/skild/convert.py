@@ -19,9 +19,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from skild_phys.errors import BadInput, WeightsError
-from skild_phys.skild.config import TrainConfig
 from skild_phys.skild.denoiser import make_network
 from skild_phys.skild.ncsnpp import Ncsnpp
+from skild_phys.skild.recipe import Recipe
 from skild_phys.skild.schedule import TIMES
 from skild_phys.skild.weights import Weights
 
@@ -117,7 +117,7 @@ def convert_ncsnpp(network: Ncsnpp, theirs: Mapping[str, Tensor]) -> dict[str, T
     return {name: state[name].detach().float() for name in expected}
 
 
-def published_weights(path: Path, config: TrainConfig, preset: str) -> Weights:
+def published_weights(path: Path, config: Recipe, preset: str) -> Weights:
     """Return weights from a file of the published code (`read_tensors`), of the recipe `config`.
 
     There eps_k, standard normal, is the network's output after a DCT that is 2/L of a sum of

@@ -19,9 +19,9 @@ from torch import Tensor
 from skild_phys.errors import BadInput
 from skild_phys.skild.mean_field import Evidence, MeanField, Means, half_tanh
 from skild_phys.skild.ncsnpp import Ncsnpp, NcsnppConfig
-from skild_phys.skild.network import NetworkConfig, UNet
 from skild_phys.skild.process import Process, each
 from skild_phys.skild.schedule import Schedule
+from skild_phys.skild.unet import NetworkConfig, UNet
 
 Network: TypeAlias = UNet | Ncsnpp
 AnyNetworkConfig: TypeAlias = NetworkConfig | NcsnppConfig

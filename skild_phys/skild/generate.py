@@ -18,8 +18,8 @@ from skild_phys.files import printable
 from skild_phys.models import MODELS
 from skild_phys.rng import system_seed
 from skild_phys.skild.basis import make_basis
+from skild_phys.skild.data import ImageLattices, pixels_of
 from skild_phys.skild.model import Skild
-from skild_phys.skild.pixels import ImageLattices, pixels_of
 from skild_phys.skild.precision import arithmetic
 from skild_phys.skild.produce import Lattices, image_batch, produce
 from skild_phys.skild.samplers import make_step

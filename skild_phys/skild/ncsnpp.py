@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from skild_phys.errors import BadInput
-from skild_phys.skild.network import on_multiples
 from skild_phys.skild.schedule import Schedule
+from skild_phys.skild.unet import on_multiples
 
 FIR = (1.0, 3.0, 3.0, 1.0)
 """Taps of the filter before and after resampling by 2, along each axis."""

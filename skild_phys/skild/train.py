@@ -29,7 +29,6 @@ from skild_phys.files import parse_json, write_bytes_atomically
 from skild_phys.rng import TRAINING, seed_sequence
 from skild_phys.rules.coarsen import coarsen_spins
 from skild_phys.skild.basis import make_basis
-from skild_phys.skild.config import TrainConfig
 from skild_phys.skild.constraint import Blocks, Constraint, Sites, differentiable_means
 from skild_phys.skild.couplings import (
     SIGNIFICANT,
@@ -38,6 +37,7 @@ from skild_phys.skild.couplings import (
     couplings_from_record,
     fit_couplings,
 )
+from skild_phys.skild.data import EVERY, Source
 from skild_phys.skild.denoiser import (
     field_target,
     make_network,
@@ -51,9 +51,9 @@ from skild_phys.skild.mean_field import Evidence, MeanField, half_tanh
 from skild_phys.skild.precision import network_dtype
 from skild_phys.skild.process import Process, each
 from skild_phys.skild.ranks import Ranks
+from skild_phys.skild.recipe import Recipe
 from skild_phys.skild.reverse import MIRROR, SYMMETRIES
 from skild_phys.skild.schedule import START_SCALE, TIMES, starting_lambda
-from skild_phys.skild.source import EVERY, Source
 from skild_phys.skild.spectrum import (
     WHITE,
     ChannelSpectra,
@@ -79,7 +79,7 @@ class Measured(NamedTuple):
     """Whether the targets of spins are their means given all the others."""
 
 
-def measure(source: Source, config: TrainConfig) -> Measured:
+def measure(source: Source, config: Recipe) -> Measured:
     """Measure the spectrum, and of spins the pair couplings, of the source's first batches.
 
     No lattice is counted twice, unless all are fewer than a batch: the errors of couplings are over
@@ -161,7 +161,7 @@ def symmetry(
     return -lattices if draw[5] % 2 and "sign" in symmetries else lattices
 
 
-def learning_rate(step: int, config: TrainConfig) -> float:
+def learning_rate(step: int, config: Recipe) -> float:
     """Return the rate at `step`: linear warm-up, then constant-then-linear-decay or a cosine."""
     warm = min(1.0, (step + 1) / max(1, config.warmup))
     if config.schedule == "constant":
@@ -243,7 +243,7 @@ class Trainer:
 
     def __init__(
         self,
-        config: TrainConfig,
+        config: Recipe,
         source: Source,
         measured: Measured | None = None,
         device: str = "cpu",
@@ -509,7 +509,7 @@ class Trainer:
     def resume(
         cls,
         path: Path,
-        config: TrainConfig,
+        config: Recipe,
         source: Source,
         device: str = "cpu",
         ranks: Ranks = Ranks(),  # noqa: B008
@@ -573,7 +573,7 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     return record, tensors
 
 
-def _same_run(path: Path, record: dict[str, Any], config: TrainConfig, source: Source) -> None:
+def _same_run(path: Path, record: dict[str, Any], config: Recipe, source: Source) -> None:
     """Raise OutputTaken unless a checkpoint's configuration and data are these."""
     for saved, mine in (
         (record["config"], dataclasses.asdict(config)),

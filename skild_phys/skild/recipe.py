@@ -16,16 +16,16 @@ from skild_phys.files import read_toml
 from skild_phys.skild.basis import BASES
 from skild_phys.skild.denoiser import NETWORKS, OUTPUTS, AnyNetworkConfig
 from skild_phys.skild.ncsnpp import NcsnppConfig
-from skild_phys.skild.network import NetworkConfig
 from skild_phys.skild.reverse import MIRROR, SYMMETRIES
 from skild_phys.skild.schedule import SCHEDULES, Schedule, VariancePreserving
 from skild_phys.skild.spectrum import KINDS, PaperSpectrum
+from skild_phys.skild.unet import NetworkConfig
 
 SPECTRA = (*KINDS, "channels", "white", "paper")
 
 
 @dataclass(frozen=True)
-class TrainConfig:
+class Recipe:
     """What is trained, on what, and for how long.
 
     Attributes
@@ -292,15 +292,15 @@ def _preset(name: Any, option: str | None = None) -> Path:
     return known[name]
 
 
-def _read(path: Path, option: str | None) -> TrainConfig:
+def _read(path: Path, option: str | None) -> Recipe:
     table = read_toml(path, option or "--config")
     built_on = table.pop("preset", None)
-    base = TrainConfig() if built_on is None else _read(_preset(built_on, "--preset"), option)
-    config: TrainConfig = _changed(base, table, path.name)
+    base = Recipe() if built_on is None else _read(_preset(built_on, "--preset"), option)
+    config: Recipe = _changed(base, table, path.name)
     return config
 
 
-def read_config(source: str | Path, option: str | None = None, **changes: Any) -> TrainConfig:
+def read_recipe(source: str | Path, option: str | None = None, **changes: Any) -> Recipe:
     """Return the configuration in a TOML file (Path) or of a preset by name (str).
 
     A file may name a preset it builds on (`preset = "ising2d"`); what it does not name, in
@@ -309,7 +309,7 @@ def read_config(source: str | Path, option: str | None = None, **changes: Any) -
     the recipe.
     """
     config = _read(source if isinstance(source, Path) else _preset(source, option), option)
-    result: TrainConfig = dataclasses.replace(
+    result: Recipe = dataclasses.replace(
         config, **{k: v for k, v in changes.items() if v is not None}
     )
     return result
