@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import importlib
 import json
+import time
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -8,12 +10,14 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from skild_phys.cli import bench as _loaded  # noqa: F401
 from skild_phys.cli import run
 from skild_phys.errors import how_to_install
-from skild_phys.simulation import bench
-from skild_phys.simulation.peers import ALGORITHMS, PEERS, Missing, Peer, check_energy, version
 from skild_phys.simulation.spec import SimulationSpec
-from skild_phys.simulation.timing import Tau, calibrate, load_kernel
+
+bench = importlib.import_module("skild_phys.benchmarks.simulate")
+peers = importlib.import_module("skild_phys.benchmarks.peers")
+timing = importlib.import_module("skild_phys.benchmarks.timing")
 
 TINY = ["bench", "simulate", "--L", "16", "--seconds", "0.002", "--runs", "2"]
 TC = 2.269185314213022
@@ -34,7 +38,7 @@ def result(capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, Any]:
     return found
 
 
-class Known(Peer):
+class Known(peers.Peer):
     """A package that is always installed, and slow: a microsecond for an update of 16^2 sites."""
 
     package = "numpy"
@@ -177,7 +181,7 @@ def test_peers_are_measured_beside(
     monkeypatch.setattr(Known, "starts", [])
     found = result(capsys, *TINY)
     rows = {row["algorithm"]: row for row in found["peers"]}
-    assert tuple(rows) == ALGORITHMS
+    assert tuple(rows) == peers.ALGORITHMS
     assert rows["metropolis"]["nanoseconds"] == pytest.approx(1000.0 / 256)
     assert rows["wolff"]["nanoseconds"] == pytest.approx(1000.0 / found["cluster_size"])
     assert rows["wolff"]["own_cluster_size"]
@@ -220,15 +224,15 @@ def test_a_peer_without_the_model_is_missing(
 
 
 @pytest.mark.statistical
-@pytest.mark.parametrize("peer", PEERS)
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_installed_peers_are_driven_right(peer: type[Peer], algorithm: str) -> None:
+@pytest.mark.parametrize("peer", peers.PEERS)
+@pytest.mark.parametrize("algorithm", peers.ALGORITHMS)
+def test_installed_peers_are_driven_right(peer: Any, algorithm: str) -> None:
     """Null hypothesis: the mean energy is Kaufman's; |t| > 5.5 of 15 degrees: 6e-5 a case."""
     try:
-        version(peer)
-    except Missing as error:
+        peers.version(peer)
+    except peers.Missing as error:
         pytest.skip(f"{peer.package} {error}")
-    assert abs(check_energy(peer, algorithm, TC, seed=1).sigmas) < 5.5
+    assert abs(peers.check_energy(peer, algorithm, TC, seed=1)["deviation_sigma"]) < 5.5
     chain = peer(algorithm, np.ones((16, 16), dtype=np.int8), TC, 1)
     took, flipped = chain.time(1000)
     assert took > 0.0
@@ -244,23 +248,23 @@ def test_calibrate_fills_the_time() -> None:
         for _ in range(count):
             sum(range(1000))
 
-    assert 1 < calibrate(work, 0.02) < 100_000
+    assert 1 < timing.calibrate(work, 0.02) < 100_000
     assert done > 0
 
 
 def test_a_kernel_is_loaded_once() -> None:
     spec = SimulationSpec(2, TC, 1, algorithm="wolff")
-    load_kernel(spec)
-    again = load_kernel(spec)
-    assert not again.compiled
-    assert again.seconds < 1.0
+    timing.load_kernel(spec)
+    again = timing.load_kernel(spec)
+    assert not again["compiled"]
+    assert again["load_seconds"] < 1.0
 
 
 def test_scaled_times_remember_the_factor() -> None:
-    tau = Tau((2.0, 3.0), (0.1, 0.2), (8, 8)).scaled(2.0).scaled(5.0)
+    tau = timing.Tau((2.0, 3.0), (0.1, 0.2), (8, 8)).scaled(2.0).scaled(5.0)
     assert tau.time == pytest.approx((20.0, 30.0))
     assert tau.error == pytest.approx((1.0, 2.0))
-    assert (tau.slowest, tau.factor, tau.shape) == (30.0, 10.0, (8, 8))
+    assert (tau.factor, tau.shape) == (10.0, (8, 8))
 
 
 def test_bench_measure_tells_times_and_memory(
@@ -285,3 +289,46 @@ def test_bench_measure_refuses(capsys: pytest.CaptureFixture[str], option: str, 
     code, out, err = call(capsys, "bench", "measure", option, value)
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert option in err
+
+
+def test_bench_refine_splits_the_time_into_parts(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["bench", "refine", "--L", "16", "-n", "1", "--steps", "3", "--threads", "1"]
+    found = result(capsys, *words)
+    assert (found["shape"], found["denoiser_calls"], found["network_calls"]) == ([16, 16], 3, 2)
+    assert list(found["parts"]) == ["network", "mean field", "constraint", "the rest"]
+    assert all(seconds > 0.0 for seconds in found["parts"].values())
+    assert sum(found["parts"].values()) == pytest.approx(found["seconds_one_thread"])
+    assert found["exact_seconds_per_lattice"] > 0.0
+    code, out, _ = call(capsys, *words, "--rule", "majority")
+    assert code == 0
+    assert "16 x 16, majority 4x, 3 denoiser calls" in out
+
+
+class Parts:
+    """Work with a part inside another."""
+
+    def outer(self) -> None:
+        time.sleep(0.02)
+        self.inner()
+
+    def inner(self) -> None:
+        time.sleep(0.04)
+
+
+def test_a_part_inside_another_counts_as_itself_alone() -> None:
+    clock, parts = timing.Clock(), Parts()
+    with clock.around([("outer", Parts, "outer"), ("inner", parts, "inner")]):
+        parts.outer()
+    parts.outer()
+    assert clock.calls == {"outer": 1, "inner": 1}
+    assert 0.02 <= clock.seconds["outer"] < clock.seconds["inner"]
+    assert "inner" not in vars(parts)
+
+
+def test_a_part_that_is_gone_is_an_error() -> None:
+    with (
+        pytest.raises(AttributeError, match="moved"),
+        timing.Clock().around([("outer", Parts, "outer"), ("gone", Parts, "moved")]),
+    ):
+        pass
+    assert not hasattr(Parts.outer, "__wrapped__")

@@ -1,13 +1,16 @@
-"""How long kernels take, and how long chains remember: what a benchmark is put together from."""
+"""How long things take, and how long chains remember: what a benchmark is put together from."""
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import math
 import statistics
 import time
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numba.core import event
@@ -24,24 +27,50 @@ _FINE = 8.0  # records a tau
 _MOST_UPDATES = 2**30
 
 
-@dataclass(frozen=True)
-class Timing:
-    """Equal measurements, one after the other."""
-
-    runs: tuple[float, ...]
-
-    @property
-    def median(self) -> float:
-        """The median of the runs."""
-        return statistics.median(self.runs)
+def seconds_of(work: Callable[[], object]) -> float:
+    """Return the wall time of one call."""
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
 
 
-@dataclass(frozen=True)
-class Load:
-    """What the first call of a kernel in this process took, on the smallest lattice."""
+class Clock:
+    """Seconds by part, on one thread; a part inside another counts as itself alone."""
 
-    seconds: float
-    compiled: bool
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = defaultdict(float)
+        self.calls: dict[str, int] = defaultdict(int)
+        self._inner = [0.0]
+
+    def timed(self, part: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Return `function` with its calls counted and timed as `part`."""
+
+        @functools.wraps(function)
+        def call(*args: Any, **options: Any) -> Any:
+            self._inner.append(0.0)
+            began = time.perf_counter()
+            try:
+                return function(*args, **options)
+            finally:
+                took = time.perf_counter() - began
+                self.seconds[part] += took - self._inner.pop()
+                self.calls[part] += 1
+                self._inner[-1] += took
+
+        return call
+
+    @contextlib.contextmanager
+    def around(self, methods: Iterable[tuple[str, object, str]]) -> Iterator[None]:
+        """Time the methods (part, object or class, name); raises AttributeError if one is gone."""
+        with contextlib.ExitStack() as undo:
+            for part, owner, name in methods:
+                function = getattr(owner, name)
+                if name in vars(owner):
+                    undo.callback(setattr, owner, name, function)
+                else:
+                    undo.callback(delattr, owner, name)
+                setattr(owner, name, self.timed(part, function))
+            yield
 
 
 @dataclass(frozen=True)
@@ -57,35 +86,11 @@ class Tau:
     shape: tuple[int, ...]
     factor: float = 1.0
 
-    @property
-    def slowest(self) -> float:
-        """The larger of the two times."""
-        return max(self.time)
-
     def scaled(self, factor: float) -> Tau:
         """Return the times multiplied with a factor."""
         (e, m), (de, dm) = self.time, self.error
         times, errors = (factor * e, factor * m), (factor * de, factor * dm)
         return Tau(times, errors, self.shape, factor * self.factor)
-
-
-@dataclass(frozen=True)
-class Scaling:
-    """Samples a second on so many threads; `speedup` is over one thread, run beside run."""
-
-    threads: int
-    rate: Timing
-    speedup: Timing
-
-
-class Timed(Protocol):
-    """A chain whose updates can be timed."""
-
-    def time(self, updates: int) -> tuple[float, int | None]:
-        """Return the seconds that so many updates took, and how many spins Wolff flipped.
-
-        None for other updates, and where a package does not say.
-        """
 
 
 class Kernel:
@@ -103,23 +108,19 @@ class Kernel:
         return time.perf_counter() - began, flipped
 
 
-def load_kernel(spec: SimulationSpec) -> Load:
+def load_kernel(spec: SimulationSpec) -> dict[str, Any]:
     """Call a kernel for the first time; `compiled` says whether it did not lie in the cache."""
-    unit = start_unit(spec, 0)
+    unit, args = start_unit(spec, 0), (spec.system, spec.temperature)
     with event.install_recorder("numba:compile") as compiled:
-        began = time.perf_counter()
-        spec.kernel.advance(unit.lattices, spec.system, spec.temperature, unit.rng, 1)
-        took = time.perf_counter() - began
-    return Load(took, bool(compiled.buffer))
+        took = seconds_of(lambda: spec.kernel.advance(unit.lattices, *args, unit.rng, 1))
+    return {"load_seconds": took, "compiled": bool(compiled.buffer)}
 
 
 def calibrate(work: Callable[[int], object], seconds: float) -> int:
     """Return how many times `work` does its piece of work in about so many seconds."""
     count = 1
     while True:
-        began = time.perf_counter()
-        work(count)
-        took = time.perf_counter() - began
+        took = seconds_of(functools.partial(work, count))
         if took > seconds / 4.0 or count >= _MOST_UPDATES:
             return max(1, round(count * seconds / took))
         count *= 2
@@ -128,11 +129,7 @@ def calibrate(work: Callable[[int], object], seconds: float) -> int:
 def measure_tau(spec: SimulationSpec, run: Executor, seconds: float) -> tuple[Tau, list[Unit]]:
     """Return the autocorrelation times of a simulation, and its units in equilibrium.
 
-    Parameters
-    ----------
-    spec : what is simulated.
-    run : what runs its units.
-    seconds : after which no more is recorded than a rough answer takes.
+    After `seconds` no more is recorded than a rough answer takes.
     """
     settled, units = burn_in(spec, run)
     slowest = max(settled.tau_energy or 0.5, settled.tau_magnetization_squared or 0.5)
@@ -153,13 +150,19 @@ def measure_tau(spec: SimulationSpec, run: Executor, seconds: float) -> tuple[Ta
     return Tau(times, errors, spec.shape), units
 
 
+def with_runs(name: str, runs: list[float]) -> dict[str, Any]:
+    """Return the median of equal measurements, and all of them."""
+    return {name: statistics.median(runs), f"{name}_runs": runs}
+
+
 def time_threads(
     spec: SimulationSpec, units: list[Unit], numbers: list[int], runs: int, seconds: float
-) -> list[Scaling]:
+) -> list[dict[str, Any]]:
     """Time the drawing of samples on several numbers of threads, each thread a unit of its own.
 
-    Every thread gets the same amount of work whatever their number, and the numbers take turns.
-    `spec` has a settled `every`; `numbers` begin with 1.
+    Every thread gets the same amount of work whatever their number, and the numbers take turns;
+    `speedup` is over one thread, run beside run. `spec` has a settled `every`; `numbers` begin
+    with 1.
     """
     replicas = spec.kernel.replicas
     count = calibrate(lambda n: draw(spec, 0, units[0], 0, [(0, n * replicas)]), seconds)
@@ -169,9 +172,14 @@ def time_threads(
             work = [(0, count * replicas)]
             jobs = [(spec, n, unit, 0, work) for n, unit in enumerate(units[:number])]
             with threads(number, never) as run:
-                began = time.perf_counter()
-                run.all(draw, jobs)
-                took = time.perf_counter() - began
+                took = seconds_of(functools.partial(run.all, draw, jobs))
             rates[number].append(number * count * replicas / took)
-    speedups = {n: tuple(a / b for a, b in zip(rates[n], rates[1])) for n in numbers}
-    return [Scaling(n, Timing(tuple(rates[n])), Timing(speedups[n])) for n in numbers]
+    return [
+        {
+            "algorithm": spec.algorithm,
+            "threads": n,
+            **with_runs("samples_per_second", rates[n]),
+            **with_runs("speedup", [a / b for a, b in zip(rates[n], rates[1])]),
+        }
+        for n in numbers
+    ]

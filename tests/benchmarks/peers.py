@@ -10,7 +10,6 @@ import importlib
 import math
 import time
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
 from importlib import metadata
 from typing import Any, ClassVar
 
@@ -32,21 +31,6 @@ class Missing(Exception):
     """A package that cannot be measured; the message says why."""
 
 
-@dataclass(frozen=True)
-class Check:
-    """The energy per site that a package finds on a small lattice, beside Kaufman's."""
-
-    side: int
-    energy: float
-    error: float
-    exact: float
-
-    @property
-    def sigmas(self) -> float:
-        """The deviation in standard errors; single precision is all one may ask for."""
-        return (self.energy - self.exact) / max(self.error, 1e-6)
-
-
 class Peer(ABC):
     """A chain of another package.
 
@@ -66,13 +50,13 @@ class Peer(ABC):
     ) -> None: ...
 
     @staticmethod
-    @abstractmethod
     def able(model: str, shape: tuple[int, ...]) -> bool:
         """Return whether the package has such a model and lattice."""
+        return model in ("ising2d", "ising3d")
 
     @abstractmethod
     def time(self, updates: int) -> tuple[float, int | None]:
-        """As `timing.Timed` has it."""
+        """As `timing.Kernel.time`; no number of spins where the package does not say."""
 
     @abstractmethod
     def mean_energy(self, updates: int) -> float:
@@ -89,14 +73,14 @@ class Mcising(Peer):
     ) -> None:
         kind = "square" if lattice.ndim == 2 else "cubic"
         name = algorithm.replace("-", "_")
-        create = imported(self.package).IsingSimulation
+        create = importlib.import_module(self.package).IsingSimulation
         self._chain = create(len(lattice), 1.0, 0.0, 0.0, 0.0, seed, name, kind)
         self._chain.set_spins(lattice)
         self._temperature, self._wolff = temperature, algorithm == "wolff"
 
     @staticmethod
     def able(model: str, shape: tuple[int, ...]) -> bool:
-        return model in ("ising2d", "ising3d") and len(set(shape)) == 1
+        return Peer.able(model, shape) and len(set(shape)) == 1
 
     def time(self, updates: int) -> tuple[float, int | None]:
         began = time.perf_counter()
@@ -122,16 +106,12 @@ class Peapods(Peer):
     def __init__(
         self, algorithm: str, lattice: NDArray[np.int8], temperature: float, seed: int
     ) -> None:
-        create = imported(self.package).Ising
+        create = importlib.import_module(self.package).Ising
         self._chain = create(lattice.shape, temperatures=np.array([temperature]))
         self._chain._sim.reset(seed=seed)
         mode = {"wolff": "wolff", "swendsen-wang": "sw"}.get(algorithm)
         self._cluster = _clusters(mode) if mode else {}
         self._sample(_EQUILIBRATION, 1.0, _clusters("sw"))
-
-    @staticmethod
-    def able(model: str, shape: tuple[int, ...]) -> bool:
-        return model in ("ising2d", "ising3d")
 
     def _sample(self, updates: int, warmup: float, cluster: dict[str, Any]) -> float:
         with np.errstate(invalid="ignore"):
@@ -157,31 +137,32 @@ def _clusters(mode: str) -> dict[str, Any]:
     return {"cluster_update_interval": 1, "cluster_mode": mode}
 
 
-def imported(package: str) -> Any:
-    """Return a package's module; raises Missing."""
+def version(peer: type[Peer]) -> str:
+    """Return the version of an installed peer; raises Missing."""
+    package = peer.package
     try:
-        return importlib.import_module(package)
+        importlib.import_module(package)
     except ImportError as error:
         if error.name == package:
             raise Missing(f"not installed: {how_to_install('bench')}") from None
         raise Missing(f"cannot be imported: {error}") from None
+    return metadata.version(package)
 
 
-def version(peer: type[Peer]) -> str:
-    """Return the version of an installed peer; raises Missing."""
-    imported(peer.package)
-    return metadata.version(peer.package)
+def check_energy(peer: type[Peer], algorithm: str, temperature: float, seed: int) -> dict[str, Any]:
+    """Compare the energy per site that a peer finds on a small 2D Ising lattice with Kaufman's.
 
-
-def check_energy(peer: type[Peer], algorithm: str, temperature: float, seed: int) -> Check:
-    """Compare the energy that a peer finds on a small 2D Ising lattice with Kaufman's.
-
-    The error is that of the mean of batches, each many autocorrelation times long.
+    The error is that of the mean of batches, each many autocorrelation times long. Single
+    precision is all that one may ask for.
     """
     start = np.ones((_CHECK_SIDE, _CHECK_SIDE), dtype=np.int8)
     chain = peer(algorithm, start, temperature, seed)
     chain.mean_energy(_BATCH_UPDATES)
     means = [chain.mean_energy(_BATCH_UPDATES) for _ in range(_BATCHES)]
-    error = float(np.std(means, ddof=1)) / math.sqrt(_BATCHES)
+    energy, error = float(np.mean(means)), float(np.std(means, ddof=1)) / math.sqrt(_BATCHES)
     exact = kaufman_energy(_CHECK_SIDE, temperature)
-    return Check(_CHECK_SIDE, float(np.mean(means)), error, exact)
+    sigmas = (energy - exact) / max(error, 1e-6)
+    return {
+        "side": _CHECK_SIDE, "energy": energy, "error": error, "exact": exact,
+        "deviation_sigma": sigmas,
+    }  # fmt: skip

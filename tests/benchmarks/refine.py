@@ -1,0 +1,176 @@
+"""`skild-phys bench refine`: where the time and memory of a refinement go.
+
+The parts are timed by a `Clock` around the network, the mean field and the constraint: what is no
+longer where it was is an error, not a zero.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+import skild_phys as sp
+from skild_phys.cli.options import announced, json_option, threads_option
+from skild_phys.cli.terminal import say
+from skild_phys.errors import BadInput, check_whole
+
+from . import peak
+from .timing import Clock, seconds_of
+
+if TYPE_CHECKING:
+    from skild_phys.skild.coarse import CoarseInput
+    from skild_phys.skild.refine import RefineSpec
+    from skild_phys.skild.weights import Weights
+
+_PARTS = ("network", "mean field", "constraint")
+_MEMORY_SIDES = (512, 1024, 2048)
+
+
+@click.command("refine")
+@click.option("--L", "side", type=int, default=128, show_default=True, help="Side of the lattices.")
+@click.option("--factor", type=int, default=4, show_default=True)
+@click.option("--rule", default="block_mean", show_default=True)
+@click.option("--steps", type=int, help="Denoiser calls a lattice.  [default: as refine]")
+@click.option("--restarts", type=int, help="Restarts of a chain.  [default: as refine]")
+@click.option("-n", "count", type=int, default=8, show_default=True, help="Lattices; the median.")
+@click.option("--checkpoint", type=click.Path(path_type=Path), help="Weights.  [default: shipped]")
+@click.option("--memory", is_flag=True, help="Also the peak memory at L = 512, 1024, 2048.")
+@threads_option
+@json_option
+def command(
+    side: int, factor: int, rule: str, count: int, checkpoint: Path | None, memory: bool,
+    threads: int | None, as_json: bool, **chain: int | None,
+) -> None:  # fmt: skip
+    """Time the refinement of critical Ising lattices, split into its parts.
+
+    The parts are timed on one thread; then all threads refine into a store, by SKILD and by the
+    exact conditional Monte Carlo with its measured number of sweeps.
+
+    \b
+    skild-phys bench refine --json
+    skild-phys bench refine --steps 9 --restarts 1
+    skild-phys bench refine --L 256 --memory
+    """
+    from skild_phys.cli.refine import compile_kernels
+    from skild_phys.skild.coarse import open_coarse
+    from skild_phys.skild.refine import RefineSpec
+    from skild_phys.skild.weights import load_weights, shipped_weights
+
+    check_whole("-n", count)
+    if factor < 2:
+        raise BadInput("--factor", factor, "a whole number of at least 2")
+    if side < 2 * factor or side % factor:
+        raise BadInput("--L", side, f"a multiple of the factor {factor}")
+    weights = load_weights(checkpoint or shipped_weights())
+    with tempfile.TemporaryDirectory() as place:
+        fine, path = Path(place) / "fine.zarr", Path(place) / "coarse.zarr"
+        sp.simulate("ising2d", L=side, T="Tc", samples=count, seed=1, output=fine)
+        sp.coarsen(fine, factor, rule=rule, output=path)
+        coarse = open_coarse(path, factor, rule)
+        with announced("compiling the kernels (first run only) ..."):
+            compile_kernels(coarse, "skild")
+            compile_kernels(coarse, "exact", pilot=True)
+        with announced("measuring ..."):
+            workers = threads or os.cpu_count() or 1
+            speed = _measured(weights, coarse, RefineSpec(**chain), workers)  # type: ignore[arg-type]
+    peaks = {}
+    for large in _MEMORY_SIDES if memory else ():
+        words = [sys.executable, peak.__file__, "refine", str(large), "4"]
+        peaks[str(large)] = float(subprocess.check_output(words, text=True))
+    found = {"rule": rule, "factor": factor, **speed, "peak_memory_mib": peaks}
+    say(json.dumps(found)) if as_json else _print(found)
+
+
+def _measured(
+    weights: Weights, coarse: CoarseInput, spec: RefineSpec, threads: int
+) -> dict[str, Any]:
+    """Return what `spec` costs on the lattices of `coarse`; seconds are for one lattice.
+
+    `parts` divide the median of one thread, without the store: the network, the mean field, the
+    constraint (means under it, and draws), and the rest (transforms of the steps, noise).
+    """
+    import torch
+
+    from skild_phys.skild.constraint import Blocks, KeptModes, Sites
+    from skild_phys.skild.mean_field import MeanField
+    from skild_phys.skild.refine import SkildMethod
+
+    method, clock = SkildMethod(weights, coarse, spec), Clock()
+    coins = coarse.coins(coarse.ids) if coarse.rule == "majority" else None
+
+    def refine_one(i: int) -> None:
+        method(coarse.read(i, i + 1), [i], None if coins is None else coins[i : i + 1])
+
+    timed: list[tuple[str, object, str]] = [("network", method.skild.network, "forward")]
+    timed += [("mean field", MeanField, name) for name in ("evidence", "iterate", "given")]
+    timed += [
+        ("constraint", kind, name)
+        for kind in (Blocks, Sites, KeptModes)
+        for name in ("means", "settled", "draw")
+        if name in vars(kind)
+    ]
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        refine_one(0)
+        walls = [seconds_of(partial(refine_one, i)) for i in range(coarse.n)]
+        with clock.around(timed):
+            total = sum(seconds_of(partial(refine_one, i)) for i in range(coarse.n))
+    finally:
+        torch.set_num_threads(before)
+    missing = [part for part in _PARTS if not clock.calls[part]]
+    network_calls = int(sum(method.lambdas >= weights.network_from))
+    if missing and network_calls:
+        raise RuntimeError(f"never called: {', '.join(missing)}")
+    one_thread = statistics.median(walls)
+    parts = {part: one_thread * clock.seconds[part] / total for part in _PARTS}
+    exact = coarse.rule != "spectral"
+    return {
+        "shape": list(coarse.fine_shape),
+        "denoiser_calls": len(method.lambdas),
+        "network_calls": network_calls,
+        "seconds_per_lattice": _into_store(coarse, spec, weights, threads),
+        "threads": threads,
+        "seconds_one_thread": one_thread,
+        "parts": parts | {"the rest": one_thread - sum(parts.values())},
+        "exact_seconds_per_lattice": (
+            _into_store(coarse, replace(spec, method="exact"), None, threads) if exact else None
+        ),
+    }
+
+
+def _into_store(
+    coarse: CoarseInput, spec: RefineSpec, weights: Weights | None, threads: int
+) -> float:
+    from skild_phys.skild.refine import refine_store
+
+    heat = float(coarse.attrs["temperature"])
+    with tempfile.TemporaryDirectory() as folder:
+        done = refine_store(
+            coarse, Path(folder) / "r.zarr", spec, weights, temperature=heat, threads=threads
+        )
+    return done["seconds"] / coarse.n
+
+
+def _print(found: dict[str, Any]) -> None:
+    size, one_thread = " x ".join(map(str, found["shape"])), found["seconds_one_thread"]
+    say(f"{size}, {found['rule']} {found['factor']}x, {found['denoiser_calls']} denoiser calls, of")
+    say(f"which {found['network_calls']} call the network")
+    say(f"one thread     {one_thread:8.4f} s a lattice, of which")
+    for part, seconds in found["parts"].items():
+        say(f"  {part:12} {seconds:8.4f} s  {100 * seconds / one_thread:3.0f}%")
+    say(f"{found['threads']} threads      {found['seconds_per_lattice']:8.4f} s, into a store")
+    if found["exact_seconds_per_lattice"] is not None:
+        say(f"exact          {found['exact_seconds_per_lattice']:8.4f} s a lattice, into a store")
+    for side, mib in found["peak_memory_mib"].items():
+        say(f"peak memory    {mib:8.0f} MiB at {side} x {side}")
