@@ -34,16 +34,16 @@ from study import kept, skild_phys
 
 from skild_phys.images.evaluate import StoredImages
 from skild_phys.images.metrics import feature_network, features, frechet_distance
-from skild_phys.skild.basis import Box, turned
 from skild_phys.skild.data import ImageLattices
-from skild_phys.skild.spectrum import fit_channels, measure_shells
+from skild_phys.skild.measured import fit_channels, measure_shells
+from skild_phys.skild.spectrum import Box, turned
 from skild_phys.store import open_store
 
 FOLDER, CIFAR10, PHOTOS, VGG, WEIGHTS = map(Path, sys.argv[1:6])
 N = int(sys.argv[6]) if len(sys.argv) > 6 else 1000
 MODELS = {"skild": "cifar10-small", "ddpm": "cifar10-small-ddpm"}
 CALLS, MANY = (10, 20, 50, 100), 1000
-SAMPLERS = ("angle2", "ancestral")
+STEPS = ("angle2", "ancestral")
 FEW_FOR_MANY = {"skild": "angle2", "ddpm": "ancestral"}
 """The sampler that is run with MANY calls too."""
 SEED, FACTORS, SR_CALLS, SR_TEST = 20261126, (2, 4, 8), 20, 256
@@ -90,7 +90,7 @@ def sampled(model: str, sampler: str, calls: int, n: int) -> dict:
 real, known = features_of(f"train-{N}", train, N), features_of("test", test)
 rows = [{"model": "real", "sampler": "", "calls": 0, "n": n,
          "distance": frechet_distance(real[:n], known)} for n in (N, N // 2)]  # fmt: skip
-runs = [(*way, N) for way in product(MODELS, SAMPLERS, CALLS)]
+runs = [(*way, N) for way in product(MODELS, STEPS, CALLS)]
 runs += [(model, sampler, MANY, N // 2) for model, sampler in FEW_FOR_MANY.items()]
 for model, sampler, calls, n in runs:
     found = kept(FOLDER / f"{model}-{sampler}-{calls}.json", sampled, model, sampler, calls, n)
@@ -184,7 +184,7 @@ def refined(data: str, factor: int, model: str, sampler: str) -> dict:
 rows = []
 for data in ("cifar10", "photos"):
     for factor in FACTORS:
-        for model, sampler in (*product(MODELS, SAMPLERS), ("bicubic", "")):
+        for model, sampler in (*product(MODELS, STEPS), ("bicubic", "")):
             name = f"{data}-{factor}x-{model}-{sampler}.json"
             found = kept(FOLDER / name, refined, data, factor, model, sampler)
             row = {"data": data, "factor": factor, "model": model, "sampler": sampler}

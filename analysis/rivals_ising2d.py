@@ -46,19 +46,18 @@ from study import Study, kept, residuals, skild_phys
 from skild_phys.models import MODELS
 from skild_phys.rng import TRAINING, kernel_state, seed_sequence
 from skild_phys.rules.coarsen import BlockMean, coarsen_spins
-from skild_phys.skild.couplings import Couplings
 from skild_phys.skild.data import SimulationSource
-from skild_phys.skild.denoiser import y0_from_output
-from skild_phys.skild.draw import draw_spins
-from skild_phys.skild.model import Skild
-from skild_phys.skild.precision import network_dtype
-from skild_phys.skild.process import Process
+from skild_phys.skild.equations import Process, y0_from_output
+from skild_phys.skild.networks import network_dtype
 from skild_phys.skild.produce import produce
 from skild_phys.skild.recipe import Recipe, read_recipe
-from skild_phys.skild.reverse import see_through_symmetries
+from skild_phys.skild.sampling import draw_spins
 from skild_phys.skild.schedule import Linear, chain_lambdas
+from skild_phys.skild.skild import Skild
 from skild_phys.skild.spectrum import PowerLaw
+from skild_phys.skild.spins import Couplings
 from skild_phys.skild.streams import Streams, white_noise
+from skild_phys.skild.symmetries import see_through_symmetries
 from skild_phys.skild.train import Measured, Trainer, averaged
 from skild_phys.skild.unet import UNet
 from skild_phys.skild.weights import save_weights

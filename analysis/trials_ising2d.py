@@ -29,10 +29,9 @@ from skild_phys.models import MODELS
 from skild_phys.rules.coarsen import coarsen_spins
 from skild_phys.skild.constraint import Blocks
 from skild_phys.skild.data import SimulationSource
-from skild_phys.skild.denoiser import half_tanh, see_fields, spin_logits, y0_from_output
-from skild_phys.skild.mean_field import MeanField
-from skild_phys.skild.process import Process
+from skild_phys.skild.equations import Process, see_fields, y0_from_output
 from skild_phys.skild.recipe import Recipe, read_recipe
+from skild_phys.skild.spins import MeanField, half_tanh, spin_logits
 from skild_phys.skild.train import Trainer
 from skild_phys.skild.weights import load_weights, save_weights
 

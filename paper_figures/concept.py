@@ -19,9 +19,9 @@ from PIL import Image
 
 import skild_phys as sp
 from skild_phys.plots import STYLE, figure_bytes
-from skild_phys.skild.basis import Box
-from skild_phys.skild.process import Process
-from skild_phys.skild.spectrum import fit_channels
+from skild_phys.skild.equations import Process
+from skild_phys.skild.measured import fit_channels
+from skild_phys.skild.spectrum import Box
 from skild_phys.skild.weights import load_weights, shipped_weights
 
 HERE = Path(__file__).parent

@@ -29,7 +29,7 @@ FOLDER, CIFAR10, HERE = Path(sys.argv[1]), Path(sys.argv[2]), Path(__file__).par
 DISTANCES = pd.read_csv(HERE.parent / "analysis" / "images_cifar10.csv")
 SPECTRA = pd.read_csv(HERE.parent / "analysis" / "images_spectra.csv")
 LABELS = {"skild": "SKILD", "ddpm": "white noise (DDPM)"}
-SAMPLERS = {"angle2": "flow", "ancestral": "ancestral"}
+STEPS = {"angle2": "flow", "ancestral": "ancestral"}
 DIRECTIONS = ("intensity", "first colour", "second colour")
 
 # %% Distance against calls; spectra of the samples
@@ -38,7 +38,7 @@ with mpl.rc_context(STYLE):
     FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2)
     for i, (model, label) in enumerate(LABELS.items()):
-        for j, (sampler, named) in enumerate(SAMPLERS.items()):
+        for j, (sampler, named) in enumerate(STEPS.items()):
             own = DISTANCES[(DISTANCES["model"] == model) & (DISTANCES["sampler"] == sampler)]
             for n, some in own.groupby("n"):
                 whole = n == DISTANCES["n"].max()

@@ -18,9 +18,9 @@ from matplotlib.figure import Figure
 
 from skild_phys.models.exact import torus_structure_factor
 from skild_phys.plots import MARKERS, STYLE, THEORY, colour, save_figure
-from skild_phys.skild.basis import make_basis
 from skild_phys.skild.recipe import read_recipe
 from skild_phys.skild.schedule import Geometric, effective_resolution
+from skild_phys.skild.spectrum import make_basis
 from skild_phys.skild.weights import load_weights, shipped_weights
 
 HERE = Path(__file__).parent

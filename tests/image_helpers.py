@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from skild_phys.skild.denoiser import make_network
+from skild_phys.skild.networks import make_network
 from skild_phys.skild.schedule import Geometric, Schedule
 from skild_phys.skild.spectrum import PowerLaw, Spectrum
 from skild_phys.skild.unet import NetworkConfig

@@ -12,11 +12,10 @@ from skild_phys.models import MODELS
 from skild_phys.rng import kernel_state
 from skild_phys.rules.coarsen import coarsen_spins
 from skild_phys.simulation.wolff import wolff
-from skild_phys.skild.basis import Basis
 from skild_phys.skild.coarse import CoarseInput
-from skild_phys.skild.couplings import Couplings
-from skild_phys.skild.denoiser import make_network
-from skild_phys.skild.spectrum import RadialSpectrum
+from skild_phys.skild.networks import make_network
+from skild_phys.skild.spectrum import Basis, RadialSpectrum
+from skild_phys.skild.spins import Couplings
 from skild_phys.skild.unet import NetworkConfig
 from skild_phys.skild.weights import Weights
 

@@ -8,7 +8,7 @@ import torch
 from scipy.fft import dctn
 
 from skild_phys.errors import BadInput
-from skild_phys.skild.basis import BASES, make_basis
+from skild_phys.skild.spectrum import BASES, make_basis
 
 SHAPES = [(6, 8), (5, 7), (8, 5), (5, 8), (1, 4), (3, 1), (16, 16), (2, 2)]
 cases = pytest.mark.parametrize("shape", SHAPES)

@@ -20,7 +20,7 @@ from skild_phys.skild.constraint import (
     Sites,
     differentiable_means,
 )
-from skild_phys.skild.draw import block_means, draw_spins, rounded_sums
+from skild_phys.skild.sampling import block_means, draw_spins, rounded_sums
 
 Array = NDArray[np.float64]
 CPU = torch.device("cpu")

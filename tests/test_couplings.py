@@ -11,14 +11,9 @@ from numpy.typing import NDArray
 from skild_helpers import TC
 
 from skild_phys.rules.coarsen import coarsen_spins
-from skild_phys.skild.couplings import (
-    SIGNIFICANT,
-    Couplings,
-    beyond_pairs,
-    couplings_from_record,
-    fit_couplings,
-)
 from skild_phys.skild.data import SimulationSource
+from skild_phys.skild.measured import SIGNIFICANT, beyond_pairs, fit_couplings
+from skild_phys.skild.spins import Couplings, couplings_from_record
 
 Spins = NDArray[np.int8]
 

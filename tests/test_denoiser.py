@@ -11,22 +11,12 @@ from skild_helpers import NEIGHBOURS, POWER_LAW, TINY, critical_lattices, tiny_w
 from torch.nn.functional import softplus
 
 from skild_phys.rules.coarsen import coarsen_spins
-from skild_phys.skild.basis import BASES
 from skild_phys.skild.constraint import Blocks
-from skild_phys.skild.denoiser import (
-    DRAFT_WEIGHT,
-    OUTPUTS,
-    SpinLogits,
-    field_target,
-    make_network,
-    odd_outputs,
-    spin_logits,
-    spin_surrogate,
-    wave_slope,
-    y0_from_output,
-)
-from skild_phys.skild.mean_field import MeanField, half_tanh
-from skild_phys.skild.process import Process
+from skild_phys.skild.equations import OUTPUTS, Process, field_target, y0_from_output
+from skild_phys.skild.networks import make_network, odd_outputs
+from skild_phys.skild.spectrum import BASES
+from skild_phys.skild.spins import MeanField, SpinLogits, half_tanh, spin_logits
+from skild_phys.skild.targets import DRAFT_WEIGHT, spin_surrogate, wave_slope
 
 FIELD_OUTPUTS = [kind for kind in OUTPUTS if kind != "logits"]
 

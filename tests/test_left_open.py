@@ -11,10 +11,10 @@ from skild_helpers import critical_lattices, white
 
 from skild_phys.skild import left_open
 from skild_phys.skild.constraint import Blocks, Free, Sites
-from skild_phys.skild.left_open import LeftOpen
-from skild_phys.skild.model import Skild
-from skild_phys.skild.process import Process
+from skild_phys.skild.equations import Process
+from skild_phys.skild.skild import Skild
 from skild_phys.skild.spectrum import RadialSpectrum
+from skild_phys.skild.spins import LeftOpen
 from skild_phys.skild.streams import Streams
 from skild_phys.skild.weights import load_weights, shipped_weights
 

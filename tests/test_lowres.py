@@ -15,8 +15,7 @@ from skild_phys.images.lowres import (
     fine_shape,
     resampling,
 )
-from skild_phys.skild.basis import Box, cosines
-from skild_phys.skild.spectrum import PowerLaw
+from skild_phys.skild.spectrum import Box, PowerLaw, cosines
 
 SIZES = [((24, 36), (6, 9)), ((32, 32), (13, 21)), ((33, 47), (10, 12)), ((16, 24), (8, 12))]
 

@@ -15,11 +15,17 @@ from skild_helpers import NEIGHBOURS, POWER_LAW, critical_lattices, white
 from torch.nn.functional import softplus
 
 from skild_phys.skild import mean_field as module
-from skild_phys.skild.couplings import Couplings
-from skild_phys.skild.denoiser import ALONE, spin_logits
-from skild_phys.skild.draw import MOST
-from skild_phys.skild.mean_field import LOOPS, Evidence, MeanField, half_tanh
-from skild_phys.skild.process import Process
+from skild_phys.skild.equations import Process
+from skild_phys.skild.sampling import MOST
+from skild_phys.skild.spins import (
+    ALONE,
+    LOOPS,
+    Couplings,
+    Evidence,
+    MeanField,
+    half_tanh,
+    spin_logits,
+)
 
 Array = NDArray[np.float64]
 DIAGONAL = Couplings(((0, 1), (1, 0), (1, 1), (1, -1)), (0.31, 0.17, -0.12, 0.05))
@@ -295,7 +301,7 @@ def test_alone_it_ends_near_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
     xt = model.process.forward(x0, lam, white(8, shape, 3))
     found = []
     for iterations in (ALONE, 100):
-        monkeypatch.setattr("skild_phys.skild.denoiser.ALONE", iterations)
+        monkeypatch.setattr("skild_phys.skild.spins.ALONE", iterations)
         found.append(half_tanh(spin_logits(None, model, xt, lam).logits))
     assert float((found[0] - found[1]).square().mean().sqrt()) < 0.002
 

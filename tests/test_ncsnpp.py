@@ -13,8 +13,8 @@ from safetensors.torch import load_file, save_file
 
 from skild_phys.errors import BadInput, WeightsError
 from skild_phys.skild.convert import convert_ncsnpp, read_tensors
-from skild_phys.skild.denoiser import make_network
 from skild_phys.skild.ncsnpp import Ncsnpp, NcsnppConfig, doubled, halved
+from skild_phys.skild.networks import make_network
 from skild_phys.skild.schedule import Linear
 
 PAPER = Linear(32, 5.0, 137.7294, 1.57)

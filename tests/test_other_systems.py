@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from skild_phys.cli import run
-from skild_phys.skild.basis import make_basis
-from skild_phys.skild.spectrum import measure_shells
+from skild_phys.skild.measured import measure_shells
+from skild_phys.skild.spectrum import make_basis
 from skild_phys.skild.weights import load_weights
 from skild_phys.store import open_store
 

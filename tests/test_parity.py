@@ -22,12 +22,9 @@ from safetensors.torch import load_file
 
 from skild_phys.errors import BadInput, WeightsError
 from skild_phys.skild.convert import convert_ncsnpp, published_weights
-from skild_phys.skild.denoiser import field_target, y0_from_output
-from skild_phys.skild.model import Skild
-from skild_phys.skild.process import Process
+from skild_phys.skild.equations import Process, field_target, make_step, y0_from_output
 from skild_phys.skild.recipe import Recipe, read_recipe
-from skild_phys.skild.reference import kappa_from_reference, lambda_from_reference
-from skild_phys.skild.samplers import make_step
+from skild_phys.skild.skild import Skild
 from skild_phys.skild.spectrum import PaperSpectrum, spectrum_from_record
 from skild_phys.skild.streams import Streams
 from skild_phys.skild.weights import load_weights, save_weights
@@ -128,7 +125,7 @@ def test_presets_are_the_papers_table(name: str) -> None:
     lam, cifar = config.lambdas, "cifar" in name
     assert lam is not None
     assert (config.output, config.basis) == ("white_eps", "dct")
-    assert config.cutoff == pytest.approx(kappa_from_reference(row.k_c, row.side), rel=1e-12)
+    assert config.cutoff == pytest.approx(row.k_c / row.side, rel=1e-12)
     assert config.paper_spectrum == PaperSpectrum(row.side, row.alpha, row.c, row.k02)
     assert config.ema == (0.999 if cifar else 0.9999)
     assert config.learning_rate == (2e-4 if cifar else 1e-4)
@@ -139,7 +136,7 @@ def test_presets_are_the_papers_table(name: str) -> None:
     assert config.steps == {"ising128-4x": 100_000}.get(name, config.steps)
     reference = Reference(name)
     for n in (1, 400, 1000):
-        expected = lambda_from_reference(reference.lam(n), row.side)
+        expected = reference.lam(n) * row.side**2
         assert float(lam(np.array(n / N))) == pytest.approx(expected, rel=1e-12)
 
 
@@ -258,9 +255,3 @@ def test_one_ancestral_step(name: str, n: int) -> None:
     after = make_step("ancestral")(process, y, Mean(), lam, to, lambda: float32(white(name, 5)))
     got = reference.modes(process.fields(after).double().numpy())
     assert np.abs(got - wanted).max() < 1e-4 * np.abs(wanted).max()
-
-
-def test_units() -> None:
-    """kappa^2 lambda is a pure number."""
-    assert kappa_from_reference(np.pi * 5, 32) == pytest.approx(np.pi * 5 / 32)
-    assert lambda_from_reference(0.02, 32) == pytest.approx(20.48)

@@ -12,12 +12,9 @@ from skild_helpers import NEIGHBOURS, critical_lattices, white
 from skild_phys.rules.coarsen import Spectral, coarsen_spins
 from skild_phys.skild import posterior
 from skild_phys.skild.constraint import Blocks, Constraint, Free, KeptModes
-from skild_phys.skild.denoiser import SpinLogits, spin_logits
-from skild_phys.skild.left_open import LeftOpen
-from skild_phys.skild.mean_field import MeanField
-from skild_phys.skild.posterior import SpinPosterior
-from skild_phys.skild.process import Process
+from skild_phys.skild.equations import Process
 from skild_phys.skild.spectrum import RadialSpectrum
+from skild_phys.skild.spins import LeftOpen, MeanField, SpinLogits, SpinPosterior, spin_logits
 from skild_phys.skild.streams import Streams, white_noise
 
 SPECTRUM = RadialSpectrum((0.1, 0.5, 1.0, 4.5), (45.0, 3.0, 1.0, 0.15), 0.66)

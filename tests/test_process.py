@@ -7,9 +7,8 @@ import pytest
 import torch
 from skild_helpers import POWER_LAW, shell_deviations, white
 
-from skild_phys.skild.basis import BASES
-from skild_phys.skild.process import Process
-from skild_phys.skild.spectrum import PowerLaw
+from skild_phys.skild.equations import Process
+from skild_phys.skild.spectrum import BASES, PowerLaw
 
 SHAPE = (16, 16)
 bases = pytest.mark.parametrize("name", BASES)

@@ -12,21 +12,8 @@ from skild_helpers import POWER_LAW, TINY, shell_deviations, tiny_weights, white
 
 from skild_phys.errors import BadInput, Interrupted
 from skild_phys.rules.coarsen import BlockMean, Decimate, Operator
-from skild_phys.skild.basis import BASES, make_basis
 from skild_phys.skild.constraint import Blocks, Free
-from skild_phys.skild.couplings import Couplings
-from skild_phys.skild.denoiser import SpinLogits
-from skild_phys.skild.left_open import LeftOpen
-from skild_phys.skild.mean_field import MeanField
-from skild_phys.skild.model import Skild
-from skild_phys.skild.posterior import Correct, FieldPosterior, SpinPosterior
-from skild_phys.skild.process import Process
-from skild_phys.skild.reverse import (
-    SYMMETRIES,
-    run_chain,
-    see_through_symmetries,
-)
-from skild_phys.skild.samplers import SAMPLERS, make_step
+from skild_phys.skild.equations import STEPS, Correct, FieldPosterior, Process, make_step, run_chain
 from skild_phys.skild.schedule import (
     Geometric,
     Linear,
@@ -34,8 +21,11 @@ from skild_phys.skild.schedule import (
     Schedule,
     chain_lambdas,
 )
-from skild_phys.skild.spectrum import PowerLaw
+from skild_phys.skild.skild import Skild
+from skild_phys.skild.spectrum import BASES, PowerLaw, make_basis
+from skild_phys.skild.spins import Couplings, LeftOpen, MeanField, SpinLogits, SpinPosterior
 from skild_phys.skild.streams import Streams
+from skild_phys.skild.symmetries import SYMMETRIES, see_through_symmetries
 
 Array = NDArray[np.float64]
 CHAIN = Geometric(1e-4, 1000.0)
@@ -385,7 +375,7 @@ def test_skild_at_work_on_gaussian_fields(start: str, steps: int) -> None:
     assert np.abs(z).max() < 4
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("sampler", STEPS)
 def test_every_sampler_meets_the_coarse_field(sampler: str) -> None:
     shape, skild = (12, 12), gaussian_skild((12, 12), sampler)
     means = BlockMean(shape, 4)
@@ -442,7 +432,7 @@ def test_the_network_is_told_what_the_coarse_lattice_says(monkeypatch: pytest.Mo
 
 
 @torch.inference_mode()
-@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("sampler", STEPS)
 def test_spins_of_every_sampler_are_spins(sampler: str) -> None:
     skild = Skild(tiny_weights(), (16, 16), sampler=sampler)
     streams = [Streams.of(8, i) for i in range(2)]

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 from skild_phys.errors import BadInput
-from skild_phys.skild.basis import make_basis
 from skild_phys.skild.schedule import (
     AGAIN,
     FINE_STRIDE,
@@ -33,6 +32,7 @@ from skild_phys.skild.schedule import (
     starting_lambda,
     usual_restarts,
 )
+from skild_phys.skild.spectrum import make_basis
 
 SCHEDULES: dict[str, Schedule] = {
     "geometric": Geometric(0.05, 40.0),

@@ -10,14 +10,15 @@ import torch
 from skild_helpers import POWER_LAW, critical_lattices
 
 from skild_phys.errors import BadInput
-from skild_phys.skild.basis import BASES, Basis, make_basis
+from skild_phys.skild.measured import fit_spectrum, measure_shells
 from skild_phys.skild.spectrum import (
+    BASES,
     KINDS,
+    Basis,
     ModeSpectrum,
     PowerLaw,
     RadialSpectrum,
-    fit_spectrum,
-    measure_shells,
+    make_basis,
     spectrum_from_record,
 )
 

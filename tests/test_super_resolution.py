@@ -18,15 +18,17 @@ from skild_phys.images.refine import (
     coarsen_images,
     refine_images,
 )
-from skild_phys.skild.basis import Box, Mixed, cosines
 from skild_phys.skild.data import ImageLattices, fields_of
-from skild_phys.skild.process import Process
+from skild_phys.skild.equations import Process
+from skild_phys.skild.measured import fit_channels
 from skild_phys.skild.schedule import VariancePreserving
 from skild_phys.skild.spectrum import (
+    Box,
     ChannelSpectra,
+    Mixed,
     PowerLaw,
     RadialSpectrum,
-    fit_channels,
+    cosines,
     spectrum_from_record,
 )
 from skild_phys.skild.streams import Streams

@@ -8,7 +8,7 @@ import torch
 from test_mean_field import DIAGONAL, log_density, mean_field
 
 from skild_phys.skild import targets
-from skild_phys.skild.couplings import Couplings
+from skild_phys.skild.spins import Couplings
 from skild_phys.skild.targets import exchange_targets, majority_targets, site_targets
 
 LAMBDAS = (0.2, 1.0, 6.0)

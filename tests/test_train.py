@@ -21,9 +21,9 @@ from skild_phys.skild import train as module
 from skild_phys.skild.constraint import Blocks
 from skild_phys.skild.data import SimulationSource, Source, StoreSource
 from skild_phys.skild.recipe import Recipe, read_recipe
-from skild_phys.skild.reverse import SYMMETRIES
 from skild_phys.skild.schedule import START_SCALE, starting_lambda
 from skild_phys.skild.spectrum import PowerLaw
+from skild_phys.skild.symmetries import SYMMETRIES
 from skild_phys.skild.targets import site_targets
 from skild_phys.skild.train import (
     REACH,

@@ -193,7 +193,7 @@ def refine(
     skild-phys images refine low.zarr --checkpoint weights.safetensors -o fine.zarr
     """
     from skild_phys.images.refine import ImageRefineSpec, refine_images
-    from skild_phys.skild.samplers import make_step
+    from skild_phys.skild.equations import make_step
     from skild_phys.skild.weights import load_weights, weights_sha256
     from skild_phys.store import open_lattices
 

@@ -48,8 +48,8 @@ def compile_kernels(
     from skild_phys.rules.coarsen import coarsen_lattices
     from skild_phys.simulation.conditional import sample_conditional
     from skild_phys.simulation.conditional.sampler import CLUSTERS_FROM, SWEEPS_PER_CLUSTERS
-    from skild_phys.skild.draw import block_means, draw_spins, rounded_sums
     from skild_phys.skild.oracle import measured_sweeps, model_of_values
+    from skild_phys.skild.sampling import block_means, draw_spins, rounded_sums
 
     if source.rule == "spectral":
         if method == "skild":

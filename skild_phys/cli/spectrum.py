@@ -51,8 +51,8 @@ def command(
     skild-phys spectrum fine.zarr --kind power_law -o spectrum.png
     """
     from skild_phys.plots import figure_bytes, spectrum_figure
-    from skild_phys.skild.basis import make_basis
-    from skild_phys.skild.spectrum import fit_spectrum, measure_shells
+    from skild_phys.skild.measured import fit_spectrum, measure_shells
+    from skild_phys.skild.spectrum import make_basis
 
     lattices = _open(store)
     shape = (lattices.shape[0], lattices.shape[1])

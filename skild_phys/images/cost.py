@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from skild_phys.skild.denoiser import make_network
 from skild_phys.skild.ncsnpp import Ncsnpp
+from skild_phys.skild.networks import make_network
 from skild_phys.skild.recipe import Recipe
 
 H100_TFLOPS, UTILIZATION = 989.0, 0.35

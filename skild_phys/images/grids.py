@@ -10,9 +10,9 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from skild_phys.skild.basis import make_basis
 from skild_phys.skild.data import pixels_of
-from skild_phys.skild.model import Skild
+from skild_phys.skild.skild import Skild
+from skild_phys.skild.spectrum import make_basis
 from skild_phys.skild.streams import Streams
 from skild_phys.skild.weights import Weights
 

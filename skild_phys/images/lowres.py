@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skild_phys.errors import BadInput
-from skild_phys.skild.basis import cosines
+from skild_phys.skild.spectrum import cosines
 
 Array = NDArray[np.float64]
 

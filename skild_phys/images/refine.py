@@ -17,13 +17,13 @@ from skild_phys.errors import BadInput, StoreError
 from skild_phys.files import printable
 from skild_phys.images.datasets import write_images
 from skild_phys.images.lowres import RULES, LowResolution, coarse_shape, enlarged, fine_shape
-from skild_phys.skild.basis import turned
 from skild_phys.skild.data import ImageLattices, fields_of, pixels_of
-from skild_phys.skild.model import Skild
-from skild_phys.skild.posterior import Correct
-from skild_phys.skild.precision import arithmetic
+from skild_phys.skild.equations import Correct
+from skild_phys.skild.networks import arithmetic
 from skild_phys.skild.produce import GPU_BATCH, Lattices, image_batch, produce
 from skild_phys.skild.schedule import chain_record
+from skild_phys.skild.skild import Skild
+from skild_phys.skild.spectrum import turned
 from skild_phys.skild.streams import Streams, input_seed, white_noise
 from skild_phys.skild.weights import Weights, refining_lambda
 from skild_phys.store import Lattices as Input
@@ -45,7 +45,7 @@ class ImageRefineSpec:
     method : 'skild', or 'bicubic', which only interpolates.
     steps : network calls an image; None for as many as the weights' schedule has, or the start
         asks for.
-    sampler : of `samplers.SAMPLERS`.
+    sampler : of `equations.STEPS`.
     seed : of all noise.
     lambda_start, lambda_end : ends of the chain; None for `starting_lambda` of the factor, and the
         smallest lambda that the weights have seen.

@@ -13,7 +13,7 @@ from skild_phys.plots.style import STYLE, TRUTH, colour, new_figure
 if TYPE_CHECKING:
     import numpy as np
 
-    from skild_phys.skild.spectrum import ShellPower
+    from skild_phys.skild.measured import ShellPower
 
 
 def spectrum_figure(measured: ShellPower, fitted: NDArray[np.float64], kind: str) -> Figure:

@@ -17,18 +17,18 @@ from skild_phys.errors import BadInput
 from skild_phys.files import printable
 from skild_phys.models import MODELS
 from skild_phys.rng import system_seed
-from skild_phys.skild.basis import make_basis
 from skild_phys.skild.data import ImageLattices, pixels_of
-from skild_phys.skild.model import Skild
-from skild_phys.skild.precision import arithmetic
+from skild_phys.skild.equations import make_step
+from skild_phys.skild.networks import arithmetic
 from skild_phys.skild.produce import Lattices, image_batch, produce
-from skild_phys.skild.samplers import make_step
 from skild_phys.skild.schedule import (
     chain_record,
     check_restarts,
     starting_lambda,
     usual_restarts,
 )
+from skild_phys.skild.skild import Skild
+from skild_phys.skild.spectrum import make_basis
 from skild_phys.skild.streams import Streams
 from skild_phys.skild.weights import Weights, refining_lambda
 from skild_phys.store import Lattices as Input
@@ -44,7 +44,7 @@ class GenerateSpec:
     ----------
     steps : denoiser calls a lattice; None for as many as the start asks for
         (`schedule.restarting_lambdas`).
-    sampler : of `samplers.SAMPLERS`.
+    sampler : of `equations.STEPS`.
     restarts : how often the chain goes back up (`schedule.restarting_lambdas`). Where nothing is
         known of a lattice it adds an error instead of removing one.
     seed : of all random numbers, together with the weights and the sides.

@@ -13,12 +13,12 @@ from typing import Any
 
 from skild_phys.errors import BadInput
 from skild_phys.files import read_toml
-from skild_phys.skild.basis import BASES
-from skild_phys.skild.denoiser import NETWORKS, OUTPUTS, AnyNetworkConfig
+from skild_phys.skild.equations import OUTPUTS
 from skild_phys.skild.ncsnpp import NcsnppConfig
-from skild_phys.skild.reverse import MIRROR, SYMMETRIES
+from skild_phys.skild.networks import NETWORKS, AnyNetworkConfig
 from skild_phys.skild.schedule import SCHEDULES, Schedule, VariancePreserving
-from skild_phys.skild.spectrum import KINDS, PaperSpectrum
+from skild_phys.skild.spectrum import BASES, KINDS, PaperSpectrum
+from skild_phys.skild.symmetries import MIRROR, SYMMETRIES
 from skild_phys.skild.unet import NetworkConfig
 
 SPECTRA = (*KINDS, "channels", "white", "paper")
@@ -34,7 +34,7 @@ class Recipe:
     data : 'lattices', or 'images', which have channels and are `side` pixels a side.
     basis : 'dft' for periodic lattices, 'dct' for fields with open edges.
     symmetries : what the data are taken to be symmetric under: 'shift', 'flip', 'turn', 'sign'
-        (`reverse.SYMMETRIES`); for images 'mirror', left and right.
+        (`symmetries.SYMMETRIES`); for images 'mirror', left and right.
     model, temperature, side : of the running simulation that gives the lattices (temperature
         as on the command line: a number, Tc or a multiple of it); ignored for a store of lattices.
     clusters : Wolff clusters between two lattices of one chain; 0 takes the number that
@@ -45,7 +45,7 @@ class Recipe:
         (`spectrum.ChannelSpectra`); 'white', or 'paper', whose fit is `paper_spectrum`.
     cutoff : kappa_c in radians per site; below 0 for the lowest wave number above zero.
     weighting : of the loss of fields: 'flat', the mean square, or 'scales'
-        (`denoiser.scale_weights`).
+        (`equations.scale_weights`).
     couplings_reach : largest distance along an axis of the pair couplings in the mean field of
         spins; 0 for none.
     network_from : lambda below which spins are left to the mean field alone.
@@ -58,9 +58,9 @@ class Recipe:
         majority, decimation, by 2, 4 or 8): the mean field then runs under them.
     targets : of spins, 'spins', or 'conditional': their means given all the others, a fraction of
         the noise, right where pair couplings within `couplings_reach` say all about the data;
-        'auto' takes these unless the data show more (`couplings.beyond_pairs`).
+        'auto' takes these unless the data show more (`measured.beyond_pairs`).
     wave_weight : of spins, how much their long waves count beside the cross-entropy a site
-        (`denoiser.wave_slope`).
+        (`targets.wave_slope`).
     trained : 'all' of the network, or its 'waves' alone (`network.waves` bands), quickly: the rest
         stays as it began (`train --from`).
     initial : SHA-256 of the weights that the run starts from; none if empty.

@@ -30,10 +30,10 @@ from skild_phys.rules.coarsen import (
     state_counts,
 )
 from skild_phys.simulation.conditional import CONDITIONAL_RULES
-from skild_phys.skild.basis import Torus
 from skild_phys.skild.coarse import CoarseInput
 from skild_phys.skild.constraint import Blocks, Constraint, KeptModes, Sites
-from skild_phys.skild.model import Skild
+from skild_phys.skild.equations import make_step
+from skild_phys.skild.networks import arithmetic
 from skild_phys.skild.oracle import (
     Lattices,
     Method,
@@ -44,9 +44,7 @@ from skild_phys.skild.oracle import (
     monte_carlo,
     polished,
 )
-from skild_phys.skild.precision import arithmetic
 from skild_phys.skild.produce import produce
-from skild_phys.skild.samplers import make_step
 from skild_phys.skild.schedule import (
     SPECTRAL_END,
     START_SCALE,
@@ -55,6 +53,8 @@ from skild_phys.skild.schedule import (
     starting_lambda,
     usual_restarts,
 )
+from skild_phys.skild.skild import Skild
+from skild_phys.skild.spectrum import Torus
 from skild_phys.skild.streams import Streams, input_seed, white_noise
 from skild_phys.skild.weights import Weights
 from skild_phys.store import open_store, streams_at
@@ -75,7 +75,7 @@ class RefineSpec:
         followed by `sweeps` sweeps); 'fill' (each block at random, no model).
     steps : denoiser calls a lattice; None for as many as the start asks for
         (`schedule.restarting_lambdas`).
-    sampler : of `samplers.SAMPLERS`.
+    sampler : of `equations.STEPS`.
     restarts : how often the chain goes back up (`schedule.restarting_lambdas`); None for 2, or
         0 with few steps or another sampler than `stochastic`.
     samples_per_input : fine lattices for each coarse one.

@@ -1,4 +1,7 @@
-"""The power spectrum P = E|X - E X|^2 of the modes, measured or fitted.
+"""The modes of a field: orthonormal bases, and the power spectrum P = E|X - E X|^2.
+
+Both map real fields (..., Ly, Lx) to modes with E|X|^2 = P for each, and both know the wave
+number kappa = |k|, in radians per site, of every mode. Sides may be odd and unequal.
 
 Modes are those of an orthonormal basis, kappa = |k| in radians per site. Its kinds:
 
@@ -6,28 +9,161 @@ Modes are those of an orthonormal basis, kappa = |k| in radians per site. Its ki
 - `PowerLaw`: C (kappa^2 + k0^2)^-alpha, for every lattice size;
 - `PaperSpectrum`: the same with the constants, units and normalization of the paper;
 - `ModeSpectrum`: one P for each mode, as measured, for one lattice size.
-"""
+
+The units of arXiv 2605.26032 and its code, beside those used here."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.ndimage import gaussian_filter1d
-from scipy.optimize import curve_fit
+from torch import Tensor
 
 from skild_phys.errors import BadInput
-from skild_phys.skild.basis import Basis, Box
-from skild_phys.skild.reference import eps_norms
 
 Array = NDArray[np.float64]
+
+
+class Basis(ABC):
+    """An orthonormal transform of real (Ly, Lx) fields.
+
+    Attributes
+    ----------
+    shape : (Ly, Lx) of the fields.
+    kappa : |k| of every mode, float64, of the modes' shape.
+    lowest : the smallest kappa above 0.
+    sites : Ly Lx.
+    weight : how many modes of the full transform each mode stands for, of the modes' shape: a
+        mode of the half-plane DFT stands for its complex conjugate too.
+    mixing : (c, c) orthogonal, what channels are turned by before they are transformed; None for
+        not at all.
+    """
+
+    name: str
+    mixing: Tensor | None = None
+
+    def __init__(self, shape: tuple[int, int]) -> None:
+        self.shape = shape
+        self.kappa: Array = self._wave_numbers()
+        above = self.kappa[self.kappa > 0]
+        self.lowest = float(above.min()) if above.size else 2.0 * math.pi
+        self.weight: Array = np.ones_like(self.kappa)
+        self.sites = shape[0] * shape[1]
+
+    @abstractmethod
+    def _wave_numbers(self) -> Array: ...
+
+    @abstractmethod
+    def modes(self, fields: Tensor) -> Tensor:
+        """Return the modes of real `fields` (..., Ly, Lx)."""
+
+    @abstractmethod
+    def fields(self, modes: Tensor) -> Tensor:
+        """Return the real fields (..., Ly, Lx) of `modes`: the inverse of `modes`."""
+
+
+class Torus(Basis):
+    """The DFT of a periodic lattice, the half-plane of `rfft2`: modes (..., Ly, Lx // 2 + 1)."""
+
+    name = "dft"
+
+    def __init__(self, shape: tuple[int, int]) -> None:
+        super().__init__(shape)
+        self.weight[:, 1 : (shape[1] + 1) // 2] = 2.0
+
+    def _wave_numbers(self) -> Array:
+        ky = 2.0 * np.pi * np.fft.fftfreq(self.shape[0])
+        kx = 2.0 * np.pi * np.fft.rfftfreq(self.shape[1])
+        return np.asarray(np.hypot(ky[:, None], kx[None, :]))
+
+    def modes(self, fields: Tensor) -> Tensor:
+        modes: Tensor = torch.fft.rfft2(fields, norm="ortho")
+        return modes
+
+    def fields(self, modes: Tensor) -> Tensor:
+        fields: Tensor = torch.fft.irfft2(modes, s=self.shape, norm="ortho")
+        return fields
+
+
+class Box(Basis):
+    """The DCT-II of a lattice with open (Neumann) edges: real modes (..., Ly, Lx).
+
+    Two products with cosine matrices: exact for any side, and fast where images live (sides of a
+    few hundred).
+    """
+
+    name = "dct"
+
+    def __init__(self, shape: tuple[int, int]) -> None:
+        super().__init__(shape)
+        self._y, self._x = (cosines(side) for side in shape)
+
+    def _wave_numbers(self) -> Array:
+        ky, kx = (np.pi * np.arange(side) / side for side in self.shape)
+        return np.asarray(np.hypot(ky[:, None], kx[None, :]))
+
+    def modes(self, fields: Tensor) -> Tensor:
+        return self._y.to(fields) @ fields @ self._x.to(fields).T
+
+    def fields(self, modes: Tensor) -> Tensor:
+        return self._y.to(modes).T @ modes @ self._x.to(modes)
+
+
+class Mixed(Basis):
+    """Another basis for fields (..., channels, Ly, Lx) whose channels are turned by `mixing`."""
+
+    def __init__(self, basis: Basis, mixing: Array) -> None:
+        self.name, self._inner = basis.name, basis
+        super().__init__(basis.shape)
+        self.weight = basis.weight
+        self.mixing = torch.from_numpy(np.ascontiguousarray(mixing))
+
+    def _wave_numbers(self) -> Array:
+        return self._inner.kappa
+
+    def modes(self, fields: Tensor) -> Tensor:
+        return self._inner.modes(turned(self.mixing, fields))
+
+    def fields(self, modes: Tensor) -> Tensor:
+        return turned(self.mixing, self._inner.fields(modes), back=True)
+
+
+def turned(mixing: Tensor | None, fields: Tensor, back: bool = False) -> Tensor:
+    """Return fields (..., channels, Ly, Lx) whose channels are turned by `mixing`, or back."""
+    if mixing is None:
+        return fields
+    matrix = mixing.to(fields)
+    return torch.einsum("kc,...cyx->...kyx", matrix.T if back else matrix, fields)
+
+
+def cosines(side: int) -> Tensor:
+    """Return the orthonormal DCT-II of a line of `side` sites, (mode, site) float64."""
+    u, x = np.arange(side)[:, None], np.arange(side)[None, :]
+    table = np.cos(np.pi * u * (x + 0.5) / side) * math.sqrt(2.0 / side)
+    table[0] /= math.sqrt(2.0)
+    return torch.from_numpy(table)
+
+
+BASES: dict[str, type[Basis]] = {basis.name: basis for basis in (Torus, Box)}
+
+
+def make_basis(name: str, shape: tuple[int, int]) -> Basis:
+    """Return the basis `name` of BASES for fields of `shape`; raises BadInput."""
+    if name not in BASES:
+        raise BadInput("basis", name, " or ".join(BASES))
+    return BASES[name](shape)
+
+
+def eps_norms(shape: tuple[int, int]) -> NDArray[np.float64]:
+    """Return the orthonormal DCT modes of `shape` over side / 2 times those of the reference."""
+    y, x = (np.where(np.arange(side) == 0, math.sqrt(0.5), 1.0) for side in shape)
+    return np.asarray(y[:, None] * x)
 
 
 class Spectrum(ABC):
@@ -201,162 +337,3 @@ def spectrum_from_record(record: dict[str, Any]) -> Spectrum:
 
 WHITE = PowerLaw(1.0, 0.0, 1.0)
 """The spectrum of white noise of variance 1."""
-
-
-def fit_spectrum(power: Array, basis: Basis, kind: str = RadialSpectrum.kind) -> Spectrum:
-    """Return a spectrum of `kind` for measured mode powers; raises BadInput for none of KINDS.
-
-    Parameters
-    ----------
-    power : measured E|X|^2 of the modes of `basis` (`measure_shells`), not all zero.
-    kind : 'radial', 'power_law' or 'modes'.
-    """
-    if kind not in KINDS:
-        raise BadInput("spectrum", kind, " or ".join(KINDS))
-    if not 0 < power.mean() < math.inf:
-        raise BadInput("STORE", float(power.mean()), "lattices whose mean square is above 0")
-    floored = np.maximum(power, FLOOR * np.average(power, weights=basis.weight))
-    if kind == ModeSpectrum.kind:
-        return ModeSpectrum(basis.name, basis.shape, tuple(floored.ravel().tolist()))
-    if kind == PowerLaw.kind:
-        return _power_law(floored, basis)
-    return _radial(floored, basis)
-
-
-def fit_channels(batches: Sequence[NDArray[np.generic]], basis: Basis) -> ChannelSpectra:
-    """Return the spectra of images (n, channels, Ly, Lx) along their principal directions.
-
-    Directions are those of the covariance of the channels over all sites, the largest first; each
-    is turned so that its components have a sum above zero, or the first of them is.
-    """
-    channels = batches[0].shape[1]
-    total, count = np.zeros((channels, channels)), 0
-    for batch in batches:
-        flat = np.moveaxis(np.asarray(batch, dtype=np.float64), 1, 0).reshape(channels, -1)
-        total += np.cov(flat) * flat.shape[1]
-        count += flat.shape[1]
-    mixing = np.linalg.eigh(total / count)[1].T[::-1]
-    lead = np.where(np.abs(mixing.sum(1)) > 0.1, mixing.sum(1), mixing[:, 0])
-    mixing = mixing * np.sign(lead)[:, None]
-    turned = (np.einsum("kc,ncyx->knyx", mixing, np.asarray(b, np.float64)) for b in batches)
-    power, count = np.zeros((channels, *basis.kappa.shape)), 0
-    for directions in turned:
-        modes = basis.modes(torch.from_numpy(np.ascontiguousarray(directions)))
-        power += (modes.abs() ** 2).sum(1).numpy()
-        count += directions.shape[1]
-    # Grey images have no colours at all: noise of theirs is next to none, but there is some.
-    power = np.maximum(power / count, FLOOR * np.average(power[0] / count, weights=basis.weight))
-    spectra = (fit_spectrum(one, basis, RadialSpectrum.kind) for one in power)
-    radial = tuple(s for s in spectra if isinstance(s, RadialSpectrum))
-    return ChannelSpectra(tuple(tuple(float(x) for x in row) for row in mixing), radial)
-
-
-FLOOR = 1e-4
-"""Lowest P kept, as a fraction of the mean over all modes."""
-
-
-KNOTS = 48
-"""Shells, uniform in log kappa; those without a mode are dropped."""
-
-
-def _shell_of(basis: Basis) -> tuple[NDArray[np.int64], Array]:
-    """Return the shell and the weight of every mode above the zero mode, row by row."""
-    inside = basis.kappa.ravel() > 0
-    kappa = basis.kappa.ravel()[inside]
-    edges = np.geomspace(kappa.min() * 0.999, kappa.max() * 1.001, KNOTS + 1)
-    _, which = np.unique(np.digitize(kappa, edges), return_inverse=True)
-    return which.astype(np.int64), basis.weight.ravel()[inside]
-
-
-def _shells(power: Array, basis: Basis) -> tuple[Array, Array]:
-    """Return log kappa and log P of the shells."""
-    which, weight = _shell_of(basis)
-    count: Array = np.bincount(which, weight).astype(np.float64)
-    log_kappa = np.log(basis.kappa.ravel()[basis.kappa.ravel() > 0])
-    log_power: Array = np.log(_shell_means(power[None], basis)[0])
-    return np.asarray(np.bincount(which, weight * log_kappa) / count), log_power
-
-
-def _radial(power: Array, basis: Basis, smooth: float = 0.7) -> RadialSpectrum:
-    """Return a table of the shells; log P is smoothed against a cubic trend by a Gaussian
-    `smooth` shells wide."""
-    log_kappa, log_power = _shells(power, basis)
-    degree = min(3, log_kappa.size - 1)
-    trend = np.polynomial.Polynomial.fit(log_kappa, log_power, degree)(log_kappa)
-    log_power = trend + gaussian_filter1d(log_power - trend, smooth, mode="nearest")
-    table = RadialSpectrum(tuple(np.exp(log_kappa)), tuple(np.exp(log_power)), 1.0)
-    grid = np.geomspace(1e-4, float(np.exp(log_kappa[0])), 4000)
-    zero = float(grid[np.argmin(np.abs(table(grid) - power.flat[0]))])
-    return RadialSpectrum(table.kappa, table.power, zero * basis.sites**0.5)
-
-
-def _power_law(power: Array, basis: Basis) -> PowerLaw:
-    """Return the least-squares fit of log P over shells, all of equal weight."""
-    log_kappa, log_power = _shells(power, basis)
-
-    def model(x: Array, log_amplitude: float, alpha: float, log_k0: float) -> Array:
-        return np.asarray(log_amplitude - alpha * np.log(np.exp(2.0 * x) + np.exp(2.0 * log_k0)))
-
-    low = float(log_kappa[0])
-    start = (float(log_power[-1]), 1.0, low)
-    bounds = ((-np.inf, 0.0, low - 10.0), (np.inf, 10.0, float(log_kappa[-1])))
-    best, _ = curve_fit(model, log_kappa, log_power, start, bounds=bounds)
-    return PowerLaw(math.exp(best[0]), float(best[1]), math.exp(2.0 * best[2]))
-
-
-@dataclass(frozen=True)
-class ShellPower:
-    """Measured mode powers, and their means over shells of equal log kappa.
-
-    Attributes
-    ----------
-    basis : whose modes these are.
-    n : number of lattices.
-    power : mean |X|^2 of each mode.
-    kappa, mean, error : of each shell: geometric mean wave number, mean power of its modes, and
-        the standard error of that for independent lattices (nan for one lattice).
-    """
-
-    basis: Basis
-    n: int
-    power: Array
-    kappa: Array
-    mean: Array
-    error: Array
-
-    def over_shells(self, power: Array) -> Array:
-        """Return the means over the shells of another power of each mode."""
-        return np.asarray(_shell_means(power[None], self.basis)[0])
-
-
-def _shell_means(power: Array, basis: Basis) -> Array:
-    """Return the means of `power` (n, *modes) over `_shell_of`'s shells, (n, shells)."""
-    which, weight = _shell_of(basis)
-    counts = np.bincount(which, weight)
-    flat = power.reshape(len(power), -1)[:, basis.kappa.ravel() > 0]
-    means: Array = np.stack([np.bincount(which, weight * one) for one in flat]) / counts
-    return np.asarray(means)
-
-
-def measure_shells(batches: Iterable[NDArray[np.generic]], basis: Basis) -> ShellPower:
-    """Return the mode powers of batches of lattices (n, Ly, Lx), and their errors by shell.
-
-    Of images (n, channels, Ly, Lx) they are means over the channels.
-    """
-    power, n = np.zeros_like(basis.kappa), 0
-    total, squares = np.zeros(1), np.zeros(1)
-    for fields in batches:
-        modes = basis.modes(torch.from_numpy(np.asarray(fields, dtype=np.float64)))
-        each = (modes.abs() ** 2).numpy()
-        each = each.mean(axis=1) if each.ndim == 4 else each
-        shells = _shell_means(each, basis)
-        power += each.sum(axis=0)
-        total, squares = total + shells.sum(axis=0), squares + (shells**2).sum(axis=0)
-        n += len(each)
-    mean = total / n
-    spread = np.sqrt(np.maximum(squares / n - mean**2, 0.0))
-    error = spread / math.sqrt(n - 1) if n > 1 else np.full_like(mean, np.nan)
-    which, weight = _shell_of(basis)
-    log_kappa = np.log(basis.kappa.ravel()[basis.kappa.ravel() > 0])
-    kappa = np.exp(np.bincount(which, weight * log_kappa) / np.bincount(which, weight))
-    return ShellPower(basis, n, power / n, kappa, mean, error)

@@ -28,42 +28,44 @@ from skild_phys.errors import BadInput, Interrupted, OutputTaken, WeightsError
 from skild_phys.files import parse_json, write_bytes_atomically
 from skild_phys.rng import TRAINING, seed_sequence
 from skild_phys.rules.coarsen import coarsen_spins
-from skild_phys.skild.basis import make_basis
 from skild_phys.skild.constraint import Blocks, Constraint, Sites, differentiable_means
-from skild_phys.skild.couplings import (
-    SIGNIFICANT,
-    Couplings,
-    beyond_pairs,
-    couplings_from_record,
-    fit_couplings,
-)
 from skild_phys.skild.data import EVERY, Source
-from skild_phys.skild.denoiser import (
-    field_target,
-    make_network,
-    scale_weights,
-    see_fields,
-    spin_logits,
-    spin_surrogate,
-    wave_slope,
+from skild_phys.skild.equations import Process, each, field_target, scale_weights, see_fields
+from skild_phys.skild.measured import (
+    SIGNIFICANT,
+    beyond_pairs,
+    fit_channels,
+    fit_couplings,
+    fit_spectrum,
+    measure_shells,
 )
-from skild_phys.skild.mean_field import Evidence, MeanField, half_tanh
-from skild_phys.skild.precision import network_dtype
-from skild_phys.skild.process import Process, each
+from skild_phys.skild.networks import make_network, network_dtype
 from skild_phys.skild.ranks import Ranks
 from skild_phys.skild.recipe import Recipe
-from skild_phys.skild.reverse import MIRROR, SYMMETRIES
 from skild_phys.skild.schedule import START_SCALE, TIMES, starting_lambda
 from skild_phys.skild.spectrum import (
     WHITE,
     ChannelSpectra,
     Spectrum,
-    fit_channels,
-    fit_spectrum,
-    measure_shells,
+    make_basis,
     spectrum_from_record,
 )
-from skild_phys.skild.targets import exchange_targets, majority_targets, site_targets
+from skild_phys.skild.spins import (
+    Couplings,
+    Evidence,
+    MeanField,
+    couplings_from_record,
+    half_tanh,
+    spin_logits,
+)
+from skild_phys.skild.symmetries import MIRROR, SYMMETRIES
+from skild_phys.skild.targets import (
+    exchange_targets,
+    majority_targets,
+    site_targets,
+    spin_surrogate,
+    wave_slope,
+)
 from skild_phys.skild.weights import Weights, content_sha256
 
 DTYPES = {"bf16": torch.bfloat16, "float32": torch.float32}

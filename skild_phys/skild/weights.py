@@ -23,18 +23,15 @@ from torch import Tensor
 
 from skild_phys.errors import BadInput, WeightsError
 from skild_phys.files import parse_json, write_bytes_atomically
-from skild_phys.skild.couplings import Couplings, couplings_from_record
-from skild_phys.skild.denoiser import (
+from skild_phys.skild.equations import OUTPUTS, Process
+from skild_phys.skild.ncsnpp import Ncsnpp
+from skild_phys.skild.networks import (
     NETWORKS,
-    OUTPUTS,
     AnyNetworkConfig,
     Network,
     make_network,
+    network_dtype,
 )
-from skild_phys.skild.ncsnpp import Ncsnpp
-from skild_phys.skild.precision import network_dtype
-from skild_phys.skild.process import Process
-from skild_phys.skild.reverse import SYMMETRIES
 from skild_phys.skild.schedule import (
     ERASED,
     LAMBDA_END,
@@ -47,6 +44,8 @@ from skild_phys.skild.schedule import (
     starting_lambda,
 )
 from skild_phys.skild.spectrum import Spectrum, spectrum_from_record
+from skild_phys.skild.spins import Couplings, couplings_from_record
+from skild_phys.skild.symmetries import SYMMETRIES
 
 FORMAT = "skild-phys weights 6"
 HEADER_KEY = "skild-phys"
@@ -69,7 +68,7 @@ class Weights:
     basis : 'dft' or 'dct'.
     couplings : pair couplings of the mean field; spins only.
     network_from : the lambda below which spins are left to the mean field alone.
-    symmetries : what the data are taken to be symmetric under (`reverse.SYMMETRIES`).
+    symmetries : what the data are taken to be symmetric under (`symmetries.SYMMETRIES`).
     channels : of images; 0 for lattices.
     cutoff : kappa_c of the process; None for the lowest wave number above zero.
     schedule : along which lambda was drawn, and chains take their steps; None for log-uniform.

@@ -26,18 +26,24 @@ from skild_phys.rng import uniform
 from skild_phys.vectors import data_of, intrinsic, load, store
 
 LANES = 8
+
+
 MOST, LARGEST = 300.0, 87.0
 """Logits are cut at +-MOST where those of a block are shifted, at +-LARGEST, beyond which float32
 has no probabilities, elsewhere."""
+
+
 RARE = 1e-30
 """Probability of what a block must hold below which its logits are shifted: what matters in it may
 be less than float32 holds."""
+
 
 BY_CHANCE = 0.25
 """How far from the middle between two whole numbers of ups a block's number is rounded by chance.
 At 0.5 a block's sum is right on average, and the noise of rounding makes lattices refined by 4 from
 kept modes too disordered, by 0.017 in energy; at 0 it is least, and they are too ordered at short
 distance, by 0.006 in G4c at r = 2 (32 tuning lattices)."""
+
 
 _FLOATS = ir.VectorType(ir.DoubleType(), LANES)
 

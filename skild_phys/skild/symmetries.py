@@ -1,33 +1,27 @@
-"""The reverse process: denoise, step to a smaller lambda, until nothing is left to denoise.
+"""Symmetries of the data, and a network that sees each configuration through one of its own.
 
-Every lattice has its own random streams, so what it becomes does not depend on which others
-are computed beside it. Each network call sees the lattice through a random symmetry of the
-data: whatever the network does that the physics does not is averaged out along the chain instead
-of adding up.
+Whatever the network does that the physics does not is averaged out along the chain instead of
+adding up.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from skild_phys.errors import Interrupted
-from skild_phys.skild.process import Process
-from skild_phys.skild.samplers import Noise, Posterior, Step
 from skild_phys.skild.streams import Streams
 
-Stop = Callable[[], bool]
 Network = Callable[[Tensor, Tensor], Tensor]
-AnyPosterior = TypeVar("AnyPosterior", bound=Posterior)
+
 
 SYMMETRIES = ("shift", "flip", "turn", "sign")
 """What a lattice is taken to be symmetric under: translations, reflections of an axis, quarter
 turns (of square lattices), and a change of sign of the field."""
+
+
 MIRROR = "mirror"
 """What a photograph may be taken to be symmetric under: left for right."""
 
@@ -83,41 +77,3 @@ def see_through_symmetries(
     views = torch.stack([look.there(one) for look, one in zip(looks, features, strict=True)])
     outputs = network(views, lam)
     return torch.stack([look.back(one, signs) for look, one in zip(looks, outputs, strict=True)])
-
-
-def run_chain(
-    process: Process,
-    y: Tensor,
-    lambdas: NDArray[np.float64],
-    denoise: Callable[[Tensor, float], AnyPosterior],
-    step: Step,
-    noise: Noise,
-    stop: Stop = lambda: False,
-) -> tuple[Tensor, AnyPosterior]:
-    """Run the reverse process from whitened modes `y` at lambdas[0] down to the last lambda.
-
-    Parameters
-    ----------
-    lambdas : one denoiser call for each. Where they rise (a restart), X_0 is drawn and erased
-        anew; everywhere else they fall.
-    denoise : (Y, lambda) -> what is known of X_0.
-    step : of a sampler, new for this chain.
-    noise : draws white whitened modes.
-    stop : asked before each call; raises Interrupted once it says so.
-
-    Returns
-    -------
-    Y at the last lambda and what is known of X_0 there: `step` to 0, or a draw, ends the chain.
-    """
-    for index, lam in enumerate(lambdas):
-        if stop():
-            raise Interrupted("interrupted")
-        posterior = denoise(y, float(lam))
-        if index + 1 == len(lambdas):
-            break
-        to = float(lambdas[index + 1])
-        if to < lam:
-            y = step(process, y, posterior, float(lam), to, noise)
-        else:
-            y = process.cosine(to) * posterior.draw() + process.sine(to) * noise()
-    return y, posterior

@@ -14,14 +14,21 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from skild_phys.skild.constraint import Constraint, Free
-from skild_phys.skild.denoiser import odd_outputs, see_fields, spin_logits, y0_from_output
-from skild_phys.skild.left_open import LeftOpen
-from skild_phys.skild.mean_field import MeanField
-from skild_phys.skild.posterior import Correct, FieldPosterior, SpinPosterior
-from skild_phys.skild.process import Process
-from skild_phys.skild.reverse import Stop, run_chain, see_through_symmetries
-from skild_phys.skild.samplers import Noise, make_step
+from skild_phys.skild.equations import (
+    Correct,
+    FieldPosterior,
+    Noise,
+    Process,
+    Stop,
+    make_step,
+    run_chain,
+    see_fields,
+    y0_from_output,
+)
+from skild_phys.skild.networks import odd_outputs
+from skild_phys.skild.spins import LeftOpen, MeanField, SpinPosterior, spin_logits
 from skild_phys.skild.streams import Streams, white_noise
+from skild_phys.skild.symmetries import see_through_symmetries
 from skild_phys.skild.weights import Weights
 
 
@@ -32,7 +39,7 @@ class Skild:
     ----------
     weights : spectrum, network and couplings.
     shape : (Ly, Lx); any sides. Fields of images have their channels before them.
-    sampler : of `samplers.SAMPLERS`.
+    sampler : of `equations.STEPS`.
     """
 
     def __init__(

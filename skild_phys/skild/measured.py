@@ -1,0 +1,343 @@
+"""What is measured of the data before training: the power spectrum P, and pair couplings of spins.
+
+If p(s) ~ exp(sum over pairs of J_ij s_i s_j), a spin given all others is up with odds
+exp(2 sum_j J_ij s_j): a logistic regression, convex and consistent (Besag 1975; for spins
+Aurell and Ekeberg, arXiv 1107.3536). Where the true law has more than pair couplings, these are
+the best that pairs can say; the network corrects the rest.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter1d
+from scipy.optimize import curve_fit
+
+from skild_phys.errors import BadInput
+from skild_phys.skild.spectrum import (
+    KINDS,
+    Basis,
+    ChannelSpectra,
+    ModeSpectrum,
+    PowerLaw,
+    RadialSpectrum,
+    Spectrum,
+)
+from skild_phys.skild.spins import Couplings
+
+Array = NDArray[np.float64]
+
+
+GROUPS = 8
+"""Groups of batches for the jackknife error."""
+
+
+SIGNIFICANT = 5.0
+"""Couplings within so many errors of zero are set to zero."""
+
+
+def _orbits(reach: int, symmetric: bool) -> list[list[tuple[int, int]]]:
+    """Return the separations within `reach`, one of each opposite pair, in groups of equal J.
+
+    The groups are the orbits of flips and quarter turns if `symmetric`, else single separations.
+    """
+    half = [
+        (dy, dx)
+        for dy in range(reach + 1)
+        for dx in range(-reach, reach + 1)
+        if dy > 0 or (dy == 0 and dx > 0)
+    ]
+    groups: dict[tuple[int, int], list[tuple[int, int]]] = {}
+    for dy, dx in half:
+        key = (max(abs(dy), abs(dx)), min(abs(dy), abs(dx))) if symmetric else (dy, dx)
+        groups.setdefault(key, []).append((dy, dx))
+    return sorted(groups.values(), key=lambda group: max(dy * dy + dx * dx for dy, dx in group))
+
+
+def _keys(spins: NDArray[np.generic], orbits: list[list[tuple[int, int]]]) -> NDArray[np.int64]:
+    """Return a number for each site that says s_i times the spins' sum over each orbit about i."""
+    s = spins.astype(np.int8)
+    key = np.zeros(s.shape, dtype=np.int64)
+    for orbit in orbits:
+        around = np.zeros_like(s)
+        for dy, dx in orbit:
+            around += np.roll(s, (dy, dx), (1, 2)) + np.roll(s, (-dy, -dx), (1, 2))
+        key = key * (4 * len(orbit) + 1) + (s * around + 2 * len(orbit))
+    return key.ravel()
+
+
+def _rows(keys: NDArray[np.int64], orbits: list[list[tuple[int, int]]]) -> Array:
+    """Return what `_keys` put into numbers, (keys, orbits)."""
+    columns = []
+    for orbit in reversed(orbits):
+        keys, column = np.divmod(keys, 4 * len(orbit) + 1)
+        columns.append(column - 2.0 * len(orbit))
+    return np.stack(columns[::-1], axis=1)
+
+
+def _maximum(rows: Array, counts: Array) -> Array:
+    """Return the J that maximizes sum of counts ln p, p = 1 / (1 + exp(-2 rows J)), by Newton.
+
+    A small ridge keeps it finite where the data would have it infinite (all spins alike).
+    """
+    total, ridge = counts.sum(), 1e-6
+    j = np.zeros(rows.shape[1])
+    for _ in range(50):
+        wrong = 1.0 / (1.0 + np.exp(2.0 * rows @ j))
+        gradient = 2.0 * (counts * wrong) @ rows / total - ridge * j
+        curvature = 4.0 * (rows.T * (counts * wrong * (1.0 - wrong))) @ rows / total
+        step = np.linalg.solve(curvature + ridge * np.eye(j.size), gradient)
+        j = j + step * min(1.0, 1.0 / max(np.abs(step).max(), 1e-300))
+        if np.abs(step).max() < 1e-10:
+            break
+    return np.asarray(j)
+
+
+def fit_couplings(
+    batches: Iterable[NDArray[np.generic]], reach: int = 2, symmetric: bool = True
+) -> Couplings:
+    """Return the pair couplings of spins (n, Ly, Lx) of +-1, periodic.
+
+    Parameters
+    ----------
+    batches : of independent lattices; the jackknife error is over groups of them.
+    reach : largest |dy| and |dx| of a separation; 0 for no couplings at all.
+    symmetric : whether separations that flips and quarter turns take into each other share J.
+
+    Couplings that do not stand out from zero by SIGNIFICANT errors are left out, and the others
+    fitted again without them.
+    """
+    orbits = _orbits(reach, symmetric)
+    tables: list[Counter[int]] = [Counter() for _ in range(GROUPS)]
+    for index, spins in enumerate(batches):
+        if not orbits or min(spins.shape[1:]) < 2 * reach + 1:
+            return Couplings()
+        seen, times = np.unique(_keys(spins, orbits), return_counts=True)
+        tables[index % GROUPS].update(dict(zip(seen.tolist(), times.tolist(), strict=True)))
+    keys = sorted(set().union(*tables))
+    if not keys:
+        return Couplings()
+    rows = _rows(np.array(keys, dtype=np.int64), orbits)
+    counts = np.array([[table[key] for key in keys] for table in tables], dtype=np.float64)
+    counts = counts[counts.sum(axis=1) > 0]
+    kept = list(range(len(orbits)))
+    while kept:
+        best = _maximum(rows[:, kept], counts.sum(axis=0))
+        if len(counts) < 2:
+            break
+        left_out = np.array([_maximum(rows[:, kept], counts.sum(axis=0) - c) for c in counts])
+        error = np.sqrt((len(counts) - 1) * left_out.var(axis=0))
+        strength = np.abs(best) / np.maximum(error, 1e-12)
+        if strength.min() >= SIGNIFICANT:
+            break
+        del kept[int(np.argmin(strength))]
+    offsets = [(offset, best[i]) for i, k in enumerate(kept) for offset in orbits[k]]
+    return Couplings(tuple(o for o, _ in offsets), tuple(float(v) for _, v in offsets))
+
+
+def beyond_pairs(
+    batches: Iterable[NDArray[np.generic]], couplings: Couplings, reach: int = 2
+) -> Array:
+    """Return by how many errors spins differ from what pair `couplings` make of them.
+
+    If p(s) ~ exp(sum over pairs of J_ij s_i s_j), then s_i - tanh(sum_j J_ij s_j) has a mean of
+    zero times anything that is made of the other spins. Here that is: three of the four nearest
+    neighbours, the other three corners of a plaquette, and pairs just beyond `reach`, on axes and
+    on diagonals. The error is over batches.
+
+    Returns
+    -------
+    (4,) mean over its error; NaN from fewer than two batches.
+    """
+    means = []
+    for spins in batches:
+        s = spins.astype(np.float64)
+
+        def at(dy: int, dx: int, s: Array = s) -> Array:
+            return np.roll(s, (-dy, -dx), (1, 2))
+
+        pull = np.zeros_like(s)
+        for (dy, dx), j in zip(couplings.offsets, couplings.values, strict=True):
+            pull += j * (at(dy, dx) + at(-dy, -dx))
+        around = [at(0, 1), at(1, 0), at(0, -1), at(-1, 0)]
+        corners = [at(1, 1), at(1, -1), at(-1, -1), at(-1, 1)]
+        all_four = around[0] * around[1] * around[2] * around[3]
+        far = reach + 1
+        made = (
+            all_four * sum(around),
+            sum(around[k] * corners[k] * around[k - 3] for k in range(4)),
+            at(0, far) + at(far, 0) + at(0, -far) + at(-far, 0),
+            at(far, far) + at(far, -far) + at(-far, -far) + at(-far, far),
+        )
+        rest = s - np.tanh(pull)
+        means.append([float((rest * other).mean()) for other in made])
+    if len(means) < 2:
+        return np.full(4, np.nan)
+    found = np.array(means)
+    error = found.std(axis=0, ddof=1) / math.sqrt(len(found))
+    return np.asarray(found.mean(axis=0) / np.maximum(error, 1e-300))
+
+
+def fit_spectrum(power: Array, basis: Basis, kind: str = RadialSpectrum.kind) -> Spectrum:
+    """Return a spectrum of `kind` for measured mode powers; raises BadInput for none of KINDS.
+
+    Parameters
+    ----------
+    power : measured E|X|^2 of the modes of `basis` (`measure_shells`), not all zero.
+    kind : 'radial', 'power_law' or 'modes'.
+    """
+    if kind not in KINDS:
+        raise BadInput("spectrum", kind, " or ".join(KINDS))
+    if not 0 < power.mean() < math.inf:
+        raise BadInput("STORE", float(power.mean()), "lattices whose mean square is above 0")
+    floored = np.maximum(power, FLOOR * np.average(power, weights=basis.weight))
+    if kind == ModeSpectrum.kind:
+        return ModeSpectrum(basis.name, basis.shape, tuple(floored.ravel().tolist()))
+    if kind == PowerLaw.kind:
+        return _power_law(floored, basis)
+    return _radial(floored, basis)
+
+
+def fit_channels(batches: Sequence[NDArray[np.generic]], basis: Basis) -> ChannelSpectra:
+    """Return the spectra of images (n, channels, Ly, Lx) along their principal directions.
+
+    Directions are those of the covariance of the channels over all sites, the largest first; each
+    is turned so that its components have a sum above zero, or the first of them is.
+    """
+    channels = batches[0].shape[1]
+    total, count = np.zeros((channels, channels)), 0
+    for batch in batches:
+        flat = np.moveaxis(np.asarray(batch, dtype=np.float64), 1, 0).reshape(channels, -1)
+        total += np.cov(flat) * flat.shape[1]
+        count += flat.shape[1]
+    mixing = np.linalg.eigh(total / count)[1].T[::-1]
+    lead = np.where(np.abs(mixing.sum(1)) > 0.1, mixing.sum(1), mixing[:, 0])
+    mixing = mixing * np.sign(lead)[:, None]
+    turned = (np.einsum("kc,ncyx->knyx", mixing, np.asarray(b, np.float64)) for b in batches)
+    power, count = np.zeros((channels, *basis.kappa.shape)), 0
+    for directions in turned:
+        modes = basis.modes(torch.from_numpy(np.ascontiguousarray(directions)))
+        power += (modes.abs() ** 2).sum(1).numpy()
+        count += directions.shape[1]
+    # Grey images have no colours at all: noise of theirs is next to none, but there is some.
+    power = np.maximum(power / count, FLOOR * np.average(power[0] / count, weights=basis.weight))
+    spectra = (fit_spectrum(one, basis, RadialSpectrum.kind) for one in power)
+    radial = tuple(s for s in spectra if isinstance(s, RadialSpectrum))
+    return ChannelSpectra(tuple(tuple(float(x) for x in row) for row in mixing), radial)
+
+
+FLOOR = 1e-4
+"""Lowest P kept, as a fraction of the mean over all modes."""
+
+
+KNOTS = 48
+"""Shells, uniform in log kappa; those without a mode are dropped."""
+
+
+def _shell_of(basis: Basis) -> tuple[NDArray[np.int64], Array]:
+    """Return the shell and the weight of every mode above the zero mode, row by row."""
+    inside = basis.kappa.ravel() > 0
+    kappa = basis.kappa.ravel()[inside]
+    edges = np.geomspace(kappa.min() * 0.999, kappa.max() * 1.001, KNOTS + 1)
+    _, which = np.unique(np.digitize(kappa, edges), return_inverse=True)
+    return which.astype(np.int64), basis.weight.ravel()[inside]
+
+
+def _shells(power: Array, basis: Basis) -> tuple[Array, Array]:
+    """Return log kappa and log P of the shells."""
+    which, weight = _shell_of(basis)
+    count: Array = np.bincount(which, weight).astype(np.float64)
+    log_kappa = np.log(basis.kappa.ravel()[basis.kappa.ravel() > 0])
+    log_power: Array = np.log(_shell_means(power[None], basis)[0])
+    return np.asarray(np.bincount(which, weight * log_kappa) / count), log_power
+
+
+def _radial(power: Array, basis: Basis, smooth: float = 0.7) -> RadialSpectrum:
+    """Return a table of the shells; log P is smoothed against a cubic trend by a Gaussian
+    `smooth` shells wide."""
+    log_kappa, log_power = _shells(power, basis)
+    degree = min(3, log_kappa.size - 1)
+    trend = np.polynomial.Polynomial.fit(log_kappa, log_power, degree)(log_kappa)
+    log_power = trend + gaussian_filter1d(log_power - trend, smooth, mode="nearest")
+    table = RadialSpectrum(tuple(np.exp(log_kappa)), tuple(np.exp(log_power)), 1.0)
+    grid = np.geomspace(1e-4, float(np.exp(log_kappa[0])), 4000)
+    zero = float(grid[np.argmin(np.abs(table(grid) - power.flat[0]))])
+    return RadialSpectrum(table.kappa, table.power, zero * basis.sites**0.5)
+
+
+def _power_law(power: Array, basis: Basis) -> PowerLaw:
+    """Return the least-squares fit of log P over shells, all of equal weight."""
+    log_kappa, log_power = _shells(power, basis)
+
+    def model(x: Array, log_amplitude: float, alpha: float, log_k0: float) -> Array:
+        return np.asarray(log_amplitude - alpha * np.log(np.exp(2.0 * x) + np.exp(2.0 * log_k0)))
+
+    low = float(log_kappa[0])
+    start = (float(log_power[-1]), 1.0, low)
+    bounds = ((-np.inf, 0.0, low - 10.0), (np.inf, 10.0, float(log_kappa[-1])))
+    best, _ = curve_fit(model, log_kappa, log_power, start, bounds=bounds)
+    return PowerLaw(math.exp(best[0]), float(best[1]), math.exp(2.0 * best[2]))
+
+
+@dataclass(frozen=True)
+class ShellPower:
+    """Measured mode powers, and their means over shells of equal log kappa.
+
+    Attributes
+    ----------
+    basis : whose modes these are.
+    n : number of lattices.
+    power : mean |X|^2 of each mode.
+    kappa, mean, error : of each shell: geometric mean wave number, mean power of its modes, and
+        the standard error of that for independent lattices (nan for one lattice).
+    """
+
+    basis: Basis
+    n: int
+    power: Array
+    kappa: Array
+    mean: Array
+    error: Array
+
+    def over_shells(self, power: Array) -> Array:
+        """Return the means over the shells of another power of each mode."""
+        return np.asarray(_shell_means(power[None], self.basis)[0])
+
+
+def _shell_means(power: Array, basis: Basis) -> Array:
+    """Return the means of `power` (n, *modes) over `_shell_of`'s shells, (n, shells)."""
+    which, weight = _shell_of(basis)
+    counts = np.bincount(which, weight)
+    flat = power.reshape(len(power), -1)[:, basis.kappa.ravel() > 0]
+    means: Array = np.stack([np.bincount(which, weight * one) for one in flat]) / counts
+    return np.asarray(means)
+
+
+def measure_shells(batches: Iterable[NDArray[np.generic]], basis: Basis) -> ShellPower:
+    """Return the mode powers of batches of lattices (n, Ly, Lx), and their errors by shell.
+
+    Of images (n, channels, Ly, Lx) they are means over the channels.
+    """
+    power, n = np.zeros_like(basis.kappa), 0
+    total, squares = np.zeros(1), np.zeros(1)
+    for fields in batches:
+        modes = basis.modes(torch.from_numpy(np.asarray(fields, dtype=np.float64)))
+        each = (modes.abs() ** 2).numpy()
+        each = each.mean(axis=1) if each.ndim == 4 else each
+        shells = _shell_means(each, basis)
+        power += each.sum(axis=0)
+        total, squares = total + shells.sum(axis=0), squares + (shells**2).sum(axis=0)
+        n += len(each)
+    mean = total / n
+    spread = np.sqrt(np.maximum(squares / n - mean**2, 0.0))
+    error = spread / math.sqrt(n - 1) if n > 1 else np.full_like(mean, np.nan)
+    which, weight = _shell_of(basis)
+    log_kappa = np.log(basis.kappa.ravel()[basis.kappa.ravel() > 0])
+    kappa = np.exp(np.bincount(which, weight * log_kappa) / np.bincount(which, weight))
+    return ShellPower(basis, n, power / n, kappa, mean, error)
