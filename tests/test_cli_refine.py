@@ -22,7 +22,7 @@ from skild_phys.models import MODELS
 from skild_phys.rules.coarsen import coarsen_spins
 from skild_phys.simulation.coarsening import coarsen_store
 from skild_phys.simulation.conditional import clusters, exchange, fill, flip, pilot
-from skild_phys.skild import draw
+from skild_phys.skild import sampling
 from skild_phys.skild.refine import RefineSpec, refine_store
 from skild_phys.skild.weights import load_weights, save_weights
 from skild_phys.store import create_store, open_store
@@ -214,7 +214,7 @@ def test_kill_9_of_refine_and_train_ends_in_the_same_bytes(folder: Path) -> None
 
 
 KERNELS = [
-    draw._blocks, draw._draw_free, draw._rounded_sums, exchange.exchange,
+    sampling._blocks, sampling._draw_free, sampling._rounded_sums, exchange.exchange,
     flip.flip_free, flip.flip_majority,
     clusters.cluster_free, clusters.cluster_majority, fill.fill_counts, fill.fill_majority,
     fill.fill_free, pilot._equal_bonds, pilot._block_moments,

@@ -9,7 +9,7 @@ import pytest
 import torch
 from skild_helpers import critical_lattices, white
 
-from skild_phys.skild import left_open
+from skild_phys.skild import spins
 from skild_phys.skild.constraint import Blocks, Free, Sites
 from skild_phys.skild.equations import Process
 from skild_phys.skild.skild import Skild
@@ -32,7 +32,7 @@ def total(process: Process, spectrum: torch.Tensor) -> torch.Tensor:
 def test_a_gaussian_field_leaves_open_what_is_erased(
     lam: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(left_open, "SHARPER", 1.0)
+    monkeypatch.setattr(spins, "SHARPER", 1.0)
     process = Process(SPECTRUM, SHAPE)
     erased = process.power * process.sine(lam).double() ** 2
     found = LeftOpen(process).spectrum(total(process, erased[None]))[0]

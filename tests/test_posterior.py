@@ -10,7 +10,7 @@ import torch
 from skild_helpers import NEIGHBOURS, critical_lattices, white
 
 from skild_phys.rules.coarsen import Spectral, coarsen_spins
-from skild_phys.skild import posterior
+from skild_phys.skild import spins
 from skild_phys.skild.constraint import Blocks, Constraint, Free, KeptModes
 from skild_phys.skild.equations import Process
 from skild_phys.skild.spectrum import RadialSpectrum
@@ -71,7 +71,7 @@ def test_spins_drawn_in_parts_know_their_neighbours(monkeypatch: pytest.MonkeyPa
     Planted, seen to fail: all spins drawn at once, +0.05 a site.
     """
     assert abs(deviation(drawn(0.6, Free()))) < 4.5
-    monkeypatch.setattr(posterior, "PARTS", posterior.PARTS[-1:])
+    monkeypatch.setattr(spins, "PARTS", spins.PARTS[-1:])
     assert abs(deviation(drawn(0.6, Free()))) > 4.5
 
 
@@ -80,7 +80,7 @@ def test_parts_help_under_a_constraint(monkeypatch: pytest.MonkeyPatch) -> None:
     """Block sums tie the spins of a block: no longer exact, and off by less than a third."""
     bound = Blocks(coarsen_spins(truth(), "block_mean", 4), 4)
     in_parts = energy(drawn(0.6, bound)).mean() - energy(truth()).mean()
-    monkeypatch.setattr(posterior, "PARTS", posterior.PARTS[-1:])
+    monkeypatch.setattr(spins, "PARTS", spins.PARTS[-1:])
     at_once = energy(drawn(0.6, bound)).mean() - energy(truth()).mean()
     assert abs(in_parts) < at_once / 3
 

@@ -344,7 +344,7 @@ class ExactForGaussians(torch.nn.Module):
 
 def gaussian_skild(shape: tuple[int, int], sampler: str = "stochastic") -> Skild:
     skild = Skild(tiny_weights("v"), shape, sampler=sampler)
-    skild.unet = ExactForGaussians()  # type: ignore[assignment]
+    skild.network = ExactForGaussians()  # type: ignore[assignment]
     return skild
 
 
@@ -415,7 +415,7 @@ def test_the_network_is_told_what_the_coarse_lattice_says(monkeypatch: pytest.Mo
     Planted, seen to fail: nothing told.
     """
     skild, seen = Skild(tiny_weights(), (16, 16)), []
-    network = skild.unet
+    network = skild.network
 
     def look(features: torch.Tensor, lam: torch.Tensor) -> torch.Tensor:
         seen.append(features[:, 4])
