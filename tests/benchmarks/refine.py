@@ -102,8 +102,8 @@ def _measured(
     import torch
 
     from skild_phys.skild.constraint import Blocks, KeptModes, Sites
-    from skild_phys.skild.mean_field import MeanField
     from skild_phys.skild.refine import SkildMethod
+    from skild_phys.skild.spins import MeanField
 
     method, clock = SkildMethod(weights, coarse, spec), Clock()
     coins = coarse.coins(coarse.ids) if coarse.rule == "majority" else None
