@@ -7,7 +7,7 @@ from typing import Any
 
 _LONGEST = 200
 """Characters of a value that a message shows."""
-_IN_PYTHON = {"-n": "samples", "-o": "output", "STORE": "lattices"}
+_ALIASES = {"-n": "samples", "-o": "output", "STORE": "lattices"}
 
 
 class SkildPhysError(Exception):
@@ -17,19 +17,30 @@ class SkildPhysError(Exception):
 
 
 class BadInput(SkildPhysError):
-    """An option or argument whose value cannot be used, or that is missing (None)."""
+    """A parameter whose value cannot be used, or that is missing (None).
 
-    def __init__(self, option: str, value: Any, accepted: str) -> None:
-        super().__init__(option, value, accepted)
-        self.option, self.value, self.accepted = option, value, accepted
+    It is named as in Python (`samples_per_input`); only the command line turns that into an option.
+    """
+
+    def __init__(self, name: str, value: Any, accepted: str) -> None:
+        super().__init__(name, value, accepted)
+        words = [_ALIASES.get(word) or _parameter(word) for word in name.split(", ")]
+        self.name, self.value, self.accepted = ", ".join(words), value, accepted
 
     def __str__(self) -> str:
+        return self.message(self.name)
+
+    def message(self, name: str) -> str:
+        """Return what the error says, with `name` for the parameter."""
         if self.value is None:
-            kind = "option" if self.option.startswith("-") else "argument"
-            return f"missing {kind} {self.option}: expected {self.accepted}"
+            return f"missing {name}: expected {self.accepted}"
         shown = f"'{self.value}'" if isinstance(self.value, str) else str(self.value)
         shown = shown if len(shown) <= _LONGEST else f"{shown[:_LONGEST]} ..."
-        return f"{self.option}: {shown} is not accepted; expected {self.accepted}"
+        return f"{name}: {shown} is not accepted; expected {self.accepted}"
+
+
+def _parameter(word: str) -> str:
+    return word.lstrip("-").replace("-", "_") if word.startswith("-") else word
 
 
 class OutputTaken(BadInput):
@@ -86,17 +97,12 @@ def how_to_install(extra: str) -> str:
 
 
 class as_in_python:
-    """Let errors name Python's parameters (`tie_seed` for --tie-seed), and show no frame below."""
+    """Show no frame below the function that was called for what the user can mend."""
 
     def __enter__(self) -> None: ...
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: object
     ) -> None:
-        if isinstance(error, BadInput):
-            option = error.option
-            if option.startswith("-") or option in _IN_PYTHON:
-                option = _IN_PYTHON.get(option) or option.lstrip("-").replace("-", "_")
-            raise type(error)(option, error.value, error.accepted) from None
         if isinstance(error, SkildPhysError):
             raise error.with_traceback(None) from None

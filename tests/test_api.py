@@ -359,7 +359,7 @@ def test_weights_are_trained_from_python(fine: xr.Dataset, tmp_path: Path) -> No
         (lambda f: sp.simulate(L=8, T="Tc", help=True), TypeError, "'help'"),
         (lambda f: sp.simulate(L=8, T="Tc", samples=2, n=3), TypeError, "several .*'samples'"),
         (lambda f: sp.simulate(L=8, T="Tc", output=3), BadInput, "output: 'int'.* a path"),
-        (lambda f: sp.simulate(L=None, T="Tc"), BadInput, "missing argument L: expected a side"),
+        (lambda f: sp.simulate(L=None, T="Tc"), BadInput, "missing L: expected a side"),
         (lambda f: sp.simulate(L=8, T="Tc", threads=10**30), BadInput, "threads: .*1 to 4096"),
         (lambda f: sp.simulate(L=8, T="Tc", chains=[1, 2]), BadInput, "chains: .*one value"),
         (lambda f: sp.simulate(L=8, T="Tc", burn_in=-1), BadInput, "burn_in: -1 is not"),
@@ -367,9 +367,9 @@ def test_weights_are_trained_from_python(fine: xr.Dataset, tmp_path: Path) -> No
         (lambda f: sp.coarsen("none.zarr", 2), StoreError, "none.zarr: no such"),
         (lambda f: sp.refine(f, lambda_start="x"), BadInput, "lambda_start: .* a number"),
         (lambda f: sp.refine(f, checkpoint=3), TypeError, "checkpoint: expected weights or a path"),
-        (lambda f: sp.generate(), BadInput, "missing argument L: "),
+        (lambda f: sp.generate(), BadInput, "missing L: "),
         (lambda f: sp.train(f, output="w", preset="no"), BadInput, "preset: 'no'"),
-        (lambda f: sp.compare(f), BadInput, "missing argument MODELS"),
+        (lambda f: sp.compare(f), BadInput, "missing MODELS"),
         (lambda f: sp.measure(f, threads="x"), BadInput, "threads: 'x'"),
         (lambda f: sp.measure(f, errors="x"), BadInput, "errors: 'x'"),
     ],
@@ -386,8 +386,8 @@ def test_errors_name_parameters_of_python(
 
 def test_errors_survive_other_processes() -> None:
     """Planted, seen to fail: arguments of `BadInput` that pickle does not give back."""
-    error = pickle.loads(pickle.dumps(BadInput("--L", 10**300, "less")))
-    assert str(error).startswith("--L: 1000")
+    error = pickle.loads(pickle.dumps(BadInput("L", 10**300, "less")))
+    assert str(error).startswith("L: 1000")
     assert len(str(error)) < 300
 
 

@@ -177,7 +177,7 @@ def test_chains_that_never_agree_do_not_burn_in_for_ever(
     """Hot starts freeze in stripes at low temperature, some chains and not others."""
     monkeypatch.setattr(burn_in, "_MOST_UPDATES", 2**14)
     frozen = spec(20, L=16, temperature=0.1, algorithm="metropolis", start="hot", chains=16, seed=2)
-    with pytest.raises(BadInput, match=r"--burn-in: .* the chains do not agree yet"):
+    with pytest.raises(BadInput, match=r"burn_in: .* the chains do not agree yet"):
         simulate(frozen, tmp_path / "a.zarr")
 
 
@@ -312,7 +312,7 @@ def test_what_is_kept_of_another_burn_in_or_damaged_is_not_taken(
 
 def test_a_given_spacing_is_no_measured_one(tmp_path: Path) -> None:
     simulate(spec(20, every=1, burn_in=0), tmp_path / "a.zarr")
-    with pytest.raises(BadInput, match="--every: 'measured' is not accepted; expected 1"):
+    with pytest.raises(BadInput, match="every: 'measured' is not accepted; expected 1"):
         simulate(spec(20), tmp_path / "a.zarr")
     simulate(spec(30, every=1, burn_in=0), tmp_path / "a.zarr")
 
@@ -485,7 +485,7 @@ def test_sides(text: str, model: str, shape: tuple[int, ...]) -> None:
     ],
 )  # fmt: skip
 def test_sides_that_are_refused(text: str, model: str) -> None:
-    with pytest.raises(BadInput, match="--L"):
+    with pytest.raises(BadInput, match="L"):
         parse_shape(text, get_model(model))
 
 

@@ -265,21 +265,21 @@ def test_bad_input() -> None:
         Law(MODELS["ising3d"], "block_mean", 4, TC, (2, 2))
     with pytest.raises(BadInput, match="at most 31"):
         Law(MODELS["ising3d"], "decimate", 32, 1.0, (1, 1, 1))
-    with pytest.raises(BadInput, match="--rule: 'spectral'"):
+    with pytest.raises(BadInput, match="rule: 'spectral'"):
         sample_conditional(coarse, "spectral", 4, TC, 1, ids, 1)
     for factor in (1, 0, -2, 1.5):
-        with pytest.raises(BadInput, match="--factor"):
+        with pytest.raises(BadInput, match="factor"):
             sample_conditional(coarse, "block_mean", factor, TC, 1, ids, 1)  # type: ignore[arg-type]
     with pytest.raises(BadInput, match="9 spins"):
         sample_conditional(coarse, "block_mean", 3, TC, 1, ids, 1)
     with pytest.raises(BadInput, match="4 spins"):
         sample_conditional(np.full((1, 2, 2), 6), "block_mean", 2, TC, 1, ids, 1)
-    with pytest.raises(BadInput, match="--rule: 'majority'"):
+    with pytest.raises(BadInput, match="rule: 'majority'"):
         sample_conditional(coarse * 2, "majority", 4, TC, 1, ids, 1, coins)
     with pytest.raises(ValueError, match="ties have shape"):
         sample_conditional(coarse, "block_mean", 4, TC, 1, ids, 1, coins[:, :1])
     for temperature in (0.0, -1.0, float("nan")):
-        with pytest.raises(BadInput, match="--T"):
+        with pytest.raises(BadInput, match="T"):
             sample_conditional(coarse, "block_mean", 4, temperature, 1, ids, 1)
 
 

@@ -81,7 +81,7 @@ def test_only_what_is_asked_for(store: Path) -> None:
     assert {n for n in named if "tau" not in n} == {"binder_cumulant", "two_point_radial"}
     assert np.array_equal(found["two_point_radial"], everything["two_point_radial"])
     assert set(found.coords) == {"radius", "pairs"}
-    with pytest.raises(BadInput, match=r"--only.*bindr"):
+    with pytest.raises(BadInput, match=r"only.*bindr"):
         measure(store, only=["bindr"])
     with pytest.raises(BadInput, match="what these samples have"):
         measure(lattices(), only=["energy"])

@@ -69,7 +69,7 @@ def test_bins_average_first() -> None:
 
 @pytest.mark.parametrize("bins", [0, 1, -3, 11])
 def test_impossible_bins_are_refused(bins: int) -> None:
-    with pytest.raises(BadInput, match="--bins"):
+    with pytest.raises(BadInput, match="bins"):
         jackknife(lambda m: m["x"], {"x": np.arange(10.0)}, bins=bins)
 
 

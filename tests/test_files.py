@@ -102,7 +102,7 @@ def test_output_that_is_refused(tmp_path: Path) -> None:
     ]:
         with pytest.raises(BadInput, match=words) as refused:
             check_output(path, overwrite=overwrite, inputs=[source], option="--out")
-        assert str(refused.value).startswith("--out: ")
+        assert str(refused.value).startswith("out: ")
 
 
 @pytest.mark.parametrize("name", ["a.zarr/b.zarr", "a.zarr/spins/b.zarr"])
@@ -139,7 +139,7 @@ def test_paths_that_cannot_be_looked_at(tmp_path: Path, monkeypatch: pytest.Monk
     (tmp_path / "in").mkdir()
     for name in ("loop", "loop/x", "x" * 300):
         for arguments in ({}, {"inputs": [tmp_path / "in"]}):
-            with pytest.raises(BadInput, match=r"-o: .* can be used"):
+            with pytest.raises(BadInput, match=r"output: .* can be used"):
                 check_output(tmp_path / name, overwrite=True, **arguments)
         with pytest.raises(StoreError, match="cannot be read"):
             check_there(tmp_path / name)

@@ -126,7 +126,7 @@ def test_a_subclass_gets_no_kernel_of_its_parent() -> None:
         pass
 
     tilted = Tilted("tilted", 2, (-1, 1), "spins", 2.0)
-    with pytest.raises(BadInput, match="--algorithm"):
+    with pytest.raises(BadInput, match="algorithm"):
         get_algorithm("wolff", tilted)
     assert not tilted.even
     assert tilted.bond is None

@@ -187,7 +187,7 @@ def test_images_beside_their_truths(tmp_path: Path) -> None:
             evaluate(made, *words)
     with pytest.raises(BadInput, match="no paired score"):
         evaluate(fine, ["psnr"], fine)
-    with pytest.raises(BadInput, match="--low"):
+    with pytest.raises(BadInput, match="low"):
         evaluate(made, ["psnr"], fine, low=ImageLattices(store))
 
 

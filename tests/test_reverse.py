@@ -461,7 +461,7 @@ def test_a_chain_stops_when_told() -> None:
 
 
 def test_no_other_samplers() -> None:
-    with pytest.raises(BadInput, match="--sampler"):
+    with pytest.raises(BadInput, match="sampler"):
         make_step("magic")
 
 

@@ -274,7 +274,7 @@ def test_refinements_of_one_parent_share_a_bin(
         for name in ("one", "four")
     ]
     assert errors[1] == pytest.approx(errors[0], rel=1e-9)
-    with pytest.raises(BadInput, match="--bins"):
+    with pytest.raises(BadInput, match="bins"):
         scaling([open_store(tmp_path / "four.zarr"), stores[32]], bins=n + 1)
 
 
@@ -309,7 +309,7 @@ def test_datasets_in_memory_are_told_apart_by_their_samples() -> None:
 def test_what_cannot_be_scaled_is_refused(tmp_path: Path, stores: dict[int, LatticeStore]) -> None:
     with pytest.raises(BadInput, match="two sizes or more"):
         scaling([stores[16]])
-    with pytest.raises(BadInput, match="--bins"):
+    with pytest.raises(BadInput, match="bins"):
         scaling([*stores.values()], bins=1)
     with pytest.raises(BadInput, match="every store once"):
         scaling([stores[16], open_store(stores[16].path), stores[32]])

@@ -155,7 +155,7 @@ def test_a_chain_has_its_two_ends(name: str) -> None:
     assert np.allclose(np.diff(t), -0.75 / 8, rtol=1e-6)
     assert chain_lambdas(schedule, start, end, 2).tolist() == [start, end]
     assert chain_lambdas(schedule, start, end, 1).tolist() == [start]
-    with pytest.raises(BadInput, match="--steps"):
+    with pytest.raises(BadInput, match="steps"):
         chain_lambdas(schedule, start, end, 0)
 
 
@@ -197,9 +197,9 @@ def test_a_chain_that_goes_back_up(start: float, steps: int | None, restarts: in
 
 
 def test_restarts_that_cannot_be() -> None:
-    with pytest.raises(BadInput, match=r"--restarts: 3 .* 0 to 1 in 8 steps"):
+    with pytest.raises(BadInput, match=r"restarts: 3 .* 0 to 1 in 8 steps"):
         restarting_lambdas(4.0, 0.1, 8, 3)
-    with pytest.raises(BadInput, match=r"--restarts: 7 .* 0 to 6 in 24 steps"):
+    with pytest.raises(BadInput, match=r"restarts: 7 .* 0 to 6 in 24 steps"):
         restarting_lambdas(4.0, 0.1, 24, 7)
     assert (np.diff(restarting_lambdas(4.0, 0.1, 32, 3)) > 0).sum() == 3
     assert len(restarting_lambdas(4.0, 0.1, 10, 1)) == 10
@@ -208,5 +208,5 @@ def test_restarts_that_cannot_be() -> None:
     assert [usual_restarts(None, n, "stochastic") for n in (8, 10, 11, None)] == [0, 0, 2, 2]
     assert usual_restarts(None, 32, "angle2") == 0
     for restarts, sampler in ((-1, "stochastic"), (2, "ancestral")):
-        with pytest.raises(BadInput, match="--restarts"):
+        with pytest.raises(BadInput, match="restarts"):
             usual_restarts(restarts, 32, sampler)

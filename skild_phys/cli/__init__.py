@@ -6,6 +6,7 @@ import contextlib
 import difflib
 import importlib
 import os
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -162,6 +163,44 @@ def _fail(message: str, code: int) -> int:
     return code
 
 
+def _with_options(error: SkildPhysError, words: Sequence[str]) -> str:
+    """Return what an error says, with options of the command `words` for parameters of Python.
+
+    Other names (of attributes, or keys of a file) stay as they are. Advice such as `overwrite=True`
+    or `rule=` becomes `--overwrite` and `--rule`.
+    """
+    command: click.Command = main
+    for word in words:
+        found = (
+            command.get_command(click.Context(main), word)
+            if isinstance(command, click.Group)
+            else None
+        )
+        if found is None:
+            break
+        command = found
+    shown = {}
+    for param in command.params:
+        option = isinstance(param, click.Option)
+        name = param.opts[0] if option else param.human_readable_name
+        for one in ("lattices",) if not option else ():
+            shown.setdefault(one, name)
+        shown |= {_python_name(one): name for one in (param.name or "", *param.opts)}
+    text = str(error)
+    if isinstance(error, BadInput):
+        names = ", ".join(shown.get(name, name) for name in error.name.split(", "))
+        kind = "option " if error.value is None and names.startswith("-") else ""
+        text = error.message(kind + names)
+    return _ADVICE.sub(lambda found: shown.get(found[1], found[0]), text)
+
+
+_ADVICE = re.compile(r"(?<![\w/.'])([A-Za-z]\w*)=(?:True)?(?=[\s,;:.)]|$)")
+
+
+def _python_name(option: str) -> str:
+    return option.lstrip("-").replace("-", "_")
+
+
 def _ended(args: Sequence[str] | None) -> int:
     """Do what the command line says; return the exit code."""
     try:
@@ -169,7 +208,7 @@ def _ended(args: Sequence[str] | None) -> int:
             main.main(args=args, prog_name="skild-phys", standalone_mode=False)
             sys.stdout.flush()
     except SkildPhysError as error:
-        return _fail(str(error), error.exit_code)
+        return _fail(_with_options(error, sys.argv[1:] if args is None else args), error.exit_code)
     except click.ClickException as error:
         return _fail(error.format_message(), 2)
     except OSError as error:

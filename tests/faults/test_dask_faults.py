@@ -57,7 +57,7 @@ def test_what_is_no_scheduler_takes_one_line(
 
         threading.Thread(target=listen, daemon=True).start()
         address = f"tcp://127.0.0.1:{listener.getsockname()[1]}"
-        with pytest.raises(BadInput, match=f"--dask: '{address}' is not accepted; .*{why}"):
+        with pytest.raises(BadInput, match=f"dask: '{address}' is not accepted; .*{why}"):
             simulate(SPEC, tmp_path / "a.zarr", cluster=address)
         listener.shutdown(socket.SHUT_RDWR)
         for there in held:
