@@ -179,7 +179,7 @@ def _with_options(error: SkildPhysError, words: Sequence[str]) -> str:
         if found is None:
             break
         command = found
-    shown = {}
+    shown: dict[str, str] = {}
     for param in command.params:
         option = isinstance(param, click.Option)
         name = param.opts[0] if option else param.human_readable_name

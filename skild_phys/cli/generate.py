@@ -35,7 +35,13 @@ if TYPE_CHECKING:
 @click.command()
 @click.option("--L", "side", type=int, help="Side of square lattices.")
 @click.option("--shape", help="LYxLX instead of --L, such as 96x128.")
-@click.option("-n", "--samples", "n_samples", type=int, help="Lattices.  [default: 100; with --truth all of it]")
+@click.option(
+    "-n",
+    "--samples",
+    "n_samples",
+    type=int,
+    help="Lattices.  [default: 100; with --truth all of it]",
+)
 @output_option
 @chain_options
 @click.option(
