@@ -44,7 +44,7 @@ from local_rule import LocalRule
 from study import Study, kept, residuals, skild_phys
 
 from skild_phys.models import MODELS
-from skild_phys.rng import TRAINING, kernel_state, seed_sequence
+from skild_phys.rng import kernel_state, seed_sequence
 from skild_phys.rules.coarsen import BlockMean, coarsen_spins
 from skild_phys.skild.data import SimulationSource
 from skild_phys.skild.equations import Process, y0_from_output
@@ -98,7 +98,7 @@ class Sr3(Trainer):
         super().__init__(config, source, measured, device)
         self.process = white_process(source.shape)
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(int(seed_sequence(config.seed, TRAINING, 0).generate_state(1)[0]))
+            torch.manual_seed(int(seed_sequence(config.seed, "weights").generate_state(1)[0]))
             network = UNet(config.network, inputs=2, outputs=1)
         self.network = self.shared = network.to(memory_format=torch.channels_last)
         self.ema = averaged(self.network, config.ema)
@@ -312,7 +312,7 @@ for calls in SR3_CALLS:
     def exact_of(index: Index, last=last) -> np.ndarray:
         return np.stack([
             draw_spins(20.0 * read(last, [i])[0], "block_mean", read(coarse, [i])[0], FACTOR, None,
-                       kernel_state(SEED, i, 4)) for i in index
+                       kernel_state(SEED, "sweeps", i)) for i in index
         ])  # fmt: skip
 
     for variant, make in ((name, signs_of), (f"{name}_exact", exact_of)):

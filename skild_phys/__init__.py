@@ -1,8 +1,7 @@
 """skild-phys: critical lattice systems, simulated, coarse-grained and refined."""
 
-__version__ = "0.1.0"
-
 import skild_phys.forks  # noqa: F401, what forked children need is set when the parent starts
+from skild_phys._version import __version__
 from skild_phys.api import (
     Report,
     coarsen,
@@ -19,6 +18,7 @@ from skild_phys.api import (
 
 __all__ = [
     "Report",
+    "__version__",
     "coarsen",
     "compare",
     "generate",

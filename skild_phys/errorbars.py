@@ -17,6 +17,7 @@ import scipy.fft
 from numpy.typing import NDArray
 
 from skild_phys.errors import BadInput
+from skild_phys.rng import generator
 
 Array = NDArray[np.float64]
 Means = Mapping[str, Array]
@@ -282,7 +283,7 @@ def bootstrap(
     if n < 2:
         return _single(value)
     binned = tuple(_binned(r, n, bins, chains) for r in rows)
-    shares = np.random.default_rng(np.random.SeedSequence(seed)).multinomial(
+    shares = generator(seed, "bootstrap").multinomial(
         bins, np.full(bins, 1 / bins), size=resamples
     ) / float(bins)
     drawn = [{name: np.tensordot(shares, a, axes=(1, 0)) for name, a in r.items()} for r in binned]

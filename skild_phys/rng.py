@@ -1,16 +1,14 @@
 """Random streams: a SeedSequence tree outside, xoshiro256++ with explicit state in kernels.
 
-A stream is named by its seed and a spawn key (for instance chain 3, or lattice 17), never by
-the order in which threads happen to run: the same key gives the same numbers for any number
-of threads and any chunk size. Under one seed the branches are (i, k), stream k of sample i of a
-refinement or a conditional draw; (k,) and (k, i), those of a training; (SIMULATION, c), chain c
-of a simulation, so that what trains on a seed shares nothing with what is simulated from it.
+A stream is named by its seed and a spawn key of the table `KEYS` (for instance chain 3, or sample
+17), never by the order in which threads happen to run: the same key gives the same numbers for any
+number of threads and any chunk size.
 
 One seed at two temperatures, or for two coarse stores, must not give correlated samples: that seed
 is `system_seed` of the user's and of what is sampled. A store says so by its attribute `streams`;
 one without it is of an earlier release, whose streams follow from the user's seed alone.
-xoshiro256++ is due to Blackman and Vigna,
-ACM Trans. Math. Softw. 47, 36 (2021).
+
+xoshiro256++ is due to Blackman and Vigna, ACM Trans. Math. Softw. 47, 36 (2021).
 """
 
 from __future__ import annotations
@@ -34,14 +32,41 @@ from skild_phys.vectors import (
     store_lanes,
 )
 
-SIMULATION = 2**32 - 1
-"""First key of a simulation's chains: no index of a sample is as large."""
+# First keys that no index of a sample reaches: what trains on a seed, or measures with it, shares
+# nothing with what is simulated or refined from it.
+_SIMULATION, _TRAINING, _MEASUREMENT = 2**32 - 1, 2**32 - 2, 2**32 - 3
 
-TRAINING = 2**32 - 2
-"""First key of what a training run draws besides its lattices."""
+KEYS: dict[str, tuple[int | str, ...]] = {
+    # refine, generate; exact conditional sampling
+    "fill": ("sample", 0),  # where its chain starts
+    "relaxation": ("sample", 1),  # moves that reach the constraint from there
+    "noise": ("sample", 2),  # Gaussian fields of the reverse process
+    "spins": ("sample", 3),  # spins sampled from the denoiser's logits
+    "sweeps": ("sample", 4),  # Monte Carlo updates under the constraint
+    "pilot fill": ("sample", 5),  # the same two, in the run that finds how many sweeps it takes
+    "pilot sweeps": ("sample", 6),
+    # simulate
+    "chain": (_SIMULATION, "unit"),  # start and updates of one chain, or of 64 beside each other
+    "symmetry": (_SIMULATION, "unit", 1),  # the symmetry under which each sample is stored
+    # train
+    "images": ("chain",),  # of training images that are simulated as they are needed
+    "epoch": ("epoch",),  # the order of stretches of a store
+    "stretch": ("epoch", "stretch"),  # the order of samples within one
+    "weights": (_TRAINING, 0),
+    "training": (_TRAINING, 1),  # noise levels, noise, factors, symmetries
+    "loss": (_TRAINING, 2, "step"),  # a seed for each sample of a batch
+    "dropout": (_TRAINING, 3, "step", "sample"),
+    # measure
+    "bonds": (_MEASUREMENT, "sample"),  # Fortuin-Kasteleyn bonds
+    "bootstrap": (),
+    # images prepare
+    "split": ("split",),  # the order of images
+}
+"""Every stream of the project: the spawn key, where words stand for numbers that the caller gives.
 
-MEASUREMENT = 2**32 - 3
-"""First key of what a measurement draws: (MEASUREMENT, i) for sample i of a store."""
+What is not drawn from a stream: ties of majorities, which `rules` decides by a keyed hash of tie
+seed, sample and site.
+"""
 
 STREAMS = "seed and system"
 """Attribute `streams` of stores whose streams grow from `system_seed`."""
@@ -49,9 +74,15 @@ STREAMS = "seed and system"
 _TO_UNIT = 2.0**-53
 
 
-def seed_sequence(seed: int, *key: int) -> np.random.SeedSequence:
-    """Return the node `key` of the tree of streams that grows from `seed`."""
-    return np.random.SeedSequence(seed, spawn_key=key)
+def seed_sequence(seed: int, *key: int | str) -> np.random.SeedSequence:
+    """Return a node of the tree of streams that grows from `seed`.
+
+    `key` is a name in `KEYS` and the numbers that it asks for, or a spawn key as it is.
+    """
+    if key and isinstance(key[0], str):
+        given = iter(key[1:])
+        key = (*(next(given) if isinstance(k, str) else k for k in KEYS[key[0]]), *given)
+    return np.random.SeedSequence(seed, spawn_key=[int(k) for k in key])
 
 
 def system_seed(streams: str | None, seed: int, *system: Any) -> int:
@@ -65,12 +96,12 @@ def system_seed(streams: str | None, seed: int, *system: Any) -> int:
     return int.from_bytes(digest[:16], "little")
 
 
-def kernel_state(seed: int, *key: int) -> NDArray[np.uint64]:
+def kernel_state(seed: int, *key: int | str) -> NDArray[np.uint64]:
     """Return a xoshiro256++ state, shape (4,) uint64, for the stream `key` of `seed`."""
     return seed_sequence(seed, *key).generate_state(4, np.uint64).astype(np.uint64)
 
 
-def generator(seed: int, *key: int) -> np.random.Generator:
+def generator(seed: int, *key: int | str) -> np.random.Generator:
     """Return a NumPy generator (PCG64) for the stream `key` of `seed`."""
     return np.random.Generator(np.random.PCG64(seed_sequence(seed, *key)))
 
@@ -123,7 +154,7 @@ VECTOR = ir.VectorType(I64, LANES)
 _STEPS = 8
 
 
-def lane_state(seed: int, *key: int) -> NDArray[np.uint64]:
+def lane_state(seed: int, *key: int | str) -> NDArray[np.uint64]:
     """Return the states of `LANES` generators, (4, LANES) uint64, for the stream `key` of `seed`.
 
     Column l is the state of lane l; the lanes are seeded apart, as streams are.

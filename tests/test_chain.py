@@ -15,7 +15,7 @@ from conftest import files_of
 
 from skild_phys.errors import BadInput, Interrupted
 from skild_phys.models import MODELS, get_model
-from skild_phys.rng import SIMULATION, STREAMS, kernel_state, lane_state
+from skild_phys.rng import STREAMS, kernel_state, lane_state
 from skild_phys.simulation import burn_in, chain
 from skild_phys.simulation.algorithms import ALGORITHMS, Algorithm
 from skild_phys.simulation.chain import simulate
@@ -68,7 +68,7 @@ def test_samples_are_those_of_each_chain_by_itself(
     assert list(zip(store.variable("chain"), store.variable("draw"), strict=True)) == order
     lattices = store.read(0, 45)
     for number in range(4):
-        spins, state = np.ones((8, 8), dtype=np.int8), kernel_state(seed, SIMULATION, number)
+        spins, state = np.ones((8, 8), dtype=np.int8), kernel_state(seed, "chain", number)
         wolff(spins, TC, state, 7)
         for lattice in lattices[store.variable("chain") == number]:
             wolff(spins, TC, state, 3)
@@ -114,7 +114,7 @@ def test_a_training_on_the_same_seed_sees_other_lattices() -> None:
     states = [[start_unit(spec(8), unit).rng for unit in range(8)]]
     states.append([kernel_state(5, *key) for key in ((0,), (1,))])
     states.append([kernel_state(5, i, k) for i in range(8) for k in range(4)])
-    states.append([lane_state(5, SIMULATION, 9)[:, i].copy() for i in range(8)])
+    states.append([lane_state(5, "chain", 9)[:, i].copy() for i in range(8)])
     every = [tuple(map(int, state)) for group in states for state in group]
     assert len(set(every)) == len(every)
 

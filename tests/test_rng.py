@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import hashlib
+import json
+
 import numpy as np
 import pytest
 import scipy.stats
@@ -7,6 +10,7 @@ from numba import njit
 
 from skild_phys.rng import (
     BITS_BLOCK,
+    KEYS,
     LANES,
     below,
     fill_bits,
@@ -49,6 +53,17 @@ def test_xoshiro_reference_sequence() -> None:
 
 
 def test_streams_are_pinned() -> None:
+    keys = json.dumps(KEYS, sort_keys=True).encode()
+    assert hashlib.sha256(keys).hexdigest()[:16] == "c3136b1882e5bd61"
+    for named, plain in (
+        (("noise", 5), (5, 2)),
+        (("pilot sweeps", 5), (5, 6)),
+        (("symmetry", 9), (2**32 - 1, 9, 1)),
+        (("dropout", 3, 7), (2**32 - 2, 3, 3, 7)),
+        (("bonds", 4), (2**32 - 3, 4)),
+        (("bootstrap",), ()),
+    ):
+        np.testing.assert_array_equal(kernel_state(12345, *named), kernel_state(12345, *plain))
     assert kernel_state(12345, 3).tolist() == [
         4737044581125315645,
         8833587680340765926,

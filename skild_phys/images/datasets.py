@@ -193,7 +193,7 @@ def image_folder(folder: Path, size: int | None = None) -> ImageFiles:
     numbers = {name: i for i, name in enumerate(classes)}
     label = np.array([numbers[name] for name in of], dtype=np.int32)
     order = np.concatenate(
-        [generator(0, s).permutation(np.flatnonzero(split == s)) for s in (0, 1)]
+        [generator(0, "split", s).permutation(np.flatnonzero(split == s)) for s in (0, 1)]
     )
     digest = hashlib.sha256(f"{size}".encode())
     for i in order:

@@ -18,7 +18,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from skild_phys.models.geometry import neighbour_rows
-from skild_phys.rng import BITS_BLOCK, LANES, MEASUREMENT, fill_bits, lane_state
+from skild_phys.rng import BITS_BLOCK, LANES, fill_bits, lane_state
 from skild_phys.simulation.swendsen_wang import draw_bonds, label_clusters
 from skild_phys.simulation.wolff import bond_threshold
 
@@ -84,9 +84,9 @@ def fk_clusters(
     dimension : of a lattice.
     temperature : in J / k_B.
     bond : energy, in J, that breaking a bond costs (`Model.bond`).
-    seed, index : bonds of lattice i are drawn from the stream (MEASUREMENT, index[i]) of `seed`.
+    seed, index : bonds of lattice i from the stream "bonds" index[i] (`rng.KEYS`) of `seed`.
     """
-    states = np.stack([lane_state(seed, MEASUREMENT, int(i)) for i in index])
+    states = np.stack([lane_state(seed, "bonds", int(i)) for i in index])
     threshold = int(bond_threshold(bond, temperature))
     return _measure(lattices, dimension, threshold, states)
 

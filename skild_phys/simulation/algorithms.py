@@ -15,7 +15,7 @@ from skild_phys.errors import BadInput
 from skild_phys.models import Model
 from skild_phys.models.ising import Ising
 from skild_phys.models.potts import Potts
-from skild_phys.rng import SIMULATION, kernel_state, lane_state
+from skild_phys.rng import kernel_state, lane_state
 from skild_phys.simulation.metropolis import metropolis
 from skild_phys.simulation.multispin import REPLICAS, multispin
 from skild_phys.simulation.potts import potts_metropolis
@@ -59,7 +59,7 @@ class Algorithm:
 
     def start(self, seed: int, unit: int) -> State:
         """Return the generator state that unit `unit` of a simulation starts from."""
-        return self.stream(seed, SIMULATION, unit)
+        return self.stream(seed, "chain", unit)
 
 
 def _states(model: Model) -> int:

@@ -70,7 +70,7 @@ class SimulationSpec:
     model : name of the model (`models.MODELS`).
     algorithm : see `algorithms.ALGORITHMS`; `auto` for the fastest.
     chains : independent Markov chains, by default 4 (`multispin`: 64, or a multiple). Unit u
-        draws from the stream (`rng.SIMULATION`, u) of `system_seed`.
+        draws from the stream "chain" u (`rng.KEYS`) of `system_seed`.
     every : updates between two samples of a chain; None: two integrated autocorrelation times,
         of the slower one of energy and M^2, as measured during burn-in.
     burn_in : updates before the first sample interval of a chain; None: at least 20

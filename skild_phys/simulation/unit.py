@@ -15,7 +15,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from skild_phys.errors import Interrupted
-from skild_phys.rng import SIMULATION, next_words, seed_sequence
+from skild_phys.rng import next_words, seed_sequence
 from skild_phys.simulation.spec import SimulationSpec
 
 _SLICE_SECONDS = 0.2
@@ -147,7 +147,7 @@ def turns(spec: SimulationSpec, number: int, first: int, count: int) -> NDArray[
     choices = len(spec.system.symmetries)
     if choices < 2:
         return np.zeros(count, dtype=np.int64)
-    stream = np.random.Philox(seed_sequence(spec.system_seed, SIMULATION, number, 1)).advance(first)
+    stream = np.random.Philox(seed_sequence(spec.system_seed, "symmetry", number)).advance(first)
     drawn = stream.random_raw(4 * count)[::4] >> np.uint64(32)
     return ((drawn * np.uint64(choices)) >> np.uint64(32)).astype(np.int64)
 

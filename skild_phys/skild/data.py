@@ -79,7 +79,7 @@ class SimulationSource:
         self.temperature, self.clusters, self.threads = temperature, clusters or every, threads
         self.seed, self.burn_in = seed, max(200, 10 * every) if burn_in is None else burn_in
         self.spins = np.ones((chains, side, side), dtype=np.int8)
-        self.states = np.stack([kernel_state(seed, chain) for chain in range(chains)])
+        self.states = np.stack([kernel_state(seed, "images", chain) for chain in range(chains)])
         self._waiting = self.burn_in
 
     def _advance(self, clusters: int) -> None:
@@ -143,14 +143,14 @@ class StoreSource:
     def _chunk(self, which: int) -> NDArray[np.generic]:
         if self._held is None or self._held[:2] != (self.epoch, which):
             lattices = self.store.read(*self._spans[self._order()[which]])
-            inside = generator(self.seed, self.epoch, which).permutation(len(lattices))
+            inside = generator(self.seed, "stretch", self.epoch, which).permutation(len(lattices))
             self._held = (self.epoch, which, lattices[inside])
         return self._held[2]
 
     def _order(self) -> NDArray[np.int64]:
         """Return the chunks in the order of this epoch."""
         if self._orders is None or self._orders[0] != self.epoch:
-            order = generator(self.seed, self.epoch).permutation(len(self._spans))
+            order = generator(self.seed, "epoch", self.epoch).permutation(len(self._spans))
             self._orders = (self.epoch, order)
         return self._orders[1]
 

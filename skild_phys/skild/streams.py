@@ -26,12 +26,9 @@ class Streams:
     state: NDArray[np.uint64]
 
     @classmethod
-    def of(cls, seed: int, *key: int) -> Streams:
-        """Return the streams named `key` under `seed`.
-
-        Branches 0 and 1 of a key are those of the constrained Monte Carlo, which may follow.
-        """
-        return cls(generator(seed, *key, 2), kernel_state(seed, *key, 3))
+    def of(cls, seed: int, sample: int) -> Streams:
+        """Return the streams of a sample under `seed`."""
+        return cls(generator(seed, "noise", sample), kernel_state(seed, "spins", sample))
 
 
 def input_seed(

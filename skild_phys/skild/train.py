@@ -26,7 +26,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from skild_phys import __version__
 from skild_phys.errors import BadInput, Interrupted, OutputTaken, WeightsError
 from skild_phys.files import parse_json, write_bytes_atomically
-from skild_phys.rng import TRAINING, seed_sequence
+from skild_phys.rng import seed_sequence
 from skild_phys.rules.coarsen import coarsen_spins
 from skild_phys.skild.constraint import Blocks, Constraint, Sites, differentiable_means
 from skild_phys.skild.data import EVERY, Source
@@ -264,7 +264,7 @@ class Trainer:
         )
         self.mean_field = MeanField(self.process, self.measured.couplings)
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(int(seed_sequence(config.seed, TRAINING, 0).generate_state(1)[0]))
+            torch.manual_seed(int(seed_sequence(config.seed, "weights").generate_state(1)[0]))
             network = make_network(
                 config.network, config.output, config.basis, max(1, source.channels), config.lambdas
             )
@@ -282,7 +282,7 @@ class Trainer:
             betas=(0.9, config.beta2),
             weight_decay=config.weight_decay,
         )
-        noise = int(seed_sequence(config.seed, TRAINING, 1).generate_state(1, np.uint64)[0] >> 1)
+        noise = int(seed_sequence(config.seed, "training").generate_state(1, np.uint64)[0] >> 1)
         self.random = torch.Generator().manual_seed(noise)
         self.step = 0
         self.seconds = 0.0
@@ -419,13 +419,13 @@ class Trainer:
         fields = torch.from_numpy(np.asarray(self.source.next(c.batch, mine), dtype=np.float32))
         x0 = symmetry(fields, self.random, c.symmetries, mine, c.batch).contiguous()
         lam = self._lambdas(Known(c.batch))[mine]
-        seeds = seed_sequence(c.seed, TRAINING, 2, self.step).generate_state(c.batch, np.uint64)
+        seeds = seed_sequence(c.seed, "loss", self.step).generate_state(c.batch, np.uint64)
         noises = [self._noise(int(seed >> 1), x0.shape[1:]) for seed in seeds[mine]]
         size, total = len(x0) // c.accumulate, 0.0
         for first in range(0, len(x0), size):
             part = slice(first, first + size)
             if getattr(c.network, "dropout", 0.0):
-                masks = seed_sequence(c.seed, TRAINING, 3, self.step, mine.start + first)
+                masks = seed_sequence(c.seed, "dropout", self.step, mine.start + first)
                 torch.manual_seed(int(masks.generate_state(1, np.uint64)[0] >> 1))
             last = first + size == len(x0)
             with contextlib.nullcontext() if last else self._unshared():

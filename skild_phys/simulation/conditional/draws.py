@@ -35,7 +35,7 @@ class Source(NamedTuple):
     used: NDArray[np.int64]
 
 
-def build_source(lanes: int, seed: int, *key: int) -> Source:
+def build_source(lanes: int, seed: int, *key: int | str) -> Source:
     """Return the stream `key` of `seed`, from which up to `lanes` numbers are taken at a time."""
     blocks = -(-max(lanes, _LEAST_LANES) // (2 * BITS_BLOCK))
     words = np.empty(blocks * BITS_BLOCK, dtype=np.uint64)

@@ -29,9 +29,6 @@ redrawn at their total, were tried at factors 8 and 16: no gain, what is slow ar
 SWEEPS_PER_CLUSTERS = 4
 """Sweeps before every redraw of the clusters; from 2 to 8 the cost of a lattice is the same."""
 
-FILL, RELAX, SWEEPS, PILOT_FILL, PILOT = 0, 1, 4, 5, 6
-"""Last key of a sample's streams; a refinement by SKILD has 2 and 3."""
-
 _SITES_PER_CALL = 1 << 24  # a fraction of a second, so that Ctrl-C is heard between calls
 _ROOMS = 3  # planes of scratch space that the kernels ask for
 
@@ -101,9 +98,10 @@ def never() -> bool:
 
 def fill_chain(law: Law, given: Given, seed: int, sample: int, *, pilot: bool = False) -> Chain:
     """Return a chain at a random fill, with the streams of sample `sample`."""
-    fill, sweeps = (PILOT_FILL, PILOT) if pilot else (FILL, SWEEPS)
-    planes = law.fill(given, kernel_state(seed, sample, fill))
-    return Chain(law, given, planes, build_source(planes.shape[1], seed, sample, sweeps))
+    kind = "pilot " if pilot else ""
+    planes = law.fill(given, kernel_state(seed, f"{kind}fill", sample))
+    source = build_source(planes.shape[1], seed, f"{kind}sweeps", sample)
+    return Chain(law, given, planes, source)
 
 
 def run(chain: Chain, sweeps: int, stop: Stop) -> None:
@@ -191,7 +189,7 @@ def relax(
         raise ValueError("lattices do not coarse-grain to the given ones")
     moved = np.empty(lattices.shape, dtype=np.int8)
     for k, given in enumerate(givens):
-        source = build_source(planes[k].shape[1], seed, int(sample_ids[k]), RELAX)
+        source = build_source(planes[k].shape[1], seed, "relaxation", int(sample_ids[k]))
         chain = Chain(law, given, planes[k], source)
         run(chain, sweeps, stop)
         moved[k] = chain.lattice()
