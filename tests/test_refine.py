@@ -34,6 +34,7 @@ from skild_phys.skild.refine import (
     refine_store,
 )
 from skild_phys.skild.streams import Streams
+from skild_phys.skild.tuning import Tuning
 from skild_phys.store import create_store, open_store
 
 WEIGHTS = tiny_weights()
@@ -418,6 +419,6 @@ def test_an_output_is_not_gone_on_with_in_other_arithmetic_or_on_another_chain(
     with pytest.raises(BadInput, match="arithmetic"):
         refine_store(coarse, tmp_path / "r", SPEC, WEIGHTS)
     monkeypatch.undo()
-    monkeypatch.setattr("skild_phys.skild.weights.LAMBDA_END", 0.2)
+    later = replace(WEIGHTS, tuning=Tuning(lambda_end=0.2))
     with pytest.raises(BadInput, match="lambda_end"):
-        refine_store(coarse, tmp_path / "r", SPEC, WEIGHTS)
+        refine_store(coarse, tmp_path / "r", SPEC, later)

@@ -12,13 +12,6 @@ import pytest
 
 from skild_phys.errors import BadInput
 from skild_phys.skild.schedule import (
-    AGAIN,
-    FINE_STRIDE,
-    LOW,
-    RESTART,
-    STRIDE,
-    TAIL,
-    TURN,
     Geometric,
     Linear,
     LogLinear,
@@ -26,13 +19,13 @@ from skild_phys.skild.schedule import (
     VariancePreserving,
     chain_lambdas,
     effective_resolution,
-    lambda_of_resolution,
     restarting_lambdas,
     schedule_from_record,
     starting_lambda,
     usual_restarts,
 )
 from skild_phys.skild.spectrum import make_basis
+from skild_phys.skild.tuning import USUAL
 
 SCHEDULES: dict[str, Schedule] = {
     "geometric": Geometric(0.05, 40.0),
@@ -104,7 +97,6 @@ def test_the_papers_presets_end_at_the_coarse_lattice(
     end = float(SCHEDULES[name](np.array(1.0)))
     assert end == pytest.approx(side**2 * theta / lambda_f**2, rel=1e-12)
     assert effective_resolution(end, side, tau) == pytest.approx(resolution, rel=1e-5)
-    assert lambda_of_resolution(resolution, side, tau) == pytest.approx(end, rel=2e-5)
 
 
 @pytest.mark.parametrize("name", ["imagenet256 4x", "imagenet128 4x", "imagenet128 8x"])
@@ -139,7 +131,7 @@ def test_lambda_is_in_sites_squared() -> None:
 def test_the_effective_resolution_is_where_the_signal_is_tau_of_the_noise() -> None:
     """abar / (1 - abar) = tau at the corner of the R x R box of a DCT, R a whole number."""
     side, resolution, tau = 64, 24, 0.1
-    lam = lambda_of_resolution(resolution, side, tau)
+    lam = math.log1p(1.0 / tau) * (side / (math.sqrt(2.0) * math.pi * resolution)) ** 2
     abar = math.exp(-(make_basis("dct", (side, side)).kappa[24, 24] ** 2) * lam)
     assert abar / (1.0 - abar) == pytest.approx(tau, rel=1e-12)
 
@@ -184,13 +176,13 @@ def test_a_chain_that_goes_back_up(start: float, steps: int | None, restarts: in
     rises = np.flatnonzero(np.diff(lam) > 0)
     assert len(rises) == restarts
     if restarts:
-        assert lam[rises] == pytest.approx([TURN] * restarts)
-        assert lam[rises + 1] == pytest.approx([min(start, RESTART)] * restarts)
-        assert np.diff(rises) == pytest.approx([AGAIN] * (restarts - 1))
-        assert (lam <= LOW + 1e-9).sum() == TAIL
+        assert lam[rises] == pytest.approx([USUAL.turn] * restarts)
+        assert lam[rises + 1] == pytest.approx([min(start, USUAL.restart)] * restarts)
+        assert np.diff(rises) == pytest.approx([USUAL.again] * (restarts - 1))
+        assert (lam <= USUAL.low + 1e-9).sum() == USUAL.tail
     if steps is None:
         # As few calls as the stride allows.
-        stride, turn = (STRIDE, TURN) if restarts else (FINE_STRIDE, 0.1)
+        stride, turn = (USUAL.stride, USUAL.turn) if restarts else (USUAL.fine_stride, 0.1)
         first = rises[0] if restarts else len(lam) - 1
         assert np.log(lam[0] / lam[1]) <= stride + 1e-9
         assert first == max(1, np.ceil(np.log(start / turn) / stride))

@@ -21,7 +21,7 @@ from skild_phys.skild import train as module
 from skild_phys.skild.constraint import Blocks
 from skild_phys.skild.data import SimulationSource, Source, StoreSource
 from skild_phys.skild.recipe import Recipe, read_recipe
-from skild_phys.skild.schedule import START_SCALE, starting_lambda
+from skild_phys.skild.schedule import starting_lambda
 from skild_phys.skild.spectrum import PowerLaw
 from skild_phys.skild.symmetries import SYMMETRIES
 from skild_phys.skild.targets import site_targets
@@ -38,6 +38,7 @@ from skild_phys.skild.train import (
     train,
     write_checkpoint,
 )
+from skild_phys.skild.tuning import USUAL
 from skild_phys.skild.weights import load_weights, save_weights
 from skild_phys.store import create_store, open_lattices, open_store
 
@@ -249,7 +250,7 @@ def test_a_share_of_each_batch_knows_its_coarse_lattices() -> None:
         assert lam.shape == (8,)
         assert lam.min() >= CONFIG.lambda_min
         assert lam.max() <= CONFIG.lambda_max
-        start = starting_lambda(known.factor, START_SCALE[known.rule])
+        start = starting_lambda(known.factor, USUAL.start_scale.get(known.rule, 1.0))
         assert lam[6:].max() <= REACH * start * (1 + 1e-6)
         means = known.means(torch.zeros(8, 16, 16)).numpy()
         assert not means[:6].any()

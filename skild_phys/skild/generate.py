@@ -50,7 +50,7 @@ class GenerateSpec:
     seed : of all random numbers, together with the weights and the sides.
     lambda_start, lambda_end : ends of the chain; None for where no wave is left, or the largest
         lambda the weights have seen (from noise), for that of the factor (from a truth), and for
-        `schedule.LAMBDA_END`.
+        `Tuning.lambda_end`.
     """
 
     steps: int | None = None
@@ -102,9 +102,9 @@ def generate_store(
         start = refining_lambda(weights, factor) if weights.channels else starting_lambda(factor)
     elif start is None:
         start = weights.largest_lambda(make_basis(weights.basis, shape).lowest)
-    restarts = usual_restarts(spec.restarts, spec.steps, spec.sampler)
+    restarts = usual_restarts(spec.restarts, spec.steps, spec.sampler, weights.tuning)
     lambdas = weights.lambdas(start, spec.lambda_end, spec.steps, restarts)
-    check_restarts(lambdas, restarts)
+    check_restarts(lambdas, restarts, weights.tuning)
     warnings = weights.warnings(shape, start) if truth is None else []
     skild = Skild(weights, shape, device, spec.sampler)
     stream_rule = streams_at(output, overwrite)

@@ -46,8 +46,6 @@ from skild_phys.skild.oracle import (
 )
 from skild_phys.skild.produce import produce
 from skild_phys.skild.schedule import (
-    SPECTRAL_END,
-    START_SCALE,
     chain_record,
     check_restarts,
     starting_lambda,
@@ -146,14 +144,14 @@ def lambdas_of(weights: Weights, coarse: CoarseInput, spec: RefineSpec) -> NDArr
     start = spec.lambda_start
     if start is None:
         # Farther out than the coarse Nyquist mode asks for only as far as the weights have seen.
-        wanted = starting_lambda(coarse.factor, START_SCALE[coarse.rule])
+        wanted = starting_lambda(coarse.factor, weights.tuning.start_scale.get(coarse.rule, 1.0))
         start = max(starting_lambda(coarse.factor), min(wanted, weights.lambda_range[1]))
     end = spec.lambda_end
     if end is None and coarse.rule == "spectral" and weights.output == "logits":
-        end = max(SPECTRAL_END, weights.lambda_range[0])
-    restarts = usual_restarts(spec.restarts, spec.steps, spec.sampler)
+        end = max(weights.tuning.spectral_end, weights.lambda_range[0])
+    restarts = usual_restarts(spec.restarts, spec.steps, spec.sampler, weights.tuning)
     lambdas = weights.lambdas(start, end, spec.steps, restarts)
-    check_restarts(lambdas, spec.restarts)
+    check_restarts(lambdas, spec.restarts, weights.tuning)
     return lambdas
 
 

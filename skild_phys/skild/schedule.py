@@ -17,19 +17,13 @@ from numpy.typing import NDArray
 from scipy.special import lambertw
 
 from skild_phys.errors import BadInput
+from skild_phys.skild.tuning import USUAL, Tuning
 
 Array = NDArray[np.float64]
 
 
 ERASED = 9.0
 """-log abar of a mode of which nothing is left."""
-LAMBDA_END = 0.1
-"""Where the last denoiser call is: at critical lattices all but 1 spin in 100 can be read off."""
-SPECTRAL_END = 0.13
-"""The same where a coarse lattice of kept modes guides spins: the last draw, which holds sums of
-blocks that the data do not have, is less bound by the draws before."""
-
-
 TIMES = 1000
 """Training along a schedule draws t from 1/TIMES, 2/TIMES, ... 1, the paper's N steps."""
 
@@ -194,77 +188,67 @@ def chain_lambdas(schedule: Schedule, start: float, end: float, steps: int) -> A
     return lambdas
 
 
-RESTART, TURN, LOW = 1.5, 0.44, 0.35
-"""A restart goes from `TURN` back to `RESTART`: what is wrong above is made good by a few calls. At
-last a chain goes from `LOW` to its end. The shipped weights call no network from `TURN` down."""
-AGAIN, TAIL = 3, 3
-"""Calls of a restart, and of the end: all others of a chain go where its start is."""
-STRIDE, FINE_STRIDE = 0.75, 0.45
-"""How far apart in log lambda the calls of a usual chain are at most: of one that restarts, as far
-as `TURN`; of one that falls all the way."""
-USUAL_RESTARTS = 2
-
-
-def usual_restarts(restarts: int | None, steps: int | None, sampler: str) -> int:
+def usual_restarts(
+    restarts: int | None, steps: int | None, sampler: str, tuning: Tuning = USUAL
+) -> int:
     """Return `restarts`, or their usual number where it is None; raises BadInput.
 
-    Only the sampler `stochastic` draws what a restart begins with. None `steps` are enough;
+    Only the sampler `stochastic` samples what a restart begins with. None `steps` are enough;
     so few steps that so many restarts do not fit are refused.
     """
+    fixed = tuning.tail + 2
     if restarts is None:
-        enough = steps is None or steps >= USUAL_RESTARTS * AGAIN + TAIL + 2
-        return USUAL_RESTARTS if enough and sampler == "stochastic" else 0
+        enough = steps is None or steps >= tuning.restarts * tuning.again + fixed
+        return tuning.restarts if enough and sampler == "stochastic" else 0
     if restarts < 0 or (restarts and sampler != "stochastic"):
         accepted = "a whole number from 0 on" if restarts < 0 else f"0 with sampler {sampler}"
-        raise BadInput("--restarts", restarts, accepted)
-    if steps is not None and restarts and steps < restarts * AGAIN + TAIL + 2:
-        most = max(0, (steps - TAIL - 2) // AGAIN)
-        raise BadInput("--restarts", restarts, f"0 to {most} in {steps} steps")
+        raise BadInput("restarts", restarts, accepted)
+    if steps is not None and restarts and steps < restarts * tuning.again + fixed:
+        most = max(0, (steps - fixed) // tuning.again)
+        raise BadInput("restarts", restarts, f"0 to {most} in {steps} steps")
     return restarts
 
 
-def restarting_lambdas(start: float, end: float, steps: int | None, restarts: int) -> Array:
+def restarting_lambdas(
+    start: float, end: float, steps: int | None, restarts: int, tuning: Tuning = USUAL
+) -> Array:
     """Return `steps` lambdas that go back up `restarts` times.
 
-    start -> TURN, RESTART -> TURN and so on; at last LOW -> end, each leg equal in log lambda. One
-    that starts below TURN or ends above LOW falls all the way. What a lattice becomes at short
-    distance given the long ones is drawn anew each time: its distribution comes nearer that of
-    the denoiser's small lambdas, whatever was wrong above (arXiv 2306.14878). None `steps` are
-    as many as the strides above ask for.
+    start -> turn, restart -> turn and so on (`Tuning`); at last low -> end, each leg equal in log
+    lambda. One that starts below `turn` or ends above `low` falls all the way. What a configuration
+    becomes at short distance given the long ones is sampled anew each time: its distribution comes
+    nearer that of the denoiser's small lambdas, whatever was wrong above (arXiv 2306.14878). None
+    `steps` are as many as the strides ask for.
 
     Raises BadInput if there are too few steps for so many restarts.
     """
-    if not restarts or start <= TURN or end >= LOW:
+    turn, again, tail = tuning.turn, tuning.again, tuning.tail
+    if not restarts or start <= turn or end >= tuning.low:
         if steps is None:
-            steps = 1 + math.ceil(math.log(start / end) / FINE_STRIDE)
+            steps = 1 + math.ceil(math.log(start / end) / tuning.fine_stride)
         return chain_lambdas(Geometric(end, start), start, end, steps)
-    fixed = restarts * AGAIN + TAIL
+    fixed = restarts * again + tail
     if steps is None:
-        steps = fixed + max(2, 1 + math.ceil(math.log(start / TURN) / STRIDE))
-    usual_restarts(restarts, steps, "stochastic")
-    legs = [np.geomspace(start, TURN, steps - fixed)]
-    legs += [np.geomspace(min(start, RESTART), TURN, AGAIN)] * restarts
-    return np.concatenate([*legs, np.geomspace(LOW, end, TAIL)])
+        steps = fixed + max(2, 1 + math.ceil(math.log(start / turn) / tuning.stride))
+    usual_restarts(restarts, steps, "stochastic", tuning)
+    legs = [np.geomspace(start, turn, steps - fixed)]
+    legs += [np.geomspace(min(start, tuning.restart), turn, again)] * restarts
+    return np.concatenate([*legs, np.geomspace(tuning.low, end, tail)])
 
 
-def restarts_of(lambdas: Array) -> int:
-    """Return how often a chain goes back up."""
-    return int((np.diff(lambdas) > 0.0).sum())
-
-
-def check_restarts(lambdas: Array, wanted: int | None) -> None:
+def check_restarts(lambdas: Array, wanted: int | None, tuning: Tuning = USUAL) -> None:
     """Raise BadInput where a chain has other restarts than were asked for (None: any do)."""
-    if wanted is not None and wanted != restarts_of(lambdas):
+    if wanted is not None and wanted != chain_record(lambdas)["restarts"]:
         ends = f"{lambdas[0]:.3g} to {lambdas[-1]:.3g}"
-        accepted = f"0 for a chain from {ends}: one starts above {TURN} and ends below {LOW}"
-        raise BadInput("--restarts", wanted, accepted)
+        accepted = f"0 for a chain from {ends}: one starts above {tuning.turn} and ends below"
+        raise BadInput("restarts", wanted, f"{accepted} {tuning.low}")
 
 
 def chain_record(lambdas: Array) -> dict[str, float]:
     """Return what a store keeps of a chain."""
-    first, last = float(lambdas[0]), float(lambdas[-1])
-    record: dict[str, float] = {"steps": len(lambdas), "restarts": restarts_of(lambdas)}
-    return record | {"lambda_start": first, "lambda_end": last}
+    rises = int((np.diff(lambdas) > 0.0).sum())
+    record: dict[str, float] = {"steps": len(lambdas), "restarts": rises}
+    return record | {"lambda_start": float(lambdas[0]), "lambda_end": float(lambdas[-1])}
 
 
 def effective_resolution(lam: float, side: int, tau: float = 0.1) -> float:
@@ -273,16 +257,6 @@ def effective_resolution(lam: float, side: int, tau: float = 0.1) -> float:
     abar / (1 - abar) = tau on the corner of the box, kappa = sqrt(2) pi R / side.
     """
     return side * math.sqrt(math.log1p(1.0 / tau) / lam) / (math.sqrt(2.0) * math.pi)
-
-
-def lambda_of_resolution(resolution: float, side: int, tau: float = 0.1) -> float:
-    """Return the lambda, in sites squared, at which `effective_resolution` is `resolution`."""
-    return math.log1p(1.0 / tau) * (side / (math.sqrt(2.0) * math.pi * resolution)) ** 2
-
-
-START_SCALE = {"block_mean": 1.0, "spectral": 1.0, "majority": 3.0, "decimate": 8.0}
-"""How far past the coarse Nyquist mode a chain starts (`starting_lambda`): signs and single
-spins say less about the waves they carry than block means do."""
 
 
 def starting_lambda(factor: float, scale: float = 1.0) -> float:

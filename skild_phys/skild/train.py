@@ -42,7 +42,7 @@ from skild_phys.skild.measured import (
 from skild_phys.skild.networks import make_network, network_dtype
 from skild_phys.skild.ranks import Ranks
 from skild_phys.skild.recipe import Recipe
-from skild_phys.skild.schedule import START_SCALE, TIMES, starting_lambda
+from skild_phys.skild.schedule import TIMES, starting_lambda
 from skild_phys.skild.spectrum import (
     WHITE,
     ChannelSpectra,
@@ -66,6 +66,7 @@ from skild_phys.skild.targets import (
     spin_surrogate,
     wave_slope,
 )
+from skild_phys.skild.tuning import USUAL
 from skild_phys.skild.weights import Weights, content_sha256
 
 DTYPES = {"bf16": torch.bfloat16, "float32": torch.float32}
@@ -201,7 +202,8 @@ class Known:
 
     def reach(self, most: float) -> float:
         """Return the largest lambda at which the coarse lattices are of use, `most` at most."""
-        return min(most, REACH * starting_lambda(self.factor, START_SCALE[self.rule]))
+        scale = USUAL.start_scale.get(self.rule, 1.0)
+        return min(most, REACH * starting_lambda(self.factor, scale))
 
     def means(self, logits: Tensor) -> Tensor:
         """Return the means of spins with `logits` under what is known of each lattice."""

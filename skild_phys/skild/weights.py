@@ -34,7 +34,6 @@ from skild_phys.skild.networks import (
 )
 from skild_phys.skild.schedule import (
     ERASED,
-    LAMBDA_END,
     TIMES,
     Schedule,
     chain_lambdas,
@@ -46,6 +45,7 @@ from skild_phys.skild.schedule import (
 from skild_phys.skild.spectrum import Spectrum, spectrum_from_record
 from skild_phys.skild.spins import Couplings, couplings_from_record
 from skild_phys.skild.symmetries import SYMMETRIES
+from skild_phys.skild.tuning import USUAL, Tuning
 
 FORMAT = "skild-phys weights 6"
 HEADER_KEY = "skild-phys"
@@ -72,6 +72,7 @@ class Weights:
     channels : of images; 0 for lattices.
     cutoff : kappa_c of the process; None for the lowest wave number above zero.
     schedule : along which lambda was drawn, and chains take their steps; None for log-uniform.
+    tuning : numbers that suit the system.
     """
 
     tensors: dict[str, Tensor]
@@ -88,26 +89,27 @@ class Weights:
     channels: int = 0
     cutoff: float | None = None
     schedule: Schedule | None = None
+    tuning: Tuning = USUAL
 
     def lambdas(
         self, start: float, end: float | None, steps: int | None, restarts: int = 0
     ) -> NDArray[np.float64]:
         """Return the lambdas of a chain (`restarting_lambdas`, or steps equal in t of `schedule`).
 
-        `end` None is LAMBDA_END, or the smallest that the weights have seen where they have a
-        schedule; so many steps as it has are taken if `steps` is None. Raises BadInput if the
-        chain leaves what was seen in training.
+        `end` None is `tuning.lambda_end`, or the smallest that the weights have seen where they
+        have a schedule; so many steps as it has are taken if `steps` is None. Raises BadInput if
+        the chain leaves what was seen in training.
         """
         low, high = self.lambda_range
         if end is None:
-            end = max(LAMBDA_END, low) if self.schedule is None else low
+            end = max(self.tuning.lambda_end, low) if self.schedule is None else low
         if not (low <= end < start <= high and end > 0):
             accepted = f"{low:.3g} <= end < start <= {high:.3g}, what the weights have seen"
             wrong = start > high or start <= low
             option, value = ("--lambda-start", start) if wrong else ("--lambda-end", end)
             raise BadInput(option, value, accepted)
         if self.schedule is None:
-            return restarting_lambdas(start, end, steps, restarts)
+            return restarting_lambdas(start, end, steps, restarts, self.tuning)
         if restarts:
             raise BadInput("--restarts", restarts, "0 for weights with a schedule of their own")
         if steps is None:
@@ -224,7 +226,8 @@ def content_sha256(record: dict[str, Any], tensors: dict[str, Tensor]) -> str:
 
 
 def _record(weights: Weights) -> dict[str, Any]:
-    return {
+    own = {} if weights.tuning == USUAL else {"tuning": asdict(weights.tuning)}
+    return own | {
         "format": FORMAT,
         "network": asdict(weights.network),
         "spectrum": weights.spectrum.record(),
@@ -303,6 +306,7 @@ def load_weights(path: str | Path) -> Weights:
             int(record["channels"]),
             None if record["cutoff"] is None else float(record["cutoff"]),
             schedule_from_record(record["schedule"]),
+            Tuning(**record.get("tuning", {})),
         )
         expected = weights.make_network().state_dict()
     except (BadInput, KeyError, TypeError, ValueError, RuntimeError) as error:
