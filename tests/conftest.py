@@ -5,15 +5,45 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from skild_phys.cli import run
 from skild_phys.store import LatticeStore, create_store, open_store
 
 Samples = dict[str, NDArray[Any]]
+
+
+class Answer(NamedTuple):
+    """What a command answered."""
+
+    code: int
+    out: str
+    err: str
+
+
+Call = Callable[..., Answer]
+
+
+def exit_code(*words: object) -> int:
+    """Run the command line in this process; return its exit code."""
+    with pytest.raises(SystemExit) as ended:
+        run([str(word) for word in words])
+    return int(ended.value.code or 0)
+
+
+@pytest.fixture
+def call(capfd: pytest.CaptureFixture[str]) -> Call:
+    """Return a function that runs a command line; what was printed before it is dropped."""
+
+    def command(*words: object) -> Answer:
+        capfd.readouterr()
+        return Answer(exit_code(*words), *capfd.readouterr())
+
+    return command
 
 
 def random_samples(start: int, stop: int, side: int = 4, seed: int = 0) -> Samples:

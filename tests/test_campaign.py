@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from conftest import exit_code
 
 from skild_phys.campaign import plan, read_campaign, ways
-from skild_phys.cli import run
 from skild_phys.errors import BadInput
 from skild_phys.store import open_store
 
@@ -31,12 +31,6 @@ CAMPAIGNS = Path(__file__).parent.parent / "simulations"
 SIMPLE = TINY.replace('["fill", "exact"]', '"exact"')
 
 
-def call(*words: object) -> int:
-    with pytest.raises(SystemExit) as exit_:
-        run([str(word) for word in words])
-    return int(exit_.value.code or 0)
-
-
 @pytest.fixture
 def campaign(tmp_path: Path) -> Path:
     path = tmp_path / "tiny.toml"
@@ -46,7 +40,7 @@ def campaign(tmp_path: Path) -> Path:
 
 def states(campaign: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> list[str]:
     capsys.readouterr()
-    assert call("run", campaign, "-o", folder, "--dry-run", "--json") == 0
+    assert exit_code("run", campaign, "-o", folder, "--dry-run", "--json") == 0
     return [step["status"] for step in json.loads(capsys.readouterr().out)["steps"]]
 
 
@@ -56,11 +50,11 @@ def test_only_what_is_missing_is_done(
     folder = tmp_path / "out"
     assert states(campaign, folder, capsys) == ["to do"] * 6
     assert not folder.exists()
-    assert call("run", campaign, "-o", folder) == 0
+    assert exit_code("run", campaign, "-o", folder) == 0
     assert open_store(folder / "L12" / "refined.zarr").shape == (12, 12)
     before = {p: p.stat().st_mtime_ns for p in folder.rglob("*.json")}
     assert states(campaign, folder, capsys) == ["done"] * 6
-    assert call("run", campaign, "-o", folder) == 0
+    assert exit_code("run", campaign, "-o", folder) == 0
     assert {p: p.stat().st_mtime_ns for p in folder.rglob("*.json")} == before
     (folder / "L8" / "refined.zarr.step.json").unlink()
     assert states(campaign, folder, capsys) == ["done"] * 2 + ["to do"] + ["done"] * 3
@@ -70,16 +64,16 @@ def test_what_was_made_otherwise_is_refused_and_everything_after_it(
     campaign: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "out"
-    assert call("run", campaign, "-o", folder) == 0
+    assert exit_code("run", campaign, "-o", folder) == 0
     digest = open_store(folder / "L8" / "fine.zarr").digest()
     campaign.write_text(SIMPLE.replace("sweeps = 1", "sweeps = 2"))
     assert states(campaign, folder, capsys) == ["done", "done", "changed"] * 2
     campaign.write_text(SIMPLE.replace("burn_in = 5", "burn_in = 6"))
     assert states(campaign, folder, capsys) == ["changed"] * 6
-    assert call("run", campaign, "-o", folder) == 2
+    assert exit_code("run", campaign, "-o", folder) == 2
     assert "L8/fine.zarr' is not accepted" in capsys.readouterr().err
     assert open_store(folder / "L8" / "fine.zarr").digest() == digest
-    assert call("run", campaign, "-o", folder, "--overwrite") == 0
+    assert exit_code("run", campaign, "-o", folder, "--overwrite") == 0
     assert open_store(folder / "L8" / "fine.zarr").digest() != digest
     assert states(campaign, folder, capsys) == ["done"] * 6
 
@@ -89,13 +83,13 @@ def test_overwrite_makes_anew_what_was_begun_otherwise(
 ) -> None:
     """Without a record the store itself refuses other parameters; --overwrite replaces it."""
     folder = tmp_path / "out"
-    assert call("run", campaign, "-o", folder) == 0
+    assert exit_code("run", campaign, "-o", folder) == 0
     for path in folder.rglob("*.step.json"):
         path.unlink()
     campaign.write_text(SIMPLE.replace("burn_in = 5", "burn_in = 6"))
-    assert call("run", campaign, "-o", folder) == 2
+    assert exit_code("run", campaign, "-o", folder) == 2
     assert "burn_in" in capsys.readouterr().err
-    assert call("run", campaign, "-o", folder, "--overwrite") == 0
+    assert exit_code("run", campaign, "-o", folder, "--overwrite") == 0
     assert states(campaign, folder, capsys) == ["done"] * 6
 
 
@@ -105,13 +99,13 @@ def test_outputs_that_are_not_whole_are_seen(
     """Planted, seen to fail: a step that is done if its root record is what it was."""
     folder = tmp_path / "out"
     campaign.write_text(SIMPLE.replace("[8, 12]", "8") + '[measure]\nonly = ["energy", "U4"]\n')
-    assert call("run", campaign, "-o", folder) == 0
+    assert exit_code("run", campaign, "-o", folder) == 0
     assert states(campaign, folder, capsys) == ["done"] * 5
     (folder / "fine" / "measure.nc").unlink()
     next((folder / "coarse.zarr" / "block_sum").glob("c*")).unlink()
     (folder / "refined.zarr.step.json").write_text("[]")
     shutil.copy(folder / "refined.zarr/spins/c.0.0.0", folder / "fine.zarr/spins/c.0.0.0")
-    assert call("run", campaign, "-o", folder) == 2
+    assert exit_code("run", campaign, "-o", folder) == 2
     assert "fine.zarr: variable 'spins': chunk c.0.0.0 is" in capsys.readouterr().err
     found = dict(zip(("fine", "m", "coarse", "refined", "m2"), states(campaign, folder, capsys)))
     assert found == {
@@ -123,9 +117,9 @@ def test_an_output_that_somebody_else_replaced_is_seen(
     campaign: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "out"
-    assert call("run", campaign, "-o", folder) == 0
+    assert exit_code("run", campaign, "-o", folder) == 0
     fine = folder / "L8" / "fine.zarr"
-    assert call("simulate", "--L", 8, "--T", 2.0, "-n", 3, "-o", fine, "--overwrite") == 0
+    assert exit_code("simulate", "--L", 8, "--T", 2.0, "-n", 3, "-o", fine, "--overwrite") == 0
     assert states(campaign, folder, capsys) == ["changed"] + ["done"] * 5
 
 
@@ -134,12 +128,12 @@ def test_an_unfinished_step_is_gone_on_with(
 ) -> None:
     """As after a kill: the store is there, its record says that it was begun."""
     folder = tmp_path / "out"
-    assert call("run", campaign, "-o", folder) == 0
+    assert exit_code("run", campaign, "-o", folder) == 0
     for step in plan(read_campaign(campaign), folder, tmp_path)[:1]:
         step.begin()
     assert states(campaign, folder, capsys) == ["begun"] + ["done"] * 5
     digest = open_store(folder / "L8" / "fine.zarr").digest()
-    assert call("run", campaign, "-o", folder) == 0
+    assert exit_code("run", campaign, "-o", folder) == 0
     assert open_store(folder / "L8" / "fine.zarr").digest() == digest
 
 
@@ -149,7 +143,7 @@ def test_all_comparisons_are_one_table(campaign: Path, tmp_path: Path) -> None:
     simple = SIMPLE[: SIMPLE.index("[refine]")]
     campaign.write_text(simple + fill + exact + "[compare]\nno_figures = true\n")
     folder = tmp_path / "out"
-    assert call("run", campaign, "-o", folder) == 0
+    assert exit_code("run", campaign, "-o", folder) == 0
     found = pd.read_csv(folder / "results.csv")
     assert {*zip(found["L"], found["rule"], found["factor"], found["lattices"])} == {
         (8, "block_mean", 2, 3), (12, "block_mean", 2, 3),
@@ -223,7 +217,7 @@ def test_values_are_refused_before_anything_is_done(
     if message == "fill":  # the shipped weights are of Tc
         text, message = text.replace('"exact"\nsweeps = 1', '"skild"'), "the weights are of T"
     campaign.write_text(text)
-    assert call("run", campaign, "-o", tmp_path / "out") == 2
+    assert exit_code("run", campaign, "-o", tmp_path / "out") == 2
     err = capsys.readouterr().err
     assert message in err
     assert err.count("\n") == 1
@@ -314,7 +308,7 @@ def test_unknown_options_and_missing_files_are_refused_before_anything_is_done(
         (SIMPLE + "append = true\n", "'append' is not accepted"),
     ):
         path.write_text(text)
-        assert call("run", path, "-o", tmp_path / "out") == 2
+        assert exit_code("run", path, "-o", tmp_path / "out") == 2
         assert message in capsys.readouterr().err
-    assert call("run", tmp_path / "none.toml") == 2
+    assert exit_code("run", tmp_path / "none.toml") == 2
     assert not (tmp_path / "out").exists()

@@ -8,10 +8,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pytest
+from conftest import Call
 from numpy.typing import NDArray
 
 from skild_phys.cli import bench as _loaded  # noqa: F401
-from skild_phys.cli import run
 from skild_phys.errors import how_to_install
 from skild_phys.simulation.spec import SimulationSpec
 
@@ -23,16 +23,8 @@ TINY = ["bench", "simulate", "--L", "16", "--seconds", "0.002", "--runs", "2"]
 TC = 2.269185314213022
 
 
-def call(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
-    """Run the command line; return (exit code, stdout, stderr)."""
-    with pytest.raises(SystemExit) as end:
-        run(list(words))
-    out, err = capsys.readouterr()
-    return int(end.value.code or 0), out, err
-
-
-def result(capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, Any]:
-    code, out, _ = call(capsys, *words, "--json")
+def result(call: Call, *words: str) -> dict[str, Any]:
+    code, out, _ = call(*words, "--json")
     assert code == 0
     found: dict[str, Any] = json.loads(out)
     return found
@@ -70,8 +62,8 @@ class Liar(Known):
         return super().mean_energy(updates) + 0.01
 
 
-def test_json_has_what_is_measured(capsys: pytest.CaptureFixture[str]) -> None:
-    found = result(capsys, *TINY, "--no-peers", "--seed", "3")
+def test_json_has_what_is_measured(call: Call) -> None:
+    found = result(call, *TINY, "--no-peers", "--seed", "3")
     assert (found["model"], found["shape"], found["temperature"]) == ("ising2d", [16, 16], TC)
     assert (found["runs"], found["seconds"], found["seed"]) == (2, 0.002, 3)
     assert (found["peers"], found["peers_missing"]) == ([], {})
@@ -96,8 +88,8 @@ def test_json_has_what_is_measured(capsys: pytest.CaptureFixture[str]) -> None:
         assert row["independent_per_second"] == pytest.approx(rate)
 
 
-def test_json_has_the_threads(capsys: pytest.CaptureFixture[str]) -> None:
-    found = result(capsys, *TINY, "--no-peers")
+def test_json_has_the_threads(call: Call) -> None:
+    found = result(call, *TINY, "--no-peers")
     assert [row["threads"] for row in found["threads"]][:2] == [1, 2]
     assert found["threads"][0]["speedup"] == 1.0
     for row in found["threads"]:
@@ -106,8 +98,8 @@ def test_json_has_the_threads(capsys: pytest.CaptureFixture[str]) -> None:
         assert len(row["speedup_runs"]) == 2
 
 
-def test_single_site_times_are_scaled_up(capsys: pytest.CaptureFixture[str]) -> None:
-    found = result(capsys, *TINY, "--no-peers", "--L", "64x32")
+def test_single_site_times_are_scaled_up(call: Call) -> None:
+    found = result(call, *TINY, "--no-peers", "--L", "64x32")
     rows = {row["algorithm"]: row for row in found["algorithms"]}
     assert rows["wolff"]["tau_shape"] == [64, 32]
     for name in ("metropolis", "multispin"):
@@ -115,8 +107,8 @@ def test_single_site_times_are_scaled_up(capsys: pytest.CaptureFixture[str]) -> 
         assert rows[name]["tau_factor"] == pytest.approx(2.0**2.17, rel=0.01)
 
 
-def test_table(capsys: pytest.CaptureFixture[str]) -> None:
-    code, out, _ = call(capsys, *TINY, "--no-peers", "--L", "64")
+def test_table(call: Call) -> None:
+    code, out, _ = call(*TINY, "--no-peers", "--L", "64")
     assert code == 0
     lines = out.splitlines()
     assert lines[0].startswith("ising2d 64 x 64 at T = 2.26919, one thread, median of 2 runs")
@@ -129,24 +121,24 @@ def test_table(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_other_models_and_odd_sides_have_the_rows_that_exist(
-    capsys: pytest.CaptureFixture[str],
+    call: Call,
 ) -> None:
-    found = result(capsys, *TINY, "--model", "potts3", "--no-peers")
+    found = result(call, *TINY, "--model", "potts3", "--no-peers")
     assert [row["algorithm"] for row in found["algorithms"]][2:] == ["metropolis"]
-    code, out, _ = call(capsys, *TINY, "--L", "9x15", "--no-peers")
+    code, out, _ = call(*TINY, "--L", "9x15", "--no-peers")
     assert code == 0
     assert "metropolis" not in out
     assert "single-site updates need even sides" in out
 
 
-def test_three_dimensions(capsys: pytest.CaptureFixture[str]) -> None:
-    found = result(capsys, *TINY, "--model", "ising3d", "--L", "6x4x4", "--no-peers")
+def test_three_dimensions(call: Call) -> None:
+    found = result(call, *TINY, "--model", "ising3d", "--L", "6x4x4", "--no-peers")
     assert len(found["algorithms"]) == 4
 
 
 @pytest.mark.parametrize("temperature", ["0.1", "100"])
-def test_far_from_the_transition(capsys: pytest.CaptureFixture[str], temperature: str) -> None:
-    found = result(capsys, *TINY, "--T", temperature, "--no-peers")
+def test_far_from_the_transition(call: Call, temperature: str) -> None:
+    found = result(call, *TINY, "--T", temperature, "--no-peers")
     assert all(row["independent_per_second"] > 0.0 for row in found["algorithms"])
 
 
@@ -164,22 +156,18 @@ def test_far_from_the_transition(capsys: pytest.CaptureFixture[str], temperature
         (["--runs", "many"], "--runs"),
     ],
 )
-def test_bad_options_take_one_line(
-    capsys: pytest.CaptureFixture[str], words: list[str], option: str
-) -> None:
-    code, out, err = call(capsys, *TINY, *words)
+def test_bad_options_take_one_line(call: Call, words: list[str], option: str) -> None:
+    code, out, err = call(*TINY, *words)
     assert (code, out) == (2, "")
     assert err.startswith("error: ")
     assert option in err
     assert err.count("\n") == 1
 
 
-def test_peers_are_measured_beside(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_peers_are_measured_beside(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench, "PEERS", (Known, Absent))
     monkeypatch.setattr(Known, "starts", [])
-    found = result(capsys, *TINY)
+    found = result(call, *TINY)
     rows = {row["algorithm"]: row for row in found["peers"]}
     assert tuple(rows) == peers.ALGORITHMS
     assert rows["metropolis"]["nanoseconds"] == pytest.approx(1000.0 / 256)
@@ -200,10 +188,10 @@ def test_peers_are_measured_beside(
 
 
 def test_the_table_says_what_is_missing_and_what_is_wrong(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(bench, "PEERS", (Liar, Absent))
-    code, out, _ = call(capsys, *TINY)
+    code, out, _ = call(*TINY)
     assert code == 0
     assert f"numpy {np.__version__} wolff" in out
     assert "numpy does not say how large its clusters are" in out
@@ -214,11 +202,9 @@ def test_the_table_says_what_is_missing_and_what_is_wrong(
     )
 
 
-def test_a_peer_without_the_model_is_missing(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_peer_without_the_model_is_missing(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench, "PEERS", (Known,))
-    found = result(capsys, *TINY, "--model", "potts2")
+    found = result(call, *TINY, "--model", "potts2")
     assert found["peers"] == []
     assert found["peers_missing"] == {"numpy": "has no such model or lattice"}
 
@@ -267,17 +253,15 @@ def test_scaled_times_remember_the_factor() -> None:
     assert (tau.factor, tau.shape) == (10.0, (8, 8))
 
 
-def test_bench_measure_tells_times_and_memory(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
+def test_bench_measure_tells_times_and_memory(call: Call, tmp_path: Path) -> None:
     words = ["bench", "measure", "--L", "16", "-n", "40", "--runs", "1", "--folder", str(tmp_path)]
-    found = result(capsys, *words, "--memory", "0.0001", "--threads", "1")
+    found = result(call, *words, "--memory", "0.0001", "--threads", "1")
     assert found["shape"] == [16, 16]
     assert all(seconds > 0 for seconds in found["seconds"].values())
     assert found["four_point_sides"] == 4
     assert 50 < found["peak_memory_mib"]["0.0001"] < 2000
     assert not list(tmp_path.iterdir())
-    code, out, _ = call(capsys, *words)
+    code, out, _ = call(*words)
     assert code == 0
     assert "S(k) and G(r), with reading" in out
 
@@ -285,21 +269,21 @@ def test_bench_measure_tells_times_and_memory(
 @pytest.mark.parametrize(
     ("option", "value"), [("--L", "2"), ("-n", "1"), ("--runs", "0"), ("--memory", "-1")]
 )
-def test_bench_measure_refuses(capsys: pytest.CaptureFixture[str], option: str, value: str) -> None:
-    code, out, err = call(capsys, "bench", "measure", option, value)
+def test_bench_measure_refuses(call: Call, option: str, value: str) -> None:
+    code, out, err = call("bench", "measure", option, value)
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert option in err
 
 
-def test_bench_refine_splits_the_time_into_parts(capsys: pytest.CaptureFixture[str]) -> None:
+def test_bench_refine_splits_the_time_into_parts(call: Call) -> None:
     words = ["bench", "refine", "--L", "16", "-n", "1", "--steps", "3", "--threads", "1"]
-    found = result(capsys, *words)
+    found = result(call, *words)
     assert (found["shape"], found["denoiser_calls"], found["network_calls"]) == ([16, 16], 3, 2)
     assert list(found["parts"]) == ["network", "mean field", "constraint", "the rest"]
     assert all(seconds > 0.0 for seconds in found["parts"].values())
     assert sum(found["parts"].values()) == pytest.approx(found["seconds_one_thread"])
     assert found["exact_seconds_per_lattice"] > 0.0
-    code, out, _ = call(capsys, *words, "--rule", "majority")
+    code, out, _ = call(*words, "--rule", "majority")
     assert code == 0
     assert "16 x 16, majority 4x, 3 denoiser calls" in out
 

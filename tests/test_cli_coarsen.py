@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from conftest import exit_code, files_of
 from numpy.typing import NDArray
 
 from skild_phys.cli import run
@@ -57,14 +59,7 @@ def fine(tmp_path: Path, spins: NDArray[np.int8]) -> LatticeStore:
     return write_fine(tmp_path / "fine.zarr", spins)
 
 
-def call(*args: object) -> int:
-    with pytest.raises(SystemExit) as left:
-        run(["coarsen", *map(str, args)])
-    return int(left.value.code or 0)
-
-
-def contents(path: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(path)): p.read_bytes() for p in path.rglob("*") if p.is_file()}
+coarsen = partial(exit_code, "coarsen")
 
 
 @pytest.mark.parametrize("rule", RULES)
@@ -77,7 +72,7 @@ def test_a_coarse_store(
 ) -> None:
     out = tmp_path / "coarse.zarr"
     argv = (fine.path, "--factor", 2, "-o", out, "--rule", rule, "--tie-seed", 6, "--json")
-    assert call(*argv) == 0
+    assert coarsen(*argv) == 0
     assert json.loads(capsys.readouterr().out)["shape"] == [4, 6]
     store = open_store(out)
     want = coarsen_spins(spins, rule, 2, tie_seed=6)
@@ -121,7 +116,7 @@ def test_interrupted_and_resumed_gives_the_same_bytes(
     done: list[int] = []
     coarsen_store(fine, broken, rule, 2, progress=done.append)
     assert sum(done) == N
-    assert contents(broken) == contents(whole)
+    assert files_of(broken) == files_of(whole)
 
 
 @pytest.mark.parametrize("rule", CONDITIONAL_RULES)
@@ -129,14 +124,15 @@ def test_a_refined_store_gives_its_coarse_store_back(
     fine: LatticeStore, tmp_path: Path, rule: str
 ) -> None:
     """Ties too, though the samples have moved: the coins follow `parent`."""
-    assert call(fine.path, "--factor", 4, "-o", tmp_path / "c.zarr", "--rule", rule) == 0
+    assert coarsen(fine.path, "--factor", 4, "-o", tmp_path / "c.zarr", "--rule", rule) == 0
     coarse = open_store(tmp_path / "c.zarr")
     raw, parent = coarse.read(0, N), coarse.variable("parent")
     order = np.array([4, 1, 9, 9])
     coins = tie_coins(0, parent[order], coarse.shape)
     refined = sample_conditional(raw[order], rule, 4, 2.5, 1, np.arange(4), 8, coins)
     write_fine(tmp_path / "r.zarr", refined, parent[order], method="exact")
-    assert call(tmp_path / "r.zarr", "--factor", 4, "-o", tmp_path / "d.zarr", "--rule", rule) == 0
+    words = (tmp_path / "r.zarr", "--factor", 4, "--rule", rule)
+    assert coarsen(*words, "-o", tmp_path / "d.zarr") == 0
     again = open_store(tmp_path / "d.zarr")
     assert np.array_equal(again.read(0, 4), raw[order])
     assert np.array_equal(again.variable("parent"), order)
@@ -148,7 +144,7 @@ def test_errors_are_one_line(
     out = tmp_path / "coarse.zarr"
 
     def fails(*args: object) -> str:
-        assert call(*args) == 2
+        assert coarsen(*args) == 2
         text = capsys.readouterr().err
         assert text.count("\n") == 1
         assert "Traceback" not in text
@@ -164,15 +160,15 @@ def test_errors_are_one_line(
     assert "-o" in fails(fine.path, "--factor", 2, "-o", fine.path / "inside.zarr")
     assert "-o" in fails(fine.path, "--factor", 2, "-o", tmp_path / "no" / "coarse.zarr")
     assert not out.exists()
-    assert call(fine.path, "--factor", 2, "-o", out) == 0
+    assert coarsen(fine.path, "--factor", 2, "-o", out) == 0
     capsys.readouterr()
-    before = contents(out)
-    assert call(fine.path, "--factor", 2, "-o", out) == 0
+    before = files_of(out)
+    assert coarsen(fine.path, "--factor", 2, "-o", out) == 0
     capsys.readouterr()
     assert "factor" in fails(fine.path, "--factor", 4, "-o", out)
     assert "block_sum" in fails(out, "--factor", 2, "-o", tmp_path / "twice.zarr")
-    assert contents(out) == before
-    assert call(fine.path, "--factor", 4, "-o", out, "--overwrite") == 0
+    assert files_of(out) == before
+    assert coarsen(fine.path, "--factor", 4, "-o", out, "--overwrite") == 0
     assert open_store(out).shape == (2, 3)
 
 
@@ -187,7 +183,7 @@ def test_a_damaged_chunk_is_named_and_what_was_done_is_kept(
     data = bytearray(chunk.read_bytes())
     data[len(data) // 2] ^= 1
     chunk.write_bytes(bytes(data))
-    assert call(fine.path, "--factor", 2, "-o", tmp_path / "coarse.zarr") == 2
+    assert coarsen(fine.path, "--factor", 2, "-o", tmp_path / "coarse.zarr") == 2
     text = capsys.readouterr().err
     assert text.count("\n") == 1
     assert "fine.zarr" in text
@@ -206,14 +202,14 @@ def test_a_refined_majority_store_keeps_its_tie_seed(fine: LatticeStore, tmp_pat
         run([str(a) for a in run_args])
     assert not left.value.code
     argv = (tmp_path / "r.zarr", "--rule", "majority")
-    assert call(*argv, "--factor", 2, "-o", tmp_path / "d.zarr") == 0
+    assert coarsen(*argv, "--factor", 2, "-o", tmp_path / "d.zarr") == 0
     again = open_store(tmp_path / "d.zarr")
     assert again.attrs["tie_seed"] == 7
     assert np.array_equal(again.read(0, N), coarse.read(0, N))
     zero = ("--tie-seed", 0, "-o", tmp_path / "e.zarr")
-    assert call(*argv, "--factor", 2, *zero) == 0
+    assert coarsen(*argv, "--factor", 2, *zero) == 0
     assert not np.array_equal(open_store(tmp_path / "e.zarr").read(0, N), coarse.read(0, N))
-    assert call(*argv, "--factor", 4, "-o", tmp_path / "f.zarr") == 0
+    assert coarsen(*argv, "--factor", 4, "-o", tmp_path / "f.zarr") == 0
     assert open_store(tmp_path / "f.zarr").attrs["tie_seed"] == 0
 
 
@@ -249,7 +245,7 @@ def test_a_coarse_store_of_another_model(
     fine = write_model(tmp_path / "fine.zarr", name, parent)
     out = tmp_path / "coarse.zarr"
     options = ("--rule", rule, "--tie-seed", 6)
-    assert call(fine.path, "--factor", 2, "-o", out, *options) == 0
+    assert coarsen(fine.path, "--factor", 2, "-o", out, *options) == 0
     sides = {"ising3d": "4 x 8 x 6 to 2 x 4 x 3", "potts3": "8 x 12 to 4 x 6"}[name]
     assert f"{N} lattices, {sides} by {rule}" in capsys.readouterr().out
     store = open_store(out)
@@ -279,7 +275,7 @@ def test_another_model_interrupted_and_resumed(
     with pytest.raises(Interrupted, match="6 of 11"):
         coarsen_store(fine, tmp_path / "b" / "c.zarr", rule, 2, stop=lambda: next(asked) == 3)
     coarsen_store(fine, tmp_path / "b" / "c.zarr", rule, 2)
-    assert contents(tmp_path / "a") == contents(tmp_path / "b")
+    assert files_of(tmp_path / "a") == files_of(tmp_path / "b")
 
 
 def test_another_models_errors_are_one_line(
@@ -289,7 +285,7 @@ def test_another_models_errors_are_one_line(
     fine = {name: write_model(tmp_path / f"{name}.zarr", name).path for name in KINDS}
 
     def fails(*args: object) -> str:
-        assert call(*args) == 2
+        assert coarsen(*args) == 2
         text = capsys.readouterr().err
         assert text.count("\n") == 1
         return text
@@ -300,7 +296,7 @@ def test_another_models_errors_are_one_line(
         assert words in text
     assert "all sides of 4 x 8 x 6" in fails(fine["ising3d"], "--factor", 4, "-o", out)
     assert not out.exists()
-    assert call(fine["potts3"], "--factor", 2, "-o", out) == 0
+    assert coarsen(fine["potts3"], "--factor", 2, "-o", out) == 0
     capsys.readouterr()
     text = fails(out, "--factor", 2, "-o", tmp_path / "twice.zarr")
     assert "variable 'state_count': only 'spins' or 'states' or 'field' are coarse-grained" in text
@@ -318,7 +314,7 @@ def test_lattices_that_are_not_of_the_model_they_name(
             variables=(), q=q,
         ) as writer:  # fmt: skip
             writer.commit({field: values})
-        assert call(path, "--factor", 2, "-o", tmp_path / "coarse.zarr") == 2
+        assert coarsen(path, "--factor", 2, "-o", tmp_path / "coarse.zarr") == 2
         text = capsys.readouterr().err
         assert text.count("\n") == 1
         assert f"variable '{field}': 2D" in text

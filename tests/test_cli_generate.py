@@ -8,19 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import files_of
+from conftest import exit_code, files_of
 from skild_helpers import critical_lattices, tiny_weights
 
-from skild_phys.cli import run
 from skild_phys.cli.train import _size
 from skild_phys.skild.weights import save_weights
 from skild_phys.store import open_store
-
-
-def skild_phys(*words: object) -> int:
-    with pytest.raises(SystemExit) as left:
-        run([str(word) for word in words])
-    return int(left.value.code or 0)
 
 
 @pytest.fixture
@@ -32,15 +25,15 @@ def weights(tmp_path: Path) -> Path:
 @pytest.fixture
 def fine(tmp_path: Path) -> Path:
     words = ("simulate", "--L", 16, "--T", "Tc", "-n", 5, "-o", tmp_path / "fine")
-    assert skild_phys(*words) == 0
+    assert exit_code(*words) == 0
     return tmp_path / "fine"
 
 
 def test_from_noise_any_shape_and_the_same_bytes(tmp_path: Path, weights: Path) -> None:
     words = ("generate", "--shape", "12x18", "-n", 3, "--steps", 3, "--checkpoint", weights)
-    assert skild_phys(*words, "-o", tmp_path / "a") == 0
-    assert skild_phys(*words, "-o", tmp_path / "b", "--threads", 1) == 0
-    assert skild_phys(*words, "-o", tmp_path / "a") == 0  # complete already
+    assert exit_code(*words, "-o", tmp_path / "a") == 0
+    assert exit_code(*words, "-o", tmp_path / "b", "--threads", 1) == 0
+    assert exit_code(*words, "-o", tmp_path / "a") == 0  # complete already
     store = open_store(tmp_path / "a")
     assert store.shape == (12, 18)
     assert store.attrs["method"] == "generate"
@@ -75,7 +68,7 @@ def test_another_size_than_the_weights_comes_with_a_warning(
     for i, (weights, shape, more, said) in enumerate(cases):
         save_weights(tmp_path / f"{i}.w", weights)
         words = ("generate", "--shape", shape, "-n", 1, "--steps", 1, *more, "--json")
-        assert skild_phys(*words, "--checkpoint", tmp_path / f"{i}.w", "-o", tmp_path / str(i)) == 0
+        assert exit_code(*words, "--checkpoint", tmp_path / f"{i}.w", "-o", tmp_path / str(i)) == 0
         printed = capsys.readouterr()
         warnings = json.loads(printed.out.splitlines()[-1])["warnings"]
         assert open_store(tmp_path / str(i)).attrs.get("warnings", []) == warnings
@@ -89,12 +82,12 @@ def test_the_papers_protocol_is_paired_with_its_truth(
     tmp_path: Path, weights: Path, fine: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ("generate", "--truth", fine, "--factor", 4, "--steps", 3, "--checkpoint", weights)
-    assert skild_phys(*words, "-o", tmp_path / "m", "--json") == 0
+    assert exit_code(*words, "-o", tmp_path / "m", "--json") == 0
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["samples"] == 5
     store = open_store(tmp_path / "m")
     assert store.variable("parent").tolist() == [0, 1, 2, 3, 4]
     assert (store.attrs["method"], store.attrs["lambda_start"]) == ("forward_marginal", 4.0)
-    assert skild_phys("compare", fine, tmp_path / "m", "-o", tmp_path / "report") == 0
+    assert exit_code("compare", fine, tmp_path / "m", "-o", tmp_path / "report") == 0
     assert "unpaired" not in (tmp_path / "report" / "report.html").read_text()
 
 
@@ -130,9 +123,9 @@ def test_bad_input_takes_one_line(
     capsys.readouterr()
     hot = tmp_path / "hot.zarr"
     if "hot" in words:
-        assert skild_phys("simulate", "--L", 16, "--T", 2.5, "-n", 2, "-o", hot) == 0
+        assert exit_code("simulate", "--L", 16, "--T", 2.5, "-n", 2, "-o", hot) == 0
     words = tuple({"fine": fine, "hot": hot}.get(str(word), word) for word in words)
-    assert skild_phys("generate", *words, "--checkpoint", weights, "-o", tmp_path / "o") == 2
+    assert exit_code("generate", *words, "--checkpoint", weights, "-o", tmp_path / "o") == 2
     lines = capsys.readouterr().err.strip().splitlines()
     assert lines[-1].startswith("error: ")
     assert named in lines[-1]
@@ -146,11 +139,11 @@ def test_spectrum_of_stores_and_arrays(
     capsys.readouterr()
     for words in ((fine,), (tmp_path / "s.npy", "--kind", "power_law"),
                   (tmp_path / "s.npy", "--kind", "modes", "--basis", "dct")):  # fmt: skip
-        assert skild_phys("spectrum", *words, "--json") == 0
+        assert exit_code("spectrum", *words, "--json") == 0
         answer = json.loads(capsys.readouterr().out)
         ratio = np.array(answer["shells"]["fit"]) / np.array(answer["shells"]["power"])
         assert np.median(np.abs(ratio - 1)) < 0.2
-    assert skild_phys("spectrum", fine, "-o", tmp_path / "s.png") == 0
+    assert exit_code("spectrum", fine, "-o", tmp_path / "s.png") == 0
     assert (tmp_path / "s.png").stat().st_size > 10_000
     capsys.readouterr()
     for words, named in (
@@ -160,7 +153,7 @@ def test_spectrum_of_stores_and_arrays(
         ((fine, "-o", tmp_path / "s.jpg"), "s.jpg"),
         ((fine, "-o", tmp_path / "s.png"), "s.png"),
     ):
-        assert skild_phys("spectrum", *words) in (2, 3)
+        assert exit_code("spectrum", *words) in (2, 3)
         error = capsys.readouterr().err.strip().splitlines()[-1]
         assert error.startswith("error: ")
         assert named in error

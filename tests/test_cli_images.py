@@ -4,25 +4,22 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import files_of
+from conftest import Call, files_of
 from image_helpers import image_store, image_weights, photographs
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from skild_phys.cli import run
 from skild_phys.skild.schedule import Geometric
 from skild_phys.skild.train import LOG
 from skild_phys.skild.weights import load_weights, save_weights
 from skild_phys.store import open_store
 
-Answer = tuple[int, str, str]
 RECIPE = """
 output = "v"
 data = "images"
@@ -49,19 +46,6 @@ PUBLISHED = Path(__file__).parent / "data" / "ncsnpp_reference.safetensors"
 
 
 @pytest.fixture
-def call(capfd: pytest.CaptureFixture[str]) -> Callable[..., Answer]:
-    """Return a function that runs a command line: (exit code, stdout, stderr)."""
-
-    def command(*words: object) -> Answer:
-        with pytest.raises(SystemExit) as ended:
-            run([str(word) for word in words])
-        captured = capfd.readouterr()
-        return int(ended.value.code or 0), captured.out, captured.err
-
-    return command
-
-
-@pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """Return a folder of PNG files in classes, and a recipe."""
     for i, image in enumerate(photographs(12, 20)):
@@ -72,9 +56,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_from_a_folder_to_scores(
-    folder: Path, call: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_from_a_folder_to_scores(folder: Path, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     """prepare, spectrum, train, generate, coarsen, refine, evaluate: each on what the last made."""
     monkeypatch.chdir(folder)
     code, out, err = call("images", "prepare", "imagenet", "--size", 16, "--from", "photos",
@@ -123,7 +105,7 @@ def test_from_a_folder_to_scores(
     assert "consistency" in out
 
 
-def test_what_a_recipe_costs(call: Callable[..., Answer]) -> None:
+def test_what_a_recipe_costs(call: Call) -> None:
     """121 M parameters is what the paper's networks for 128 and 256 have."""
     code, out, _ = call("images", "info", "imagenet128-4x", "--json")
     answer = json.loads(out)
@@ -136,7 +118,7 @@ def test_what_a_recipe_costs(call: Callable[..., Answer]) -> None:
     assert "1.5 M" in small
 
 
-def test_operations_are_counted(call: Callable[..., Answer]) -> None:
+def test_operations_are_counted(call: Call) -> None:
     """A network of three known convolutions and a linear layer: 2 operations a product."""
     from skild_phys.images.cost import cost
     from skild_phys.skild.recipe import Recipe
@@ -150,9 +132,7 @@ def test_operations_are_counted(call: Callable[..., Answer]) -> None:
     assert found.forward == 2 * (convolutions + linears)
 
 
-def test_published_weights_are_converted_and_generate(
-    tmp_path: Path, call: Callable[..., Answer]
-) -> None:
+def test_published_weights_are_converted_and_generate(tmp_path: Path, call: Call) -> None:
     recipe = tmp_path / "r.toml"
     recipe.write_text(
         'preset = "cifar10-loglinear"\n[network]\nwidth = 8\nmultipliers = [1, 2]\nblocks = 1\n'
@@ -219,7 +199,7 @@ def test_published_weights_are_converted_and_generate(
     ],
 )
 def test_one_line_for_what_cannot_be(
-    folder: Path, call: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch, words: str,
+    folder: Path, call: Call, monkeypatch: pytest.MonkeyPatch, words: str,
     message: str,
 ) -> None:  # fmt: skip
     monkeypatch.chdir(folder)

@@ -8,15 +8,13 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import files_of
+from conftest import Call, files_of
 from skild_helpers import TC, coarse_input, critical_lattices, tiny_weights
 
-from skild_phys.cli import run
 from skild_phys.cli.refine import compile_kernels
 from skild_phys.models import MODELS
 from skild_phys.rules.coarsen import coarsen_spins
@@ -26,21 +24,6 @@ from skild_phys.skild import sampling
 from skild_phys.skild.refine import RefineSpec, refine_store
 from skild_phys.skild.weights import load_weights, save_weights
 from skild_phys.store import create_store, open_store
-
-Answer = tuple[int, str, str]
-
-
-@pytest.fixture
-def call(capsys: pytest.CaptureFixture[str]) -> Callable[..., Answer]:
-    """Return a function that runs a command line: (exit code, stdout, stderr)."""
-
-    def command(*words: object) -> Answer:
-        with pytest.raises(SystemExit) as ended:
-            run([str(word) for word in words])
-        captured = capsys.readouterr()
-        return int(ended.value.code or 0), captured.out, captured.err
-
-    return command
 
 
 @pytest.fixture
@@ -58,7 +41,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_refine_says_what_it_did(folder: Path, call: Callable[..., Answer]) -> None:
+def test_refine_says_what_it_did(folder: Path, call: Call) -> None:
     words = ["refine", folder / "c.zarr", "--factor", 4, "-o", folder / "r.zarr", "--steps", 3]
     words += ["--checkpoint", folder / "w.safetensors", "--json"]
     code, out, err = call(*words)
@@ -74,15 +57,13 @@ def test_refine_says_what_it_did(folder: Path, call: Callable[..., Answer]) -> N
     assert files_of(folder / "r.zarr") == before
 
 
-def test_refine_without_options_uses_the_shipped_weights(
-    folder: Path, call: Callable[..., Answer]
-) -> None:
+def test_refine_without_options_uses_the_shipped_weights(folder: Path, call: Call) -> None:
     code, out, err = call("refine", folder / "c.zarr", "-o", folder / "r.zarr", "--steps", 2)
     assert code == 0, err
     assert "6 lattices of 16 x 16" in out
 
 
-def test_what_is_not_there_and_what_is_not_known(folder: Path, call: Callable[..., Answer]) -> None:
+def test_what_is_not_there_and_what_is_not_known(folder: Path, call: Call) -> None:
     """A typo is told as such; shipped weights on lattices of nobody knows what come with a note."""
     for words in ((), ("--factor", 2), ("--rule", "decimate")):
         code, _, err = call("refine", folder / "none.npy", *words, "-o", folder / "r.zarr")
@@ -97,9 +78,7 @@ def test_what_is_not_there_and_what_is_not_known(folder: Path, call: Callable[..
     assert noted not in call("refine", folder / "c.zarr", "-o", folder / "t.zarr")[2]
 
 
-def test_weights_refuse_another_temperature_unless_told(
-    folder: Path, call: Callable[..., Answer]
-) -> None:
+def test_weights_refuse_another_temperature_unless_told(folder: Path, call: Call) -> None:
     words = ["refine", folder / "warm.zarr", "-o", folder / "r.zarr", "--steps", 2]
     words += ["--checkpoint", folder / "w.safetensors"]
     code, _, err = call(*words)
@@ -148,7 +127,7 @@ BAD = [
 
 @pytest.mark.parametrize(("words", "named"), BAD)
 def test_bad_input_is_one_line_and_leaves_no_output(
-    folder: Path, call: Callable[..., Answer], words: list[str], named: str
+    folder: Path, call: Call, words: list[str], named: str
 ) -> None:
     base = ["refine", folder / "c.zarr", "-o", folder / "r.zarr"]
     if not {"--checkpoint", "exact"} & set(words):
@@ -162,7 +141,7 @@ def test_bad_input_is_one_line_and_leaves_no_output(
     assert not (folder / "r.zarr").exists()
 
 
-def test_places_that_cannot_be_written(folder: Path, call: Callable[..., Answer]) -> None:
+def test_places_that_cannot_be_written(folder: Path, call: Call) -> None:
     common = ["--checkpoint", folder / "w.safetensors", "--steps", 2]
     for output in (folder / "c.zarr", folder / "c.zarr" / "inside.zarr", folder / "no" / "r.zarr"):
         before = files_of(folder)
@@ -234,9 +213,7 @@ def test_nothing_is_left_to_compile_while_refining(tmp_path: Path, rule: str, fa
         assert [len(kernel.signatures) for kernel in KERNELS] == before
 
 
-def test_exact_measures_how_long_it_must_run(
-    folder: Path, call: Callable[..., Answer], tmp_path: Path
-) -> None:
+def test_exact_measures_how_long_it_must_run(folder: Path, call: Call, tmp_path: Path) -> None:
     words = ["refine", folder / "c.zarr", "--method", "exact", "-o"]
     code, out, err = call(*words, tmp_path / "a.zarr")
     assert code == 0, err
@@ -256,9 +233,7 @@ def test_exact_measures_how_long_it_must_run(
 @pytest.mark.parametrize("rule", ["block_mean", "majority", "decimate"])
 @pytest.mark.parametrize("name", ["ising3d", "potts3"])
 @pytest.mark.parametrize("method", ["exact", "fill"])
-def test_other_models(
-    tmp_path: Path, call: Callable[..., Answer], name: str, rule: str, method: str
-) -> None:
+def test_other_models(tmp_path: Path, call: Call, name: str, rule: str, method: str) -> None:
     """Coarse lattices of another model are refined, at a multiple of its own Tc if asked."""
     model = MODELS[name]
     values, sides = np.array(model.values, dtype=np.int8), (4,) * model.dimension
@@ -281,7 +256,7 @@ def test_other_models(
         assert store.attrs["temperature"] == pytest.approx(1.1 * model.critical_temperature)
 
 
-def test_exact_needs_a_hamiltonian(folder: Path, call: Callable[..., Answer]) -> None:
+def test_exact_needs_a_hamiltonian(folder: Path, call: Call) -> None:
     sums = open_store(folder / "c.zarr").read(0, 6)
     with create_store(
         folder / "x.zarr", field="block_sum", n_samples=6, shape=(4, 4), chunk=2, scale=1 / 16,

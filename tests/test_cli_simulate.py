@@ -4,9 +4,8 @@ import json
 from pathlib import Path
 
 import pytest
-from conftest import files_of
+from conftest import Call, files_of
 
-from skild_phys.cli import run
 from skild_phys.cli.simulate import compile_kernels
 from skild_phys.simulation.spec import SimulationSpec
 from skild_phys.store import open_store
@@ -21,19 +20,9 @@ def compiled() -> None:
         compile_kernels(SimulationSpec(2, 1.0, 1, algorithm=algorithm))
 
 
-def call(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
-    """Run the command line; return (exit code, stdout, stderr)."""
-    with pytest.raises(SystemExit) as end:
-        run(list(words))
-    out, err = capsys.readouterr()
-    return int(end.value.code or 0), out, err
-
-
-def test_simulates_and_reports(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_simulates_and_reports(tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    code, out, err = call(capsys, *SMALL, "-o", "a.zarr")
+    code, out, err = call(*SMALL, "-o", "a.zarr")
     assert (code, err) == (0, "")
     assert out.startswith("20 samples of 8 x 8, one every ")
     assert out.endswith("\na.zarr\n")
@@ -47,8 +36,8 @@ def test_simulates_and_reports(
     assert {"python", "numpy", "numba", "zarr", "skild-phys"} <= set(store.attrs["versions"])
 
 
-def test_json_has_the_exact_energy(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    code, out, _ = call(capsys, *SMALL, "-o", str(tmp_path / "a.zarr"), "--json")
+def test_json_has_the_exact_energy(tmp_path: Path, call: Call) -> None:
+    code, out, _ = call(*SMALL, "-o", str(tmp_path / "a.zarr"), "--json")
     result = json.loads(out)
     assert code == 0
     assert result["samples"] == 20
@@ -56,35 +45,31 @@ def test_json_has_the_exact_energy(tmp_path: Path, capsys: pytest.CaptureFixture
     assert -2.0 <= result["energy"] <= 0.0
 
 
-def test_one_sample_has_no_error_bar(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_one_sample_has_no_error_bar(tmp_path: Path, call: Call) -> None:
     words = ["simulate", "--L", "8", "--T", "2", "-n", "1", "-o", str(tmp_path / "a.zarr")]
-    code, out, _ = call(capsys, *words, "--json")
+    code, out, _ = call(*words, "--json")
     assert code == 0
     assert json.loads(out)["energy_error"] is None
 
 
-def test_warns_of_samples_too_close_and_a_burn_in_too_short(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_warns_of_samples_too_close_and_a_burn_in_too_short(tmp_path: Path, call: Call) -> None:
     """Metropolis at L = 16 and Tc: tau is some 300 sweeps; false alarms would take 2 sigma."""
     words = ["simulate", "--L", "16", "--T", "Tc", "-n", "4000", "--algorithm", "metropolis"]
     output = ["-o", str(tmp_path / "a.zarr")]
-    code, out, err = call(capsys, *words, "--every", "2", "--burn-in", "10", *output, "--json")
+    code, out, err = call(*words, "--every", "2", "--burn-in", "10", *output, "--json")
     assert code == 0
     close, short = err.splitlines()
     assert close.startswith("warning: samples are 2 sweeps apart, closer than two autocorrelation")
     assert short.startswith("warning: burn-in was 10 sweeps, shorter than 20 autocorrelation times")
     assert len(json.loads(out)["warnings"]) == 2
-    code, out, err = call(capsys, *SMALL, "-o", str(tmp_path / "b.zarr"), "-n", "2000", "--json")
+    code, out, err = call(*SMALL, "-o", str(tmp_path / "b.zarr"), "-n", "2000", "--json")
     assert (code, err) == (0, "")
     assert json.loads(out)["energy_tau"] < 1.0
 
 
-def test_warns_of_an_energy_that_never_changes(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_warns_of_an_energy_that_never_changes(tmp_path: Path, call: Call) -> None:
     words = ["simulate", "--L", "8", "--T", "0.05", "-n", "20", "-o", str(tmp_path / "a.zarr")]
-    code, _, err = call(capsys, *words)
+    code, _, err = call(*words)
     assert code == 0
     assert err.startswith("warning: the energy never changes")
 
@@ -102,52 +87,48 @@ def test_warns_of_an_energy_that_never_changes(
 )
 def test_models_shapes_and_algorithms(
     tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+    call: Call,
     words: list[str],
     shape: tuple[int, ...],
     field: str,
 ) -> None:
-    code, _, _ = call(capsys, *SMALL, "-o", str(tmp_path / "a.zarr"), *words)
+    code, _, _ = call(*SMALL, "-o", str(tmp_path / "a.zarr"), *words)
     store = open_store(tmp_path / "a.zarr")
     assert (code, store.shape, store.field, store.n_samples) == (0, shape, field, 20)
 
 
-def test_equal_runs_in_two_places_give_equal_bytes(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_equal_runs_in_two_places_give_equal_bytes(tmp_path: Path, call: Call) -> None:
     for place, threads in (("here", "1"), ("there", "4")):
         (tmp_path / place).mkdir()
         output = str(tmp_path / place / "a.zarr")
-        assert call(capsys, *SMALL, "-o", output, "--threads", threads)[0] == 0
+        assert call(*SMALL, "-o", output, "--threads", threads)[0] == 0
     assert files_of(tmp_path / "here") == files_of(tmp_path / "there")
 
 
-def test_appends_and_overwrites_only_when_told(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_appends_and_overwrites_only_when_told(tmp_path: Path, call: Call) -> None:
     output = ["-o", str(tmp_path / "a.zarr")]
-    assert call(capsys, *SMALL, *output)[0] == 0
+    assert call(*SMALL, *output)[0] == 0
     before = files_of(tmp_path)
-    assert call(capsys, *SMALL, *output)[0] == 0
+    assert call(*SMALL, *output)[0] == 0
     for words in (["--seed", "1"], ["-n", "30", "--T", "2"], ["-n", "10"]):
-        code, _, err = call(capsys, *SMALL, *output, *words)
+        code, _, err = call(*SMALL, *output, *words)
         assert code == 2
         assert err.startswith("error: -o: ")
     assert files_of(tmp_path) == before
-    assert call(capsys, *SMALL, *output, "-n", "30")[0] == 0
+    assert call(*SMALL, *output, "-n", "30")[0] == 0
     assert open_store(tmp_path / "a.zarr").n_samples == 30
-    assert call(capsys, *SMALL, *output, "--T", "2", "--overwrite", "--every", "3")[0] == 0
+    assert call(*SMALL, *output, "--T", "2", "--overwrite", "--every", "3")[0] == 0
     assert open_store(tmp_path / "a.zarr").attrs["temperature"] == 2.0
 
 
-def test_append(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_append(tmp_path: Path, call: Call) -> None:
     output = ["-o", str(tmp_path / "a.zarr")]
     more = ["simulate", "--append", "-n", "15", *output]
-    assert call(capsys, *SMALL, "--model", "potts3", "--T", "1.1Tc", *output)[0] == 0
+    assert call(*SMALL, "--model", "potts3", "--T", "1.1Tc", *output)[0] == 0
     first = open_store(tmp_path / "a.zarr")
     kept, settled = first.read(0, 20), first.attrs["every"]
     for total in (35, 50):
-        code, out, _ = call(capsys, *more)
+        code, out, _ = call(*more)
         assert code == 0
         assert f"{total} samples of 8 x 8" in out
     store = open_store(tmp_path / "a.zarr")
@@ -164,21 +145,19 @@ def test_append(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (["--overwrite"], "--append"),
         (["-n", "0"], "-n"),
     ):
-        code, _, err = call(capsys, *more, *words)
+        code, _, err = call(*more, *words)
         assert code == 2
         assert err.startswith(f"error: {named}: ")
         assert err.count("\n") == 1
     assert files_of(tmp_path) == before
     agreeing = ["--L", "8x8", "--T", "1.1Tc", "--model", "potts3", "--algorithm", "auto"]
-    assert call(capsys, *more, *agreeing, "--seed", "0")[0] == 0
+    assert call(*more, *agreeing, "--seed", "0")[0] == 0
 
 
-def test_append_goes_on_where_it_was_killed(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_append_goes_on_where_it_was_killed(tmp_path: Path, call: Call) -> None:
     """What a kill in the middle of an append leaves: more planned than there are."""
     output = tmp_path / "a.zarr"
-    assert call(capsys, *SMALL, "-o", str(output))[0] == 0
+    assert call(*SMALL, "-o", str(output))[0] == 0
     stopped: list[int] = []
     from skild_phys.cli.simulate import _appended
     from skild_phys.errors import Interrupted
@@ -190,16 +169,14 @@ def test_append_goes_on_where_it_was_killed(
             spec, output, attrs=attrs, stop=lambda: sum(stopped) > 100, progress=stopped.append
         )
     assert not open_store(output).complete
-    code, _, err = call(capsys, "simulate", "--append", "-n", "7", "-o", str(output))
+    code, _, err = call("simulate", "--append", "-n", "7", "-o", str(output))
     assert code == 2
     assert err.startswith("error: --append: ")
-    assert call(capsys, "simulate", "--append", "-n", "3000", "-o", str(output))[0] == 0
+    assert call("simulate", "--append", "-n", "3000", "-o", str(output))[0] == 0
     assert open_store(output).n_samples == 3020
 
 
-def test_append_that_was_killed_after_its_last_commit(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_append_that_was_killed_after_its_last_commit(tmp_path: Path, call: Call) -> None:
     """The samples are there and the command has not ended: called again, it adds no more.
 
     Planted, seen to fail: `_appended` that takes every complete store for a finished call's.
@@ -211,31 +188,29 @@ def test_append_that_was_killed_after_its_last_commit(
     for name in ("whole", "killed"):
         output = tmp_path / name / "a.zarr"
         output.parent.mkdir()
-        assert call(capsys, *SMALL, "-o", str(output))[0] == 0
+        assert call(*SMALL, "-o", str(output))[0] == 0
         if name == "killed":
             spec, attrs = _appended(output, 15)
             simulate(spec, output, attrs=attrs)
-        code, out, _ = call(capsys, *more, str(output))
+        code, out, _ = call(*more, str(output))
         assert code == 0
         assert "35 samples of 8 x 8" in out
     assert open_store(output).attrs["command"].count("--append") == 1
     last = [open_store(tmp_path / name / "a.zarr").read(0, 35) for name in ("whole", "killed")]
     assert (last[0] == last[1]).all()
     for total in (50, 65):
-        assert f"{total} samples" in call(capsys, *more, str(output))[1]
+        assert f"{total} samples" in call(*more, str(output))[1]
     spec, attrs = _appended(output, 15)
     simulate(spec, output, attrs=attrs)
-    assert "87 samples" in call(capsys, "simulate", "--append", "-n", "7", "-o", str(output))[1]
+    assert "87 samples" in call("simulate", "--append", "-n", "7", "-o", str(output))[1]
 
 
-def test_append_to_what_was_not_simulated(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_append_to_what_was_not_simulated(tmp_path: Path, call: Call) -> None:
     fine, coarse = str(tmp_path / "a.zarr"), str(tmp_path / "b.zarr")
-    assert call(capsys, *SMALL, "-o", fine)[0] == 0
-    assert call(capsys, "coarsen", fine, "--factor", "2", "-o", coarse)[0] == 0
+    assert call(*SMALL, "-o", fine)[0] == 0
+    assert call("coarsen", fine, "--factor", "2", "-o", coarse)[0] == 0
     for path in (coarse, str(tmp_path / "none.zarr")):
-        code, _, err = call(capsys, "simulate", "--append", "-n", "5", "-o", path)
+        code, _, err = call("simulate", "--append", "-n", "5", "-o", path)
         assert code == 2
         assert err.startswith(f"error: {path}: ")
         assert err.count("\n") == 1
@@ -285,7 +260,7 @@ def test_append_to_what_was_not_simulated(
 )
 def test_bad_input_ends_in_one_line(
     tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+    call: Call,
     monkeypatch: pytest.MonkeyPatch,
     words: list[str],
     named: str,
@@ -295,7 +270,7 @@ def test_bad_input_ends_in_one_line(
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "notes").write_text("x")
     before = files_of(tmp_path)
-    code, out, err = call(capsys, *SMALL, "-o", "a.zarr", *words)
+    code, out, err = call(*SMALL, "-o", "a.zarr", *words)
     assert (code, out) == (2, "")
     assert err.startswith("error: ")
     assert err.count("\n") == 1
@@ -303,7 +278,7 @@ def test_bad_input_ends_in_one_line(
     assert files_of(tmp_path) == before
 
 
-def test_required_options(capsys: pytest.CaptureFixture[str]) -> None:
-    code, _, err = call(capsys, "simulate", "--L", "8")
+def test_required_options(call: Call) -> None:
+    code, _, err = call("simulate", "--L", "8")
     assert code == 2
     assert err.count("\n") == 1

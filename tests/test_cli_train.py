@@ -4,41 +4,25 @@ from __future__ import annotations
 
 import json
 import signal
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from conftest import files_of
+from conftest import Call, files_of
 from skild_helpers import TC, critical_lattices
 
 import skild_phys.cli.train as cli
-from skild_phys.cli import run
 from skild_phys.files import Lock
 from skild_phys.rules.coarsen import coarsen_spins, coarsen_states
 from skild_phys.skild import train as trainer
 from skild_phys.skild.weights import Weights, load_weights, weights_sha256
 from skild_phys.store import create_store
 
-Answer = tuple[int, str, str]
 RECIPE = (
     "side = 16\nsteps = 6\nbatch = 8\nsave_every = 2\nspectrum_batches = 2\n"
     "[network]\npatch = 2\nchannels = [8]\nblocks = [1]\n"
 )
-
-
-@pytest.fixture
-def call(capsys: pytest.CaptureFixture[str]) -> Callable[..., Answer]:
-    """Return a function that runs a command line: (exit code, stdout, stderr)."""
-
-    def command(*words: object) -> Answer:
-        with pytest.raises(SystemExit) as ended:
-            run([str(word) for word in words])
-        captured = capsys.readouterr()
-        return int(ended.value.code or 0), captured.out, captured.err
-
-    return command
 
 
 def store(
@@ -88,9 +72,7 @@ def stop_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
     monkeypatch.setattr(trainer.Trainer, "train_step", pressed)
 
 
-def test_train_on_a_store_and_refine_with_the_result(
-    folder: Path, call: Callable[..., Answer]
-) -> None:
+def test_train_on_a_store_and_refine_with_the_result(folder: Path, call: Call) -> None:
     recipe, own = folder / "run.toml", folder / "own.safetensors"
     code, out, err = call("train", folder / "own.zarr", "--config", recipe, "-o", own, "--json")
     assert code == 0, err
@@ -107,7 +89,7 @@ def test_train_on_a_store_and_refine_with_the_result(
 
 
 def test_stopped_begun_with_overwrite_and_taken_up_again(
-    folder: Path, call: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch
+    folder: Path, call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert call(*train_words(folder, "--seed", 1))[0] == 0
     first = same_files(folder)
@@ -128,7 +110,7 @@ def test_stopped_begun_with_overwrite_and_taken_up_again(
 
 @pytest.mark.parametrize("before", ["curve", "weights", "unlink"])
 def test_killed_after_the_last_step(
-    folder: Path, call: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch, before: str
+    folder: Path, call: Call, monkeypatch: pytest.MonkeyPatch, before: str
 ) -> None:
     assert call(*train_words(folder))[0] == 0
     whole = same_files(folder)
@@ -162,14 +144,14 @@ def test_killed_after_the_last_step(
     assert {k: v for k, v in same_files(folder).items() if ".lock" not in k} == whole
 
 
-def test_one_run_an_output(folder: Path, call: Callable[..., Answer]) -> None:
+def test_one_run_an_output(folder: Path, call: Call) -> None:
     with Lock(folder / "w.safetensors.checkpoint"):
         code, _, err = call(*train_words(folder, "--overwrite"))
     assert (code, "another process" in err) == (2, True)
     assert not (folder / "w.safetensors").exists()
 
 
-def test_outputs_that_would_be_lost(folder: Path, call: Callable[..., Answer]) -> None:
+def test_outputs_that_would_be_lost(folder: Path, call: Call) -> None:
     (folder / "w.loss.csv").write_text("mine\n")
     code, _, err = call(*train_words(folder))
     assert (code, "w.loss.csv" in err, err.count("\n")) == (2, True, 1)
@@ -183,7 +165,7 @@ def test_outputs_that_would_be_lost(folder: Path, call: Callable[..., Answer]) -
 
 
 def test_another_store_does_not_go_on(
-    folder: Path, call: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch
+    folder: Path, call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store(folder / "other.zarr", "spins", critical_lattices(20, 16, seed=9))
     words = ["--config", folder / "run.toml", "-o", folder / "w.safetensors"]
@@ -195,7 +177,7 @@ def test_another_store_does_not_go_on(
     assert call("train", folder / "own.zarr", *words)[0] == 0
 
 
-def test_coarse_stores(folder: Path, call: Callable[..., Answer]) -> None:
+def test_coarse_stores(folder: Path, call: Call) -> None:
     spins = critical_lattices(10, 32)
     sums = coarsen_spins(spins, "block_mean", 2)
     store(folder / "sums.zarr", "block_sum", sums, 0.25, rule="block_mean", factor=2)
@@ -209,7 +191,7 @@ def test_coarse_stores(folder: Path, call: Callable[..., Answer]) -> None:
     assert (system["rule"], system["factor"], system["side"]) == ("decimate", 2, 16)
 
 
-def test_other_models_are_refused(folder: Path, call: Callable[..., Answer]) -> None:
+def test_other_models_are_refused(folder: Path, call: Call) -> None:
     """Networks take 2D numbers: no states, no counts of them, no 3D spins, whatever the output."""
     states = np.zeros((4, 16, 16), np.int8)
     counts = coarsen_states(states, 3, "block_mean", 2)
@@ -231,7 +213,7 @@ def test_other_models_are_refused(folder: Path, call: Callable[..., Answer]) -> 
     assert (code, "model: 'potts3' is not accepted" in err, err.count("\n")) == (2, True, 1)
 
 
-def test_own_arrays(folder: Path, call: Callable[..., Answer]) -> None:
+def test_own_arrays(folder: Path, call: Call) -> None:
     spins = critical_lattices(10, 16)
     np.save(folder / "s.npy", spins)
     words = ["--config", folder / "run.toml", "-o", folder / "w.safetensors"]
@@ -262,9 +244,7 @@ def test_own_arrays(folder: Path, call: Callable[..., Answer]) -> None:
         (["--preset", "ising2d", "--device", "toaster"], "--device"),
     ],
 )
-def test_bad_training_options(
-    folder: Path, call: Callable[..., Answer], words: list[str], named: str
-) -> None:
+def test_bad_training_options(folder: Path, call: Call, words: list[str], named: str) -> None:
     before = same_files(folder)
     code, out, err = call("train", "-o", folder / "x.safetensors", *words)
     assert code == 2
@@ -275,7 +255,7 @@ def test_bad_training_options(
     assert same_files(folder) == before
 
 
-def test_from_other_weights(folder: Path, call: Callable[..., Answer]) -> None:
+def test_from_other_weights(folder: Path, call: Call) -> None:
     """One step at a rate of 1e-9 leaves the weights it starts from, at no matter which seed."""
     words = ["train", folder / "own.zarr", "--config", folder / "run.toml"]
     assert call(*words, "-o", folder / "a.safetensors", "--seed", 3)[0] == 0
@@ -297,7 +277,7 @@ def test_from_other_weights(folder: Path, call: Callable[..., Answer]) -> None:
     assert farthest(load_weights(folder / "c.safetensors")) > 0.01
 
 
-def test_from_weights_that_do_not_fit(folder: Path, call: Callable[..., Answer]) -> None:
+def test_from_weights_that_do_not_fit(folder: Path, call: Call) -> None:
     words = ["train", folder / "own.zarr", "--config", folder / "run.toml", "-o", folder / "a"]
     code, _, err = call(*words, "--from", "shipped")
     assert code == 2

@@ -8,9 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import Killed, Mortal, files_of
+from conftest import Killed, Mortal, exit_code, files_of
 
-from skild_phys.cli import run
 from skild_phys.files import Lock
 from skild_phys.store import LatticeStore
 
@@ -26,12 +25,6 @@ COMMANDS = (
     "images convert {a}/zarr.json --preset cifar10 -o {out}/w.safetensors",
     "run {campaign} -o {out}/run",
 )
-
-
-def call(words: str) -> int:
-    with pytest.raises(SystemExit) as ended:
-        run(words.split())
-    return int(ended.value.code or 0)
 
 
 @pytest.fixture
@@ -54,7 +47,7 @@ def test_an_output_has_one_owner(
     words = words.format(**named)
     output = Path(words.split()[-1])
     with Lock(output, beside=True):
-        assert call(words) == 2
+        assert exit_code(*words.split()) == 2
     assert f"error: {output}: is being written by another process\n" in capsys.readouterr().err
     assert os.listdir(named["out"]) == []
 
@@ -70,7 +63,7 @@ def test_what_was_not_finished_is_made_again(
     """
     words = words.format(**named)
     mortal = Mortal(monkeypatch, OSError(28, "No space left on device") if full else None)
-    assert call(words) == 0
+    assert exit_code(*words.split()) == 0
     steps, wanted = -1 - mortal.left, files_of(named["out"])
     output = Path(words.split()[-1])
     for step in range(0, steps, max(1, steps // 8)):
@@ -78,12 +71,12 @@ def test_what_was_not_finished_is_made_again(
         command = words.replace(str(output), str(again))
         mortal.left = step
         if full:
-            assert call(command) in (0, 3)
+            assert exit_code(*command.split()) in (0, 3)
         else:
             with pytest.raises(Killed):
-                call(command)
+                exit_code(*command.split())
         mortal.left = -1
-        assert again.exists() or call(command) == 0
+        assert again.exists() or exit_code(*command.split()) == 0
         renamed = {name.replace(output.name, again.name, 1): data for name, data in wanted.items()}
         found = files_of(named["out"])
         left = {name for name in found if name.split("/")[0].startswith(".")}
@@ -96,11 +89,11 @@ def test_what_was_not_finished_is_made_again(
 def test_a_directory_keeps_what_else_it_holds(named: dict[str, Path]) -> None:
     output = named["out"] / "m"
     words = f"measure {named['a']} --only energy -o {output}"
-    assert call(words) == 0
+    assert exit_code(*words.split()) == 0
     (output / "notes").write_text("mine")
     (output / "measure.csv").write_text("old")
-    assert call(words) == 2
-    assert call(f"{words} --overwrite") == 0
+    assert exit_code(*words.split()) == 2
+    assert exit_code(*words.split(), "--overwrite") == 0
     assert (output / "notes").read_text() == "mine"
     assert (output / "measure.csv").read_text() != "old"
 
@@ -117,12 +110,12 @@ def test_reports_go_through_links_to_other_file_systems(named: dict[str, Path]) 
             link.symlink_to(Path(folder) / target)
             words = f"compare {named['a']} {named['b']} --no-figures --overwrite -o {link}"
             for _ in range(2):
-                assert call(words) == 0
+                assert exit_code(*words.split()) == 0
                 assert link.is_symlink()
                 assert "report.html" in os.listdir(Path(folder) / target)
         assert sorted(os.listdir(folder)) == ["new", "there"]
         with Lock(Path(folder) / "there", beside=True):
-            assert call(words.replace("/new", "/there")) == 2
+            assert exit_code(*words.replace("/new", "/there").split()) == 2
         assert not [n for n in os.listdir(Path(folder) / "there") if n.startswith(".")]
 
 
@@ -141,6 +134,6 @@ def test_nothing_is_written_into_a_store(
 ) -> None:
     """Planted, seen to fail: a check of the folders above the output alone."""
     before = files_of(named["a"].parent)
-    assert call(words.format(**named)) == 2
+    assert exit_code(*words.format(**named).split()) == 2
     assert capsys.readouterr().err.startswith("error: -o: ")
     assert files_of(named["a"].parent) == before
