@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from skild_phys.errorbars import Array, Chains, integrated_autocorrelation_time
 from skild_phys.errors import BadInput, Interrupted
-from skild_phys.simulation.executors import Executor
+from skild_phys.executors import Executor
 from skild_phys.simulation.spec import SimulationSpec
 from skild_phys.simulation.unit import (
     Unit,
@@ -127,7 +127,7 @@ class _Work:
 
     def _all(self, function: Callable[..., Any], jobs: list[Any]) -> list[Any]:
         try:
-            return self.run.all(function, jobs)
+            return self.run.map(function, jobs)
         except Interrupted:
             self.keep(self.now.arrays())
             raise

@@ -25,9 +25,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skild_phys.errors import BadInput, Interrupted, OutputTaken, StoreError, check_whole
+from skild_phys.executors import Executor, dask, parse_address, threads
 from skild_phys.files import AnyPath
 from skild_phys.simulation import burn_in as burning
-from skild_phys.simulation.executors import Executor, dask, parse_address, threads
 from skild_phys.simulation.spec import SETTLED, SimulationSpec
 from skild_phys.simulation.unit import (
     Samples,

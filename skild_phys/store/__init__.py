@@ -8,6 +8,7 @@ from skild_phys.store.create import create_store, end_append, streams_at
 from skild_phys.store.identity import shared
 from skild_phys.store.inputs import Source, is_store, open_lattices
 from skild_phys.store.lattices import Lattices
+from skild_phys.store.memory import MemoryLattices, MemoryWriter
 from skild_phys.store.reader import LatticeStore, open_store
 from skild_phys.store.region import Region
 from skild_phys.store.schema import APPEND_TOTAL, FIELDS, SCALARS, SCHEMA_VERSION, VOLATILE, Plan
@@ -23,6 +24,8 @@ __all__ = [
     "VOLATILE",
     "LatticeStore",
     "Lattices",
+    "MemoryLattices",
+    "MemoryWriter",
     "Plan",
     "Region",
     "Source",

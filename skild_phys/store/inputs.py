@@ -13,6 +13,7 @@ from skild_phys.errors import BadInput, StoreError
 from skild_phys.files import AnyPath
 from skild_phys.models import MODELS, get_model
 from skild_phys.store.lattices import Lattices
+from skild_phys.store.memory import in_memory
 from skild_phys.store.reader import open_store
 from skild_phys.store.schema import FIELDS, ROOT
 
@@ -68,6 +69,8 @@ def open_lattices(
         raise BadInput(min(unknown), attrs[min(unknown)], "model and temperature only")
     if "model" in attrs:
         get_model(str(attrs["model"]))
+    if field != "field" and (found := in_memory(source, repeats, attrs)):
+        return found
     return _foreign(source, field, attrs).settled(repeats)
 
 

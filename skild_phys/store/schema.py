@@ -173,6 +173,10 @@ class Layout:
         planes = {"state_count": (self.q,), "image": (self.channels,)}
         return (*planes.get(self.field, ()), *self.shape)
 
+    def dtype(self, name: str) -> str:
+        """Return the type of the numbers of a variable."""
+        return (FIELDS.get(name) or scalar(name)).dtype
+
     def metadata(self, samples: int) -> dict[str, dict[str, Any]]:
         """Return the metadata of every array of a store that holds `samples`."""
         kind = FIELDS[self.field]

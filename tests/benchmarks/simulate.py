@@ -23,10 +23,10 @@ from numpy.typing import NDArray
 from skild_phys.cli.options import announced, json_option, progress_bar
 from skild_phys.cli.terminal import say, show
 from skild_phys.errors import BadInput, check_whole
+from skild_phys.executors import Executor, threads
 from skild_phys.measurement.report import with_error
 from skild_phys.models import Model, get_model, parse_temperature
 from skild_phys.simulation.algorithms import ALGORITHMS, Algorithm, default_algorithm, get_algorithm
-from skild_phys.simulation.executors import Executor, threads
 from skild_phys.simulation.expected import sweeps_between_samples
 from skild_phys.simulation.spec import SimulationSpec, check_shape, parse_shape
 from skild_phys.simulation.unit import Unit, never, start_unit

@@ -16,8 +16,8 @@ import numpy as np
 from numba.core import event
 from numpy.typing import NDArray
 
+from skild_phys.executors import Executor, threads
 from skild_phys.simulation.burn_in import autocorrelation, burn_in
-from skild_phys.simulation.executors import Executor, threads
 from skild_phys.simulation.spec import SimulationSpec
 from skild_phys.simulation.unit import Unit, draw, never, start_unit, watch
 
@@ -142,7 +142,7 @@ def measure_tau(spec: SimulationSpec, run: Executor, seconds: float) -> tuple[Ta
         if made >= least and time.monotonic() - began > seconds:
             break
         segment = min(max(least, made), wanted - made)
-        results = run.all(watch, [(spec, unit, segment, stride) for unit in units])
+        results = run.map(watch, [(spec, unit, segment, stride) for unit in units])
         units = [unit for unit, _ in results]
         series = np.concatenate([series, np.concatenate([s for _, s in results], axis=2)], axis=1)
     tau, error = (stride * a for a in autocorrelation(series))
@@ -172,7 +172,7 @@ def time_threads(
             work = [(0, count * replicas)]
             jobs = [(spec, n, unit, 0, work) for n, unit in enumerate(units[:number])]
             with threads(number, never) as run:
-                took = seconds_of(functools.partial(run.all, draw, jobs))
+                took = seconds_of(functools.partial(run.map, draw, jobs))
             rates[number].append(number * count * replicas / took)
     return [
         {

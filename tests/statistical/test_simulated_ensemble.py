@@ -18,9 +18,9 @@ import pytest
 from numpy.typing import NDArray
 from sampler_helpers import ISING, KAUFMAN, TC, Array
 
+from skild_phys.executors import Executor
 from skild_phys.simulation import burn_in, unit
 from skild_phys.simulation.chain import simulate
-from skild_phys.simulation.executors import Executor
 from skild_phys.simulation.spec import SimulationSpec
 from skild_phys.simulation.unit import Samples, draw, start_unit
 

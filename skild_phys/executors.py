@@ -1,7 +1,7 @@
-"""Where the work of the units is done: on threads of this process, or by dask on any machine.
+"""Where work is done: on threads of this process, or by dask on any machine.
 
-Both run the functions of `unit`, which share nothing: the same work gives the same bytes wherever,
-and however often, it is done.
+Pieces of work share nothing: the same work gives the same bytes wherever, and however often, it is
+done.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import pickle
 import re
 import signal
 import socket
@@ -20,7 +21,6 @@ from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from typing import Any
 
 from skild_phys.errors import BadInput, Interrupted, SkildPhysError, how_to_install
-from skild_phys.simulation.unit import Region
 
 _POLL_SECONDS = 0.1
 _ANSWER_SECONDS = 10.0
@@ -49,7 +49,11 @@ class Executor(ABC):
     def submit(self, function: Callable[..., Any], *args: Any, **options: Any) -> Future[Any]:
         """Start a piece of work; what it raises is raised by the future's `result`."""
 
-    def all(self, function: Callable[..., Any], jobs: Sequence[tuple[Any, ...]]) -> list[Any]:
+    def share(self, value: Any) -> Any:
+        """Return what stands for `value` among the arguments of many pieces of work."""
+        return value
+
+    def map(self, function: Callable[..., Any], jobs: Sequence[tuple[Any, ...]]) -> list[Any]:
         """Return the results of a piece of work for each of `jobs`; raises Interrupted."""
         futures = [self.submit(function, *job) for job in jobs]
         while wait(futures, _POLL_SECONDS, FIRST_EXCEPTION).not_done:
@@ -122,11 +126,15 @@ class Dask(Executor):
         if name in ("CancelledError", "FutureCancelledError", "CommClosedError"):
             if self.stop():
                 return Interrupted("stopped")
-            accepted = "a scheduler that stays: it is gone; the same command goes on from the store"
-            return BadInput("--dask", self._address, accepted)
+            accepted = "a scheduler that stays: it is gone; started again, the run resumes"
+            return BadInput("dask", self._address, accepted)
         if name == "KilledWorker":
-            return BadInput("--dask", self._address, "workers that survive: several died of a task")
+            return BadInput("dask", self._address, "workers that survive: several died of a task")
         return error
+
+    def share(self, value: Any) -> Any:
+        # A task of its own: a worker gets it once, and one that dies takes nothing with it.
+        return self._client.submit(pickle.loads, pickle.dumps(value), pure=False)
 
     def close(self) -> None:
         """Call off what still runs, as far as workers hear of it."""
@@ -135,9 +143,10 @@ class Dask(Executor):
 
 
 @contextlib.contextmanager
-def threads(count: int | None, stop: Stop) -> Iterator[Threads]:
-    """Open an executor on `count` threads of this process, by default one a core."""
-    run = Threads(count or os.cpu_count() or 1, stop)
+def threads(count: int | None, stop: Stop, most: int | None = None) -> Iterator[Threads]:
+    """Open an executor on `count` threads of this process, by default one per core."""
+    count = count or os.cpu_count() or 1
+    run = Threads(min(count, most or count), stop)
     try:
         yield run
     finally:
@@ -156,13 +165,13 @@ def dask(address: str, stop: Stop) -> Iterator[Dask]:
 
     Raises
     ------
-    BadInput naming --dask: the package is missing, or nothing answers there.
+    BadInput naming `dask`: the package is missing, or nothing answers there.
     """
     try:
         from distributed import Client, LocalCluster
     except ImportError:
         accepted = f"the package distributed ({how_to_install('dask')})"
-        raise BadInput("--dask", address, accepted) from None
+        raise BadInput("dask", address, accepted) from None
     with contextlib.ExitStack() as opened:
         opened.enter_context(_quiet("distributed", "tornado", "asyncio"))
         shown = address
@@ -184,7 +193,7 @@ def dask(address: str, stop: Stop) -> Iterator[Dask]:
             )
         except (OSError, ValueError) as error:
             accepted = f"the address of a running scheduler ({' '.join(str(error).split())})"
-            raise BadInput("--dask", shown, accepted) from None
+            raise BadInput("dask", shown, accepted) from None
         run = Dask(client, shown, stop)
         opened.callback(run.close)
         yield run
@@ -224,21 +233,21 @@ def _deaf_children() -> Iterator[None]:
 def parse_address(address: str) -> tuple[str, int]:
     """Return host and port of PROTOCOL://HOST:PORT, or nothing and N of local:N.
 
-    Raises BadInput naming --dask if it is neither, whether or not anything answers there.
+    Raises BadInput naming `dask` if it is neither, whether or not anything answers there.
     """
     if address.startswith(LOCAL):
         workers = address.removeprefix(LOCAL)
         if not workers.isdecimal() or not 1 <= int(workers) <= 1024:
-            raise BadInput("--dask", address, "local:N with N workers, 1 to 1024")
+            raise BadInput("dask", address, "local:N with N workers, 1 to 1024")
         return "", int(workers)
     found = re.fullmatch(r"(?:\w+://)?\[?([^\[\]/]+?)\]?:(\d+)/?", address)
     if found is None or int(found[2]) > 65535:
-        raise BadInput("--dask", address, _ADDRESS)
+        raise BadInput("dask", address, _ADDRESS)
     return found[1], int(found[2])
 
 
 def _check_answers(address: str, host: str, port: int) -> None:
-    """Raise BadInput naming --dask unless a scheduler answers at PROTOCOL://HOST:PORT.
+    """Raise BadInput naming `dask` unless a scheduler answers at PROTOCOL://HOST:PORT.
 
     The client itself waits for ever for the greeting of something that listens and keeps silent.
     """
@@ -255,16 +264,13 @@ def _check_answers(address: str, host: str, port: int) -> None:
         socket.create_connection((host, port), timeout=_ANSWER_SECONDS).close()
     except OSError as error:
         reason = error.strerror or error
-        raise BadInput("--dask", address, f"{accepted} (nothing answers: {reason})") from None
+        raise BadInput("dask", address, f"{accepted} (nothing answers: {reason})") from None
     try:
         with ThreadPoolExecutor(1) as apart:  # a notebook has an event loop in this thread
             apart.submit(asyncio.run, asyncio.wait_for(greet(), _ANSWER_SECONDS)).result()
     except TimeoutError:
-        raise BadInput("--dask", address, f"{accepted} (what listens there is silent)") from None
+        raise BadInput("dask", address, f"{accepted} (what listens there is silent)") from None
     except Exception as error:
         # What is no greeting of a scheduler fails in many ways (struct.error, MemoryError, ...).
         why = f"what answers there is none: {type(error).__name__}"
-        raise BadInput("--dask", address, f"{accepted} ({why})") from None
-
-
-__all__ = ["Dask", "Executor", "Region", "Threads", "dask", "threads"]
+        raise BadInput("dask", address, f"{accepted} ({why})") from None
