@@ -12,8 +12,8 @@ from torch.nn.functional import softplus
 
 from skild_phys.rules.coarsen import coarsen_spins
 from skild_phys.skild.constraint import Blocks
-from skild_phys.skild.equations import OUTPUTS, Process, field_target, y0_from_output
-from skild_phys.skild.networks import make_network, odd_outputs
+from skild_phys.skild.equations import Process, field_target, y0_from_output
+from skild_phys.skild.networks import OUTPUTS, make_network, odd_outputs
 from skild_phys.skild.spectrum import BASES
 from skild_phys.skild.spins import MeanField, SpinLogits, half_tanh, spin_logits
 from skild_phys.skild.targets import DRAFT_WEIGHT, spin_surrogate, wave_slope

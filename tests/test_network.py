@@ -8,7 +8,7 @@ import torch
 from skild_helpers import TINY, tiny_weights
 
 from skild_phys.errors import BadInput
-from skild_phys.skild.unet import HIGHEST, LOWEST, NetworkConfig, UNet
+from skild_phys.skild.unet import NetworkConfig, UNet
 
 LAM = torch.tensor([0.5])
 
@@ -86,16 +86,16 @@ def test_waves_have_gains_of_their_own(shape: tuple[int, int]) -> None:
     Planted, seen to fail: the gains of the outputs changed round; bands in kappa itself.
     """
     bands = 4
-    network = UNet(replace(TINY, waves=bands), inputs=2, outputs=3, waved=(0, 2)).eval()
+    network = UNet(replace(TINY, waves=bands), inputs=2, outputs=3, filtered=(0, 2)).eval()
     gains = torch.randn((2, 2, bands), generator=torch.Generator().manual_seed(1))
     assert network.waves is not None
     network.waves.gains.bias.copy_(gains.flatten())
-    centres = torch.logspace(math.log10(LOWEST), math.log10(HIGHEST), bands).log()
+    centres = torch.logspace(math.log10(TINY.waves_from), math.log10(TINY.waves_to), bands).log()
     y, x = torch.meshgrid(*(torch.arange(side) for side in shape), indexing="ij")
     for wave in ((0, 0), (0, 1), (1, 2), (7, 5)):
         ky, kx = (2 * math.pi * n / side for n, side in zip(wave, shape, strict=True))
         plane = torch.cos(ky * y + kx * x + 0.3)
-        place = math.log(max(math.hypot(ky, kx), LOWEST))
+        place = math.log(max(math.hypot(ky, kx), TINY.waves_from))
         out = network(torch.stack([plane, 2 * plane])[None], LAM)[0]
         for output, row in ((0, 0), (2, 1)):
             share = (1 - (centres - place).abs() / (centres[1] - centres[0])).clamp(min=0)
@@ -112,7 +112,7 @@ def test_waves_tell_few_large_numbers_from_many_small_ones() -> None:
 
     Planted, seen to fail: gains that depend on mean squares alone.
     """
-    network = UNet(replace(TINY, waves=4), inputs=2, waved=(0,)).eval()
+    network = UNet(replace(TINY, waves=4), inputs=2, filtered=(0,)).eval()
     assert network.waves is not None
     random = torch.Generator().manual_seed(1)
     gains = torch.randn((1, 2, 4, 64), generator=random)

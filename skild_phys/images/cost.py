@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from skild_phys.skild.ncsnpp import Ncsnpp
-from skild_phys.skild.networks import make_network
+from skild_phys.skild.networks import OUTPUTS, make_network
 from skild_phys.skild.recipe import Recipe
 
 H100_TFLOPS, UTILIZATION = 989.0, 0.35
@@ -59,7 +58,7 @@ def cost(config: Recipe, shape: tuple[int, int], channels: int) -> Cost:
         network = make_network(
             config.network, config.output, config.basis, channels, config.lambdas
         )
-        inputs = 5 if config.output == "logits" else channels * (1 + (config.output == "v"))
+        inputs = channels * OUTPUTS[config.output].inputs
         multiple = network.config.multiple
         x = torch.empty(1, inputs, *(-(-side // multiple) * multiple for side in shape))
         kept: dict[int, Tensor] = {}
@@ -70,11 +69,7 @@ def cost(config: Recipe, shape: tuple[int, int], channels: int) -> Cost:
 
         counter = FlopCounterMode(display=False)
         with counter, torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            # Time must be real numbers for a schedule; the meta device has none.
-            if isinstance(network, Ncsnpp):
-                network.at_time(x, torch.empty(1))
-            else:
-                network(x, torch.empty(1))
+            network(x, torch.empty(1))
     own = {id(p.untyped_storage()) for p in network.parameters()}
     activations = sum(t.untyped_storage().nbytes() for i, t in kept.items() if i not in own)
     parameters = sum(p.numel() for p in network.parameters())

@@ -291,9 +291,6 @@ Sight = Callable[[Tensor, Tensor], Tensor]
 """(features (n, inputs, Ly, Lx), lam (n,)) -> the network's outputs (n, outputs, Ly, Lx)."""
 
 
-OUTPUTS = ("logits", "v", "eps", "white_eps", "x0")
-
-
 SMALLEST_COSINE = 1e-6
 """Floor of sqrt(abar) in X_0 = (X_t - sqrt(1 - abar) sqrt(P) eps) / sqrt(abar), the paper's."""
 

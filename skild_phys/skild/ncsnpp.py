@@ -1,4 +1,4 @@
-"""NCSN++, the paper's backbone (arXiv 2011.13456): residual blocks with FIR resampling.
+"""NCSN++, the paper's backbone (arXiv 2011.13456): residual blocks with _FIR resampling.
 
 Skips are rescaled by 1/sqrt 2, self-attention acts at the sides that the configuration lists, the
 input is resampled and added at every level (progressive input, residual), and time is embedded as
@@ -9,9 +9,10 @@ sines and cosines of a number of steps. With zero padding and one set of names f
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,14 +20,13 @@ from torch.nn import functional as F
 
 from skild_phys.errors import BadInput
 from skild_phys.skild.schedule import Schedule
-from skild_phys.skild.unet import on_multiples
+from skild_phys.skild.unet import Beyond, on_multiples
 
-FIR = (1.0, 3.0, 3.0, 1.0)
+_FIR = (1.0, 3.0, 3.0, 1.0)
 """Taps of the filter before and after resampling by 2, along each axis."""
-EPSILON = 1e-6
-HALF = math.sqrt(0.5)
-Beyond = Literal["circular", "zeros"]
-PADDING: dict[str, Beyond] = {"dft": "circular", "dct": "zeros"}
+_EPSILON = 1e-6
+_HALF = math.sqrt(0.5)
+_PADDING: dict[str, Beyond] = {"dft": "circular", "dct": "zeros"}
 """What a convolution sees beyond an edge, by basis; zeros in the published implementation."""
 
 
@@ -81,6 +81,16 @@ class NcsnppConfig:
         """Return whether there is attention at `level`."""
         return self.side / 2**level in self.attention
 
+    def build(
+        self, inputs: int, outputs: int, basis: str, filtered: Sequence[int], channels: int,
+        dimension: int, schedule: Schedule | None,
+    ) -> Ncsnpp:  # fmt: skip
+        """Return an untrained network of this shape; raises BadInput without a schedule."""
+        if schedule is None or dimension != 2:
+            accepted = "unet where [lambdas] name no schedule, or in three dimensions"
+            raise BadInput("network", self.kind, accepted)
+        return Ncsnpp(self, inputs, outputs, basis, schedule)
+
 
 def groups(channels: int) -> int:
     """Return the number of groups that `channels` are normalized in."""
@@ -88,7 +98,7 @@ def groups(channels: int) -> int:
 
 
 def _norm(channels: int) -> nn.GroupNorm:
-    return nn.GroupNorm(groups(channels), channels, eps=EPSILON)
+    return nn.GroupNorm(groups(channels), channels, eps=_EPSILON)
 
 
 def _started(layer: nn.Conv2d | nn.Linear, zero: bool = False) -> nn.Conv2d | nn.Linear:
@@ -111,7 +121,7 @@ def _conv1(inputs: int, outputs: int, zero: bool = False) -> nn.Module:
 
 
 def _taps(x: Tensor, gain: float) -> Tensor:
-    line = torch.tensor(FIR, dtype=x.dtype, device=x.device) / sum(FIR)
+    line = torch.tensor(_FIR, dtype=x.dtype, device=x.device) / sum(_FIR)
     return gain * (line[:, None] * line).expand(x.shape[1], 1, -1, -1)
 
 
@@ -168,7 +178,7 @@ class _Block(nn.Module):
             h, x = resample(h, self.beyond), resample(x, self.beyond)
         h = self.conv1(h) + self.condition(F.silu(embedding))[:, :, None, None]
         h = self.conv2(self.dropout(F.silu(self.norm2(h))))
-        out: Tensor = HALF * (self.skip(x) + h)
+        out: Tensor = _HALF * (self.skip(x) + h)
         return out
 
 
@@ -183,7 +193,7 @@ class _Attention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         looks = self.look(self.norm(x)).flatten(2).transpose(1, 2)
         h = F.scaled_dot_product_attention(*looks.chunk(3, dim=2))
-        out: Tensor = HALF * (x + self.leave(h.transpose(1, 2).reshape(x.shape)))
+        out: Tensor = _HALF * (x + self.leave(h.transpose(1, 2).reshape(x.shape)))
         return out
 
 
@@ -225,7 +235,7 @@ class _Down(nn.Module):
                 h = self.attention[i](h)
             kept.append(h)
         if self.shrink is not None and self.raw is not None:
-            raw = h = HALF * (self.raw(raw) + self.shrink(h, embedding))
+            raw = h = _HALF * (self.raw(raw) + self.shrink(h, embedding))
             kept.append(h)
         return h, raw
 
@@ -265,7 +275,7 @@ class Ncsnpp(nn.Module):
     ) -> None:
         super().__init__()
         self.config, self.schedule, self.periodic = config, schedule, basis == "dft"
-        beyond, c = PADDING[basis], config
+        beyond, c = _PADDING[basis], config
         half = c.width // 2
         self.frequencies: Tensor
         spacing = math.log(10_000.0) / max(1, half - 1)
@@ -291,8 +301,11 @@ class Ncsnpp(nn.Module):
         self.norm, self.leave = _norm(width), _conv3(width, outputs, beyond, zero=True)
 
     def forward(self, x: Tensor, lam: Tensor) -> Tensor:
-        t = self.schedule.inverse(lam.detach().double().cpu().numpy())
-        time = torch.as_tensor(self.config.steps * t, dtype=torch.float32, device=x.device)
+        if lam.is_meta:  # nothing is computed, only counted
+            time = lam
+        else:
+            t = self.schedule.inverse(lam.detach().double().cpu().numpy())
+            time = torch.as_tensor(self.config.steps * t, dtype=torch.float32, device=x.device)
         extended, crop = on_multiples(x, self.config.multiple, self.periodic)
         return self.at_time(extended, time)[crop]
 

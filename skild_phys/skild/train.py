@@ -42,6 +42,7 @@ from skild_phys.skild.measured import (
 from skild_phys.skild.networks import make_network, network_dtype
 from skild_phys.skild.ranks import Ranks
 from skild_phys.skild.recipe import Recipe
+from skild_phys.skild.records import as_record
 from skild_phys.skild.schedule import TIMES, starting_lambda
 from skild_phys.skild.spectrum import (
     WHITE,
@@ -466,7 +467,7 @@ class Trainer:
         kept = torch.bfloat16 if c.output == "logits" else torch.float32
         tensors = {k: v.detach().to("cpu", kept) for k, v in self.ema.module.state_dict().items()}
         record = {
-            "config": dataclasses.asdict(c),
+            "config": as_record(c),
             "steps": self.step,
             "lattices": self.step * c.batch,
             "loss": [[row[0], row[1], row[3]] for row in self.log[-1:]],
@@ -500,7 +501,7 @@ class Trainer:
             "seconds": self.seconds,
             "log": self.log,
             "window": self.window,
-            "config": dataclasses.asdict(self.config),
+            "config": as_record(self.config),
             "source": self.source.identity(),
             "spectrum": self.measured.spectrum.record(),
             "couplings": dataclasses.asdict(self.measured.couplings),
@@ -580,7 +581,7 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 def _same_run(path: Path, record: dict[str, Any], config: Recipe, source: Source) -> None:
     """Raise OutputTaken unless a checkpoint's configuration and data are these."""
     for saved, mine in (
-        (record["config"], dataclasses.asdict(config)),
+        (record["config"], as_record(config)),
         (record["source"], source.identity()),
     ):
         mine = json.loads(json.dumps(mine))

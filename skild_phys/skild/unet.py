@@ -1,4 +1,4 @@
-"""A compact U-Net conditioned on log lambda.
+"""A compact U-Net conditioned on log lambda, for lattices of two or three dimensions.
 
 Fully convolutional behind a pixel-unshuffle, with circular padding on a torus; every normalization
 acts on the channels of one site, never across the lattice, so that what the network has learnt on
@@ -7,34 +7,41 @@ one lattice size holds on every other.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import EllipsisType
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from skild_phys.errors import BadInput
+from skild_phys.skild.records import LATE
 
-LOWEST, HIGHEST = 0.1, 4.5
-"""Centres of the first and the last band of `_Waves`, in radians a site. What is longer than the
-first, the longest wave of the lattices of 64^2 that the shipped weights have seen, is as it is."""
-QUIET = 0.01
-"""Size of an input below which `_Waves` does not tell it from silence."""
-MARGIN = 32
-"""Sites by which a torus is extended where its sides do not fit the levels."""
-PADDING = {"dft": "circular", "dct": "replicate"}
-"""What a convolution sees beyond an edge, by basis."""
+Beyond = Literal["circular", "replicate", "zeros"]
+"""What a convolution sees beyond an edge."""
+_CONV: dict[int, type[nn.Conv2d] | type[nn.Conv3d]] = {2: nn.Conv2d, 3: nn.Conv3d}
+_MEMORY = {2: torch.channels_last, 3: torch.channels_last_3d}
+_PADDING: dict[str, Beyond] = {"dft": "circular", "dct": "replicate"}
+_QUIET = 0.01  # size of an input below which `_Waves` does not tell it from silence
+_MARGIN = 32  # sites by which a torus is extended where its sides do not fit the levels
 
 
 @dataclass(frozen=True)
 class NetworkConfig:
-    """Shape of the network. `channels` and `blocks` have one entry a level, finest first.
+    """Shape of the network. `channels` and `blocks` have one entry per level, finest first.
 
-    `patch` is the side of the pixel-unshuffle, `embedding` the width of what says lambda, and
-    `waves` how many bands of wave numbers have gains of their own (`_Waves`); 0 for none.
+    Attributes
+    ----------
+    patch : side of the pixel-unshuffle.
+    embedding : width of the embedding of log lambda.
+    waves : bands of wave numbers with gains of their own (`_Waves`); 0 for none.
+    waves_from, waves_to : centres of the first and the last band, in radians per site. The first is
+        the lowest wave number of the lattices of 64^2 that the shipped weights were trained on,
+        the last lies above every wave number of the square lattice.
     """
 
     patch: int = 4
@@ -42,62 +49,88 @@ class NetworkConfig:
     blocks: tuple[int, ...] = (2, 3)
     embedding: int = 128
     waves: int = 0
+    waves_from: float = field(default=0.1, metadata=LATE)
+    waves_to: float = field(default=4.5, metadata=LATE)
     kind: str = "unet"
 
     def __post_init__(self) -> None:
-        """Raise BadInput unless a network of this shape can be built."""
-        for name in ("patch", "embedding"):
-            if getattr(self, name) < 1:
-                raise BadInput(name, getattr(self, name), "a whole number from 1 on")
-        if self.waves < 0:
-            raise BadInput("waves", self.waves, "a whole number from 0 on")
+        for name, least in (("patch", 1), ("embedding", 1), ("waves", 0)):
+            if getattr(self, name) < least:
+                raise BadInput(name, getattr(self, name), f"a whole number from {least} on")
         for name in ("channels", "blocks"):
             values = getattr(self, name)
             if not values or min(values) < 1:
                 raise BadInput(name, list(values), "a list of whole numbers from 1 on")
         if len(self.channels) != len(self.blocks):
-            raise BadInput(
-                "blocks", list(self.blocks), f"{len(self.channels)} numbers, as in channels"
-            )
+            accepted = f"{len(self.channels)} numbers, as in channels"
+            raise BadInput("blocks", list(self.blocks), accepted)
+        if not 0 < self.waves_from < self.waves_to < math.inf:
+            raise BadInput("waves_from", self.waves_from, "a number above 0, below waves_to")
 
     @property
     def multiple(self) -> int:
         """Lattice sides divisible by this need no extension."""
         return int(self.patch * 2 ** (len(self.channels) - 1))
 
+    def build(
+        self, inputs: int, outputs: int, basis: str, filtered: Sequence[int], channels: int,
+        dimension: int, schedule: object,
+    ) -> UNet:  # fmt: skip
+        """Return an untrained network of this shape."""
+        return UNet(self, inputs, outputs, basis, filtered, channels, dimension)
 
-class _Conv(nn.Conv2d):
-    """3 x 3 convolution, padded by the mode `beyond`."""
 
-    def __init__(self, inputs: int, outputs: int, beyond: str, stride: int = 1) -> None:
-        super().__init__(inputs, outputs, 3, stride=stride)
-        self.beyond = beyond
-
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(F.pad(x, (1, 1, 1, 1), mode=self.beyond))
+def _by_site(values: Tensor, like: Tensor) -> Tensor:
+    """Return `values` (n, c) so that they broadcast over the sites of `like`."""
+    return values.reshape(*values.shape, *[1] * (like.dim() - 2))
 
 
 def _site_norm(x: Tensor) -> Tensor:
     """Layer norm over the channels of each site."""
-    y = x.permute(0, 2, 3, 1)
-    return F.layer_norm(y, y.shape[-1:]).permute(0, 3, 1, 2)
+    y = x.movedim(1, -1)
+    return F.layer_norm(y, y.shape[-1:]).movedim(-1, 1)
+
+
+def _unshuffled(x: Tensor, patch: int) -> Tensor:
+    """Return (n, c, sides) as (n, c patch^d, sides / patch): `pixel_unshuffle` in d dimensions."""
+    d = x.dim() - 2
+    split = x.reshape(*x.shape[:2], *(k for side in x.shape[2:] for k in (side // patch, patch)))
+    order = (0, 1, *range(3, 3 + 2 * d, 2), *range(2, 2 + 2 * d, 2))
+    return split.permute(order).flatten(1, 1 + d)
+
+
+def _shuffled(x: Tensor, patch: int) -> Tensor:
+    """Return (n, c patch^d, sides) as (n, c, sides patch): the inverse of `_unshuffled`."""
+    d = x.dim() - 2
+    split = x.reshape(len(x), -1, *[patch] * d, *x.shape[2:])
+    order = (0, 1, *(k for i in range(d) for k in (2 + d + i, 2 + i)))
+    return split.permute(order).reshape(len(x), -1, *(side * patch for side in x.shape[2:]))
+
+
+def _conv3(
+    inputs: int, outputs: int, dimension: int, beyond: Beyond, stride: int = 1
+) -> nn.Conv2d | nn.Conv3d:
+    return _CONV[dimension](inputs, outputs, 3, stride, padding=1, padding_mode=beyond)
 
 
 class _Block(nn.Module):
     """Residual block; log lambda scales and shifts the normalized input."""
 
-    def __init__(self, inputs: int, outputs: int, embedding: int, beyond: str) -> None:
+    def __init__(
+        self, inputs: int, outputs: int, embedding: int, dimension: int, beyond: Beyond
+    ) -> None:
         super().__init__()
-        self.first = _Conv(inputs, outputs, beyond)
-        self.second = _Conv(outputs, outputs, beyond)
+        self.first = _conv3(inputs, outputs, dimension, beyond)
+        self.second = _conv3(outputs, outputs, dimension, beyond)
         self.condition = nn.Linear(embedding, 2 * outputs)
-        self.skip = nn.Conv2d(inputs, outputs, 1) if inputs != outputs else nn.Identity()
+        one = _CONV[dimension]
+        self.skip = one(inputs, outputs, 1) if inputs != outputs else nn.Identity()
         nn.init.zeros_(self.second.weight)
         nn.init.zeros_(self.condition.weight)
         nn.init.zeros_(self.condition.bias)
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        scale, shift = self.condition(embedding)[:, :, None, None].chunk(2, dim=1)
+        scale, shift = _by_site(self.condition(embedding), x).chunk(2, dim=1)
         h = self.first(F.silu(_site_norm(x)))
         h = F.silu(torch.addcmul(shift, _site_norm(h), 1 + scale))
         out: Tensor = self.skip(x) + self.second(h)
@@ -120,71 +153,71 @@ class _Waves(nn.Module):
     are: their mean squares, and the logarithms of these and of their mean sizes, which tell few
     large numbers from many small ones (known sites from majorities). Between the centres of bands,
     which lie evenly in log kappa, gains are interpolated. Convolutions can do the same, but are
-    slow to learn what the few longest waves need.
+    slow to learn what the lowest few wave numbers need.
     """
 
-    def __init__(self, bands: int, inputs: int, outputs: int, embedding: int) -> None:
+    def __init__(self, config: NetworkConfig, inputs: int, outputs: int) -> None:
         super().__init__()
-        self.bands, self.outputs = bands, outputs
-        self.look = nn.Linear(embedding + 3 * inputs, 64)
-        self.gains = nn.Linear(64, bands * inputs * outputs)
+        self.config, self.outputs = config, outputs
+        self.look = nn.Linear(config.embedding + 3 * inputs, 64)
+        self.gains = nn.Linear(64, config.waves * inputs * outputs)
         nn.init.zeros_(self.gains.weight)
         nn.init.zeros_(self.gains.bias)
 
     def _bands(self, shape: torch.Size, device: torch.device) -> Tensor:
-        """Return the weight of each band at each mode, (bands, Ly, Lx // 2 + 1)."""
-        height, width = shape[-2:]
-        ky = 2.0 * math.pi * torch.fft.fftfreq(height, device=device)
-        kx = 2.0 * math.pi * torch.fft.rfftfreq(width, device=device)
-        kappa = torch.hypot(ky[:, None], kx).clamp(min=LOWEST)
-        place = (kappa / LOWEST).log() / math.log(HIGHEST / LOWEST)
-        centres = torch.arange(self.bands, device=device)[:, None, None]
-        return (1.0 - (place * (self.bands - 1) - centres).abs()).clamp(min=0.0)
+        """Return the weight of each band at each mode of rfftn, (bands, *modes)."""
+        c = self.config
+        axes = [2.0 * math.pi * torch.fft.fftfreq(n, device=device) for n in shape[:-1]]
+        axes.append(2.0 * math.pi * torch.fft.rfftfreq(shape[-1], device=device))
+        kappa = functools.reduce(torch.hypot, torch.meshgrid(*axes, indexing="ij"))
+        at = (kappa.clamp(min=c.waves_from) / c.waves_from).log()
+        at = at / math.log(c.waves_to / c.waves_from)
+        centres = torch.arange(c.waves, device=device).reshape(-1, *[1] * len(shape))
+        return (1.0 - (at * (c.waves - 1) - centres).abs()).clamp(min=0.0)
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        square, size = x.square().mean((-2, -1)), x.abs().mean((-2, -1))
-        loud = [square, 0.5 * (square + QUIET**2).log(), (size + QUIET).log()]
+        axes = tuple(range(2, x.dim()))
+        square, size = x.square().mean(axes), x.abs().mean(axes)
+        loud = [square, 0.5 * (square + _QUIET**2).log(), (size + _QUIET).log()]
         seen = F.silu(self.look(torch.cat([embedding, torch.cat(loud, 1).to(embedding.dtype)], 1)))
-        gains = self.gains(seen).float().unflatten(1, (self.outputs, x.shape[1], self.bands))
-        bands, modes = self._bands(x.shape, x.device), torch.fft.rfft2(x)
+        shape = (self.outputs, x.shape[1], self.config.waves)
+        gains = self.gains(seen).float().unflatten(1, shape)
+        bands, modes = self._bands(x.shape[2:], x.device), torch.fft.rfftn(x, dim=axes)
         total = torch.zeros((), device=x.device)
         for i in range(x.shape[1]):
-            filters = torch.einsum("nob,byx->noyx", gains[:, :, i], bands)
+            filters = torch.einsum("nob,b...->no...", gains[:, :, i], bands)
             total = total + filters * modes[:, None, i]
-        out: Tensor = torch.fft.irfft2(total, s=x.shape[-2:])
+        out: Tensor = torch.fft.irfftn(total, s=x.shape[2:], dim=axes)
         return out
 
 
 def on_multiples(
     x: Tensor, multiple: int, periodic: bool
 ) -> tuple[Tensor, tuple[slice | EllipsisType, ...]]:
-    """Return `x` (..., Ly, Lx) with sides that are multiples, and what crops it again.
+    """Return `x` (n, c, *sides) with sides that are multiples, and what crops it again.
 
-    A torus goes on as it is, with a margin of MARGIN sites; open edges repeat the last site.
+    A torus goes on as it is, with a margin of 32 sites; open edges repeat the last site.
     """
-    if not (x.shape[-2] % multiple or x.shape[-1] % multiple):
-        return x, (...,)
     crop: list[slice | EllipsisType] = [...]
-    for axis in (-2, -1):
-        side = x.shape[axis]
-        margin = MARGIN if periodic and side % multiple else 0
+    if not any(side % multiple for side in x.shape[2:]):
+        return x, tuple(crop)
+    for axis, side in enumerate(x.shape[2:], 2):
+        margin = _MARGIN if periodic and side % multiple else 0
         long = -(-(side + 2 * margin) // multiple) * multiple
-        place = torch.arange(-margin, long - margin, device=x.device)
-        place = place % side if periodic else place.clamp(max=side - 1)
-        x = x.index_select(axis, place)
+        at = torch.arange(-margin, long - margin, device=x.device)
+        x = x.index_select(axis, at % side if periodic else at.clamp(max=side - 1))
         crop.append(slice(margin, margin + side))
     return x, tuple(crop)
 
 
 class UNet(nn.Module):
-    """Map `inputs` numbers a site to `outputs` numbers a site.
+    """Map `inputs` numbers per site to `outputs` numbers per site.
 
-    Call with `x` (n, inputs, Ly, Lx) float32 and `lam` (n,) float32; returns
-    (n, outputs, Ly, Lx) float32. The first output of each of `channels` has the inputs of its
-    channel added to it with weights that depend on lambda alone, those named in `waved` filtered
-    inputs (`_Waves`). Inputs are in groups of `channels`. Sides that are no
-    multiple of `config.multiple` are extended to the next one, on a torus with a margin of 32
-    sites, and cropped again.
+    Call with `x` (n, inputs, *sides) float32 and `lam` (n,) float32; returns (n, outputs, *sides)
+    float32. The first output of each of `channels` has the inputs of its channel added to it with
+    weights that depend on lambda alone, those named in `waved` filtered inputs (`_Waves`). Inputs
+    are in groups of `channels`. Sides that are no multiple of `config.multiple` are extended to
+    the next one, on a torus with a margin of 32 sites, and cropped again.
     """
 
     def __init__(
@@ -193,38 +226,43 @@ class UNet(nn.Module):
         inputs: int = 1,
         outputs: int = 1,
         basis: str = "dft",
-        waved: Sequence[int] = (0,),
+        filtered: Sequence[int] = (0,),
         channels: int = 1,
+        dimension: int = 2,
     ) -> None:
         super().__init__()
+        if dimension not in _CONV:
+            raise BadInput("dimension", dimension, " or ".join(map(str, _CONV)))
         self.config, self.outputs, self.periodic = config, outputs, basis == "dft"
-        self.channels = channels
-        self.waved = list(waved)
-        pixels, width, beyond = config.patch**2, config.channels, PADDING[basis]
+        self.channels, self.filtered, self.memory_format = (
+            channels,
+            list(filtered),
+            _MEMORY[dimension],
+        )
+        sites, width, one = config.patch**dimension, config.channels, _CONV[dimension]
+        conv3 = functools.partial(_conv3, dimension=dimension, beyond=_PADDING[basis])
         self.frequencies: Tensor
         self.register_buffer(
             "frequencies", math.pi * 2.0 ** torch.linspace(-5.0, 1.0, 32), persistent=False
         )
         self.embed = nn.Sequential(nn.Linear(64, config.embedding), nn.SiLU())
-        self.enter = _Conv(inputs * pixels, width[0], beyond)
-        self.leave = nn.Conv2d(width[0], outputs * pixels, 1)
+        self.enter = conv3(inputs * sites, width[0])
+        self.leave = one(width[0], outputs * sites, 1)
         self.direct = nn.Linear(config.embedding, inputs // channels)
         self.level = nn.Linear(config.embedding, outputs)
         levels = range(len(width))
 
         def level(first: int, i: int, n: int) -> _Level:
-            widths = [first] + [width[i]] * (n - 1)
-            return _Level(_Block(w, width[i], config.embedding, beyond) for w in widths)
+            more = (width[i], config.embedding, dimension, _PADDING[basis])
+            return _Level(_Block(w, *more) for w in [first] + [width[i]] * (n - 1))
 
         self.down = nn.ModuleList(level(width[i], i, n) for i, n in enumerate(config.blocks))
-        self.shrink = nn.ModuleList(_Conv(width[i], width[i + 1], beyond, 2) for i in levels[:-1])
-        self.grow = nn.ModuleList(nn.Conv2d(width[i + 1], width[i], 1) for i in levels[:-1])
+        self.shrink = nn.ModuleList(conv3(width[i], width[i + 1], stride=2) for i in levels[:-1])
+        self.grow = nn.ModuleList(one(width[i + 1], width[i], 1) for i in levels[:-1])
         self.up = nn.ModuleList(level(2 * width[i], i, n) for i, n in enumerate(config.blocks[:-1]))
-        self.waves = None
-        if config.waves:
-            if not self.periodic:
-                raise BadInput("waves", config.waves, f"0 in basis {basis}")
-            self.waves = _Waves(config.waves, inputs, len(self.waved), config.embedding)
+        if config.waves and not self.periodic:
+            raise BadInput("waves", config.waves, f"0 in basis {basis}")
+        self.waves = _Waves(config, inputs, len(self.filtered)) if config.waves else None
         for linear in (self.leave, self.direct, self.level):
             nn.init.zeros_(linear.weight)
             nn.init.zeros_(linear.bias)  # type: ignore[arg-type]
@@ -237,14 +275,13 @@ class UNet(nn.Module):
         out = self._body(extended, embedding)[crop]
         if self.waves is None:
             return out
-        filtered = torch.zeros_like(out)
-        filtered[:, self.waved] = self.waves(x, embedding)
-        return out + filtered
+        waves = torch.zeros_like(out)
+        waves[:, self.filtered] = self.waves(x, embedding)
+        return out + waves
 
     def _body(self, x: Tensor, embedding: Tensor) -> Tensor:
-        dtype = self.leave.weight.dtype
-        h = F.pixel_unshuffle(x, self.config.patch).to(dtype)
-        h = self.enter(h.contiguous(memory_format=torch.channels_last))
+        h = _unshuffled(x, self.config.patch).to(self.leave.weight.dtype)
+        h = self.enter(h.contiguous(memory_format=self.memory_format))
         kept = []
         for level, blocks in enumerate(self.down):
             h = blocks(h, embedding)
@@ -253,12 +290,16 @@ class UNet(nn.Module):
                 h = self.shrink[level](h)
         for level in reversed(range(len(self.up))):
             h = F.interpolate(self.grow[level](h), scale_factor=2, mode="nearest")
-            h = torch.cat([h, kept[level]], dim=1)
-            h = self.up[level](h, embedding)
+            h = self.up[level](torch.cat([h, kept[level]], dim=1), embedding)
         h = self.leave(F.silu(_site_norm(h))).float()
-        out = F.pixel_shuffle(h, self.config.patch)
-        out = out + self.level(embedding).float()[:, :, None, None]
-        direct = self.direct(embedding).float()[:, :, None, None, None]
-        grouped = x.reshape(len(x), -1, self.channels, *x.shape[-2:])
-        passed = (direct * grouped).sum(dim=1)
+        out = _shuffled(h, self.config.patch) + _by_site(self.level(embedding).float(), x)
+        grouped = x.reshape(len(x), -1, self.channels, *x.shape[2:])
+        passed = (_by_site(self.direct(embedding).float(), grouped) * grouped).sum(dim=1)
         return torch.cat([out[:, : self.channels] + passed, out[:, self.channels :]], dim=1)
+
+    def cast(self, dtype: torch.dtype) -> UNet:
+        """Cast all but the angles of the embedding of log lambda: bfloat16 has 3 digits."""
+        frequencies = self.frequencies
+        self.to(dtype)
+        self.frequencies = frequencies
+        return self

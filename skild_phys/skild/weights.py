@@ -23,15 +23,16 @@ from torch import Tensor
 
 from skild_phys.errors import BadInput, WeightsError
 from skild_phys.files import parse_json, write_bytes_atomically
-from skild_phys.skild.equations import OUTPUTS, Process
-from skild_phys.skild.ncsnpp import Ncsnpp
+from skild_phys.skild.equations import Process
 from skild_phys.skild.networks import (
     NETWORKS,
+    OUTPUTS,
     AnyNetworkConfig,
     Network,
     make_network,
     network_dtype,
 )
+from skild_phys.skild.records import as_record, from_table
 from skild_phys.skild.schedule import (
     ERASED,
     TIMES,
@@ -179,13 +180,7 @@ class Weights:
         """Return the network in evaluation mode, its body in `dtype` (None: `network_dtype`)."""
         network = self.make_network()
         network.load_state_dict(self.tensors)
-        # The angles of the embedding of log lambda stay in float32: bfloat16 has 3 digits.
-        frequencies = network.frequencies.to(device)
-        if isinstance(network, Ncsnpp):
-            network.to(device).cast(dtype or network_dtype(device))
-        else:
-            network.to(device, dtype or network_dtype(device))
-        network.frequencies = frequencies
+        network.to(device).cast(dtype or network_dtype(device))
         return network.to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload, no-any-return]
 
 
@@ -229,7 +224,7 @@ def _record(weights: Weights) -> dict[str, Any]:
     own = {} if weights.tuning == USUAL else {"tuning": asdict(weights.tuning)}
     return own | {
         "format": FORMAT,
-        "network": asdict(weights.network),
+        "network": as_record(weights.network),
         "spectrum": weights.spectrum.record(),
         "basis": weights.basis,
         "couplings": asdict(weights.couplings),
@@ -283,11 +278,7 @@ def load_weights(path: str | Path) -> Weights:
         if not torch.isfinite(tensor).all():
             raise WeightsError(f"{path}: tensor '{name}' holds numbers that are not finite")
     try:
-        shape: dict[str, Any] = record["network"]
-        build: Any = NETWORKS[shape["kind"]]
-        network: AnyNetworkConfig = build(
-            **{k: tuple(v) if isinstance(v, list) else v for k, v in shape.items()}
-        )
+        network: AnyNetworkConfig = from_table(record["network"], NETWORKS, "network")
         low, high = record["lambda_range"]
         if record["output"] not in OUTPUTS:
             raise ValueError(f"output '{record['output']}' is none of {', '.join(OUTPUTS)}")
