@@ -45,7 +45,7 @@ from study import Study, kept, residuals, skild_phys
 
 from skild_phys.models import MODELS
 from skild_phys.rng import kernel_state, seed_sequence
-from skild_phys.rules.coarsen import BlockMean, coarsen_spins
+from skild_phys.rules import RULES, coarsen
 from skild_phys.skild.data import SimulationSource
 from skild_phys.skild.equations import Process, y0_from_output
 from skild_phys.skild.networks import network_dtype
@@ -110,7 +110,7 @@ class Sr3(Trainer):
         )
 
     def _loss(self, x0, lam, noise):
-        sums = coarsen_spins(x0.numpy().astype(np.int8), "block_mean", FACTOR)
+        sums = coarsen(x0.numpy().astype(np.int8), "block_mean", FACTOR)
         self.means = repeated(sums / FACTOR**2)
         return super()._loss(x0, lam, noise)
 
@@ -189,7 +189,7 @@ paper = trained("skild_paper", Paper, paper_config)
 # %% The local rule
 def majority2(spins: np.ndarray, ids: np.ndarray) -> np.ndarray:
     """Return the majorities of 2 x 2 blocks; ties by fair coins named by side and `ids`."""
-    return coarsen_spins(spins, "majority", 2, tie_seed=SEED + spins.shape[-1], sample_ids=ids)
+    return coarsen(spins, "majority", 2, tie_seed=SEED + spins.shape[-1], sample_ids=ids)
 
 
 def fitted_rule() -> dict:
@@ -335,7 +335,7 @@ seconds = refined("skild_paper", paper_spins)
 note("skild_paper", seconds, start="truth", trainer=paper, calls=PAPER_CALLS)
 
 # %% gaussian: no network
-prior, blocks = Process(skild.measured.spectrum, shape), BlockMean(shape, FACTOR)
+prior, blocks = Process(skild.measured.spectrum, shape), RULES["block_mean"].operator(shape, FACTOR)
 
 
 def gaussian_spins(index: Index) -> np.ndarray:

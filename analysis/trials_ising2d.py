@@ -26,7 +26,7 @@ import torch
 from study import Study, signed
 
 from skild_phys.models import MODELS
-from skild_phys.rules.coarsen import coarsen_spins
+from skild_phys.rules import coarsen
 from skild_phys.skild.constraint import Blocks
 from skild_phys.skild.data import SimulationSource
 from skild_phys.skild.equations import Process, see_fields, y0_from_output
@@ -118,7 +118,7 @@ def errors(path: Path) -> dict[tuple[str, float], np.ndarray]:
     for lam in LAMBDAS:
         at, noise = torch.full((N,), lam), torch.Generator().manual_seed(SEED)
         xt = process.forward(x0, at, torch.randn(x0.shape, generator=noise))
-        sums = coarsen_spins(x0.numpy().astype(np.int8), "block_mean", FACTOR)
+        sums = coarsen(x0.numpy().astype(np.int8), "block_mean", FACTOR)
         bound = Blocks(sums, FACTOR)
         known = {"nothing": (half_tanh, None), "block means": (bound.means, bound.alone(x0))}
         for name, (means, alone) in known.items():

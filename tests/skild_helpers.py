@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from skild_phys.models import MODELS
 from skild_phys.rng import kernel_state
-from skild_phys.rules.coarsen import coarsen_spins
+from skild_phys.rules import coarsen, get_rule
 from skild_phys.simulation.wolff import wolff
 from skild_phys.skild.coarse import CoarseInput
 from skild_phys.skild.networks import make_network
@@ -51,13 +51,15 @@ def critical_lattices(n: int, side: int, seed: int = 3) -> np.ndarray:
 
 def coarse_input(fine: np.ndarray, rule: str, factor: int, tie_seed: int = 5) -> CoarseInput:
     """Return the coarse lattices of `fine` as if opened from a store."""
-    raw = coarsen_spins(fine, rule, factor, tie_seed=tie_seed)
+    raw = coarsen(fine, rule, factor, tie_seed=tie_seed)
     ids = np.arange(len(fine))
     attrs = {"model": "ising2d", "temperature": TC}
     shape = (raw.shape[1], raw.shape[2])
     read = lambda start, stop: raw[start:stop]  # noqa: E731
     here = Path("memory")
-    return CoarseInput(here, rule, factor, len(raw), shape, ids, tie_seed, read, "0", attrs)
+    return CoarseInput(
+        here, get_rule(rule), factor, len(raw), shape, ids, tie_seed, read, "0", attrs
+    )
 
 
 def white(n: int, shape: tuple[int, int], seed: int) -> torch.Tensor:

@@ -12,17 +12,11 @@ import pytest
 from conftest import exit_code, files_of
 from numpy.typing import NDArray
 
+from skild_phys import rules
 from skild_phys.cli import run
 from skild_phys.errors import Interrupted
 from skild_phys.models import MODELS
-from skild_phys.rules.coarsen import (
-    FIELDS,
-    RULES,
-    coarse_field,
-    coarsen_lattices,
-    coarsen_spins,
-    tie_coins,
-)
+from skild_phys.rules import RULES, TieBreak
 from skild_phys.simulation.coarsening import coarsen_store
 from skild_phys.simulation.conditional import CONDITIONAL_RULES, sample_conditional
 from skild_phys.store import LatticeStore, create_store, open_store
@@ -75,8 +69,8 @@ def test_a_coarse_store(
     assert coarsen(*argv) == 0
     assert json.loads(capsys.readouterr().out)["shape"] == [4, 6]
     store = open_store(out)
-    want = coarsen_spins(spins, rule, 2, tie_seed=6)
-    assert store.field == FIELDS[rule]
+    want = rules.coarsen(spins, rule, 2, tie_seed=6)
+    assert store.field == RULES[rule].stores["spins"]
     assert np.array_equal(store.read(0, N), want)
     assert store.scale == (0.25 if rule == "block_mean" else 1.0)
     assert np.array_equal(store.variable("parent"), np.arange(N))
@@ -128,7 +122,7 @@ def test_a_refined_store_gives_its_coarse_store_back(
     coarse = open_store(tmp_path / "c.zarr")
     raw, parent = coarse.read(0, N), coarse.variable("parent")
     order = np.array([4, 1, 9, 9])
-    coins = tie_coins(0, parent[order], coarse.shape)
+    coins = TieBreak(0, parent[order]).signs(coarse.shape)
     refined = sample_conditional(raw[order], rule, 4, 2.5, 1, np.arange(4), 8, coins)
     write_fine(tmp_path / "r.zarr", refined, parent[order], method="exact")
     words = (tmp_path / "r.zarr", "--factor", 4, "--rule", rule)
@@ -250,12 +244,12 @@ def test_a_coarse_store_of_another_model(
     assert f"{N} lattices, {sides} by {rule}" in capsys.readouterr().out
     store = open_store(out)
     potts = name == "potts3"
-    assert store.field == coarse_field(rule, 3 if potts else 0, len(KINDS[name]))
+    assert store.field == RULES[rule].stores["states" if potts else "spins"]
     assert store.q == (3 if potts else 0)
     assert store.shape == tuple(side // 2 for side in KINDS[name])
     sites = 4 if potts else 8
     assert store.scale == (1 / sites if rule == "block_mean" else 1.0)
-    want = coarsen_lattices(fine.read(0, N), store.q, rule, 2, tie_seed=6, sample_ids=parent)
+    want = rules.coarsen(fine.read(0, N), rule, 2, q=store.q, tie_seed=6, sample_ids=parent)
     assert np.array_equal(store.read(0, N), want)
     kept = {k: store.attrs[k] for k in ("model", "temperature", "L", "rule", "factor")}
     sides = [side // 2 for side in KINDS[name]]
@@ -290,10 +284,14 @@ def test_another_models_errors_are_one_line(
         assert text.count("\n") == 1
         return text
 
-    for name, words in (("ising3d", "3D lattices"), ("potts3", "Potts states")):
-        text = fails(fine[name], "--factor", 2, "-o", out, "--rule", "spectral")
-        assert "--rule: 'spectral' is not accepted" in text
-        assert words in text
+    text = fails(fine["potts3"], "--factor", 2, "-o", out, "--rule", "spectral")
+    assert "--rule: 'spectral' is not accepted" in text
+    assert "Potts states" in text
+    cube = tmp_path / "cube.zarr"
+    assert coarsen(fine["ising3d"], "--factor", 2, "-o", cube, "--rule", "spectral") == 0
+    assert open_store(cube).field == "field"
+    assert open_store(cube).shape == (2, 4, 3)
+    capsys.readouterr()
     assert "all sides of 4 x 8 x 6" in fails(fine["ising3d"], "--factor", 4, "-o", out)
     assert not out.exists()
     assert coarsen(fine["potts3"], "--factor", 2, "-o", out) == 0

@@ -17,7 +17,7 @@ from skild_helpers import TC, coarse_input, critical_lattices, tiny_weights
 
 from skild_phys.cli.refine import compile_kernels
 from skild_phys.models import MODELS
-from skild_phys.rules.coarsen import coarsen_spins
+from skild_phys.rules import coarsen
 from skild_phys.simulation.coarsening import coarsen_store
 from skild_phys.simulation.conditional import clusters, exchange, fill, flip, pilot
 from skild_phys.skild import sampling
@@ -30,7 +30,7 @@ from skild_phys.store import create_store, open_store
 def folder(tmp_path: Path) -> Path:
     """Return a folder with tiny weights w.safetensors and coarse stores c.zarr, warm.zarr."""
     save_weights(tmp_path / "w.safetensors", tiny_weights())
-    sums = coarsen_spins(critical_lattices(6, 16), "block_mean", 4)
+    sums = coarsen(critical_lattices(6, 16), "block_mean", 4)
     for name, temperature in (("c.zarr", TC), ("warm.zarr", 1.1 * TC)):
         attrs = {"model": "ising2d", "temperature": temperature, "rule": "block_mean", "factor": 4}
         with create_store(
@@ -51,7 +51,7 @@ def test_refine_says_what_it_did(folder: Path, call: Call) -> None:
     store = open_store(folder / "r.zarr")
     assert store.shape == (16, 16)
     sums = open_store(folder / "c.zarr").read(0, 6)
-    assert np.array_equal(coarsen_spins(store.read(0, 6), "block_mean", 4), sums)
+    assert np.array_equal(coarsen(store.read(0, 6), "block_mean", 4), sums)
     before = files_of(folder / "r.zarr")
     assert call(*words)[0] == 0
     assert files_of(folder / "r.zarr") == before

@@ -14,7 +14,7 @@ from skild_helpers import TC, critical_lattices
 
 import skild_phys.cli.train as cli
 from skild_phys.files import Lock
-from skild_phys.rules.coarsen import coarsen_spins, coarsen_states
+from skild_phys.rules import coarsen
 from skild_phys.skild import train as trainer
 from skild_phys.skild.weights import Weights, load_weights, weights_sha256
 from skild_phys.store import create_store
@@ -80,7 +80,7 @@ def test_train_on_a_store_and_refine_with_the_result(folder: Path, call: Call) -
     assert (folder / "own.loss.csv").read_text().startswith("step,loss,gradient_norm")
     assert not (folder / "own.safetensors.checkpoint").exists()
     assert load_weights(own).system == {"model": "ising2d", "temperature": TC, "side": 16}
-    sums = coarsen_spins(critical_lattices(6, 16), "block_mean", 4)
+    sums = coarsen(critical_lattices(6, 16), "block_mean", 4)
     store(folder / "c.zarr", "block_sum", sums, 1 / 16, rule="block_mean", factor=4)
     words = ["refine", folder / "c.zarr", "-o", folder / "r.zarr", "--steps", 2]
     assert call(*words, "--checkpoint", own)[0] == 0
@@ -179,12 +179,12 @@ def test_another_store_does_not_go_on(
 
 def test_coarse_stores(folder: Path, call: Call) -> None:
     spins = critical_lattices(10, 32)
-    sums = coarsen_spins(spins, "block_mean", 2)
+    sums = coarsen(spins, "block_mean", 2)
     store(folder / "sums.zarr", "block_sum", sums, 0.25, rule="block_mean", factor=2)
     words = ["--config", folder / "run.toml", "-o", folder / "w.safetensors"]
     code, _, err = call("train", folder / "sums.zarr", *words)
     assert (code, err.startswith("error: STORE"), err.count("\n")) == (2, True, 1)
-    signs = coarsen_spins(spins, "decimate", 2)
+    signs = coarsen(spins, "decimate", 2)
     store(folder / "signs.zarr", "spins", signs, rule="decimate", factor=2)
     assert call("train", folder / "signs.zarr", *words)[0] == 0
     system = load_weights(folder / "w.safetensors").system
@@ -194,7 +194,7 @@ def test_coarse_stores(folder: Path, call: Call) -> None:
 def test_other_models_are_refused(folder: Path, call: Call) -> None:
     """Networks take 2D numbers: no states, no counts of them, no 3D spins, whatever the output."""
     states = np.zeros((4, 16, 16), np.int8)
-    counts = coarsen_states(states, 3, "block_mean", 2)
+    counts = coarsen(states, "block_mean", 2, q=3)
     cube = np.ones((4, 8, 8, 8), np.int8)
     store(folder / "states.zarr", "states", states, q=3, model="potts3")
     store(folder / "state_count.zarr", "state_count", counts, 0.25, q=3, model="potts3")

@@ -20,7 +20,7 @@ from skild_phys.measurement.rows import rows_of
 from skild_phys.models import MODELS
 from skild_phys.plots import FIGURES, caption
 from skild_phys.rng import kernel_state
-from skild_phys.rules.coarsen import coarsen_spins
+from skild_phys.rules import coarsen
 from skild_phys.simulation.coarsening import coarsen_store
 from skild_phys.simulation.wolff import wolff
 from skild_phys.store import LatticeStore, create_store, open_store
@@ -333,7 +333,7 @@ def test_coarse_stores_are_measured_in_physical_units(
 ) -> None:
     coarse = coarsen_store(truth, tmp_path / "coarse.zarr", "block_mean", FACTOR)
     found = measure(coarse)
-    means = coarsen_spins(lattices, "block_mean", FACTOR) / FACTOR**2
+    means = coarsen(lattices, "block_mean", FACTOR) / FACTOR**2
     assert float(found["two_point_axis"][0]) == pytest.approx((means**2).mean())
     exact = measure(truth)
     assert float(found["magnetization_squared"]) == pytest.approx(

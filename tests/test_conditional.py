@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from skild_phys.errors import BadInput, Interrupted
 from skild_phys.models import MODELS
-from skild_phys.rules.coarsen import coarsen_lattices, tie_coins, tie_priorities
+from skild_phys.rules import TieBreak, coarsen
 from skild_phys.simulation.conditional import (
     CONDITIONAL_RULES,
     Chain,
@@ -46,9 +46,13 @@ def coarse_lattices(
     values = np.array(model.values, dtype=np.int8)
     lattices = values[np.random.default_rng(5).integers(0, len(values), (n, *shape))]
     ids, q = np.arange(10, 10 + n), len(values) if model.field == "states" else 0
-    coarse = coarsen_lattices(lattices, q, rule, factor, tie_seed=2, sample_ids=ids)
+    coarse = coarsen(lattices, rule, factor, q=q, tie_seed=2, sample_ids=ids)
     sides = tuple(side // factor for side in shape)
-    return coarse, tie_priorities(2, ids, sides, q) if q else tie_coins(2, ids, sides), ids
+    return (
+        coarse,
+        TieBreak(2, ids).priorities(sides, q) if q else TieBreak(2, ids).signs(sides),
+        ids,
+    )
 
 
 def law_of(rule: str, shape: tuple[int, ...], factor: int, name: str = "ising2d") -> Law:
@@ -69,10 +73,10 @@ def test_samples_keep_the_coarse_lattice(
     assert fine.shape == (3, *shape)
     assert fine.dtype == np.int8
     assert set(np.unique(fine)) <= set(model.values)
-    again = coarsen_lattices(fine, q, rule, factor, tie_seed=2, sample_ids=ids)
+    again = coarsen(fine, rule, factor, q=q, tie_seed=2, sample_ids=ids)
     assert np.array_equal(again, coarse)
     moved = relax(fine, coarse, rule, factor, tc, 1, ids, 5, ties, model=model)
-    again = coarsen_lattices(moved, q, rule, factor, tie_seed=2, sample_ids=ids)
+    again = coarsen(moved, rule, factor, q=q, tie_seed=2, sample_ids=ids)
     assert np.array_equal(again, coarse)
     assert not np.array_equal(moved, fine)
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from skild_helpers import critical_lattices, white
 
 from skild_phys.rng import kernel_state
-from skild_phys.rules.coarsen import Spectral, coarsen_spins, tie_coins
+from skild_phys.rules import RULES, TieBreak, coarsen
 from skild_phys.skild.constraint import (
     Blocks,
     Constraint,
@@ -43,7 +43,7 @@ def sums_of(means: torch.Tensor, factor: int) -> Array:
 def test_means_have_the_block_sums(factor: int, shape: tuple[int, int], size: float) -> None:
     """To rounding, even where logits of +-100 contradict the sum."""
     fine = critical_lattices(3, 16)[:, : shape[0], : shape[1]]
-    raw = coarsen_spins(fine, "block_mean", factor)
+    raw = coarsen(fine, "block_mean", factor)
     means = Blocks(raw, factor).means(unsure(3, shape, size))
     assert means.abs().max() <= 1.0
     assert np.abs(sums_of(means, factor) - raw).max() < 1e-5
@@ -123,7 +123,7 @@ def test_means_in_large_blocks_are_those_of_draws(b: int, majority: bool) -> Non
 
 def test_gradients_of_means_given_a_sum_keep_the_sum() -> None:
     """What all sites of a block have in common moves nothing."""
-    raw = coarsen_spins(critical_lattices(2, 8), "block_mean", 4)
+    raw = coarsen(critical_lattices(2, 8), "block_mean", 4)
     logits = unsure(2, (8, 8)).requires_grad_()
     means = differentiable_means(Blocks(raw, 4), logits)
     assert torch.equal(means, Blocks(raw, 4).means(logits.detach()))
@@ -137,7 +137,7 @@ def test_gradients_of_means_given_a_sum_keep_the_sum() -> None:
 def test_gradients_of_means_are_near_the_true_ones(majority: bool) -> None:
     """Cosine with finite differences of the exact means above 0.9."""
     fine = critical_lattices(2, 8)
-    raw = coarsen_spins(fine, "majority" if majority else "block_mean", 4)
+    raw = coarsen(fine, "majority" if majority else "block_mean", 4)
     bound, weight = Blocks(raw, 4, majority), white(2, (8, 8), 3)
     logits = unsure(2, (8, 8)).requires_grad_()
     (differentiable_means(bound, logits) * weight).sum().backward()  # type: ignore[no-untyped-call]
@@ -191,7 +191,7 @@ def test_means_have_the_kept_modes(shape: tuple[int, int], factor: int, seed: in
     Coarse sides are even and odd: in even ones two fine modes meet in the Nyquist mode. Planted,
     seen to fail: a filter that keeps half of each of the two.
     """
-    kept = Spectral(shape, factor)
+    kept = RULES["spectral"].operator(shape, factor)
     truth = torch.tanh(unsure(3, shape, 2.0, 7) / 2).double().numpy()
     values = kept.apply(truth)
     logits = unsure(3, shape, 1.5, seed)
@@ -213,7 +213,7 @@ def test_means_have_the_kept_modes(shape: tuple[int, int], factor: int, seed: in
 def test_means_come_near_the_kept_modes_of_spins(factor: int, sign: float) -> None:
     """Only spins themselves have these exactly; to 0.2, even if the logits say the contrary."""
     fine = critical_lattices(3, 16)
-    kept = Spectral((16, 16), factor)
+    kept = RULES["spectral"].operator((16, 16), factor)
     values = kept.apply(fine.astype(np.float64))
     logits = unsure(3, (16, 16)) + sign * torch.from_numpy(fine.astype(np.float32))
     constraint = KeptModes(values, kept, CPU)
@@ -225,10 +225,10 @@ def test_means_come_near_the_kept_modes_of_spins(factor: int, sign: float) -> No
 def constraints(fine: NDArray[np.int8], factor: int) -> dict[str, Constraint]:
     shape = (fine.shape[1], fine.shape[2])
     ids = np.arange(len(fine))
-    coins = tie_coins(9, ids, (shape[0] // factor, shape[1] // factor))
-    kept = Spectral(shape, factor)
+    coins = TieBreak(9, ids).signs((shape[0] // factor, shape[1] // factor))
+    kept = RULES["spectral"].operator(shape, factor)
     raw = {
-        rule: coarsen_spins(fine, rule, factor, tie_seed=9)
+        rule: coarsen(fine, rule, factor, tie_seed=9)
         for rule in ("block_mean", "majority", "decimate")
     }
     return {
@@ -260,8 +260,8 @@ def test_what_constraints_say_alone() -> None:
     known[:, ::2, ::2] = True
     assert np.array_equal(alone["decimate"], np.where(known, fine, 0))
     # Sums 4, 2, 2, 2, 2, and six times 0 where the coin says the same.
-    coins = tie_coins(9, np.arange(2), (8, 8))
-    signs = coarsen_spins(fine, "majority", 2, tie_seed=9)
+    coins = TieBreak(9, np.arange(2)).signs((8, 8))
+    signs = coarsen(fine, "majority", 2, tie_seed=9)
     mean = signs * np.where(coins == signs, (1 + 4 / 2) / (1 + 4 + 6), (1 + 4 / 2) / (1 + 4))
     assert np.allclose(alone["majority"], mean.repeat(2, 1).repeat(2, 2), atol=1e-6)
 
@@ -274,14 +274,14 @@ def test_draws_obey_the_integer_rules(factor: int) -> None:
         assert drawn.dtype == np.int8
         assert (np.abs(drawn) == 1).all()
         if rule in ("block_mean", "majority", "decimate"):
-            given = coarsen_spins(fine, rule, factor, tie_seed=9)
-            assert np.array_equal(coarsen_spins(drawn, rule, factor, tie_seed=9), given)
+            given = coarsen(fine, rule, factor, tie_seed=9)
+            assert np.array_equal(coarsen(drawn, rule, factor, tie_seed=9), given)
 
 
 def test_a_draw_comes_near_the_kept_modes() -> None:
     """Far nearer than one from the same logits that knows of nothing; exactly is not to be had."""
     fine = critical_lattices(2, 32)
-    kept = Spectral((32, 32), 4)
+    kept = RULES["spectral"].operator((32, 32), 4)
     values, logits = kept.apply(fine.astype(np.float64)), unsure(2, (32, 32))
     misfit = []
     for constraint in (KeptModes(values, kept, CPU), Free()):

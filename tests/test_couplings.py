@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 from skild_helpers import TC
 
-from skild_phys.rules.coarsen import coarsen_spins
+from skild_phys.rules import coarsen
 from skild_phys.skild.data import SimulationSource
 from skild_phys.skild.measured import SIGNIFICANT, beyond_pairs, fit_couplings
 from skild_phys.skild.spins import Couplings, couplings_from_record
@@ -170,7 +170,7 @@ def test_pairs_say_all_about_the_ising_model(temperature: float) -> None:
 @pytest.mark.statistical
 def test_more_than_pairs_is_found() -> None:
     """Majorities of blocks at Tc have couplings of four spins (Swendsen, PRL 42, 859)."""
-    blocked = [coarsen_spins(batch, "majority", 2) for batch in ising(TC, 12, side=64)]
+    blocked = [coarsen(batch, "majority", 2) for batch in ising(TC, 12, side=64)]
     deviations = beyond_pairs(blocked, fit_couplings(blocked))
     assert np.abs(deviations).max() > SIGNIFICANT
 

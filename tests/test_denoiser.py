@@ -10,7 +10,7 @@ import torch
 from skild_helpers import NEIGHBOURS, POWER_LAW, TINY, critical_lattices, tiny_weights, white
 from torch.nn.functional import softplus
 
-from skild_phys.rules.coarsen import coarsen_spins
+from skild_phys.rules import coarsen
 from skild_phys.skild.constraint import Blocks
 from skild_phys.skild.equations import Process, field_target, y0_from_output
 from skild_phys.skild.networks import OUTPUTS, make_network, odd_outputs
@@ -125,7 +125,7 @@ def test_the_gradient_is_that_of_the_cross_entropy(model: MeanField) -> None:
 def test_the_gradient_under_a_condition(model: MeanField) -> None:
     """Of -ln p(block | its sum) in the logits, by enumeration of 2 x 2 blocks."""
     x0 = torch.from_numpy(critical_lattices(2, 4).astype(np.float32))
-    raw = coarsen_spins(x0.numpy().astype(np.int8), "block_mean", 2)
+    raw = coarsen(x0.numpy().astype(np.int8), "block_mean", 2)
     logits = white(2, (4, 4), 3).requires_grad_()
     bound = Blocks(raw, 2)
     no_draft = torch.zeros_like(logits)
@@ -165,7 +165,7 @@ def test_known_block_sums_make_logits_better(model: MeanField) -> None:
     """Cross-entropy under the condition is far below that of the free field, where spins are."""
     lam = torch.full((8,), 4.0)
     x0, xt = noisy(model, lam)
-    bound = Blocks(coarsen_spins(x0.numpy().astype(np.int8), "block_mean", 4), 4)
+    bound = Blocks(coarsen(x0.numpy().astype(np.int8), "block_mean", 4), 4)
     error = []
     for means in (half_tanh, bound.means):
         found = spin_logits(None, model, xt, lam, means)

@@ -11,7 +11,7 @@ from scipy import stats
 from skild_helpers import critical_lattices
 
 from skild_phys.rng import kernel_state
-from skild_phys.rules.coarsen import coarsen_spins, tie_coins
+from skild_phys.rules import TieBreak, coarsen
 from skild_phys.skild.sampling import draw_spins
 
 DRAWS = 4000
@@ -107,12 +107,12 @@ def test_means_in_large_blocks(b: int) -> None:
 def test_extreme_logits_never_break_the_constraint(rule: str, b: int) -> None:
     random = np.random.default_rng(4)
     fine = random.choice(np.array([-1, 1], dtype=np.int8), (1, 6 * b, 6 * b))
-    coarse = coarsen_spins(fine, rule, b, tie_seed=9)
-    coins = tie_coins(9, np.arange(1), (6, 6))[0]
+    coarse = coarsen(fine, rule, b, tie_seed=9)
+    coins = TieBreak(9, np.arange(1)).signs((6, 6))[0]
     for size in (0.0, 5.0, 1e4):
         logits = (size * random.choice([-1.0, 1.0], fine.shape[1:])).astype(np.float32)
         out = draw_spins(logits, rule, coarse[0], b, coins, kernel_state(1))
-        assert np.array_equal(coarsen_spins(out[None], rule, b, tie_seed=9), coarse)
+        assert np.array_equal(coarsen(out[None], rule, b, tie_seed=9), coarse)
 
 
 def test_without_a_condition_sites_are_independent() -> None:
@@ -139,7 +139,7 @@ def test_the_law_holds_where_the_odds_are_beyond_float64(flip: int) -> None:
 @pytest.mark.parametrize("b", [8, 12, 16, 24])
 def test_sure_logits_give_back_the_lattice_they_know(b: int) -> None:
     fine = critical_lattices(1, 2 * b)[0]
-    coarse = coarsen_spins(fine[None], "block_mean", b)[0]
+    coarse = coarsen(fine[None], "block_mean", b)[0]
     for size in (20.0, 60.0, 250.0):
         out = draw_spins(
             (size * fine).astype(np.float32), "block_mean", coarse, b, None, kernel_state(5)

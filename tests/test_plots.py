@@ -15,7 +15,7 @@ from skild_phys.measurement.compare import Comparison, compare
 from skild_phys.models import MODELS
 from skild_phys.plots import COLOURS, FIGURES, MARKERS, STYLE, figure_bytes, save_figure
 from skild_phys.rng import kernel_state
-from skild_phys.rules.coarsen import block_sums
+from skild_phys.rules import coarsen
 from skild_phys.simulation.wolff import wolff
 from skild_phys.store import LatticeStore, create_store, open_store
 
@@ -48,7 +48,9 @@ def comparison(tmp_path_factory: pytest.TempPathFactory) -> Comparison:
         for name, s in (("rows_permuted", flat), ("rows_rolled", rolled))
     ]
     truth = save(folder / "truth.zarr", lattices, False)
-    assert np.array_equal(block_sums(lattices, 4), block_sums(models[1].read(0, N), 4))
+    assert np.array_equal(
+        coarsen(lattices, "block_mean", 4), coarsen(models[1].read(0, N), "block_mean", 4)
+    )
     return compare(truth, models)
 
 

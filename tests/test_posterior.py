@@ -9,7 +9,7 @@ import pytest
 import torch
 from skild_helpers import NEIGHBOURS, critical_lattices, white
 
-from skild_phys.rules.coarsen import Spectral, coarsen_spins
+from skild_phys.rules import RULES, coarsen
 from skild_phys.skild import spins
 from skild_phys.skild.constraint import Blocks, Constraint, Free, KeptModes
 from skild_phys.skild.equations import Process
@@ -78,7 +78,7 @@ def test_spins_drawn_in_parts_know_their_neighbours(monkeypatch: pytest.MonkeyPa
 @pytest.mark.statistical
 def test_parts_help_under_a_constraint(monkeypatch: pytest.MonkeyPatch) -> None:
     """Block sums tie the spins of a block: no longer exact, and off by less than a third."""
-    bound = Blocks(coarsen_spins(truth(), "block_mean", 4), 4)
+    bound = Blocks(coarsen(truth(), "block_mean", 4), 4)
     in_parts = energy(drawn(0.6, bound)).mean() - energy(truth()).mean()
     monkeypatch.setattr(spins, "PARTS", spins.PARTS[-1:])
     at_once = energy(drawn(0.6, bound)).mean() - energy(truth()).mean()
@@ -86,8 +86,8 @@ def test_parts_help_under_a_constraint(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_spins_drawn_in_parts_meet_the_coarse_lattice() -> None:
-    raw = coarsen_spins(truth(), "block_mean", 4)
-    assert np.array_equal(coarsen_spins(drawn(1.0, Blocks(raw, 4)), "block_mean", 4), raw)
+    raw = coarsen(truth(), "block_mean", 4)
+    assert np.array_equal(coarsen(drawn(1.0, Blocks(raw, 4)), "block_mean", 4), raw)
     coins = np.ones(raw.shape, dtype=np.int8)
     majority = np.where(raw == 0, 1, np.sign(raw)).astype(np.int8)
     spins = drawn(1.0, Blocks(majority, 4, majority=True, coins=coins))
@@ -100,7 +100,7 @@ def test_parts_under_kept_modes_are_drawn_given_one_set_of_sums() -> None:
 
     Planted, seen to fail: every part settles anew.
     """
-    kept = Spectral((SIDE, SIDE), 4)
+    kept = RULES["spectral"].operator((SIDE, SIDE), 4)
     values, device = kept.apply(truth().astype(np.float64)), torch.device("cpu")
     spins = drawn(1.0, KeptModes(values, kept, device))
     process, again = Process(SPECTRUM, (SIDE, SIDE)), KeptModes(values, kept, device)
@@ -110,14 +110,14 @@ def test_parts_under_kept_modes_are_drawn_given_one_set_of_sums() -> None:
     found = spin_logits(None, model, xt, torch.tensor([1.0]), again.means)
     _, bound = again.settled(found.logits, [Streams.of(4, i).state for i in range(N)])
     assert isinstance(bound, Blocks)
-    assert np.array_equal(coarsen_spins(spins, "block_mean", 4), bound.raw)
+    assert np.array_equal(coarsen(spins, "block_mean", 4), bound.raw)
 
 
 @pytest.mark.parametrize("majority", [False, True])
 def test_far_out_spins_are_drawn_only_where_block_sums_are_known(majority: bool) -> None:
     """Else waves. Planted, seen to fail: waves whatever is known."""
     lam, process = 6.0, Process(SPECTRUM, (SIDE, SIDE))
-    raw = coarsen_spins(truth(), "majority" if majority else "block_mean", 4)
+    raw = coarsen(truth(), "majority" if majority else "block_mean", 4)
     bound, model = Blocks(raw, 4, majority), MeanField(process, NEIGHBOURS)
     x0 = torch.from_numpy(truth().astype(np.float32))
     xt = process.forward(x0, torch.full((N,), lam), white(N, (SIDE, SIDE), 2))

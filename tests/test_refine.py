@@ -15,15 +15,7 @@ from skild_phys.cli import run
 from skild_phys.errors import BadInput, Interrupted, OutputTaken, StoreError, WeightsError
 from skild_phys.models import MODELS
 from skild_phys.rng import kernel_state
-from skild_phys.rules.coarsen import (
-    block_sums,
-    coarsen_lattices,
-    coarsen_spins,
-    operator,
-    state_counts,
-    tie_coins,
-    tie_priorities,
-)
+from skild_phys.rules import RULES, TieBreak, coarsen, get_rule
 from skild_phys.simulation.coarsening import coarsen_store
 from skild_phys.skild.coarse import CoarseInput, open_coarse
 from skild_phys.skild.refine import (
@@ -51,7 +43,7 @@ def test_coarsened_again_it_gives_the_input(
     spec = replace(SPEC, method=method, sweeps=2 if method == "exact" else None)
     refine_store(coarse, tmp_path / "r.zarr", spec, WEIGHTS, temperature=TC)
     store = open_store(tmp_path / "r.zarr")
-    again = coarsen_spins(store.read(0, 3), rule, factor, tie_seed=5)
+    again = coarsen(store.read(0, 3), rule, factor, tie_seed=5)
     assert np.array_equal(again, coarse.read(0, 3))
     assert store.variable("parent").tolist() == [0, 1, 2]
 
@@ -135,7 +127,7 @@ def test_polish_keeps_the_constraint_and_is_recorded(tmp_path: Path) -> None:
     refine_store(coarse, tmp_path / "r", spec, WEIGHTS, temperature=TC)
     store = open_store(tmp_path / "r")
     assert store.attrs["polish"] == 4
-    assert np.array_equal(coarsen_spins(store.read(0, 2), "block_mean", 4), coarse.read(0, 2))
+    assert np.array_equal(coarsen(store.read(0, 2), "block_mean", 4), coarse.read(0, 2))
     with pytest.raises(BadInput, match="T"):
         build_method(coarse, spec, WEIGHTS, None)
 
@@ -143,12 +135,12 @@ def test_polish_keeps_the_constraint_and_is_recorded(tmp_path: Path) -> None:
 @pytest.mark.parametrize("rule", ["block_mean", "decimate", "spectral"])
 def test_continuous_fields_meet_the_coarse_field_to_rounding(tmp_path: Path, rule: str) -> None:
     fine = np.random.default_rng(1).normal(size=(2, 16, 24)).astype(np.float32)
-    values = operator(rule, (16, 24), 4).apply(fine.astype(np.float64)).astype(np.float32)
+    values = get_rule(rule).operator((16, 24), 4).apply(fine.astype(np.float64)).astype(np.float32)
     np.save(tmp_path / "c.npy", values)
     coarse = open_coarse(tmp_path / "c.npy", 4, rule, spins=False)
     refine_store(coarse, tmp_path / "r", SPEC, tiny_weights("v"))
     field = open_store(tmp_path / "r").read(0, 2).astype(np.float64)
-    assert np.abs(operator(rule, (16, 24), 4).apply(field) - values).max() < 1e-4
+    assert np.abs(get_rule(rule).operator((16, 24), 4).apply(field) - values).max() < 1e-4
 
 
 @pytest.mark.parametrize(("factor", "side"), [(2, 16), (4, 16), (4, 20)])
@@ -159,7 +151,7 @@ def test_spins_from_kept_modes_come_near_them(tmp_path: Path, factor: int, side:
     result = refine_store(coarse, tmp_path / "r", SPEC, WEIGHTS)
     spins = open_store(tmp_path / "r").read(0, 3)
     assert set(np.unique(spins)) == {-1, 1}
-    kept, values = operator("spectral", (side, side), factor), coarse.read(0, 3)
+    kept, values = RULES["spectral"].operator((side, side), factor), coarse.read(0, 3)
     left = kept.apply(spins.astype(np.float64)) - values
     misfit = np.sqrt(np.mean(left**2) / np.mean(values.astype(np.float64) ** 2))
     assert result["misfit"] == pytest.approx(misfit, rel=1e-6)
@@ -173,7 +165,7 @@ def test_every_sampler_keeps_the_constraint(tmp_path: Path, sampler: str, rule: 
     refine_store(coarse, tmp_path / "r", replace(SPEC, sampler=sampler), WEIGHTS)
     store = open_store(tmp_path / "r")
     assert store.attrs["sampler"] == sampler
-    again = coarsen_spins(store.read(0, 2), rule, 4, tie_seed=5)
+    again = coarsen(store.read(0, 2), rule, 4, tie_seed=5)
     assert np.array_equal(again, coarse.read(0, 2))
     with pytest.raises(BadInput, match="sampler"):
         refine_store(coarse, tmp_path / "r", SPEC, WEIGHTS)
@@ -189,7 +181,7 @@ def test_weights_of_another_system_are_refused() -> None:
 
 def test_a_users_own_arrays(tmp_path: Path) -> None:
     fine = critical_lattices(3, 16)
-    sums = coarsen_spins(fine, "block_mean", 4)
+    sums = coarsen(fine, "block_mean", 4)
     np.save(tmp_path / "means.npy", sums / 16)
     np.save(tmp_path / "sums.npy", sums)
     for name in ("means.npy", "sums.npy"):
@@ -243,14 +235,14 @@ def test_a_start_the_weights_have_not_seen_is_refused() -> None:
 
 def test_majorities_of_unknown_coins_keep_their_signs(tmp_path: Path) -> None:
     fine = critical_lattices(4, 16)
-    signs = coarsen_spins(fine, "majority", 2, tie_seed=1)
+    signs = coarsen(fine, "majority", 2, tie_seed=1)
     np.save(tmp_path / "signs.npy", signs)
     coarse = open_coarse(tmp_path / "signs.npy", 2, "majority")
     for method in ("skild", "exact", "fill"):
         spec = replace(SPEC, method=method)
         refine_store(coarse, tmp_path / method, spec, WEIGHTS, temperature=TC)
         store = open_store(tmp_path / method)
-        sums = block_sums(store.read(0, 4), 2)
+        sums = coarsen(store.read(0, 4), "block_mean", 2)
         assert ((np.sign(sums) == signs) | (sums == 0)).all()
         assert (sums == 0).any()
         assert "tie_seed" not in store.attrs
@@ -299,16 +291,17 @@ def test_coarse_stores_of_other_models(tmp_path: Path, name: str, rule: str) -> 
     q = 3 if name == "potts3" else 0
     half = tuple(side // 2 for side in KINDS[name])
     assert (coarse.q, coarse.shape, coarse.fine_shape) == (q, half, KINDS[name])
-    want = coarsen_lattices(fine, q, rule, 2, tie_seed=6, sample_ids=coarse.ids)
+    want = coarsen(fine, rule, 2, q=q, tie_seed=6, sample_ids=coarse.ids)
     assert np.array_equal(coarse.read(0, 5), want)
-    ids = np.array([3, 1])
-    unknown = replace(coarse, tie_seed=None).coins(ids)
-    if rule == "majority":
-        known = tie_priorities(6, ids, half, 3) if q else tie_coins(6, ids, half)
-        assert np.array_equal(coarse.coins(ids), known)
+    inputs = np.array([3, 1])
+    ids, unknown = coarse.ids[inputs], replace(coarse, tie_seed=None).ties(inputs)
+    assert (unknown is None) is (rule != "majority")
+    if unknown is not None:
+        known = TieBreak(6, ids).priorities(half, 3) if q else TieBreak(6, ids).signs(half)
+        assert np.array_equal(coarse.ties(inputs), known)
         assert unknown.shape == known.shape
-    assert unknown.dtype == np.int8
-    assert not unknown.any()
+        assert unknown.dtype == np.int8
+        assert not unknown.any()
 
 
 @pytest.mark.parametrize(("name", "rule"), PAIRS)
@@ -343,7 +336,7 @@ def test_majorities_of_states_may_be_any_that_is_tied_if_no_priority_is_known(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     coarse, fine = coarse_of(tmp_path, "potts3", "majority")
-    counts = state_counts(fine, 3, 2)
+    counts = coarsen(fine, "block_mean", 2, q=3)
     other = 2 - np.argmax(counts[:, ::-1], axis=1)
     assert (other != coarse.read(0, 5)).any()
     monkeypatch.setattr(

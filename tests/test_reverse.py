@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from skild_helpers import POWER_LAW, TINY, shell_deviations, tiny_weights, white
 
 from skild_phys.errors import BadInput, Interrupted
-from skild_phys.rules.coarsen import BlockMean, Decimate, Operator
+from skild_phys.rules import RULES, Operator
 from skild_phys.skild.constraint import Blocks, Free
 from skild_phys.skild.equations import STEPS, Correct, FieldPosterior, Process, make_step, run_chain
 from skild_phys.skild.schedule import (
@@ -266,7 +266,7 @@ def test_a_first_step_of_the_second_order_is_eulers() -> None:
 
 # Under A x = y.
 
-OPERATORS = [Decimate, BlockMean]
+OPERATORS = [RULES[rule].operator for rule in ("decimate", "block_mean")]
 
 
 def corrected(operator: Operator, values: Array) -> Correct:
@@ -354,7 +354,7 @@ def gaussian_skild(shape: tuple[int, int], sampler: str = "stochastic") -> Skild
 def test_skild_at_work_on_gaussian_fields(start: str, steps: int) -> None:
     """H0: P in every shell, from each start of a chain, by way of `Skild.run`; 8e-4 a case."""
     n, shape, skild = 400, (12, 9), gaussian_skild((12, 9))
-    process, sites = skild.process, Decimate(shape, 3)
+    process, sites = skild.process, RULES["decimate"].operator(shape, 3)
     truth = process.gaussian(white(n, shape, 31))
     values = sites.apply(truth.double().numpy())
     correct = None if start == "noise" else corrected(sites, values)
@@ -378,7 +378,7 @@ def test_skild_at_work_on_gaussian_fields(start: str, steps: int) -> None:
 @pytest.mark.parametrize("sampler", STEPS)
 def test_every_sampler_meets_the_coarse_field(sampler: str) -> None:
     shape, skild = (12, 12), gaussian_skild((12, 12), sampler)
-    means = BlockMean(shape, 4)
+    means = RULES["block_mean"].operator(shape, 4)
     values = means.apply(white(3, shape, 5).double().numpy())
     streams = [Streams.of(3, i) for i in range(3)]
     lambdas = chain_lambdas(CHAIN, 4.0, 0.1, 5)

@@ -16,7 +16,7 @@ from skild_helpers import TC, TINY, critical_lattices
 from skild_phys.errors import BadInput, Interrupted, OutputTaken, StoreError, WeightsError
 from skild_phys.models import MODELS
 from skild_phys.models.exact import kaufman_energy, kaufman_specific_heat
-from skild_phys.rules.coarsen import coarsen_spins
+from skild_phys.rules import coarsen
 from skild_phys.skild import train as module
 from skild_phys.skild.constraint import Blocks
 from skild_phys.skild.data import SimulationSource, Source, StoreSource
@@ -38,7 +38,6 @@ from skild_phys.skild.train import (
     train,
     write_checkpoint,
 )
-from skild_phys.skild.tuning import USUAL
 from skild_phys.skild.weights import load_weights, save_weights
 from skild_phys.store import create_store, open_lattices, open_store
 
@@ -245,17 +244,17 @@ def test_a_share_of_each_batch_knows_its_coarse_lattices() -> None:
     for _ in range(60):
         known = trainer._known(x0)
         assert (known.n_free, known.bound is None) == (6, False)
-        seen.add((known.rule, known.factor))
+        seen.add((known.rule.name, known.factor))
         lam = trainer._lambdas(known)
         assert lam.shape == (8,)
         assert lam.min() >= CONFIG.lambda_min
         assert lam.max() <= CONFIG.lambda_max
-        start = starting_lambda(known.factor, USUAL.start_scale.get(known.rule, 1.0))
+        start = starting_lambda(known.factor, known.rule.start_scale)
         assert lam[6:].max() <= REACH * start * (1 + 1e-6)
         means = known.means(torch.zeros(8, 16, 16)).numpy()
         assert not means[:6].any()
-        if known.rule == "block_mean":
-            sums = coarsen_spins(critical_lattices(8, 16)[6:], "block_mean", known.factor)
+        if known.rule.name == "block_mean":
+            sums = coarsen(critical_lattices(8, 16)[6:], "block_mean", known.factor)
             blocks = np.kron(sums / known.factor**2, np.ones((1, known.factor, known.factor)))
             assert np.allclose(means[6:], blocks, atol=1e-6)
     rules = ("block_mean", "majority", "decimate")

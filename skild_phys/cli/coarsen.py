@@ -63,9 +63,11 @@ def command(
     skild-phys coarsen fine.zarr
     skild-phys coarsen fine.zarr --factor 2 --rule majority -o signs.zarr
     """
+    from skild_phys.rules import get_rule
     from skild_phys.simulation.coarsening import coarsen_store
     from skild_phys.store import open_lattices
 
+    chosen = get_rule(rule)
     source = open_lattices(fine)
     warn_of([source])
 
@@ -85,7 +87,7 @@ def command(
                 progress=advance,
             )
 
-    kind = "coarse" if rule == "block_mean" else rule
+    kind = chosen.suffix or chosen.name
     output, store = fill(output, beside(fine, f"{kind}-x{factor}"), write)
     result = {
         "path": str(output),

@@ -45,13 +45,13 @@ def compile_kernels(
 ) -> None:
     """Compile what refining `source` will call, on one block; quick once it is cached."""
     from skild_phys.rng import kernel_state
-    from skild_phys.rules.coarsen import coarsen_lattices
+    from skild_phys.rules import coarsen
     from skild_phys.simulation.conditional import sample_conditional
     from skild_phys.simulation.conditional.sampler import CLUSTERS_FROM, SWEEPS_PER_CLUSTERS
     from skild_phys.skild.oracle import measured_sweeps, model_of_values
     from skild_phys.skild.sampling import block_means, draw_spins, rounded_sums
 
-    if source.rule == "spectral":
+    if not source.rule.binds:
         if method == "skild":
             logits = np.zeros((2, 2), dtype=np.float32)
             sums = rounded_sums(logits, 2, kernel_state(0))
@@ -61,16 +61,16 @@ def compile_kernels(
     model, clustered = model_of_values(source), source.factor >= CLUSTERS_FROM
     factor = CLUSTERS_FROM if clustered else 2
     fine = np.full((1, *[factor] * model.dimension), model.values[-1], dtype=np.int8)
-    coarse = coarsen_lattices(fine, source.q, source.rule, factor)
+    coarse = coarsen(fine, source.rule, factor, q=source.q)
     if method == "skild":
         logits, coins = np.zeros((factor, factor), dtype=np.float32), np.ones((1, 1), dtype=np.int8)
-        draw_spins(logits, source.rule, coarse[0], factor, coins, kernel_state(0))
-        if source.rule != "decimate":
-            block_means(logits, coarse[0], factor, source.rule == "majority", coins)
+        draw_spins(logits, source.rule.name, coarse[0], factor, coins, kernel_state(0))
+        if source.rule.name != "decimate":
+            block_means(logits, coarse[0], factor, source.rule.ties, coins)
     if method != "skild" or polish:
         sweeps = 0 if method == "fill" else SWEEPS_PER_CLUSTERS
         ids = np.zeros(1, dtype=np.int64)
-        sample_conditional(coarse, source.rule, factor, 1.0, 0, ids, sweeps, model=model)
+        sample_conditional(coarse, source.rule.name, factor, 1.0, 0, ids, sweeps, model=model)
     if pilot:
         one = tuple([1] * model.dimension)
         read = lambda start, stop: coarse  # noqa: E731
@@ -254,7 +254,7 @@ def _report(found: dict[str, Any], source: CoarseInput, total: int) -> str:
         lines.append(f"tau {found['tau_int']:.3g} sweeps, {found['sweeps']} sweeps a lattice")
     if "misfit" in found:
         lines.append(f"coarsened again they are off the input by {found['misfit']:.2g} of its rms")
-    elif source.rule == "majority" and source.tie_seed is None:
+    elif source.rule.ties and source.tie_seed is None:
         lines.append("coarsened again they give the input, up to ties that it does not explain")
     else:
         lines.append("coarsened again they give the input, every block")

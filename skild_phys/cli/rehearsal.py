@@ -72,20 +72,22 @@ def _simulate(params: Params) -> _Store:
 
 
 def _coarsen(params: Params, fine: _Store) -> _Store:
-    from skild_phys.rules.coarsen import coarse_field, coarse_shape, stored_scale, tie_coins
+    from skild_phys.rules import TieBreak, coarse_shape, get_rule
 
-    rule, factor = params["rule"], params["factor"]
-    coarse_field(rule, fine.q, len(fine.shape))
+    rule, factor = get_rule(params["rule"]), params["factor"]
+    kind = "states" if fine.q else "spins"
+    rule.variable(kind)
     shape = coarse_shape(fine.shape, factor)
-    stored_scale(rule, factor, len(shape))
-    seed = (params["tie_seed"] or 0) if rule == "majority" else None
+    rule.scale(kind, factor, len(shape))
+    seed = (params["tie_seed"] or 0) if rule.ties else None
     if seed is not None:
-        tie_coins(seed, np.zeros(0, dtype=np.int64), shape)
-    return replace(fine, shape=shape, rule=rule, factor=factor, tie_seed=seed)
+        TieBreak(seed, np.zeros(0, dtype=np.int64))
+    return replace(fine, shape=shape, rule=rule.name, factor=factor, tie_seed=seed)
 
 
 def _refine(params: Params, coarse: _Store, trained: bool) -> _Store:
     from skild_phys.cli.refine import spec_of, temperature_of
+    from skild_phys.rules import get_rule
     from skild_phys.skild.coarse import CoarseInput
     from skild_phys.skild.refine import check_method, check_weights_fit, lambdas_of
     from skild_phys.skild.weights import load_weights, shipped_weights
@@ -98,7 +100,7 @@ def _refine(params: Params, coarse: _Store, trained: bool) -> _Store:
     path = Path("coarse.zarr")
     attrs = {"model": coarse.model.name, "temperature": coarse.temperature}
     source = CoarseInput(
-        path, str(coarse.rule), coarse.factor, coarse.n, coarse.shape,
+        path, get_rule(str(coarse.rule)), coarse.factor, coarse.n, coarse.shape,
         np.arange(coarse.n), coarse.tie_seed, lambda start, stop: np.zeros(0), "", attrs,
         q=coarse.q,
     )  # fmt: skip

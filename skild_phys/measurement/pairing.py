@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from skild_phys.errorbars import Array
 from skild_phys.measurement.lattices import is_spins, read_lattices
 from skild_phys.measurement.rows import identities
-from skild_phys.rules.coarsen import RULES, coarsen_lattices
+from skild_phys.rules import Rule, all_rules, coarsen
 from skild_phys.store import Lattices, shared
 
 _PROBE = 8
@@ -66,7 +66,7 @@ def agreement(
     """Return a function (indices, raw lattices) -> averages that compare with the parents.
 
     `site_agreement` (n,) is the share of equal spins; `coarse_agreement` (n,) the share of
-    coarse values that the rule maps to the same number (for `spectral`, one minus the relative
+    coarse values that the rule maps to the same number (of a low-pass field, one minus the relative
     squared misfit). Spins and states only: empty for fields.
     """
     rule, factor = rule_of(model)
@@ -80,24 +80,25 @@ def agreement(
         if rule is not None:
             seed = int(model.attrs.get("tie_seed") or 0)
             a, b = (
-                coarsen_lattices(s, model.q, rule, factor, tie_seed=seed, sample_ids=names[index])
+                coarsen(s, rule, factor, q=model.q, tie_seed=seed, sample_ids=names[index])
                 for s in (raw, other)
             )
-            found["coarse_agreement"] = _same(a, b, rule)
+            found["coarse_agreement"] = _same(a, b)
         return found
 
     return compare
 
 
-def rule_of(store: Lattices) -> tuple[str | None, int]:
+def rule_of(store: Lattices) -> tuple[Rule | None, int]:
     """Return the coarse-graining that a store was refined from, (None, 1) if it names none."""
     rule, factor = store.attrs.get("rule"), store.attrs.get("factor")
     fits = isinstance(factor, int) and factor > 1 and all(n % factor == 0 for n in store.shape)
-    return (rule, int(factor or 1)) if rule in RULES and fits else (None, 1)
+    known = all_rules().get(str(rule)) if fits else None
+    return (None, 1) if known is None else (known, int(factor or 1))
 
 
-def _same(a: NDArray[Any], b: NDArray[Any], rule: str) -> Array:
-    if rule != "spectral":
+def _same(a: NDArray[Any], b: NDArray[Any]) -> Array:
+    if a.dtype.kind != "f":
         return _mean(a == b)
     a, b = a.astype(np.float64), b.astype(np.float64)
     return np.asarray(1 - ((a - b) ** 2).sum(axis=(1, 2)) / (b**2).sum(axis=(1, 2)))
@@ -120,7 +121,7 @@ def _evidence(truth: Lattices, model: Lattices, parent: NDArray[np.int64]) -> st
     index = np.flatnonzero(parent >= 0)[:_PROBE]
     same = agreement(truth, model, parent)(index, read_lattices(model, index))
     share = float(same["coarse_agreement"].mean())
-    if share >= (_SAME_FIELD if rule == "spectral" else _SAME_RULE):
+    if share >= (_SAME_FIELD if rule.stores[truth.field] == "field" else _SAME_RULE):
         return None
     return f"its coarse values are not the truth's (agreement {share:.2f})"
 

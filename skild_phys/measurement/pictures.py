@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from skild_phys.measurement.lattices import read_lattices
 from skild_phys.measurement.pairing import rule_of
 from skild_phys.measurement.rows import identities
-from skild_phys.rules.coarsen import coarsen_lattices, stored_scale
+from skild_phys.rules import coarsen
 from skild_phys.store import Lattices
 
 
@@ -53,17 +53,19 @@ def pictures(
         rule, factor = rule_of(model)
         if rule is None or truth.field not in ("spins", "states"):
             continue
-        if truth.q and rule == "block_mean":
+        if rule.stores.get(truth.field) in (None, "state_count"):
             continue
-        raw = coarsen_lattices(
+        raw = coarsen(
             read_lattices(truth, np.array([index])),
-            truth.q,
             rule,
             factor,
+            q=truth.q,
             tie_seed=int(model.attrs.get("tie_seed") or 0),
             sample_ids=identities(truth)[[index]],
         )
-        return Pictures(shown, children, _layer(raw[0] * stored_scale(rule, factor, raw.ndim - 1)))
+        return Pictures(
+            shown, children, _layer(raw[0] * rule.scale(truth.field, factor, raw.ndim - 1))
+        )
     return Pictures(shown, children, None)
 
 

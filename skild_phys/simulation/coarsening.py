@@ -11,14 +11,7 @@ from numpy.typing import NDArray
 
 from skild_phys.errors import Interrupted, StoreError
 from skild_phys.files import AnyPath, printable
-from skild_phys.rules.coarsen import (
-    check_rule,
-    coarse_field,
-    coarse_shape,
-    coarsen_lattices,
-    stored_scale,
-    tie_coins,
-)
+from skild_phys.rules import Rule, TieBreak, coarse_shape, get_rule
 from skild_phys.store import COMMIT_SECONDS, Lattices, LatticeStore, create_store, open_store
 from skild_phys.store.schema import sides
 
@@ -30,7 +23,7 @@ _ALONGSIDE = ("chain", "draw")
 def coarsen_store(
     fine: Lattices,
     path: AnyPath,
-    rule: str,
+    rule: str | Rule,
     factor: int,
     *,
     tie_seed: int | None = None,
@@ -43,15 +36,15 @@ def coarsen_store(
 
     The new store records rule, factor, the parent's name and digest, and for each sample
     `parent`: its index in `fine`, or what `fine` itself has as `parent` (a refined store). That
-    number names the coins of ties, so that a refined lattice coarse-grains as its ancestor did.
+    number names the tie-breaks, so that a refined lattice coarse-grains as its ancestor did.
     `chain` and `draw` come along where `fine` has them.
 
     Parameters
     ----------
     fine : spins or a real field in 2D or 3D, Potts states; for the rule `spectral` 2D.
     path : of the new store.
-    rule, factor : see `coarsen_spins`, `coarsen_states`, `coarsen_fields` of `rules.coarsen`.
-    tie_seed : names the coins of `majority` together with the sample; by default what `fine`
+    rule, factor : see `rules.Rule.coarsen`.
+    tie_seed : names the tie-breaks together with the sample; by default what `fine`
         was refined with, if by the same rule and factor, else 0.
     overwrite : start afresh even if a store lies at `path`.
     attrs : more attributes for the store (command line, versions).
@@ -67,18 +60,17 @@ def coarsen_store(
     BadInput, StoreError, WriteError : as `coarsen_lattices` and `create_store` do.
     Interrupted : once `stop` says so.
     """
-    _check_input(fine, rule)
-    real = fine.field == "field"
-    field = coarse_field(rule, fine.q, len(fine.shape), real=real)
+    rule = get_rule(rule)
+    _check_input(fine)
+    field = rule.variable(fine.field)
     shape = coarse_shape(fine.shape, factor)
     if tie_seed is None:
-        same = (fine.attrs.get("rule"), fine.attrs.get("factor")) == (rule, factor)
+        same = (fine.attrs.get("rule"), fine.attrs.get("factor")) == (rule.name, factor)
         tie_seed = int(fine.attrs.get("tie_seed") or 0) if same else 0
-    if rule == "majority":
-        # Refuses a bad seed before any write.
-        tie_coins(tie_seed, np.zeros(0, dtype=np.int64), shape)
     n = fine.n_samples
     parent = fine.variable("parent") if fine.has("parent") else np.arange(n)
+    TieBreak(tie_seed, parent)  # refuses a bad seed before any write
+    exact = np.float64 if fine.field == "field" else np.int8
     scalars = {"parent": parent}
     scalars |= {name: fine.variable(name) for name in _ALONGSIDE if fine.has(name)}
     chunk = fine.chunk * min(factor ** len(shape), _CHUNKS_A_COMMIT)
@@ -90,7 +82,7 @@ def coarsen_store(
         chunk=chunk,
         attrs={**_attributes(fine, rule, factor, tie_seed), **(attrs or {})},
         variables=tuple(scalars),
-        scale=1.0 if real else stored_scale(rule, factor, len(shape)),
+        scale=rule.scale(fine.field, factor, len(shape)),
         q=fine.q,
         overwrite=overwrite,
     ) as writer:
@@ -105,13 +97,11 @@ def coarsen_store(
                     break
                 start, end = end, min((end // fine.chunk + 1) * fine.chunk, last)
                 parts.append(
-                    coarsen_lattices(
-                        fine.read(start, end).astype(np.float64 if real else np.int8, copy=False),
-                        fine.q,
-                        rule,
+                    rule.coarsen(
+                        fine.read(start, end).astype(exact, copy=False),
                         factor,
-                        tie_seed=tie_seed,
-                        sample_ids=parent[start:end],
+                        q=fine.q,
+                        ties=TieBreak(tie_seed, parent[start:end]),
                     )
                 )
                 progress(end - start)
@@ -126,8 +116,7 @@ def coarsen_store(
     return open_store(path)
 
 
-def _check_input(fine: Lattices, rule: str) -> None:
-    check_rule(rule)
+def _check_input(fine: Lattices) -> None:
     usable = ("spins", "states", "field")
     if fine.field not in usable:
         names = " or ".join(f"'{name}'" for name in usable)
@@ -137,12 +126,12 @@ def _check_input(fine: Lattices, rule: str) -> None:
         raise StoreError(f"{fine.path}: variable '{fine.field}': no sample is complete")
 
 
-def _attributes(fine: Lattices, rule: str, factor: int, tie_seed: int) -> dict[str, Any]:
+def _attributes(fine: Lattices, rule: Rule, factor: int, tie_seed: int) -> dict[str, Any]:
     # What the user chose comes first: a store that differs is refused by its first difference.
     return {
-        "rule": rule,
+        "rule": rule.name,
         "factor": factor,
-        **({"tie_seed": tie_seed} if rule == "majority" else {}),
+        **({"tie_seed": tie_seed} if rule.ties else {}),
         **{name: fine.attrs[name] for name in _CARRIED if name in fine.attrs},
         "L": sides([side // factor for side in fine.shape]),
         "parent_store": printable(fine.path.name),

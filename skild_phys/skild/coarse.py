@@ -12,13 +12,7 @@ from numpy.typing import NDArray
 
 from skild_phys.errors import BadInput, StoreError
 from skild_phys.files import AnyPath
-from skild_phys.rules.coarsen import (
-    check_factor,
-    check_rule,
-    stored_scale,
-    tie_coins,
-    tie_priorities,
-)
+from skild_phys.rules import Rule, TieBreak, check_factor, get_rule
 from skild_phys.store import Lattices, open_lattices
 from skild_phys.store.schema import SCALED_FIELDS
 
@@ -29,10 +23,11 @@ class CoarseInput:
 
     Attributes
     ----------
-    path, rule, factor : of the coarse-graining; a fine lattice has `factor` times the sides.
+    path : where they lie, for messages.
+    rule, factor : of the coarse-graining; a fine lattice has `factor` times the sides.
     n, shape : number of lattices and their (ly, lx) or (lz, ly, lx).
     ids : (n,) identity of each in the ensemble it was coarsened from (its own index if unknown).
-    tie_seed : names the coins of tied majority blocks; None if the input does not say.
+    tie_seed : names the tie-breaks of majority blocks; None if the input does not say.
     series : chain and draw of each lattice, as far as the input knows them, each (n,).
     attrs : model, temperature and so on, as far as the input says.
     read : (start, stop) -> raw coarse numbers (stop - start, *shape): int16 block sums, int8
@@ -42,7 +37,7 @@ class CoarseInput:
     """
 
     path: Path
-    rule: str
+    rule: Rule
     factor: int
     n: int
     shape: tuple[int, ...]
@@ -59,21 +54,32 @@ class CoarseInput:
         """(Ly, Lx) or (Lz, Ly, Lx) of the lattices to come."""
         return tuple(side * self.factor for side in self.shape)
 
-    def coins(self, ids: NDArray[np.int64]) -> NDArray[np.int8]:
-        """Return what decides ties of the lattices `ids`; 0 throughout where it is not known.
+    @property
+    def kind(self) -> str:
+        """What the fine lattices hold unless they are fields: spins or states."""
+        return "states" if self.q else "spins"
 
-        (n, *shape) int8 coins of +-1, or for Potts states their priorities, (n, q, *shape).
+    def tie_break(self, inputs: Any) -> TieBreak | None:
+        """Return what decides ties of the lattices `inputs` (their places); None if not known."""
+        return None if self.tie_seed is None else TieBreak(self.tie_seed, self.ids[inputs])
+
+    def ties(self, inputs: Any) -> NDArray[np.int8] | None:
+        """Return the tie-breaks of the lattices `inputs`; None if the rule has no ties.
+
+        (n, *shape) int8 of +-1, or for Potts states priorities (n, q, *shape); 0 throughout where
+        they are not known.
         """
-        if self.tie_seed is None:
+        if not self.rule.ties:
+            return None
+        known = self.tie_break(inputs)
+        if known is None:
             states = (self.q,) if self.q else ()
-            return np.zeros((len(ids), *states, *self.shape), dtype=np.int8)
-        if self.q:
-            return tie_priorities(self.tie_seed, ids, self.shape, self.q)
-        return tie_coins(self.tie_seed, ids, self.shape)
+            return np.zeros((len(self.ids[inputs]), *states, *self.shape), dtype=np.int8)
+        return known.priorities(self.shape, self.q) if self.q else known.signs(self.shape)
 
 
 def open_coarse(
-    path: AnyPath, factor: int | None, rule: str | None, *, spins: bool = True
+    path: AnyPath, factor: int | None, rule: str | Rule | None, *, spins: bool = True
 ) -> CoarseInput:
     """Open coarse lattices: what `coarsen` wrote, or any that `open_lattices` takes.
 
@@ -87,32 +93,36 @@ def open_coarse(
     ------
     BadInput, StoreError : for what cannot be a coarse lattice of this rule and factor.
     """
-    kind = "field" if rule in ("block_mean", "spectral") or not spins else "spins"
-    source = open_lattices(path, None if rule is None else kind, repeats=True)
+    given = None if rule is None else get_rule(rule)
+    plain = given is not None and spins and given.stores.get("spins") == "spins"
+    wanted = None if given is None else "spins" if plain else "field"
+    source = open_lattices(path, wanted, repeats=True)
     if source.field == "image":
         raise StoreError(f"{path}: holds images; 'skild-phys images refine' makes them finer")
     source.model()  # refuses lattices that are not of the model they name
-    own_rule, own_factor = source.attrs.get("rule"), source.attrs.get("factor")
     read: Callable[[int, int], NDArray[Any]] = source.read
-    if "method" in source.attrs or own_rule is None or own_factor is None:
-        if factor is None or rule is None:
+    named, own_factor = source.attrs.get("rule"), source.attrs.get("factor")
+    if "method" in source.attrs or named is None or own_factor is None:
+        if factor is None or given is None:
             raise StoreError(
                 f"{path}: not a coarse store; to refine its lattices as they are,"
                 " give --rule and --factor"
             )
-        own_rule, own_factor = check_rule(rule), check_factor(factor)
-        read = _as_they_are(source, own_rule, own_factor, spins)
-    elif spins and own_rule != "spectral" and source.field == "field":
-        raise StoreError(f"{path}: holds fields: to refine them takes weights of fields")
+        own, own_factor = given, check_factor(factor)
+        read = _as_they_are(source, own, own_factor, spins)
+    else:
+        own, own_factor = get_rule(str(named)), check_factor(own_factor)
+        if spins and source.field == "field" and own.stores.get("spins") != "field":
+            raise StoreError(f"{path}: holds fields: to refine them takes weights of fields")
     if factor is not None and factor != own_factor:
-        raise BadInput("--factor", factor, f"{own_factor}, by which {path} was coarsened")
-    if rule is not None and rule != own_rule:
-        raise BadInput("--rule", rule, f"{own_rule}, by which {path} was coarsened")
+        raise BadInput("factor", factor, f"{own_factor}, by which {path} was coarsened")
+    if given is not None and given is not own:
+        raise BadInput("rule", given.name, f"{own.name}, by which {path} was coarsened")
     ids = source.variable("parent") if source.has("parent") else np.arange(source.n_samples)
     return CoarseInput(
         source.path,
-        check_rule(str(own_rule)),
-        check_factor(own_factor),
+        own,
+        own_factor,
         source.n_samples,
         source.shape,
         ids.astype(np.int64),
@@ -126,43 +136,28 @@ def open_coarse(
 
 
 def _as_they_are(
-    source: Lattices, rule: str, factor: int, spins: bool
+    source: Lattices, rule: Rule, factor: int, spins: bool
 ) -> Callable[[int, int], NDArray[Any]]:
     """Return what reads lattices as coarse ones of a rule that they do not name themselves."""
-    if rule == "block_mean" and source.field in ("spins", "states"):
+    d = len(source.shape)
+    scale = rule.scale("spins", factor, d)
+    if scale != 1.0 and source.field in ("spins", "states"):
         raise StoreError(f"{source.path}: holds {source.field}, not block means")
     if source.field in SCALED_FIELDS:
-        if (rule, source.scale) != ("block_mean", stored_scale(rule, factor, len(source.shape))):
+        if source.scale != scale:
             sites = round(1 / source.scale)
-            raise BadInput("--rule, --factor", f"{rule}, {factor}", f"block means of {sites} sites")
+            given = f"{rule.name}, {factor}"
+            raise BadInput("rule, factor", given, f"block means of {sites} sites")
         return source.read
 
     def read(start: int, stop: int) -> NDArray[Any]:
         values = source.read(start, stop)
-        if rule == "spectral" or not spins:
+        if not spins:
             return values.astype(np.float32)
-        return values if source.field != "field" else _raw(values, rule, factor, source.path)
+        if source.field != "field" and rule.stores.get("spins") != "field":
+            return values
+        return rule.read(values, factor, d, str(source.path))
 
     for span in source.batches() if source.field == "field" else ():
         read(*span)  # before anything is written
     return read
-
-
-def _raw(values: NDArray[Any], rule: str, factor: int, path: Path) -> NDArray[Any]:
-    """Return a user's numbers of spins as a coarse store would keep them; raises StoreError."""
-    if rule in ("majority", "decimate"):
-        if not np.isin(values, (-1, 1)).all():
-            raise StoreError(
-                f"{path}: holds fields, not spins of -1 and +1 (from 0 and 1: 2*s.astype('i1')-1);"
-                " to refine fields takes weights of fields"
-            )
-        return values.astype(np.int8)
-    sites = factor ** (values.ndim - 1)
-    sums = values.astype(np.float64) * (sites if values.dtype.kind == "f" else 1)
-    whole = np.rint(sums)
-    valid = (np.abs(sums - whole) < 1e-3) & (np.abs(whole) <= sites) & ((whole - sites) % 2 == 0)
-    if not valid.all():
-        bad = values[~valid].flat[0]
-        kind = "mean (floating point)" if values.dtype.kind == "f" else "sum (integer)"
-        raise StoreError(f"{path}: {bad} is no {kind} over {sites} spins of -1 and +1")
-    return whole.astype(np.int16)

@@ -63,9 +63,9 @@ def measured_sweeps(
     The same for the same input, temperature and seed. Raises Interrupted once `stop` says so.
     """
     model = hamiltonian_of(coarse, "--method", "exact")
-    law = Law(model, coarse.rule, coarse.factor, temperature, coarse.shape)
+    law = Law(model, coarse.rule.name, coarse.factor, temperature, coarse.shape)
     first = pilot_chains(coarse.n, law)
-    ties = coarse.coins(coarse.ids[:first]) if coarse.rule == "majority" else None
+    ties = coarse.ties(slice(first))
     try:
         return measure_sweeps(law, law.read(coarse.read(0, first), ties), seed, stop)
     except Interrupted:
@@ -89,7 +89,7 @@ def monte_carlo(
     def draw(raw: Lattices, index: Sequence[int], ties: Lattices | None) -> Lattices:
         ids = np.asarray(index, dtype=np.int64)
         return sample_conditional(
-            raw, coarse.rule, coarse.factor, temperature, seed, ids, sweeps, ties, stop,
+            raw, coarse.rule.name, coarse.factor, temperature, seed, ids, sweeps, ties, stop,
             model=model,
         )  # fmt: skip
 
@@ -110,7 +110,7 @@ def polished(
     def draw(raw: Lattices, index: Sequence[int], ties: Lattices | None) -> Lattices:
         ids, fine = np.asarray(index, dtype=np.int64), method(raw, index, ties)
         return relax(
-            fine, raw, coarse.rule, coarse.factor, temperature, seed, ids, sweeps, ties, stop,
+            fine, raw, coarse.rule.name, coarse.factor, temperature, seed, ids, sweeps, ties, stop,
             model=model,
         )  # fmt: skip
 

@@ -21,17 +21,8 @@ from torch import Tensor
 
 from skild_phys.errors import BadInput, OutputTaken, StoreError, WeightsError
 from skild_phys.files import printable
-from skild_phys.rules.coarsen import (
-    BlockMean,
-    Operator,
-    block_sums,
-    coarsen_lattices,
-    operator,
-    state_counts,
-)
-from skild_phys.simulation.conditional import CONDITIONAL_RULES
+from skild_phys.rules import RULES
 from skild_phys.skild.coarse import CoarseInput
-from skild_phys.skild.constraint import Blocks, Constraint, KeptModes, Sites
 from skild_phys.skild.equations import make_step
 from skild_phys.skild.networks import arithmetic
 from skild_phys.skild.oracle import (
@@ -144,11 +135,14 @@ def lambdas_of(weights: Weights, coarse: CoarseInput, spec: RefineSpec) -> NDArr
     start = spec.lambda_start
     if start is None:
         # Farther out than the coarse Nyquist mode asks for only as far as the weights have seen.
-        wanted = starting_lambda(coarse.factor, weights.tuning.start_scale.get(coarse.rule, 1.0))
+        rule, tuning = coarse.rule, weights.tuning
+        scale = tuning.start_scale.get(rule.name, rule.start_scale)
+        wanted = starting_lambda(coarse.factor, scale)
         start = max(starting_lambda(coarse.factor), min(wanted, weights.lambda_range[1]))
     end = spec.lambda_end
-    if end is None and coarse.rule == "spectral" and weights.output == "logits":
-        end = max(weights.tuning.spectral_end, weights.lambda_range[0])
+    if end is None and weights.output == "logits":
+        own = weights.tuning.rule_end.get(coarse.rule.name, coarse.rule.end_lambda)
+        end = None if own is None else max(own, weights.lambda_range[0])
     restarts = usual_restarts(spec.restarts, spec.steps, spec.sampler, weights.tuning)
     lambdas = weights.lambdas(start, end, spec.steps, restarts)
     check_restarts(lambdas, spec.restarts, weights.tuning)
@@ -172,25 +166,8 @@ class SkildMethod:
         height, width = coarse.fine_shape
         self.skild = Skild(weights, (height, width), device, spec.sampler)
         self.power = self.skild.process.power.cpu().numpy()
-        self.operator: Operator
-        if coarse.rule == "majority":
-            self.operator = BlockMean(coarse.fine_shape, coarse.factor)
-        else:
-            self.operator = operator(coarse.rule, coarse.fine_shape, coarse.factor)
+        self.operator = coarse.rule.proxy(coarse.fine_shape, coarse.factor)
         self.lambdas = lambdas_of(weights, coarse, spec)
-
-    def _coarse_values(self, raw: Lattices) -> NDArray[np.float64]:
-        """Return what the operator should see: means for block sums, scaled signs for majority.
-
-        A majority sign stands for a block mean of its size's root mean square. Block means of
-        fields are stored as they are, in floating point.
-        """
-        if self.coarse.rule == "majority":
-            seen = np.abs(self.operator.transfer) ** 2 * self.power
-            weight = self.skild.process.basis.weight
-            mean_square = float((seen * weight).sum()) / math.prod(self.coarse.fine_shape)
-            return raw * math.sqrt(mean_square)
-        return _as_means(self.coarse, raw)
 
     def _corrected(
         self, fields: Tensor, values: NDArray[np.float64], sigma: NDArray[np.float64]
@@ -198,19 +175,9 @@ class SkildMethod:
         moved = self.operator.correct(fields.double().cpu().numpy(), values, sigma)
         return torch.from_numpy(moved.astype(np.float32)).to(fields.device)
 
-    def _constraint(
-        self, raw: Lattices, values: NDArray[np.float64], coins: Lattices | None
-    ) -> Constraint:
-        rule, factor, device = self.coarse.rule, self.coarse.factor, self.skild.device
-        if rule in ("block_mean", "majority"):
-            return Blocks(raw, factor, rule == "majority", coins)
-        if rule == "decimate":
-            return Sites(raw, factor, device)
-        return KeptModes(values, self.operator, device)
-
     def __call__(self, raw: Lattices, index: Sequence[int], coins: Lattices | None) -> Lattices:
         streams = [Streams.of(self.spec.seed, i) for i in index]
-        values, skild = self._coarse_values(raw), self.skild
+        values, skild = self.coarse.rule.values(raw, self.operator, self.power), self.skild
         with torch.inference_mode():
             prior = skild.process.gaussian(white_noise(streams, skild.shape, skild.device))
             guess = self._corrected(prior, values, self.power)
@@ -221,7 +188,8 @@ class SkildMethod:
                     return self._corrected(fields, values, sigma)
 
                 return skild.run(start, self.lambdas, streams, correct=correct, stop=self.stop)
-            bound = self._constraint(raw, values, coins)
+            rule, factor = self.coarse.rule, self.coarse.factor
+            bound = rule.condition(raw, self.coarse.fine_shape, factor, coins, skild.device)
             return skild.run(start, self.lambdas, streams, constraint=bound, stop=self.stop)
 
 
@@ -233,17 +201,16 @@ def check_method(
     `fields` says that the weights of method skild give real numbers. Their own limits, such as
     the lambdas that they were trained on, are not looked at.
     """
-    conditional = coarse.rule in CONDITIONAL_RULES
+    exact = " or ".join(rule.name for rule in RULES.values() if rule.exact)
     if spec.method == "skild":
         check_skild_fits(coarse)
-        if fields and coarse.rule == "majority":
-            raise BadInput("--rule", coarse.rule, "a linear rule for continuous fields")
-        if spec.polish and (fields or not conditional):
-            accepted = "0, unless spins are refined by " + " or ".join(CONDITIONAL_RULES)
+        if fields:
+            coarse.rule.operator(coarse.fine_shape, coarse.factor)
+        if spec.polish and (fields or not coarse.rule.exact):
+            accepted = f"0, unless spins are refined by {exact}"
             raise BadInput("--polish", spec.polish, accepted)
-    elif not conditional:
-        accepted = " or ".join(CONDITIONAL_RULES) + f" for {spec.method}"
-        raise BadInput("--rule", coarse.rule, accepted)
+    elif not coarse.rule.exact:
+        raise BadInput("rule", coarse.rule.name, f"{exact} for {spec.method}")
     if spec.method == "exact" or spec.polish:
         option = ("--polish", spec.polish) if spec.polish else ("--method", spec.method)
         hamiltonian_of(coarse, *option)
@@ -321,14 +288,13 @@ def refine_store(
     attrs = _attributes(coarse, spec, weights, weights_sha256, temperature, device)
     attrs |= {"seed": seed} | ({} if streams is None else {"streams": streams})
     attrs |= (extra_attrs or {}) | ({} if tau is None else {"tau_int": tau})
-    scalars, bound = _scalars(coarse, fields), not fields and coarse.rule != "spectral"
+    scalars, bound = _scalars(coarse, fields), not fields and coarse.rule.binds
     misfits: list[NDArray[np.float64]] = []
 
     def make(index: Sequence[int]) -> Lattices:
         inputs = [i // copies for i in index]
         raw = np.stack([_one(coarse, i) for i in inputs])
-        coins = coarse.coins(coarse.ids[inputs]) if coarse.rule == "majority" else None
-        return method(raw, index, coins)
+        return method(raw, index, coarse.ties(inputs))
 
     def extra(fine: Lattices, index: NDArray[np.int64]) -> dict[str, Lattices]:
         inputs = index // copies
@@ -406,12 +372,6 @@ def _scalars(coarse: CoarseInput, fields: bool) -> dict[str, Callable[[Lattices]
     return {"energy": model.energy, "magnetization": model.magnetization}
 
 
-def _as_means(coarse: CoarseInput, raw: Lattices) -> NDArray[np.float64]:
-    """Return what a linear operator would have given: means of blocks where sums are kept."""
-    sums = coarse.rule == "block_mean" and raw.dtype.kind == "i"
-    return raw / float(coarse.factor**2 if sums else 1)
-
-
 def _given(coarse: CoarseInput, inputs: NDArray[np.int64]) -> Lattices:
     """Return the raw coarse lattices `inputs`, a rising stretch of indices."""
     given: Lattices = coarse.read(int(inputs[0]), int(inputs[-1]) + 1)[inputs - inputs[0]]
@@ -420,38 +380,17 @@ def _given(coarse: CoarseInput, inputs: NDArray[np.int64]) -> Lattices:
 
 def _misfit(coarse: CoarseInput, fine: Lattices, inputs: NDArray[np.int64]) -> NDArray[np.float64]:
     """Return the sums of squares of A x - y, and of y."""
-    values = _as_means(coarse, _given(coarse, inputs))
-    seen = operator(coarse.rule, coarse.fine_shape, coarse.factor).apply(fine.astype(np.float64))
+    operator = coarse.rule.operator(coarse.fine_shape, coarse.factor)
+    values = coarse.rule.values(_given(coarse, inputs), operator, np.empty(0))
+    seen = operator.apply(fine.astype(np.float64))
     return np.array([np.square(seen - values).sum(), np.square(values).sum()])
 
 
 def _check_consistent(coarse: CoarseInput, fine: Lattices, inputs: NDArray[np.int64]) -> None:
     """Raise RuntimeError unless the lattices coarse-grain to their input, every number of it."""
-    again = coarsen_lattices(
-        fine,
-        coarse.q,
-        coarse.rule,
-        coarse.factor,
-        tie_seed=coarse.tie_seed or 0,
-        sample_ids=coarse.ids[inputs],
-    )
-    given = _given(coarse, inputs)
-    if coarse.rule == "majority" and coarse.tie_seed is None:
-        # What a tie was decided by is not known: the input may say any of what is tied.
-        again = np.where(_could_be(coarse, fine, given), given, again)
-    if not np.array_equal(again, given):
+    given, ties = _given(coarse, inputs), coarse.tie_break(inputs)
+    if not coarse.rule.agrees(fine, given, coarse.factor, coarse.q, ties).all():
         raise RuntimeError("refined lattices do not coarse-grain to their input")
-
-
-def _could_be(coarse: CoarseInput, fine: Lattices, given: Lattices) -> NDArray[np.bool_]:
-    """Return where `given` is one of the commonest values of its block."""
-    dimension = len(coarse.shape)
-    if not coarse.q:
-        sums = block_sums(fine, coarse.factor, dimension)
-        return np.asarray((sums == 0) | (np.sign(sums) == given))
-    counts = state_counts(fine, coarse.q, coarse.factor, dimension)
-    of_given = np.take_along_axis(counts, given[:, None].astype(np.int64), axis=1)
-    return np.asarray(of_given[:, 0] == counts.max(axis=1))
 
 
 _HELD = threading.local()
@@ -483,14 +422,14 @@ def _attributes(
         "L": sides(coarse.fine_shape),
         "temperature": temperature,
         "method": spec.method,
-        "rule": coarse.rule,
+        "rule": coarse.rule.name,
         "factor": coarse.factor,
         "seed": spec.seed,
         "samples_per_input": spec.samples_per_input,
         "parent_store": printable(coarse.path.name),
         "parent_sha256": coarse.digest,
     }
-    if coarse.rule == "majority":
+    if coarse.rule.ties:
         attrs["tie_seed"] = coarse.tie_seed
     if spec.method == "skild" and weights is not None:
         lambdas = lambdas_of(weights, coarse, spec)

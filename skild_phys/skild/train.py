@@ -27,8 +27,8 @@ from skild_phys import __version__
 from skild_phys.errors import BadInput, Interrupted, OutputTaken, WeightsError
 from skild_phys.files import parse_json, write_bytes_atomically
 from skild_phys.rng import seed_sequence
-from skild_phys.rules.coarsen import coarsen_spins
-from skild_phys.skild.constraint import Blocks, Constraint, Sites, differentiable_means
+from skild_phys.rules import RULES, Rule
+from skild_phys.skild.constraint import Blocks, Constraint, differentiable_means
 from skild_phys.skild.data import EVERY, Source
 from skild_phys.skild.equations import Process, each, field_target, scale_weights, see_fields
 from skild_phys.skild.measured import (
@@ -67,7 +67,6 @@ from skild_phys.skild.targets import (
     spin_surrogate,
     wave_slope,
 )
-from skild_phys.skild.tuning import USUAL
 from skild_phys.skild.weights import Weights, content_sha256
 
 DTYPES = {"bf16": torch.bfloat16, "float32": torch.float32}
@@ -176,10 +175,8 @@ def learning_rate(step: int, config: Recipe) -> float:
     return config.learning_rate * warm * min(1.0, left)
 
 
-RULES_SEEN = ("block_mean", "majority", "majority", "decimate", "decimate")
 FACTORS = (2, 4, 8)
-"""Of the coarse lattices that a part of each batch knows; block means half as often: what they say
-is the easiest to learn."""
+"""Of the coarse lattices that a part of each batch knows; the rule is drawn by `Rule.shown`."""
 REACH = 4.0
 """Up to how many times the lambda where a chain usually starts they are known."""
 
@@ -188,22 +185,22 @@ class Known:
     """A batch whose first lattices are free and whose others know their coarse lattices."""
 
     def __init__(
-        self, n_free: int, spins: Tensor | None = None, rule: str = "", factor: int = 1
+        self,
+        n_free: int,
+        spins: Tensor | None = None,
+        rule: Rule | None = None,
+        factor: int = 1,
     ) -> None:
         self.n_free, self.rule, self.factor = n_free, rule, factor
         self.bound: Constraint | None = None
-        if spins is None:
+        if spins is None or rule is None:
             return
-        lattices = spins.cpu().numpy().astype(np.int8)
-        raw = coarsen_spins(lattices, rule, factor)
-        if rule == "decimate":
-            self.bound = Sites(raw, factor, spins.device)
-        else:
-            self.bound = Blocks(raw, factor, rule == "majority")
+        raw = rule.coarsen(spins.cpu().numpy().astype(np.int8), factor)
+        self.bound = rule.condition(raw, tuple(spins.shape[1:]), factor, None, spins.device)
 
     def reach(self, most: float) -> float:
         """Return the largest lambda at which the coarse lattices are of use, `most` at most."""
-        scale = USUAL.start_scale.get(self.rule, 1.0)
+        scale = self.rule.start_scale if self.rule else 1.0
         return min(most, REACH * starting_lambda(self.factor, scale))
 
     def means(self, logits: Tensor) -> Tensor:
@@ -321,9 +318,10 @@ class Trainer:
         known = min(n - 1, round(c.coarse_share * n)) if c.output == "logits" and factors else 0
         if not known:
             return Known(n)
-        which = int(torch.randint(len(RULES_SEEN), (1,), generator=self.random))
+        rules = [rule for rule in RULES.values() for _ in range(rule.shown)]
+        rule = rules[int(torch.randint(len(rules), (1,), generator=self.random))]
         factor = factors[int(torch.randint(len(factors), (1,), generator=self.random))]
-        return Known(n - known, x0[n - known :], RULES_SEEN[which], factor)
+        return Known(n - known, x0[n - known :], rule, factor)
 
     def _lambdas(self, known: Known) -> Tensor:
         """Draw lambda log-uniformly, stratified; a share of the free lattices far out.

@@ -18,8 +18,8 @@ class Tuning:
     Attributes
     ----------
     lambda_end : last network evaluation of a chain. X_t shows all but 1 spin in 100 there.
-    spectral_end : the same where a low-pass field guides spins: the last sample, given block sums
-        that the data do not have, is less bound by those before.
+    rule_end, start_scale : by rule, `Rule.end_lambda` and `Rule.start_scale` where they are other
+        than the rule's own.
     restart, turn, low : a restart goes from `turn` back up to `restart`, and the chain at last from
         `low` to its end: what is wrong above is made good by a few evaluations. The shipped
         weights evaluate no network from `turn` down.
@@ -27,8 +27,6 @@ class Tuning:
     restarts : of a chain that refines.
     stride, fine_stride : largest distance in log lambda between evaluations of a chain that
         restarts (as far as `turn`), and of one that falls all the way.
-    start_scale : by rule, how far past the coarse Nyquist mode a chain starts (1 where not named):
-        signs and decimated spins say less about the Fourier modes they carry than block means do.
     alone, first, second, parts : mean-field iterations without a network, before and after it, and
         after a part of the spins has been sampled.
     rate, momentum : of the damped iteration, m += rate (tanh(l / 2) - m) + momentum (m - m before):
@@ -45,7 +43,8 @@ class Tuning:
     """
 
     lambda_end: float = 0.1
-    spectral_end: float = 0.13
+    rule_end: Mapping[str, float] = field(default_factory=dict)
+    start_scale: Mapping[str, float] = field(default_factory=dict)
     restart: float = 1.5
     turn: float = 0.44
     low: float = 0.35
@@ -54,9 +53,6 @@ class Tuning:
     restarts: int = 2
     stride: float = 0.75
     fine_stride: float = 0.45
-    start_scale: Mapping[str, float] = field(
-        default_factory=lambda: {"majority": 3.0, "decimate": 8.0}
-    )
     alone: int = 8
     first: int = 4
     second: int = 2

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from skild_phys.errors import BadInput, InputWarning, StoreError
 from skild_phys.models import MODELS, parse_temperature
-from skild_phys.rules.coarsen import check_factor, check_rule, stored_scale
+from skild_phys.rules import check_factor, get_rule
 from skild_phys.store.dataset import as_stored
 from skild_phys.store.formats import field_name
 from skild_phys.store.identity import copied, whole_numbers
@@ -114,7 +114,7 @@ class ForeignLattices(Lattices):
         scale = self._values.encoding.get("scale_factor")
         if scale is None and {"rule", "factor"} <= set(self.attrs):
             factor = check_factor(self.attrs["factor"])
-            scale = stored_scale(check_rule(self.attrs["rule"]), factor, len(self.shape))
+            scale = get_rule(self.attrs["rule"]).scale("spins", factor, len(self.shape))
         if scale is None and self._name == "state_count":
             raise BadInput(f"{self.path}: state_count", "no rule and factor", "them as attributes")
         if scale is not None and not 0 < scale <= 1:

@@ -106,7 +106,7 @@ def _measured(
     from skild_phys.skild.spins import MeanField
 
     method, clock = SkildMethod(weights, coarse, spec), Clock()
-    coins = coarse.coins(coarse.ids) if coarse.rule == "majority" else None
+    coins = coarse.ties(slice(None))
 
     def refine_one(i: int) -> None:
         method(coarse.read(i, i + 1), [i], None if coins is None else coins[i : i + 1])
@@ -134,7 +134,7 @@ def _measured(
         raise RuntimeError(f"never called: {', '.join(missing)}")
     one_thread = statistics.median(walls)
     parts = {part: one_thread * clock.seconds[part] / total for part in _PARTS}
-    exact = coarse.rule != "spectral"
+    exact = coarse.rule.exact
     return {
         "shape": list(coarse.fine_shape),
         "denoiser_calls": len(method.lambdas),

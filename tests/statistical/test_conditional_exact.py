@@ -23,13 +23,7 @@ from scipy.stats import chi2
 
 from skild_phys.models import MODELS
 from skild_phys.rng import kernel_state
-from skild_phys.rules.coarsen import (
-    block_sums,
-    coarsen_lattices,
-    state_counts,
-    tie_coins,
-    tie_priorities,
-)
+from skild_phys.rules import TieBreak, coarsen
 from skild_phys.simulation.conditional import (
     CONDITIONAL_RULES,
     Chain,
@@ -79,15 +73,15 @@ class Case:
         self.q = len(model.values) if model.field == "states" else 0
         ids = np.full(len(every), SAMPLE)
         self.every = lambda: every
-        coarse = coarsen_lattices(every, self.q, rule, factor, tie_seed=TIE_SEED, sample_ids=ids)
+        coarse = coarsen(every, rule, factor, q=self.q, tie_seed=TIE_SEED, sample_ids=ids)
         truth = int(np.random.default_rng(seed).integers(len(every)))
         self.coarse: NDArray[Any] = coarse[truth]
         half = tuple(side // factor for side in shape)
         one = np.array([SAMPLE])
         self.ties = (
-            tie_priorities(TIE_SEED, one, half, self.q)
+            TieBreak(TIE_SEED, one).priorities(half, self.q)
             if self.q
-            else tie_coins(TIE_SEED, one, half)
+            else TieBreak(TIE_SEED, one).signs(half)
         )[0]
         fits, share = coarse == self.coarse, np.ones(len(every))
         if not known:
@@ -101,14 +95,13 @@ class Case:
 
     def _open_ties(self, every: Lattices) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
         """Return where the coarse value is among the commonest, and 1 / (states tied), overall."""
-        dimension = self.model.dimension
         if self.q:
-            counts = state_counts(every, self.q, self.factor, dimension)
+            counts = coarsen(every, "block_mean", self.factor, q=self.q)
             mine = np.take_along_axis(counts, self.coarse[None, None].astype(np.int64), axis=1)
             tied = (counts == mine).sum(axis=1)
             fits = mine[:, 0] == counts.max(axis=1)
         else:
-            sums = block_sums(every, self.factor, dimension)
+            sums = coarsen(every, "block_mean", self.factor)
             tied, fits = 1 + (sums == 0), sums * self.coarse >= 0
         return fits, (1.0 / tied).reshape(len(every), -1).prod(axis=1)
 
@@ -352,7 +345,7 @@ def test_fill_of_unknown_ties(q: int) -> None:
     model = MODELS[f"potts{q}" if q else "ising2d"]
     top = np.full((200, 200), model.values[-1], np.int8)
     fine = random_fill(top, "majority", 2, kernel_state(3), model=model)
-    count = np.stack([block_sums(fine == value, 2) for value in model.values])
+    count = np.stack([coarsen(fine == value, "block_mean", 2) for value in model.values])
     mine, tied = count[-1].ravel(), (count == count.max(axis=0)).sum(axis=0).ravel()
     assert (mine == count.max(axis=0).ravel()).all()
     full = dict.fromkeys(itertools.product(range(5), range(1, 5)), 0)
@@ -390,8 +383,8 @@ def test_the_ensemble_stays_where_it_is(
         wolff(spins, TC, state, 12)
         fine[k] = spins
     ids = np.arange(n)
-    coarse = coarsen_lattices(fine, 0, rule, factor, sample_ids=ids)
-    coins = tie_coins(0, ids, coarse.shape[1:])
+    coarse = coarsen(fine, rule, factor, sample_ids=ids)
+    coins = TieBreak(0, ids).signs(coarse.shape[1:])
     for temperature, passes in [(TC, True), (TC / 1.2, False)]:
         again = sample_conditional(coarse, rule, factor, temperature, 3, ids, sweeps, coins)
         change = MODEL.energy(again) - MODEL.energy(fine)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from skild_phys.errors import BadInput
 from skild_phys.models import Model
 from skild_phys.models.potts import Potts
-from skild_phys.rules.coarsen import check_factor
+from skild_phys.rules import check_factor
 from skild_phys.simulation.conditional.blocks import Layout, States, build_layout
 from skild_phys.simulation.conditional.draws import metropolis
 from skild_phys.simulation.conditional.fill import fill_counts, fill_free, fill_majority

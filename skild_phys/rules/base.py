@@ -1,0 +1,234 @@
+"""What every coarse-graining rule says of itself; sites that go together are blocks of b^d.
+
+A block is the square (in 3D the cube) of factor^d sites whose corner (0, 0) is a multiple of the
+factor. The variables of a store name what sites hold: `spins`, `states` (of q), `field`.
+"""
+
+from __future__ import annotations
+
+import numbers
+from abc import ABC
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skild_phys.errors import BadInput, StoreError
+from skild_phys.plugins import load_plugins, look_up, one_of
+from skild_phys.rules.operators import Array, Operator, coarse_shape
+
+if TYPE_CHECKING:
+    import torch
+
+    from skild_phys.skild.constraint import Constraint
+
+RULES: dict[str, Rule] = {}
+"""The rules by name; `RULES["mine"] = Mine()`, or an entry point of the group
+`skild_phys.rules`, adds one."""
+
+DEFAULT_RULE = "block_mean"
+
+
+@dataclass(frozen=True)
+class TieBreak:
+    """What decides ties: a keyed hash of (seed, sample id, [z,] y, x), and of nothing else.
+
+    The same whenever and in whatever order it is asked for.
+
+    Parameters
+    ----------
+    seed : a whole number in 0 .. 2^64 - 1.
+    ids : (n,) whole numbers >= 0, the identities of the samples.
+    """
+
+    seed: int
+    ids: NDArray[np.integer[Any]]
+
+    def __post_init__(self) -> None:
+        whole = isinstance(self.seed, numbers.Integral) and not isinstance(self.seed, bool)
+        if not whole or not 0 <= self.seed < 2**64:
+            raise BadInput("tie_seed", self.seed, "a whole number in 0 .. 2^64 - 1")
+
+    def _hashes(self, shape: tuple[int, ...]) -> NDArray[np.uint64]:
+        key = _mix(np.array([int(self.seed)], dtype=np.uint64))
+        bits = _mix(key ^ np.asarray(self.ids).astype(np.uint64))
+        for side in shape:
+            bits = _mix(bits[..., None] ^ np.arange(side, dtype=np.uint64))
+        return bits
+
+    def signs(self, shape: tuple[int, ...]) -> NDArray[np.int8]:
+        """Return +1 or -1 for each block, (n, *shape) int8, with probability 1/2 each."""
+        return np.where(self._hashes(shape) >> np.uint64(63), 1, -1).astype(np.int8)
+
+    def priorities(self, shape: tuple[int, ...], q: int) -> NDArray[np.int8]:
+        """Return a random order of the q states for each block, (n, q, *shape) int8.
+
+        A permutation of 0 .. q-1, each equally likely: among tied states the one of largest
+        priority is a fair choice.
+        """
+        bits = self._hashes(shape)
+        # A hash of different numbers by a one-to-one function: no two keys are equal.
+        keys = np.stack([_mix(bits ^ np.uint64(state)) for state in range(q)], axis=1)
+        ranks = np.zeros(keys.shape, dtype=np.int8)
+        for state in range(q):
+            ranks += keys[:, state, None] < keys
+        return ranks
+
+
+def _mix(bits: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Return splitmix64's output for the states `bits` (Steele, Lea, Flood, OOPSLA 2014)."""
+    bits = bits + np.uint64(0x9E3779B97F4A7C15)
+    bits = (bits ^ (bits >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    bits = (bits ^ (bits >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return bits ^ (bits >> np.uint64(31))
+
+
+class Rule(ABC):
+    """A coarse-graining rule: all that the package needs to know of one.
+
+    A rule of one's own overrides `reduce` or `operator`, and what else it can give.
+
+    Attributes
+    ----------
+    name : by which commands and stores call it.
+    stores : variable of a fine store -> variable of the coarse one; what is missing is refused.
+    ties : whether ties need a tie-break (`tie_seed`).
+    suffix : of the names of coarse stores, if other than the name.
+    binds : whether refined spins coarse-grain to the coarse values again, bit for bit.
+    exact : whether there are Monte Carlo moves that keep the coarse values.
+    start_scale : how far past the coarse Nyquist mode a chain of SKILD starts, in lambda.
+    end_lambda : where a chain of spins ends; None for where the weights say.
+    shown : how many parts of the conditioned training samples know such a coarse lattice.
+    """
+
+    name: ClassVar[str]
+    stores: ClassVar[Mapping[str, str]]
+    ties: ClassVar[bool] = False
+    binds: ClassVar[bool] = True
+    exact: ClassVar[bool] = False
+    suffix: ClassVar[str | None] = None
+    start_scale: ClassVar[float] = 1.0
+    end_lambda: ClassVar[float | None] = None
+    shown: ClassVar[int] = 0
+
+    def variable(self, kind: str) -> str:
+        """Return the variable that holds what becomes of `kind` (spins, states, field).
+
+        Raises BadInput for what this rule does not coarse-grain.
+        """
+        if kind not in self.stores:
+            able = [rule.name for rule in RULES.values() if kind in rule.stores]
+            what = {"states": "Potts states", "field": "fields"}.get(kind, kind)
+            raise BadInput("rule", self.name, f"{one_of(able)} for {what}")
+        return self.stores[kind]
+
+    def scale(self, kind: str, factor: int, dimension: int) -> float:
+        """Return what a stored number of the coarse lattice is multiplied by; 1 unless counted."""
+        return 1.0
+
+    def coarsen(
+        self,
+        fine: NDArray[Any],
+        factor: int,
+        *,
+        q: int = 0,
+        dimension: int | None = None,
+        ties: TieBreak | None = None,
+    ) -> NDArray[Any]:
+        """Coarse-grain samples to the numbers that a coarse store keeps.
+
+        Parameters
+        ----------
+        fine : (n, Ly, Lx) or (n, Lz, Ly, Lx): int8 spins +-1, int8 states 0 .. q-1, or real
+            fields, with components (n, k, ..) if `dimension` says so.
+        factor : side of a block; a whole number of at least 2 that divides every side.
+        q : number of states; 0 for spins and fields.
+        dimension : of the lattice, its last axes; None for all but the first.
+        ties : the tie-break; by default of seed 0 and samples 0 .. n-1.
+
+        Raises
+        ------
+        BadInput : for lattices that the rule is not for, or a factor that cannot be used.
+        """
+        d = fine.ndim - 1 if dimension is None else dimension
+        kind = kind_of(fine, q)
+        self.variable(kind)
+        coarse_shape(fine.shape[-d:], factor)
+        self.scale(kind, factor, d)
+        return self.reduce(fine, factor, d, q, ties or TieBreak(0, np.arange(len(fine))))
+
+    def reduce(
+        self, fine: NDArray[Any], factor: int, dimension: int, q: int, ties: TieBreak
+    ) -> NDArray[Any]:
+        """Return what `coarsen` does, of checked arguments; by `operator` if not overridden."""
+        found = self.operator(fine.shape[-dimension:], factor).apply(fine.astype(np.float64))
+        return found.astype(np.float32)
+
+    def agrees(
+        self, fine: NDArray[Any], raw: NDArray[Any], factor: int, q: int, ties: TieBreak | None
+    ) -> NDArray[np.bool_]:
+        """Return where `fine` coarse-grains to `raw`; without a tie-break where it may."""
+        return np.asarray(self.coarsen(fine, factor, q=q, ties=ties) == raw)
+
+    def read(self, values: NDArray[Any], factor: int, dimension: int, where: str) -> NDArray[Any]:
+        """Return a user's own numbers as a coarse store of spins would keep them.
+
+        Raises StoreError, naming `where`, for what the rule cannot make of spins.
+        """
+        if self.variable("spins") == "field":
+            return values.astype(np.float32)
+        if not np.isin(values, (-1, 1)).all():
+            raise StoreError(
+                f"{where}: holds fields, not spins of -1 and +1 (from 0 and 1: 2*s.astype('i1')-1);"
+                " to refine fields takes weights of fields"
+            )
+        return values.astype(np.int8)
+
+    def operator(self, shape: tuple[int, ...], factor: int) -> Operator:
+        """Return the linear operator A that the rule is on fields of `shape`; BadInput if none."""
+        linear = [rule.name for rule in RULES.values() if "field" in rule.stores]
+        raise BadInput("rule", self.name, "a linear rule: " + ", ".join(linear))
+
+    def proxy(self, shape: tuple[int, ...], factor: int) -> Operator:
+        """Return the operator by which the start of a chain is moved: A, or what is near it."""
+        return self.operator(shape, factor)
+
+    def values(self, raw: NDArray[Any], seen: Operator, power: Array) -> Array:
+        """Return what the operator `seen` (`proxy`) gave where a store keeps `raw`.
+
+        `power` : (Ly, .., Lx // 2 + 1) variances of the fine modes.
+        """
+        return np.asarray(raw, dtype=np.float64)
+
+    def condition(
+        self,
+        raw: NDArray[Any],
+        shape: tuple[int, ...],
+        factor: int,
+        ties: NDArray[np.int8] | None,
+        device: torch.device,
+    ) -> Constraint:
+        """Return the condition that coarse lattices `raw` are on spins of `shape`, for SKILD.
+
+        `ties` (n, *coarse shape) are the tie-breaks, 0 where they are not known.
+        """
+        raise BadInput("rule", self.name, "a rule with a condition on spins")
+
+
+def kind_of(values: NDArray[Any], q: int) -> str:
+    """Return the variable that samples would be stored as: field, states or spins."""
+    return "field" if values.dtype.kind == "f" else "states" if q else "spins"
+
+
+def get_rule(rule: str | Rule) -> Rule:
+    """Return the rule of that name, or the rule itself; raises BadInput for an unknown name."""
+    if isinstance(rule, Rule):
+        return rule
+    return look_up(RULES, "skild_phys.rules", "rule", rule)
+
+
+def all_rules() -> dict[str, Rule]:
+    """Return every rule, those of installed packages among them."""
+    return load_plugins(RULES, "skild_phys.rules")
