@@ -320,15 +320,10 @@ def test_orders_of_states_are_fair_and_independent() -> None:
 def test_what_cannot_be_done_with_states_or_large_blocks() -> None:
     cube = random_spins((1, 8, 8, 8))
     states = np.zeros((1, 8, 8), np.int8)
-    with pytest.raises(BadInput, match=r"rule: 'spectral' .* for 3D lattices"):
-        coarsen(cube, "spectral", 2)
     with pytest.raises(BadInput, match=r"rule: 'spectral' .* for Potts states"):
         coarsen(states, "spectral", 2, q=3)
     with pytest.raises(BadInput, match="rule: 'mean'"):
         coarsen(states, "mean", 2, q=3)
-    for rule in LINEAR:
-        with pytest.raises(BadInput, match="2D lattices, not 3D"):
-            get_rule(rule).operator((8, 8, 8), 2)
     with pytest.raises(BadInput, match="all sides of 8 x 8 x 8"):
         coarsen(cube, "decimate", 3)
     with pytest.raises(BadInput, match="factor: 32 is not accepted; expected at most 31"):
