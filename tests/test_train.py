@@ -16,7 +16,7 @@ from skild_helpers import TC, TINY, critical_lattices
 from skild_phys.errors import BadInput, Interrupted, OutputTaken, StoreError, WeightsError
 from skild_phys.models import MODELS
 from skild_phys.models.exact import kaufman_energy, kaufman_specific_heat
-from skild_phys.rules import coarsen
+from skild_phys.rules import RULES, coarsen
 from skild_phys.skild import train as module
 from skild_phys.skild.constraint import Blocks
 from skild_phys.skild.data import SimulationSource, Source, StoreSource
@@ -544,7 +544,7 @@ def test_targets_keep_what_a_lattice_knows(rule: str) -> None:
     """
     trainer = Trainer(replace(CONFIG, targets="conditional"), source())
     x0 = torch.from_numpy(source().next(8).astype(np.float32))
-    known = Known(3, x0[3:], rule, 2)
+    known = Known(3, x0[3:], RULES[rule], 2)
     lam = torch.full((8,), 1.0)
     evidence = trainer.mean_field.evidence(x0 + 0.1, lam)
     targets = trainer._targets(evidence, x0, known)
