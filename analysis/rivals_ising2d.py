@@ -46,12 +46,12 @@ from study import Study, kept, residuals, skild_phys
 from skild_phys.models import MODELS
 from skild_phys.rng import kernel_state, seed_sequence
 from skild_phys.rules import RULES, coarsen
+from skild_phys.rules.sampling import draw_spins
 from skild_phys.skild.data import SimulationSource
 from skild_phys.skild.equations import Process, y0_from_output
 from skild_phys.skild.networks import network_dtype
 from skild_phys.skild.produce import produce
 from skild_phys.skild.recipe import Recipe, read_recipe
-from skild_phys.skild.sampling import draw_spins
 from skild_phys.skild.schedule import Linear, chain_lambdas
 from skild_phys.skild.skild import Skild
 from skild_phys.skild.spectrum import PowerLaw

@@ -27,7 +27,7 @@ from study import Study, signed
 
 from skild_phys.models import MODELS
 from skild_phys.rules import coarsen
-from skild_phys.skild.constraint import Blocks
+from skild_phys.rules.conditions import Blocks
 from skild_phys.skild.data import SimulationSource
 from skild_phys.skild.equations import Process, see_fields, y0_from_output
 from skild_phys.skild.recipe import Recipe, read_recipe

@@ -12,7 +12,7 @@ from skild_helpers import critical_lattices, white
 
 from skild_phys.rng import kernel_state
 from skild_phys.rules import RULES, TieBreak, coarsen
-from skild_phys.skild.constraint import (
+from skild_phys.rules.conditions import (
     Blocks,
     Constraint,
     Free,
@@ -20,7 +20,7 @@ from skild_phys.skild.constraint import (
     Sites,
     differentiable_means,
 )
-from skild_phys.skild.sampling import block_means, draw_spins, rounded_sums
+from skild_phys.rules.sampling import block_means, draw_spins, rounded_sums
 
 Array = NDArray[np.float64]
 CPU = torch.device("cpu")

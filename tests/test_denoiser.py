@@ -11,7 +11,7 @@ from skild_helpers import NEIGHBOURS, POWER_LAW, TINY, critical_lattices, tiny_w
 from torch.nn.functional import softplus
 
 from skild_phys.rules import coarsen
-from skild_phys.skild.constraint import Blocks
+from skild_phys.rules.conditions import Blocks
 from skild_phys.skild.equations import Process, field_target, y0_from_output
 from skild_phys.skild.networks import OUTPUTS, make_network, odd_outputs
 from skild_phys.skild.spectrum import BASES

@@ -12,7 +12,7 @@ from skild_helpers import critical_lattices
 
 from skild_phys.rng import kernel_state
 from skild_phys.rules import TieBreak, coarsen
-from skild_phys.skild.sampling import draw_spins
+from skild_phys.rules.sampling import draw_spins
 
 DRAWS = 4000
 

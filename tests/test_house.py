@@ -18,7 +18,17 @@ PACKAGE = Path(sp.__file__).parent
 PLUGINS = Path(__file__).parent / "plugins"
 
 FLOORS = (
-    {"errors", "files", "rng", "errorbars", "memory", "vectors", "kernel_cache", "forks"},
+    {
+        "errors",
+        "plugins",
+        "files",
+        "rng",
+        "errorbars",
+        "memory",
+        "vectors",
+        "kernel_cache",
+        "forks",
+    },
     {"rules", "models"},
     {"store"},
     {"simulation"},
@@ -118,7 +128,7 @@ def test_imports_run_in_no_circle() -> None:
         ("click", {"cli"}),
         ("zarr", {"store"}),
         ("rich", {"cli"}),
-        ("torch", {"skild", "images", "cli"}),
+        ("torch", {"rules", "skild", "images", "cli"}),
         ("distributed", {"simulation", "runner"}),
     ],
 )

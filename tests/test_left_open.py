@@ -9,8 +9,8 @@ import pytest
 import torch
 from skild_helpers import critical_lattices, white
 
+from skild_phys.rules.conditions import Blocks, Free, Sites
 from skild_phys.skild import spins
-from skild_phys.skild.constraint import Blocks, Free, Sites
 from skild_phys.skild.equations import Process
 from skild_phys.skild.skild import Skild
 from skild_phys.skild.spectrum import RadialSpectrum

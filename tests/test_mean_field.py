@@ -14,9 +14,9 @@ from scipy.optimize import brentq
 from skild_helpers import NEIGHBOURS, POWER_LAW, critical_lattices, white
 from torch.nn.functional import softplus
 
+from skild_phys.rules.sampling import MOST
 from skild_phys.skild import spins as module
 from skild_phys.skild.equations import Process
-from skild_phys.skild.sampling import MOST
 from skild_phys.skild.spins import (
     ALONE,
     LOOPS,

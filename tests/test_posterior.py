@@ -10,8 +10,8 @@ import torch
 from skild_helpers import NEIGHBOURS, critical_lattices, white
 
 from skild_phys.rules import RULES, coarsen
+from skild_phys.rules.conditions import Blocks, Constraint, Free, KeptModes
 from skild_phys.skild import spins
-from skild_phys.skild.constraint import Blocks, Constraint, Free, KeptModes
 from skild_phys.skild.equations import Process
 from skild_phys.skild.spectrum import RadialSpectrum
 from skild_phys.skild.spins import LeftOpen, MeanField, SpinLogits, SpinPosterior, spin_logits

@@ -12,7 +12,7 @@ from skild_helpers import POWER_LAW, TINY, shell_deviations, tiny_weights, white
 
 from skild_phys.errors import BadInput, Interrupted
 from skild_phys.rules import RULES, Operator
-from skild_phys.skild.constraint import Blocks, Free
+from skild_phys.rules.conditions import Blocks, Free
 from skild_phys.skild.equations import STEPS, Correct, FieldPosterior, Process, make_step, run_chain
 from skild_phys.skild.schedule import (
     Geometric,

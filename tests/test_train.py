@@ -17,8 +17,8 @@ from skild_phys.errors import BadInput, Interrupted, OutputTaken, StoreError, We
 from skild_phys.models import MODELS
 from skild_phys.models.exact import kaufman_energy, kaufman_specific_heat
 from skild_phys.rules import RULES, coarsen
+from skild_phys.rules.conditions import Blocks
 from skild_phys.skild import train as module
-from skild_phys.skild.constraint import Blocks
 from skild_phys.skild.data import SimulationSource, Source, StoreSource
 from skild_phys.skild.recipe import Recipe, read_recipe
 from skild_phys.skild.schedule import starting_lambda

@@ -46,10 +46,10 @@ def compile_kernels(
     """Compile what refining `source` will call, on one block; quick once it is cached."""
     from skild_phys.rng import kernel_state
     from skild_phys.rules import coarsen
+    from skild_phys.rules.sampling import block_means, draw_spins, rounded_sums
     from skild_phys.simulation.conditional import sample_conditional
     from skild_phys.simulation.conditional.sampler import CLUSTERS_FROM, SWEEPS_PER_CLUSTERS
     from skild_phys.skild.oracle import measured_sweeps, model_of_values
-    from skild_phys.skild.sampling import block_means, draw_spins, rounded_sums
 
     if not source.rule.binds:
         if method == "skild":

@@ -22,7 +22,7 @@ from skild_phys.rules.operators import Array, Operator, coarse_shape
 if TYPE_CHECKING:
     import torch
 
-    from skild_phys.skild.constraint import Constraint
+    from skild_phys.rules.conditions import Constraint
 
 RULES: dict[str, Rule] = {}
 """The rules by name; `RULES["mine"] = Mine()`, or an entry point of the group

@@ -16,7 +16,7 @@ _MOST_SITES = 2**15 - 1  # the last block sum that int16 holds
 if TYPE_CHECKING:
     import torch
 
-    from skild_phys.skild.constraint import Constraint
+    from skild_phys.rules.conditions import Constraint
 
 
 class Means(Operator):
@@ -89,7 +89,7 @@ class BlockMean(Rule):
         ties: NDArray[np.int8] | None,
         device: torch.device,
     ) -> Constraint:
-        from skild_phys.skild.constraint import Blocks
+        from skild_phys.rules.conditions import Blocks
 
         return Blocks(raw, factor)
 

@@ -13,7 +13,7 @@ from skild_phys.rules.operators import Array, Operator, corners
 if TYPE_CHECKING:
     import torch
 
-    from skild_phys.skild.constraint import Constraint
+    from skild_phys.rules.conditions import Constraint
 
 
 class Corners(Operator):
@@ -55,6 +55,6 @@ class Decimate(Rule):
         ties: NDArray[np.int8] | None,
         device: torch.device,
     ) -> Constraint:
-        from skild_phys.skild.constraint import Sites
+        from skild_phys.rules.conditions import Sites
 
         return Sites(raw, factor, device)

@@ -15,7 +15,7 @@ from skild_phys.rules.operators import Array, Operator
 if TYPE_CHECKING:
     import torch
 
-    from skild_phys.skild.constraint import Constraint
+    from skild_phys.rules.conditions import Constraint
 
 
 class Majority(Rule):
@@ -72,6 +72,6 @@ class Majority(Rule):
         ties: NDArray[np.int8] | None,
         device: torch.device,
     ) -> Constraint:
-        from skild_phys.skild.constraint import Blocks
+        from skild_phys.rules.conditions import Blocks
 
         return Blocks(raw, factor, True, ties)

@@ -13,7 +13,7 @@ from skild_phys.rules.operators import Operator
 if TYPE_CHECKING:
     import torch
 
-    from skild_phys.skild.constraint import Constraint
+    from skild_phys.rules.conditions import Constraint
 
 
 class LowPass(Operator):
@@ -53,6 +53,6 @@ class Spectral(Rule):
         ties: NDArray[np.int8] | None,
         device: torch.device,
     ) -> Constraint:
-        from skild_phys.skild.constraint import KeptModes
+        from skild_phys.rules.conditions import KeptModes
 
         return KeptModes(np.asarray(raw, dtype=np.float64), self.operator(shape, factor), device)

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from skild_phys.skild.constraint import Constraint, Free
+from skild_phys.rules.conditions import Constraint, Free
 from skild_phys.skild.equations import (
     Correct,
     FieldPosterior,

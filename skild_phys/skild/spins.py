@@ -29,9 +29,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from skild_phys.skild.constraint import Constraint, Settled
+from skild_phys.rules.conditions import Constraint, Settled
+from skild_phys.rules.sampling import MOST
 from skild_phys.skild.equations import Noise, Process, Sight
-from skild_phys.skild.sampling import MOST
 from skild_phys.skild.streams import Streams
 
 Array = NDArray[np.float64]

@@ -28,7 +28,7 @@ from skild_phys.errors import BadInput, Interrupted, OutputTaken, WeightsError
 from skild_phys.files import parse_json, write_bytes_atomically
 from skild_phys.rng import seed_sequence
 from skild_phys.rules import RULES, Rule
-from skild_phys.skild.constraint import Blocks, Constraint, differentiable_means
+from skild_phys.rules.conditions import Blocks, Constraint, differentiable_means
 from skild_phys.skild.data import EVERY, Source
 from skild_phys.skild.equations import Process, each, field_target, scale_weights, see_fields
 from skild_phys.skild.measured import (

@@ -101,7 +101,7 @@ def _measured(
     """
     import torch
 
-    from skild_phys.skild.constraint import Blocks, KeptModes, Sites
+    from skild_phys.rules.conditions import Blocks, KeptModes, Sites
     from skild_phys.skild.refine import SkildMethod
     from skild_phys.skild.spins import MeanField
 

@@ -17,8 +17,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from skild_phys.rules import Operator
-from skild_phys.skild.sampling import block_means, draw_spins, rounded_sums
+from skild_phys.rules.operators import Operator
+from skild_phys.rules.sampling import block_means, draw_spins, rounded_sums
 
 Lattices = NDArray[Any]
 
