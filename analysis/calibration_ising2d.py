@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from study import Study, skild_phys
 
-from skild_phys.measurement.four_point import four_point_terms
+from skild_phys.measurement.observables.four_point import four_point_terms
 from skild_phys.models import MODELS
 from skild_phys.store import open_store
 

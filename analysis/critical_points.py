@@ -15,7 +15,6 @@ import pandas as pd
 from study import Study
 
 from skild_phys.measurement.report import with_error
-from skild_phys.measurement.thermodynamics import binder_cumulant
 from skild_phys.models import get_model
 from skild_phys.simulation.chain import simulate
 from skild_phys.simulation.spec import SimulationSpec
@@ -78,7 +77,8 @@ for name, (pairs, exponent) in CASES.items():
         bins = data.reshape(*data.shape[:3], BINS, -1).mean(axis=-1)
         left_out = (bins.sum(axis=-1, keepdims=True) - bins) / (BINS - 1)
         means = np.concatenate([bins.mean(axis=-1, keepdims=True), left_out], axis=-1)
-        cumulants = binder_cumulant(*np.moveaxis(means, 2, 0))
+        m2, m4 = np.moveaxis(means, 2, 0)
+        cumulants = 1 - m4 / (3 * m2**2)
         found, *each = (crossing(temperatures, cumulants[..., k]) for k in range(BINS + 1))
         error = np.sqrt((BINS - 1) * np.var(each))
         rows.append(

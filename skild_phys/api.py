@@ -249,7 +249,7 @@ def measure(
 
     Returns
     -------
-    Dataset in float64, see `skild_phys.measurement.dataset.measure`; `to_netcdf` writes it.
+    Dataset in float64, see `skild_phys.measurement.measure.measure`; `to_netcdf` writes it.
 
     Examples
     --------
@@ -258,7 +258,7 @@ def measure(
     True
     """
     from skild_phys.errorbars import ErrorMethod
-    from skild_phys.measurement.dataset import measure as measured
+    from skild_phys.measurement.measure import measure as measured
 
     with as_in_python():
         threads, seed = check_whole("threads", threads), check_whole("seed", seed, 0)
@@ -299,7 +299,7 @@ class Report:
 
         found = self.comparison
         lines = []
-        for model in found.models:
+        for model in found.stores:
             lines.append(f"{model.name}: {verdict(found, model)}")
             lines += [f"  note: {note}" for note in model.notes]
         return "\n".join(lines + ranking(found))

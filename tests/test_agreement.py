@@ -11,7 +11,8 @@ from scipy import stats
 from skild_phys.errorbars import Chains, Estimate, bootstrap, jackknife
 from skild_phys.measurement.agreement import Agreement, agreement_of
 from skild_phys.measurement.compare import _independent
-from skild_phys.measurement.statistics import collect
+from skild_phys.measurement.measure import collect
+from skild_phys.measurement.observables import STATISTICS
 from skild_phys.measurement.system import System
 from skild_phys.simulation.chain import simulate
 from skild_phys.simulation.spec import SimulationSpec
@@ -163,7 +164,9 @@ def test_probabilities_are_uniform_on_metropolis_chains(tmp_path: Path) -> None:
         )  # fmt: skip
         store = open_store(path)
         n = store.n_samples
-        found = collect(store, System.of(store), np.arange(n), n, needed=("axis",)).rows["axis"]
+        found = collect(store, System.of(store), np.arange(n), n, needed=[STATISTICS["axis"]]).rows[
+            "axis"
+        ]
         order = np.lexsort((store.variable("draw"), store.variable("chain")))
         rows[seed] = found[order].reshape(chains, draws, -1)[..., [1, 2, 4, 8]]
 

@@ -112,14 +112,14 @@ def test_compare_pairs_models_with_their_truth(fine: xr.Dataset, tmp_path: Path)
     coarse = sp.coarsen(fine, 2)
     models = [sp.refine(coarse, method="fill", seed=seed) for seed in (1, 2)]
     report = sp.compare(fine, *models, coarse=coarse, output=tmp_path / "report")
-    assert [m.name for m in report.comparison.models] == ["fill", "fill 2"]
-    assert all(m.paired for m in report.comparison.models)
+    assert [m.name for m in report.comparison.stores] == ["fill", "fill 2"]
+    assert all(m.paired for m in report.comparison.stores)
     assert "fill 2: 12 lattices against 12 of the truth" in repr(report)
     assert set(report.table["model"]) == {"fill", "fill 2"}
     assert report.html == (tmp_path / "report" / "report.html").read_text()
     assert report._repr_html_().startswith("<iframe srcdoc=")
     named = sp.compare(fine, *models, names=["one", "two"])
-    assert [m.name for m in named.comparison.models] == ["one", "two"]
+    assert [m.name for m in named.comparison.stores] == ["one", "two"]
     with pytest.raises(BadInput, match="2 different names"):
         sp.compare(fine, *models, names=["one", "one"])
     for bad in ("a/b", "", "../x", "<b>"):
@@ -137,11 +137,11 @@ def test_models_are_called_like_their_files(fine: xr.Dataset, tmp_path: Path) ->
         for i, name in enumerate(("one", "two"))
     ]
     report = sp.compare(fine, *models, no_figures=True)
-    assert [m.name for m in report.comparison.models] == ["one", "two"]
+    assert [m.name for m in report.comparison.stores] == ["one", "two"]
     assert report.comparison.name == "truth"
     paths = [tmp_path / "one.zarr", tmp_path / "two.zarr"]
     named = sp.compare(fine, *paths, names=["a", "b c"], no_figures=True)
-    assert [m.name for m in named.comparison.models] == ["a", "b c"]
+    assert [m.name for m in named.comparison.stores] == ["a", "b c"]
 
 
 def test_no_model_is_lost_for_its_name(fine: xr.Dataset, tmp_path: Path) -> None:
@@ -154,8 +154,8 @@ def test_no_model_is_lost_for_its_name(fine: xr.Dataset, tmp_path: Path) -> None
         for i, name in enumerate(files)
     ]
     report = sp.compare(fine, *models, coarse=coarse, no_figures=True)
-    assert [m.name for m in report.comparison.models] == ["a", "a 2", "a 3", "coarse"]
-    energies = [float(m.data["energy"]) for m in report.comparison.models]
+    assert [m.name for m in report.comparison.stores] == ["a", "a 2", "a 3", "coarse"]
+    energies = [float(m.data["energy"]) for m in report.comparison.stores]
     assert energies == pytest.approx([float(m["energy"].mean()) for m in models])
 
 
@@ -311,7 +311,7 @@ def test_arrays_are_coarsened_and_compared(fine: xr.Dataset) -> None:
     again = sp.refine(means, 4, **known)["spins"].coarsen(y=4, x=4).mean()
     assert np.array_equal(again, coarse["block_sum"])
     report = sp.compare(spins, refined, coarse=coarse, no_figures=True)
-    assert report.comparison.models[0].paired
+    assert report.comparison.stores[0].paired
     assert sp.coarsen(spins * 0.5, 2, rule="spectral")["field"].shape == (len(spins), 8, 8)
     with pytest.raises(StoreError, match="a single configuration is"):
         sp.coarsen(spins[0], 2)

@@ -72,35 +72,6 @@ def test_measure_prints_values_beside_theory(cli: Cli, fine: Path) -> None:
     assert "Traceback" not in err
 
 
-def test_what_the_recipe_adds_is_printed(
-    cli: Cli, fine: Path, refined: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """An observable as CONTRIBUTING says; planted, seen to fail: a list of names in the command."""
-    from skild_phys.measurement import observables
-
-    extra = (
-        observables.Observable(
-            "skew", "third of three", "J", "", ("energy",), lambda m, s: m["energy"][..., 0] * 3
-        ),
-        observables.Observable(
-            "double_axis", "2 G", "1", "distance", ("axis",), lambda m, s: 2 * m["axis"],
-            symbol="2 G",
-        ),
-    )  # fmt: skip
-    monkeypatch.setattr(observables, "OBSERVABLES", (*observables.OBSERVABLES, *extra))
-    _, out, _ = cli("measure", fine)
-    assert re.search(r"^skew +J +-\d", out, re.M)
-    assert re.search(r"^ *r +G\(r, 0\).* 2 G *$", out, re.M)
-    energy, skew = (re.search(rf"^{n} +J +(-\S+?)\(", out, re.M) for n in ("energy", "skew"))
-    assert energy
-    assert skew
-    assert float(skew[1]) == pytest.approx(3 * float(energy[1]), abs=0.01)
-    _, out, _ = cli("measure", fine, "--only", "2 G,skew")
-    assert "2 G" in out
-    _, out, _ = cli("compare", fine, refined, "-o", tmp_path / "r", "--no-figures")
-    assert re.search(r"^skew ", out, re.M)
-
-
 def test_every_scalar_is_printed(cli: Cli, fine: Path) -> None:
     lines = json.loads(cli("measure", fine, "--json")[1])["observables"]
     scalars = [o["observable"].replace("_", " ") for o in lines if o["at"] is None]

@@ -7,15 +7,15 @@ from itertools import product
 
 import numpy as np
 import pytest
+from measurement_helpers import statistic
 
-from skild_phys.measurement.clusters import (
+from skild_phys.measurement.observables.clusters import (
     Clusters,
     bin_sizes,
     fk_clusters,
     geometric_clusters,
     size_edges,
 )
-from skild_phys.measurement.thermodynamics import domain_wall_density
 from skild_phys.models import MODELS
 
 SPINS = np.array([-1, 1], dtype=np.int8)
@@ -63,7 +63,7 @@ def test_geometric_clusters_equal_a_flood_fill(shape: tuple[int, ...], q: int) -
     values = np.arange(q, dtype=np.int8) if q else SPINS
     lattices = rng.choice(values, size=(6, *shape))
     lattices[0] = values[0]
-    assert agrees(geometric_clusters(lattices, len(shape)), lattices)
+    assert agrees(geometric_clusters(lattices), lattices)
 
 
 def test_planted_fault_open_boundary() -> None:
@@ -72,7 +72,7 @@ def test_planted_fault_open_boundary() -> None:
     def cut_open(lattices: np.ndarray) -> Clusters:
         framed = np.full((len(lattices), 9, 9), 5, dtype=np.int8)
         framed[:, :8, :8] = lattices
-        found = geometric_clusters(framed, 2)
+        found = geometric_clusters(framed)
         counts = found.density * np.diff(size_edges(81)) * 81
         counts[:, np.searchsorted(size_edges(81), 17, side="right") - 1] -= 1
         counts = counts[:, : len(size_edges(64)) - 1]
@@ -94,9 +94,9 @@ def test_planted_fault_open_boundary() -> None:
 def test_fk_clusters_of_extreme_temperatures() -> None:
     lattices = np.random.default_rng(3).choice(SPINS, size=(4, 8, 8))
     index = np.arange(4)
-    cold = fk_clusters(lattices, 2, 0.05, 2.0, seed=1, index=index)
-    assert np.allclose(cold.density, geometric_clusters(lattices, 2).density)
-    hot = fk_clusters(lattices, 2, 1e12, 2.0, seed=1, index=index)
+    cold = fk_clusters(lattices, 0.05, 2.0, seed=1, index=index)
+    assert np.allclose(cold.density, geometric_clusters(lattices).density)
+    hot = fk_clusters(lattices, 1e12, 2.0, seed=1, index=index)
     assert np.allclose(hot.largest, 1 / 64)
 
 
@@ -113,7 +113,7 @@ def mean_size_off(q: int, temperature_of_bonds: float) -> float:
     states, weight, _ = enumerated(q)
     drawn = states[np.random.default_rng(7).choice(len(states), 100_000, p=weight)]
     found = fk_clusters(
-        drawn, 2, temperature_of_bonds, 1.0 if q else 2.0, seed=8, index=np.arange(len(drawn))
+        drawn, temperature_of_bonds, 1.0 if q else 2.0, seed=8, index=np.arange(len(drawn))
     ).mean_size
     if q:
         shares = np.stack([(drawn == a).mean((1, 2)) for a in range(q)])
@@ -138,10 +138,10 @@ def test_mean_size_of_fk_clusters_is_the_susceptibility(q: int) -> None:
 
 def test_bonds_depend_on_seed_and_index_alone() -> None:
     lattices = np.random.default_rng(4).choice(SPINS, size=(6, 16, 16))
-    whole = fk_clusters(lattices, 2, 2.27, 2.0, seed=5, index=np.arange(6))
-    part = fk_clusters(lattices[4:], 2, 2.27, 2.0, seed=5, index=np.array([4, 5]))
+    whole = fk_clusters(lattices, 2.27, 2.0, seed=5, index=np.arange(6))
+    part = fk_clusters(lattices[4:], 2.27, 2.0, seed=5, index=np.array([4, 5]))
     assert np.array_equal(part.density, whole.density[4:])
-    other = fk_clusters(lattices, 2, 2.27, 2.0, seed=6, index=np.arange(6))
+    other = fk_clusters(lattices, 2.27, 2.0, seed=6, index=np.arange(6))
     assert not np.array_equal(other.density, whole.density)
 
 
@@ -158,9 +158,9 @@ def test_bins_hold_every_size_once(sites: int) -> None:
 def test_domain_walls_are_unequal_bonds() -> None:
     stripes = np.ones((1, 4, 6), dtype=np.int8)
     stripes[:, :2] = -1
-    assert domain_wall_density(stripes, 2)[0] == pytest.approx(12 / 24)
+    assert statistic("walls", stripes)[0] == pytest.approx(12 / 24)
     spins = np.random.default_rng(6).choice(SPINS, size=(3, 6, 8))
     energy = MODELS["ising2d"].energy(spins)
-    assert domain_wall_density(spins, 2) == pytest.approx((energy + 2) / 2)
+    assert statistic("walls", spins) == pytest.approx((energy + 2) / 2)
     cube = np.random.default_rng(6).choice(SPINS, size=(3, 4, 4, 6))
-    assert domain_wall_density(cube, 3) == pytest.approx((MODELS["ising3d"].energy(cube) + 3) / 2)
+    assert statistic("walls", cube) == pytest.approx((MODELS["ising3d"].energy(cube) + 3) / 2)

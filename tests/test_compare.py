@@ -13,10 +13,9 @@ import pytest
 from skild_phys.errorbars import ErrorMethod
 from skild_phys.errors import BadInput, StoreError
 from skild_phys.measurement.compare import Comparison, compare, numbered
-from skild_phys.measurement.dataset import measure
-from skild_phys.measurement.lattices import read_lattices
+from skild_phys.measurement.measure import measure, rows_of
 from skild_phys.measurement.report import html_report, ranking, summary, table, verdict, with_error
-from skild_phys.measurement.rows import rows_of
+from skild_phys.measurement.system import read_lattices
 from skild_phys.models import MODELS
 from skild_phys.plots import FIGURES, caption
 from skild_phys.rng import kernel_state
@@ -89,15 +88,15 @@ def refined(tmp_path: Path) -> Make:
 
 
 def scalar(comparison: Comparison, name: str) -> float:
-    return float(comparison.models[0].data[name])
+    return float(comparison.stores[0].data[name])
 
 
 def test_a_copy_of_the_truth_has_no_residual(
     truth: LatticeStore, lattices: np.ndarray, refined: Make
 ) -> None:
     found = compare(truth, [refined(lattices, np.arange(N))])
-    data = found.models[0].data
-    assert found.models[0].paired
+    data = found.stores[0].data
+    assert found.stores[0].paired
     for name in data:
         if str(name).endswith(("_residual", "_residual_err")):
             assert np.abs(data[name].values).max() < 1e-9
@@ -110,7 +109,7 @@ def test_residuals_are_the_differences_of_the_measurements(
 ) -> None:
     model = refined(fill(lattices, 31), np.arange(N))
     found = compare(truth, [model])
-    data, own, exact = found.models[0].data, measure(model), measure(truth)
+    data, own, exact = found.stores[0].data, measure(model), measure(truth)
     for name in ("energy", "connected_four_point", "two_point_diagonal", "pattern_frequency"):
         difference = own[name].values - exact[name].values
         assert data[f"{name}_residual"].values == pytest.approx(difference, abs=1e-12)
@@ -146,15 +145,15 @@ def test_rounding_is_no_finding(tmp_path: Path) -> None:
             writer.commit({"field": values, "parent": np.arange(N)})
         stores.append(open_store(tmp_path / f"{name}.zarr"))
     found = compare(stores[0], stores[1:])
-    assert all(m.paired for m in found.models)
+    assert all(m.paired for m in found.stores)
     assert not np.array_equal(stores[1].read(0, N), field)
-    same, other = (verdict(found, m) for m in found.models)
+    same, other = (verdict(found, m) for m in found.stores)
     assert "|m| is equal, lattice by lattice." in same
     assert "off by" not in same
     assert "S(k) agrees" in same
     assert "chi^2" not in same
     assert "|m| is off by" in other
-    assert found.models[0].data["connected_four_point_residual"].values.any() == 0
+    assert found.stores[0].data["connected_four_point_residual"].values.any() == 0
 
 
 def test_pairs_remove_the_shared_fluctuation(
@@ -163,11 +162,11 @@ def test_pairs_remove_the_shared_fluctuation(
     filled = fill(lattices, 31)
     paired = compare(truth, [refined(filled, np.arange(N))])
     alone = compare(truth, [save(tmp_path / "alone.zarr", filled, {})])
-    assert paired.models[0].paired
-    assert not alone.models[0].paired
-    assert "names no parents" in alone.models[0].notes[0]
+    assert paired.stores[0].paired
+    assert not alone.stores[0].paired
+    assert "names no parents" in alone.stores[0].notes[0]
     assert scalar(alone, "energy_residual") == pytest.approx(scalar(paired, "energy_residual"))
-    errors = [c.models[0].data["connected_four_point_residual_err"].values for c in (paired, alone)]
+    errors = [c.stores[0].data["connected_four_point_residual_err"].values for c in (paired, alone)]
     assert (errors[1][2:] > 4 * errors[0][2:]).all()
 
 
@@ -182,8 +181,8 @@ def test_several_refinements_of_a_parent_are_averaged_first(
     one = refined(filled, np.arange(N), "one")
     two = refined(np.repeat(filled, 2, 0), np.repeat(np.arange(N), 2), "two")
     once, twice = compare(truth, [one], errors=errors), compare(truth, [two], errors=errors)
-    assert twice.models[0].lattices == 2 * N
-    assert twice.models[0].parents == N
+    assert twice.stores[0].lattices == 2 * N
+    assert twice.stores[0].parents == N
     for name in ("energy_residual", "energy_residual_err", "patterns_tv", "site_agreement_err"):
         assert scalar(twice, name) == pytest.approx(scalar(once, name))
     errors = [float(measure(s)["energy_err"]) for s in (one, two)]
@@ -195,10 +194,10 @@ def test_a_shorter_model_is_compared_with_its_own_parents(
 ) -> None:
     parent = np.array([41, 7, 3, 12, 30])
     found = compare(truth, [refined(lattices[parent], parent)])
-    assert found.models[0].parents == 5
+    assert found.stores[0].parents == 5
     assert scalar(found, "energy_residual") == 0.0
     assert scalar(found, "site_agreement") == 1.0
-    assert np.array_equal(found.pictures.models[0], found.pictures.truth)
+    assert np.array_equal(found.pictures.stores[0], found.pictures.truth)
 
 
 def test_wrong_parents_are_not_believed(
@@ -206,8 +205,8 @@ def test_wrong_parents_are_not_believed(
 ) -> None:
     """A planted fault: parents moved on by one."""
     found = compare(truth, [refined(fill(lattices, 31), (np.arange(N) + 1) % N)])
-    assert not found.models[0].paired
-    assert "coarse values are not the truth's" in found.models[0].notes[0]
+    assert not found.stores[0].paired
+    assert "coarse values are not the truth's" in found.stores[0].notes[0]
 
 
 def test_parents_outside_the_truth_are_left_out(
@@ -215,10 +214,10 @@ def test_parents_outside_the_truth_are_left_out(
 ) -> None:
     parent = np.where(np.arange(N) < 10, np.arange(N), 1000 + np.arange(N))
     found = compare(truth, [refined(lattices, parent)])
-    assert found.models[0].lattices == 10
-    assert "38 lattices without a parent" in found.models[0].notes[0]
+    assert found.stores[0].lattices == 10
+    assert "38 lattices without a parent" in found.stores[0].notes[0]
     gone = compare(truth, [refined(lattices, 1000 + np.arange(N), "gone")])
-    assert not gone.models[0].paired
+    assert not gone.stores[0].paired
 
 
 def test_two_refined_stores_are_paired_by_their_common_parent(
@@ -228,7 +227,7 @@ def test_two_refined_stores_are_paired_by_their_common_parent(
     oracle = refined(fill(lattices, 32), np.arange(N), "oracle", parent_sha256="same")
     model = refined(fill(lattices, 33)[order], order, "model", parent_sha256="same")
     found = compare(oracle, [model])
-    assert found.models[0].paired
+    assert found.stores[0].paired
     assert scalar(found, "coarse_agreement") == 1.0
 
 
@@ -240,8 +239,8 @@ def test_the_coarse_store_proves_the_lineage_and_gives_the_picture(
     seed = {"tie_seed": 5} if rule == "majority" else {}
     model = refined(lattices, np.arange(N), rule=rule, parent_sha256=coarse.digest(), **seed)
     found = compare(truth, [model], coarse=coarse)
-    assert found.models[0].paired
-    assert found.models[0].notes == ()
+    assert found.stores[0].paired
+    assert found.stores[0].notes == ()
     assert found.pictures.coarse is not None
     assert np.array_equal(found.pictures.coarse, coarse.read(0, 1)[0] * coarse.scale)
     derived = compare(truth, [model]).pictures.coarse
@@ -268,7 +267,7 @@ def test_incomplete_groups_are_left_out(
     parent = np.arange(N - 3)
     found = compare(truth, [refined(lattices[parent], parent)], max_rows=12)
     assert scalar(found, "energy_residual") == 0.0
-    assert found.models[0].parents == 40
+    assert found.stores[0].parents == 40
 
 
 def test_errors_name_the_store(truth: LatticeStore, refined: Make, tmp_path: Path) -> None:
@@ -298,7 +297,7 @@ def test_captions_tell_of_theory_where_there_is_one(
 def test_a_single_lattice_claims_nothing(tmp_path: Path) -> None:
     one = save(tmp_path / "one.zarr", np.ones((1, 8, 8), dtype=np.int8), {})
     found = compare(one, [one])
-    assert "nothing can be said" in verdict(found, found.models[0])
+    assert "nothing can be said" in verdict(found, found.stores[0])
 
 
 def test_one_configuration_against_many_has_no_p(tmp_path: Path) -> None:
@@ -310,8 +309,8 @@ def test_one_configuration_against_many_has_no_p(tmp_path: Path) -> None:
     one = save(tmp_path / "one.zarr", critical_lattices(1, 8, 2), {})
     for truth, model in ((many, one), (one, many)):
         found = compare(truth, [model])
-        assert all(np.isnan(a.p) for a in found.models[0].together.values())
-        assert "nothing can be said" in verdict(found, found.models[0])
+        assert all(np.isnan(a.p) for a in found.stores[0].together.values())
+        assert "nothing can be said" in verdict(found, found.stores[0])
 
 
 @pytest.mark.parametrize(
@@ -365,7 +364,7 @@ def comparison(truth: LatticeStore, lattices: np.ndarray, refined: Make) -> Comp
 
 
 def test_report_says_what_was_found(comparison: Comparison) -> None:
-    filled, near = comparison.models
+    filled, near = comparison.stores
     assert filled.cost == {"method": "fill", "steps": 3}
     assert "The energy is off by +0." in verdict(comparison, filled)
     assert "it is off by +0." in verdict(comparison, filled)
@@ -415,7 +414,7 @@ def test_groups_refined_in_part_are_said_and_none_is_an_error(
 ) -> None:
     parent = np.arange(N - 1)  # chain 1 lacks its last lattice: its last group has one of two
     model = refined(fill(lattices[parent], 3), parent)
-    found = compare(truth, [model], max_rows=N // 2).models[0]
+    found = compare(truth, [model], max_rows=N // 2).stores[0]
     assert found.paired
     assert (found.lattices, found.parents) == (N - 2, N - 2)
     assert any(note.startswith("1 lattices are left out") for note in found.notes)

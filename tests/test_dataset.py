@@ -11,8 +11,8 @@ import xarray as xr
 
 from skild_phys.errorbars import ErrorMethod
 from skild_phys.errors import BadInput, StoreError
-from skild_phys.measurement.dataset import measure
-from skild_phys.measurement.observables import OBSERVABLES, STATISTICS
+from skild_phys.measurement.measure import measure
+from skild_phys.measurement.observables import OBSERVABLES
 from skild_phys.measurement.system import Slice, System
 from skild_phys.models import MODELS
 from skild_phys.store import create_store, open_store
@@ -66,7 +66,7 @@ def test_a_store_its_dataset_and_its_array_give_the_same(store: Path) -> None:
 def test_threads_and_chunks_change_no_bit(
     store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("skild_phys.measurement.lattices._SLICE_SITES", 4 * 12 * 16)
+    monkeypatch.setattr("skild_phys.measurement.system._SLICE_SITES", 4 * 12 * 16)
     found = measure(store)
     assert equal(found, measure(store, threads=3))
     for chunk in (1, 3, N):
@@ -101,14 +101,12 @@ def test_values_are_averages_over_the_lattices(shape: tuple[int, ...]) -> None:
     found = measure(spins, model=name, temperature=2.5, offsets=[offsets])
     system = System(shape, "spins", 0, MODELS[name], 2.5, (offsets,))
     one = [Slice(system, spins[i : i + 1], np.array([i])) for i in range(N)]
-    for observable in OBSERVABLES:
-        if not all(STATISTICS[n].applies(system) for n in observable.needs):
+    for observable in OBSERVABLES.values():
+        if not observable.applies(system):
             assert observable.name not in found
             continue
-        means = {
-            n: np.mean([STATISTICS[n].compute(s)[0] for s in one], axis=0) for n in observable.needs
-        }
-        value = observable.function(means, system)
+        means = {s.name: np.mean([s(part)[0] for part in one], axis=0) for s in observable.needs}
+        value = observable(means, system)
         assert np.allclose(found[observable.name], value, rtol=1e-10, atol=1e-13), observable.name
 
 

@@ -84,7 +84,7 @@ def test_parents_that_are_missing(runs: tuple[xr.Dataset, xr.Dataset]) -> None:
     by_hand = xr.concat([few.assign(parent=("sample", np.arange(20))), refined], "sample")
     assert energy(mix) == energy(by_hand)
     report = sp.compare(runs[0], mix, no_figures=True)
-    assert report.comparison.models[0].lattices == 40
+    assert report.comparison.stores[0].lattices == 40
     assert sp.coarsen(mix, 4).parent.values.tolist() == 2 * list(range(20))
     alone = mix.drop_vars(SCALARS)
     parent = whole_numbers(Path(), {"parent": alone.parent.values})["parent"]
@@ -183,11 +183,11 @@ def test_stores_that_share_samples(tmp_path: Path) -> None:
 
     with pytest.raises(BadInput, match=r"samples of its own .*: 40 are those of"):
         scaling([small, a, b], bins=4)
-    notes = compare(a, [b, other]).models[0].notes
+    notes = compare(a, [b, other]).stores[0].notes
     assert any(note.startswith("40 of its lattices are the truth's own") for note in notes)
-    assert len(compare(a, [other]).models[0].notes) == 1
+    assert len(compare(a, [other]).stores[0].notes) == 1
     sp.save(sp.open_dataset(tmp_path / "a"), tmp_path / "copy")
-    same = compare(a, [sp.store.open_store(tmp_path / "copy")]).models[0]
+    same = compare(a, [sp.store.open_store(tmp_path / "copy")]).stores[0]
     assert same.notes == ("this is the truth itself",)
     assert not copied(a).any()
     assert len(np.unique(sample_digests(b))) == 60

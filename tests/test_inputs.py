@@ -157,7 +157,7 @@ def test_every_function_takes_every_input(fine: xr.Dataset, tmp_path: Path) -> N
         for moment in moments:
             assert np.array_equal(found[moment], measured[moment]), name
         made[name] = sp.refine(source, 2, rule="majority", method="fill", seed=1, threads=1)
-        report = sp.compare(fine, source, no_figures=True).comparison.models[0]
+        report = sp.compare(fine, source, no_figures=True).comparison.stores[0]
         assert float(report.data["magnetization_squared_residual"]) == 0, name
         again = sp.save(source, tmp_path / f"s-{len(made)}")
         assert np.array_equal(again["spins"], fine["spins"]), name

@@ -11,7 +11,7 @@ from sampler_helpers import configurations
 
 from skild_phys.cli import call
 from skild_phys.errors import BadInput
-from skild_phys.measurement.dataset import measure
+from skild_phys.measurement.measure import measure
 from skild_phys.models import MODELS
 from skild_phys.models.base import Array, Model
 from skild_phys.models.ising import ISING_2D, Ising

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from skild_phys.errors import BadInput
-from skild_phys.measurement.patterns import (
-    N_PATTERNS,
+from skild_phys.measurement.observables.patterns import (
     fold_patterns,
     kl_divergence,
     pattern_counts,
@@ -19,7 +18,7 @@ from skild_phys.measurement.patterns import (
 
 def brute_counts(spins: np.ndarray) -> np.ndarray:
     n, height, width = spins.shape
-    counts = np.zeros((n, N_PATTERNS), dtype=int)
+    counts = np.zeros((n, 512), dtype=int)
     for i, y, x in product(range(n), range(height), range(width)):
         window = [
             spins[i, (y + a) % height, (x + b) % width] for a, b in product(range(3), repeat=2)

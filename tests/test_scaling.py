@@ -13,13 +13,12 @@ import pytest
 import skild_phys as sp
 from skild_phys.cli import run
 from skild_phys.errors import BadInput
-from skild_phys.measurement import reweighting
 from skild_phys.measurement.compare import compare
-from skild_phys.measurement.reweighting import effective_share, free_energies, log_weights
-from skild_phys.measurement.scaling import Number, Quality, Scaling, exponents, scaling
+from skild_phys.measurement.scaling import Number, Quality, Scaling, exponents, reweighting, scaling
 from skild_phys.measurement.scaling import curves as module
 from skild_phys.measurement.scaling.collapse import WINDOWS
 from skild_phys.measurement.scaling.fits import fit_sizes
+from skild_phys.measurement.scaling.reweighting import effective_share, free_energies, log_weights
 from skild_phys.models import MODELS
 from skild_phys.models.exact import kaufman_energy, kaufman_specific_heat
 from skild_phys.simulation.chain import simulate
@@ -301,7 +300,7 @@ def test_datasets_in_memory_are_told_apart_by_their_samples() -> None:
         for i, (L, T) in enumerate([(8, "Tc"), (8, "Tc"), (8, "1.02Tc"), (16, "Tc")])
     ]
     assert scaling(runs, bins=8).curves[0].samples == 180
-    assert "truth itself" not in str(compare(runs[0], [runs[1]]).models[0].notes)
+    assert "truth itself" not in str(compare(runs[0], [runs[1]]).stores[0].notes)
     with pytest.raises(BadInput, match="every store once"):
         scaling([*runs, runs[0]], bins=8)
 

@@ -7,12 +7,11 @@ from itertools import product
 import numpy as np
 import pytest
 
-from skild_phys.measurement.shells import images, wave_numbers, wave_shells
-from skild_phys.measurement.structure_factor import (
+from skild_phys.measurement.observables.two_point import (
     along_longest_axes,
     folded_structure_factor,
-    structure_factor,
 )
+from skild_phys.measurement.shells import fold, images, wave_numbers, wave_shells
 
 SHAPES = [(6, 8), (8, 6), (7, 5), (16, 16), (4, 6, 5), (1, 6)]
 
@@ -30,15 +29,26 @@ def brute_structure_factor(field: np.ndarray) -> np.ndarray:
 def folded(fields: np.ndarray) -> np.ndarray:
     shape = fields.shape[1:]
     layout = (*shape[:-1], shape[-1] // 2 + 1)
-    return folded_structure_factor(fields, len(shape), np.zeros(layout), np.zeros(layout))
+    return folded_structure_factor(fields[np.newaxis], np.zeros(layout), np.zeros(layout))
+
+
+def half(fields: np.ndarray) -> np.ndarray:
+    """The sum over sites of each field, in the layout of rfftn."""
+    return np.stack([brute_structure_factor(f) for f in fields])[..., : fields.shape[-1] // 2 + 1]
 
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_equals_the_sum_over_sites(shape: tuple[int, ...]) -> None:
-    field = np.random.default_rng(7).normal(size=shape)
-    full = brute_structure_factor(field)
-    half = full[..., : shape[-1] // 2 + 1]
-    assert np.allclose(structure_factor(field, len(shape)), half, rtol=1e-12)
+    """Also of three components, which are added up."""
+    fields = np.random.default_rng(7).normal(size=(3, 1, *shape))
+    layout = (*shape[:-1], shape[-1] // 2 + 1)
+    for some in (fields[:1], fields):
+        total, squares = np.zeros(layout), np.zeros(layout)
+        found = folded_structure_factor(some, total, squares)
+        want = sum(brute_structure_factor(one[0]) for one in some)
+        assert np.allclose(total, want[..., : shape[-1] // 2 + 1], rtol=1e-12)
+        assert np.allclose(squares, total**2)
+        assert np.allclose(found[0], fold(want, len(shape)), rtol=1e-12)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -53,9 +63,9 @@ def test_modes_average_to_the_mean_square(shape: tuple[int, ...]) -> None:
 @pytest.mark.parametrize("shape", SHAPES)
 def test_sums_over_lattices_are_kept_mode_by_mode(shape: tuple[int, ...]) -> None:
     field = np.random.default_rng(9).normal(size=(4, *shape))
-    each = structure_factor(field, len(shape))
+    each = half(field)
     total, squares = np.ones(each.shape[1:]), np.zeros(each.shape[1:])
-    folded_structure_factor(field, len(shape), total, squares)
+    folded_structure_factor(field[np.newaxis], total, squares)
     assert np.allclose(total, 1 + each.sum(axis=0))
     assert np.allclose(squares, (each**2).sum(axis=0))
 
@@ -85,17 +95,17 @@ def test_shells_equal_averages_over_the_full_transform(shape: tuple[int, ...]) -
 
 def test_planted_fault_mirror_images_left_out() -> None:
     field = np.random.default_rng(10).normal(size=(6, 8))
-    one_corner = structure_factor(field)[:4]
+    one_corner = half(field[np.newaxis])[0, :4]
     assert not shells_agree(one_corner, field)
 
 
 def test_along_the_longest_axes() -> None:
     y, x = np.mgrid[:8, :8]
     field = 0.5 + np.cos(2 * np.pi * x / 8) + 3 * np.cos(2 * np.pi * y / 8)
-    power = along_longest_axes(field[np.newaxis], (8, 8))[0]
+    power = along_longest_axes(field[np.newaxis, np.newaxis])[0]
     assert power[0] == pytest.approx(64 * 0.25)
     assert power[1] == pytest.approx((64 / 4 + 9 * 64 / 4) / 2)
-    long = along_longest_axes(np.tile(field, (1, 2))[np.newaxis], (8, 16))[0]
+    long = along_longest_axes(np.tile(field, (1, 2))[np.newaxis, np.newaxis])[0]
     assert long[2] == pytest.approx(128 / 4)
     assert wave_numbers((8, 8))[0, 4] == pytest.approx(np.pi)
 
@@ -104,11 +114,11 @@ def test_along_the_longest_axes() -> None:
 def test_sums_over_other_axes_leave_the_modes_along_one(shape: tuple[int, ...]) -> None:
     rng = np.random.default_rng(11)
     for field in (rng.normal(size=(2, *shape)), rng.integers(-9, 9, (2, *shape))):
-        power = structure_factor(field, len(shape))
+        power = half(field)
         longest = [a for a in range(len(shape)) if shape[a] == max(shape)]
         lines = []
         for axis in longest:
             place: list[int | slice] = [0] * len(shape)
             place[axis] = slice(0, max(shape) // 2 + 1)
             lines.append(power[(slice(None), *place)])
-        assert np.allclose(along_longest_axes(field, shape), np.mean(lines, axis=0))
+        assert np.allclose(along_longest_axes(field[np.newaxis]), np.mean(lines, axis=0))

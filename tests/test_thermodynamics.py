@@ -4,18 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from measurement_helpers import statistic
 
-from skild_phys.measurement.system import System
+from skild_phys.measurement.observables import OBSERVABLES, STATISTICS
+from skild_phys.measurement.system import Slice, System
 from skild_phys.measurement.theory import theory
-from skild_phys.measurement.thermodynamics import (
-    binder_cumulant,
-    binder_ratio,
-    magnetization_moments,
-    moments,
-    second_moment_correlation_length,
-    specific_heat,
-    susceptibility,
-)
 from skild_phys.models import MODELS
 from skild_phys.models.exact import (
     SUSCEPTIBILITY,
@@ -25,29 +18,37 @@ from skild_phys.models.exact import (
 )
 
 
+def value(name: str, side: int = 8, temperature: float = 1.0, **means: np.ndarray) -> float:
+    """An observable of given means."""
+    system = System((side, side), "spins", temperature=temperature)
+    return float(OBSERVABLES[name](means, system))
+
+
 def test_moments_of_known_lattices() -> None:
     spins = np.ones((2, 4, 4), dtype=np.int8)
     spins[1, :3] = -1
-    assert magnetization_moments(spins).tolist() == [[1, 1, 1, 1], [-0.5, 0.5, 0.25, 0.0625]]
+    assert statistic("moments", spins).tolist() == [[1, 1, 1, 1], [-0.5, 0.5, 0.25, 0.0625]]
 
 
 def test_moments_of_block_sums_are_those_of_the_spins() -> None:
     spins = np.random.default_rng(10).choice(np.array([-1, 1], dtype=np.int8), size=(3, 8, 8))
     sums = spins.reshape(3, 4, 2, 4, 2).sum(axis=(2, 4)).astype(np.int16)
-    assert np.allclose(magnetization_moments(sums, 0.25), magnetization_moments(spins))
+    assert np.allclose(statistic("moments", sums / 4.0), statistic("moments", spins))
 
 
 def test_many_large_integers_do_not_overflow() -> None:
     field = np.full((1, 64, 64), 2**14, dtype=np.int16)
-    assert magnetization_moments(field)[0, 0] == 2**14
+    assert statistic("moments", field)[0, 0] == 2**14
 
 
 def test_binder_cumulant_of_order_and_of_a_gaussian() -> None:
-    one = np.array(1.0)
-    assert binder_cumulant(one, one) == pytest.approx(2 / 3)
-    assert binder_cumulant(one, 3 * one) == pytest.approx(0.0)
-    assert binder_ratio(one, one) == pytest.approx(2 / 3)
-    assert binder_ratio(np.sqrt(2 / np.pi) * one, one) == pytest.approx(1 - np.pi / 6)
+    order = np.array([0.0, 1.0, 1.0, 1.0])
+    gaussian = np.array([0.0, np.sqrt(2 / np.pi), 1.0, 3.0])
+    for name, of_order, of_gaussian in (
+        ("binder_cumulant", 2 / 3, 0.0), ("binder_ratio", 2 / 3, 1 - np.pi / 6),
+    ):  # fmt: skip
+        assert value(name, moments=order) == pytest.approx(of_order)
+        assert value(name, moments=gaussian) == pytest.approx(of_gaussian)
 
 
 def test_specific_heat_of_the_enumerated_4x4_torus() -> None:
@@ -57,8 +58,8 @@ def test_specific_heat_of_the_enumerated_4x4_torus() -> None:
     for temperature in (1.7, model.critical_temperature, 4.0):
         weight = np.exp(-16 * (energy - energy.min()) / temperature)
         weight /= weight.sum()
-        e, e2 = (np.asarray((weight * energy**power).sum()) for power in (1, 2))
-        found = float(specific_heat(e, e2, 16, temperature))
+        means = np.array([(weight * energy**power).sum() for power in (1, 2)])
+        found = value("specific_heat", 4, temperature, energy=means)
         assert found == pytest.approx(kaufman_specific_heat(4, temperature), rel=1e-9)
         # A planted fault, 1/T for 1/T^2, is far outside.
         assert found * temperature != pytest.approx(found, rel=0.1)
@@ -113,17 +114,28 @@ def test_moments_over_three_axes_and_of_an_order_parameter() -> None:
     cube = np.ones((2, 2, 4, 4), dtype=np.int8)
     cube[1, 0] = cube[1, 1, :2] = -1
     want = [[1, 1, 1, 1], [-0.5, 0.5, 0.25, 0.0625]]
-    assert magnetization_moments(cube, dimension=3).tolist() == want
-    assert moments(np.array([1.0, -0.5])).tolist() == want
+    assert statistic("moments", cube).tolist() == want
+
+
+def test_moments_of_a_field_with_components_are_of_the_length_of_the_mean() -> None:
+    field = np.random.default_rng(11).normal(size=(3, 2, 4, 4))
+    part = Slice(System((4, 4), "field"), field, np.arange(3))
+    length = np.hypot(*field.mean(axis=(2, 3)).T)
+    assert np.allclose(STATISTICS["moments"](part)[:, 2], length**2)
+    assert np.allclose(STATISTICS["along_k"](part)[:, 0], 16 * length**2)
+    power = (np.abs(np.fft.fft2(field)) ** 2).sum(axis=1) / 16
+    assert np.allclose(STATISTICS["along_k"](part)[:, 1], (power[:, 0, 1] + power[:, 1, 0]) / 2)
 
 
 def test_correlation_length_of_an_ornstein_zernike_spectrum() -> None:
     xi, length = 5.0, 64
     k_hat = 2 * np.sin(np.pi / length)
-    s_min = np.asarray(1 / (1 + (k_hat * xi) ** 2))
-    assert second_moment_correlation_length(np.array(1.0), s_min, length) == pytest.approx(xi)
-    assert np.isnan(second_moment_correlation_length(np.array(1.0), np.array(2.0), length))
+    power = np.array([1.0, 1 / (1 + (k_hat * xi) ** 2)])
+    assert value("correlation_length", length, lowest=power) == pytest.approx(xi)
+    assert value("correlation_length_ratio", length, lowest=power) == pytest.approx(xi / length)
+    assert np.isnan(value("correlation_length", length, lowest=np.array([1.0, 2.0])))
 
 
 def test_susceptibility_is_sites_times_the_second_moment() -> None:
-    assert susceptibility(np.array(0.25), 64) == 16.0
+    moments = np.array([0.0, 0.3, 0.25, 0.1])
+    assert value("connected_susceptibility", moments=moments) == pytest.approx(64 * (0.25 - 0.09))

@@ -152,7 +152,7 @@ def _print(found: Comparison, as_json: bool) -> None:
         say(json.dumps(summary(found), allow_nan=False))
         return
     show(_table(found), 200)
-    for model in found.models:
+    for model in found.stores:
         say(f"\n{model.name}: {verdict(found, model)}")
         for note in model.notes:
             say(f"  note: {note}")
@@ -168,7 +168,7 @@ def _table(found: Comparison) -> Any:
     shown = Table(box=None, pad_edge=False)
     for name in ("observable", "r"):
         shown.add_column(name)
-    for name in ("truth", *(f"{m.name} - truth" for m in found.models), "theory"):
+    for name in ("truth", *(f"{m.name} - truth" for m in found.stores), "theory"):
         shown.add_column(name, justify="right")
     frame = table(found)
     wanted = frame[frame["at"].isna() | (frame["observable"] == "connected_four_point")]
@@ -180,7 +180,7 @@ def _table(found: Comparison) -> Any:
             "" if at != at else f"{at:g}",
         ]
         cells.append(with_error(first["truth"], first["truth_err"]))
-        for model in found.models:
+        for model in found.stores:
             line = by_model.get(model.name)
             cells.append(_cell(line) if line else "")
         shown.add_row(*cells, with_error(first["theory"], 0.0))

@@ -38,12 +38,11 @@ if TYPE_CHECKING:
 
 _SUFFIXES = ("", ".nc", ".csv", ".zarr")
 _SHELLS_SHOWN = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
-_SHELLS = ("distance", "radius", "shell")  # dimensions of which only these are printed
 
 
 def compile_kernels() -> None:
     """Compile what measuring will call, and say so; quick once it is cached."""
-    from skild_phys.measurement.dataset import measure
+    from skild_phys.measurement.measure import measure
 
     with announced("loading the kernels (compiled on the first run) ..."):
         spins = np.ones((1, 4, 4), dtype=np.int8)
@@ -99,9 +98,9 @@ def command(
     skild-phys measure refined.zarr -o refined.nc
     skild-phys measure fine.zarr --only binder_cumulant,energy --errors bootstrap
     """
-    from skild_phys.measurement.dataset import chosen, measure
-    from skild_phys.measurement.lattices import check_measurable
-    from skild_phys.measurement.system import System
+    from skild_phys.measurement.measure import measure
+    from skild_phys.measurement.observables import chosen
+    from skild_phys.measurement.system import System, check_measurable
     from skild_phys.store import open_lattices
 
     opened = open_lattices(store)
@@ -272,19 +271,17 @@ def _theory(result: xr.Dataset, name: str, i: int | None = None) -> str:
 def _line_table(result: xr.Dataset, names: Sequence[str]) -> Any:
     from rich.table import Table
 
-    from skild_phys.measurement.observables import POSITION
-    from skild_phys.measurement.report import label, with_error
+    from skild_phys.measurement.report import label, position, with_error
 
-    dim = str(result[names[0]].dims[0])
-    heading = {"shell": "k", "size": "s", "offsets": "sites"}.get(dim, "r")
+    over = position(result, names[0])
     table = Table(box=None, pad_edge=False)
-    table.add_column(heading, justify="right")
+    table.add_column(over.attrs["symbol"], justify="right")
     for name in names:
         table.add_column(label(result, name), justify="right")
         if f"{name}_theory" in result:
             table.add_column("theory", justify="right")
-    places = result[POSITION[dim]].values
-    few = dim in _SHELLS and "symbol" in result[names[0]].attrs
+    places = over.values
+    few = over.attrs["dense"] and "symbol" in result[names[0]].attrs
     for i in (i for i in _SHELLS_SHOWN if i < len(places)) if few else range(len(places)):
         at = places[i]
         cells = [str(at) if places.dtype.kind == "U" else f"{at:.4g}"]

@@ -131,9 +131,8 @@ def _measure(params: Params, stores: Sequence[_Store]) -> None:
     from skild_phys.cli.measure import parse_offsets
     from skild_phys.cli.options import error_method
     from skild_phys.measurement.compare import check_names
-    from skild_phys.measurement.dataset import chosen
-    from skild_phys.measurement.four_point import check_offsets
-    from skild_phys.measurement.system import System
+    from skild_phys.measurement.observables import chosen
+    from skild_phys.measurement.system import System, check_offsets
 
     if params.get("names") is not None:
         check_names([name.strip() for name in params["names"].split(",")], len(stores) - 1)

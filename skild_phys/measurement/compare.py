@@ -1,4 +1,4 @@
-"""Models against a truth: residuals with paired errors where parents are shared."""
+"""Stores against a truth: residuals, with paired errors where samples share their parents."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,53 +18,53 @@ from skild_phys.errorbars import Chains, ErrorMethod, Estimate, Means
 from skild_phys.errors import BadInput, StoreError
 from skild_phys.files import printable
 from skild_phys.measurement.agreement import Agreement, agreement_of
-from skild_phys.measurement.dataset import (
+from skild_phys.measurement.measure import (
     GAMMA,
-    Variables,
+    MAX_ROWS,
+    Rows,
+    Statistics,
     add_estimate,
-    attributes,
+    collect,
     estimate,
     estimates,
+    identities,
+    needs_of,
+    rows_of,
     to_dataset,
 )
-from skild_phys.measurement.joint import Joint, add_joint, joint_functions
-from skild_phys.measurement.lattices import check_measurable
-from skild_phys.measurement.observables import Observable, all_of, observables
-from skild_phys.measurement.pairing import Pairing, agreement, pair
-from skild_phys.measurement.patterns import fold_patterns, total_variation
-from skild_phys.measurement.pictures import Pictures, pictures
-from skild_phys.measurement.rows import MAX_ROWS, Rows, rows_of
-from skild_phys.measurement.shells import Array
-from skild_phys.measurement.statistics import Statistics, collect
-from skild_phys.measurement.system import System
+from skild_phys.measurement.observables import Observable, observables
+from skild_phys.measurement.observables.patterns import (
+    fold_patterns,
+    kl_divergence,
+    patterns,
+    total_variation,
+)
+from skild_phys.measurement.pairing import Pairing, agreements, coarse_by, pair, rule_of
+from skild_phys.measurement.system import Array, System, check_measurable, read_lattices
 from skild_phys.store import Lattices, read_timing
 
 _COST = ("method", "steps", "sweeps", "polish")
-JUDGED = (
-    "connected_four_point",
-    "two_point_axis",
-    "two_point_diagonal",
-    "structure_factor",
-)
-"""Observables whose residuals are judged together, with their full covariance."""
+RATIOS = ("structure_factor", "two_point_axis", "two_point_diagonal", "two_point_radial")
+"""Observables whose ratio to the truth's is given as well, as NAME_ratio."""
 
+_NOISE = "patterns_tv_noise"
 _FLOAT32, _FLOAT64 = 2.0**-20, 2.0**-40
 """Relative size of rounding: some units in the last place of fields, and of sums of spins."""
 
 
 @dataclass(frozen=True)
-class Model:
+class Compared:
     """One store beside the truth.
 
     Attributes
     ----------
     name : of the store without its suffix, unless it was named.
-    data : its own estimates, as from `dataset.measure`; and NAME_residual = model - truth with
-        NAME_residual_err, the ratios of `joint.RATIOS`, patterns_tv, patterns_tv_noise (what equal
+    data : its own estimates, as from `measure`; and NAME_residual (its own less the truth's) with
+        NAME_residual_err, NAME_ratio of `RATIOS`, patterns_tv, patterns_tv_noise (what equal
         ensembles would show), patterns_kl, site_agreement, coarse_agreement, each with _err.
-    together : observable -> chi^2 of its residuals at all places.
+    together : observable -> chi^2 of its residuals at all distances or wave numbers.
     paired : whether residuals carry paired errors.
-    lattices, parents : lattices used, and truth lattices they are compared with.
+    lattices, parents : samples used, and samples of the truth they are compared with.
     notes : what the reader must know about the pairing.
     cost : what the store says of its making (method, steps, seconds a lattice, ...).
     """
@@ -79,22 +80,36 @@ class Model:
 
 
 @dataclass(frozen=True)
+class Pictures:
+    """One sample in physical units, (Ly, Lx), of 3D ones the layer z = 0.
+
+    `coarse` is None where no rule is known, and for shares of Potts states. A store that has no
+    refinement of this sample shows its first one instead.
+    """
+
+    truth: NDArray[Any]
+    stores: tuple[NDArray[Any], ...]
+    coarse: NDArray[Any] | None
+
+
+@dataclass(frozen=True)
 class Comparison:
-    """Truth, models and pictures; `patterns_floor` is the TV between two halves of the truth."""
+    """Truth, stores and pictures; `patterns_floor` is the TV between two halves of the truth."""
 
     name: str
     truth: xr.Dataset
-    models: tuple[Model, ...]
+    stores: tuple[Compared, ...]
     patterns_floor: float
     pictures: Pictures
 
 
 def compare(
     truth: Lattices,
-    models: Sequence[Lattices],
+    stores: Sequence[Lattices],
     *,
     names: Sequence[str] | None = None,
     coarse: Lattices | None = None,
+    extra: Sequence[Observable] = (),
     errors: ErrorMethod = GAMMA,
     seed: int = 0,
     threads: int = 1,
@@ -103,169 +118,185 @@ def compare(
 ) -> Comparison:
     """Measure every store once and take the differences to the truth.
 
-    A model that descends from lattices of the truth (`pairing.pair`) is compared with just
-    those, lattice by lattice: several refinements of one lattice are averaged first, and the
-    errors come from the truth's lattices, each with its refinements. Otherwise it is compared
-    with the whole truth, with the errors of two independent ensembles.
+    A store that descends from samples of the truth (`pairing.pair`) is compared with just those,
+    one by one: several refinements of a sample are averaged first, and the errors come from the
+    truth's samples, each with its refinements. Otherwise it is compared with the whole truth,
+    with the errors of two independent ensembles.
 
     Parameters
     ----------
-    truth, models, coarse : open stores; `coarse` is what the models were refined from.
-    names : of the models; those of their stores, numbered where they are alike, by default.
-    errors, seed, threads, max_rows, progress : as in `dataset.measure`.
+    truth, stores, coarse : open lattices; `coarse` is what the others were refined from.
+    names : of the stores; those of their files, numbered where they are alike, by default.
+    extra, errors, seed, threads, max_rows, progress : as in `measure`.
 
     Raises
     ------
-    BadInput : a model whose lattices do not fit the truth's; names that are not one a model.
+    BadInput : a store whose lattices do not fit the truth's; names that are not one a store.
     StoreError : a store without lattices, of counts of states, or a damaged one.
     """
-    called = _names(models, names)
-    for store in (truth, *models):
+    called = _names(stores, names)
+    for store in (truth, *stores):
         _check(store, truth)
-    system = System.of(truth, seed=seed)
-    rows = rows_of(truth, max_rows)
-    wanted = observables(system)
-    needed = {name for o in wanted for name in o.needs}
-    found = collect(
-        truth, system, rows.label, rows.size, needed=needed, threads=threads, progress=progress
-    )
-    measured = to_dataset(
-        system,
-        estimates(found, rows.chains, wanted, errors=errors, group=int(rows.members.max())),
-        attributes(found, rows.chains, truth.attrs, errors),
-    )
-    pairings = [pair(truth, store, coarse) for store in models]
-    against = _Against(truth, found, rows, measured, errors, threads, progress)
-    compared = [
-        against.unpaired(store, name, pairing, max_rows)
-        if pairing.parent is None
-        else against.paired(store, name, pairing)
-        for store, name, pairing in zip(models, called, pairings, strict=True)
-    ]
+    system, rows = System.of(truth, seed=seed), rows_of(truth, max_rows)
+    wanted = observables(system, extra)
+    read = partial(collect, threads=threads, progress=progress)
+    found = read(truth, system, rows.label, rows.size, needed=needs_of(wanted))
+    variables = estimates(found, rows.chains, wanted, errors, int(rows.members.max()))
+    measured = to_dataset(found, variables, wanted, rows.chains, truth.attrs, errors)
+    against = _Truth(truth, found, rows, wanted, measured, errors)
+    pairings = [pair(truth, store, coarse) for store in stores]
+    compared = []
+    for store, name, pairing in zip(stores, called, pairings, strict=True):
+        own = System.of(store)
+        same = own.field == system.field and own.q == system.q
+        own = system if same else replace(own, model=None)
+        theirs = observables(own, extra)
+        if pairing.parent is None:
+            its = rows_of(store, max_rows)
+            reduced = read(store, own, its.label, its.size, needed=needs_of(theirs))
+            sides = _Sides(reduced, its, its.chains, found, rows.chains, errors)
+        else:
+            label, complete, dropped = against.complete(store, pairing.parent)
+            shared = agreements(truth, store, pairing.parent)
+            needed = needs_of((*theirs, *shared))
+            reduced = read(store, own, label, rows.size, needed=needed).take(complete)
+            chains = rows.chains.take(np.flatnonzero(complete)) if rows.chains else None
+            truths = found.take(complete)
+            sides = _Sides(reduced, rows, chains, truths, chains, errors, shared, dropped)
+        compared.append(against.compared(store, name, pairing, sides, theirs))
     return Comparison(
         printable(truth.path.stem),
         measured,
         tuple(compared),
         _floor(found, rows.chains),
-        pictures(truth, models, [p.parent for p in pairings], coarse),
+        _pictures(truth, stores, [p.parent for p in pairings], coarse),
     )
 
 
 @dataclass(frozen=True)
-class _Against:
-    """The truth's side of a comparison."""
+class _Sides:
+    """A store and the truth, reduced to rows: row by row where they are paired."""
 
-    truth: Lattices
     found: Statistics
     rows: Rows
+    chains: Chains | None
+    reference: Statistics
+    reference_chains: Chains | None
+    errors: ErrorMethod
+    shared: tuple[Observable, ...] | None = None
+    dropped: tuple[str, ...] = ()
+
+    @property
+    def paired(self) -> bool:
+        """Whether rows belong together; then `shared` compares configurations with parents."""
+        return self.shared is not None
+
+    def difference(self, observable: Observable) -> Estimate:
+        """Return the store's value less the truth's."""
+        influence = observable.judged
+        if not self.paired:
+            return _independent(
+                estimate(observable, self.found, self.chains, self.errors, influence),
+                estimate(observable, self.reference, self.reference_chains, self.errors, influence),
+            )
+        system = self.found.system
+        return self.errors(
+            lambda m, t: np.asarray(observable(m, system) - observable(t, system)),
+            self.found.needed(observable),
+            self.reference.needed(observable),
+            chains=self.chains,
+            influence=influence,
+        )
+
+    def joint(self, joint: Observable) -> Estimate:
+        """Return a function of both; errors of independent ensembles add in quadrature."""
+        own, truth = self.found.needed(joint), self.reference.needed(joint)
+        if self.paired:
+            return self.errors(joint.function, own, truth, chains=self.chains)
+        means = [{n: a.mean(axis=0) for n, a in side.items()} for side in (own, truth)]
+        return _together(
+            self.errors(lambda m: joint.function(m, means[1]), own, chains=self.chains),
+            self.errors(lambda t: joint.function(means[0], t), truth, chains=self.reference_chains),
+        )
+
+
+@dataclass(frozen=True)
+class _Truth:
+    """The truth's side of a comparison."""
+
+    store: Lattices
+    found: Statistics
+    rows: Rows
+    wanted: tuple[Observable, ...]
     measured: xr.Dataset
     errors: ErrorMethod
-    threads: int
-    progress: Callable[[int], None] | None
 
-    def paired(self, store: Lattices, name: str, pairing: Pairing) -> Model:
-        parent = pairing.parent
-        if parent is None:
-            raise ValueError("no pairs")
-        label = self.rows.of_parents(parent)
-        complete = _complete_rows(parent, label, self.rows.members)
-        partial = int(np.count_nonzero((label >= 0) & ~complete[label]))
+    def complete(
+        self, store: Lattices, parent: NDArray[np.int64]
+    ) -> tuple[NDArray[np.int64], NDArray[np.bool_], tuple[str, ...]]:
+        """Return the row of each sample of a store (-1: left out), and which rows can be paired.
+
+        These are the rows all of whose members have a child.
+        """
+        rows = self.rows
+        label = rows.of_parents(parent)
+        first = label[np.unique(parent, return_index=True)[1]]
+        there = np.bincount(first[first >= 0], minlength=rows.size)
+        complete = np.asarray(there == rows.members)
+        most = rows.members.max()
         if not complete.any():
             raise StoreError(
-                f"{store.path}: variable 'parent': no group of {self.rows.members.max()} "
-                f"successive lattices of {self.truth.path} is refined as a whole"
+                f"{store.path}: variable 'parent': no group of {most} successive lattices of "
+                f"{self.store.path} is refined as a whole"
             )
-        kept = np.where((label >= 0) & complete[label], label, -1)
-        found = self._collect(store, kept, self.rows.size, parent).take(complete)
-        reference = self.found.take(complete)
-        chains = self.rows.chains.take(np.flatnonzero(complete)) if self.rows.chains else None
-        data = self._own(found, self.rows, chains)
-        together = {}
-        for observable in _common(found, reference):
-            needs = observable.needs
-            judged = observable.name in JUDGED
-            residual = self.errors(
-                _difference(observable, found.system),
-                *({n: side.rows[n] for n in needs} for side in (found, reference)),
-                chains=chains,
-                influence=judged,
-            )
-            residual = self._settled(observable, residual)
-            _add_residual(data, observable, residual)
-            if judged:
-                together[observable.name] = _judge(observable, residual)
-        for extra in _AGREEMENTS:
-            if extra.name in found.rows:
-                add_estimate(data, extra, estimate(extra, found, chains, self.errors))
-        for joint in joint_functions(found, reference):
-            sides = ({n: s.rows[n] for n in joint.needs} for s in (found, reference))
-            add_joint(data, joint, self.errors(joint.function, *sides, chains=chains))
-        lattices, parents = int(found.count.sum()), int(reference.count.sum())
-        notes = (
-            *pairing.notes,
-            *self._another_temperature(store),
-            *_dropped(partial, self.rows),
-            *_doubts(data),
+        partial = int(np.count_nonzero((label >= 0) & ~complete[label]))
+        dropped = (
+            f"{partial} lattices are left out: the truth is averaged in groups of up to {most}, "
+            "and theirs are refined in part only",
         )
-        own = self._as_dataset(found, chains, data)
-        return Model(name, own, together, True, lattices, parents, notes, _cost(store))
+        kept = np.where((label >= 0) & complete[label], label, -1)
+        return kept, complete, dropped if partial else ()
 
-    def unpaired(
+    def compared(
         self,
         store: Lattices,
         name: str,
         pairing: Pairing,
-        max_rows: int,
-    ) -> Model:
-        rows = rows_of(store, max_rows)
-        found = self._collect(store, rows.label, rows.size, None)
-        data = self._own(found, rows, rows.chains)
-        together = {}
-        for observable in _common(found, self.found):
-            sides = [
-                self.errors(
-                    lambda m, side=side, o=observable: o.function(m, side.system),
-                    {n: side.rows[n] for n in observable.needs},
-                    chains=chains,
-                    influence=observable.name in JUDGED,
-                )
-                for side, chains in ((found, rows.chains), (self.found, self.rows.chains))
-            ]
-            residual = _independent(*sides)
-            _add_residual(data, observable, residual)
-            if observable.name in JUDGED:
-                together[observable.name] = _judge(observable, residual)
-        for joint in joint_functions(found, self.found):
-            add_joint(data, joint, self._apart(joint, found, rows.chains))
-        lattices, parents = int(found.count.sum()), int(self.found.count.sum())
-        own = self._as_dataset(found, rows.chains, data)
-        notes = (*pairing.notes, *self._another_temperature(store))
-        return Model(name, own, together, False, lattices, parents, notes, _cost(store))
-
-    def _another_temperature(self, store: Lattices) -> list[str]:
-        own, truth = (s.attrs.get("temperature") for s in (store, self.truth))
-        if own is None or truth is None or math.isclose(own, truth, rel_tol=1e-9):
-            return []
-        return [f"its temperature is {own:.7g}, the truth's {truth:.7g}, which theory is of"]
-
-    def _collect(
-        self,
-        store: Lattices,
-        label: NDArray[np.int64],
-        size: int,
-        parent: NDArray[np.int64] | None,
-    ) -> Statistics:
-        """Reduce a model as one of the truth's system, with the truth's Hamiltonian."""
-        own, system = System.of(store), self.found.system
-        if own.field == system.field and own.q == system.q:
-            own = system
-        else:
-            own = replace(own, model=None)
-        needed = {name for o in observables(own) for name in o.needs}
-        extra = None if parent is None else agreement(self.truth, store, parent)
-        return collect(
-            store, own, label, size, needed=needed, extra=extra,
-            threads=self.threads, progress=self.progress,
+        sides: _Sides,
+        theirs: tuple[Observable, ...],
+    ) -> Compared:
+        """Return a store's own estimates, its residuals, and all that is of both."""
+        found, together = sides.found, {}
+        data = estimates(found, sides.chains, theirs, self.errors, int(sides.rows.members.max()))
+        for one in (o for o in theirs if o in self.wanted):
+            residual = sides.difference(one)
+            if sides.paired:
+                residual = self._settled(one, residual)
+            about = f"{one.long_name}, model - truth"
+            add_estimate(data, replace(one, name=f"{one.name}_residual", long_name=about), residual)
+            if one.judged:
+                together[one.name] = _judged(one, residual)
+        for one in sides.shared or ():
+            add_estimate(data, one, estimate(one, found, sides.chains, self.errors))
+        for one in _joints(found, sides.reference, self.wanted):
+            both = sides.joint(one)
+            add_estimate(data, one, _noise(both) if one.name == _NOISE else both)
+        own, truth = (s.attrs.get("temperature") for s in (store, self.store))
+        notes = list(pairing.notes)
+        if not (own is None or truth is None or math.isclose(own, truth, rel_tol=1e-9)):
+            text = f"its temperature is {own:.7g}, the truth's {truth:.7g}, which theory is of"
+            notes.append(text)
+        notes += sides.dropped
+        share = float(data["coarse_agreement"][1]) if "coarse_agreement" in data else 1.0
+        if share != 1.0:
+            notes.append(f"keeps {share:.2%} of the coarse values")
+        cost = {key: store.attrs[key] for key in _COST if key in store.attrs}
+        if (seconds := read_timing(store.path)) is not None:
+            cost["seconds_per_lattice"] = seconds
+        measured = to_dataset(found, data, theirs, sides.chains, self.store.attrs, self.errors)
+        return Compared(
+            name, measured, together, sides.paired, found.lattices, sides.reference.lattices,
+            tuple(notes), cost,
         )  # fmt: skip
 
     def _settled(self, observable: Observable, residual: Estimate) -> Estimate:
@@ -277,75 +308,86 @@ class _Against:
         value, error, n_eff = (
             self.measured[f"{observable.name}{end}"].values for end in ("", "_err", "_n_eff")
         )
-        unit = _FLOAT32 if self.truth.field == "field" else _FLOAT64
+        unit = _FLOAT32 if self.store.field == "field" else _FLOAT64
         rounding = unit * (np.abs(value) + np.nan_to_num(error * np.sqrt(n_eff)))
         none = (np.abs(residual.value) <= rounding) & (residual.error <= rounding)
         moved = tuple(
             replace(part, rows=np.where(none.ravel(), 0.0, part.rows))
             for part in residual.influence
         )
-        settled = (np.where(none, 0.0, a) for a in (residual.value, residual.error))
-        return replace(residual, **dict(zip(("value", "error"), settled)), influence=moved)
-
-    def _own(self, found: Statistics, rows: Rows, chains: Chains | None) -> Variables:
-        wanted, group = observables(found.system), int(rows.members.max())
-        return estimates(found, chains, wanted, errors=self.errors, group=group)
-
-    def _as_dataset(self, found: Statistics, chains: Chains | None, data: Variables) -> xr.Dataset:
-        about = attributes(found, chains, self.truth.attrs, self.errors)
-        return to_dataset(found.system, data, about)
-
-    def _apart(self, joint: Joint, found: Statistics, chains: Chains | None) -> Estimate:
-        """Return a function of two ensembles; their errors add in quadrature."""
-        model, truth = ({n: s.rows[n] for n in joint.needs} for s in (found, self.found))
-        fixed_model = {n: a.mean(axis=0) for n, a in model.items()}
-        fixed_truth = {n: a.mean(axis=0) for n, a in truth.items()}
-        of_model = self.errors(lambda m: joint.function(m, fixed_truth), model, chains=chains)
-        of_truth = self.errors(
-            lambda t: joint.function(fixed_model, t), truth, chains=self.rows.chains
-        )
-        return replace(
-            of_model,
-            error=np.hypot(of_model.error, of_truth.error),
-            tau=np.maximum(of_model.tau, of_truth.tau),
-            tau_error=np.full_like(of_model.tau_error, np.nan),
-            n_eff=np.minimum(of_model.n_eff, of_truth.n_eff),
-        )
+        value, error = (np.where(none, 0.0, a) for a in (residual.value, residual.error))
+        return replace(residual, value=value, error=error, influence=moved)
 
 
-def _judge(observable: Observable, residual: Estimate) -> Agreement:
-    """Judge squares of every side, and other residuals at 1, 2, 4 .. steps."""
+def _judged(observable: Observable, residual: Estimate) -> Agreement:
+    """Judge a residual at every place, of a dense axis at 1, 2, 4 .. steps."""
     places = np.arange(residual.value.size)
-    if observable.dim != "side":
+    if observable.axis is not None and observable.axis.dense:
         places = places[1:][(places[1:] & places[:-1]) == 0]
     return agreement_of(residual, places)
 
 
-def _difference(observable: Observable, system: System) -> Callable[[Means, Means], Array]:
-    return lambda m, t: np.asarray(observable.function(m, system) - observable.function(t, system))
+def _together(own: Estimate, truth: Estimate) -> Estimate:
+    """Return `own` with the error of both, which are independent."""
+    return replace(
+        own,
+        error=np.hypot(own.error, truth.error),
+        tau=np.maximum(own.tau, truth.tau),
+        tau_error=np.full_like(own.tau_error, np.nan),
+        n_eff=np.minimum(own.n_eff, truth.n_eff),
+    )
 
 
-def _independent(model: Estimate, truth: Estimate) -> Estimate:
-    """Return model - truth of two independent ensembles."""
+def _independent(own: Estimate, truth: Estimate) -> Estimate:
+    """Return own - truth of two independent ensembles."""
     with np.errstate(invalid="ignore"):
-        value = np.asarray(model.value - truth.value)
-    return Estimate(
-        value,
-        np.hypot(model.error, truth.error),
-        np.maximum(model.tau, truth.tau),
-        np.full_like(model.tau_error, np.nan),
-        np.minimum(model.n_eff, truth.n_eff),
-        model.influence + truth.influence if model.influence and truth.influence else (),
-    )
+        value = np.asarray(own.value - truth.value)
+    both = own.influence + truth.influence if own.influence and truth.influence else ()
+    return replace(_together(own, truth), value=value, influence=both)
 
 
-_AGREEMENTS = tuple(
-    Observable(name, long_name, "1", "", (name,), all_of(name))
-    for name, long_name in (
-        ("site_agreement", "share of spins equal to the truth's"),
-        ("coarse_agreement", "share of coarse values equal to the truth's"),
-    )
-)
+def _joints(
+    found: Statistics, reference: Statistics, wanted: Sequence[Observable]
+) -> list[Observable]:
+    """Return functions of the means of a store and the truth that are no differences."""
+
+    def ratio(statistic: str, own: Means, truth: Means) -> Array:
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return np.asarray(own[statistic] / truth[statistic])
+
+    made = [
+        replace(
+            o, name=f"{o.name}_ratio", long_name=f"{o.long_name}, over the truth's", label="",
+            function=partial(ratio, o.needs[0].name),
+        )
+        for name in RATIOS for o in wanted if o.name == name
+    ]  # fmt: skip
+    if "patterns" in found.rows and "patterns" in reference.rows:
+        windows = min(s.lattices for s in (found, reference)) * float(found.system.sites)
+        functions: dict[str, tuple[str, Callable[[Array, Array], Array]]] = {
+            "patterns_tv": ("total variation of 3x3 patterns", total_variation),
+            _NOISE: ("total variation of 3x3 patterns that noise alone would give", np.subtract),
+            "patterns_kl": (
+                "Kullback-Leibler divergence of 3x3 patterns, truth from model",
+                lambda own, truth: kl_divergence(truth, own, 0.5 / windows),
+            ),
+        }  # fmt: skip
+
+        def folded(function: Callable[[Array, Array], Array], own: Means, truth: Means) -> Array:
+            return function(*(fold_patterns(side["patterns"]) for side in (own, truth)))
+
+        made += [
+            Observable(name, "1", about, "", None, (patterns,), partial(folded, function))
+            for name, (about, function) in functions.items()
+        ]
+    return made
+
+
+def _noise(difference: Estimate) -> Estimate:
+    """Return the total variation that the errors of a difference alone would give."""
+    # The mean of |x| for a Gaussian x of standard deviation sigma is sigma sqrt(2 / pi).
+    noise, unknown = np.asarray(difference.error.sum() / np.sqrt(2 * np.pi)), np.asarray(np.nan)
+    return Estimate(noise, unknown, unknown, unknown, unknown)
 
 
 def _check(store: Lattices, truth: Lattices) -> None:
@@ -365,61 +407,20 @@ def numbered(names: Sequence[str]) -> list[str]:
     return found
 
 
-def _names(models: Sequence[Lattices], names: Sequence[str] | None) -> list[str]:
-    """Return the names of the models, those of their stores by default; raises BadInput."""
+def _names(stores: Sequence[Lattices], names: Sequence[str] | None) -> list[str]:
+    """Return the names of the stores, those of their files by default; raises BadInput."""
     if names is None:
-        return numbered([printable(Path(store.path).resolve().stem) for store in models])
-    check_names(names, len(models))
+        return numbered([printable(Path(store.path).resolve().stem) for store in stores])
+    check_names(names, len(stores))
     return list(names)
 
 
-def check_names(names: Sequence[str], models: int) -> None:
-    """Raise BadInput unless there is a good name for each of so many models."""
+def check_names(names: Sequence[str], stores: int) -> None:
+    """Raise BadInput unless there is a good name for each of so many stores."""
     good = all(re.fullmatch(r"[^\W_][\w .+-]*", name) for name in names)
-    if not good or len({*names}) != models or len(names) != models:
-        accepted = f"{models} different names, one a model, of letters and digits"
+    if not good or len({*names}) != stores or len(names) != stores:
+        accepted = f"{stores} different names, one a model, of letters and digits"
         raise BadInput("--names", ", ".join(names), accepted)
-
-
-def _complete_rows(
-    parent: NDArray[np.int64], label: NDArray[np.int64], members: NDArray[np.int64]
-) -> NDArray[np.bool_]:
-    """Return the rows all of whose members have a child: only these can be paired."""
-    _, first = np.unique(parent, return_index=True)
-    of_parents = label[first]
-    there = np.bincount(of_parents[of_parents >= 0], minlength=len(members))
-    return np.asarray(there == members)
-
-
-def _common(found: Statistics, reference: Statistics) -> list[Observable]:
-    theirs = observables(reference.system)
-    return [observable for observable in observables(found.system) if observable in theirs]
-
-
-def _add_residual(data: Variables, observable: Observable, found: Estimate) -> None:
-    add_estimate(
-        data,
-        replace(
-            observable,
-            name=f"{observable.name}_residual",
-            long_name=f"{observable.long_name}, model - truth",
-        ),
-        found,
-    )
-
-
-def _dropped(partial: int, rows: Rows) -> list[str]:
-    if not partial:
-        return []
-    return [
-        f"{partial} lattices are left out: the truth is averaged in groups of up to "
-        f"{rows.members.max()}, and theirs are refined in part only"
-    ]
-
-
-def _doubts(data: Variables) -> list[str]:
-    share = float(data["coarse_agreement"][1]) if "coarse_agreement" in data else 1.0
-    return [] if share == 1.0 else [f"keeps {share:.2%} of the coarse values"]
 
 
 def _floor(found: Statistics, chains: Chains | None) -> float:
@@ -428,14 +429,48 @@ def _floor(found: Statistics, chains: Chains | None) -> float:
     if "patterns" not in found.rows or n < 2:
         return float("nan")
     order = np.arange(n) if chains is None else np.argsort(chains.draw, kind="stable")
-    p, q = (
-        fold_patterns(found.rows["patterns"][half].mean(axis=0))
-        for half in (order[: n // 2], order[n // 2 :])
-    )
-    return float(total_variation(p, q))
+    halves = (found.rows["patterns"][half] for half in (order[: n // 2], order[n // 2 :]))
+    return float(total_variation(*(fold_patterns(half.mean(axis=0)) for half in halves)))
 
 
-def _cost(store: Lattices) -> dict[str, Any]:
-    cost = {key: store.attrs[key] for key in _COST if key in store.attrs}
-    seconds = read_timing(store.path)
-    return cost if seconds is None else cost | {"seconds_per_lattice": seconds}
+def _pictures(
+    truth: Lattices,
+    stores: Sequence[Lattices],
+    parents: Sequence[NDArray[np.int64] | None],
+    coarse: Lattices | None,
+) -> Pictures:
+    """Return the first sample of the truth that all paired stores refine.
+
+    Without `coarse`, the truth is coarse-grained by the rule of the first store that has one.
+    """
+    known = [p[p >= 0] for p in parents if p is not None]
+    index = 0
+    if known:
+        both = set(known[0].tolist()).intersection(*(p.tolist() for p in known))
+        index = min(both) if both else int(known[0][0])
+
+    def shown(store: Lattices, names: NDArray[np.int64] | None, name: int) -> NDArray[Any]:
+        where = np.flatnonzero(names == name) if names is not None else np.zeros(0)
+        at = int(where[0]) if len(where) else 0
+        return _layer(read_lattices(store, np.array([at])), store.scale)
+
+    of_stores = tuple(shown(s, p, index) for s, p in zip(stores, parents, strict=True))
+    raw, ids = read_lattices(truth, np.array([index])), identities(truth)[[index]]
+    small = None
+    if coarse is not None and coarse.field != "state_count":
+        small = shown(coarse, identities(coarse), int(ids[0]))
+    elif truth.field in ("spins", "states"):
+        for store in stores:
+            rule, factor = rule_of(store)
+            if rule and rule.stores.get(truth.field) not in (None, "state_count"):
+                scale = rule.scale(truth.field, factor, raw.ndim - 1)
+                small = _layer(coarse_by(store, raw, ids), scale)
+                break
+    return Pictures(_layer(raw, truth.scale), of_stores, small)
+
+
+def _layer(values: NDArray[Any], scale: float) -> NDArray[Any]:
+    found = np.asarray(values[0] * scale)
+    while found.ndim > 2:
+        found = found[0]
+    return found

@@ -1,58 +1,57 @@
-"""Which lattice of a truth each lattice of a model was made from, and how that is known."""
+"""Which sample of a truth each sample of a store was made from, and how that is known."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from skild_phys.errorbars import Array
-from skild_phys.measurement.lattices import is_spins, read_lattices
-from skild_phys.measurement.rows import identities
+from skild_phys.measurement.measure import identities
+from skild_phys.measurement.observables import Observable, Statistic
+from skild_phys.measurement.observables.base import mean
+from skild_phys.measurement.system import Array, Slice, read_lattices
 from skild_phys.rules import Rule, all_rules, coarsen
 from skild_phys.store import Lattices, shared
 
-_PROBE = 8
-_SAME_RULE = 0.99
-_SAME_FIELD = 0.5
+_PROBE = 8  # samples whose coarse values are compared with their parents'
+_SAME_RULE, _SAME_FIELD = 0.99, 0.5  # least agreement of integers, of real numbers
 
 
 @dataclass(frozen=True)
 class Pairing:
-    """`parent` is the truth's index for each model lattice (-1: none), None if unpaired."""
+    """`parent` is the truth's index of each sample (-1: none), None if the two are not paired."""
 
     parent: NDArray[np.int64] | None
     notes: tuple[str, ...]
 
 
-def pair(truth: Lattices, model: Lattices, coarse: Lattices | None = None) -> Pairing:
-    """Find out which lattices of `model` and `truth` descend from the same lattice.
+def pair(truth: Lattices, store: Lattices, coarse: Lattices | None = None) -> Pairing:
+    """Find out which samples of `store` and `truth` descend from the same one.
 
     The variable `parent` names the ancestor: an index of the truth, or, where the truth has
     parents of its own (a refined store), a number that both share. It is believed if the
-    digests in the attributes say so (the truth's in those of the model or of `coarse`, or the
+    digests in the attributes say so (the truth's in those of the store or of `coarse`, or the
     same parent store for both), or if the pairs have the same coarse values. Otherwise the two
     are taken as independent ensembles, and the notes say why.
     """
-    if not model.has("parent"):
-        if model.digest() == truth.digest():
+    if not store.has("parent"):
+        if store.digest() == truth.digest():
             return Pairing(np.arange(truth.n_samples), ("this is the truth itself",))
         notes: tuple[str, ...] = ("unpaired errors: the store names no parents of its lattices",)
-        if n := shared(truth, model):
+        if n := shared(truth, store):
             notes += (f"{n} of its lattices are the truth's own: these errors are too large",)
         return Pairing(None, notes)
     ancestors, first = np.unique(identities(truth), return_index=True)
-    wanted = identities(model)
+    wanted = identities(store)
     place = np.minimum(np.searchsorted(ancestors, wanted), len(ancestors) - 1)
     known = ancestors[place] == wanted
     if not known.any():
         return Pairing(None, ("unpaired errors: no parent is in the truth",))
     parent = np.where(known, first[place], -1)
-    if not _same_lineage(truth, model, coarse):
-        reason = _evidence(truth, model, parent)
+    if not _same_lineage(truth, store, coarse):
+        reason = _evidence(truth, store, parent)
         if reason is not None:
             return Pairing(None, (f"unpaired errors: {reason}",))
     lost = int((~known).sum())
@@ -60,33 +59,42 @@ def pair(truth: Lattices, model: Lattices, coarse: Lattices | None = None) -> Pa
     return Pairing(parent, notes)
 
 
-def agreement(
-    truth: Lattices, model: Lattices, parent: NDArray[np.int64]
-) -> Callable[[NDArray[np.int64], NDArray[Any]], dict[str, Array]]:
-    """Return a function (indices, raw lattices) -> averages that compare with the parents.
+def agreements(
+    truth: Lattices, store: Lattices, parent: NDArray[np.int64]
+) -> tuple[Observable, ...]:
+    """Return what compares samples with their parents; none for fields.
 
-    `site_agreement` (n,) is the share of equal spins; `coarse_agreement` (n,) the share of
-    coarse values that the rule maps to the same number (of a low-pass field, one minus the relative
-    squared misfit). Spins and states only: empty for fields.
+    `site_agreement` is the share of equal spins or states; `coarse_agreement` the share of coarse
+    values that the rule maps to the same number (of real ones, one minus the relative squared
+    misfit).
     """
-    rule, factor = rule_of(model)
-    names = identities(model)
+    if not _alike(truth, store):
+        return ()
 
-    def compare(index: NDArray[np.int64], raw: NDArray[Any]) -> dict[str, Array]:
-        if not _alike(truth, model):
-            return {}
-        other = read_lattices(truth, parent[index])
-        found = {"site_agreement": _mean(raw == other)}
-        if rule is not None:
-            seed = int(model.attrs.get("tie_seed") or 0)
-            a, b = (
-                coarsen(s, rule, factor, q=model.q, tie_seed=seed, sample_ids=names[index])
-                for s in (raw, other)
-            )
-            found["coarse_agreement"] = _same(a, b)
-        return found
+    def parents(part: Slice) -> NDArray[Any]:
+        return read_lattices(truth, parent[part.index])
 
-    return compare
+    def sites(part: Slice) -> Array:
+        return _share(part.raw == part.once(parents))
+
+    def coarse(part: Slice) -> Array:
+        both = (part.raw, part.once(parents))
+        return _same(*(coarse_by(store, a, names[part.index]) for a in both))
+
+    names = identities(store)
+    made = {"site_agreement": (sites, "share of spins equal to the truth's")}
+    if rule_of(store)[0] is not None:
+        made["coarse_agreement"] = (coarse, "share of coarse values equal to the truth's")
+    return tuple(
+        Observable(name, "1", about, "", None, (Statistic(name, compute),), mean)
+        for name, (compute, about) in made.items()
+    )
+
+
+def _alike(truth: Lattices, store: Lattices) -> bool:
+    """Return whether both hold spins, or the same Potts states, whose sites can be compared."""
+    kind = (truth.field, truth.q)
+    return kind == (store.field, store.q) and store.field in ("spins", "states")
 
 
 def rule_of(store: Lattices) -> tuple[Rule | None, int]:
@@ -97,37 +105,41 @@ def rule_of(store: Lattices) -> tuple[Rule | None, int]:
     return (None, 1) if known is None else (known, int(factor or 1))
 
 
+def coarse_by(store: Lattices, raw: NDArray[Any], ids: NDArray[np.int64]) -> NDArray[Any]:
+    """Coarse-grain configurations by the rule of `store`; `ids` are of the tie-breaks."""
+    (rule, factor), seed = rule_of(store), int(store.attrs.get("tie_seed") or 0)
+    if rule is None:
+        raise ValueError("no rule")
+    return coarsen(raw, rule, factor, q=store.q, tie_seed=seed, sample_ids=ids)
+
+
 def _same(a: NDArray[Any], b: NDArray[Any]) -> Array:
     if a.dtype.kind != "f":
-        return _mean(a == b)
-    a, b = a.astype(np.float64), b.astype(np.float64)
-    return np.asarray(1 - ((a - b) ** 2).sum(axis=(1, 2)) / (b**2).sum(axis=(1, 2)))
+        return _share(a == b)
+    a, b = (x.reshape(len(x), -1).astype(np.float64) for x in (a, b))
+    return np.asarray(1 - ((a - b) ** 2).sum(axis=1) / (b**2).sum(axis=1))
 
 
-def _mean(values: NDArray[Any]) -> Array:
-    return np.asarray(values.reshape(len(values), -1).mean(axis=1))
+def _share(equal: NDArray[np.bool_]) -> Array:
+    return np.asarray(equal.reshape(len(equal), -1).mean(axis=1))
 
 
-def _alike(truth: Lattices, model: Lattices) -> bool:
-    """Return whether both hold spins, or the same Potts states, whose sites can be compared."""
-    return truth.field == model.field and (is_spins(truth) or model.q == truth.q > 0)
-
-
-def _evidence(truth: Lattices, model: Lattices, parent: NDArray[np.int64]) -> str | None:
+def _evidence(truth: Lattices, store: Lattices, parent: NDArray[np.int64]) -> str | None:
     """Return why the pairs cannot be believed, None if their coarse values agree."""
-    rule, _ = rule_of(model)
-    if rule is None or not _alike(truth, model):
+    if rule_of(store)[0] is None or not _alike(truth, store):
         return "nothing shows that its parents are lattices of the truth"
     index = np.flatnonzero(parent >= 0)[:_PROBE]
-    same = agreement(truth, model, parent)(index, read_lattices(model, index))
-    share = float(same["coarse_agreement"].mean())
-    if share >= (_SAME_FIELD if rule.stores[truth.field] == "field" else _SAME_RULE):
+    ids = identities(store)[index]
+    both = (read_lattices(store, index), read_lattices(truth, parent[index]))
+    own, of_parents = (coarse_by(store, raw, ids) for raw in both)
+    share = float(_same(own, of_parents).mean())
+    if share >= (_SAME_FIELD if own.dtype.kind == "f" else _SAME_RULE):
         return None
     return f"its coarse values are not the truth's (agreement {share:.2f})"
 
 
-def _same_lineage(truth: Lattices, model: Lattices, coarse: Lattices | None) -> bool:
-    digest = model.attrs.get("parent_sha256")
+def _same_lineage(truth: Lattices, store: Lattices, coarse: Lattices | None) -> bool:
+    digest = store.attrs.get("parent_sha256")
     if digest is None:
         return False
     if digest in (truth.digest(), truth.attrs.get("parent_sha256")):

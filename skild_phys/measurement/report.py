@@ -15,9 +15,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from skild_phys.measurement.agreement import Agreement
-from skild_phys.measurement.compare import Comparison, Model
-from skild_phys.measurement.joint import RATIOS
-from skild_phys.measurement.observables import POSITION
+from skild_phys.measurement.compare import RATIOS, Compared, Comparison
 from skild_phys.models import MODELS
 
 SIGNIFICANT = 3.0
@@ -34,6 +32,7 @@ _PER_MODEL = (
     "site_agreement",
     "coarse_agreement",
 )
+_RATIOS = tuple(f"{name}_ratio" for name in RATIOS)
 
 
 def table(comparison: Comparison) -> pd.DataFrame:
@@ -44,8 +43,8 @@ def table(comparison: Comparison) -> pd.DataFrame:
     """
     lines = [
         line
-        for model in comparison.models
-        for name in (*_compared(model), *(n for n in (*_PER_MODEL, *RATIOS) if n in model.data))
+        for model in comparison.stores
+        for name in (*_compared(model), *(n for n in (*_PER_MODEL, *_RATIOS) if n in model.data))
         for line in _lines(comparison, model, name)
     ]
     return pd.DataFrame(lines, columns=list(COLUMNS))
@@ -136,13 +135,13 @@ def summary(comparison: Comparison) -> dict[str, Any]:
                     frame[frame["model"] == model.name].drop(columns="model").to_dict("records")
                 ),
             }
-            for model in comparison.models
+            for model in comparison.stores
         ],
         "ranking": ranking(comparison),
     }
 
 
-def verdict(comparison: Comparison, model: Model) -> str:
+def verdict(comparison: Comparison, model: Compared) -> str:
     """Return in plain words where a model agrees with the truth and where it does not."""
     kind = "paired errors" if model.paired else "errors of two independent ensembles"
     if not np.isfinite(model.data["abs_magnetization_residual_err"]).all():
@@ -183,22 +182,22 @@ def ranking(comparison: Comparison) -> list[str]:
     Models whose residual is within `SIGNIFICANT` errors count as agreeing, and are not ranked
     among themselves.
     """
-    errors = [m.data["abs_magnetization_residual_err"] for m in comparison.models]
-    if len(comparison.models) < 2 or not all(np.isfinite(e).all() for e in errors):
+    errors = [m.data["abs_magnetization_residual_err"] for m in comparison.stores]
+    if len(comparison.stores) < 2 or not all(np.isfinite(e).all() for e in errors):
         return []
     lines = []
     for name in ("energy", "abs_magnetization", "connected_four_point"):
-        having = [m for m in comparison.models if f"{name}_residual" in m.data]
+        having = [m for m in comparison.stores if f"{name}_residual" in m.data]
         if not having:
             continue
         for i, at in enumerate(_places(having[0].data, name)):
             place = "" if math.isnan(at) else f" at r = {at:g}"
             lines.append(f"{label(having[0].data, name)}{place}: {_closest(having, name, i)}")
-    having = [m for m in comparison.models if "patterns_tv" in m.data]
+    having = [m for m in comparison.stores if "patterns_tv" in m.data]
     if having:
         best = min(having, key=lambda m: float(m.data["patterns_tv"]))
         lines.append(f"3x3 patterns: {best.name} is closest")
-    timed = {m.name: float(m.cost["seconds_per_lattice"]) for m in comparison.models
+    timed = {m.name: float(m.cost["seconds_per_lattice"]) for m in comparison.stores
              if "seconds_per_lattice" in m.cost}  # fmt: skip
     if len(timed) > 1:
         cheap = sorted(timed, key=lambda name: timed[name])
@@ -217,7 +216,7 @@ def html_report(
     facts = [f"truth: {attrs['lattices']} lattices of {'x'.join(map(str, attrs['shape']))}"]
     facts += [f"{k} {_short(attrs[k])}" for k in ("model", "temperature") if k in attrs]
     body.append(f"<p>{_e(', '.join(facts))}. Errors: {_e(attrs['errors'])}.</p>")
-    for model in comparison.models:
+    for model in comparison.stores:
         body.append(f"<h2>{_e(model.name)}</h2><p>{_e(verdict(comparison, model))}</p>")
         body += [f"<p class='note'>{_e(note)}</p>" for note in model.notes]
     if ranks := ranking(comparison):
@@ -317,16 +316,22 @@ def _html_table(frame: pd.DataFrame) -> str:
     return f"<table><thead><tr>{header}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
 
 
-def _compared(model: Model) -> list[str]:
+def _compared(model: Compared) -> list[str]:
     names = [str(n)[: -len("_residual")] for n in model.data if str(n).endswith("_residual")]
     return [n for n in names if n != "pattern_frequency"]
 
 
+def position(data: xr.Dataset, name: str) -> xr.DataArray:
+    """Return the coordinate that an observable with a dimension is over."""
+    (dim,) = data[name].dims
+    there = [dim] if dim in data.coords else data.coords
+    return next(data[c] for c in there if data[c].dims == (dim,))
+
+
 def _places(data: xr.Dataset, name: str) -> list[Any]:
-    dims = data[name].dims
-    if not dims:
+    if not data[name].dims:
         return [math.nan]
-    values = data[POSITION[str(dims[0])]].values
+    values = position(data, name).values
     return [str(x) if values.dtype.kind == "U" else float(x) for x in values]
 
 
@@ -337,7 +342,7 @@ def _at(data: xr.Dataset, name: str, i: int) -> float:
     return float(values[i]) if values.ndim else float(values)
 
 
-def _lines(comparison: Comparison, model: Model, name: str) -> list[dict[str, Any]]:
+def _lines(comparison: Comparison, model: Compared, name: str) -> list[dict[str, Any]]:
     """Return the rows of one observable, one a place, with the columns of `COLUMNS`."""
     places = _places(model.data, name)
     columns = [
@@ -365,13 +370,13 @@ def _column(data: xr.Dataset, name: str, n: int) -> NDArray[np.float64]:
     return np.atleast_1d(np.asarray(data[name].values, dtype=np.float64))
 
 
-def _off(model: Model, name: str, i: int) -> bool:
+def _off(model: Compared, name: str, i: int) -> bool:
     """Return whether a residual is beyond its error, or one of the two is not known."""
     residual, error = (_at(model.data, f"{name}_residual{end}", i) for end in ("", "_err"))
     return not abs(residual) <= SIGNIFICANT * error
 
 
-def _four_point_sentence(model: Model) -> str:
+def _four_point_sentence(model: Compared) -> str:
     name = "connected_four_point"
     sides = _places(model.data, name)
     off = [i for i in range(len(sides)) if _off(model, name, i)]
@@ -385,12 +390,12 @@ def _four_point_sentence(model: Model) -> str:
     return text + "."
 
 
-def _residual(model: Model, name: str, i: int = 0) -> str:
+def _residual(model: Compared, name: str, i: int = 0) -> str:
     value, error = (_at(model.data, f"{name}_residual{end}", i) for end in ("", "_err"))
     return ("+" if value > 0 else "") + with_error(value, error)
 
 
-def _scalar_sentence(model: Model, name: str, label: str) -> str:
+def _scalar_sentence(model: Compared, name: str, label: str) -> str:
     if _at(model.data, f"{name}_residual", 0) == _at(model.data, f"{name}_residual_err", 0) == 0:
         return f"{label} is equal, lattice by lattice."
     if _off(model, name, 0):
@@ -398,7 +403,7 @@ def _scalar_sentence(model: Model, name: str, label: str) -> str:
     return f"{label} agrees ({_residual(model, name)})."
 
 
-def _ratio_sentence(model: Model) -> str:
+def _ratio_sentence(model: Compared) -> str:
     ratio, error = (model.data[f"structure_factor_ratio{end}"].values for end in ("", "_err"))
     residual, spread = (
         model.data[f"structure_factor_residual{end}"].values for end in ("", "_err")
@@ -421,7 +426,7 @@ def _ratio_sentence(model: Model) -> str:
     return f"S(k) is off in {shells}, at most by the factor {shown} at k = {k:.2f}."
 
 
-def _together_sentence(model: Model) -> str:
+def _together_sentence(model: Compared) -> str:
     judged = {name: a for name, a in model.together.items() if math.isfinite(a.chi2)}
     if not judged:
         return ""
@@ -439,7 +444,7 @@ def _probability(found: Agreement) -> str:
 def _together_table(comparison: Comparison) -> str:
     """Return chi^2 of the residuals of each model with their full covariance."""
     rows = []
-    for model in comparison.models:
+    for model in comparison.stores:
         for name, a in model.together.items():
             known = math.isfinite(a.chi2)
             cells = [
@@ -463,7 +468,7 @@ def _together_table(comparison: Comparison) -> str:
     )
 
 
-def _closest(models: Sequence[Model], name: str, i: int) -> str:
+def _closest(models: Sequence[Compared], name: str, i: int) -> str:
     agreeing = [m.name for m in models if not _off(m, name, i)]
     if agreeing:
         agree = "agrees" if len(agreeing) == 1 else "agree"

@@ -18,10 +18,9 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-_ROUNDING = 1e-9  # so that what lies on an edge goes up, however its distance was rounded
+from skild_phys.measurement.system import Array, Shape
 
-Array = NDArray[np.float64]
-Shape = tuple[int, ...]
+_ROUNDING = 1e-9  # so that what lies on an edge goes up, however its distance was rounded
 
 
 def folded_shape(shape: Shape) -> Shape:

@@ -1,23 +1,24 @@
-"""What estimators know of a system, and a slice of its lattices with what they share."""
+"""What estimators know of lattices: their system, and slices of their configurations."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from skild_phys.measurement import clusters, four_point, shells, structure_factor, two_point
-from skild_phys.measurement.lattices import hamiltonian
-from skild_phys.measurement.shells import Array
+from skild_phys.errors import BadInput, StoreError
 from skild_phys.models import Model
 from skild_phys.store import Lattices
 
 T = TypeVar("T")
+Array = NDArray[np.float64]
+Shape = tuple[int, ...]
 Offsets = tuple[tuple[int, ...], ...]
+_SLICE_SITES = 2**20  # their transforms take 30 MiB, and Python next to no time
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class System:
 
     Attributes
     ----------
-    shape : (Ly, Lx) or (Lz, Ly, Lx).
+    shape : sides of the lattice, x last.
     field : `spins`, `states` or `field`, what a site holds.
     q : number of Potts states; 0 for spins and fields.
     model : the Hamiltonian that gives an energy; None if there is none.
@@ -35,7 +36,7 @@ class System:
     seed : of the bonds of FK clusters.
     """
 
-    shape: tuple[int, ...]
+    shape: Shape
     field: str
     q: int = 0
     model: Model | None = None
@@ -51,7 +52,7 @@ class System:
         known = float(temperature) if isinstance(temperature, float | int) else math.nan
         kind = lattices.field if lattices.field in ("spins", "states") else "field"
         for one in offsets:
-            four_point.check_offsets(np.array(one, dtype=np.int64), lattices.shape)
+            check_offsets(np.array(one, dtype=np.int64), lattices.shape)
         return cls(lattices.shape, kind, lattices.q, model, known, offsets, seed)
 
     @property
@@ -70,102 +71,127 @@ class System:
         """Dimension of the lattice."""
         return len(self.shape)
 
-    @property
-    def sides(self) -> NDArray[np.int64]:
-        """Sides of the squares of the four-point function."""
-        return four_point.square_sides(self.shape)
-
-
-class _kept(Generic[T]):
-    """A property that is computed once.
-
-    `functools.cached_property` of Python 3.11 holds one lock for all instances, so that no two
-    threads would ever transform lattices at a time.
-    """
-
-    def __init__(self, compute: Callable[[Any], T]) -> None:
-        self.compute, self.__doc__ = compute, compute.__doc__
-        self.name = compute.__name__
-
-    def __get__(self, instance: Any, owner: type) -> T:
-        value = self.compute(instance)
-        instance.__dict__[self.name] = value
-        return value
-
 
 class Slice:
-    """A few lattices, and what several statistics of them are made of.
+    """A few configurations, and what several statistics of them are made of.
 
     Attributes
     ----------
     system : of the lattices.
-    values : (n, *shape): spins and states int8, fields float64 in physical units.
+    values : (n, *shape): spins and states int8, fields float64 in physical units; of fields with
+        k components (n, k, *shape).
     index : (n,) int64, their samples.
-    total, squares : sums over the lattices of S(k) and S(k)^2, in the layout of rfftn; zero
-        until `folded` has been asked for.
+    raw : the same as stored.
+    total, squares : sums over the configurations of S(k) and S(k)^2, in the layout of rfftn; zero
+        until the structure factor has been asked for.
     """
 
-    def __init__(self, system: System, values: NDArray[Any], index: NDArray[np.int64]) -> None:
+    def __init__(
+        self,
+        system: System,
+        values: NDArray[Any],
+        index: NDArray[np.int64],
+        raw: NDArray[Any] | None = None,
+    ) -> None:
         self.system, self.values, self.index = system, values, index
+        self.raw = values if raw is None else raw
         layout = (*system.shape[:-1], system.shape[-1] // 2 + 1)
         self.total, self.squares = np.zeros(layout), np.zeros(layout)
+        self._kept: dict[Callable[[Any], Any], Any] = {}
 
-    @_kept
-    def folded(self) -> Array:
-        """S(k) of each lattice, folded by its reflections."""
-        return structure_factor.folded_structure_factor(
-            self._components, self.system.dimension, self.total, self.squares
+    def once(self, compute: Callable[[Slice], T]) -> T:
+        """Return `compute(self)`, which is called the first time only."""
+        if compute not in self._kept:
+            self._kept[compute] = compute(self)
+        kept: T = self._kept[compute]
+        return kept
+
+    def has(self, compute: Callable[[Slice], Any]) -> bool:
+        """Return whether `compute` was called already."""
+        return compute in self._kept
+
+    @property
+    def axes(self) -> tuple[int, ...]:
+        """The axes of an array that are the lattice's: the last ones."""
+        return tuple(range(-self.system.dimension, 0))
+
+    @property
+    def components(self) -> NDArray[Any]:
+        """The fields whose products are correlated, (components, n, *shape).
+
+        Of Potts states sqrt(q / (q - 1)) (delta(s, a) - 1 / q), a = 0 .. q - 1: summed over a,
+        s(0) s(x) is (q delta(s_0, s_x) - 1) / (q - 1), 1 for equal states and 0 in the mean for
+        independent ones. At q = 2 that is Ising's product of spins.
+        """
+        if self.system.q:
+            q, scale = self.system.q, math.sqrt(self.system.q / (self.system.q - 1.0))
+            return np.stack([scale * ((self.values == a) - 1.0 / q) for a in range(q)])
+        if self.values.ndim == self.system.dimension + 1:
+            return self.values[np.newaxis]
+        return np.moveaxis(self.values, 1, 0)
+
+
+def check_offsets(offsets: NDArray[np.int64], shape: Shape) -> None:
+    """Raise BadInput unless `offsets` (4, d) are four sites for a lattice of `shape`."""
+    if offsets.shape != (4, len(shape)):
+        wanted = f"four sites of {len(shape)} whole numbers each"
+        raise BadInput("--offsets", str(offsets.tolist()), wanted)
+    if len({tuple(site) for site in offsets % np.array(shape)}) < 4:
+        raise BadInput("--offsets", str(offsets.tolist()), "four different sites of the torus")
+
+
+def slices(lattices: Lattices) -> Iterator[tuple[int, NDArray[Any]]]:
+    """Yield (first sample, raw numbers) over all samples, a million sites at a time.
+
+    Where slices end does not depend on the chunks, nor then do sums over slices.
+    """
+    step = max(_SLICE_SITES // math.prod(lattices.shape), 1)
+    first, waiting = 0, lattices.read(0, 0)
+    for start, stop in lattices.batches():
+        raw = lattices.read(start, stop)
+        waiting = np.concatenate([waiting, raw]) if len(waiting) else raw
+        whole = len(waiting) // step * step
+        for begin in range(0, whole, step):
+            yield first + begin, waiting[begin : begin + step]
+        first, waiting = first + whole, waiting[whole:]
+    if len(waiting):
+        yield first, waiting
+
+
+def read_lattices(lattices: Lattices, index: NDArray[np.int64]) -> NDArray[Any]:
+    """Return the raw configurations of any indices, in their order, reading each chunk once."""
+    chunk = index // lattices.chunk
+    none = lattices.read(0, 0)
+    parts = np.empty((len(index), *none.shape[1:]), dtype=none.dtype)
+    for number in np.unique(chunk):
+        start = int(number) * lattices.chunk
+        block = lattices.read(start, min(start + lattices.chunk, lattices.n_samples))
+        here = chunk == number
+        parts[here] = block[index[here] - start]
+    return parts
+
+
+def physical(lattices: Lattices, raw: NDArray[Any]) -> NDArray[Any]:
+    """Return raw numbers as they are measured: spins and states int8, all else in float64."""
+    whole = lattices.field == "spins" or lattices.q
+    return raw if whole else raw * np.float64(lattices.scale)
+
+
+def hamiltonian(lattices: Lattices) -> Model | None:
+    """Return the model whose energies the lattices have: None for coarse lattices and fields.
+
+    Raises StoreError if the lattices cannot be of the model that a store names.
+    """
+    coarse = "factor" in lattices.attrs and "method" not in lattices.attrs
+    return None if coarse or lattices.field not in ("spins", "states") else lattices.model()
+
+
+def check_measurable(lattices: Lattices) -> None:
+    """Raise StoreError for no lattices at all, for counts of states, and for images."""
+    if lattices.n_samples == 0:
+        raise StoreError(f"{lattices.path}: holds no complete lattice")
+    if lattices.field in ("state_count", "image"):
+        raise StoreError(
+            f"{lattices.path}: variable '{lattices.field}': only spins, states, block sums and"
+            " fields are measured"
         )
-
-    @_kept
-    def _components(self) -> NDArray[Any]:
-        if not self.system.q:
-            return self.values
-        return structure_factor.potts_components(self.values, self.system.q)
-
-    def along_k(self) -> Array:
-        """Return S along the longest axes, (n, L // 2 + 1)."""
-        if "folded" in self.__dict__:
-            return structure_factor.longest_axes_of(self.folded, self.system.shape)
-        return structure_factor.along_longest_axes(self._components, self.system.shape)
-
-    @_kept
-    def correlation(self) -> Array:
-        """G of each lattice at the folded separations."""
-        return two_point.folded_two_point(self.folded, self.system.shape)
-
-    @_kept
-    def geometric(self) -> clusters.Clusters:
-        """Clusters of equal neighbours."""
-        return clusters.geometric_clusters(self.values, self.system.dimension)
-
-    @_kept
-    def fk(self) -> clusters.Clusters:
-        """Fortuin-Kasteleyn clusters."""
-        system = self.system
-        return clusters.fk_clusters(
-            self.values,
-            system.dimension,
-            system.temperature,
-            system.bond,
-            seed=system.seed,
-            index=self.index,
-        )
-
-    @_kept
-    def order(self) -> Array:
-        """Mean of the field over each lattice, (n, 1), or of each Potts component, (n, q)."""
-        axes = tuple(range(1, self.values.ndim))
-        if not self.system.q:
-            return np.asarray(self.values.mean(axis=axes, dtype=np.float64))[:, np.newaxis]
-        q = self.system.q
-        shares = [(self.values == a).mean(axis=axes, dtype=np.float64) for a in range(q)]
-        return np.stack([math.sqrt(q / (q - 1.0)) * (s - 1.0 / q) for s in shares], axis=-1)
-
-    def over_wave_shells(self) -> Array:
-        """Return S averaged over shells of |k|, (n, shells)."""
-        return shells.wave_shells(self.system.shape).average(self.folded)
-
-    def over_distances(self) -> Array:
-        """Return G averaged over shells of r, (n, shells)."""
-        return shells.distance_shells(self.system.shape).average(self.correlation)

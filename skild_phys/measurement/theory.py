@@ -7,24 +7,25 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from skild_phys.measurement import shells, two_point
-from skild_phys.measurement.shells import Array
-from skild_phys.measurement.system import System
+from skild_phys.measurement import shells
+from skild_phys.measurement.observables.four_point import square_sides
+from skild_phys.measurement.observables.two_point import along_axes, along_diagonals
+from skild_phys.measurement.system import Array, System
 from skild_phys.models import MODELS, exact
 
-KAUFMAN = "exact on this lattice (Kaufman)"
-KAUFMAN_POTTS = "exact on this lattice (Kaufman, of the Ising model at 2 T)"
-TORUS = "continuum limit on the torus, from r = 4 on"
-NEAR = (
+_KAUFMAN = "exact on this lattice (Kaufman)"
+_POTTS = "exact on this lattice (Kaufman, of the Ising model at 2 T)"
+_TORUS = "continuum limit on the torus, from r = 4 on"
+_NEAR = (
     "continuum limit on the torus, times the infinite lattice's own factor up to r = 8; off by "
     "0.035 / L next to the origin"
 )
-TRANSFORM = "transform of the two-point function in theory"
-SALAS_SOKAL = "limit of large L (cond-mat/9904038)"
+_TRANSFORM = "transform of the two-point function in theory"
+_LIMIT = "limit of large L (cond-mat/9904038)"
 
 
 _SMALLEST = 16  # side from which the scaling limit is within 1% of S(k) and xi
-_NEAREST = 4.0  # lattice constants from which the continuum limit of G4c is within 0.3%
+_CLOSEST = 4.0  # lattice constants from which the continuum limit of G4c is within 0.3%
 
 
 @dataclass(frozen=True)
@@ -49,17 +50,17 @@ def theory(system: System) -> dict[str, Theory]:
     if system.model.name == "potts2":
         energy, heat = _kaufman(system, 2.0 * system.temperature)
         return {
-            "energy": Theory(np.asarray((energy - 2.0) / 2.0), KAUFMAN_POTTS, True),
-            "specific_heat": Theory(np.asarray(heat), KAUFMAN_POTTS, True),
-            "domain_wall_density": Theory(np.asarray((energy + 2.0) / 2.0), KAUFMAN_POTTS, True),
+            "energy": Theory(np.asarray((energy - 2.0) / 2.0), _POTTS, True),
+            "specific_heat": Theory(np.asarray(heat), _POTTS, True),
+            "domain_wall_density": Theory(np.asarray((energy + 2.0) / 2.0), _POTTS, True),
         }
     if system.model.name != "ising2d":
         return {}
     energy, heat = _kaufman(system, system.temperature)
     known = {
-        "energy": Theory(np.asarray(energy), KAUFMAN, True),
-        "specific_heat": Theory(np.asarray(heat), KAUFMAN, True),
-        "domain_wall_density": Theory(np.asarray((energy + 2.0) / 2.0), KAUFMAN, True),
+        "energy": Theory(np.asarray(energy), _KAUFMAN, True),
+        "specific_heat": Theory(np.asarray(heat), _KAUFMAN, True),
+        "domain_wall_density": Theory(np.asarray((energy + 2.0) / 2.0), _KAUFMAN, True),
         "magnetization": Theory(np.asarray(0.0), "by symmetry", True),
     }
     tc = MODELS["ising2d"].critical_temperature
@@ -80,42 +81,43 @@ def _critical(system: System, energy: float) -> dict[str, Theory]:
     height, width = system.shape
     two = exact.torus_two_point_map((height, width))
     power = exact.torus_structure_factor((height, width))
-    folded_two, folded = (
-        shells.fold(values, 2)[np.newaxis] for values in (two, _whole(power, width))
-    )
-    axis, diagonal = two_point.along_axes(folded_two)[0], two_point.along_diagonals(folded_two)[0]
+    x = np.arange(width)
+    whole = power[:, np.minimum(x, width - x)]  # symmetric under reflections
+    folded_two, folded = (shells.fold(values, 2)[np.newaxis] for values in (two, whole))
+    axis, diagonal = along_axes(folded_two)[0], along_diagonals(folded_two)[0]
     axis[1] = -energy / 2
     radial = shells.distance_shells(system.shape).average(folded_two)[0]
     lines = [power[: height // 2 + 1, 0]] if height >= width else []
     lines += [power[0]] if width >= height else []
     along = np.asarray(np.mean(lines, axis=0))
-    sides = np.where(system.sides >= _NEAREST, system.sides, np.nan)
+    sides = square_sides(system.shape).astype(np.float64)
+    sides[sides < _CLOSEST] = np.nan
     four = exact.torus_connected_four_point(sides, float(width), height / width)
     longest = max(system.shape)
     with np.errstate(invalid="ignore"):
         length = np.sqrt(along[0] / along[1] - 1) / (2 * np.sin(np.pi / longest))
     known = {
-        "connected_four_point": Theory(four, TORUS),
-        "structure_factor": Theory(shells.wave_shells(system.shape).average(folded)[0], TRANSFORM),
-        "structure_factor_axis": Theory(along, TRANSFORM),
-        "susceptibility": Theory(np.asarray(power[0, 0]), TRANSFORM),
-        "fk_cluster_size": Theory(np.asarray(power[0, 0]), TRANSFORM),
-        "magnetization_squared": Theory(np.asarray(power[0, 0] / system.sites), TRANSFORM),
-        "correlation_length": Theory(np.asarray(length), TRANSFORM),
-        "correlation_length_ratio": Theory(np.asarray(length / longest), TRANSFORM),
+        "connected_four_point": Theory(four, _TORUS),
+        "structure_factor": Theory(shells.wave_shells(system.shape).average(folded)[0], _TRANSFORM),
+        "structure_factor_axis": Theory(along, _TRANSFORM),
+        "susceptibility": Theory(np.asarray(power[0, 0]), _TRANSFORM),
+        "fk_cluster_size": Theory(np.asarray(power[0, 0]), _TRANSFORM),
+        "magnetization_squared": Theory(np.asarray(power[0, 0] / system.sites), _TRANSFORM),
+        "correlation_length": Theory(np.asarray(length), _TRANSFORM),
+        "correlation_length_ratio": Theory(np.asarray(length / longest), _TRANSFORM),
     }
     for name, values in (("axis", axis), ("diagonal", diagonal), ("radial", radial)):
         for kind in ("two_point", "connected_two_point"):
-            known[f"{kind}_{name}"] = Theory(values, NEAR)
+            known[f"{kind}_{name}"] = Theory(values, _NEAR)
     if system.offsets:
-        known["connected_four_point_offsets"] = Theory(_at_offsets(system), TORUS)
+        known["connected_four_point_offsets"] = Theory(_at_offsets(system), _TORUS)
     if height == width:
-        known["binder_cumulant"] = Theory(np.asarray(exact.BINDER), SALAS_SOKAL)
+        known["binder_cumulant"] = Theory(np.asarray(exact.BINDER), _LIMIT)
     return known
 
 
 def _at_offsets(system: System) -> Array:
-    """Return G4c at sets of four sites; NaN where two of them are closer than `_NEAREST`."""
+    """Return G4c at sets of four sites; NaN where two of them are closer than `_CLOSEST`."""
     height, width = system.shape
     torus = (float(width), height / width)
     found = []
@@ -127,11 +129,5 @@ def _at_offsets(system: System) -> Array:
         two = exact.torus_two_point(dx, dy, *torus)
         pairs = two[0, 1] * two[2, 3] + two[0, 2] * two[1, 3] + two[0, 3] * two[1, 2]
         four = float(exact.torus_four_point(x, y, *torus)) - pairs
-        found.append(four if away[np.triu_indices(4, 1)].min() >= _NEAREST else np.nan)
+        found.append(four if away[np.triu_indices(4, 1)].min() >= _CLOSEST else np.nan)
     return np.array(found)
-
-
-def _whole(half: Array, width: int) -> Array:
-    """Return what is symmetric under reflections in full, from the layout of rfft2."""
-    x = np.arange(width)
-    return half[:, np.minimum(x, width - x)]

@@ -14,7 +14,7 @@ from matplotlib.ticker import FixedLocator, NullLocator, ScalarFormatter
 from numpy.typing import NDArray
 
 from skild_phys.measurement.compare import Comparison
-from skild_phys.measurement.patterns import fold_patterns
+from skild_phys.measurement.observables.patterns import fold_patterns
 from skild_phys.plots.style import (
     BOTH,
     MARKERS,
@@ -84,7 +84,7 @@ def structure_factor_figure(comparison: Comparison) -> Figure | None:
             top.plot(k, theory, color=THEORY, ls="--", label="theory, torus")
         top.errorbar(k, truth, error, label=literal(comparison.name), **TRUTH_STYLE)
         lines = []
-        for i, model in enumerate(comparison.models):
+        for i, model in enumerate(comparison.stores):
             ratio, spread = (model.data[f"structure_factor_ratio{e}"].values[drawn] for e in BOTH)
             own = model.data["structure_factor"].values[drawn]
             shown = np.where(np.isfinite(ratio), truth * np.nan_to_num(ratio), own)
@@ -138,7 +138,7 @@ def distribution_figure(comparison: Comparison) -> Figure:
 
 def pattern_figure(comparison: Comparison) -> Figure | None:
     """Draw pattern frequencies against the truth's and their total variation; None for fields."""
-    models = [m for m in comparison.models if "patterns_tv" in m.data]
+    models = [m for m in comparison.stores if "patterns_tv" in m.data]
     if not models:
         return None
     with mpl.rc_context(STYLE):
@@ -174,7 +174,7 @@ def cluster_figure(comparison: Comparison) -> Figure | None:
     kinds = [
         (name, title)
         for name, title in _CLUSTERS
-        if name in comparison.truth and any(name in m.data for m in comparison.models)
+        if name in comparison.truth and any(name in m.data for m in comparison.stores)
     ]
     if not kinds:
         return None
@@ -190,7 +190,7 @@ def cluster_figure(comparison: Comparison) -> Figure | None:
                 label=literal(comparison.name), **TRUTH_STYLE,
             )  # fmt: skip
             lines = []
-            for i, model in enumerate(comparison.models):
+            for i, model in enumerate(comparison.stores):
                 if f"{name}_residual" not in model.data:
                     continue
                 residual, spread = (model.data[f"{name}_residual{e}"].values for e in BOTH)
@@ -256,7 +256,7 @@ def _magnitude(ax: Axes, comparison: Comparison) -> None:
     error = comparison.truth[f"{name}_err"].values
     style = {**TRUTH_STYLE, "ls": ""}
     ax.errorbar(sides, np.abs(truth), error, label=literal(comparison.name), **style)
-    for i, model in enumerate(comparison.models):
+    for i, model in enumerate(comparison.stores):
         values = np.abs(truth + model.data[f"{name}_residual"].values)
         ax.plot(sides, values, label=literal(model.name), **{**open_marker(i), "ls": ""})
     ax.set(xscale="log", yscale="log", ylabel="$|G_{4c}(r)|$")
@@ -272,7 +272,7 @@ def _magnitude(ax: Axes, comparison: Comparison) -> None:
 def _residual(ax: Axes, comparison: Comparison) -> None:
     name, sides = "connected_four_point", comparison.truth["side"].values
     lines = []
-    for i, model in enumerate(comparison.models):
+    for i, model in enumerate(comparison.stores):
         values, error = (model.data[f"{name}_residual{e}"].values for e in BOTH)
         lines.append((sides, values, error, i))
     differences(ax, lines)
@@ -292,7 +292,7 @@ def _two_point_column(
         r * step, truth / scale, error / scale, label=literal(comparison.name), **TRUTH_STYLE
     )
     lines = []
-    for i, model in enumerate(comparison.models):
+    for i, model in enumerate(comparison.stores):
         ratio, spread = (model.data[f"{name}_ratio{e}"].values[r] for e in BOTH)
         top.plot(r * step, truth * ratio / scale, label=literal(model.name), **open_marker(i))
         lines.append((r * step, ratio - 1, spread, i))
@@ -309,7 +309,7 @@ def _histogram(ax: Axes, comparison: Comparison, name: str, absolute: bool) -> N
     truth = values(comparison.truth)
     models = [
         (literal(m.name), values(m.data), i)
-        for i, m in enumerate(comparison.models)
+        for i, m in enumerate(comparison.stores)
         if name in m.data
     ]
     every = np.concatenate([truth, *(v for _, v, _ in models)])
@@ -329,8 +329,8 @@ def _lattices(comparison: Comparison) -> list[tuple[str, NDArray[Any]]]:
     pictures = [(literal(comparison.name), shown.truth)]
     if shown.coarse is not None:
         pictures.append(("coarse", shown.coarse))
-    names = [literal(m.name) for m in comparison.models]
-    return (pictures + list(zip(names, shown.models, strict=True)))[:_PANELS]
+    names = [literal(m.name) for m in comparison.stores]
+    return (pictures + list(zip(names, shown.stores, strict=True)))[:_PANELS]
 
 
 def _picture(ax: Axes, title: str, values: NDArray[Any]) -> None:

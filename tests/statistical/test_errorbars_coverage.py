@@ -17,14 +17,9 @@ from skild_phys.errorbars import (
     integrated_autocorrelation_time,
     jackknife,
 )
-from skild_phys.measurement.four_point import connected_four_point, four_point_terms
-from skild_phys.measurement.structure_factor import along_longest_axes
-from skild_phys.measurement.thermodynamics import (
-    binder_cumulant,
-    binder_ratio,
-    magnetization_moments,
-    second_moment_correlation_length,
-)
+from skild_phys.measurement.observables import OBSERVABLES, STATISTICS
+from skild_phys.measurement.observables.four_point import connected_four_point, four_point_terms
+from skild_phys.measurement.system import Slice, System
 from skild_phys.models import MODELS
 from skild_phys.models.exact import kaufman_energy
 from skild_phys.rng import kernel_state
@@ -121,27 +116,31 @@ def torus() -> tuple[dict[str, np.ndarray], Chains, dict[str, float]]:
         for t in range(draws):
             wolff(spins, temperature, state, 1)
             lattices[t, repetition] = spins
-    rows = {name: f(lattices.reshape(-1, 4, 4)) for name, f in STATISTICS.items()}
+    rows = reduced(lattices.reshape(-1, 4, 4))
     rows = {name: a.reshape(draws, REPETITIONS, *a.shape[1:]) for name, a in rows.items()}
     bits = (np.arange(2**16)[:, None] >> np.arange(16)) & 1
     every = (2 * bits - 1).astype(np.int8).reshape(-1, 4, 4)
     weight = np.exp(-16 * model.energy(every) / temperature)
     weight /= weight.sum()
-    means = {name: np.tensordot(weight, f(every), 1) for name, f in STATISTICS.items()}
+    means = {name: np.tensordot(weight, a, 1) for name, a in reduced(every).items()}
     exact = {name: float(function(means)) for name, function in DERIVED.items()}
     return rows, chains(1, draws), exact
 
 
-STATISTICS = {
-    "moments": magnetization_moments,
-    "lowest": lambda s: along_longest_axes(s, (4, 4))[:, :2],
-    "squares": lambda s: four_point_terms(s, [1])[:, 0],
-}
+SYSTEM = System((4, 4), "spins")
+
+
+def reduced(lattices: np.ndarray) -> dict[str, np.ndarray]:
+    part = Slice(SYSTEM, lattices, np.arange(len(lattices)))
+    found = {name: STATISTICS[name](part) for name in ("moments", "lowest")}
+    return found | {"squares": four_point_terms(lattices, [1])[:, 0]}
+
+
 DERIVED = {
     "G4c": lambda m: connected_four_point(m["squares"]),
-    "U4": lambda m: binder_cumulant(m["moments"][..., 2], m["moments"][..., 3]),
-    "U2": lambda m: binder_ratio(m["moments"][..., 1], m["moments"][..., 2]),
-    "xi": lambda m: second_moment_correlation_length(m["lowest"][..., 0], m["lowest"][..., 1], 4),
+    "U4": lambda m: OBSERVABLES["binder_cumulant"](m, SYSTEM),
+    "U2": lambda m: OBSERVABLES["binder_ratio"](m, SYSTEM),
+    "xi": lambda m: OBSERVABLES["correlation_length"](m, SYSTEM),
 }
 METHODS = {
     "gamma": ErrorMethod(),

@@ -16,9 +16,9 @@ import pytest
 
 from skild_phys.errorbars import jackknife
 from skild_phys.measurement.agreement import Agreement, agreement_of
+from skild_phys.measurement.measure import Statistics, collect, needs_of, rows_of
 from skild_phys.measurement.observables import Observable, observables
-from skild_phys.measurement.rows import rows_of
-from skild_phys.measurement.statistics import Statistics, collect
+from skild_phys.measurement.observables.four_point import square_sides
 from skild_phys.measurement.system import System
 from skild_phys.measurement.theory import theory
 from skild_phys.models import MODELS
@@ -42,7 +42,7 @@ class Ensemble:
         self.known = theory(self.system)
         self.observables = {o.name: o for o in observables(self.system)}
         names = (*LINES, "structure_factor", "susceptibility", "correlation_length_ratio")
-        needed = {n for name in names for n in self.observables[name].needs}
+        needed = needs_of(self.observables[name] for name in names)
         self.found: Statistics = collect(
             store, self.system, self.rows.label, self.rows.size, needed=needed, threads=2
         )
@@ -51,13 +51,14 @@ class Ensemble:
         """Return the agreement of an observable with theory at some places."""
         observable: Observable = self.observables[name]
         exact = np.ravel(self.known[name].value if against is None else against)
-        needed = {n: self.found.rows[n] for n in observable.needs}
 
         def off(means: dict[str, np.ndarray]) -> np.ndarray:
-            values = np.asarray(observable.function(means, self.system))
-            return (values if observable.dim else values[..., np.newaxis]) - exact
+            values = np.asarray(observable(means, self.system))
+            return (values if observable.dims else values[..., np.newaxis]) - exact
 
-        residual = jackknife(off, needed, chains=self.rows.chains, influence=True)
+        residual = jackknife(
+            off, self.found.needed(observable), chains=self.rows.chains, influence=True
+        )
         return agreement_of(residual, places)
 
 
@@ -74,7 +75,7 @@ def wide(tmp_path_factory: pytest.TempPathFactory) -> Ensemble:
 def places(name: str, ensemble: Ensemble) -> np.ndarray:
     """Sides 4, 8 .. of squares, distances 4, 8 .. 24 of pairs."""
     if name == "connected_four_point":
-        return np.flatnonzero(ensemble.system.sides >= 4)
+        return np.flatnonzero(square_sides(ensemble.system.shape) >= 4)
     return np.array([4, 6, 8, 12, 16, 24])
 
 

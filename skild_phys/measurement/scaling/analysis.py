@@ -10,7 +10,6 @@ from itertools import pairwise
 import numpy as np
 
 from skild_phys.errors import BadInput
-from skild_phys.measurement.lattices import hamiltonian
 from skild_phys.measurement.scaling.collapse import Collapse, collapses_of
 from skild_phys.measurement.scaling.crossings import (
     CROSSING,
@@ -29,7 +28,7 @@ from skild_phys.measurement.scaling.exponents import (
     nu_of,
 )
 from skild_phys.measurement.scaling.fits import POOR
-from skild_phys.measurement.shells import Array
+from skild_phys.measurement.system import Array, hamiltonian
 from skild_phys.models import Model
 from skild_phys.models.exact import EXPONENTS
 from skild_phys.store import Lattices

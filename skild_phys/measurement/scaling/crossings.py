@@ -13,7 +13,7 @@ from scipy.optimize import brentq
 
 from skild_phys.errors import BadInput
 from skild_phys.measurement.scaling.curves import Curve, Number, jackknife_error, over_sizes
-from skild_phys.measurement.shells import Array
+from skild_phys.measurement.system import Array
 
 CROSSING = ("binder_cumulant", "xi_over_l")
 """Dimensionless, so that their slopes have no correction 1 / L^(1/nu), as that of ln chi has."""

@@ -13,12 +13,12 @@ from scipy.interpolate import CubicSpline
 from scipy.optimize import brentq
 
 from skild_phys.errors import BadInput
-from skild_phys.measurement.lattices import hamiltonian
-from skild_phys.measurement.reweighting import effective_share, free_energies, log_weights
-from skild_phys.measurement.rows import rows_of
-from skild_phys.measurement.shells import Array
-from skild_phys.measurement.statistics import collect
-from skild_phys.measurement.system import System
+from skild_phys.measurement.measure import collect, rows_of
+from skild_phys.measurement.observables.thermodynamics import energy as energies
+from skild_phys.measurement.observables.thermodynamics import moments
+from skild_phys.measurement.observables.two_point import along_k
+from skild_phys.measurement.scaling.reweighting import effective_share, free_energies, log_weights
+from skild_phys.measurement.system import Array, System, hamiltonian
 from skild_phys.store import Lattices, shared
 
 _FEWEST_POINTS = 8
@@ -134,7 +134,7 @@ def _samples(
         system, n = System.of(store), store.n_samples
         found = collect(
             store, system, np.arange(n), n,
-            needed=("energy", "moments", "along_k"), threads=threads, progress=progress,
+            needed=(energies, moments, along_k), threads=threads, progress=progress,
         ).rows  # fmt: skip
         energy.append(found["energy"][:, 0] * system.sites)
         averages.append(np.hstack([found["moments"][:, 1:], found["along_k"][:, : lowest + 1]]))

@@ -14,7 +14,7 @@ from skild_phys.errors import BadInput
 from skild_phys.measurement.scaling.crossings import CROSSING
 from skild_phys.measurement.scaling.curves import Curve, Number
 from skild_phys.measurement.scaling.fits import Fit, Quality, fit_sizes
-from skild_phys.measurement.shells import Array
+from skild_phys.measurement.system import Array
 
 COMBINED = "combined"
 

@@ -11,7 +11,7 @@ from scipy.optimize import least_squares
 from scipy.stats import chi2 as chi2_distribution
 
 from skild_phys.measurement.scaling.curves import Number, jackknife_error, over_sizes
-from skild_phys.measurement.shells import Array
+from skild_phys.measurement.system import Array
 
 POOR = 0.01
 """Probability of chi^2 below which a fit is called poor."""

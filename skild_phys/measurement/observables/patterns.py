@@ -7,8 +7,10 @@ from numba import njit
 from numpy.typing import NDArray
 
 from skild_phys.errors import BadInput
+from skild_phys.measurement.observables.base import Axis, Coordinate, mean, observable, statistic
+from skild_phys.measurement.system import Array, Slice
 
-N_PATTERNS = 512
+_PATTERNS = 512
 
 
 @njit(cache=True, nogil=True)
@@ -51,7 +53,7 @@ def pattern_counts(spins: NDArray[np.int8]) -> NDArray[np.int64]:
     s = np.ascontiguousarray(spins, dtype=np.int8)
     if s.ndim != 3 or min(s.shape[1:]) < 3:
         raise BadInput("lattice", "x".join(map(str, s.shape[1:])), "2D, edges of 3 sites or more")
-    counts = np.zeros((len(s), N_PATTERNS), dtype=np.int64)
+    counts = np.zeros((len(s), _PATTERNS), dtype=np.int64)
     _count_patterns(s, counts)
     return counts
 
@@ -62,7 +64,7 @@ def fold_patterns(frequencies: NDArray[np.float64]) -> NDArray[np.float64]:
     Below 511 - p is the flip of pattern p. An ensemble of few lattices has by chance more of
     one sign; where up and down are equivalent that says nothing about the patterns.
     """
-    half = N_PATTERNS // 2
+    half = _PATTERNS // 2
     return np.asarray(frequencies[..., :half] + frequencies[..., : half - 1 : -1])
 
 
@@ -82,3 +84,20 @@ def kl_divergence(
     p = (p + floor) / (p + floor).sum(axis=-1, keepdims=True)
     q = (q + floor) / (q + floor).sum(axis=-1, keepdims=True)
     return np.asarray((p * np.log(p / q)).sum(axis=-1))
+
+
+@statistic(lambda s: s.field == "spins" and s.dimension == 2 and min(s.shape) >= 3)
+def patterns(part: Slice) -> Array:
+    """Return the frequency of each pattern, (n, 512)."""
+    return pattern_counts(part.values) / float(part.system.sites)
+
+
+_pattern_frequency = observable(
+    "pattern_frequency", "1", patterns, about="frequency of 3x3 spin patterns",
+    axis=Axis("pattern", (
+        Coordinate(
+            "pattern", lambda s: np.arange(_PATTERNS),
+            "3x3 pattern read row by row as a binary number, up = 1", "1", "pattern",
+        ),
+    )),
+)(mean)  # fmt: skip

@@ -11,18 +11,26 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from skild_phys.measurement.observables.base import (
+    Axis,
+    Coordinate,
+    Observable,
+    Statistic,
+    mean,
+    observable,
+)
+from skild_phys.measurement.system import Array, Slice, System
 from skild_phys.models.geometry import neighbour_rows
 from skild_phys.rng import BITS_BLOCK, LANES, fill_bits, lane_state
 from skild_phys.simulation.swendsen_wang import draw_bonds, label_clusters
 from skild_phys.simulation.wolff import bond_threshold
-
-Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -62,14 +70,13 @@ def bin_sizes(sites: int) -> Array:
     return np.sqrt(edges[:-1] * (edges[1:] - 1.0))
 
 
-def geometric_clusters(lattices: NDArray[np.int8], dimension: int) -> Clusters:
+def geometric_clusters(lattices: NDArray[np.int8]) -> Clusters:
     """Return the geometric clusters of lattices (n, *shape) of spins or states, on a torus."""
-    return _measure(lattices, dimension, None, np.zeros((len(lattices), 4, LANES), dtype=np.uint64))
+    return _measure(lattices, None, np.zeros((len(lattices), 4, LANES), dtype=np.uint64))
 
 
 def fk_clusters(
     lattices: NDArray[np.int8],
-    dimension: int,
     temperature: float,
     bond: float,
     *,
@@ -81,32 +88,28 @@ def fk_clusters(
     Parameters
     ----------
     lattices : (n, *shape) int8; spins +-1 or Potts states.
-    dimension : of a lattice.
     temperature : in J / k_B.
     bond : energy, in J, that breaking a bond costs (`Model.bond`).
     seed, index : bonds of lattice i from the stream "bonds" index[i] (`rng.KEYS`) of `seed`.
     """
     states = np.stack([lane_state(seed, "bonds", int(i)) for i in index])
     threshold = int(bond_threshold(bond, temperature))
-    return _measure(lattices, dimension, threshold, states)
+    return _measure(lattices, threshold, states)
 
 
 def _measure(
-    lattices: NDArray[np.int8],
-    dimension: int,
-    threshold: int | None,
-    states: NDArray[np.uint64],
+    lattices: NDArray[np.int8], threshold: int | None, states: NDArray[np.uint64]
 ) -> Clusters:
     """Measure clusters; without a threshold all bonds between equal neighbours hold."""
-    shape = lattices.shape[-dimension:]
-    sites, n = math.prod(shape), len(lattices)
+    n, *sides = lattices.shape
+    shape, sites = tuple(sides), math.prod(sides)
     edges = size_edges(sites)
     rows = np.ascontiguousarray(lattices).reshape(n, -1, shape[-1])
     before = np.ascontiguousarray(neighbour_rows(shape)[:, ::2])
     place = (np.searchsorted(edges, np.arange(sites + 1), side="right") - 1).astype(np.int32)
     counts = np.zeros((n, len(edges) - 1), dtype=np.int64)
     totals = np.zeros((n, 2))
-    numbers = max(sites * dimension, 2)
+    numbers = max(sites * len(shape), 2)
     words = np.zeros(-(-numbers // (2 * BITS_BLOCK)) * BITS_BLOCK, dtype=np.uint64)
     limit = np.uint32(1 if threshold is None else threshold)
     drawn = threshold is not None
@@ -144,3 +147,63 @@ def _count_clusters(  # type: ignore[no-untyped-def]
                 largest = max(largest, s)
         totals[n, 0] = largest
         totals[n, 1] = squares
+
+
+def _geometric(part: Slice) -> Clusters:
+    return geometric_clusters(part.values)
+
+
+def _fk(part: Slice) -> Clusters:
+    of = part.system
+    return fk_clusters(part.values, of.temperature, of.bond, seed=of.seed, index=part.index)
+
+
+def _discrete(system: System) -> bool:
+    return system.field != "field"
+
+
+def _has_bonds(system: System) -> bool:
+    return math.isfinite(system.bond) and math.isfinite(system.temperature)
+
+
+_SIZE = Axis("size", (
+    Coordinate(
+        "cluster_size", lambda s: bin_sizes(s.sites), "geometric mean of a bin's sizes", "site", "s"
+    ),
+))  # fmt: skip
+_SIZES = ("largest_cluster", "share of sites in the largest", "1"), (
+    "cluster_size", "mean size of a site's", "site",
+)  # fmt: skip
+
+
+def _observables(
+    kind: str,
+    label: str,
+    title: str,
+    find: Callable[[Slice], Clusters],
+    applies: Callable[[System], bool],
+) -> tuple[Observable, ...]:
+    """Return the share of the largest cluster, the mean size, and the density by size."""
+    density = Statistic(kind, lambda part: part.once(find).density, applies)
+    sizes = Statistic(
+        f"{kind}_sizes",
+        lambda part: np.stack([part.once(find).largest, part.once(find).mean_size], axis=-1),
+        applies,
+    )
+    made = [
+        observable(f"{kind}_{name}", unit, sizes, about=f"{about} {title} cluster")(
+            lambda sizes, system, i=i: sizes[..., i]
+        )
+        for i, (name, about, unit) in enumerate(_SIZES)
+    ]
+    of_a_size = observable(
+        f"{kind}_cluster_density", "site^-2", density, f"n(s) {label}", axis=_SIZE,
+        about=f"{title} clusters of a size, per site",
+    )  # fmt: skip
+    return (*made, of_a_size(mean))
+
+
+_both = (
+    *_observables("geometric", "geometric", "geometric", _geometric, _discrete),
+    *_observables("fk", "FK", "Fortuin-Kasteleyn", _fk, _has_bonds),
+)

@@ -1,8 +1,7 @@
 """The connected four-point function: on the corners of squares, and at any four offsets.
 
-Functions return averages over all translations of each lattice separately. Means of these over
-lattices are all that the estimators need, so that a jackknife over lattices works on them.
-Lattices are periodic; distances are in lattice constants.
+Terms are averages over all translations of each configuration. Lattices are periodic, of two
+dimensions or more.
 """
 
 from __future__ import annotations
@@ -19,7 +18,14 @@ from numba import njit, types
 from numpy.typing import NDArray
 
 from skild_phys.errors import BadInput
-from skild_phys.measurement.shells import Array, Shape
+from skild_phys.measurement.observables.base import (
+    LENGTH,
+    Axis,
+    Coordinate,
+    observable,
+    statistic,
+)
+from skild_phys.measurement.system import Array, Shape, Slice, System, check_offsets
 from skild_phys.vectors import I64, constant, data_of, intrinsic, load, popcount
 
 TERMS = ("s1s2s3s4", "s1s2", "s1s4", "s1s3", "s2s4")
@@ -37,13 +43,8 @@ def square_sides(shape: Shape) -> NDArray[np.int64]:
     return np.array([2**i for i in range(half.bit_length())], dtype=np.int64)
 
 
-def planes(dimension: int) -> list[tuple[int, int]]:
-    """Return the pairs of axes (a, b) that squares lie in: (y, x) in 2D, three pairs in 3D."""
-    return list(itertools.combinations(range(dimension), 2))
-
-
-def four_point_terms(field: NDArray[Any], sides: Sequence[int], dimension: int = 2) -> Array:
-    """Return what the connected four-point function is made of, averaged over each lattice.
+def four_point_terms(field: NDArray[Any], sides: Sequence[int]) -> Array:
+    """Return what the connected four-point function is made of, averaged over each configuration.
 
     The corners of an r x r square in the plane of axes a and b are s1 = o, s2 = o + r b,
     s3 = o + r a + r b, s4 = o + r a. On a torus s3 s4 and s2 s3 are s1 s2 and s1 s4 moved by r,
@@ -51,23 +52,22 @@ def four_point_terms(field: NDArray[Any], sides: Sequence[int], dimension: int =
 
     Parameters
     ----------
-    field : (n, Ly, Lx) or (n, Lz, Ly, Lx) array; int8 is taken as spins +-1 and counted exactly,
-        64 sites a word, all else as float64.
+    field : (n, *shape) array; int8 is taken as spins +-1 and counted exactly, 64 sites a word, all
+        else as float64.
     sides : the sides r, in lattice constants, 1 <= r < the shortest edge.
-    dimension : of the lattice.
 
     Returns
     -------
-    (n, len(sides), 5) float64 in 2D, (n, len(sides), 3, 5) in 3D with the planes zy, zx, yx; the
-    last axis as in `TERMS`, dimensionless.
+    (n, len(sides), planes, 5) float64, the planes yx in 2D, zy, zx, yx in 3D; the last axis as in
+    `TERMS`.
 
     Raises
     ------
-    BadInput : a side that does not fit on the lattice, or an array of another dimension.
+    BadInput : a side that does not fit on the lattice, or lattices of one dimension.
     """
     lattices = np.asarray(field)
-    if lattices.ndim != dimension + 1:
-        raise BadInput("field", str(lattices.shape), f"an array (lattices, {dimension} axes)")
+    if lattices.ndim < 3:
+        raise BadInput("field", str(lattices.shape), "an array (configurations, [z,] y, x)")
     shape = lattices.shape[1:]
     for r in sides:
         if not 1 <= r < min(shape):
@@ -75,36 +75,26 @@ def four_point_terms(field: NDArray[Any], sides: Sequence[int], dimension: int =
     n, width, sites = len(lattices), shape[-1], math.prod(shape)
     rows = lattices.reshape(n, -1, width)
     near = _rows_at(shape, tuple(int(r) for r in sides))
-    pairs = np.array(planes(dimension), dtype=np.int64)
+    pairs = np.array(list(itertools.combinations(range(len(shape)), 2)), dtype=np.int64)
     lengths = np.asarray(sides, dtype=np.int64)
     found = np.empty((n, len(lengths), len(pairs), len(TERMS)))
     if lattices.dtype == np.int8:
         unequal = np.empty(found.shape, dtype=np.int64)
         _count_unequal(np.ascontiguousarray(rows), lengths, near, pairs, unequal)
-        found[:] = 1.0 - 2.0 * unequal / sites
-    else:
-        _sum_products(np.ascontiguousarray(rows, dtype=np.float64), lengths, near, pairs, found)
-        found /= sites
-    return found[:, :, 0] if dimension == 2 else found
+        return 1.0 - 2.0 * unequal / sites
+    _sum_products(np.ascontiguousarray(rows, dtype=np.float64), lengths, near, pairs, found)
+    return found / sites
 
 
-def connected_four_point(terms: Array) -> Array:
-    """Return G4c(r) from terms averaged over an ensemble, (..., 5) -> (...).
+def connected_four_point(terms: Array, system: System | None = None) -> Array:
+    """Return G4c(r) from terms averaged over an ensemble, (..., planes, 5) -> (...).
 
     G4c = <s1 s2 s3 s4> - <s1 s2><s3 s4> - <s1 s3><s2 s4> - <s1 s4><s2 s3>, the observable of
-    arXiv 2605.26032, with `four_point_terms` for the terms.
+    arXiv 2605.26032, with `four_point_terms` for the terms; the mean over the planes.
     """
     four, along_b, along_a, diagonal, antidiagonal = np.moveaxis(terms, -1, 0)
-    return np.asarray(four - along_b**2 - along_a**2 - diagonal * antidiagonal)
-
-
-def check_offsets(offsets: NDArray[np.int64], shape: Shape) -> None:
-    """Raise BadInput unless `offsets` (4, d) are four sites for a lattice of `shape`."""
-    if offsets.shape != (4, len(shape)):
-        wanted = f"four sites of {len(shape)} whole numbers each"
-        raise BadInput("--offsets", str(offsets.tolist()), wanted)
-    if len({tuple(site) for site in offsets % np.array(shape)}) < 4:
-        raise BadInput("--offsets", str(offsets.tolist()), "four different sites of the torus")
+    found = four - along_b**2 - along_a**2 - diagonal * antidiagonal
+    return np.asarray(found.mean(axis=-1))
 
 
 def offset_terms(field: NDArray[Any], offsets: NDArray[np.int64]) -> Array:
@@ -137,10 +127,49 @@ def offset_terms(field: NDArray[Any], offsets: NDArray[np.int64]) -> Array:
     return found / math.prod(lattices.shape[1:])
 
 
-def connected_at_offsets(terms: Array) -> Array:
+def connected_at_offsets(terms: Array, system: System | None = None) -> Array:
     """Return G4c from the mean of `offset_terms`, (..., 7) -> (...)."""
     four, *pairs = np.moveaxis(terms, -1, 0)
     return np.asarray(four - pairs[0] * pairs[1] - pairs[2] * pairs[3] - pairs[4] * pairs[5])
+
+
+def _real(system: System) -> bool:
+    return not system.q and system.dimension > 1
+
+
+@statistic(lambda system: _real(system) and min(system.shape) >= 2)
+def four_point(part: Slice) -> Array:
+    """Return the terms at every side, (n, sides, planes, 5)."""
+    return four_point_terms(part.values, square_sides(part.system.shape).tolist())
+
+
+@statistic(lambda system: bool(system.offsets) and _real(system))
+def offsets(part: Slice) -> Array:
+    """Return the terms at every set of four sites, (n, sets, 7)."""
+    sets = (np.array(one, dtype=np.int64) for one in part.system.offsets)
+    return np.stack([offset_terms(part.values, one) for one in sets], axis=1)
+
+
+_connected = observable(
+    "connected_four_point", "1", four_point, "G4c", judged=True,
+    about="connected four-point function on the corners of an r x r square",
+    axis=Axis("side", (
+        Coordinate("side", lambda s: square_sides(s.shape), "side r of the square", LENGTH),
+    )),
+)(connected_four_point)  # fmt: skip
+
+
+def _names(system: System) -> NDArray[Any]:
+    return np.array([" ".join(",".join(map(str, s)) for s in one) for one in system.offsets])
+
+
+_at_offsets = observable(
+    "connected_four_point_offsets", "1", offsets, "G4c(sites)",
+    about="connected four-point function at four given sites",
+    axis=Axis("offsets", (
+        Coordinate("offset", _names, "the four sites, in steps along the axes", "1", "sites"),
+    )),
+)(connected_at_offsets)  # fmt: skip
 
 
 @functools.lru_cache(maxsize=8)
