@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from numbers import Integral
 from typing import Any
 
@@ -72,7 +73,12 @@ class Interrupted(SkildPhysError):
 
 
 class InputWarning(UserWarning):
-    """What is to be minded of the lattices that were given; commands print it before they begin."""
+    """What the user is to mind; commands print it at once, as a line."""
+
+
+def warn(text: str) -> None:
+    """Warn the user, in the one way that there is; points to the line that called the package."""
+    warnings.warn(text, InputWarning, stacklevel=3)
 
 
 def check_whole(option: str, value: Any, least: int = 1, most: int | None = None) -> int:

@@ -24,7 +24,7 @@ from skild_phys.store import (
     read_timing,
     write_timing,
 )
-from skild_phys.store.schema import json_bytes, read_root, root_metadata
+from skild_phys.store.schema import Root, write_json
 
 Make = Callable[..., LatticeStore]
 
@@ -230,11 +230,9 @@ def test_a_temperature_that_is_none_is_refused(tmp_path: Path) -> None:
         create_store(path, **store_options(4, attrs={"temperature": "zzz"}))
     with create_store(path, **store_options(4)) as writer:
         writer.commit(random_samples(0, 4))
-    root = read_root(path)
-    attributes = {k: v for k, v in root["attributes"].items() if k != "sha256"}
-    nodes = root["consolidated_metadata"]["metadata"]
-    written = root_metadata(attributes | {"temperature": "zzz"}, nodes)
-    (path / "zarr.json").write_bytes(json_bytes(written))
+    root = Root.read(path)
+    root.attributes["temperature"] = "zzz"
+    write_json(path / "zarr.json", root.document())
     with pytest.raises(StoreError, match=r"a\.zarr: attribute 'temperature' is 'zzz'"):
         open_store(tmp_path / "a.zarr")
 

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skild_phys.errors import BadInput, StoreError
+from skild_phys.fields import FIELDS, Field
 from skild_phys.rules.base import Rule, TieBreak
 from skild_phys.rules.operators import Array, Operator, block_totals
 
@@ -17,6 +18,28 @@ if TYPE_CHECKING:
     import torch
 
     from skild_phys.rules.conditions import Constraint
+
+
+def _sums(values: NDArray[Any], q: int, sites: int) -> str | None:
+    wide = values.astype(np.int32)
+    bad = (np.abs(wide) > sites) | ((wide - sites) & 1 != 0)
+    return f"a number that is no sum of {sites} spins" if bad.any() else None
+
+
+def _counts(values: NDArray[Any], q: int, sites: int) -> str | None:
+    good = (values >= 0).all() and (values.sum(axis=1, dtype=np.int64) == sites).all()
+    return None if good else f"counts that are not those of {sites} sites"
+
+
+FIELDS |= {
+    "block_sum": Field(
+        "int16", -(2**15), "mean spin of a block, stored as its sum", _sums, scaled=True
+    ),
+    "state_count": Field(
+        "int16", -1, "share of a block's sites in each state, stored as their number",
+        _counts, "state", scaled=True, of_states=True,
+    ),
+}  # fmt: skip
 
 
 class Means(Operator):

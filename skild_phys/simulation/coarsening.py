@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 from skild_phys.errors import Interrupted, StoreError
 from skild_phys.files import AnyPath, printable
 from skild_phys.rules import Rule, TieBreak, coarse_shape, get_rule
-from skild_phys.store import COMMIT_SECONDS, Lattices, LatticeStore, create_store, open_store
-from skild_phys.store.schema import sides
+from skild_phys.store import COMMIT_SECONDS, Lattices, LatticeStore, create_store, open_store, sides
 
 _CHUNKS_A_COMMIT = 16
 _CARRIED = ("model", "temperature", "couplings", "warnings")

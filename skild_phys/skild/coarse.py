@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skild_phys.errors import BadInput, StoreError
+from skild_phys.fields import FIELDS
 from skild_phys.files import AnyPath
 from skild_phys.rules import Rule, TieBreak, check_factor, get_rule
 from skild_phys.store import Lattices, open_lattices
-from skild_phys.store.schema import SCALED_FIELDS
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,7 @@ def _as_they_are(
     scale = rule.scale("spins", factor, d)
     if scale != 1.0 and source.field in ("spins", "states"):
         raise StoreError(f"{source.path}: holds {source.field}, not block means")
-    if source.field in SCALED_FIELDS:
+    if FIELDS[source.field].scaled:
         if source.scale != scale:
             sites = round(1 / source.scale)
             given = f"{rule.name}, {factor}"

@@ -134,8 +134,7 @@ class StoreSource:
         self._spans = list(store.batches())
         self._held: tuple[int, int, NDArray[np.generic]] | None = None
         self._orders: tuple[int, NDArray[np.int64]] | None = None
-        digest = getattr(store, "stream_digest", store.digest)
-        self._identity = {"data": digest(), "seed": seed}
+        self._identity = {"data": store.digest(), "seed": seed}
 
     def identity(self) -> dict[str, Any]:
         return self._identity

@@ -32,8 +32,7 @@ from skild_phys.skild.spectrum import make_basis
 from skild_phys.skild.streams import Streams
 from skild_phys.skild.weights import Weights, refining_lambda
 from skild_phys.store import Lattices as Input
-from skild_phys.store import streams_at
-from skild_phys.store.schema import sides
+from skild_phys.store import sides, streams_at
 
 
 @dataclass(frozen=True)

@@ -46,8 +46,7 @@ from skild_phys.skild.skild import Skild
 from skild_phys.skild.spectrum import Torus
 from skild_phys.skild.streams import Streams, input_seed, white_noise
 from skild_phys.skild.weights import Weights
-from skild_phys.store import open_store, streams_at
-from skild_phys.store.schema import sides
+from skild_phys.store import open_store, sides, streams_at
 
 METHODS = ("skild", "exact", "fill")
 TEMPERATURE_TOLERANCE = 0.005

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,11 +13,9 @@ import xarray as xr
 
 from skild_phys.files import AnyPath, parse_json
 from skild_phys.store.chunks import zarr_folder
-from skild_phys.store.create import create_store, readable
-from skild_phys.store.formats import usual_axes
-from skild_phys.store.lattices import Lattices
-from skild_phys.store.reader import LatticeStore, open_store
-from skild_phys.store.schema import FIELDS, MANAGED
+from skild_phys.store.reader import Lattices, LatticeStore, open_store
+from skild_phys.store.schema import MANAGED, Plan, readable, usual_axes
+from skild_phys.store.writer import create_store
 
 _CHUNK_SITES = 2**19
 
@@ -37,19 +36,17 @@ def write_lattices(lattices: Lattices, path: AnyPath) -> LatticeStore:
     ------
     BadInput, StoreError, WriteError : as `Lattices.read` and `create_store` do.
     """
-    field, chunk = lattices.field, lattices.chunk
-    if not getattr(lattices, "chunked", True):
-        chunk = max(1, _CHUNK_SITES // lattices.read(0, 1).size)
+    chunk, field = lattices.chunk, lattices.field
+    if not lattices.in_file:
+        chunk = max(1, _CHUNK_SITES // math.prod(lattices.layout.sample_shape))
     scalars = {name: lattices.variable(name) for name in lattices.variables}
-    with create_store(
-        path, field=field, n_samples=lattices.n_samples, shape=lattices.shape, chunk=chunk,
-        attrs=as_stored(lattices.attrs), variables=tuple(scalars), scale=lattices.scale,
-        q=lattices.q, channels=lattices.channels,
-    ) as writer:  # fmt: skip
-        while (first := writer.committed) < lattices.n_samples:
-            last = min(first + chunk, lattices.n_samples)
+    known = vars(lattices.layout) | {"chunk": chunk, "variables": tuple(scalars)}
+    plan = Plan(**known, n_samples=lattices.n_samples, attrs=as_stored(lattices.attrs))
+    with create_store(path, plan) as writer:
+        while (first := writer.committed) < plan.n_samples:
+            last = min(first + chunk, plan.n_samples)
             with np.errstate(over="ignore"):  # what float32 cannot hold is refused as infinity
-                values = lattices.read(first, last).astype(FIELDS[field].dtype)
+                values = lattices.read(first, last).astype(plan.dtype)
             writer.commit({field: values} | {k: v[first:last] for k, v in scalars.items()})
     return open_store(path)
 

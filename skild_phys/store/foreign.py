@@ -6,7 +6,6 @@ import contextlib
 import functools
 import hashlib
 import re
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,22 +14,15 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from skild_phys.errors import BadInput, InputWarning, StoreError
+from skild_phys.errors import BadInput, StoreError, warn
+from skild_phys.fields import FIELDS
 from skild_phys.models import MODELS, parse_temperature
 from skild_phys.rules import check_factor, get_rule
 from skild_phys.store.dataset import as_stored
 from skild_phys.store.formats import field_name
 from skild_phys.store.identity import copied, whole_numbers
-from skild_phys.store.lattices import Lattices
-from skild_phys.store.reader import is_temperature
-from skild_phys.store.schema import (
-    AXES,
-    FIELDS,
-    PLANES,
-    SCALED_FIELDS,
-    Layout,
-    sides,
-)
+from skild_phys.store.reader import Lattices
+from skild_phys.store.schema import AXES, Layout, is_temperature, sides
 
 _CHUNK_SITES = 2**22
 _FROM_BITS = " (from 0 and 1: 2*s.astype('i1')-1)"  # 2*s-1 of uint8 has 255 in place of -1
@@ -58,45 +50,44 @@ class ForeignLattices(Lattices):
 
     def __init__(self, data: xr.Dataset, path: Path, field: str | None = None) -> None:
         self.path, self.attrs = path, as_stored(data.attrs)
-        name = field_name(path, data.data_vars)
-        self._data, self._name = data, name
-        self._values, self._dims = (
-            _decoded(path, name, data[name].variable),
-            _ordered(path, data[name]),
-        )
-        if self._values.dtype.kind not in "iuf":
-            bits = self._values.dtype.kind == "b"
-            hint = f", not -1 and +1{_FROM_BITS}" if bits else ", not integers or real numbers"
-            raise StoreError(f"{path}: variable '{name}' is {self._values.dtype}{hint}")
+        name = self._name = field_name(path, data.data_vars)
+        self._data, self._values = data, _decoded(path, name, data[name].variable)
+        self._dims, kind = _ordered(path, data[name]), self._values.dtype.kind
+        if kind not in "iuf":
+            wanted = f"-1 and +1{_FROM_BITS}" if kind == "b" else "integers or real numbers"
+            raise StoreError(f"{path}: variable '{name}' is {self._values.dtype}, not {wanted}")
         sample = self._dims[0]
-        self._shape = tuple(self._values.sizes[dim] for dim in self._dims)
+        self._shape = tuple(int(self._values.sizes[dim]) for dim in self._dims)
         self.n_samples, *shape = self._shape
-        plane = shape[0] if name in PLANES else 0
-        self.shape = tuple(int(n) for n in (shape[1:] if plane else shape))
-        check_whole(f"{path}: {name}", self.attrs.get("L"), self.shape)
+        plane = shape.pop(0) if _plane(name, self._dims) else 0
+        _check_sides(f"{path}: {name}", self.attrs.get("L"), shape)
         self._check_temperature()
         chunks = self._values.encoding.get("chunks", ())
-        self.chunked = len(chunks) == self._values.ndim
-        """Whether the file says how many samples a chunk has."""
-        self.chunk = max(1, _CHUNK_SITES // int(np.prod(shape)))
-        if self.chunked:
-            self.chunk = int(chunks[self._values.dims.index(sample)])
-        self.scale = self._scale() if name in SCALED_FIELDS else 1.0
-        if name == "block_sum" and not self.scale:
+        self.in_file = len(chunks) == self._values.ndim
+        self._step = max(1, _CHUNK_SITES // int(np.prod(self._shape[1:])))
+        if self.in_file:
+            self._step = int(chunks[self._values.dims.index(sample)])
+        scale = self._scale(len(shape)) if name in FIELDS and FIELDS[name].scaled else 1.0
+        if name == "block_sum" and not scale:
             name = "field"  # means of blocks that nothing tells the size of
-        self.scale = self.scale or 1.0
-        self.field = (name if name in FIELDS else field) or self._seen()
-        self.channels = plane if name == "image" else 0
-        self.q = self._states() if name == "states" else plane if name == "state_count" else 0
-        self.variables = tuple(
-            str(k)
-            for k, v in data.variables.items()
-            if v.dims == (sample,) and k != sample and v.dtype.kind in "iuf"
+        name = (name if name in FIELDS else field) or self._seen()
+        own = name == "field" and "schema_version" in data.attrs  # a store of this program
+        self.layout = Layout(
+            field=name,
+            shape=tuple(shape),
+            chunk=self._step,
+            scale=scale or 1.0,
+            variables=tuple(
+                str(k)
+                for k, v in data.variables.items()
+                if v.dims == (sample,) and k != sample and v.dtype.kind in "iuf"
+            ),
+            q=self._states() if name == "states" else plane if name == "state_count" else 0,
+            channels=plane if name == "image" else 0,
+            components=max(1, plane) if name == "field" else 1,
+            dtype="float64" if own and self._values.dtype == np.float64 else "",
         )
-        self._layout = Layout(
-            field=self.field, shape=self.shape, chunk=self.chunk, scale=self.scale, q=self.q,
-            channels=self.channels,
-        )  # fmt: skip
+        self.variables = self.layout.variables
 
     def _check_temperature(self) -> None:
         known, model = self.attrs.get("temperature"), MODELS.get(str(self.attrs.get("model")))
@@ -109,12 +100,12 @@ class ForeignLattices(Lattices):
         if known is not None:
             self.attrs["temperature"] = known
 
-    def _scale(self) -> float:
+    def _scale(self, dimension: int) -> float:
         """Return what a stored 1 is worth, 1 over the sites of a block; 0 if nothing tells it."""
         scale = self._values.encoding.get("scale_factor")
         if scale is None and {"rule", "factor"} <= set(self.attrs):
             factor = check_factor(self.attrs["factor"])
-            scale = get_rule(self.attrs["rule"]).scale("spins", factor, len(self.shape))
+            scale = get_rule(self.attrs["rule"]).scale("spins", factor, dimension)
         if scale is None and self._name == "state_count":
             raise BadInput(f"{self.path}: state_count", "no rule and factor", "them as attributes")
         if scale is not None and not 0 < scale <= 1:
@@ -132,8 +123,8 @@ class ForeignLattices(Lattices):
     def _seen(self) -> str:
         """Return whether numbers whose name does not say it are spins or a real field."""
         found = "field"
-        for start, stop in self.batches():
-            values = self._slice(start, stop)
+        for start in range(0, self.n_samples, self._step):
+            values = self._slice(start, start + self._step)
             if np.isin(values, (-1, 1)).all():
                 found = "spins"
                 if values.dtype.kind != "f":  # real numbers may go on to be others, as means do
@@ -153,7 +144,7 @@ class ForeignLattices(Lattices):
         part = self._values.isel({self._dims[0]: slice(start, stop)})
         return np.asarray(part.transpose(*self._dims).values)
 
-    def numbers(self, start: int, stop: int) -> NDArray[Any]:
+    def _numbers(self, start: int, stop: int) -> NDArray[Any]:
         """Return samples start..stop-1 as numbers of the file's own type, none of them missing."""
         values = self._slice(start, stop)
         if values.dtype.kind == "f" and not (good := np.isfinite(values)).all():
@@ -166,7 +157,7 @@ class ForeignLattices(Lattices):
         return StoreError(f"{self.path}: variable '{self._name}': {where}")
 
     def read(self, start: int, stop: int) -> NDArray[Any]:
-        return self._checked(self.numbers(start, stop), start)
+        return self._checked(self._numbers(start, stop), start)
 
     def _checked(self, values: NDArray[Any], start: int) -> NDArray[Any]:
         if self.field == "field":
@@ -176,7 +167,7 @@ class ForeignLattices(Lattices):
         off = np.abs(whole * self.scale - values) > (1e-6 if self.scale != 1.0 else 0.0)
         limits = np.iinfo(kind)
         wrong = off | (whole < limits.min) | (whole > limits.max)
-        fault = self._layout.fault(self.field, whole.clip(limits.min, limits.max).astype(kind))
+        fault = self.layout.fault(self.field, whole.clip(limits.min, limits.max).astype(kind))
         if wrong.any() or fault:
             if self.field == "spins":
                 wrong = ~np.isin(values, (-1, 1))
@@ -215,12 +206,10 @@ class ForeignLattices(Lattices):
         again = np.zeros(self.n_samples, dtype=np.bool_) if repeats else copied(self)
         if lacking:
             names = ", ".join(f"'{name}'" for name in lacking)
-            text = f"{self.path}: not all samples have {names}: left out"
-            warnings.warn(text, InputWarning, stacklevel=2)
+            warn(f"{self.path}: not all samples have {names}: left out")
         if again.any():
             what = f"{again.sum()} of {len(again)} samples are copies of others"
-            text = f"{self.path}: {what}: each is counted once"
-            warnings.warn(text, InputWarning, stacklevel=2)
+            warn(f"{self.path}: {what}: each is counted once")
         if not lacking and not again.any():
             return self
         kept = self._data.drop_vars(lacking).isel({self._dims[0]: np.flatnonzero(~again)})
@@ -228,16 +217,9 @@ class ForeignLattices(Lattices):
 
     def digest(self) -> str:
         """Return the SHA-256 of type, shape and numbers, all of which are read and checked."""
-        return self._digest(f"{self._values.dtype} {self._shape}")
-
-    def stream_digest(self) -> str:
-        """Return the digest by which checkpoints of training know arrays."""
-        return self._digest(f"{self._shape} {self._values.dtype}")
-
-    def _digest(self, head: str) -> str:
-        total = hashlib.sha256(head.encode())
+        total = hashlib.sha256(f"{self._values.dtype} {self._shape}".encode())
         for start, stop in self.batches():
-            values = self.numbers(start, stop)
+            values = self._numbers(start, stop)
             self._checked(values, start)
             total.update(np.ascontiguousarray(values).tobytes())
         return total.hexdigest()
@@ -260,7 +242,7 @@ def _ordered(path: Path, values: xr.DataArray) -> tuple[Any, ...]:
     name, dims = str(values.name), values.dims
     if all(re.fullmatch(r"dim_\d+", str(dim)) for dim in dims):  # xarray's, where none are given
         return dims
-    plane = PLANES.get(name, ())
+    plane = tuple(filter(None, (_plane(name, dims),)))
     for axes in AXES.values():
         samples = [dim for dim in dims if dim not in (*plane, *axes)]
         if len(samples) == 1 and samples != ["z"] and len(dims) == 1 + len(plane) + len(axes):
@@ -271,7 +253,13 @@ def _ordered(path: Path, values: xr.DataArray) -> tuple[Any, ...]:
     raise StoreError(f"{path}: variable '{name}': its axes are {dims}; name them {accepted}")
 
 
-def check_whole(name: str, told: object, shape: Sequence[int]) -> None:
+def _plane(name: str, dims: Sequence[Any]) -> str:
+    """Return the name of the axis between samples and sites, "" if the field has none."""
+    plane = FIELDS[name].plane if name in FIELDS else ""
+    return plane if name != "field" or plane in dims else ""
+
+
+def _check_sides(name: str, told: object, shape: Sequence[int]) -> None:
     """Raise BadInput where lattices are not of the sides that the attribute L tells of."""
     if told is not None and np.any(np.asarray(told) != np.asarray(sides(shape))):
         accepted = f"L = {told}, as the attributes say: a part is no torus (without L it is one)"

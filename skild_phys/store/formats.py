@@ -19,9 +19,10 @@ from xarray.backends import BackendArray
 from xarray.core import indexing
 
 from skild_phys.errors import StoreError
+from skild_phys.fields import FIELDS
 from skild_phys.files import check_there
 from skild_phys.store.chunks import zarr_folder
-from skild_phys.store.schema import AXES, FIELDS, PLANES
+from skild_phys.store.schema import usual_axes
 
 _ZARR = ("zarr.json", ".zarray", ".zgroup")
 _SAVE = "skild_phys.save(x, 'NAME.zarr')"
@@ -61,13 +62,6 @@ def read_file(path: Path) -> xr.Dataset:
         fault = "holds Python objects" if "object" in str(error) else f"damaged .npy: {error}"
         raise StoreError(f"{path}: {fault}") from None
     return xr.Dataset({"array": (usual_axes("array", array.ndim), array)})
-
-
-def usual_axes(name: str, ndim: int) -> tuple[str, ...]:
-    """Return the names that the axes of an array go by which has none."""
-    plane = PLANES.get(name, ())
-    sites = AXES.get(ndim - 1 - len(plane), tuple(f"axis_{i}" for i in range(ndim - 1)))
-    return ("sample", *plane, *sites)[:ndim]
 
 
 def _what(path: Path, first: bytes) -> str:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skild_phys.errors import StoreError
-from skild_phys.store.lattices import Lattices
+from skild_phys.store.reader import Lattices
 from skild_phys.store.schema import SCALARS
 
 Whole = NDArray[np.int64]

@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING, Any, TypeAlias, Union
 import numpy as np
 from numpy.typing import NDArray
 
-from skild_phys.errors import BadInput, StoreError
+from skild_phys.errors import BadInput
 from skild_phys.files import AnyPath
 from skild_phys.models import MODELS, get_model
-from skild_phys.store.lattices import Lattices
 from skild_phys.store.memory import in_memory
-from skild_phys.store.reader import open_store
-from skild_phys.store.schema import FIELDS, ROOT
+from skild_phys.store.reader import Lattices, open_store
+from skild_phys.store.schema import is_store, usual_axes
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -23,21 +22,6 @@ if TYPE_CHECKING:
     from skild_phys.store.foreign import ForeignLattices
 
 Source: TypeAlias = Union[Lattices, "xr.Dataset", "xr.DataArray", NDArray[Any], AnyPath]
-
-
-def is_store(path: AnyPath) -> bool:
-    """Return whether `path` looks like a store of this program, whatever its state.
-
-    One that xarray copied (`to_zarr`), with its attributes, is none: its chunk files lie in
-    folders of their own. Raises StoreError if it cannot be read.
-    """
-    record = os.path.join(path, ROOT)
-    try:
-        text = Path(record).read_bytes() if os.path.isfile(record) else b""
-    except OSError as error:
-        raise StoreError(f"{path}: cannot be read: {error.strerror}") from None
-    copied = any(os.path.isdir(os.path.join(path, name, "c")) for name in FIELDS)
-    return (b'"schema_version"' in text or b'"samples_committed"' in text) and not copied
 
 
 def open_lattices(
@@ -82,7 +66,7 @@ def _foreign(
     import xarray as xr
 
     from skild_phys.store.foreign import ForeignLattices
-    from skild_phys.store.formats import read_file, usual_axes
+    from skild_phys.store.formats import read_file
 
     known = MODELS.get(str(attrs.get("model")))
     name, path = "array" if known is None else known.field, Path("dataset")

@@ -12,18 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skild_phys.errors import BadInput, StoreError
-from skild_phys.store.lattices import Lattices
-from skild_phys.store.reader import is_temperature
-from skild_phys.store.schema import (
-    AXES,
-    FIELDS,
-    PLANES,
-    SCALED_FIELDS,
-    Layout,
-    Plan,
-    as_json,
-    sides,
-)
+from skild_phys.fields import FIELDS
+from skild_phys.store.reader import Lattices
+from skild_phys.store.schema import AXES, Layout, Plan, as_json, is_temperature, sides, usual_axes
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -42,7 +33,7 @@ class MemoryLattices(Lattices):
     path : what messages call them.
     """
 
-    chunked = False
+    in_file = False
 
     def __init__(
         self,
@@ -51,9 +42,7 @@ class MemoryLattices(Lattices):
         attrs: dict[str, Any],
         path: Path = Path("dataset"),
     ) -> None:
-        self._layout, self._arrays, self.attrs, self.path = layout, arrays, attrs, path
-        self.field, self.shape, self.chunk = layout.field, layout.shape, layout.chunk
-        self.q, self.channels, self.scale = layout.q, layout.channels, layout.scale
+        self.layout, self._arrays, self.attrs, self.path = layout, arrays, attrs, path
         self.variables, self.n_samples = layout.variables, len(arrays[layout.field])
 
     def read(self, start: int, stop: int) -> NDArray[Any]:
@@ -77,7 +66,7 @@ class MemoryLattices(Lattices):
         from skild_phys.store.dataset import as_text
 
         variables = {}
-        for name, record in self._layout.metadata(self.n_samples).items():
+        for name, record in self.layout.metadata(self.n_samples).items():
             values, about, encoding = self._arrays[name], record["attributes"], {}
             if scale := about.pop("scale_factor", None):
                 encoding = {"scale_factor": scale, "dtype": values.dtype}
@@ -125,8 +114,8 @@ class MemoryWriter:
         written: int | None = None,
     ) -> None:
         """Append samples, as `StoreWriter.commit` does."""
-        for name in (self._plan.field, *self._plan.variables):
-            values = np.asarray(arrays[name], dtype=self._plan.dtype(name))
+        for name, dtype in self._plan.dtypes.items():
+            values = np.asarray(arrays[name], dtype=dtype)
             self._parts.setdefault(name, []).append(values)
         self.committed += len(values)
 
@@ -162,15 +151,15 @@ def in_memory(source: Any, repeats: bool, attrs: Mapping[str, Any]) -> MemoryLat
         names = [name for name in arrays if name in FIELDS]
         if len(names) != 1 or len(arrays) != len(source.variables):
             return None
-        name, dimension = names[0], arrays[names[0]].ndim - 1 - len(PLANES.get(names[0], ()))
-        variable = source.variables[name]
-        axes = ("sample", *PLANES.get(name, ()), *AXES.get(dimension, ()))
+        name, variable = names[0], source.variables[names[0]]
+        axes = usual_axes(name, variable.ndim)
         if variable.dims != axes or 0 in variable.shape:
             return None
+        dimension = sum(axis in AXES[3] for axis in axes)
         scale = float(variable.encoding.get("scale_factor") or 1.0)
         flags = variable.attrs.get("flag_values", ())
         q = len(flags) if name == "states" else variable.shape[1] if name == "state_count" else 0
-        if name in SCALED_FIELDS:
+        if FIELDS[name].scaled:
             if scale == 1.0 or arrays[name].dtype.kind != "f":
                 return None
             whole = np.rint(arrays[name] / scale)
@@ -188,7 +177,7 @@ def in_memory(source: Any, repeats: bool, attrs: Mapping[str, Any]) -> MemoryLat
         )  # fmt: skip
     except BadInput:
         return None
-    strange = any(values.dtype != layout.dtype(one) for one, values in arrays.items())
+    strange = any(arrays[one].dtype != dtype for one, dtype in layout.dtypes.items())
     if strange or any(layout.fault(one, values) for one, values in arrays.items()):
         return None
     if known.get("L", sides(shape)) != sides(shape) or not is_temperature(known.get("temperature")):

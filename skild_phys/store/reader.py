@@ -1,33 +1,127 @@
-"""Reading a store: its committed samples only, and each checked when read."""
+"""Reading: samples of any origin, and those of a store, each checked when it is read."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
 
 from skild_phys.errors import StoreError
-from skild_phys.files import AnyPath, read_bytes
-from skild_phys.store.chunks import check_digests, read_rows
-from skild_phys.store.lattices import Lattices
+from skild_phys.files import AnyPath
+from skild_phys.models import MODELS, Model
+from skild_phys.store.chunks import ChunkFiles
 from skild_phys.store.schema import (
     DIGESTS,
     MANAGED,
     ROOT,
     VOLATILE,
-    check_root,
-    chunk_name,
-    chunk_shape,
+    Layout,
+    Root,
     compare_metadata,
-    layout_of,
+    kind_of,
     read_json,
-    read_root,
 )
+
+
+class Lattices(ABC):
+    """Samples of one field, open for reading; what every command and function takes.
+
+    Attributes
+    ----------
+    path : where they lie; of samples in memory only what messages call them.
+    attrs : what is known of them (model, temperature, rule, seed, ...).
+    layout : what a site holds and how samples are kept (`Layout`).
+    field : what a site holds: `spins` (int8, +-1), `states` (int8, 0 .. q-1), `block_sum` or
+        `state_count` (int16), `field` (real numbers; float32 in a store), `image` (uint8), ...
+    shape : (Ly, Lx) or (Lz, Ly, Lx).
+    chunk : samples in a chunk, the least that is read at once.
+    scale : physical value = stored number x scale.
+    q : number of states of `states` and `state_count`; 0 for the other fields.
+    channels : number of channels of `image`; 0 for the other fields.
+    n_samples : samples that are complete.
+    variables : names of the scalars.
+    in_file : whether a file says how many samples a chunk has.
+    """
+
+    in_file = True
+    path: Path
+    attrs: dict[str, Any]
+    layout: Layout
+    n_samples: int
+    variables: tuple[str, ...]
+
+    @property
+    def field(self) -> str:
+        return self.layout.field
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.layout.shape
+
+    @property
+    def chunk(self) -> int:
+        return self.layout.chunk
+
+    @property
+    def scale(self) -> float:
+        return self.layout.scale
+
+    @property
+    def q(self) -> int:
+        return self.layout.q
+
+    @property
+    def channels(self) -> int:
+        return self.layout.channels
+
+    @abstractmethod
+    def read(self, start: int, stop: int) -> NDArray[Any]:
+        """Return the stored numbers of samples start..stop-1, checked.
+
+        `(stop - start, *shape)`; for `state_count` `(.., q, *shape)`, for `image`
+        `(.., channels, *shape)`, for a field of several components `(.., components, *shape)`.
+        """
+
+    @abstractmethod
+    def variable(self, name: str) -> NDArray[Any]:
+        """Return the scalar `name` of every sample, (n_samples,); raises StoreError."""
+
+    @abstractmethod
+    def digest(self) -> str:
+        """Return the SHA-256 that names the samples."""
+
+    def batches(self, size: int | None = None) -> Iterator[tuple[int, int]]:
+        """Yield (start, stop) over all samples, in whole chunks: about `size` samples at once."""
+        step = self.chunk * max(1, (size or self.chunk) // self.chunk)
+        for start in range(0, self.n_samples, step):
+            yield start, min(start + step, self.n_samples)
+
+    def has(self, name: str) -> bool:
+        """Return whether there is a scalar `name` of every sample."""
+        return name in self.variables
+
+    def model(self) -> Model | None:
+        """Return the model that the attribute `model` names; None if it names none of `MODELS`.
+
+        Raises StoreError if the samples cannot be that model's, for their dimension or states.
+        """
+        model = MODELS.get(str(self.attrs.get("model")))
+        if model is None:
+            return None
+        q = len(model.values) if model.field == "states" else 0
+        if (len(self.shape), self.q) != (model.dimension, q):
+            states = f" of {self.q} states" if self.q else ""
+            raise StoreError(
+                f"{self.path}: variable '{self.field}': {len(self.shape)}D{states}, which "
+                f"{model.name} is not"
+            )
+        return model
 
 
 class LatticeStore(Lattices):
@@ -35,51 +129,52 @@ class LatticeStore(Lattices):
 
     def __init__(self, path: AnyPath) -> None:
         self.path = Path(path)
-        root = read_root(self.path)
-        self.attrs: dict[str, Any] = root["attributes"]
-        self._nodes: dict[str, Any] = root["consolidated_metadata"]["metadata"]
-        self._layout = layout_of(self.path, self._nodes)
-        self._digests: dict[str, str] = self._nodes.get(DIGESTS, {}).get("attributes", {})
-        self.field, self.shape = self._layout.field, self._layout.shape
-        self.chunk, self.scale, self.q = self._layout.chunk, self._layout.scale, self._layout.q
-        self.variables, self.channels = self._layout.variables, self._layout.channels
+        root = Root.read(self.path)
+        self.attrs = root.attributes
+        self.layout = Layout.of(self.path, root.nodes)
+        self.variables = self.layout.variables
         samples = self.attrs.get("samples_committed")
         if not isinstance(samples, int) or isinstance(samples, bool) or samples < 0:
             raise StoreError(f"{self.path}: attribute 'samples_committed' is {samples!r}")
-        self.n_samples: int = samples
-        self._arrays = self._layout.metadata(samples)
-        for name, expected in self._arrays.items():
-            compare_metadata(self.path, name, self._nodes[name], expected)
+        self.n_samples = samples
+        digests = root.nodes.get(DIGESTS, {}).get("attributes", {})
+        self.arrays = {
+            name: ChunkFiles(self.path, name, metadata, digests.get(name, ""))
+            for name, metadata in self.layout.metadata(samples).items()
+        }
+        self.states = {
+            node: ChunkFiles(self.path, node, metadata, digests.get(node, ""))
+            for node, metadata in root.nodes.items()
+            if node.split("/")[0] == "state"
+        }
+        for name, array in self.arrays.items():
+            compare_metadata(self.path, name, root.nodes[name], array.metadata)
             # A kill while the store was made may have left an array without its own record.
             if samples:
-                self._check_record(name)
-            self._check_chunks(name)
-        check_root(self.path, root)
+                self._check_record(array)
+            self._check_chunks(array)
+        root.check(self.path)
         for key, value in self.attrs.items():
             if kind_of(key, value):
                 raise StoreError(f"{self.path}: attribute '{key}' is {str(value)[:60]!r}")
 
-    def _check_record(self, name: str) -> None:
-        metadata = self._arrays[name]
-        own = read_json(self.path, f"{name}/{ROOT}")
+    def _check_record(self, array: ChunkFiles) -> None:
+        own = read_json(self.path, f"{array.name}/{ROOT}")
         # The array's own record is brought up to date at the end of a run only.
         skip = () if self.complete else ("shape",)
-        expected = {key: value for key, value in metadata.items() if key not in skip}
-        compare_metadata(self.path, name, own, expected)
+        expected = {key: value for key, value in array.metadata.items() if key not in skip}
+        compare_metadata(self.path, array.name, own, expected)
 
-    def _check_chunks(self, name: str) -> None:
-        metadata = self._arrays[name]
+    def _check_chunks(self, array: ChunkFiles) -> None:
         try:
-            there = set(os.listdir(self.path / name))
+            there = set(os.listdir(self.path / array.name))
         except FileNotFoundError:
             there = set()
         except OSError as error:
-            raise StoreError(
-                f"{self.path}: variable '{name}': cannot be read: {error.strerror}"
-            ) from error
-        for index in range(-(-self.n_samples // chunk_shape(metadata)[0])):
-            if (file := chunk_name(metadata, index)) not in there:
-                raise StoreError(f"{self.path}: variable '{name}': chunk {file} is missing")
+            raise array.fault(f"cannot be read: {error.strerror}") from error
+        for index in range(array.count):
+            if (file := array.file(index)) not in there:
+                raise array.fault(f"chunk {file} is missing")
 
     @property
     def complete(self) -> bool:
@@ -92,23 +187,15 @@ class LatticeStore(Lattices):
         return self._read(self.field, start, stop)
 
     def _read(self, name: str, start: int, stop: int) -> NDArray[Any]:
-        known = self._digests.get(name, "")
-        values = read_rows(self.path, name, self._arrays[name], start, stop, known)
-        if fault := self._layout.fault(name, values):
-            raise StoreError(
-                f"{self.path}: variable '{name}': samples {start}..{stop - 1} hold {fault}"
-            )
-        return values
+        return checked_rows(self.layout, self.arrays[name], start, stop)
 
     def verify(self) -> None:
         """Read all that is stored; raises StoreError for what is not as it was written."""
-        for name, metadata in self._arrays.items():
-            if known := self._digests.get(name):
-                check_digests(self.path, name, metadata, known)
-                continue
-            step = chunk_shape(metadata)[0]
-            for start in range(0, self.n_samples, step):
-                self._read(name, start, min(start + step, self.n_samples))
+        for name, array in self.arrays.items():
+            array.check_digests()
+            if not array.digests:
+                for start in range(0, self.n_samples, array.step):
+                    self._read(name, start, min(start + array.step, self.n_samples))
 
     def variable(self, name: str) -> NDArray[Any]:
         if not self.has(name):
@@ -119,60 +206,25 @@ class LatticeStore(Lattices):
         """Return the SHA-256 that names the samples and what they are.
 
         It covers the attributes (not how the store came about) and the chunk files of the
-        lattices, not the scalars, which follow from them.
+        field, not the scalars, which follow from them.
         """
-        skip = (*VOLATILE, *MANAGED)
-        identity = [
-            {key: value for key, value in self.attrs.items() if key not in skip},
-            self._arrays[self.field],
-        ]
-        total = hashlib.sha256(json.dumps(identity, sort_keys=True).encode())
+        skip, array = (*VOLATILE, *MANAGED), self.arrays[self.field]
+        kept = {key: value for key, value in self.attrs.items() if key not in skip}
+        total = hashlib.sha256(json.dumps([kept, array.metadata], sort_keys=True).encode())
         whole = self.n_samples // self.chunk
         for index in range(whole):
-            file = self.path / self.field / chunk_name(self._arrays[self.field], index)
-            try:
-                total.update(hashlib.sha256(read_bytes(file)).digest())
-            except OSError as error:
-                raise StoreError(
-                    f"{self.path}: variable '{self.field}': chunk {file.name} cannot be read: "
-                    f"{error.strerror}"
-                ) from error
+            total.update(hashlib.sha256(array.bytes_of(index)).digest())
         # A part-full last chunk may be rewritten with more samples, so its file names nothing.
         total.update(self.read(whole * self.chunk, self.n_samples).tobytes())
         return total.hexdigest()
 
 
-_WHOLE = ("samples_planned", "chains", "every", "burn_in", "stint", "seed", "tie_seed")
-_TEXT = ("model", "algorithm", "rule", "method", "start")
-
-
-def kind_of(key: str, value: object) -> str:
-    """Return the kind of value that an attribute must have, "" if `value` is of it."""
-    fits, accepted = True, ""
-    if key == "temperature":
-        fits, accepted = is_temperature(value), "a positive number"
-    elif value is None:
-        fits, accepted = key != "samples_planned", "a whole number"
-    elif key in _WHOLE:
-        most = math.inf if key in ("seed", "tie_seed") else 2**63 - 1
-        fits, accepted = type(value) is int and 0 <= value <= most, "a whole number from 0 on"
-    elif key == "factor":
-        fits = type(value) in (int, float) and 1 <= value <= 2**31  # type: ignore[operator]
-        accepted = "a number from 1 on"
-    elif key == "L":
-        sides = value if isinstance(value, list) else [value]
-        fits = sides != [] and all(type(side) is int and 0 < side < 2**31 for side in sides)
-        accepted = "a side, or a list of sides"
-    elif key in _TEXT:
-        fits, accepted = isinstance(value, str), "a text"
-    return "" if fits else accepted
-
-
-def is_temperature(value: object) -> bool:
-    """Return whether an attribute can be a temperature: a positive number, or None."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return value is None
-    return 0.0 < value < math.inf
+def checked_rows(layout: Layout, array: ChunkFiles, start: int, stop: int) -> NDArray[Any]:
+    """Return samples start..stop-1 of an array; raises StoreError for values it cannot hold."""
+    values = array.read(start, stop)
+    if fault := layout.fault(array.name, values):
+        raise array.fault(f"samples {start}..{stop - 1} hold {fault}")
+    return values
 
 
 def open_store(path: AnyPath) -> LatticeStore:

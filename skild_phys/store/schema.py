@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,8 +14,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+import skild_phys.rules  # noqa: F401, which register what coarse sites hold
 from skild_phys.errors import BadInput, StoreError, check_whole
-from skild_phys.files import check_there, parse_json, read_bytes
+from skild_phys.fields import FIELDS
+from skild_phys.files import AnyPath, check_there, parse_json, read_bytes, write_bytes_atomically
 
 SCHEMA_VERSION = 1
 APPEND_TOTAL = "append_total"
@@ -29,11 +31,15 @@ ROOT = "zarr.json"
 DIGESTS = "digests"
 """A node of the root alone, whose attributes are the digests of every array's chunks."""
 
+AXES = {2: ("y", "x"), 3: ("z", "y", "x")}
+"""Names of a lattice's axes, by its dimension."""
+
 _SCALAR_CHUNK = 4096
+_MOST_STATES = 127
 
 
-class Variable(NamedTuple):
-    """Type of a variable; `fill` is a value that no sample has, so a gap is never data."""
+class _Variable(NamedTuple):
+    """A scalar; `fill` is a value that no sample has, so a gap is never data."""
 
     dtype: str
     fill: int | str
@@ -41,27 +47,15 @@ class Variable(NamedTuple):
     long_name: str
 
 
-FIELDS = {
-    "spins": Variable("int8", 0, "1", "spin"),
-    "block_sum": Variable("int16", -(2**15), "1", "mean spin of a block, stored as its sum"),
-    "field": Variable("float32", "NaN", "1", "real field"),
-    "states": Variable("int8", -1, "1", "Potts state"),
-    "state_count": Variable(
-        "int16", -1, "1", "share of a block's sites in each state, stored as their number"
-    ),
-    "image": Variable("uint8", 0, "1", "intensity, 0 to 255"),
+SCALARS = {
+    "energy": _Variable("float64", "NaN", "J", "energy per site"),
+    "magnetization": _Variable("float64", "NaN", "1", "magnetization per site"),
+    "chain": _Variable("int32", -1, "1", "Markov chain of the sample"),
+    "draw": _Variable("int64", -1, "1", "place of the sample in its chain"),
+    "parent": _Variable("int64", -1, "1", "index of the sample in the parent store"),
+    "label": _Variable("int32", -1, "1", "class of the image"),
+    "split": _Variable("int8", -1, "1", "0 for training, 1 for testing"),
 }
-POTTS_FIELDS = ("states", "state_count")
-"""Fields of lattices whose sites are in one of q states, 0 .. q-1."""
-
-PLANES = {"state_count": ("state",), "image": ("channel",)}
-"""Axes between samples and sites, of the fields that have one."""
-
-SCALED_FIELDS = ("block_sum", "state_count")
-"""Fields that are kept as whole numbers, to be multiplied by 1 over the sites of a block."""
-
-AXES = {2: ("y", "x"), 3: ("z", "y", "x")}
-"""Names of a lattice's axes, by its dimension."""
 
 
 def sides(shape: Sequence[int]) -> int | list[int]:
@@ -69,26 +63,20 @@ def sides(shape: Sequence[int]) -> int | list[int]:
     return int(shape[0]) if len({*shape}) == 1 else [int(side) for side in shape]
 
 
-MOST_STATES = 127
-SCALARS = {
-    "energy": Variable("float64", "NaN", "J", "energy per site"),
-    "magnetization": Variable("float64", "NaN", "1", "magnetization per site"),
-    "chain": Variable("int32", -1, "1", "Markov chain of the sample"),
-    "draw": Variable("int64", -1, "1", "place of the sample in its chain"),
-    "parent": Variable("int64", -1, "1", "index of the sample in the parent store"),
-    "label": Variable("int32", -1, "1", "class of the image"),
-    "split": Variable("int8", -1, "1", "0 for training, 1 for testing"),
-}
+def usual_axes(name: str, ndim: int) -> tuple[str, ...]:
+    """Return the names of a variable's axes where nothing else names them."""
+    plane = (FIELDS[name].plane,) if name in FIELDS and FIELDS[name].plane else ()
+    plane = plane if name != "field" else ()
+    sites = AXES.get(ndim - 1 - len(plane), tuple(f"axis_{i}" for i in range(ndim - 1)))
+    return ("sample", *plane, *sites)[:ndim]
 
 
-def scalar(name: str) -> Variable:
-    """Return the type of a scalar; one that the schema does not know is a number of unit 1."""
-    return SCALARS.get(name) or Variable("float64", "NaN", "1", name.replace("_", " "))
+# -- arrays -----------------------------------------------------------------------------------
 
 
-def group_metadata() -> dict[str, Any]:
-    """Return the `zarr.json` of a group without attributes."""
-    return {"zarr_format": 3, "node_type": "group", "attributes": {}}
+def group_metadata(attributes: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Return the `zarr.json` of a group."""
+    return {"zarr_format": 3, "node_type": "group", "attributes": dict(attributes or {})}
 
 
 def array_metadata(
@@ -101,16 +89,10 @@ def array_metadata(
 ) -> dict[str, Any]:
     """Return the `zarr.json` of an array: Blosc(zstd, 5, bitshuffle), then crc32c."""
     size = np.dtype(dtype).itemsize
-    to_bytes: dict[str, Any] = {"name": "bytes"}
-    if size > 1:
-        to_bytes["configuration"] = {"endian": "little"}
+    endian = {"configuration": {"endian": "little"}} if size > 1 else {}
     blosc = {
-        "typesize": size,
-        "cname": "zstd",
-        "clevel": 5,
-        "shuffle": "bitshuffle",
-        "blocksize": 0,
-    }
+        "typesize": size, "cname": "zstd", "clevel": 5, "shuffle": "bitshuffle", "blocksize": 0
+    }  # fmt: skip
     return {
         "zarr_format": 3,
         "node_type": "array",
@@ -119,7 +101,11 @@ def array_metadata(
         "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": list(chunk)}},
         "chunk_key_encoding": {"name": "default", "configuration": {"separator": "."}},
         "fill_value": fill,
-        "codecs": [to_bytes, {"name": "blosc", "configuration": blosc}, {"name": "crc32c"}],
+        "codecs": [
+            {"name": "bytes", **endian},
+            {"name": "blosc", "configuration": blosc},
+            {"name": "crc32c"},
+        ],
         "attributes": dict(attributes),
         "dimension_names": list(dimensions),
     }
@@ -131,13 +117,15 @@ class Layout:
 
     Attributes
     ----------
-    field : what a site holds, one of `FIELDS`.
+    field : what a site holds, one of `fields.FIELDS`.
     shape : (Ly, Lx) or (Lz, Ly, Lx) of the lattice.
     chunk : samples in a chunk, the least that is read at once.
-    scale : physical value of a stored 1; for `SCALED_FIELDS` 1 over the sites in a block.
+    scale : physical value of a stored 1; of a scaled field 1 over the sites in a block.
     variables : names of the scalars that come with each sample (see `SCALARS`).
-    q : number of states of `POTTS_FIELDS`; 0 for the others.
+    q : number of states of `states` and `state_count`; 0 for the others.
     channels : of an `image`; 0 for the others.
+    components : numbers per site of a `field`; an axis of its own from 2 on.
+    dtype : of a `field`: float32 or float64. That of the others is their own.
 
     Raises BadInput for what no store can have.
     """
@@ -149,82 +137,116 @@ class Layout:
     variables: tuple[str, ...] = ("energy", "magnetization")
     q: int = 0
     channels: int = 0
+    components: int = 1
+    dtype: str = ""
 
     def __post_init__(self) -> None:
-        field, q, scale = self.field, self.q, self.scale
-        if field not in FIELDS:
-            raise BadInput("field", field, " or ".join(FIELDS))
+        name, q = self.field, self.q
+        if name not in FIELDS:
+            raise BadInput("field", name, " or ".join(FIELDS))
+        if not self.dtype:
+            object.__setattr__(self, "dtype", FIELDS[name].dtype)
         if len(self.shape) not in AXES:
             raise BadInput("shape", self.shape, "two sides or three")
-        for name, value in (("chunk", self.chunk), *(("shape", side) for side in self.shape)):
-            check_whole(name, value)
-        if not 2**-15 < scale <= 1.0 if field in SCALED_FIELDS else scale != 1.0:
-            raise BadInput("scale", scale, "1 over the sites in a block, at most 32767 of them")
-        if not 2 <= q <= MOST_STATES if field in POTTS_FIELDS else q != 0:
-            accepted = f"2 to {MOST_STATES} states" if field in POTTS_FIELDS else "0"
-            raise BadInput("q", q, f"{accepted} for '{field}'")
-        if (self.channels < 1) if field == "image" else (self.channels != 0):
-            accepted = "1 or more" if field == "image" else "0"
-            raise BadInput("channels", self.channels, f"{accepted} for '{field}'")
+        for option, value in (("chunk", self.chunk), *(("shape", side) for side in self.shape)):
+            check_whole(option, value)
+        kind = FIELDS[name]
+        if not 2**-15 < self.scale <= 1.0 if kind.scaled else self.scale != 1.0:
+            accepted = "1 over the sites in a block, at most 32767 of them"
+            raise BadInput("scale", self.scale, accepted)
+        if not 2 <= q <= _MOST_STATES if kind.of_states else q != 0:
+            accepted = f"2 to {_MOST_STATES} states" if kind.of_states else "0"
+            raise BadInput("q", q, f"{accepted} for '{name}'")
+        if (self.channels < 1) if name == "image" else (self.channels != 0):
+            raise BadInput("channels", self.channels, f"{int(name == 'image')} for '{name}'")
+        if self.components < 1 or (self.components > 1 and name != "field"):
+            raise BadInput("components", self.components, f"1 for '{name}'")
+        if self.dtype not in (kind.dtype, *(("float64",) if name == "field" else ())):
+            raise BadInput("dtype", self.dtype, f"{kind.dtype} for '{name}'")
 
     @property
     def sample_shape(self) -> tuple[int, ...]:
-        """Shape of what is stored of one lattice: (q, Ly, Lx) counts, (channels, Ly, Lx) images."""
-        planes = {"state_count": (self.q,), "image": (self.channels,)}
-        return (*planes.get(self.field, ()), *self.shape)
+        """Shape of what is stored of one sample: (q, Ly, Lx) counts, (channels, Ly, Lx) images."""
+        return (*self._planes, *self.shape)
 
-    def dtype(self, name: str) -> str:
-        """Return the type of the numbers of a variable."""
-        return (FIELDS.get(name) or scalar(name)).dtype
+    @property
+    def _planes(self) -> tuple[int, ...]:
+        if self.components > 1:
+            return (self.components,)
+        return {"state_count": (self.q,), "image": (self.channels,)}.get(self.field, ())
 
     def metadata(self, samples: int) -> dict[str, dict[str, Any]]:
         """Return the metadata of every array of a store that holds `samples`."""
         kind = FIELDS[self.field]
-        attributes: dict[str, Any] = {"long_name": kind.long_name, "units": kind.units}
+        attributes: dict[str, Any] = {"long_name": kind.long_name, "units": "1"}
         if self.field == "spins":
             attributes |= {"flag_values": [-1, 1], "flag_meanings": "down up"}
         if self.field == "states":
             states = list(range(self.q))
             attributes |= {"flag_values": states, "flag_meanings": " ".join(map(str, states))}
-        if self.field in SCALED_FIELDS:
+        if kind.scaled:
             attributes["scale_factor"] = self.scale
         arrays = {
             self.field: array_metadata(
-                kind.dtype,
+                self.dtype,
                 (samples, *self.sample_shape),
                 (self.chunk, *self.sample_shape),
                 kind.fill,
-                ("sample", *PLANES.get(self.field, ()), *AXES[len(self.shape)]),
+                ("sample", *((kind.plane,) if self._planes else ()), *AXES[len(self.shape)]),
                 attributes,
             )
         }
         for name in self.variables:
-            kind = scalar(name)
-            described = {"long_name": kind.long_name, "units": kind.units}
+            dtype, fill, units, long_name = SCALARS.get(
+                name, _Variable("float64", "NaN", "1", name.replace("_", " "))
+            )
+            described = {"long_name": long_name, "units": units}
             arrays[name] = array_metadata(
-                kind.dtype, (samples,), (_SCALAR_CHUNK,), kind.fill, ("sample",), described
+                dtype, (samples,), (_SCALAR_CHUNK,), fill, ("sample",), described
             )
         return arrays
 
+    @property
+    def dtypes(self) -> dict[str, str]:
+        """The type of the numbers of every array."""
+        return {name: node["data_type"] for name, node in self.metadata(0).items()}
+
     def fault(self, name: str, values: NDArray[Any]) -> str | None:
         """Return what is wrong with values of a variable, if anything is."""
-        if name == "spins":
-            return None if ((values == 1) | (values == -1)).all() else "spins other than -1 and +1"
-        if name == "block_sum":
-            sites = round(1.0 / self.scale)
-            wide = values.astype(np.int32)
-            bad = (np.abs(wide) > sites) | ((wide - sites) & 1 != 0)
-            return f"a number that is no sum of {sites} spins" if bad.any() else None
-        if name == "states":
-            bad = (values < 0) | (values >= self.q)
-            return f"a state outside 0 .. {self.q - 1}" if bad.any() else None
-        if name == "state_count":
-            sites = round(1.0 / self.scale)
-            good = (values >= 0).all() and (values.sum(axis=1, dtype=np.int64) == sites).all()
-            return None if good else f"counts that are not those of {sites} sites"
+        if name == self.field:
+            return FIELDS[name].fault(values, self.q, round(1.0 / self.scale))
         if values.dtype.kind == "f":
             return None if np.isfinite(values).all() else "NaN or infinity"
         return "a negative number" if (values < 0).any() else None
+
+    @classmethod
+    def of(cls, path: Path, nodes: Mapping[str, Any]) -> Layout:
+        """Return the layout that the metadata of the store `path` describes; raises StoreError."""
+        names = [name for name in nodes if name.split("/")[0] not in ("state", DIGESTS)]
+        fields = [name for name in names if name in FIELDS]
+        if len(fields) != 1:
+            raise StoreError(f"{path}: expected one of the variables {', '.join(FIELDS)}")
+        field = fields[0]
+        try:
+            node, kind = nodes[field], FIELDS[field]
+            attributes, (chunk, *_) = node["attributes"], chunk_shape(node)
+            _, *shape = (int(n) for n in node["shape"])
+            if len(chunk_shape(node)) != 1 + len(shape):
+                raise ValueError
+            q = len(attributes["flag_values"]) if field == "states" else 0
+            planes = shape.pop(0) if kind.plane in node["dimension_names"] else 0
+            return cls(
+                field=field, shape=tuple(shape), chunk=int(chunk),
+                scale=float(attributes["scale_factor"] if kind.scaled else 1.0),
+                variables=tuple(name for name in names if name != field),
+                q=planes if field == "state_count" else q,
+                channels=planes if field == "image" else 0,
+                components=max(1, planes) if field == "field" else 1,
+                dtype=node["data_type"] if field == "field" else "",
+            )  # fmt: skip
+        except (KeyError, TypeError, ValueError, IndexError, BadInput):
+            wrong = f"variable '{field}': wrong shape, chunks, scale or states"
+            raise StoreError(f"{path}: {wrong}") from None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -254,29 +276,53 @@ def chunk_shape(metadata: Mapping[str, Any]) -> tuple[int, ...]:
     return tuple(metadata["chunk_grid"]["configuration"]["chunk_shape"])
 
 
-def chunk_name(metadata: Mapping[str, Any], index: int) -> str:
-    """Return the file name of chunk `index` along the first axis of an array."""
-    return ".".join(["c", str(index)] + ["0"] * (len(metadata["shape"]) - 1))
+def compare_metadata(path: Path, name: str, found: Any, expected: Mapping[str, Any]) -> None:
+    """Raise StoreError naming the first entry of an array's metadata that is not as expected."""
+    for key, value in expected.items():
+        there = found.get(key) if isinstance(found, dict) else None
+        if there != value:
+            raise StoreError(f"{path}: variable '{name}': {key} is {there!r}, expected {value!r}")
 
 
-def json_bytes(metadata: Mapping[str, Any]) -> bytes:
-    """Return metadata as the bytes of a `zarr.json`."""
-    return (json.dumps(metadata, indent=2, allow_nan=False) + "\n").encode()
+# -- attributes -------------------------------------------------------------------------------
+
+_WHOLE = ("samples_planned", "chains", "every", "burn_in", "stint", "seed", "tie_seed")
+_TEXT = ("model", "algorithm", "rule", "method", "start")
 
 
-@functools.singledispatch
+def kind_of(key: str, value: object) -> str:
+    """Return the kind of value that an attribute must have, "" if `value` is of it."""
+    fits, accepted = True, ""
+    if key == "temperature":
+        fits, accepted = is_temperature(value), "a positive number"
+    elif value is None:
+        fits, accepted = key != "samples_planned", "a whole number"
+    elif key in _WHOLE:
+        most = math.inf if key in ("seed", "tie_seed") else 2**63 - 1
+        fits, accepted = type(value) is int and 0 <= value <= most, "a whole number from 0 on"
+    elif key == "factor":
+        fits = type(value) in (int, float) and 1 <= value <= 2**31  # type: ignore[operator]
+        accepted = "a number from 1 on"
+    elif key == "L":
+        several = value if isinstance(value, list) else [value]
+        fits = several != [] and all(type(side) is int and 0 < side < 2**31 for side in several)
+        accepted = "a side, or a list of sides"
+    elif key in _TEXT:
+        fits, accepted = isinstance(value, str), "a text"
+    return "" if fits else accepted
+
+
+def is_temperature(value: object) -> bool:
+    """Return whether an attribute can be a temperature: a positive number, or None."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return value is None
+    return 0.0 < value < math.inf
+
+
 def _plain(value: Any) -> Any:
+    if isinstance(value, np.generic | np.ndarray):
+        return value.tolist()
     raise TypeError(f"an attribute of a store cannot be {type(value).__name__}")
-
-
-@_plain.register(np.generic)
-def _(value: np.generic) -> Any:
-    return value.item()
-
-
-@_plain.register(np.ndarray)
-def _(value: NDArray[Any]) -> Any:
-    return value.tolist()
 
 
 def as_json(attrs: Mapping[str, Any]) -> dict[str, Any]:
@@ -285,24 +331,24 @@ def as_json(attrs: Mapping[str, Any]) -> dict[str, Any]:
     return plain
 
 
-def checksum(attributes: Mapping[str, Any], arrays: Mapping[str, Any]) -> str:
-    """Return a digest of everything in the root that `zarr.json` itself would not protect."""
-    kept = {key: value for key, value in attributes.items() if key != "sha256"}
-    text = json.dumps([kept, arrays], sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()
+def readable(attrs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return attributes as they will be read; raises BadInput for one that would be refused."""
+    found: dict[str, Any] = {}
+    for name, value in attrs.items():
+        try:
+            found |= as_json({name: value})
+        except (TypeError, ValueError):  # no JSON, or a number beyond float64
+            if isinstance(value, int):
+                size = f"of {value.bit_length()} bits"
+                raise BadInput(f"attribute {name}", size, "at most 1023 bits") from None
+            accepted = "a number, a text, or a list"
+            raise BadInput(f"attribute {name}", str(value), accepted) from None
+        if accepted := kind_of(name, found[name]):
+            raise BadInput(f"attribute {name}", found[name], accepted)
+    return found
 
 
-def root_metadata(attributes: Mapping[str, Any], nodes: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the root `zarr.json`: attributes, and the metadata of every node below."""
-    return {
-        **group_metadata(),
-        "attributes": {**attributes, "sha256": checksum(attributes, nodes)},
-        "consolidated_metadata": {
-            "kind": "inline",
-            "must_understand": False,
-            "metadata": dict(nodes),
-        },
-    }
+# -- the root ---------------------------------------------------------------------------------
 
 
 def read_json(path: Path, file: str) -> dict[str, Any]:
@@ -320,67 +366,69 @@ def read_json(path: Path, file: str) -> dict[str, Any]:
     return document
 
 
-def read_root(path: Path) -> dict[str, Any]:
-    """Return the root `zarr.json` of a store of a known version; raises StoreError."""
-    check_there(path, "such store")
-    if not os.path.isdir(path):
-        raise StoreError(f"{path}: not a store: not a directory")
-    root = read_json(path, ROOT)
-    attributes = root.get("attributes")
-    if not isinstance(attributes, dict) or "schema_version" not in attributes:
-        raise StoreError(f"{path}: Zarr, but not a store of skild-phys: no schema_version")
-    version = attributes["schema_version"]
-    if version != SCHEMA_VERSION:
-        raise StoreError(
-            f"{path}: schema_version {version!r} is unknown; this release reads {SCHEMA_VERSION}"
-        )
-    consolidated = root.get("consolidated_metadata")
-    nodes = consolidated.get("metadata") if isinstance(consolidated, dict) else None
-    if not isinstance(nodes, dict):
-        raise StoreError(f"{path}: {ROOT} is damaged: no consolidated metadata")
-    return root
+def write_json(file: Path, metadata: Mapping[str, Any]) -> None:
+    """Make a `zarr.json` hold metadata, unless it does; raises WriteError."""
+    data = (json.dumps(metadata, indent=2, allow_nan=False) + "\n").encode()
+    if not file.exists() or file.read_bytes() != data:
+        write_bytes_atomically(file, data)
 
 
-def check_root(path: Path, root: Mapping[str, Any]) -> None:
-    """Raise StoreError unless the root is what was written, to the last letter that counts."""
-    given = {key: value for key, value in root["attributes"].items() if key != "sha256"}
-    if root != root_metadata(given, root["consolidated_metadata"]["metadata"]):
-        raise StoreError(f"{path}: {ROOT} was altered after it was written")
+class Root(NamedTuple):
+    """The root record of a store: its attributes, and the metadata of every node below."""
+
+    attributes: dict[str, Any]
+    nodes: dict[str, Any]
+    found: dict[str, Any] | None = None
+
+    @classmethod
+    def read(cls, path: Path) -> Root:
+        """Read the root of a store of a known version, as yet unchecked; raises StoreError."""
+        check_there(path, "such store")
+        if not os.path.isdir(path):
+            raise StoreError(f"{path}: not a store: not a directory")
+        root = read_json(path, ROOT)
+        attributes = root.get("attributes")
+        if not isinstance(attributes, dict) or "schema_version" not in attributes:
+            raise StoreError(f"{path}: Zarr, but not a store of skild-phys: no schema_version")
+        if (version := attributes["schema_version"]) != SCHEMA_VERSION:
+            raise StoreError(
+                f"{path}: schema_version {version!r} is unknown; this release reads "
+                f"{SCHEMA_VERSION}"
+            )
+        consolidated = root.get("consolidated_metadata")
+        nodes = consolidated.get("metadata") if isinstance(consolidated, dict) else None
+        if not isinstance(nodes, dict):
+            raise StoreError(f"{path}: {ROOT} is damaged: no consolidated metadata")
+        return cls(attributes, nodes, root)
+
+    def check(self, path: Path) -> None:
+        """Raise StoreError unless the root is what was written, to the last letter that counts."""
+        if self.found != self.document():
+            raise StoreError(f"{path}: {ROOT} was altered after it was written")
+
+    def sha256(self) -> str:
+        """Return a digest of everything in the root that `zarr.json` itself would not protect."""
+        kept = {key: value for key, value in self.attributes.items() if key != "sha256"}
+        text = json.dumps([kept, self.nodes], sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def document(self) -> dict[str, Any]:
+        """Return the root `zarr.json`."""
+        known = {"kind": "inline", "must_understand": False, "metadata": dict(self.nodes)}
+        kept = {key: value for key, value in self.attributes.items() if key != "sha256"}
+        return group_metadata(kept | {"sha256": self.sha256()}) | {"consolidated_metadata": known}
 
 
-def layout_of(path: Path, nodes: Mapping[str, Any]) -> Layout:
-    """Return the layout that the metadata of a store describes; raises StoreError."""
-    names = [name for name in nodes if name.split("/")[0] not in ("state", DIGESTS)]
-    fields = [name for name in names if name in FIELDS]
-    if len(fields) != 1:
-        raise StoreError(f"{path}: expected one of the variables {', '.join(FIELDS)}")
-    field = fields[0]
+def is_store(path: AnyPath) -> bool:
+    """Return whether `path` looks like a store of this program, whatever its state.
+
+    One that xarray copied (`to_zarr`), with its attributes, is none: its chunk files lie in
+    folders of their own. Raises StoreError if it cannot be read.
+    """
+    record = os.path.join(path, ROOT)
     try:
-        attributes = nodes[field]["attributes"]
-        chunk = chunk_shape(nodes[field])
-        scale = attributes["scale_factor"] if field in SCALED_FIELDS else 1.0
-        _, *shape = (int(n) for n in nodes[field]["shape"])
-        q = len(attributes["flag_values"]) if field == "states" else 0
-        channels = 0
-        if field == "state_count":
-            q, *shape = shape
-        if field == "image":
-            channels, *shape = shape
-        if len(chunk) != len(nodes[field]["shape"]):
-            raise ValueError
-        return Layout(
-            field=field, shape=tuple(shape), chunk=int(chunk[0]), scale=float(scale),
-            variables=tuple(name for name in names if name != field), q=q, channels=channels,
-        )  # fmt: skip
-    except (KeyError, TypeError, ValueError, BadInput):
-        raise StoreError(
-            f"{path}: variable '{field}': wrong shape, chunks, scale or states"
-        ) from None
-
-
-def compare_metadata(path: Path, name: str, found: Any, expected: Mapping[str, Any]) -> None:
-    """Raise StoreError naming the first entry of an array's metadata that is not as expected."""
-    for key, value in expected.items():
-        there = found.get(key) if isinstance(found, dict) else None
-        if there != value:
-            raise StoreError(f"{path}: variable '{name}': {key} is {there!r}, expected {value!r}")
+        text = Path(record).read_bytes() if os.path.isfile(record) else b""
+    except OSError as error:
+        raise StoreError(f"{path}: cannot be read: {error.strerror}") from None
+    copied = any(os.path.isdir(os.path.join(path, name, "c")) for name in FIELDS)
+    return (b'"schema_version"' in text or b'"samples_committed"' in text) and not copied

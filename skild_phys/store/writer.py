@@ -3,7 +3,7 @@
 What a commit does, in this order:
 
 1. chunk files of the new samples, each written beside, synced and renamed; a chunk that is
-   already part full is replaced by one with the same first samples. Those of the lattices may
+   already part full is replaced by one with the same first samples. Those of the field may
    have been written before, by other processes (`StoreWriter.region`);
 2. the state to go on from, under a new name (`state/SAMPLES`);
 3. the root `zarr.json`, replaced in one step: it alone says how many samples there are, in its
@@ -18,11 +18,13 @@ from __future__ import annotations
 
 import copy
 import io
+import json
 import os
 import shutil
 import uuid
 import zipfile
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -31,26 +33,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skild_phys.errors import OutputLarger, OutputTaken, StoreError
+from skild_phys.fields import FIELDS
 from skild_phys.files import (
     PARTIAL,
+    AnyPath,
     Lock,
     make_directory,
+    parse_json,
+    read_bytes,
     write_bytes_atomically,
     write_error,
+    write_text_atomically,
 )
-from skild_phys.store.chunks import (
-    DIGITS,
-    decode,
-    digests_from,
-    encode,
-    read_rows,
-    write_rows,
-)
-from skild_phys.store.reader import LatticeStore
-from skild_phys.store.region import Region, check_values
+from skild_phys.rng import STREAMS
+from skild_phys.store.chunks import ChunkFiles
+from skild_phys.store.reader import LatticeStore, checked_rows
 from skild_phys.store.schema import (
+    APPEND_TOTAL,
     DIGESTS,
-    FIELDS,
     MANAGED,
     ROOT,
     SCALARS,
@@ -58,33 +58,76 @@ from skild_phys.store.schema import (
     VOLATILE,
     Layout,
     Plan,
+    Root,
     array_metadata,
     as_json,
-    checksum,
-    chunk_name,
-    chunk_shape,
     group_metadata,
-    json_bytes,
+    is_store,
     read_json,
-    root_metadata,
-    scalar,
+    readable,
+    write_json,
 )
 
-KEPT = "kept.npz"
+COMMIT_SECONDS = 8.0
+"""A run commits at least so often, as far as single samples allow: what a kill may cost."""
+
+_KEPT = "kept.npz"
 """What `StoreWriter.keep` writes; it is gone from every store with a sample."""
 
-COMMIT_SECONDS = 8.0
-"""A run commits at least so often, as far as single lattices allow: what a kill may cost."""
+_Arrays = Mapping[str, NDArray[Any]]
 
 
-def _remove(path: Path) -> None:
-    try:
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
-    except OSError as error:
-        raise write_error(path, error) from error
+@dataclass(frozen=True)
+class Region:
+    """Leave to write chunk files of a store's field ahead of the commit; `StoreWriter.region`.
+
+    It holds no file and can be sent to other processes. Two that write at once must share no
+    chunk file. What is written counts only once the writer has committed it (`written=`).
+
+    Attributes
+    ----------
+    path, layout : of the store.
+    committed : samples that were complete when this was made; they are never written again.
+    planned : samples of the finished store.
+    token : a file in the store that lies there while this leave is good. A process that works
+        for a run that has ended, or sees another store under that name, does not find it.
+    """
+
+    path: Path
+    layout: Layout
+    committed: int
+    planned: int
+    token: str
+
+    def write(self, first: int, lattices: NDArray[Any]) -> None:
+        """Put samples on disk as numbers first, first + 1 ..; synced when this returns.
+
+        Parameters
+        ----------
+        first : number of the first sample. Inside a chunk, the chunk must hold all samples
+            before it already, and keeps them.
+        lattices : (n, ...) as the field's part of a commit. The last may lie inside a chunk.
+
+        Raises
+        ------
+        StoreError if a value is not allowed, the chunk lacks earlier samples, or the store is
+        no longer (or not) the one that this was made for; WriteError if the disk refuses.
+        """
+        if not (self.path / self.token).is_file():
+            raise StoreError(
+                f"{self.path}: is not, seen from here, the store that is being written"
+                " (workers need the same file system)"
+            )
+        last = first + len(lattices)
+        if not self.committed <= first < last <= self.planned:
+            raise ValueError(
+                f"{len(lattices)} samples from {first} on, of {self.committed} .. {self.planned}"
+            )
+        metadata, name = self.layout.metadata(last), self.layout.field
+        _check_values(self.path, self.layout, metadata[name], name, len(lattices), lattices)
+        array = ChunkFiles(self.path, name, metadata[name])
+        checked_rows(self.layout, array, first - first % array.step, first)
+        array.write(first, lattices)
 
 
 class StoreWriter:
@@ -100,24 +143,17 @@ class StoreWriter:
     One thread at a time may call it, and it may be another one each time.
     """
 
-    def __init__(
-        self,
-        path: Path,
-        plan: Plan,
-        attributes: dict[str, Any],
-        lock: Lock,
-    ) -> None:
+    def __init__(self, path: Path, plan: Plan, lock: Lock) -> None:
         self.path = path
         self.committed = 0
         self.state: dict[str, NDArray[Any]] = {}
         self.kept: dict[str, NDArray[Any]] = {}
-        self._layout: Layout = plan
-        self._attributes = attributes
-        self._planned = plan.n_samples
-        self._lock = lock
-        self._unsettled = tuple(plan.unsettled)
+        self._plan, self._planned, self._lock = plan, plan.n_samples, lock
+        self._attributes = dict(plan.attrs)
         self._state_nodes: dict[str, Any] = {}
         self._digests: dict[str, str] = {}
+        # What does not tell two stores apart.
+        self._apart = (*VOLATILE, *MANAGED, *plan.unsettled)
 
     def __enter__(self) -> StoreWriter:
         return self
@@ -139,25 +175,25 @@ class StoreWriter:
         """Add attributes that were not known when the store was made.
 
         Only before the first commit, which writes them; a run killed before that has to settle
-        them anew. Raises ValueError later on, or for names that `create_store` was not told of
+        them anew. Raises ValueError later on, or for names that the plan does not have
         (`unsettled`).
         """
         if self.committed:
             raise ValueError(f"{self.committed} samples are committed: nothing is left to settle")
-        if strange := set(attrs) - set(self._unsettled):
+        if strange := set(attrs) - set(self._plan.unsettled):
             raise ValueError(f"not among the unsettled attributes: {', '.join(sorted(strange))}")
         self._attributes |= as_json(attrs)
 
     def region(self) -> Region:
-        """Return what writes the lattices of coming samples, in this or in other processes.
+        """Return what writes the field of coming samples, in this or in other processes.
 
         It is good until the store is finished, or opened for writing by a later run.
         """
         path, token = self.path.resolve(), f".region-{uuid.uuid4().hex}{PARTIAL}"
         write_bytes_atomically(path / token, b"")
-        return Region(path, self._layout, self.committed, self._planned, token)
+        return Region(path, self._plan, self.committed, self._planned, token)
 
-    def keep(self, arrays: Mapping[str, NDArray[Any]]) -> None:
+    def keep(self, arrays: _Arrays) -> None:
         """Put arrays on disk to go on from before there is a sample to commit; it drops them.
 
         Raises WriteError if the disk refuses.
@@ -165,12 +201,12 @@ class StoreWriter:
         self._lock.check()
         data = io.BytesIO()
         np.savez(data, of=np.array(self._place()), **arrays)  # type: ignore[arg-type]
-        write_bytes_atomically(self.path / KEPT, data.getvalue())
+        write_bytes_atomically(self.path / _KEPT, data.getvalue())
         self.kept = dict(arrays)
 
     def _read_kept(self) -> dict[str, NDArray[Any]]:
         try:
-            with np.load(self.path / KEPT, allow_pickle=False) as file:
+            with np.load(self.path / _KEPT, allow_pickle=False) as file:
                 found = {name: file[name] for name in file.files}
         except (OSError, ValueError, EOFError, zipfile.BadZipFile):
             return {}  # none, or one that is begun again without loss of a sample
@@ -178,16 +214,11 @@ class StoreWriter:
 
     def _place(self) -> str:
         """Return what names this store and its last commit."""
-        skip = (*VOLATILE, *MANAGED, *self._unsettled)
-        attributes = {k: v for k, v in self._attributes.items() if k not in skip}
-        return checksum(attributes, self._layout.metadata(self.committed))
+        attributes = {k: v for k, v in self._attributes.items() if k not in self._apart}
+        return Root(attributes, self._plan.metadata(self.committed)).sha256()
 
     def commit(
-        self,
-        arrays: Mapping[str, NDArray[Any]],
-        state: Mapping[str, NDArray[Any]] | None = None,
-        *,
-        written: int | None = None,
+        self, arrays: _Arrays, state: _Arrays | None = None, *, written: int | None = None
     ) -> None:
         """Append samples: all or nothing, on disk when this returns, whatever is killed when.
 
@@ -196,115 +227,100 @@ class StoreWriter:
         arrays : for the field (n, *shape), for `state_count` (n, q, *shape), and for every
             scalar (n,): the next n samples.
         state : arrays to go on from after a break; replaces what the last commit saved.
-        written : n, if `Region.write` has put the lattices of the next n samples on disk;
+        written : n, if `Region.write` has put the field of the next n samples on disk;
             `arrays` are then the scalars alone.
 
         Raises
         ------
-        StoreError if a value is not allowed, or lattices that should be written are not;
+        StoreError if a value is not allowed, or samples that should be written are not;
         WriteError if the disk refuses. Either way the store is as it was before.
         """
         self._lock.check()
-        count = self._check_samples(arrays, written)
-        total = self.committed + count
-        metadata = self._layout.metadata(total)
-        if written is not None:
-            self._check_written(metadata[self._layout.field], total)
+        total = self.committed + self._check_samples(arrays, written)
+        files = self._files(total)
+        if written:
+            self._check_written(files[self._plan.field], total)
         for name, rows in arrays.items():
-            write_rows(self.path, name, metadata[name], self.committed, np.asarray(rows))
+            files[name].write(self.committed, np.asarray(rows))
         state_nodes = self._write_state(state, total)
         if total == self._planned:
-            self._write_array_records(metadata)
+            self._write_array_records(files)
             self._clear_partials()
-        digests = self._digests_now(metadata, state_nodes)
+        digests = {name: one.digests_after(self.committed) for name, one in files.items()}
+        for node, document in state_nodes.items():
+            if document["node_type"] == "array":
+                digests[node] = ChunkFiles(self.path, node, document).digests_after(0)
         self._write_root(total, state_nodes, digests)
         old = self.committed
         self.committed, self._state_nodes, self._digests = total, state_nodes, digests
         self.state = {name: np.array(values) for name, values in (state or {}).items()}
         _remove(self.path / "state" / str(old) if state_nodes else self.path / "state")
-        _remove(self.path / KEPT)
+        _remove(self.path / _KEPT)
         self.kept = {}
 
-    def _check_samples(self, arrays: Mapping[str, NDArray[Any]], written: int | None) -> int:
-        layout = self._layout
-        expected = (*((layout.field,) if written is None else ()), *layout.variables)
+    def _files(self, samples: int) -> dict[str, ChunkFiles]:
+        """Return the chunk files of every array of a store that holds `samples`."""
+        return {
+            name: ChunkFiles(self.path, name, document, self._digests.get(name, ""))
+            for name, document in self._plan.metadata(samples).items()
+        }
+
+    def _check_samples(self, arrays: _Arrays, written: int | None) -> int:
+        plan = self._plan
+        metadata = plan.metadata(self._planned)
+        expected = [name for name in metadata if not written or name != plan.field]
         if set(arrays) != set(expected):
             names = ", ".join(expected) or "none"
             raise ValueError(f"a commit to this store needs the variables {names}")
-        count = len(arrays[layout.field]) if written is None else written
+        count = written or len(arrays[plan.field])
         for name, values in arrays.items():
-            kind = FIELDS.get(name) or scalar(name)
-            check_values(self.path, layout, name, kind.dtype, count, values)
+            _check_values(self.path, plan, metadata[name], name, count, values)
         if count < 1 or self.committed + count > self._planned:
             raise ValueError(f"{count} samples after {self.committed} of {self._planned}")
         return count
 
-    def _check_written(self, metadata: Mapping[str, Any], total: int) -> None:
-        """Raise StoreError unless the lattices up to `total` are on disk.
+    def _check_written(self, array: ChunkFiles, total: int) -> None:
+        """Raise StoreError unless the samples up to `total` are on disk.
 
         Of files that may be part full, the first and the last, the contents are looked at, so
         that no gap is committed; the others must be there.
         """
-        field, step = self._layout.field, chunk_shape(metadata)[0]
-        last = (total - 1) // step
-        for index in range(self.committed // step, last + 1):
-            file = chunk_name(metadata, index)
-            if not (self.path / field / file).is_file():
-                raise StoreError(f"{self.path}: variable '{field}': chunk {file} is missing")
-        for index in sorted({self.committed // step, last}):
+        step, array = array.step, replace(array, digests="")
+        first, last = self.committed // step, (total - 1) // step
+        for index in range(first, last + 1):
+            if not (self.path / array.name / (file := array.file(index))).is_file():
+                raise array.fault(f"chunk {file} is missing")
+        for index in sorted({first, last}):
             start, stop = max(self.committed, index * step), min(total, (index + 1) * step)
-            values = read_rows(self.path, field, metadata, start, stop)
-            if fault := self._layout.fault(field, values):
-                raise StoreError(
-                    f"{self.path}: variable '{field}': samples {start}..{stop - 1} hold {fault}"
-                )
+            checked_rows(self._plan, array, start, stop)
 
-    def _write_state(self, state: Mapping[str, NDArray[Any]] | None, total: int) -> dict[str, Any]:
+    def _write_state(self, state: _Arrays | None, total: int) -> dict[str, Any]:
         """Write the arrays of a state under the name of the commit; return their metadata."""
         if not state:
             return {}
         folder = f"state/{total}"
         nodes: dict[str, Any] = {"state": group_metadata(), folder: group_metadata()}
         for name, values in state.items():
-            dimensions = [f"{name}_{axis}" for axis in range(values.ndim)]
-            metadata = array_metadata(
+            nodes[f"{folder}/{name}"] = array_metadata(
                 values.dtype.name,
                 values.shape,
                 values.shape,
                 0,
-                dimensions,
+                [f"{name}_{axis}" for axis in range(values.ndim)],
                 {"long_name": f"{name} of every chain, to go on from", "units": "1"},
             )
-            nodes[f"{folder}/{name}"] = metadata
         for node, metadata in nodes.items():
             make_directory(self.path / node)
-            write_bytes_atomically(self.path / node / ROOT, json_bytes(metadata))
+            write_json(self.path / node / ROOT, metadata)
         for name, values in state.items():
-            metadata = nodes[f"{folder}/{name}"]
-            file = self.path / folder / name / chunk_name(metadata, 0)
-            write_bytes_atomically(file, encode(metadata, values))
+            array = ChunkFiles(self.path, f"{folder}/{name}", nodes[f"{folder}/{name}"])
+            file = self.path / array.name / array.file(0)
+            write_bytes_atomically(file, array.encode(values))
         return nodes
 
-    def _write_array_records(self, metadata: Mapping[str, Any]) -> None:
-        for name, document in metadata.items():
-            file = self.path / name / ROOT
-            data = json_bytes(document)
-            if not file.exists() or file.read_bytes() != data:
-                write_bytes_atomically(file, data)
-
-    def _digests_now(
-        self, metadata: Mapping[str, Any], state_nodes: Mapping[str, Any]
-    ) -> dict[str, str]:
-        """Return the digests of all chunks; those before the last commit are known."""
-        found = {}
-        for name, document in metadata.items():
-            first = self.committed // chunk_shape(document)[0]
-            known = self._digests.get(name, "")[: first * DIGITS]
-            found[name] = known + digests_from(self.path, name, document, len(known) // DIGITS)
-        for node, document in state_nodes.items():
-            if document["node_type"] == "array":
-                found[node] = digests_from(self.path, node, document)
-        return found
+    def _write_array_records(self, files: Mapping[str, ChunkFiles]) -> None:
+        for name, array in files.items():
+            write_json(self.path / name / ROOT, array.metadata)
 
     def _write_root(
         self, total: int, state_nodes: Mapping[str, Any], digests: Mapping[str, str]
@@ -315,19 +331,21 @@ class StoreWriter:
             "samples_planned": self._planned,
             "samples_committed": total,
         }
-        nodes = {**self._layout.metadata(total), **state_nodes}
+        nodes = {**self._plan.metadata(total), **state_nodes}
         if digests:
-            nodes[DIGESTS] = group_metadata() | {"attributes": dict(digests)}
-        data = json_bytes(root_metadata(attributes, nodes))
-        file = self.path / ROOT
-        if not file.exists() or file.read_bytes() != data:
-            write_bytes_atomically(file, data)
+            nodes[DIGESTS] = group_metadata(digests)
+        write_json(self.path / ROOT, Root(attributes, nodes).document())
 
     # -- opening ------------------------------------------------------------------------------
 
     def _start(self) -> None:
         """Make the store anew, with no samples."""
-        _remove(self.path / KEPT)
+        record = _timing(self.path)
+        try:
+            record.unlink(missing_ok=True)
+        except OSError as error:
+            raise write_error(record, error) from error
+        _remove(self.path / _KEPT)
         self._write_root(0, {}, {})
         self._clear()
 
@@ -335,21 +353,22 @@ class StoreWriter:
         """Go on from what is committed, clearing what a killed process left beyond it."""
         store = LatticeStore(self.path)
         self._compare(store)
-        self._attributes |= {k: v for k, v in store.attrs.items() if k in self._unsettled}
+        self._attributes |= {k: v for k, v in store.attrs.items() if k in self._plan.unsettled}
         store.verify()
-        self.committed, self._digests = store.n_samples, store._digests
-        self._state_nodes = {n: m for n, m in store._nodes.items() if n.split("/")[0] == "state"}
-        folder = f"state/{self.committed}"
-        for node, metadata in self._state_nodes.items():
-            if read_json(self.path, f"{node}/{ROOT}") != metadata:
+        self.committed = store.n_samples
+        named = {**store.arrays, **store.states}
+        self._digests = {name: array.digests for name, array in named.items() if array.digests}
+        self._state_nodes = {node: array.metadata for node, array in store.states.items()}
+        folder = f"state/{self.committed}/"
+        for node, array in store.states.items():
+            if read_json(self.path, f"{node}/{ROOT}") != array.metadata:
                 raise StoreError(f"{self.path}: {node}/{ROOT} was altered after it was written")
-            if node.startswith(folder + "/"):
-                name = node[len(folder) + 1 :]
-                self.state[name] = decode(self.path, node, metadata, 0, self._digests.get(node, ""))
+            if node.startswith(folder):
+                self.state[node.removeprefix(folder)] = array.decode(0)
         self._clear()
         self.kept = self._read_kept()
         if not self.kept:
-            _remove(self.path / KEPT)  # damaged, or of before the last commit
+            _remove(self.path / _KEPT)  # damaged, or of before the last commit
         if self.committed > self._planned:
             raise OutputLarger(
                 "-o",
@@ -363,16 +382,10 @@ class StoreWriter:
 
     def _compare(self, store: LatticeStore) -> None:
         """Raise OutputTaken unless the store was made with the same layout and attributes."""
-        skip = (*VOLATILE, *MANAGED, *self._unsettled)
-        for wanted, there in (
-            (self._attributes, store.attrs),
-            (
-                {name: getattr(self._layout, name) for name in vars(store._layout)},
-                vars(store._layout),
-            ),
-        ):
+        layout = {key: getattr(self._plan, key) for key in vars(store.layout)}
+        for wanted, there in ((self._attributes, store.attrs), (layout, vars(store.layout))):
             for key in [*wanted, *(key for key in there if key not in wanted)]:
-                if key not in skip and wanted.get(key) != there.get(key):
+                if key not in self._apart and wanted.get(key) != there.get(key):
                     raise OutputTaken(
                         "-o",
                         str(self.path),
@@ -383,35 +396,16 @@ class StoreWriter:
     def _clear(self) -> None:
         """Leave on disk exactly what the committed samples need."""
         self._clear_partials()
-        metadata = self._layout.metadata(self.committed)
-        for name in {*FIELDS, *SCALARS} - set(metadata):
+        files = self._files(self.committed)
+        for name in {*FIELDS, *SCALARS} - set(files):
             _remove(self.path / name)
-        for name, document in metadata.items():
+        for name, array in files.items():
             make_directory(self.path / name)
-            chunks = -(-self.committed // chunk_shape(document)[0])
-            keep = {ROOT, *(chunk_name(document, index) for index in range(chunks))}
+            keep = {ROOT, *map(array.file, range(array.count))}
             for file in set(os.listdir(self.path / name)) - keep:
                 _remove(self.path / name / file)
-            self._rewrite_tail(name, document)
-        self._write_array_records(metadata)
-        self._clear_states()
-
-    def _clear_partials(self) -> None:
-        for partial in self.path.rglob(f"*{PARTIAL}"):
-            _remove(partial)
-
-    def _rewrite_tail(self, name: str, metadata: Mapping[str, Any]) -> None:
-        """Blank what a part-full last chunk holds beyond the committed samples."""
-        step = chunk_shape(metadata)[0]
-        index, used = divmod(self.committed, step)
-        if not used:
-            return
-        file = self.path / name / chunk_name(metadata, index)
-        data = encode(metadata, decode(self.path, name, metadata, index)[:used])
-        if file.read_bytes() != data:
-            write_bytes_atomically(file, data)
-
-    def _clear_states(self) -> None:
+            self._blank_tail(array)
+        self._write_array_records(files)
         folder = self.path / "state"
         if not self._state_nodes:
             _remove(folder)
@@ -419,3 +413,145 @@ class StoreWriter:
         for entry in folder.iterdir():
             if entry.name not in (ROOT, str(self.committed)):
                 _remove(entry)
+
+    def _clear_partials(self) -> None:
+        for partial in self.path.rglob(f"*{PARTIAL}"):
+            _remove(partial)
+
+    def _blank_tail(self, array: ChunkFiles) -> None:
+        """Blank what a part-full last chunk holds beyond the committed samples."""
+        index, used = divmod(self.committed, array.step)
+        if used:
+            data = array.encode(array.decode(index)[:used])
+            if array.bytes_of(index) != data:
+                write_bytes_atomically(self.path / array.name / array.file(index), data)
+
+
+def _check_values(
+    path: Path,
+    layout: Layout,
+    metadata: Mapping[str, Any],
+    name: str,
+    count: int,
+    values: NDArray[Any],
+) -> None:
+    """Raise unless `values` are `count` samples of variable `name`.
+
+    ValueError for a wrong shape or type, StoreError for a value that is not allowed.
+    """
+    shape, dtype = (count, *metadata["shape"][1:]), metadata["data_type"]
+    if values.shape != shape:
+        raise ValueError(f"variable '{name}' has shape {values.shape}, expected {shape}")
+    if not np.can_cast(values.dtype, dtype, "same_kind"):
+        raise ValueError(f"variable '{name}' is {values.dtype}, expected {dtype}")
+    if fault := layout.fault(name, values):
+        raise StoreError(f"{path}: variable '{name}': refused {fault}")
+
+
+def _remove(path: Path) -> None:
+    try:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+    except OSError as error:
+        raise write_error(path, error) from error
+
+
+# -- opening a store for writing --------------------------------------------------------------
+
+
+def create_store(
+    path: AnyPath, plan: Plan | None = None, *, overwrite: bool = False, **fields: Any
+) -> StoreWriter:
+    """Open a store for writing: a new one, or one to go on with.
+
+    A store that lies at `path` with fewer samples than planned, and agrees in every parameter, is
+    resumed where its last commit left it; one that differs is refused unless `overwrite`.
+
+    Parameters
+    ----------
+    path : a directory, by custom NAME.zarr; its parent must exist.
+    plan : what the finished store holds; or its `fields` as keywords.
+    overwrite : start afresh even if a store lies there. Nothing else is ever removed, but for
+        the record beside it of how long the old one took.
+
+    Raises
+    ------
+    BadInput for a parameter or an attribute that no store can have; OutputTaken naming the first
+    parameter that differs; StoreError if another process writes to the store or what lies there
+    is damaged; WriteError if the disk refuses.
+    """
+    plan = plan or Plan(**fields)
+    plan = replace(plan, attrs=readable(plan.attrs))
+    path = Path(path)
+    if os.path.exists(path) and not os.path.isdir(path):
+        raise _taken(path)
+    make_directory(path)
+    lock = Lock(path).acquire()
+    try:
+        writer = StoreWriter(path, plan, lock)
+        if all(name.endswith(PARTIAL) for name in os.listdir(path)):
+            writer._start()
+        elif overwrite:
+            Root.read(path)
+            writer._start()
+        elif not is_store(path):
+            raise _taken(path)
+        else:
+            writer._resume()
+    except BaseException:
+        lock.release()
+        raise
+    return writer
+
+
+def _taken(path: Path) -> OutputTaken:
+    return OutputTaken("-o", str(path), "a path that does not exist, or a store to go on with")
+
+
+def streams_at(path: AnyPath, overwrite: bool) -> str | None:
+    """Return the attribute `streams` (`rng.STREAMS`) of a store that is made at `path`, or resumed.
+
+    None for one that was begun before there was this attribute.
+    """
+    try:
+        return STREAMS if overwrite else LatticeStore(path).attrs.get("streams")
+    except StoreError:
+        return STREAMS  # nothing is there, or what `create_store` finds fault with
+
+
+def end_append(path: AnyPath) -> None:
+    """Record that the command which appended to a store has ended: another one appends anew.
+
+    Raises StoreError if another process writes to the store, WriteError if the disk refuses.
+    """
+    path = Path(path)
+    with Lock(path):
+        root = Root.read(path)
+        root.attributes.pop(APPEND_TOTAL, None)
+        write_json(path / ROOT, root.document())
+
+
+# -- how long a store took to make ------------------------------------------------------------
+# In a small file beside it: equal runs give equal stores, byte for byte, and no two runs take
+# equally long.
+
+
+def _timing(path: AnyPath) -> Path:
+    path = Path(path)
+    return path.with_name(path.name + ".timing.json")
+
+
+def write_timing(path: AnyPath, seconds_per_lattice: float) -> None:
+    """Record the wall time (s) per sample that the store at `path` took to make."""
+    text = json.dumps({"seconds_per_lattice": seconds_per_lattice})
+    write_text_atomically(_timing(path), f"{text}\n")
+
+
+def read_timing(path: AnyPath) -> float | None:
+    """Return the wall time (s) per sample, None without a readable record beside the store."""
+    try:
+        return float(parse_json(read_bytes(_timing(path)))["seconds_per_lattice"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
