@@ -17,10 +17,9 @@ from skild_helpers import TC, coarse_input, critical_lattices, tiny_weights
 
 from skild_phys.cli.refine import compile_kernels
 from skild_phys.models import MODELS
-from skild_phys.rules import coarsen
+from skild_phys.rules import coarsen, sampling
 from skild_phys.simulation.coarsening import coarsen_store
 from skild_phys.simulation.conditional import clusters, exchange, fill, flip, pilot
-from skild_phys.skild import sampling
 from skild_phys.skild.refine import RefineSpec, refine_store
 from skild_phys.skild.weights import load_weights, save_weights
 from skild_phys.store import create_store, open_store
