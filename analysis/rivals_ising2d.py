@@ -46,7 +46,7 @@ from study import Study, kept, residuals, skild_phys
 from skild_phys.models import MODELS
 from skild_phys.rng import kernel_state, seed_sequence
 from skild_phys.rules import RULES, coarsen
-from skild_phys.rules.sampling import draw_spins
+from skild_phys.rules.sampling import sample_blocks
 from skild_phys.skild.data import SimulationSource
 from skild_phys.skild.equations import Process, y0_from_output
 from skild_phys.skild.networks import network_dtype
@@ -311,7 +311,7 @@ for calls in SR3_CALLS:
 
     def exact_of(index: Index, last=last) -> np.ndarray:
         return np.stack([
-            draw_spins(20.0 * read(last, [i])[0], "block_mean", read(coarse, [i])[0], FACTOR, None,
+            sample_blocks(20.0 * read(last, [i])[0], read(coarse, [i])[0], FACTOR, False, None,
                        kernel_state(SEED, "sweeps", i)) for i in index
         ])  # fmt: skip
 
@@ -321,7 +321,7 @@ for calls in SR3_CALLS:
 # %% skild_paper: from the truth's forward marginal
 chain = chain_lambdas(PAPER, float(PAPER(np.array(1.0))), float(PAPER(np.array(1 / PAPER_CALLS))),
                       PAPER_CALLS)  # fmt: skip
-published = Skild(paper.weights(SYSTEM), shape, sampler="ancestral")
+published = Skild.of(paper.weights(SYSTEM), shape, sampler="ancestral")
 
 
 def paper_spins(index: Index) -> np.ndarray:

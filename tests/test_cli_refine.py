@@ -192,7 +192,7 @@ def test_kill_9_of_refine_and_train_ends_in_the_same_bytes(folder: Path) -> None
 
 
 KERNELS = [
-    sampling._blocks, sampling._draw_free, sampling._rounded_sums, exchange.exchange,
+    sampling._blocks, sampling._sample_sites, sampling._round, exchange.exchange,
     flip.flip_free, flip.flip_majority,
     clusters.cluster_free, clusters.cluster_majority, fill.fill_counts, fill.fill_majority,
     fill.fill_free, pilot._equal_bonds, pilot._block_moments,

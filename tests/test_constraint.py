@@ -20,7 +20,7 @@ from skild_phys.rules.conditions import (
     Sites,
     differentiable_means,
 )
-from skild_phys.rules.sampling import block_means, draw_spins, rounded_sums
+from skild_phys.rules.sampling import BY_CHANCE, block_means, rounded_sums, sample_blocks
 
 Array = NDArray[np.float64]
 CPU = torch.device("cpu")
@@ -111,9 +111,8 @@ def test_means_in_large_blocks_are_those_of_draws(b: int, majority: bool) -> Non
     random = np.random.default_rng(b)
     block = random.normal(0, 1.5, (b, b)).astype(np.float32)
     coarse = np.full((1, 4000), -1 if majority else 2)
-    rule = "majority" if majority else "block_mean"
     tiles = np.tile(block, (1, 4000))
-    drawn = draw_spins(tiles, rule, coarse, b, None, kernel_state(b))
+    drawn = sample_blocks(tiles, coarse, b, majority, None, kernel_state(b))
     found = drawn.reshape(b, 4000, b).transpose(1, 0, 2).mean(0)
     for scale, caught in ((1.0, False), (1.2, True)):
         exact = block_means((scale * block).astype(np.float32), coarse[:, :1], b, majority)
@@ -309,7 +308,7 @@ def test_rounded_sums_are_the_nearest_or_by_chance_near_the_middle(b: int) -> No
     n, random, mixed = b * b, np.random.default_rng(b), 0
     for seed, block in enumerate(random.normal(0, 1.5, (20, b, b))):
         logits = np.tile(block.astype(np.float32), (1, DRAWS))
-        ups = (rounded_sums(logits, b, kernel_state(seed))[0] + n) // 2
+        ups = (rounded_sums(logits, b, BY_CHANCE, kernel_state(seed))[0] + n) // 2
         mean = float((1.0 / (1.0 + np.exp(-block.astype(np.float32).astype(float)))).sum())
         low, share = int(np.floor(mean)), rounded_up(mean)
         assert set(np.unique(ups)) <= {low, low + 1}
@@ -327,7 +326,8 @@ def test_rounded_draws_know_which_sites_are_likely() -> None:
     """
     block = np.random.default_rng(8).normal(0, 1.5, (3, 3)).astype(np.float32)
     logits, state = np.tile(block, (1, DRAWS)), kernel_state(2)
-    drawn = draw_spins(logits, "block_mean", rounded_sums(logits, 3, state), 3, None, state)
+    sums = rounded_sums(logits, 3, BY_CHANCE, state)
+    drawn = sample_blocks(logits, sums, 3, False, None, state)
     mean = float((1.0 / (1.0 + np.exp(-block.astype(float)))).sum())
     weight, up = np.zeros(10), rounded_up(mean)
     for ups, share in ((int(mean), 1 - up), (int(mean) + 1, up)):

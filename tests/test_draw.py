@@ -12,7 +12,7 @@ from skild_helpers import critical_lattices
 
 from skild_phys.rng import kernel_state
 from skild_phys.rules import TieBreak, coarsen
-from skild_phys.rules.sampling import draw_spins
+from skild_phys.rules.sampling import sample_blocks, sample_sites
 
 DRAWS = 4000
 
@@ -46,7 +46,7 @@ def draw_many(
     tiled = np.tile(logits.astype(np.float32), (1, DRAWS))
     coarse = np.full((1, DRAWS), value)
     coins = np.full((1, DRAWS), coin, dtype=np.int8)
-    out = draw_spins(tiled, rule, coarse, b, coins, kernel_state(seed))
+    out = sample_blocks(tiled, coarse, b, rule == "majority", coins, kernel_state(seed))
     return out.reshape(b, DRAWS, b).transpose(1, 0, 2).reshape(DRAWS, b * b)
 
 
@@ -111,13 +111,18 @@ def test_extreme_logits_never_break_the_constraint(rule: str, b: int) -> None:
     coins = TieBreak(9, np.arange(1)).signs((6, 6))[0]
     for size in (0.0, 5.0, 1e4):
         logits = (size * random.choice([-1.0, 1.0], fine.shape[1:])).astype(np.float32)
-        out = draw_spins(logits, rule, coarse[0], b, coins, kernel_state(1))
+        if rule == "decimate":
+            known = np.zeros(fine.shape[1:], dtype=np.int8)
+            known[::b, ::b] = coarse[0]
+            out = sample_sites(logits, known, kernel_state(1))
+        else:
+            out = sample_blocks(logits, coarse[0], b, rule == "majority", coins, kernel_state(1))
         assert np.array_equal(coarsen(out[None], rule, b, tie_seed=9), coarse)
 
 
 def test_without_a_condition_sites_are_independent() -> None:
     logits = np.full((64, 64), np.log(3.0), dtype=np.float32)
-    out = draw_spins(logits, None, np.zeros((1, 1)), 1, None, kernel_state(3))
+    out = sample_sites(logits, None, kernel_state(3))
     assert abs((out > 0).mean() - 0.75) < 4.5 * np.sqrt(0.75 * 0.25 / 64**2)
 
 
@@ -141,7 +146,6 @@ def test_sure_logits_give_back_the_lattice_they_know(b: int) -> None:
     fine = critical_lattices(1, 2 * b)[0]
     coarse = coarsen(fine[None], "block_mean", b)[0]
     for size in (20.0, 60.0, 250.0):
-        out = draw_spins(
-            (size * fine).astype(np.float32), "block_mean", coarse, b, None, kernel_state(5)
-        )
+        logits = (size * fine).astype(np.float32)
+        out = sample_blocks(logits, coarse, b, False, None, kernel_state(5))
         assert np.array_equal(out, fine)

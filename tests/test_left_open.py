@@ -10,11 +10,10 @@ import torch
 from skild_helpers import critical_lattices, white
 
 from skild_phys.rules.conditions import Blocks, Free, Sites
-from skild_phys.skild import spins
 from skild_phys.skild.equations import Process
-from skild_phys.skild.skild import Skild
+from skild_phys.skild.skild import Chain, Skild
 from skild_phys.skild.spectrum import RadialSpectrum
-from skild_phys.skild.spins import LeftOpen
+from skild_phys.skild.spins import PosteriorSpectrum, SpinPosterior
 from skild_phys.skild.streams import Streams
 from skild_phys.skild.weights import load_weights, shipped_weights
 
@@ -29,20 +28,17 @@ def total(process: Process, spectrum: torch.Tensor) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("lam", [0.3, 4.0, 60.0])
-def test_a_gaussian_field_leaves_open_what_is_erased(
-    lam: float, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(spins, "SHARPER", 1.0)
+def test_a_gaussian_field_leaves_open_what_is_erased(lam: float) -> None:
     process = Process(SPECTRUM, SHAPE)
     erased = process.power * process.sine(lam).double() ** 2
-    found = LeftOpen(process).spectrum(total(process, erased[None]))[0]
+    found = PosteriorSpectrum(process, 1.0).spectrum(total(process, erased[None]))[0]
     assert torch.allclose(found, erased, rtol=2e-3)
 
 
 def test_the_spectrum_has_the_variance_that_is_left() -> None:
     process = Process(SPECTRUM, SHAPE)
     variances = torch.tensor([1e-4, 0.01, 0.2, 0.5]) * total(process, process.power[None])
-    found = LeftOpen(process).spectrum(variances)
+    found = PosteriorSpectrum(process).spectrum(variances)
     assert torch.allclose(total(process, found), variances.double(), rtol=2e-3)
     assert (found.diff(dim=0) >= 0).all()
     assert (found <= process.power).all()
@@ -57,7 +53,7 @@ def test_draws_have_their_mean_and_the_spectrum_that_is_left() -> None:
     """
     n, process = 4_000, Process(SPECTRUM, SHAPE)
     means = torch.full((n, *SHAPE), 0.6)
-    opened = LeftOpen(process)
+    opened = PosteriorSpectrum(process)
     fields = opened.draw(means, process.white(white(n, SHAPE, 4)))
     spectrum = opened.spectrum(torch.full((1,), 1.0 - 0.36, dtype=torch.float64))[0]
     modes = process.basis.modes(fields.double() - 0.6)
@@ -78,7 +74,7 @@ def test_waves_have_the_power_that_spins_have(rule: str) -> None:
     """
     n, side, lam = 64, 64, 12.0
     truth = critical_lattices(n, side)
-    skild = Skild(load_weights(shipped_weights()), (side, side))
+    skild = Skild.of(load_weights(shipped_weights()), (side, side))
     sums = truth.reshape(n, side // 4, 4, side // 4, 4).sum((2, 4))
     coins = np.where(np.arange(sums.size).reshape(sums.shape) % 2, 1, -1)
     signs = np.where(sums == 0, coins, np.sign(sums)).astype(np.int8)
@@ -89,7 +85,9 @@ def test_waves_have_the_power_that_spins_have(rule: str) -> None:
     }[rule]
     streams = [Streams.of(6, i) for i in range(n)]
     y = skild.from_fields(torch.from_numpy(truth.astype(np.float32)), lam, streams)
-    found = skild._spins(streams, lambda: skild.white(streams), bound)(y, lam)
+    chain = Chain(streams, lambda: skild.from_noise(streams), bound)
+    found = skild.denoiser(y, lam, chain)
+    assert isinstance(found, SpinPosterior)
     kappa = skild.process.kappa2.sqrt()
     band = (kappa > 0.3) & (kappa < 0.7)
     weight = torch.as_tensor(skild.process.basis.weight) * band

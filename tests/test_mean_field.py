@@ -18,14 +18,14 @@ from skild_phys.rules.sampling import MOST
 from skild_phys.skild import spins as module
 from skild_phys.skild.equations import Process
 from skild_phys.skild.spins import (
-    ALONE,
-    LOOPS,
+    _LOOPS,
     Couplings,
     Evidence,
     MeanField,
     half_tanh,
     spin_logits,
 )
+from skild_phys.skild.tuning import USUAL, Tuning
 
 Array = NDArray[np.float64]
 DIAGONAL = Couplings(((0, 1), (1, 0), (1, 1), (1, -1)), (0.31, 0.17, -0.12, 0.05))
@@ -135,14 +135,14 @@ def test_of_a_semicircle_pairs_are_all() -> None:
     couplings = couplings.reshape(shape)
     couplings = couplings - (couplings * model.weight).sum() / 64**2
     table = model._loops(couplings, torch.ones(1, dtype=torch.float64))
-    assert torch.allclose(table[0, 1], torch.ones(LOOPS, dtype=torch.float64), atol=0.05)
+    assert torch.allclose(table[0, 1], torch.ones(_LOOPS, dtype=torch.float64), atol=0.05)
     assert table[0, 0].max() > 1
 
 
 def test_without_couplings_there_is_no_reaction() -> None:
     model, xt = mean_field((6, 6), Couplings()), white(1, (6, 6), 1)
     found = model.evidence(xt, torch.tensor([1e9]))
-    assert torch.equal(found.loops[0, 1], torch.ones(LOOPS))
+    assert torch.equal(found.loops[0, 1], torch.ones(_LOOPS))
     assert torch.isfinite(model.iterate(found, torch.tanh(xt), 3)).all()
 
 
@@ -197,7 +197,7 @@ def test_what_is_remembered_of_a_lambda_is_bounded(monkeypatch: pytest.MonkeyPat
 
     Planted, seen to fail: no clearing; the last lambda's evidence for any.
     """
-    monkeypatch.setattr(module, "REMEMBERED", 2 * 36)
+    monkeypatch.setattr(module, "_REMEMBERED", 2 * 36)
     model, xt = mean_field((6, 6), NEIGHBOURS), white(1, (6, 6), 3)
     for lam in (0.1, 1.0, 8.0, 0.1, 0.1):
         at = torch.tensor([lam])
@@ -288,11 +288,11 @@ def test_the_error_shrinks_with_lambda() -> None:
     assert deviation(0.1) > 10 * deviation(0.05) > 100 * deviation(0.03)
 
 
-def test_alone_it_ends_near_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    """After ALONE iterations at lambda = 0.59, above the 0.45 up to which the shipped weights
+def test_alone_it_ends_near_its_end() -> None:
+    """After the usual iterations at lambda = 0.59, above the 0.45 up to which the shipped weights
     leave critical lattices to it, means are within 0.002 (root mean square) of those after 100.
 
-    Planted, seen to fail: RATE, MOMENTUM = 0.4, 0.3 (0.0034; chains of which nothing more was known
+    Planted, seen to fail: rate, momentum = 0.4, 0.3 (0.0034; chains of which nothing more was known
     were off by +0.003 in energy).
     """
     shape, lam = (64, 64), torch.full((8,), 0.59)
@@ -300,8 +300,8 @@ def test_alone_it_ends_near_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
     x0 = torch.from_numpy(critical_lattices(8, 64).astype(np.float32))
     xt = model.process.forward(x0, lam, white(8, shape, 3))
     found = []
-    for iterations in (ALONE, 100):
-        monkeypatch.setattr("skild_phys.skild.spins.ALONE", iterations)
+    for iterations in (USUAL.alone, 100):
+        model.tuning = Tuning(alone=iterations)
         found.append(half_tanh(spin_logits(None, model, xt, lam).logits))
     assert float((found[0] - found[1]).square().mean().sqrt()) < 0.002
 

@@ -203,7 +203,7 @@ def test_published_weights_give_the_papers_x0(tmp_path: Path, n: int) -> None:
     output = network.eval().at_time(float32(xt), torch.tensor([float(n)]))  # type: ignore[operator, union-attr]
     eps = reference.modes(output.double().numpy())
     wanted = reference.fields(reference.x0(reference.modes(xt), eps, n))
-    skild = Skild(weights, (32, 32), sampler="ancestral")
+    skild = Skild.of(weights, (32, 32), sampler="ancestral")
     y, lam = skild.process.modes(float32(xt)), at(config, n)[:1].numpy()
     found = skild.run(y, lam, [Streams.of(0, 0)])
     assert np.abs(found - wanted).max() < 1e-4 * np.abs(wanted).max()

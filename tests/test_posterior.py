@@ -14,7 +14,13 @@ from skild_phys.rules.conditions import Blocks, Constraint, Free, KeptModes
 from skild_phys.skild import spins
 from skild_phys.skild.equations import Process
 from skild_phys.skild.spectrum import RadialSpectrum
-from skild_phys.skild.spins import LeftOpen, MeanField, SpinLogits, SpinPosterior, spin_logits
+from skild_phys.skild.spins import (
+    MeanField,
+    PosteriorSpectrum,
+    SpinLogits,
+    SpinPosterior,
+    spin_logits,
+)
 from skild_phys.skild.streams import Streams, white_noise
 
 SPECTRUM = RadialSpectrum((0.1, 0.5, 1.0, 4.5), (45.0, 3.0, 1.0, 0.15), 0.66)
@@ -43,8 +49,9 @@ def posterior_of(
     def noise() -> torch.Tensor:
         return process.white(white_noise(streams, process.shape, torch.device("cpu")))
 
-    opened = LeftOpen(process)
-    return SpinPosterior(process, found, constraint, model, opened, lam, noise, streams)
+    return SpinPosterior(
+        process, found, constraint, model, lambda: PosteriorSpectrum(process), lam, noise, streams
+    )
 
 
 def drawn(lam: float, constraint: Constraint) -> np.ndarray:
@@ -71,7 +78,7 @@ def test_spins_drawn_in_parts_know_their_neighbours(monkeypatch: pytest.MonkeyPa
     Planted, seen to fail: all spins drawn at once, +0.05 a site.
     """
     assert abs(deviation(drawn(0.6, Free()))) < 4.5
-    monkeypatch.setattr(spins, "PARTS", spins.PARTS[-1:])
+    monkeypatch.setattr(spins, "_parts", lambda dimension: ((0,) * dimension,))
     assert abs(deviation(drawn(0.6, Free()))) > 4.5
 
 
@@ -80,7 +87,7 @@ def test_parts_help_under_a_constraint(monkeypatch: pytest.MonkeyPatch) -> None:
     """Block sums tie the spins of a block: no longer exact, and off by less than a third."""
     bound = Blocks(coarsen(truth(), "block_mean", 4), 4)
     in_parts = energy(drawn(0.6, bound)).mean() - energy(truth()).mean()
-    monkeypatch.setattr(spins, "PARTS", spins.PARTS[-1:])
+    monkeypatch.setattr(spins, "_parts", lambda dimension: ((0,) * dimension,))
     at_once = energy(drawn(0.6, bound)).mean() - energy(truth()).mean()
     assert abs(in_parts) < at_once / 3
 

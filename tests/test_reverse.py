@@ -13,7 +13,7 @@ from skild_helpers import POWER_LAW, TINY, shell_deviations, tiny_weights, white
 from skild_phys.errors import BadInput, Interrupted
 from skild_phys.rules import RULES, Operator
 from skild_phys.rules.conditions import Blocks, Free
-from skild_phys.skild.equations import STEPS, Correct, FieldPosterior, Process, make_step, run_chain
+from skild_phys.skild.equations import STEPS, Correct, Process, make_step, run_chain
 from skild_phys.skild.schedule import (
     Geometric,
     Linear,
@@ -21,9 +21,15 @@ from skild_phys.skild.schedule import (
     Schedule,
     chain_lambdas,
 )
-from skild_phys.skild.skild import Skild
+from skild_phys.skild.skild import FieldDenoiser, FieldPosterior, Skild, SpinDenoiser
 from skild_phys.skild.spectrum import BASES, PowerLaw, make_basis
-from skild_phys.skild.spins import Couplings, LeftOpen, MeanField, SpinLogits, SpinPosterior
+from skild_phys.skild.spins import (
+    Couplings,
+    MeanField,
+    PosteriorSpectrum,
+    SpinLogits,
+    SpinPosterior,
+)
 from skild_phys.skild.streams import Streams
 from skild_phys.skild.symmetries import SYMMETRIES, see_through_symmetries
 
@@ -343,9 +349,8 @@ class ExactForGaussians(torch.nn.Module):
 
 
 def gaussian_skild(shape: tuple[int, int], sampler: str = "stochastic") -> Skild:
-    skild = Skild(tiny_weights("v"), shape, sampler=sampler)
-    skild.network = ExactForGaussians()  # type: ignore[assignment]
-    return skild
+    process = tiny_weights("v").process(shape)
+    return Skild(process, FieldDenoiser(process, ExactForGaussians(), "v"), sampler)
 
 
 @pytest.mark.statistical
@@ -399,7 +404,14 @@ def test_means_of_spins_are_never_outside_their_range() -> None:
     streams = [Streams.of(1, i) for i in range(5)]
     noise = process.white(white(5, (8, 8), 3))
     posterior = SpinPosterior(
-        process, found, Free(), model, LeftOpen(process), 1.0, lambda: noise, streams
+        process,
+        found,
+        Free(),
+        model,
+        lambda: PosteriorSpectrum(process),
+        1.0,
+        lambda: noise,
+        streams,
     )
     means = process.basis.fields(posterior.mean() * process.amplitude)
     assert means.abs().max() <= 1.0 + 1e-6
@@ -414,14 +426,17 @@ def test_the_network_is_told_what_the_coarse_lattice_says(monkeypatch: pytest.Mo
 
     Planted, seen to fail: nothing told.
     """
-    skild, seen = Skild(tiny_weights(), (16, 16)), []
-    network = skild.network
+    skild, seen = Skild.of(tiny_weights(), (16, 16)), []
+    denoiser = skild.denoiser
+    assert isinstance(denoiser, SpinDenoiser)
+    network = denoiser.network
+    assert network is not None
 
     def look(features: torch.Tensor, lam: torch.Tensor) -> torch.Tensor:
         seen.append(features[:, 4])
         return network(features, lam)
 
-    monkeypatch.setattr(skild, "network", look)
+    monkeypatch.setattr(denoiser, "network", look)
     bound = Blocks(np.arange(-16, 16, 2, dtype=np.int64).reshape(1, 4, 4), 4)
     streams = [Streams.of(1, 0)]
     skild.run(skild.from_noise(streams), np.array([4.0, 2.0]), streams, constraint=bound)
@@ -434,7 +449,7 @@ def test_the_network_is_told_what_the_coarse_lattice_says(monkeypatch: pytest.Mo
 @torch.inference_mode()
 @pytest.mark.parametrize("sampler", STEPS)
 def test_spins_of_every_sampler_are_spins(sampler: str) -> None:
-    skild = Skild(tiny_weights(), (16, 16), sampler=sampler)
+    skild = Skild.of(tiny_weights(), (16, 16), sampler=sampler)
     streams = [Streams.of(8, i) for i in range(2)]
     spins = skild.run(skild.from_noise(streams), chain_lambdas(CHAIN, 400.0, 0.1, 4), streams)
     assert spins.dtype == np.int8
@@ -467,7 +482,7 @@ def test_no_other_samplers() -> None:
 
 @torch.inference_mode()
 def test_a_sample_depends_on_no_other() -> None:
-    skild = Skild(tiny_weights("v"), (8, 12))
+    skild = Skild.of(tiny_weights("v"), (8, 12))
     lambdas = chain_lambdas(CHAIN, 100.0, 0.1, 3)
 
     def fields(*names: int) -> NDArray[np.generic]:
@@ -531,4 +546,6 @@ def test_only_symmetries_that_hold_are_looked_through() -> None:
 
 
 def test_the_network_is_that_of_the_weights() -> None:
-    assert Skild(tiny_weights("v"), (8, 8)).network.config == TINY
+    denoiser = Skild.of(tiny_weights("v"), (8, 8)).denoiser
+    assert isinstance(denoiser, FieldDenoiser)
+    assert denoiser.network.config == TINY  # type: ignore[attr-defined]

@@ -44,29 +44,20 @@ def compile_kernels(
     source: CoarseInput, method: str, polish: int = 0, *, pilot: bool = False
 ) -> None:
     """Compile what refining `source` will call, on one block; quick once it is cached."""
-    from skild_phys.rng import kernel_state
     from skild_phys.rules import coarsen
-    from skild_phys.rules.sampling import block_means, draw_spins, rounded_sums
+    from skild_phys.rules.sampling import compile_sampling
     from skild_phys.simulation.conditional import sample_conditional
     from skild_phys.simulation.conditional.sampler import CLUSTERS_FROM, SWEEPS_PER_CLUSTERS
     from skild_phys.skild.oracle import measured_sweeps, model_of_values
 
+    if method == "skild":
+        compile_sampling()
     if not source.rule.binds:
-        if method == "skild":
-            logits = np.zeros((2, 2), dtype=np.float32)
-            sums = rounded_sums(logits, 2, kernel_state(0))
-            draw_spins(logits, "block_mean", sums, 2, None, kernel_state(0))
-            block_means(logits, sums, 2)
         return
     model, clustered = model_of_values(source), source.factor >= CLUSTERS_FROM
     factor = CLUSTERS_FROM if clustered else 2
     fine = np.full((1, *[factor] * model.dimension), model.values[-1], dtype=np.int8)
     coarse = coarsen(fine, source.rule, factor, q=source.q)
-    if method == "skild":
-        logits, coins = np.zeros((factor, factor), dtype=np.float32), np.ones((1, 1), dtype=np.int8)
-        draw_spins(logits, source.rule.name, coarse[0], factor, coins, kernel_state(0))
-        if source.rule.name != "decimate":
-            block_means(logits, coarse[0], factor, source.rule.ties, coins)
     if method != "skild" or polish:
         sweeps = 0 if method == "fill" else SWEEPS_PER_CLUSTERS
         ids = np.zeros(1, dtype=np.int64)

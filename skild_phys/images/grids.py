@@ -56,7 +56,7 @@ def sample_grid(
     The sampler is the usual one of the weights.
     """
     sampler = weights.usual_sampler
-    skild = Skild(weights, shape, device, sampler)
+    skild = Skild.of(weights, shape, device, sampler)
     lowest = make_basis(weights.basis, shape).lowest
     lambdas = weights.lambdas(weights.largest_lambda(lowest), None, STEPS[sampler])
     streams = [Streams.of(0, i) for i in range(SAMPLES)]

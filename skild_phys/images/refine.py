@@ -85,7 +85,7 @@ class ImageRefiner:
     ) -> None:
         self.spec, self.stop = spec, stop
         self.operator = LowResolution(spec.rule, high, low)
-        self.skild = Skild(weights, high, device, spec.sampler)
+        self.skild = Skild.of(weights, high, device, spec.sampler)
         self.power = self.skild.process.power.cpu().numpy()
         self.lambdas = image_lambdas(weights, spec)
 

@@ -18,7 +18,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from skild_phys.rules.operators import Operator
-from skild_phys.rules.sampling import block_means, draw_spins, rounded_sums
+from skild_phys.rules.sampling import (
+    BY_CHANCE,
+    block_means,
+    rounded_sums,
+    sample_blocks,
+    sample_sites,
+)
 
 Lattices = NDArray[Any]
 
@@ -94,7 +100,7 @@ class Free(Settled):
         return torch.tanh(0.5 * logits)
 
     def draw(self, logits: NDArray[np.float32], i: int, state: NDArray[np.uint64]) -> Lattices:
-        return draw_spins(logits, None, np.empty((0, 0)), 1, None, state)
+        return sample_sites(logits, None, state)
 
 
 class Blocks(Settled):
@@ -141,8 +147,8 @@ class Blocks(Settled):
         return (pulled - own * common).reshape(means.shape)
 
     def draw(self, logits: NDArray[np.float32], i: int, state: NDArray[np.uint64]) -> Lattices:
-        rule = "majority" if self.majority else "block_mean"
-        return draw_spins(logits, rule, self.raw[i], self.factor, self._coins(i), state)
+        coins, raw = self._coins(i), self.raw[i]
+        return sample_blocks(logits, raw, self.factor, self.majority, coins, state)
 
 
 class Sites(Settled):
@@ -158,7 +164,9 @@ class Sites(Settled):
         return m
 
     def draw(self, logits: NDArray[np.float32], i: int, state: NDArray[np.uint64]) -> Lattices:
-        return draw_spins(logits, "decimate", self.raw[i], self.factor, None, state)
+        known = np.zeros(logits.shape, dtype=np.int8)
+        known[:: self.factor, :: self.factor] = self.raw[i]
+        return sample_sites(logits, known, state)
 
 
 class KeptModes(Constraint):
@@ -170,7 +178,7 @@ class KeptModes(Constraint):
     have become, cost an energy of +0.02 (lambda = 0.2) to +0.08.
     """
 
-    holds_sums = True
+    holds_sums, by_chance = True, BY_CHANCE
     STEPS, STEPS_OF_DRAW, RATE = 3, 8, 1.8
     """Of the ascent to the tilt, which goes on from one mean to the next; RATE is below
     2 / (1/2), where it must converge."""
@@ -217,5 +225,7 @@ class KeptModes(Constraint):
     ) -> tuple[Tensor, Settled]:
         tilted = logits + self._better(logits, self.STEPS_OF_DRAW)
         lattices = zip(tilted.cpu().numpy(), states, strict=True)
-        sums = np.stack([rounded_sums(one, self.factor, state) for one, state in lattices])
+        sums = np.stack(
+            [rounded_sums(one, self.factor, self.by_chance, state) for one, state in lattices]
+        )
         return tilted, Blocks(sums, self.factor)

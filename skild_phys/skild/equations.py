@@ -1,17 +1,26 @@
-"""SKILD's equations: each mode forgets at its own scale, and is denoised back (arXiv 2605.26032).
+"""SKILD in equations: diffusion whose time is scale (arXiv 2605.26032), in the paper's order.
 
-X_t = sqrt(abar) X_0 + sqrt(1 - abar) sqrt(P) eps mode by mode, with
-abar(kappa) = exp(-max(kappa, kappa_c)^2 lambda), with the power spectrum P
-itself. kappa_c is the lowest wave number above zero unless it is given, so that the zero mode is
-erased along with the longest waves. In whitened modes Y = X / sqrt(P) every mode is a
-variance-preserving diffusion, Y = cos(theta) Y_0 + sin(theta) eps with cos^2 theta = abar.
+X, Y = X / sqrt(P)  `modes`            modes of a field in an orthonormal basis; whitened modes
+kappa, kappa_c      `kappa2`           wave number in radians per site; the least that counts
+lambda              `lam`              time, in sites^2: detail below sqrt(lambda) is erased
+P(kappa)            `power`            power spectrum of the data, E|X - E X|^2
+abar(kappa)         `abar`             share of a mode's power that is still the data's
+theta(kappa)        `cosine`, `sine`   angle of a mode, cos^2 theta = abar
+v                   `velocity`         dY / d theta along the probability flow
 
-Coefficients are computed in float64; fields and modes are float32: a draw of spins decides by them
-with a relative error near 1e-6.
+1. Forward marginal:  X_t = sqrt(abar) X_0 + sqrt(1 - abar) sqrt(P) eps.
+2. In whitened modes: Y = cos(theta) Y_0 + sin(theta) eps, a diffusion at each mode's own pace.
+3. Bridge:            q(Y_s | Y_t, Y_0), s < t, exact for every distribution of Y_0.
+4. Steps:             from lambda to a smaller one by what a denoiser says of Y_0 given Y_t.
+5. Chain:             denoise, step, until the last lambda.
+6. Network's output:  Y_0 or logits, and the loss of fields that it is trained with.
+
+Coefficients are float64, fields and modes float32: spins sampled by them are right to about 1e-6.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Protocol, TypeVar
 
@@ -21,44 +30,53 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from skild_phys.errors import BadInput, Interrupted
-from skild_phys.skild.spectrum import Basis, ChannelSpectra, Mixed, Spectrum, Torus, make_basis
+from skild_phys.skild.spectrum import Basis, ChannelSpectra, Mixed, Spectrum, make_basis
 
-SMALLEST_SINE = 1e-30
-"""Where nothing is erased there is no angle: a velocity of 0 / 0 is 0."""
+Noise = Callable[[], Tensor]
+"""Samples whitened modes of white noise, (n, *modes)."""
+Stop = Callable[[], bool]
+Correct = Callable[[Tensor, NDArray[np.float64]], Tensor]
+"""(fields, Sigma of their modes) -> fields moved onto A x = y, by Sigma."""
+
+_SMALLEST_SINE = 1e-30  # where nothing is erased there is no angle: a velocity of 0 / 0 is 0
 
 
 def each(lam: Tensor | float, fields: Tensor) -> Tensor | float:
-    """Return `lam` (n,) of `fields` (n, ..., Ly, Lx) as float64 that broadcasts with them."""
+    """Return `lam` (n,) of `fields` (n, ...) as float64 that broadcasts with them."""
     if not isinstance(lam, Tensor):
         return lam
     return lam.double().reshape(-1, *[1] * (fields.dim() - 1))
 
 
-class Process:
-    """Forward process, bridge and Gaussian draws for fields of one shape.
+# -- 1 to 3: forward marginal, velocity, bridge ------------------------------------------------
 
-    Fields are (n, Ly, Lx), or (n, channels, Ly, Lx) with the same spectrum in every channel, or
-    with those of `ChannelSpectra`. A cutoff of 0 keeps the zero mode at every lambda, as it is.
+
+class Process:
+    """Forward process and bridge for fields of one shape, of any dimension.
+
+    Fields are (n, *shape), or (n, components, *shape) with the same spectrum in every component or
+    with those of `ChannelSpectra`. `lam` is a number, or float64 from `each`.
 
     Parameters
     ----------
     spectrum : P(kappa) of the data.
-    shape : (Ly, Lx) of the fields; any sides.
+    shape : (Ly, Lx) of the fields in 2D; any sides.
     device : where the fields live.
     basis : 'dft' (periodic lattices) or 'dct' (open edges).
-    cutoff : kappa_c in radians per site; None for the lowest wave number above zero.
+    cutoff : kappa_c in radians per site; None for the lowest wave number above zero, so that the
+        zero mode is erased along with the longest wavelengths; 0 keeps the zero mode as it is.
     """
 
     def __init__(
         self,
         spectrum: Spectrum,
-        shape: tuple[int, int],
+        shape: tuple[int, ...],
         device: torch.device | str = "cpu",
-        basis: str = Torus.name,
+        basis: str = "dft",
         cutoff: float | None = None,
     ) -> None:
-        self.shape = shape
-        self.basis: Basis = make_basis(basis, shape)
+        self.shape = tuple(shape)
+        self.basis: Basis = make_basis(basis, self.shape)
         kappa = self.basis.kappa.clip(min=self.basis.lowest if cutoff is None else cutoff)
         self.kappa2 = torch.as_tensor(kappa**2, dtype=torch.float64, device=device)
         power, norms = spectrum.variances(self.basis), spectrum.eps_norms(self.basis)
@@ -68,60 +86,78 @@ class Process:
         self.amplitude = self.power.sqrt().float()
         self.eps_norms = torch.as_tensor(norms, dtype=torch.float32, device=device)
 
-    # Whitened modes.
-
     def modes(self, fields: Tensor) -> Tensor:
-        """Return the whitened modes Y of `fields`."""
+        """Return Y = F x / sqrt(P)."""
         return self.basis.modes(fields) / self.amplitude
 
     def fields(self, modes: Tensor) -> Tensor:
-        """Return the fields of whitened modes."""
+        """Return x = F^T sqrt(P) Y."""
         return self.basis.fields(modes * self.amplitude)
 
     def white(self, noise: Tensor) -> Tensor:
-        """Return the modes of white `noise`: standard normal whitened modes."""
+        """Return eps = F noise, standard normal whitened modes of white `noise`."""
         return self.basis.modes(noise)
 
+    def gaussian(self, noise: Tensor) -> Tensor:
+        """Return F^T sqrt(P) eps: Gaussian fields with spectrum P from white `noise`."""
+        return self.fields(self.white(noise))
+
+    def abar(self, lam: Tensor | float) -> Tensor:
+        """Return abar = exp(-max(kappa, kappa_c)^2 lambda), float64."""
+        return torch.exp(-self.kappa2 * lam)
+
+    def erased(self, lam: Tensor | float) -> Tensor:
+        """Return 1 - abar, float64."""
+        return -torch.expm1(-self.kappa2 * lam)
+
     def cosine(self, lam: Tensor | float) -> Tensor:
-        """Return cos(theta) = sqrt(abar), float32; `lam` is a number or from `each`."""
+        """Return cos(theta) = sqrt(abar), float32."""
         return torch.exp(-0.5 * self.kappa2 * lam).float()
 
     def sine(self, lam: Tensor | float) -> Tensor:
-        """Return sin(theta) = sqrt(1 - abar), float32; `lam` is a number or from `each`."""
-        return torch.sqrt(-torch.expm1(-self.kappa2 * lam)).float()
+        """Return sin(theta) = sqrt(1 - abar), float32."""
+        return torch.sqrt(self.erased(lam)).float()
 
     def angle_between(self, lam: float, to: float) -> Tensor:
         """Return theta(lam) - theta(to), float32."""
-        return (self._angle(lam) - self._angle(to)).float()
+        angles = (
+            torch.atan2(torch.sqrt(self.erased(at)), torch.exp(-0.5 * self.kappa2 * at))
+            for at in (lam, to)
+        )
+        return torch.sub(*angles).float()
 
-    def _angle(self, lam: float) -> Tensor:
-        sine = torch.sqrt(-torch.expm1(-self.kappa2 * lam))
-        return torch.atan2(sine, torch.exp(-0.5 * self.kappa2 * lam))
+    def forward(self, x0: Tensor, lam: Tensor, noise: Tensor) -> Tensor:
+        """Return X_t = sqrt(abar) X_0 + sqrt(1 - abar) sqrt(P) eps as fields.
+
+        `lam` is (n,) or (1,), `noise` white and of the shape of `x0`.
+        """
+        at = each(lam, x0)
+        kept = self.cosine(at) * self.basis.modes(x0)
+        erased = self.sine(at) * self.amplitude * self.basis.modes(noise)
+        return self.basis.fields(kept + erased)
 
     def velocity(self, y: Tensor, y0: Tensor, lam: Tensor | float) -> Tensor:
         """Return v = cos(theta) eps - sin(theta) Y_0 = (cos(theta) Y - Y_0) / sin(theta)."""
-        return (self.cosine(lam) * y - y0) / self.sine(lam).clamp(min=SMALLEST_SINE)
+        return (self.cosine(lam) * y - y0) / self.sine(lam).clamp(min=_SMALLEST_SINE)
 
     def y0_from_velocity(self, y: Tensor, v: Tensor, lam: Tensor | float) -> Tensor:
         """Return Y_0 = cos(theta) Y - sin(theta) v."""
         return self.cosine(lam) * y - self.sine(lam) * v
 
-    def bridge_modes(
-        self, y: Tensor, y0: Tensor, lam: float, to: float, noise: Callable[[], Tensor]
-    ) -> Tensor:
-        """Draw Y at lambda = `to` given Y at `lam` > `to` and Y_0: the forward process's bridge.
+    def bridge_modes(self, y: Tensor, y0: Tensor, lam: float, to: float, noise: Noise) -> Tensor:
+        """Sample Y_to given Y at `lam` > `to` and Y_0; at `to` = 0 it is Y_0.
 
-        Exact for any distribution of Y_0. With a = abar(to), b = abar(lam), r = b / a:
-        mean = [sqrt(a) (1 - r) Y_0 + sqrt(r) (1 - a) Y_lam] / (1 - b),
-        variance = (1 - a) (1 - r) / (1 - b). At `to` = 0 it is Y_0.
+        With a = abar(to), b = abar(lam), r = b / a:
+
+            mean     = [sqrt(a) (1 - r) Y_0 + sqrt(r) (1 - a) Y] / (1 - b),
+            variance = (1 - a) (1 - r) / (1 - b).
         """
-        one_a = -torch.expm1(-self.kappa2 * to)
+        one_a = self.erased(to)
         # A mode that is never erased (cutoff 0) has Y = Y_0 throughout.
-        erased = self.kappa2 > 0
-        y0 = torch.where(erased, y0, y)
-        one_b = (-torch.expm1(-self.kappa2 * lam)).clamp(min=1e-300)
-        one_r = -torch.expm1(-self.kappa2 * (lam - to))
-        one_r = torch.where(erased, one_r, one_b)
+        moves = self.kappa2 > 0
+        y0 = torch.where(moves, y0, y)
+        one_b = self.erased(lam).clamp(min=1e-300)
+        one_r = torch.where(moves, self.erased(lam - to), one_b)
         from_y0 = torch.exp(-0.5 * self.kappa2 * to) * one_r / one_b
         if to == 0.0:
             return from_y0.float() * y0
@@ -129,32 +165,21 @@ class Process:
         spread = torch.sqrt(one_a * one_r / one_b)
         return from_y0.float() * y0 + from_y.float() * y + spread.float() * noise()
 
-    # Fields.
 
-    def forward(self, x0: Tensor, lam: Tensor, noise: Tensor) -> Tensor:
-        """Return X_t for fields `x0`, `lam` (n,) and white `noise` of their shape."""
-        at = each(lam, x0)
-        kept = self.cosine(at) * self.basis.modes(x0)
-        erased = self.sine(at) * self.amplitude * self.basis.modes(noise)
-        return self.basis.fields(kept + erased)
-
-    def gaussian(self, noise: Tensor) -> Tensor:
-        """Return Gaussian fields with spectrum P from white `noise`."""
-        return self.fields(self.white(noise))
-
-
-Noise = Callable[[], Tensor]
-"""Draws modes of standard normal white noise, (n, *modes)."""
+# -- 4: the steps ------------------------------------------------------------------------------
 
 
 class Posterior(Protocol):
-    """What a denoiser says of X_0 given X_t, whitened modes, under whatever is known of X_0."""
+    """What a denoiser says of Y_0 given X_t, under whatever is known of X_0."""
 
     def mean(self) -> Tensor:
-        """Return E[Y_0 | X_t]."""
+        """Return E[Y_0 | X_t], whitened modes."""
 
     def draw(self) -> Tensor:
-        """Return Y_0 drawn given X_t."""
+        """Return a sample of Y_0 given X_t, whitened modes."""
+
+    def last(self, step: Step, y: Tensor) -> NDArray[np.generic]:
+        """Return what a chain ends in: spins, or the fields that `step` makes of `y`."""
 
 
 class Step(Protocol):
@@ -167,10 +192,10 @@ class Step(Protocol):
 
 
 class Stochastic:
-    """The ancestral step with the noise that accounts for Var[X_0 | X_t].
+    """Y' ~ q(Y' | Y, Y_0), Y_0 ~ p(Y_0 | X_t).
 
-    Exact at any number of steps where `Posterior.draw` is: for Gaussian fields, and for spins that
-    are independent given X_t.
+    It has all of Var[Y_0 | X_t]: exact at any number of steps where `Posterior.draw` is, as for
+    Gaussian fields, and for spins that are independent given X_t.
     """
 
     def __call__(
@@ -180,10 +205,9 @@ class Stochastic:
 
 
 class Ancestral:
-    """DDPM's ancestral step, mode by mode (arXiv 2605.26032).
+    """Y' ~ q(Y' | Y, E[Y_0 | X_t]): the paper's ancestral step, DDPM's mode by mode.
 
-    Setting X_0 to its mean leaves out Var[X_0 | X_t]: a Gaussian field loses variance at any
-    finite number of steps, and by more the fewer there are.
+    It leaves out Var[Y_0 | X_t]: a Gaussian field loses variance, the more the fewer the steps.
     """
 
     def __call__(
@@ -192,12 +216,14 @@ class Ancestral:
         return process.bridge_modes(y, posterior.mean(), lam, to, noise)
 
 
-MOST = 4.0
-"""Largest ratio of successive angles at which a slope is still extrapolated."""
-
-
 class Angle1:
-    """Euler's step: Y' = Y - d v with d = theta - theta'."""
+    """Y' = Y - d v with d = theta - theta': Euler's step of the probability flow dY / d theta = v.
+
+    v = E[cos(theta) eps - sin(theta) Y_0 | X_t] is zero for a Gaussian field with spectrum P, so
+    that this and `Angle2` are exact for it at any number of steps. The step is straight in theta,
+    not DDIM's rotation cos(d) Y - sin(d) v, which is exact where X_0 is known and shrinks a
+    Gaussian field by cos(d) each step.
+    """
 
     def __call__(
         self, process: Process, y: Tensor, posterior: Posterior, lam: float, to: float, noise: Noise
@@ -206,11 +232,13 @@ class Angle1:
 
 
 class Angle2:
-    """Two-step Adams-Bashforth of variable step: Y' = Y - d (v + (v - v_before) d / (2 d_before)).
+    """Y' = Y - d (v + (v - v_before) d / (2 d_before)): Adams-Bashforth of variable step.
 
     The first step of a chain is Euler's. So is a mode's step where its angle moved by far less
     before: theta stays at pi / 2 until the mode's transition.
     """
+
+    _MOST = 4.0  # largest ratio of successive angles at which a slope is still extrapolated
 
     def __init__(self) -> None:
         self._before: tuple[Tensor, Tensor] | None = None
@@ -223,7 +251,7 @@ class Angle2:
         if self._before is not None:
             v_before, d_before = self._before
             ratio = d / d_before.clamp(min=1e-30)
-            slope = v + (v - v_before) * (0.5 * ratio * (ratio < MOST))
+            slope = v + (v - v_before) * (0.5 * ratio * (ratio < self._MOST))
         self._before = (v, d)
         return y - d * slope
 
@@ -234,17 +262,22 @@ STEPS: dict[str, Callable[[], Step]] = {
     "angle1": Angle1,
     "angle2": Angle2,
 }
+"""The steps by name; one more is one more entry."""
+
+Sampler = str | Step
+"""A name of STEPS, or a step of the user's own, which each chain takes a copy of."""
 
 
-def make_step(name: str) -> Step:
-    """Return a step of the sampler `name`, for one chain; raises BadInput."""
-    if name not in STEPS:
-        raise BadInput("--sampler", name, " or ".join(STEPS))
-    return STEPS[name]()
+def make_step(sampler: Sampler) -> Step:
+    """Return a step for one chain; raises BadInput for a name that is none of STEPS."""
+    if not isinstance(sampler, str):
+        return copy.deepcopy(sampler)
+    if sampler not in STEPS:
+        raise BadInput("sampler", sampler, " or ".join(STEPS))
+    return STEPS[sampler]()
 
 
-Stop = Callable[[], bool]
-
+# -- 5: the chain ------------------------------------------------------------------------------
 
 AnyPosterior = TypeVar("AnyPosterior", bound=Posterior)
 
@@ -262,16 +295,15 @@ def run_chain(
 
     Parameters
     ----------
-    lambdas : one denoiser call for each. Where they rise (a restart), X_0 is drawn and erased
-        anew; everywhere else they fall.
-    denoise : (Y, lambda) -> what is known of X_0.
-    step : of a sampler, new for this chain.
-    noise : draws white whitened modes.
-    stop : asked before each call; raises Interrupted once it says so.
+    lambdas : one evaluation of the denoiser for each. Where they rise (a restart), Y_0 is sampled
+        and erased anew, Y' = cos(theta') Y_0 + sin(theta') eps; everywhere else they fall.
+    denoise : (Y, lambda) -> what is known of Y_0.
+    step : new for this chain.
+    stop : asked before each evaluation; raises Interrupted once it is true.
 
     Returns
     -------
-    Y at the last lambda and what is known of X_0 there: `step` to 0, or a draw, ends the chain.
+    Y at the last lambda and what is known of Y_0 there (`Posterior.last`).
     """
     for index, lam in enumerate(lambdas):
         if stop():
@@ -287,12 +319,12 @@ def run_chain(
     return y, posterior
 
 
+# -- 6: what the network says of fields, and its loss --------------------------------------------
+
+_SMALLEST_COSINE = 1e-6  # the paper's floor of sqrt(abar) where Y_0 is found from eps
+
 Sight = Callable[[Tensor, Tensor], Tensor]
-"""(features (n, inputs, Ly, Lx), lam (n,)) -> the network's outputs (n, outputs, Ly, Lx)."""
-
-
-SMALLEST_COSINE = 1e-6
-"""Floor of sqrt(abar) in X_0 = (X_t - sqrt(1 - abar) sqrt(P) eps) / sqrt(abar), the paper's."""
+"""(features (n, inputs, *shape), lam (n,)) -> the network's outputs (n, outputs, *shape)."""
 
 
 def see_fields(sight: Sight, kind: str, process: Process, xt: Tensor, lam: Tensor) -> Tensor:
@@ -301,37 +333,17 @@ def see_fields(sight: Sight, kind: str, process: Process, xt: Tensor, lam: Tenso
     For `v` it sees the whitened field as well: v is white, and of the finest detail of X_t too
     little is left to be told by.
     """
-    seen = xt if xt.dim() == 4 else xt[:, None]
-    if kind == "v":
-        white = process.basis.fields(process.modes(xt))
-        seen = torch.cat([seen, white if xt.dim() == 4 else white[:, None]], 1)
-    return sight(seen, lam).reshape(xt.shape)
-
-
-def scale_weights(process: Process, at: Tensor | float) -> Tensor:
-    """Return how much each mode's error counts where every scale is to be learnt.
-
-    (d theta / d log lambda)^2: how far a step of a chain moves the mode along what the network
-    says, which is where the mode is being erased; the rest of what it says is of no use. Divided by
-    the root of its mean, so that the gradient is about as large at every lambda: by the mean, every
-    scale would count alike, but those of the few longest waves drown what is learnt of the others
-    (their gradient is ten times as noisy). Of channels with spectra of their own each counts as its
-    share of the power, as in the pixels' error: alike, colours, which have a hundredth of the
-    power, kept the network from learning anything else.
-    """
-    x = process.kappa2 * at
-    weight = x * x * torch.exp(-x) / (-torch.expm1(-x)).clamp(min=1e-300)
-    weight = weight / weight.mean((-2, -1), keepdim=True).clamp(min=1e-300).sqrt()
-    if process.power.dim() == 3:
-        weight = weight * process.power / process.power.mean(0)
-    return weight.float()
+    plain = xt.dim() == 1 + len(process.shape)
+    seen = [xt] if kind != "v" else [xt, process.basis.fields(process.modes(xt))]
+    return sight(torch.cat([f[:, None] if plain else f for f in seen], 1), lam).reshape(xt.shape)
 
 
 def y0_from_output(output: Tensor, kind: str, process: Process, y: Tensor, lam: Tensor) -> Tensor:
-    """Return the mean of Y_0, whitened modes, from the network's field `output`.
+    """Return E[Y_0 | X_t] from the network's field `output`.
 
-    v is white: cos(theta) eps - sin(theta) Y_0; eps and x0 have the data's spectrum. white_eps is
-    the paper's output, standard normal in every mode of its DCT (`Spectrum.eps_norms`).
+    v:    Y_0 = cos(theta) Y - sin(theta) v;
+    eps:  Y_0 = (Y - sin(theta) eps) / cos(theta);
+    x0:   Y_0 = F x0 / sqrt(P).
     """
     at = each(lam, output)
     if kind == "v":
@@ -340,13 +352,13 @@ def y0_from_output(output: Tensor, kind: str, process: Process, y: Tensor, lam: 
         return process.modes(output)
     white = kind == "white_eps"
     eps = process.white(output) / process.eps_norms if white else process.modes(output)
-    return (y - process.sine(at) * eps) / process.cosine(at).clamp(min=SMALLEST_COSINE)
+    return (y - process.sine(at) * eps) / process.cosine(at).clamp(min=_SMALLEST_COSINE)
 
 
 def field_target(kind: str, process: Process, x0: Tensor, noise: Tensor, lam: Tensor) -> Tensor:
-    """Return what the network's output is trained to be, as a field of the shape of `x0`.
+    """Return what the network's output is trained to be: `y0_from_output` for the true Y_0.
 
-    `noise` is white; eps is sqrt(P) times its modes.
+    A field of the shape of `x0`; `noise` is white.
     """
     if kind == "x0":
         return x0
@@ -359,32 +371,34 @@ def field_target(kind: str, process: Process, x0: Tensor, noise: Tensor, lam: Te
     return process.basis.fields(process.cosine(at) * eps - process.sine(at) * y0)
 
 
-Correct = Callable[[Tensor, NDArray[np.float64]], Tensor]
-"""(fields, Sigma of their modes) -> fields moved onto A x = y, by Sigma."""
+def scale_weights(process: Process, at: Tensor | float) -> Tensor:
+    """Return the weight of each mode's error where every scale is to be learned.
 
-
-class FieldPosterior:
-    """A Gaussian about the denoiser's mean with the variance still open, under A x0 = y.
-
-    Var[Y_0 | X_t] = 1 - abar, exact for a Gaussian field with spectrum P. Drawing and then
-    correcting by Sigma = (1 - abar) P is drawing from the Gaussian conditioned on A x0 = y
-    (Matheron's rule).
+    w = (d theta / d log lambda)^2 = (kappa^2 lambda)^2 abar / (1 - abar), up to a factor: how far a
+    step of a chain moves the mode along what the network says. Divided by the root of its mean, so
+    that the gradient is about as large at every lambda: by the mean, every scale would count alike,
+    but the few longest wavelengths (their gradient is ten times as noisy) drown what is learned of
+    the others. Channels with spectra of their own count as their share of the power, as in the
+    pixels' error: alike, colours, which have a hundredth of the power, kept the network from
+    learning anything else.
     """
+    x = process.kappa2 * at
+    weight = x * x * torch.exp(-x) / (-torch.expm1(-x)).clamp(min=1e-300)
+    mean = weight.mean(process.basis.axes, keepdim=True)
+    weight = weight / mean.clamp(min=1e-300).sqrt()
+    if process.power.dim() > process.kappa2.dim():
+        weight = weight * process.power / process.power.mean(0)
+    return weight.float()
 
-    def __init__(
-        self, process: Process, y0: Tensor, lam: float, noise: Noise, correct: Correct | None
-    ) -> None:
-        self.process, self.y0, self.noise, self.correct = process, y0, noise, correct
-        self.spread = process.sine(lam)
 
-    def _corrected(self, y0: Tensor) -> Tensor:
-        if self.correct is None:
-            return y0
-        sigma = (self.spread.double() ** 2 * self.process.power).cpu().numpy()
-        return self.process.modes(self.correct(self.process.fields(y0), sigma))
+def field_loss(process: Process, missing: Tensor, lam: Tensor, weighting: str = "flat") -> Tensor:
+    """Return the loss of `missing` = output - target, fields at `lam` (n,), by `weighting`.
 
-    def mean(self) -> Tensor:
-        return self._corrected(self.y0)
-
-    def draw(self) -> Tensor:
-        return self._corrected(self.y0 + self.spread * self.noise())
+    'flat':   mean of missing^2;
+    'scales': sum_k w_k |missing_k|^2 / sites, with w of `scale_weights`.
+    """
+    if weighting == "flat":
+        return missing.square().mean()
+    weight = scale_weights(process, each(lam, missing))
+    weight = weight * torch.as_tensor(process.basis.weight).to(weight)
+    return (weight * process.white(missing).abs().square()).sum() / missing.numel()

@@ -105,11 +105,11 @@ def generate_store(
     lambdas = weights.lambdas(start, spec.lambda_end, spec.steps, restarts)
     check_restarts(lambdas, restarts, weights.tuning)
     warnings = weights.warnings(shape, start) if truth is None else []
-    skild = Skild(weights, shape, device, spec.sampler)
+    skild = Skild.of(weights, shape, device, spec.sampler)
     stream_rule = streams_at(output, overwrite)
     seed = system_seed(stream_rule, spec.seed, weights_sha256, *shape)
     first = truth.first if isinstance(truth, ImageLattices) else 0
-    model = MODELS.get(str(weights.system.get("model"))) if skild.spins else None
+    model = MODELS.get(str(weights.system.get("model"))) if weights.output == "logits" else None
 
     def make(index: Sequence[int]) -> Lattices:
         streams = [Streams.of(seed, i) for i in index]
@@ -155,7 +155,7 @@ def generate_store(
     generated = produce(
         output,
         make,
-        field="image" if weights.channels else "spins" if skild.spins else "field",
+        field="image" if weights.channels else "spins" if weights.output == "logits" else "field",
         channels=weights.channels,
         batch=batch,
         n_samples=n_samples,

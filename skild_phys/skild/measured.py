@@ -1,17 +1,19 @@
 """What is measured of the data before training: the power spectrum P, and pair couplings of spins.
 
-If p(s) ~ exp(sum over pairs of J_ij s_i s_j), a spin given all others is up with odds
-exp(2 sum_j J_ij s_j): a logistic regression, convex and consistent (Besag 1975; for spins
-Aurell and Ekeberg, arXiv 1107.3536). Where the true law has more than pair couplings, these are
-the best that pairs can say; the network corrects the rest.
+Couplings are those of maximum pseudo-likelihood: if p(s) ~ exp(sum over pairs of J_ij s_i s_j), a
+spin given all others is up with odds exp(2 sum_j J_ij s_j), a logistic regression, convex and
+consistent (Besag 1975; for spins Aurell and Ekeberg, arXiv 1107.3536). Where the data have more
+than pair couplings, these are the best that pairs can say; the network corrects the rest.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,47 +34,50 @@ from skild_phys.skild.spectrum import (
 from skild_phys.skild.spins import Couplings
 
 Array = NDArray[np.float64]
+_Offset = tuple[int, ...]
+_Orbits = list[list[_Offset]]
 
-
-GROUPS = 8
-"""Groups of batches for the jackknife error."""
-
-
+_GROUPS = 8
+"""Groups of batches for the jackknife error of couplings."""
 SIGNIFICANT = 5.0
-"""Couplings within so many errors of zero are set to zero."""
+"""Couplings within so many standard errors of zero are set to zero."""
+_FLOOR = 1e-4
+"""Lowest P kept, as a fraction of the mean over all modes."""
+_KNOTS = 48
+"""Shells, uniform in log kappa; those without a mode are dropped."""
 
 
-def _orbits(reach: int, symmetric: bool) -> list[list[tuple[int, int]]]:
+def _orbits(reach: int, dimension: int, symmetric: bool) -> _Orbits:
     """Return the separations within `reach`, one of each opposite pair, in groups of equal J.
 
     The groups are the orbits of flips and quarter turns if `symmetric`, else single separations.
     """
-    half = [
-        (dy, dx)
-        for dy in range(reach + 1)
-        for dx in range(-reach, reach + 1)
-        if dy > 0 or (dy == 0 and dx > 0)
-    ]
-    groups: dict[tuple[int, int], list[tuple[int, int]]] = {}
-    for dy, dx in half:
-        key = (max(abs(dy), abs(dx)), min(abs(dy), abs(dx))) if symmetric else (dy, dx)
-        groups.setdefault(key, []).append((dy, dx))
-    return sorted(groups.values(), key=lambda group: max(dy * dy + dx * dx for dy, dx in group))
+    groups: dict[_Offset, list[_Offset]] = {}
+    for offset in itertools.product(range(-reach, reach + 1), repeat=dimension):
+        if offset > (0,) * dimension:
+            key = tuple(sorted(map(abs, offset))) if symmetric else offset
+            groups.setdefault(key, []).append(offset)
+    return sorted(groups.values(), key=lambda group: max(sum(x * x for x in r) for r in group))
 
 
-def _keys(spins: NDArray[np.generic], orbits: list[list[tuple[int, int]]]) -> NDArray[np.int64]:
-    """Return a number for each site that says s_i times the spins' sum over each orbit about i."""
+def _around(s: NDArray[Any], offset: _Offset) -> NDArray[Any]:
+    """Return the sum of s (n, *shape) at both sites that are `offset` away."""
+    back, axes = tuple(-step for step in offset), tuple(range(1, s.ndim))
+    both: NDArray[Any] = np.roll(s, back, axes) + np.roll(s, offset, axes)
+    return both
+
+
+def _keys(spins: NDArray[np.generic], orbits: _Orbits) -> NDArray[np.int64]:
+    """Return a number for each site: s_i times the spins' sum over each orbit about i."""
     s = spins.astype(np.int8)
     key = np.zeros(s.shape, dtype=np.int64)
     for orbit in orbits:
-        around = np.zeros_like(s)
-        for dy, dx in orbit:
-            around += np.roll(s, (dy, dx), (1, 2)) + np.roll(s, (-dy, -dx), (1, 2))
+        around = sum((_around(s, offset) for offset in orbit), np.zeros_like(s))
         key = key * (4 * len(orbit) + 1) + (s * around + 2 * len(orbit))
     return key.ravel()
 
 
-def _rows(keys: NDArray[np.int64], orbits: list[list[tuple[int, int]]]) -> Array:
+def _rows(keys: NDArray[np.int64], orbits: _Orbits) -> Array:
     """Return what `_keys` put into numbers, (keys, orbits)."""
     columns = []
     for orbit in reversed(orbits):
@@ -102,24 +107,25 @@ def _maximum(rows: Array, counts: Array) -> Array:
 def fit_couplings(
     batches: Iterable[NDArray[np.generic]], reach: int = 2, symmetric: bool = True
 ) -> Couplings:
-    """Return the pair couplings of spins (n, Ly, Lx) of +-1, periodic.
+    """Return the pair couplings of spins (n, *shape) of +-1, periodic, of any dimension.
 
     Parameters
     ----------
-    batches : of independent lattices; the jackknife error is over groups of them.
-    reach : largest |dy| and |dx| of a separation; 0 for no couplings at all.
+    batches : of independent configurations; the jackknife error is over groups of them.
+    reach : largest separation along an axis; 0 for no couplings at all.
     symmetric : whether separations that flips and quarter turns take into each other share J.
 
-    Couplings that do not stand out from zero by SIGNIFICANT errors are left out, and the others
-    fitted again without them.
+    Couplings that do not stand out from zero by SIGNIFICANT standard errors are left out, and the
+    others fitted again without them.
     """
-    orbits = _orbits(reach, symmetric)
-    tables: list[Counter[int]] = [Counter() for _ in range(GROUPS)]
+    orbits: _Orbits = []
+    tables: list[Counter[int]] = [Counter() for _ in range(_GROUPS)]
     for index, spins in enumerate(batches):
+        orbits = orbits or _orbits(reach, spins.ndim - 1, symmetric)
         if not orbits or min(spins.shape[1:]) < 2 * reach + 1:
             return Couplings()
         seen, times = np.unique(_keys(spins, orbits), return_counts=True)
-        tables[index % GROUPS].update(dict(zip(seen.tolist(), times.tolist(), strict=True)))
+        tables[index % _GROUPS].update(dict(zip(seen.tolist(), times.tolist(), strict=True)))
     keys = sorted(set().union(*tables))
     if not keys:
         return Couplings()
@@ -144,12 +150,12 @@ def fit_couplings(
 def beyond_pairs(
     batches: Iterable[NDArray[np.generic]], couplings: Couplings, reach: int = 2
 ) -> Array:
-    """Return by how many errors spins differ from what pair `couplings` make of them.
+    """Return by how many standard errors spins differ from what pair `couplings` make of them.
 
     If p(s) ~ exp(sum over pairs of J_ij s_i s_j), then s_i - tanh(sum_j J_ij s_j) has a mean of
-    zero times anything that is made of the other spins. Here that is: three of the four nearest
-    neighbours, the other three corners of a plaquette, and pairs just beyond `reach`, on axes and
-    on diagonals. The error is over batches.
+    zero times anything that is made of the other spins. Here that is, summed over the planes of the
+    lattice: three of the four nearest neighbours, the other three corners of a plaquette, and pairs
+    just beyond `reach`, on axes and on diagonals. The error is over batches.
 
     Returns
     -------
@@ -158,30 +164,32 @@ def beyond_pairs(
     means = []
     for spins in batches:
         s = spins.astype(np.float64)
-
-        def at(dy: int, dx: int, s: Array = s) -> Array:
-            return np.roll(s, (-dy, -dx), (1, 2))
-
         pull = np.zeros_like(s)
-        for (dy, dx), j in zip(couplings.offsets, couplings.values, strict=True):
-            pull += j * (at(dy, dx) + at(-dy, -dx))
-        around = [at(0, 1), at(1, 0), at(0, -1), at(-1, 0)]
-        corners = [at(1, 1), at(1, -1), at(-1, -1), at(-1, 1)]
-        all_four = around[0] * around[1] * around[2] * around[3]
-        far = reach + 1
-        made = (
-            all_four * sum(around),
-            sum(around[k] * corners[k] * around[k - 3] for k in range(4)),
-            at(0, far) + at(far, 0) + at(0, -far) + at(-far, 0),
-            at(far, far) + at(far, -far) + at(-far, -far) + at(-far, far),
-        )
-        rest = s - np.tanh(pull)
-        means.append([float((rest * other).mean()) for other in made])
+        for offset, j in zip(couplings.offsets, couplings.values, strict=True):
+            pull += j * _around(s, offset)
+        rest, found = s - np.tanh(pull), np.zeros(4)
+        for plane in itertools.combinations(range(s.ndim - 1), 2):
+            for i, made in enumerate(_in_plane(s, plane, reach + 1)):
+                found[i] += (rest * made).mean()
+        means.append(found)
     if len(means) < 2:
         return np.full(4, np.nan)
-    found = np.array(means)
-    error = found.std(axis=0, ddof=1) / math.sqrt(len(found))
-    return np.asarray(found.mean(axis=0) / np.maximum(error, 1e-300))
+    error = np.std(means, axis=0, ddof=1) / math.sqrt(len(means))
+    return np.asarray(np.mean(means, axis=0) / np.maximum(error, 1e-300))
+
+
+def _in_plane(s: Array, plane: tuple[int, ...], far: int) -> tuple[Array, ...]:
+    def at(dy: int, dx: int) -> Array:
+        return np.roll(s, (-dy, -dx), (plane[0] + 1, plane[1] + 1))
+
+    around = [at(0, 1), at(1, 0), at(0, -1), at(-1, 0)]
+    corners = [at(1, 1), at(1, -1), at(-1, -1), at(-1, 1)]
+    return (
+        around[0] * around[1] * around[2] * around[3] * sum(around),
+        np.asarray(sum(around[k] * corners[k] * around[k - 3] for k in range(4))),
+        at(0, far) + at(far, 0) + at(0, -far) + at(-far, 0),
+        at(far, far) + at(far, -far) + at(-far, -far) + at(-far, far),
+    )
 
 
 def fit_spectrum(power: Array, basis: Basis, kind: str = RadialSpectrum.kind) -> Spectrum:
@@ -196,16 +204,14 @@ def fit_spectrum(power: Array, basis: Basis, kind: str = RadialSpectrum.kind) ->
         raise BadInput("spectrum", kind, " or ".join(KINDS))
     if not 0 < power.mean() < math.inf:
         raise BadInput("STORE", float(power.mean()), "lattices whose mean square is above 0")
-    floored = np.maximum(power, FLOOR * np.average(power, weights=basis.weight))
+    floored = np.maximum(power, _FLOOR * np.average(power, weights=basis.weight))
     if kind == ModeSpectrum.kind:
         return ModeSpectrum(basis.name, basis.shape, tuple(floored.ravel().tolist()))
-    if kind == PowerLaw.kind:
-        return _power_law(floored, basis)
-    return _radial(floored, basis)
+    return _power_law(floored, basis) if kind == PowerLaw.kind else _radial(floored, basis)
 
 
 def fit_channels(batches: Sequence[NDArray[np.generic]], basis: Basis) -> ChannelSpectra:
-    """Return the spectra of images (n, channels, Ly, Lx) along their principal directions.
+    """Return the spectra of images (n, channels, *shape) along their principal directions.
 
     Directions are those of the covariance of the channels over all sites, the largest first; each
     is turned so that its components have a sum above zero, or the first of them is.
@@ -219,61 +225,55 @@ def fit_channels(batches: Sequence[NDArray[np.generic]], basis: Basis) -> Channe
     mixing = np.linalg.eigh(total / count)[1].T[::-1]
     lead = np.where(np.abs(mixing.sum(1)) > 0.1, mixing.sum(1), mixing[:, 0])
     mixing = mixing * np.sign(lead)[:, None]
-    turned = (np.einsum("kc,ncyx->knyx", mixing, np.asarray(b, np.float64)) for b in batches)
+    turned = (np.einsum("kc,nc...->kn...", mixing, np.asarray(b, np.float64)) for b in batches)
     power, count = np.zeros((channels, *basis.kappa.shape)), 0
     for directions in turned:
         modes = basis.modes(torch.from_numpy(np.ascontiguousarray(directions)))
         power += (modes.abs() ** 2).sum(1).numpy()
         count += directions.shape[1]
     # Grey images have no colours at all: noise of theirs is next to none, but there is some.
-    power = np.maximum(power / count, FLOOR * np.average(power[0] / count, weights=basis.weight))
+    power = np.maximum(power / count, _FLOOR * np.average(power[0] / count, weights=basis.weight))
     spectra = (fit_spectrum(one, basis, RadialSpectrum.kind) for one in power)
     radial = tuple(s for s in spectra if isinstance(s, RadialSpectrum))
     return ChannelSpectra(tuple(tuple(float(x) for x in row) for row in mixing), radial)
 
 
-FLOOR = 1e-4
-"""Lowest P kept, as a fraction of the mean over all modes."""
+def _shells(basis: Basis) -> tuple[NDArray[np.int64], Array, Array]:
+    """Return the shell and weight of every mode above the zero mode, and log kappa of the shells.
 
-
-KNOTS = 48
-"""Shells, uniform in log kappa; those without a mode are dropped."""
-
-
-def _shell_of(basis: Basis) -> tuple[NDArray[np.int64], Array]:
-    """Return the shell and the weight of every mode above the zero mode, row by row."""
+    log kappa is the mean over a shell's modes.
+    """
     inside = basis.kappa.ravel() > 0
-    kappa = basis.kappa.ravel()[inside]
-    edges = np.geomspace(kappa.min() * 0.999, kappa.max() * 1.001, KNOTS + 1)
-    _, which = np.unique(np.digitize(kappa, edges), return_inverse=True)
-    return which.astype(np.int64), basis.weight.ravel()[inside]
+    kappa, weight = basis.kappa.ravel()[inside], basis.weight.ravel()[inside]
+    edges = np.geomspace(kappa.min() * 0.999, kappa.max() * 1.001, _KNOTS + 1)
+    which = np.unique(np.digitize(kappa, edges), return_inverse=True)[1].astype(np.int64)
+    return which, weight, np.bincount(which, weight * np.log(kappa)) / np.bincount(which, weight)
 
 
-def _shells(power: Array, basis: Basis) -> tuple[Array, Array]:
-    """Return log kappa and log P of the shells."""
-    which, weight = _shell_of(basis)
-    count: Array = np.bincount(which, weight).astype(np.float64)
-    log_kappa = np.log(basis.kappa.ravel()[basis.kappa.ravel() > 0])
-    log_power: Array = np.log(_shell_means(power[None], basis)[0])
-    return np.asarray(np.bincount(which, weight * log_kappa) / count), log_power
+def _shell_means(power: Array, basis: Basis) -> Array:
+    """Return the means of `power` (n, *modes) over the shells, (n, shells)."""
+    which, weight, _ = _shells(basis)
+    flat = power.reshape(len(power), -1)[:, basis.kappa.ravel() > 0]
+    means = np.stack([np.bincount(which, weight * one) for one in flat])
+    return np.asarray(means / np.bincount(which, weight))
 
 
 def _radial(power: Array, basis: Basis, smooth: float = 0.7) -> RadialSpectrum:
     """Return a table of the shells; log P is smoothed against a cubic trend by a Gaussian
     `smooth` shells wide."""
-    log_kappa, log_power = _shells(power, basis)
+    log_kappa, log_power = _shells(basis)[2], np.log(_shell_means(power[None], basis)[0])
     degree = min(3, log_kappa.size - 1)
     trend = np.polynomial.Polynomial.fit(log_kappa, log_power, degree)(log_kappa)
     log_power = trend + gaussian_filter1d(log_power - trend, smooth, mode="nearest")
     table = RadialSpectrum(tuple(np.exp(log_kappa)), tuple(np.exp(log_power)), 1.0)
     grid = np.geomspace(1e-4, float(np.exp(log_kappa[0])), 4000)
     zero = float(grid[np.argmin(np.abs(table(grid) - power.flat[0]))])
-    return RadialSpectrum(table.kappa, table.power, zero * basis.sites**0.5)
+    return RadialSpectrum(table.kappa, table.power, zero * basis.sites ** (1 / len(basis.shape)))
 
 
 def _power_law(power: Array, basis: Basis) -> PowerLaw:
     """Return the least-squares fit of log P over shells, all of equal weight."""
-    log_kappa, log_power = _shells(power, basis)
+    log_kappa, log_power = _shells(basis)[2], np.log(_shell_means(power[None], basis)[0])
 
     def model(x: Array, log_amplitude: float, alpha: float, log_k0: float) -> Array:
         return np.asarray(log_amplitude - alpha * np.log(np.exp(2.0 * x) + np.exp(2.0 * log_k0)))
@@ -292,10 +292,10 @@ class ShellPower:
     Attributes
     ----------
     basis : whose modes these are.
-    n : number of lattices.
+    n : number of configurations.
     power : mean |X|^2 of each mode.
     kappa, mean, error : of each shell: geometric mean wave number, mean power of its modes, and
-        the standard error of that for independent lattices (nan for one lattice).
+        the standard error of that for independent configurations (nan for one).
     """
 
     basis: Basis
@@ -310,26 +310,17 @@ class ShellPower:
         return np.asarray(_shell_means(power[None], self.basis)[0])
 
 
-def _shell_means(power: Array, basis: Basis) -> Array:
-    """Return the means of `power` (n, *modes) over `_shell_of`'s shells, (n, shells)."""
-    which, weight = _shell_of(basis)
-    counts = np.bincount(which, weight)
-    flat = power.reshape(len(power), -1)[:, basis.kappa.ravel() > 0]
-    means: Array = np.stack([np.bincount(which, weight * one) for one in flat]) / counts
-    return np.asarray(means)
-
-
 def measure_shells(batches: Iterable[NDArray[np.generic]], basis: Basis) -> ShellPower:
-    """Return the mode powers of batches of lattices (n, Ly, Lx), and their errors by shell.
+    """Return the mode powers of batches of fields (n, *shape), and their errors by shell.
 
-    Of images (n, channels, Ly, Lx) they are means over the channels.
+    Of fields with channels, (n, channels, *shape), they are means over the channels.
     """
     power, n = np.zeros_like(basis.kappa), 0
     total, squares = np.zeros(1), np.zeros(1)
     for fields in batches:
         modes = basis.modes(torch.from_numpy(np.asarray(fields, dtype=np.float64)))
         each = (modes.abs() ** 2).numpy()
-        each = each.mean(axis=1) if each.ndim == 4 else each
+        each = each.mean(axis=1) if each.ndim > 1 + power.ndim else each
         shells = _shell_means(each, basis)
         power += each.sum(axis=0)
         total, squares = total + shells.sum(axis=0), squares + (shells**2).sum(axis=0)
@@ -337,7 +328,4 @@ def measure_shells(batches: Iterable[NDArray[np.generic]], basis: Basis) -> Shel
     mean = total / n
     spread = np.sqrt(np.maximum(squares / n - mean**2, 0.0))
     error = spread / math.sqrt(n - 1) if n > 1 else np.full_like(mean, np.nan)
-    which, weight = _shell_of(basis)
-    log_kappa = np.log(basis.kappa.ravel()[basis.kappa.ravel() > 0])
-    kappa = np.exp(np.bincount(which, weight * log_kappa) / np.bincount(which, weight))
-    return ShellPower(basis, n, power / n, kappa, mean, error)
+    return ShellPower(basis, n, power / n, np.exp(_shells(basis)[2]), mean, error)

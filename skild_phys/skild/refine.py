@@ -163,7 +163,8 @@ class SkildMethod:
             raise BadInput("--checkpoint", f"weights in the basis {weights.basis}", Torus.name)
         self.coarse, self.spec, self.stop = coarse, spec, stop
         height, width = coarse.fine_shape
-        self.skild = Skild(weights, (height, width), device, spec.sampler)
+        self.skild = Skild.of(weights, (height, width), device, spec.sampler)
+        self.spins = weights.output == "logits"
         self.power = self.skild.process.power.cpu().numpy()
         self.operator = coarse.rule.proxy(coarse.fine_shape, coarse.factor)
         self.lambdas = lambdas_of(weights, coarse, spec)
@@ -181,7 +182,7 @@ class SkildMethod:
             prior = skild.process.gaussian(white_noise(streams, skild.shape, skild.device))
             guess = self._corrected(prior, values, self.power)
             start = skild.from_fields(guess, float(self.lambdas[0]), streams)
-            if not skild.spins:
+            if not self.spins:
 
                 def correct(fields: Tensor, sigma: NDArray[np.float64]) -> Tensor:
                     return self._corrected(fields, values, sigma)

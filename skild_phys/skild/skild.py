@@ -1,4 +1,4 @@
-"""SKILD at work on lattices of one shape: from any start of the chain to any end.
+"""SKILD at work on arrays of one shape: from any start of the chain to any end.
 
 Generation starts from noise, refinement from what a coarse lattice says, the paper's protocol from
 the forward marginal of the truth: the same call with another start.
@@ -6,7 +6,10 @@ the forward marginal of the truth: the same call with another start.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
@@ -16,9 +19,12 @@ from torch import Tensor
 from skild_phys.rules.conditions import Constraint, Free
 from skild_phys.skild.equations import (
     Correct,
-    FieldPosterior,
     Noise,
+    Posterior,
     Process,
+    Sampler,
+    Sight,
+    Step,
     Stop,
     make_step,
     run_chain,
@@ -26,52 +32,215 @@ from skild_phys.skild.equations import (
     y0_from_output,
 )
 from skild_phys.skild.networks import odd_outputs
-from skild_phys.skild.spins import LeftOpen, MeanField, SpinPosterior, spin_logits
+from skild_phys.skild.spins import (
+    Couplings,
+    MeanField,
+    PosteriorSpectrum,
+    SpinPosterior,
+    spin_logits,
+)
 from skild_phys.skild.streams import Streams, white_noise
-from skild_phys.skild.symmetries import see_through_symmetries
-from skild_phys.skild.weights import Weights
+from skild_phys.skild.symmetries import SYMMETRIES, see_through_symmetries
+from skild_phys.skild.tuning import USUAL, Tuning
+
+if TYPE_CHECKING:
+    from skild_phys.skild.weights import Weights
 
 
-class Skild:
-    """Weights, built for fields of one shape.
+@dataclass(frozen=True)
+class Chain:
+    """What one chain of a batch has besides X_t.
+
+    Attributes
+    ----------
+    streams : one for each configuration.
+    noise : samples white whitened modes.
+    constraint : of spins; none if it is `Free`.
+    correct : of fields, moves them onto A x = y; None for no condition.
+    """
+
+    streams: Sequence[Streams]
+    noise: Noise
+    constraint: Constraint
+    correct: Correct | None = None
+
+
+class Denoiser(Protocol):
+    """What is known of X_0 given X_t; a rival is one more of these."""
+
+    def __call__(self, y: Tensor, lam: float, chain: Chain) -> Posterior:
+        """Return what is known of X_0 given whitened modes `y` (n, *modes) at `lam`."""
+
+
+class SpinDenoiser:
+    """Spins by a mean field, with a network or, untrained, alone.
 
     Parameters
     ----------
-    weights : spectrum, network and couplings.
-    shape : (Ly, Lx); any sides. Fields of images have their channels before them.
-    sampler : of `equations.STEPS`.
+    process : in the DFT basis; the field's mean square is the spins', 1.
+    couplings : pair couplings of the data, exact or learned (`measured.fit_couplings`).
+    network : features (n, 5, *shape), lam (n,) -> outputs (n, 4, *shape) (`spin_logits`); None for
+        the mean field alone.
+    network_from : the lambda below which it is alone in any case.
+    symmetries : that the network sees each configuration through.
     """
 
     def __init__(
         self,
-        weights: Weights,
-        shape: tuple[int, int],
-        device: torch.device | str = "cpu",
-        sampler: str = "stochastic",
+        process: Process,
+        couplings: Couplings,
+        network: Sight | None = None,
+        *,
+        network_from: float = 0.0,
+        symmetries: Sequence[str] = SYMMETRIES,
+        tuning: Tuning = USUAL,
     ) -> None:
-        self.weights, self.shape, self.device = weights, shape, torch.device(device)
-        self.network = weights.build(self.device)
-        self.process: Process = weights.process(shape, self.device)
-        self.spins = weights.output == "logits"
-        self.mean_field = MeanField(self.process, weights.couplings) if self.spins else None
-        self.left_open = LeftOpen(self.process) if self.spins else None
-        self.sampler = sampler
+        self.process, self.network, self.network_from = process, network, network_from
+        self.mean_field, self.symmetries = MeanField(process, couplings, tuning), symmetries
+
+    @functools.cached_property
+    def _spectrum(self) -> PosteriorSpectrum:
+        return PosteriorSpectrum(self.process, self.mean_field.tuning.sharper)
+
+    def __call__(self, y: Tensor, lam: float, chain: Chain) -> SpinPosterior:
+        def sight(features: Tensor, at: Tensor) -> Tensor:
+            assert self.network is not None
+            odd = odd_outputs("logits")
+            return see_through_symmetries(
+                self.network, features, at, chain.streams, self.symmetries, odd
+            )
+
+        xt, bound = self.process.fields(y), chain.constraint
+        at = torch.tensor([lam], dtype=torch.float32, device=xt.device)
+        if self.network is None or lam < self.network_from:
+            found = spin_logits(None, self.mean_field, xt, at, bound.means)
+        else:
+            found = spin_logits(sight, self.mean_field, xt, at, bound.means, bound.alone(xt))
+        return SpinPosterior(
+            self.process, found, bound, self.mean_field, lambda: self._spectrum,
+            lam, chain.noise, chain.streams,
+        )  # fmt: skip
+
+
+class FieldDenoiser:
+    """Continuous fields by a network whose output is of kind `output` (`y0_from_output`)."""
+
+    def __init__(
+        self,
+        process: Process,
+        network: Sight,
+        output: str,
+        symmetries: Sequence[str] = SYMMETRIES,
+        channels: int = 1,
+    ) -> None:
+        self.process, self.network, self.output = process, network, output
+        self.symmetries, self.channels = symmetries, channels
+
+    def __call__(self, y: Tensor, lam: float, chain: Chain) -> FieldPosterior:
+        def sight(features: Tensor, at: Tensor) -> Tensor:
+            odd = odd_outputs(self.output, self.channels)
+            return see_through_symmetries(
+                self.network, features, at, chain.streams, self.symmetries, odd
+            )
+
+        xt = self.process.fields(y)
+        at = torch.full((len(y),), lam, device=xt.device)
+        output = see_fields(sight, self.output, self.process, xt, at)
+        y0 = y0_from_output(output, self.output, self.process, y, at)
+        return FieldPosterior(self.process, y0, lam, chain.noise, chain.correct)
+
+
+class FieldPosterior:
+    """Y_0 ~ N(E[Y_0 | X_t], 1 - abar) under A x0 = y: exact for a Gaussian field with spectrum P.
+
+    Sampling and then correcting by Sigma = (1 - abar) P samples the Gaussian conditioned on
+    A x0 = y (Matheron's rule).
+    """
+
+    def __init__(
+        self, process: Process, y0: Tensor, lam: float, noise: Noise, correct: Correct | None
+    ) -> None:
+        self.process, self.y0, self.lam, self.noise = process, y0, lam, noise
+        self.correct, self.spread = correct, process.sine(lam)
+
+    def _corrected(self, fields: Tensor) -> Tensor:
+        assert self.correct is not None
+        sigma = self.spread.double() ** 2 * self.process.power
+        return self.correct(fields, sigma.cpu().numpy())
+
+    def _modes(self, y0: Tensor) -> Tensor:
+        if self.correct is None:
+            return y0
+        return self.process.modes(self._corrected(self.process.fields(y0)))
+
+    def mean(self) -> Tensor:
+        return self._modes(self.y0)
+
+    def draw(self) -> Tensor:
+        return self._modes(self.y0 + self.spread * self.noise())
+
+    def last(self, step: Step, y: Tensor) -> NDArray[Any]:
+        """Return float32 fields: a step to lambda = 0, on which A x = y holds."""
+        y = step(self.process, y, self, self.lam, 0.0, self.noise)
+        fields = self.process.fields(y)
+        if self.correct is not None:
+            fields = self._corrected(fields)
+        return np.asarray(fields.cpu().numpy())
+
+
+class Skild:
+    """The method for fields of one shape.
+
+    Parameters
+    ----------
+    process : forward process of the fields.
+    denoiser : what is known of X_0 given X_t.
+    sampler : a name of `equations.STEPS`, or a step.
+    channels : of images; 0 for lattices without.
+    """
+
+    def __init__(
+        self,
+        process: Process,
+        denoiser: Denoiser,
+        sampler: Sampler = "stochastic",
+        channels: int = 0,
+    ) -> None:
+        self.process, self.denoiser, self.sampler = process, denoiser, sampler
+        self.device, self.shape = process.kappa2.device, process.shape
+        self._components = (channels,) if channels else ()
         make_step(sampler)
 
-    def white(self, streams: Sequence[Streams]) -> Tensor:
-        """Return white noise as whitened modes, one stream a lattice."""
-        channels = (self.weights.channels,) if self.weights.channels else ()
-        return self.process.white(white_noise(streams, (*channels, *self.shape), self.device))
+    @classmethod
+    def of(
+        cls,
+        weights: Weights,
+        shape: tuple[int, ...],
+        device: torch.device | str = "cpu",
+        sampler: Sampler = "stochastic",
+    ) -> Skild:
+        """Return the method with `weights`, built for fields of `shape`."""
+        process, network = weights.process(shape, device), weights.build(device)
+        denoiser: Denoiser
+        if weights.output == "logits":
+            denoiser = SpinDenoiser(
+                process, weights.couplings, network, network_from=weights.network_from,
+                symmetries=weights.symmetries, tuning=weights.tuning,
+            )  # fmt: skip
+        else:
+            channels = max(1, weights.channels)
+            denoiser = FieldDenoiser(process, network, weights.output, weights.symmetries, channels)
+        return cls(process, denoiser, sampler, weights.channels)
 
     def from_noise(self, streams: Sequence[Streams]) -> Tensor:
-        """Return the whitened modes of pure noise: where generation starts."""
-        return self.white(streams)
+        """Return white noise as whitened modes, one stream a configuration: generation's start."""
+        shape = (*self._components, *self.shape)
+        return self.process.white(white_noise(streams, shape, self.device))
 
     def from_fields(self, x0: Tensor, lam: float, streams: Sequence[Streams]) -> Tensor:
         """Return whitened modes of the forward marginal of fields `x0` at `lam`."""
-        process = self.process
-        y0 = process.modes(x0.to(self.device))
-        return process.cosine(lam) * y0 + process.sine(lam) * self.white(streams)
+        y0 = self.process.modes(x0.to(self.device))
+        return self.process.cosine(lam) * y0 + self.process.sine(lam) * self.from_noise(streams)
 
     @torch.inference_mode()
     def run(
@@ -83,69 +252,17 @@ class Skild:
         constraint: Constraint | None = None,
         correct: Correct | None = None,
         stop: Stop = lambda: False,
-    ) -> NDArray[np.generic]:
-        """Run the reverse process from modes `y` at lambdas[0]; one denoiser call a lambda.
+    ) -> NDArray[Any]:
+        """Run the reverse process from modes `y` at lambdas[0]; one denoiser evaluation a lambda.
 
         Returns
         -------
-        (n, Ly, Lx): int8 spins that obey `constraint`, or float32 fields on which `correct` acted,
-        of images (n, channels, Ly, Lx).
+        (n, *shape): int8 spins that obey `constraint`, or float32 fields on which `correct` acted,
+        of images (n, channels, *shape).
         """
-        noise: Noise = lambda: self.white(streams)  # noqa: E731
         step = make_step(self.sampler)
-        if self.spins:
-            bound = constraint or Free()
-            _, last = run_chain(
-                self.process, y, lambdas, self._spins(streams, noise, bound), step, noise, stop
-            )
-            return last.spins()
-        denoise = self._fields(streams, noise, correct)
+        noise = functools.partial(self.from_noise, streams)
+        chain = Chain(streams, noise, constraint or Free(), correct)
+        denoise = functools.partial(self.denoiser, chain=chain)
         y, found = run_chain(self.process, y, lambdas, denoise, step, noise, stop)
-        end = float(lambdas[-1])
-        fields = self.process.fields(step(self.process, y, found, end, 0.0, noise))
-        if correct is not None:
-            sigma = self.process.sine(end).double() ** 2 * self.process.power
-            fields = correct(fields, sigma.cpu().numpy())
-        return np.asarray(fields.cpu().numpy())
-
-    def _sight(self, streams: Sequence[Streams]) -> Callable[[Tensor, Tensor], Tensor]:
-        channels, symmetries = max(1, self.weights.channels), self.weights.symmetries
-        odd = odd_outputs(self.weights.output, channels)
-
-        def sight(features: Tensor, lam: Tensor) -> Tensor:
-            return see_through_symmetries(self.network, features, lam, streams, symmetries, odd)
-
-        return sight
-
-    def _spins(
-        self, streams: Sequence[Streams], noise: Noise, constraint: Constraint
-    ) -> Callable[[Tensor, float], SpinPosterior]:
-        assert self.mean_field is not None
-        assert self.left_open is not None
-        mean_field, left_open, sight = self.mean_field, self.left_open, self._sight(streams)
-
-        def denoise(y: Tensor, lam: float) -> SpinPosterior:
-            at = torch.tensor([lam], dtype=torch.float32, device=self.device)
-            looks = sight if lam >= self.weights.network_from else None
-            xt = self.process.fields(y)
-            alone = constraint.alone(xt) if looks else None
-            found = spin_logits(looks, mean_field, xt, at, constraint.means, alone)
-            return SpinPosterior(
-                self.process, found, constraint, mean_field, left_open, lam, noise, streams
-            )
-
-        return denoise
-
-    def _fields(
-        self, streams: Sequence[Streams], noise: Noise, correct: Correct | None
-    ) -> Callable[[Tensor, float], FieldPosterior]:
-        sight = self._sight(streams)
-
-        def denoise(y: Tensor, lam: float) -> FieldPosterior:
-            at = torch.full((len(y),), lam, device=self.device)
-            kind, xt = self.weights.output, self.process.fields(y)
-            output = see_fields(sight, kind, self.process, xt, at)
-            y0 = y0_from_output(output, kind, self.process, y, at)
-            return FieldPosterior(self.process, y0, lam, noise, correct)
-
-        return denoise
+        return found.last(step, y)

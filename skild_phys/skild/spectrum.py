@@ -1,20 +1,18 @@
-"""The modes of a field: orthonormal bases, and the power spectrum P = E|X - E X|^2.
+"""The modes of a field: orthonormal bases, and the power P = E|X - E X|^2 of each mode.
 
-Both map real fields (..., Ly, Lx) to modes with E|X|^2 = P for each, and both know the wave
-number kappa = |k|, in radians per site, of every mode. Sides may be odd and unequal.
+Fields have any number of axes, (..., Ly, Lx) in 2D; sides may be odd and unequal. Both bases map
+them to modes with E|X|^2 = P and give the wave number kappa = |k|, in radians per site, of each.
 
-Modes are those of an orthonormal basis, kappa = |k| in radians per site. Its kinds:
-
-- `RadialSpectrum`: a smooth table of P(kappa), for every lattice size;
-- `PowerLaw`: C (kappa^2 + k0^2)^-alpha, for every lattice size;
-- `PaperSpectrum`: the same with the constants, units and normalization of the paper;
-- `ModeSpectrum`: one P for each mode, as measured, for one lattice size.
-
-The units of arXiv 2605.26032 and its code, beside those used here."""
+arXiv 2605.26032 and its code have other units: a box of side 1, so that kappa_ref = pi u counts
+half waves of the DCT-II, and a transform that is 2/L of the sum of cosines along each axis. Modes
+that are constant along an axis differ by another sqrt 2 per axis: noise of variance S_0 in every
+mode of the reference has half its power there, in 2D a quarter in the zero mode (`eps_norms`).
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -31,14 +29,15 @@ Array = NDArray[np.float64]
 
 
 class Basis(ABC):
-    """An orthonormal transform of real (Ly, Lx) fields.
+    """An orthonormal transform of real fields of one shape.
 
     Attributes
     ----------
-    shape : (Ly, Lx) of the fields.
+    shape : of the fields, one side an axis.
+    axes : theirs, counted from the end.
     kappa : |k| of every mode, float64, of the modes' shape.
     lowest : the smallest kappa above 0.
-    sites : Ly Lx.
+    sites : of a field.
     weight : how many modes of the full transform each mode stands for, of the modes' shape: a
         mode of the half-plane DFT stands for its complex conjugate too.
     mixing : (c, c) orthogonal, what channels are turned by before they are transformed; None for
@@ -48,84 +47,73 @@ class Basis(ABC):
     name: str
     mixing: Tensor | None = None
 
-    def __init__(self, shape: tuple[int, int]) -> None:
-        self.shape = shape
-        self.kappa: Array = self._wave_numbers()
+    def __init__(self, shape: tuple[int, ...], waves: list[Array]) -> None:
+        self.shape, self.sites = tuple(shape), math.prod(shape)
+        self.axes = tuple(range(-len(shape), 0))
+        self.kappa: Array = functools.reduce(np.hypot.outer, waves)
         above = self.kappa[self.kappa > 0]
         self.lowest = float(above.min()) if above.size else 2.0 * math.pi
         self.weight: Array = np.ones_like(self.kappa)
-        self.sites = shape[0] * shape[1]
-
-    @abstractmethod
-    def _wave_numbers(self) -> Array: ...
 
     @abstractmethod
     def modes(self, fields: Tensor) -> Tensor:
-        """Return the modes of real `fields` (..., Ly, Lx)."""
+        """Return the modes of real `fields`, (..., *modes)."""
 
     @abstractmethod
     def fields(self, modes: Tensor) -> Tensor:
-        """Return the real fields (..., Ly, Lx) of `modes`: the inverse of `modes`."""
+        """Return the real fields (..., *shape) of `modes`: the inverse of `modes`."""
 
 
 class Torus(Basis):
-    """The DFT of a periodic lattice, the half-plane of `rfft2`: modes (..., Ly, Lx // 2 + 1)."""
+    """The DFT of a periodic lattice, the half-plane of `rfftn`: modes (..., Ly, Lx // 2 + 1)."""
 
     name = "dft"
 
-    def __init__(self, shape: tuple[int, int]) -> None:
-        super().__init__(shape)
-        self.weight[:, 1 : (shape[1] + 1) // 2] = 2.0
-
-    def _wave_numbers(self) -> Array:
-        ky = 2.0 * np.pi * np.fft.fftfreq(self.shape[0])
-        kx = 2.0 * np.pi * np.fft.rfftfreq(self.shape[1])
-        return np.asarray(np.hypot(ky[:, None], kx[None, :]))
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        waves = [*map(np.fft.fftfreq, shape[:-1]), np.fft.rfftfreq(shape[-1])]
+        super().__init__(shape, [np.asarray(2.0 * np.pi * k) for k in waves])
+        self.weight[..., 1 : (shape[-1] + 1) // 2] = 2.0
 
     def modes(self, fields: Tensor) -> Tensor:
-        modes: Tensor = torch.fft.rfft2(fields, norm="ortho")
+        modes: Tensor = torch.fft.rfftn(fields, dim=self.axes, norm="ortho")
         return modes
 
     def fields(self, modes: Tensor) -> Tensor:
-        fields: Tensor = torch.fft.irfft2(modes, s=self.shape, norm="ortho")
+        fields: Tensor = torch.fft.irfftn(modes, s=self.shape, dim=self.axes, norm="ortho")
         return fields
 
 
 class Box(Basis):
-    """The DCT-II of a lattice with open (Neumann) edges: real modes (..., Ly, Lx).
+    """The DCT-II of a lattice with open (Neumann) edges: real modes of the fields' shape.
 
-    Two products with cosine matrices: exact for any side, and fast where images live (sides of a
-    few hundred).
+    Products with cosine matrices: exact for any side, and fast where images live (sides of a few
+    hundred).
     """
 
     name = "dct"
 
-    def __init__(self, shape: tuple[int, int]) -> None:
-        super().__init__(shape)
-        self._y, self._x = (cosines(side) for side in shape)
-
-    def _wave_numbers(self) -> Array:
-        ky, kx = (np.pi * np.arange(side) / side for side in self.shape)
-        return np.asarray(np.hypot(ky[:, None], kx[None, :]))
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        super().__init__(shape, [np.pi * np.arange(side) / side for side in shape])
+        self._cosines = [cosines(side) for side in shape]
 
     def modes(self, fields: Tensor) -> Tensor:
-        return self._y.to(fields) @ fields @ self._x.to(fields).T
+        for axis, table in zip(self.axes[:-1], self._cosines, strict=False):
+            fields = (table.to(fields) @ fields.movedim(axis, -2)).movedim(-2, axis)
+        return fields @ self._cosines[-1].to(fields).T
 
     def fields(self, modes: Tensor) -> Tensor:
-        return self._y.to(modes).T @ modes @ self._x.to(modes)
+        for axis, table in zip(self.axes[:-1], self._cosines, strict=False):
+            modes = (table.to(modes).T @ modes.movedim(axis, -2)).movedim(-2, axis)
+        return modes @ self._cosines[-1].to(modes)
 
 
 class Mixed(Basis):
-    """Another basis for fields (..., channels, Ly, Lx) whose channels are turned by `mixing`."""
+    """Another basis for fields (n, channels, *shape) whose channels are turned by `mixing`."""
 
     def __init__(self, basis: Basis, mixing: Array) -> None:
+        self.__dict__.update(vars(basis))
         self.name, self._inner = basis.name, basis
-        super().__init__(basis.shape)
-        self.weight = basis.weight
         self.mixing = torch.from_numpy(np.ascontiguousarray(mixing))
-
-    def _wave_numbers(self) -> Array:
-        return self._inner.kappa
 
     def modes(self, fields: Tensor) -> Tensor:
         return self._inner.modes(turned(self.mixing, fields))
@@ -135,11 +123,11 @@ class Mixed(Basis):
 
 
 def turned(mixing: Tensor | None, fields: Tensor, back: bool = False) -> Tensor:
-    """Return fields (..., channels, Ly, Lx) whose channels are turned by `mixing`, or back."""
+    """Return fields (n, channels, *shape) whose channels are turned by `mixing`, or back."""
     if mixing is None:
         return fields
     matrix = mixing.to(fields)
-    return torch.einsum("kc,...cyx->...kyx", matrix.T if back else matrix, fields)
+    return torch.einsum("kc,nc...->nk...", matrix.T if back else matrix, fields)
 
 
 def cosines(side: int) -> Tensor:
@@ -150,20 +138,20 @@ def cosines(side: int) -> Tensor:
     return torch.from_numpy(table)
 
 
-BASES: dict[str, type[Basis]] = {basis.name: basis for basis in (Torus, Box)}
+BASES: dict[str, type[Torus] | type[Box]] = {"dft": Torus, "dct": Box}
 
 
-def make_basis(name: str, shape: tuple[int, int]) -> Basis:
+def make_basis(name: str, shape: tuple[int, ...]) -> Basis:
     """Return the basis `name` of BASES for fields of `shape`; raises BadInput."""
     if name not in BASES:
         raise BadInput("basis", name, " or ".join(BASES))
     return BASES[name](shape)
 
 
-def eps_norms(shape: tuple[int, int]) -> NDArray[np.float64]:
+def _eps_norms(shape: tuple[int, ...]) -> Array:
     """Return the orthonormal DCT modes of `shape` over side / 2 times those of the reference."""
-    y, x = (np.where(np.arange(side) == 0, math.sqrt(0.5), 1.0) for side in shape)
-    return np.asarray(y[:, None] * x)
+    axes = (np.where(np.arange(side) == 0, math.sqrt(0.5), 1.0) for side in shape)
+    return np.asarray(functools.reduce(np.multiply.outer, axes))
 
 
 class Spectrum(ABC):
@@ -188,8 +176,8 @@ class Spectrum(ABC):
 class RadialSpectrum(Spectrum):
     """P(kappa) by linear interpolation of log P in log kappa.
 
-    Below the first knot P goes on as the power law of the lowest knots, and the zero mode of a
-    lattice of N sites takes the value at kappa = zero_scale / sqrt(N): at a critical point chi
+    Below the first knot P continues as the power law of the lowest knots, and the zero mode of a
+    lattice of N sites takes the value at kappa = zero_scale / N^(1/d): at a critical point chi
     and P(2 pi / L) grow with the same power of L, so that one table serves every size.
 
     Attributes
@@ -215,8 +203,8 @@ class RadialSpectrum(Spectrum):
         return np.asarray(np.exp(log_p), dtype=np.float64)
 
     def variances(self, basis: Basis) -> Array:
-        kappa = np.where(basis.kappa > 0, basis.kappa, self.zero_scale / basis.sites**0.5)
-        return self(kappa)
+        side = basis.sites ** (1 / len(basis.shape))
+        return self(np.where(basis.kappa > 0, basis.kappa, self.zero_scale / side))
 
 
 @dataclass(frozen=True)
@@ -240,8 +228,8 @@ class PowerLaw(Spectrum):
 class PaperSpectrum(Spectrum):
     """The paper's fit S_0 = amplitude (kappa_ref^2 + k0_squared)^-alpha (arXiv 2605.26032).
 
-    S_0 is the variance of the noise in the modes of the reference, whose DCT is not orthonormal
-    (`reference`), for fields of `side`^2. It is Var |F| of the data there, about 0.36 of the power
+    S_0 is the variance of the noise in the modes of the reference, whose DCT is not orthonormal,
+    for fields of `side`^2. It is Var |F| of the data there, about 0.36 of the power
     spectrum.
     """
 
@@ -265,7 +253,7 @@ class PaperSpectrum(Spectrum):
         return self.power_law().variances(basis) * self.eps_norms(basis) ** 2
 
     def eps_norms(self, basis: Basis) -> Array:
-        return eps_norms(basis.shape) if basis.name == Box.name else super().eps_norms(basis)
+        return _eps_norms(basis.shape) if basis.name == Box.name else super().eps_norms(basis)
 
 
 @dataclass(frozen=True)
@@ -275,19 +263,19 @@ class ModeSpectrum(Spectrum):
     Attributes
     ----------
     basis, shape : of the lattices that were measured.
-    power : P of each mode, row by row.
+    power : P of each mode, in their order.
     """
 
     kind: ClassVar[str] = "modes"
     basis: str
-    shape: tuple[int, int]
+    shape: tuple[int, ...]
     power: tuple[float, ...]
 
     def variances(self, basis: Basis) -> Array:
         if basis.shape != tuple(self.shape) or basis.name != self.basis:
-            has = "{} x {}".format(*basis.shape)
-            wanted = "{} x {} in the basis {}: its spectrum is of single modes"
-            raise BadInput("lattice", has, wanted.format(*self.shape, self.basis))
+            has, wanted = (" x ".join(map(str, shape)) for shape in (basis.shape, self.shape))
+            accepted = f"{wanted} in the basis {self.basis}: its spectrum is of single modes"
+            raise BadInput("lattice", has, accepted)
         return np.array(self.power).reshape(basis.kappa.shape)
 
 

@@ -1,25 +1,28 @@
-"""What is known of spins given X_t: mean field, logits, posterior spectrum, conditional sampling.
+"""What is known of spins given X_t: couplings, mean field, logits, posterior spectrum, samples.
 
 Given X_t, spins s have p(s | X_t) ~ p(s) exp(h s - s K s / 2) with, mode by mode,
-h = sqrt(abar) X_t / ((1 - abar) P) and K = abar / ((1 - abar) P): an Ising model in a field, whose
-couplings J = J_prior - K are known up to the prior's. The equations of Thouless, Anderson and
-Palmer (Phil. Mag. 35, 593 (1977)),
+
+    h = sqrt(abar) X_t / ((1 - abar) P)    and    K = abar / ((1 - abar) P):
+
+an Ising model in a field, whose couplings J = J_prior - K are known up to the prior's, which are
+learned from the data (`measured.fit_couplings`). The equations of Thouless, Anderson and Palmer
+(Phil. Mag. 35, 593 (1977)),
 
     m_i = tanh(h_i + sum_j J_ij m_j - c m_i sum_j J_ij^2 (1 - m_j^2)),
 
-give the means where X_t holds most spins in place: on critical Ising lattices within 4e-5 nats a
-site below lambda = 0.5. With c = 1 a spin's reaction on itself goes along pairs alone. By larger
-loops too, which K has at every length, it is R(chi) m_i in place of chi m_i sum_j J_ij^2, where
-chi = <1 - m^2> and R(chi) = L - 1 / chi with L from chi = <1 / (L - J_k)>_k: exact for couplings
-with random eigenvectors (Parisi and Potters, J. Phys. A 28, 5267 (1995); Opper and Winther, Phys.
-Rev. E 64, 056131 (2001)); c is the ratio of the two. J_prior is learned from the data
-(`couplings`). Where spins are free to move together the network corrects both the start and the
-field of the iteration.
+give the means where X_t holds most spins in place: on critical 2D Ising configurations within 4e-5
+nats per site below lambda = 0.5. With c = 1 a spin's reaction on itself goes along pairs alone. By
+larger loops too, which K has at every length, it is R(chi) m_i in place of chi m_i sum_j J_ij^2,
+where chi = <1 - m^2> and R(chi) = L - 1 / chi with L from chi = <1 / (L - J_k)>_k: exact for
+couplings with random eigenvectors (Parisi and Potters, J. Phys. A 28, 5267 (1995); Opper and
+Winther, Phys. Rev. E 64, 056131 (2001)); c is the ratio of the two. Where spins are free to move
+together a network corrects both the start and the field of the iteration (`spin_logits`).
 """
 
 from __future__ import annotations
 
-import math
+import functools
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -31,69 +34,21 @@ from torch import Tensor
 
 from skild_phys.rules.conditions import Constraint, Settled
 from skild_phys.rules.sampling import MOST
-from skild_phys.skild.equations import Noise, Process, Sight
+from skild_phys.skild.equations import Noise, Process, Sight, Step, each
 from skild_phys.skild.streams import Streams
+from skild_phys.skild.tuning import USUAL, Tuning
 
-Array = NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Couplings:
-    """J of a homogeneous lattice by separation.
-
-    Attributes
-    ----------
-    offsets : (dy, dx) of one of each pair of opposite separations.
-    values : J / (k_B T) at `offsets`.
-    """
-
-    offsets: tuple[tuple[int, int], ...] = ()
-    values: tuple[float, ...] = ()
-
-    def transfer(self, shape: tuple[int, int]) -> Array:
-        """Return sum over r of J(r) cos(k r) of every rfft2 mode of a torus, float64."""
-        ky = 2.0 * np.pi * np.fft.fftfreq(shape[0])[:, None]
-        kx = 2.0 * np.pi * np.fft.rfftfreq(shape[1])[None, :]
-        total = np.zeros((ky.size, kx.size))
-        for (dy, dx), value in zip(self.offsets, self.values, strict=True):
-            total += 2.0 * value * np.cos(ky * dy + kx * dx)
-        return total
-
-
-def couplings_from_record(record: dict[str, Any]) -> Couplings:
-    """Return the couplings whose `dataclasses.asdict` went through JSON."""
-    offsets = tuple((int(dy), int(dx)) for dy, dx in record["offsets"])
-    return Couplings(offsets, tuple(float(value) for value in record["values"]))
-
-
-RATE, MOMENTUM = 0.7, 0.2
-"""Of the damped iteration: m += RATE (tanh(l / 2) - m) + MOMENTUM (m - m before)."""
-
-
-LOOPS, NEAREST, FARTHEST = 12, 0.5, 1e3
-"""Entries of the table of c, and how far its L are from the largest J_k. Nearer than that chi is
-larger than it is where an iteration ends, and c returns to 1."""
-
-
-FAINT = 1e-6
-"""Sum of squared couplings up to which c is 1: there is no reaction to speak of."""
-
-
-SILENT = 1e-30
-"""Root mean square of what X_t still shows of the fields below which its whitened field is 0, not
-the quotient of two numbers that float32 cannot hold."""
-
-
-REMEMBERED = 2**22
-"""Sites times lambdas of which what evidence is made of is kept, 10 bytes each."""
-
-
-ANSWERS = 2
-"""Iterations after a part of the spins has been drawn: neighbours hold most of what is left."""
-
+# Entries of the table of c, and how far its L are from the largest J_k. Nearer than that chi is
+# larger than it is where an iteration ends, and c returns to 1.
+_LOOPS, _NEAREST, _FARTHEST = 12, 0.5, 1e3
+_FAINT = 1e-6  # sum of squared couplings up to which c is 1: there is no reaction to speak of
+# Root mean square of what X_t still shows of the fields below which its whitened field is 0, not
+# the quotient of two numbers that float32 cannot hold.
+_SILENT = 1e-30
+_REMEMBERED = 2**22  # sites times lambdas of which `_AtLambda` is kept, 10 bytes each
 
 Means = Callable[[Tensor], Tensor]
-"""Logits (n, Ly, Lx) -> E[s] under whatever constraint holds."""
+"""Logits (n, *shape) -> E[s] under whatever constraint holds."""
 
 
 def half_tanh(logits: Tensor) -> Tensor:
@@ -102,24 +57,32 @@ def half_tanh(logits: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Evidence:
-    """What X_t says of the spins.
+class Couplings:
+    """J of a homogeneous lattice by separation.
 
     Attributes
     ----------
-    field : h, (n, Ly, Lx).
-    wiener : sqrt(abar) X_t, the mean of x0 were it Gaussian, (n, Ly, Lx).
-    whitened : sqrt(abar) X_t / sqrt(P), scaled to a mean square near 1: the same with all wave
-        numbers that are left equally loud, (n, Ly, Lx). 0 where none is left (`SILENT`).
-    kernels : DFT of J and of J^2 without their parts at r = 0, (n or 1, 2, *modes).
-    loops : a table of chi, increasing, and of c, (n or 1, 2, LOOPS).
+    offsets : (dy, dx) of one of each pair of opposite separations, one number an axis.
+    values : J / (k_B T) at `offsets`.
     """
 
-    field: Tensor
-    wiener: Tensor
-    whitened: Tensor
-    kernels: Tensor
-    loops: Tensor
+    offsets: tuple[tuple[int, ...], ...] = ()
+    values: tuple[float, ...] = ()
+
+    def transfer(self, shape: tuple[int, ...]) -> NDArray[np.float64]:
+        """Return sum over r of J(r) cos(k r) of every rfftn mode of a torus, float64."""
+        waves = [*map(np.fft.fftfreq, shape[:-1]), np.fft.rfftfreq(shape[-1])]
+        total = np.zeros([k.size for k in waves])
+        for offset, value in zip(self.offsets, self.values, strict=True):
+            turns = [2.0 * np.pi * k * step for k, step in zip(waves, offset, strict=True)]
+            total += 2.0 * value * np.cos(functools.reduce(np.add.outer, turns))
+        return total
+
+
+def couplings_from_record(record: dict[str, Any]) -> Couplings:
+    """Return the couplings whose `dataclasses.asdict` went through JSON."""
+    offsets = tuple(tuple(map(int, offset)) for offset in record["offsets"])
+    return Couplings(offsets, tuple(float(value) for value in record["values"]))
 
 
 @dataclass(frozen=True)
@@ -133,6 +96,27 @@ class _AtLambda:
     loops: Tensor
 
 
+@dataclass(frozen=True)
+class Evidence:
+    """The likelihood of spins given X_t.
+
+    Attributes
+    ----------
+    field : h, (n, *shape).
+    wiener : sqrt(abar) X_t, the mean of x0 were it Gaussian, (n, *shape).
+    whitened : sqrt(abar) X_t / sqrt(P), scaled to a mean square near 1: the same with all wave
+        numbers that are left equally loud, (n, *shape). 0 where none is left.
+    kernels : DFT of J and of J^2 without their parts at r = 0, (n or 1, 2, *modes).
+    loops : a table of chi, increasing, and of c, (n or 1, 2, entries).
+    """
+
+    field: Tensor
+    wiener: Tensor
+    whitened: Tensor
+    kernels: Tensor
+    loops: Tensor
+
+
 def _interpolated(table: Tensor, at: Tensor) -> Tensor:
     """Return the values (n,) at `at` (n,) of a table (n or 1, 2, entries), constant beyond it."""
     x, y = table.unbind(dim=1)
@@ -142,98 +126,95 @@ def _interpolated(table: Tensor, at: Tensor) -> Tensor:
 
 
 class MeanField:
-    """The iteration for lattices of one shape.
+    """The iteration for lattices of one shape, of any dimension.
 
     Parameters
     ----------
     process : in the DFT basis; the field's mean square is the spins', 1.
     couplings : of the prior.
+    tuning : how many iterations, and how fast.
     """
 
-    def __init__(self, process: Process, couplings: Couplings) -> None:
-        self.process, self.shape = process, process.shape
+    def __init__(self, process: Process, couplings: Couplings, tuning: Tuning = USUAL) -> None:
+        self.process, self.shape, self.tuning = process, process.shape, tuning
+        self.axes = process.basis.axes
         device = process.kappa2.device
         self.prior = torch.as_tensor(couplings.transfer(process.shape), device=device)
         self.weight = torch.as_tensor(process.basis.weight, device=device)
-        self._sites = float(math.prod(process.shape))
         self._remembered: dict[float, _AtLambda] = {}
 
     def _real(self, modes: Tensor) -> Tensor:
-        out: Tensor = torch.fft.irfft2(modes, s=self.shape)
+        out: Tensor = torch.fft.irfftn(modes, s=self.shape, dim=self.axes)
         return out
 
     def evidence(self, xt: Tensor, lam: Tensor) -> Evidence:
-        """Return what fields `xt` (n, Ly, Lx) at `lam` (n,), or (1,) for all, say of the spins."""
-        at = self._recalled(lam) if len(lam) == 1 else self._at(lam.double())
-        wiener = torch.fft.rfft2(xt) * at.cosine
-        return Evidence(
-            self._real(wiener * at.gain),
-            self._real(wiener),
-            self._real(wiener * at.whitening),
-            at.kernels,
-            at.loops,
-        )
+        """Return the likelihood of spins given fields `xt` (n, *shape) at `lam`, (n,) or (1,)."""
+        at = self._recalled(float(lam)) if len(lam) == 1 else self._at(lam.double())
+        wiener = torch.fft.rfftn(xt, dim=self.axes) * at.cosine
+        field, whitened = self._real(wiener * at.gain), self._real(wiener * at.whitening)
+        return Evidence(field, self._real(wiener), whitened, at.kernels, at.loops)
 
-    def _recalled(self, lam: Tensor) -> _AtLambda:
+    def _recalled(self, lam: float) -> _AtLambda:
         """Return `_at` of one lambda: the lambdas of a chain are those of the next."""
-        one = float(lam)
-        found = self._remembered.get(one)
+        found = self._remembered.get(lam)
         if found is None:
             # Under inference mode tensors would be made that no gradient may ever pass.
             with torch.inference_mode(False), torch.no_grad():
-                at = torch.tensor([one], dtype=torch.float64, device=self.prior.device)
-                found = self._at(at)
-            if (len(self._remembered) + 1) * self._sites > REMEMBERED:
+                found = self._at(torch.tensor([lam], dtype=torch.float64, device=self.prior.device))
+            if (len(self._remembered) + 1) * self.process.basis.sites > _REMEMBERED:
                 self._remembered.clear()
-            self._remembered[one] = found
+            self._remembered[lam] = found
         return found
 
     def _at(self, lam: Tensor) -> _AtLambda:
-        p, at = self.process, lam[:, None, None]
-        abar = torch.exp(-p.kappa2 * at)
-        gain = 1.0 / (-torch.expm1(-p.kappa2 * at) * p.power)
-        loudness = ((abar * self.weight).sum((-2, -1), keepdim=True) / self._sites).sqrt().float()
+        p, axes, sites = self.process, self.axes, float(self.process.basis.sites)
+        at = each(lam, self.prior[None])
+        abar = p.abar(at)
+        gain = 1.0 / (p.erased(at) * p.power)
+        loudness = ((abar * self.weight).sum(axes, keepdim=True) / sites).sqrt().float()
         couplings = self.prior - abar * gain
         by_site = self._real(couplings.to(torch.complex128))
-        couplings = couplings - by_site[:, :1, :1]
-        by_site[:, 0, 0] = 0.0
-        squares = torch.fft.rfft2(by_site**2).real
-        loops = self._loops(couplings, squares[:, 0, 0])
+        origin = (slice(None), *[slice(1)] * len(axes))
+        couplings = couplings - by_site[origin]
+        by_site[origin] = 0.0
+        squares = torch.fft.rfftn(by_site**2, dim=axes).real
+        loops = self._loops(couplings, squares[origin].flatten())
         return _AtLambda(
             abar.sqrt().float(),
             gain.float(),
-            torch.where(loudness > SILENT, 1.0 / (p.amplitude * loudness), 0.0),
+            torch.where(loudness > _SILENT, 1.0 / (p.amplitude * loudness), 0.0),
             torch.stack([couplings, squares], dim=1).float(),
             loops.float(),
         )
 
     def _loops(self, couplings: Tensor, squares: Tensor) -> Tensor:
-        """Return chi and c, (n, 2, LOOPS); `squares` (n,) is sum_j J_ij^2."""
-        top, table = couplings.amax((-2, -1)), []
-        for gap in np.geomspace(FARTHEST, NEAREST, LOOPS - 1):
+        """Return chi and c, (n, 2, _LOOPS); `squares` (n,) is sum_j J_ij^2."""
+        top, table = couplings.amax(self.axes, keepdim=True), []
+        for gap in np.geomspace(_FARTHEST, _NEAREST, _LOOPS - 1):
             at = top + float(gap)
-            chi = (self.weight / (at[:, None, None] - couplings)).sum((-2, -1)) / self._sites
-            c = torch.where(squares > FAINT, (at - 1.0 / chi) / (chi * squares), 1.0)
+            total = (self.weight / (at - couplings)).sum(self.axes)
+            chi, at = total / float(self.process.basis.sites), at.flatten()
+            c = torch.where(squares > _FAINT, (at - 1.0 / chi) / (chi * squares), 1.0)
             table.append(torch.stack([chi, c], dim=1))
         table.append(torch.stack([2.0 * chi, torch.ones_like(chi)], dim=1))
         return torch.stack(table, dim=2)
 
     def couplings_by_site(self, evidence: Evidence) -> Tensor:
-        """Return J (n or 1, Ly, Lx) by the displacement between two sites."""
+        """Return J (n or 1, *shape) by the displacement between two sites."""
         return self._real(evidence.kernels[:, 0].to(torch.complex64))
 
     def coupled(self, evidence: Evidence, m: Tensor) -> Tensor:
-        """Return sum_j J_ij m_j - c m_i sum_j J_ij^2 (1 - m_j^2), (n, Ly, Lx)."""
+        """Return sum_j J_ij m_j - c m_i sum_j J_ij^2 (1 - m_j^2), (n, *shape)."""
         pull, unknown = self._parts(evidence, m)
         return pull - m * unknown
 
     def _parts(self, evidence: Evidence, m: Tensor) -> tuple[Tensor, Tensor]:
         """Return sum_j J_ij m_j, and c sum_j J_ij^2 (1 - m_j^2): what is unknown of the others."""
         left = 1.0 - m * m
-        both = torch.fft.rfft2(torch.stack([m, left], dim=1)) * evidence.kernels
+        both = torch.fft.rfftn(torch.stack([m, left], dim=1), dim=self.axes) * evidence.kernels
         pull, unknown = self._real(both).unbind(dim=1)
-        share = _interpolated(evidence.loops, left.detach().mean((-2, -1)))
-        return pull, share[:, None, None] * unknown
+        share = _interpolated(evidence.loops, left.detach().mean(self.axes))
+        return pull, share.reshape(-1, *[1] * len(self.axes)) * unknown
 
     def given(
         self, evidence: Evidence, logits: Tensor, known: Tensor, spins: Tensor, means: Means
@@ -248,12 +229,12 @@ class MeanField:
         pull, unknown = self._parts(evidence, m)
         beyond = logits - 2.0 * (evidence.field + pull - m * unknown)
         m = torch.where(known, spins, m)
-        for step in range(ANSWERS):
+        for step in range(self.tuning.parts):
             pull, left = self._parts(evidence, m)
             share = (left / unknown.clamp(min=1e-12)).clamp(0.0, 1.0)
             moved = 2.0 * (evidence.field + pull - m * left) + share * beyond
             moved = torch.where(known, MOST * spins, moved)
-            if step + 1 < ANSWERS:
+            if step + 1 < self.tuning.parts:
                 m = torch.where(known, spins, means(moved))
         return moved
 
@@ -269,26 +250,19 @@ class MeanField:
 
         `means` turns logits into means.
         """
+        rate, momentum = self.tuning.rate, self.tuning.momentum
         before, applied = m, evidence.field + field
         logits = m
         for step in range(steps):
             logits = 2.0 * (applied + self.coupled(evidence, m))
             if step + 1 < steps:
                 new = means(logits)
-                m, before = m + RATE * (new - m) + MOMENTUM * (m - before), m
+                m, before = m + rate * (new - m) + momentum * (m - before), m
         return logits
 
 
-ALONE, FIRST, SECOND = 8, 4, 2
-"""Mean-field iterations without the network, and before and after it."""
-
-
-TELLING = 0.05
-"""The lambda below which the sign of sqrt(abar) X_t is the spin at all but a few sites."""
-
-
 class SpinLogits(NamedTuple):
-    """Logits given X_t, the network's draft of them, and what X_t says of the spins."""
+    """Logits given X_t, the network's draft of them, and the likelihood."""
 
     logits: Tensor
     draft: Tensor
@@ -303,171 +277,177 @@ def spin_logits(
     means: Means = half_tanh,
     alone: Tensor | None = None,
 ) -> SpinLogits:
-    """Return log odds of spin up given X_t, (n, Ly, Lx).
+    """Return log odds of spin up given X_t, (n, *shape).
+
+    The mean of a spin, tanh(logit / 2), is never outside [-1, 1], and nothing is clamped. The
+    network works between two runs of the mean-field iteration: it is given the first one's result,
+    and what the coarse lattice says, and returns, for each site, a better start, a field for the
+    second, and how far to trust the two.
 
     Parameters
     ----------
     sight : the network, or what looks through it; None for the mean field alone.
-    xt, lam : (n, Ly, Lx) and (n,), or (1,) for one lambda for all.
+    xt, lam : (n, *shape) and (n,), or (1,) for one lambda for all.
     means : logits to means. Where a constraint holds these are the means under it: the
         mean field then carries what a block says to its neighbours, and what comes back are
-        the logits of independent sites that have yet to be drawn under the constraint.
-    alone : (n, Ly, Lx), E[s] by the constraint alone, without X_t; None for none. Without it the
-        network cannot tell whether it is to say what the constraint does: from majority signs by
-        4 at lambda = 4, E[m s] - E[m^2] of the means m was then +0.015 instead of 0.
+        the logits of independent sites that have yet to be sampled under the constraint.
+    alone : (n, *shape), E[s] by the constraint alone, without X_t; None for none. Without it the
+        network cannot tell whether it is to say what the constraint does: from majority signs of
+        4 x 4 blocks at lambda = 4, E[m s] - E[m^2] of the means m was then +0.015 instead of 0.
     """
-    evidence = mean_field.evidence(xt, lam)
+    tuning, evidence = mean_field.tuning, mean_field.evidence(xt, lam)
     with torch.no_grad():
-        first_guess = evidence.wiener.clamp(-0.98, 0.98)
-        # Where X_t tells nearly every spin, only a start at the spins themselves converges.
-        first_guess = torch.where(
-            lam[:, None, None] < TELLING, 0.9999 * evidence.wiener.sign(), first_guess
-        )
-        start = means(2.0 * torch.atanh(first_guess))
-        first = mean_field.iterate(evidence, start, FIRST if sight else ALONE, means=means)
+        guess = evidence.wiener.clamp(-0.98, 0.98)
+        sure = lam.reshape(-1, *[1] * (xt.dim() - 1)) < tuning.sure
+        guess = torch.where(sure, 0.9999 * evidence.wiener.sign(), guess)
+        start = means(2.0 * torch.atanh(guess))
+        steps = tuning.first if sight else tuning.alone
+        first = mean_field.iterate(evidence, start, steps, means=means)
     if sight is None:
         return SpinLogits(first, first, evidence)
     alone = torch.zeros_like(xt) if alone is None else alone
     seen = [xt, evidence.whitened, torch.tanh(first / 2), torch.tanh(first / 8), alone]
     draft, trust, field, weight = sight(torch.stack(seen, 1), lam.expand(len(xt))).unbind(dim=1)
     draft = draft + (1.0 + trust) * first
-    second = mean_field.iterate(evidence, means(draft), SECOND, 0.5 * field, means)
+    second = mean_field.iterate(evidence, means(draft), tuning.second, 0.5 * field, means)
     weight = torch.sigmoid(weight)
     return SpinLogits(weight * second + (1.0 - weight) * draft, draft, evidence)
 
 
-SHARPER = 1.9
-"""How much more X_t says of spins than of a Gaussian field: 1 for that."""
+class PosteriorSpectrum:
+    """Spectrum and samples of X_0 - E[X_0 | X_t] for spins of one shape.
 
+    For a Gaussian field the spectrum is (1 - abar) P. Critical spins are known better than that,
+    and better still with a coarse lattice; it has the shape
 
-class LeftOpen:
-    """Spectra and draws of X_0 - E[X_0 | X_t] for spins of one shape.
+        R = P / (1 + sharper abar / (1 - abar)),    abar = exp(-kappa^2 lambda'),
+
+    with a lambda' of its own, found from the variance that the means leave: sum_k R = 1 - <m^2>
+    (`Tuning.sharper`).
 
     Parameters
     ----------
     process : the forward process; the field's mean square is the spins', 1.
+    sharper : 1 for a Gaussian field.
     """
 
-    def __init__(self, process: Process) -> None:
-        self.process = process
+    def __init__(self, process: Process, sharper: float = USUAL.sharper) -> None:
+        self.process, self.sharper = process, sharper
         # Summed by NumPy, whose sums do not depend on the number of threads.
         self._grid = np.geomspace(1e-6, 1e6, 193)
         weight = torch.as_tensor(process.basis.weight, device=process.power.device)
-        share = weight / math.prod(process.shape)
+        share = weight / process.basis.sites
         self._variances = np.array(
-            [float((self._spectrum(float(lam)) * share).cpu().numpy().sum()) for lam in self._grid]
+            [float((self._at(float(lam)) * share).cpu().numpy().sum()) for lam in self._grid]
         )
 
-    def _spectrum(self, lam: Tensor | float) -> Tensor:
-        open_ = torch.expm1(self.process.kappa2 * lam)
+    def _at(self, lam: Tensor | float) -> Tensor:
+        left = torch.expm1(self.process.kappa2 * lam)
         # Beyond float64's range all is open.
-        return self.process.power * torch.nan_to_num(open_ / (open_ + SHARPER), nan=1.0)
+        return self.process.power * torch.nan_to_num(left / (left + self.sharper), nan=1.0)
 
     def spectrum(self, variance: Tensor) -> Tensor:
-        """Return R (n, *modes), float64, whose sum is `variance` (n,) a site."""
+        """Return R (n, *modes), float64, whose sum is `variance` (n,) per site."""
         log_variance = np.log(variance.cpu().numpy())
         found = np.interp(log_variance, np.log(self._variances), np.log(self._grid))
         lam = torch.as_tensor(np.exp(found), device=self.process.power.device)
-        return self._spectrum(lam[:, None, None])
+        return self._at(each(lam, self.process.power[None]))
 
     def draw(self, means: Tensor, white: Tensor) -> Tensor:
-        """Return m + sqrt(1 - m^2) g, (n, Ly, Lx), with a Gaussian g of variance 1.
+        """Return m + sqrt(1 - m^2) g, (n, *shape), with a Gaussian g of variance 1.
 
-        Not spins, but fields with the waves that spins have: the product has each site's variance
-        and the spectrum R, as far as a g there is (no mode of it can have a power below 0).
+        Not spins, but fields with the Fourier modes that spins have: the product has each site's
+        variance and the spectrum R, as far as such a g exists (no mode has a power below 0).
 
         Parameters
         ----------
-        means : m, (n, Ly, Lx), within [-1, 1].
+        means : m, (n, *shape), within [-1, 1].
         white : modes of white noise.
         """
+        basis = self.process.basis
         spread = (1.0 - means * means).clamp(min=0.0)
-        spectrum = self.spectrum(spread.double().mean((-2, -1)).clamp(min=1e-9))
+        spectrum = self.spectrum(spread.double().mean(basis.axes).clamp(min=1e-9))
         spread = spread.sqrt()
         # By displacement: the covariance of the product is that of g times that of `spread`.
-        shape, size = self.process.shape, math.prod(self.process.shape)
-        open_, own = torch.fft.irfft2(
-            torch.stack([spectrum, torch.fft.rfft2(spread.double()).abs() ** 2 / size]), s=shape
-        )
-        power = torch.fft.rfft2(open_ / own.clamp(min=1e-12)).real.clamp(min=0.0)
-        return means + spread * self.process.basis.fields(white * power.sqrt().float())
+        own = torch.fft.rfftn(spread.double(), dim=basis.axes).abs() ** 2 / basis.sites
+        both = torch.stack([spectrum, own])
+        left, own = torch.fft.irfftn(both, s=basis.shape, dim=basis.axes)
+        power = torch.fft.rfftn(left / own.clamp(min=1e-12), dim=basis.axes).real.clamp(min=0.0)
+        return means + spread * basis.fields(white * power.sqrt().float())
 
 
-WAVES_ABOVE = 2.0
-"""Lambda above which waves are drawn instead of spins, unless block sums say what the waves are."""
+@functools.cache
+def _parts(dimension: int) -> tuple[tuple[int, ...], ...]:
+    """Return the sites of a cell of 2^d in the order in which they are sampled: even ones first."""
+    return tuple(sorted(itertools.product((0, 1), repeat=dimension), key=lambda x: sum(x) % 2))
 
 
-PARTS = ((0, 0), (1, 1), (0, 1), (1, 0))
-"""Places in a 2 x 2 cell, in the order in which the spins there are drawn."""
-
-
+@dataclass
 class SpinPosterior:
-    """Spins with the logits of the denoiser, under a constraint: in four parts, or their waves.
+    """Spins with the logits of the denoiser, under a constraint: in 2^d parts, or Fourier modes.
 
-    Spins that are drawn one by one from their own means know nothing of each other: on critical
-    lattices at lambda = 1 the energy of such a draw is off by +0.10 a site. Here every second site
-    of every second row is drawn so; the next quarter given those, and so on, by the couplings of
-    the mean field, of which the strongest lie between the parts. Then it is off by -0.003(4), and
-    by 0.02 instead of 0.08 where block sums are known.
+    Spins sampled one by one from their own means know nothing of each other: on critical 2D Ising
+    configurations at lambda = 1 the energy is then off by +0.10 per site. Here one site of each
+    cell of 2^d is sampled so; the next part given those, and so on, by the couplings of the mean
+    field, of which the strongest lie between the parts. Then it is off by -0.003(4), and by 0.02
+    instead of 0.08 where block sums are known.
 
-    Far out spins answer to each other as a mean field does not: at lambda = 12 such a draw has
-    0.6 of the power it should have at kappa = 0.3 .. 0.7 (one by one, 0.3). What the next step
-    sees of X_0 there are its waves, and they are drawn (`LeftOpen`: within 0.06 of the power).
-    Where block sums are known they say the same, and spins are drawn at every lambda.
+    At large lambda spins answer to each other as a mean field does not: at lambda = 12 such a
+    sample has 0.6 of the power it should have at kappa = 0.3 .. 0.7 (one by one, 0.3). What the
+    next step sees of X_0 there are its Fourier modes, and they are sampled (`PosteriorSpectrum`:
+    within 0.06 of the power). Where block sums are known they say the same, and spins are sampled
+    at every lambda.
 
     Parameters
     ----------
     found : what the denoiser says.
-    constraint : of the lattices.
-    mean_field, left_open : of the lattices.
-    lam : lambda of X_t.
-    streams : one a lattice.
+    open : of the same shape; called where it is needed.
+    streams : one for each configuration.
     """
 
-    def __init__(
-        self,
-        process: Process,
-        found: SpinLogits,
-        constraint: Constraint,
-        mean_field: MeanField,
-        left_open: LeftOpen,
-        lam: float,
-        noise: Noise,
-        streams: Sequence[Streams],
-    ) -> None:
-        self.process, self.found, self.mean_field = process, found, mean_field
-        self.left_open, self.noise = left_open, noise
-        self.constraint, self.lam, self.streams = constraint, lam, streams
+    process: Process
+    found: SpinLogits
+    constraint: Constraint
+    mean_field: MeanField
+    open: Callable[[], PosteriorSpectrum]
+    lam: float
+    noise: Noise
+    streams: Sequence[Streams]
 
     def mean(self) -> Tensor:
         return self.process.modes(self.constraint.means(self.found.logits))
 
-    def spins(self) -> NDArray[np.int8]:
-        """Return spins (n, Ly, Lx) drawn under the constraint."""
-        states = [stream.state for stream in self.streams]
-        logits, bound = self.constraint.settled(self.found.logits, states)
-        spins = self._drawn(logits, bound)
-        device = logits.device
-        y, x = (torch.arange(side, device=device) for side in logits.shape[-2:])
-        start = np.array([stream.noise.integers(2, size=2) for stream in self.streams])
-        dy, dx = torch.from_numpy(start).to(device).T[:, :, None, None]
-        cell_y, cell_x = (y[:, None] + dy) % 2, (x + dx) % 2
-        known = torch.zeros(logits.shape, dtype=torch.bool, device=device)
-        for part_y, part_x in PARTS[:-1]:
-            known = known | ((cell_y == part_y) & (cell_x == part_x))
-            held = torch.from_numpy(spins.astype(np.float32)).to(device)
-            evidence = self.found.evidence
-            left = self.mean_field.given(evidence, logits, known, held, bound.means)
-            spins = self._drawn(left, bound)
-        return spins
-
-    def _drawn(self, logits: Tensor, bound: Settled) -> NDArray[np.int8]:
-        lattices = zip(logits.cpu().numpy(), self.streams, strict=True)
-        return np.stack([bound.draw(one, i, to.state) for i, (one, to) in enumerate(lattices)])
-
     def draw(self) -> Tensor:
-        if self.lam > WAVES_ABOVE and not self.constraint.holds_sums:
+        if self.lam > self.mean_field.tuning.modes_above and not self.constraint.holds_sums:
             means = self.constraint.means(self.found.logits)
-            return self.process.modes(self.left_open.draw(means, self.noise()))
+            return self.process.modes(self.open().draw(means, self.noise()))
         spins = torch.from_numpy(self.spins().astype(np.float32))
         return self.process.modes(spins.to(self.found.logits.device))
+
+    def last(self, step: Step, y: Tensor) -> NDArray[np.int8]:
+        """Return spins: the last sample of X_0 is the answer."""
+        return self.spins()
+
+    def spins(self) -> NDArray[np.int8]:
+        """Return spins (n, *shape) sampled under the constraint."""
+        logits, bound = self.constraint.settled(
+            self.found.logits, [stream.state for stream in self.streams]
+        )
+        spins = self._sampled(logits, bound)
+        d, device = len(self.process.shape), logits.device
+        starts = np.stack([stream.noise.integers(2, size=d) for stream in self.streams])
+        # Which site of its cell each site is, one number an axis; each configuration's cells start
+        # at a random one.
+        sites = np.moveaxis(np.indices(self.process.shape), 0, -1)
+        place = torch.from_numpy((sites + starts.reshape(-1, *[1] * d, d)) % 2).to(device)
+        known = torch.zeros(logits.shape, dtype=torch.bool, device=device)
+        for part in _parts(d)[:-1]:
+            known = known | (place == torch.tensor(part, device=device)).all(-1)
+            held = torch.from_numpy(spins.astype(np.float32)).to(device)
+            left = self.mean_field.given(self.found.evidence, logits, known, held, bound.means)
+            spins = self._sampled(left, bound)
+        return spins
+
+    def _sampled(self, logits: Tensor, bound: Settled) -> NDArray[np.int8]:
+        configurations = zip(logits.cpu().numpy(), self.streams, strict=True)
+        return np.stack([bound.draw(x, i, to.state) for i, (x, to) in enumerate(configurations)])

@@ -6,6 +6,7 @@ adding up.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -14,66 +15,73 @@ from torch import Tensor
 
 from skild_phys.skild.streams import Streams
 
-Network = Callable[[Tensor, Tensor], Tensor]
-
-
 SYMMETRIES = ("shift", "flip", "turn", "sign")
-"""What a lattice is taken to be symmetric under: translations, reflections of an axis, quarter
-turns (of square lattices), and a change of sign of the field."""
-
-
+"""What configurations are taken to be symmetric under: translations, reflections of an axis,
+exchange of axes with equal sides (with reflections, quarter turns), change of sign of the field."""
 MIRROR = "mirror"
 """What a photograph may be taken to be symmetric under: left for right."""
 
 
-class _Look(NamedTuple):
-    """A symmetry of the lattice and of the field, and its inverse; (channels, Ly, Lx)."""
+class _Symmetry(NamedTuple):
+    """A symmetry of lattice and field, and its inverse; fields are (channels, *shape)."""
 
-    shift: tuple[int, int]
-    axes: list[int]
-    turn: bool
+    shift: tuple[int, ...]
+    flips: list[int]
+    swaps: list[tuple[int, int]]
     sign: float
 
     def there(self, field: Tensor) -> Tensor:
-        view = torch.roll(field, self.shift, (1, 2)).flip(self.axes) * self.sign
-        return view.transpose(1, 2) if self.turn else view
+        field = torch.roll(field, self.shift, tuple(range(1, field.dim()))).flip(self.flips)
+        field = field * self.sign
+        for swap in self.swaps:
+            field = field.transpose(*swap)
+        return field
 
     def back(self, field: Tensor, odd: Tensor) -> Tensor:
-        view = (field.transpose(1, 2) if self.turn else field).flip(self.axes)
+        for swap in reversed(self.swaps):
+            field = field.transpose(*swap)
+        field = field.flip(self.flips)
         if self.sign < 0:
-            view = view * (1.0 - 2.0 * odd)[:, None, None]
-        return torch.roll(view, (-self.shift[0], -self.shift[1]), (1, 2))
+            field = field * (1.0 - 2.0 * odd).reshape(-1, *[1] * len(self.shift))
+        return torch.roll(field, tuple(-step for step in self.shift), tuple(range(1, field.dim())))
 
 
-def _look(stream: Streams, shape: tuple[int, ...], symmetries: Sequence[str]) -> _Look:
+def _random_symmetry(
+    stream: Streams, shape: tuple[int, ...], symmetries: Sequence[str]
+) -> _Symmetry:
     # Always the same numbers are drawn, whatever they are used for.
-    shift = (int(stream.noise.integers(shape[0])), int(stream.noise.integers(shape[1])))
-    flip_y, flip_x, turn, negate = (bool(i) for i in stream.noise.integers(2, size=4))
-    axes = [axis for axis, flip in ((1, flip_y), (2, flip_x)) if flip and "flip" in symmetries]
-    if flip_x and MIRROR in symmetries and "flip" not in symmetries:
-        axes = [2]
-    return _Look(
-        shift if "shift" in symmetries else (0, 0),
-        axes,
-        turn and shape[0] == shape[1] and "turn" in symmetries,
-        -1.0 if negate and "sign" in symmetries else 1.0,
-    )
+    shift = tuple(int(stream.noise.integers(side)) for side in shape)
+    axes = range(1, 1 + len(shape))
+    pairs = list(itertools.combinations(axes, 2))
+    bits = [bool(i) for i in stream.noise.integers(2, size=len(axes) + len(pairs) + 1)]
+    flips = [axis for axis in axes if bits[axis - 1] and "flip" in symmetries]
+    if MIRROR in symmetries and "flip" not in symmetries and bits[len(axes) - 1]:
+        flips = [len(axes)]
+    swaps = [
+        (i, j)
+        for (i, j), swap in zip(pairs, bits[len(axes) : -1], strict=True)
+        if swap and shape[i - 1] == shape[j - 1] and "turn" in symmetries
+    ]
+    sign = -1.0 if bits[-1] and "sign" in symmetries else 1.0
+    return _Symmetry(shift if "shift" in symmetries else (0,) * len(shape), flips, swaps, sign)
 
 
 def see_through_symmetries(
-    network: Network,
+    network: Callable[[Tensor, Tensor], Tensor],
     features: Tensor,
     lam: Tensor,
     streams: Sequence[Streams],
     symmetries: Sequence[str],
     odd: Sequence[bool],
 ) -> Tensor:
-    """Return the network's outputs, each lattice looked at through a symmetry of its own.
+    """Return the network's outputs, each configuration seen through a symmetry of its own.
 
-    `odd` says which outputs change sign with the field; every feature does.
+    `features` are (n, inputs, *shape); `odd` marks the outputs that change sign with the field, as
+    every feature does.
     """
-    looks = [_look(stream, tuple(features.shape[-2:]), symmetries) for stream in streams]
+    shape = tuple(features.shape[2:])
+    own = [_random_symmetry(stream, shape, symmetries) for stream in streams]
     signs = torch.tensor(odd, dtype=torch.float32, device=features.device)
-    views = torch.stack([look.there(one) for look, one in zip(looks, features, strict=True)])
+    views = torch.stack([one.there(field) for one, field in zip(own, features, strict=True)])
     outputs = network(views, lam)
-    return torch.stack([look.back(one, signs) for look, one in zip(looks, outputs, strict=True)])
+    return torch.stack([one.back(field, signs) for one, field in zip(own, outputs, strict=True)])

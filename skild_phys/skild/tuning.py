@@ -37,9 +37,6 @@ class Tuning:
         spectrum: within 0.05 of it free at lambda = 4 .. 36, or with majorities of 4 and 8.
     modes_above : lambda above which Fourier modes are sampled in place of spins, unless block sums
         are known: there spins sampled in parts have too little power (0.6 of it at lambda = 12).
-    by_chance : how far from the middle between two whole numbers of ups a block's number is rounded
-        by chance, under a low-pass field. 0.5 makes refined configurations too disordered, by 0.017
-        in energy; 0 too ordered at short distance, by 0.006 in G4c at r = 2 (32 configurations).
     """
 
     lambda_end: float = 0.1
@@ -62,7 +59,6 @@ class Tuning:
     sure: float = 0.05
     sharper: float = 1.9
     modes_above: float = 2.0
-    by_chance: float = 0.25
 
 
 USUAL = Tuning()

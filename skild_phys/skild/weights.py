@@ -142,7 +142,7 @@ class Weights:
             raise BadInput("--checkpoint", f"lambda up to {high:.3g}", accepted)
         return min(high, erasing_lambda(lowest)) if self.schedule is None else high
 
-    def warnings(self, shape: tuple[int, int], start: float) -> list[str]:
+    def warnings(self, shape: tuple[int, ...], start: float) -> list[str]:
         """Return what to mind of fields of `shape` that chains from noise at lambda `start` make.
 
         By the sides that the weights were trained on, if they are known, and by how much of the
@@ -164,7 +164,7 @@ class Weights:
             )
         return found
 
-    def process(self, shape: tuple[int, int], device: torch.device | str = "cpu") -> Process:
+    def process(self, shape: tuple[int, ...], device: torch.device | str = "cpu") -> Process:
         """Return the forward process of these weights for fields of `shape`."""
         return Process(self.spectrum, shape, device, self.basis, self.cutoff)
 

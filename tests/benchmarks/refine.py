@@ -111,7 +111,8 @@ def _measured(
     def refine_one(i: int) -> None:
         method(coarse.read(i, i + 1), [i], None if coins is None else coins[i : i + 1])
 
-    timed: list[tuple[str, object, str]] = [("network", method.skild.network, "forward")]
+    denoiser: Any = method.skild.denoiser
+    timed: list[tuple[str, object, str]] = [("network", denoiser.network, "forward")]
     timed += [("mean field", MeanField, name) for name in ("evidence", "iterate", "given")]
     timed += [
         ("constraint", kind, name)
