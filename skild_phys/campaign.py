@@ -19,7 +19,6 @@ weights. A table may also be a list of tables, [[simulate]], each swept on its o
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import itertools
 import json
@@ -29,7 +28,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from skild_phys.errors import BadInput, StoreError
+from skild_phys.errors import BadInput, StoreError, nearest
 from skild_phys.files import (
     parse_json,
     read_bytes,
@@ -43,15 +42,14 @@ from skild_phys.store import open_store
 if TYPE_CHECKING:
     import pandas as pd
 
-TABLES = ("simulate", "coarsen", "train", "refine", "measure", "compare")
-RECORD = ".step.json"
 RESULTS = "results.csv"
 """All comparisons of a campaign."""
-ONCE = ("measure", "compare")
-"""Tables that are not swept over."""
-LISTS = ("only", "offsets")
-"""Their options that take several values."""
-Options = dict[str, Any]
+_NEEDS = {"simulate": "", "coarsen": "simulate", "train": "", "refine": "coarsen", "measure": "",
+          "compare": "refine"}  # fmt: skip
+_ONCE = ("measure", "compare")  # tables that are not swept over
+_LISTS = ("only", "offsets")  # their options that take several values
+_FILES = ("checkpoint", "config", "from")
+_Options = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -68,38 +66,32 @@ class Step:
 
     command: str
     inputs: tuple[Path, ...]
-    options: Options
+    options: _Options
     output: Path
     key: str
 
     @property
     def record(self) -> Path:
-        """Where the finished step says what it was."""
-        return self.output.with_name(self.output.name + RECORD)
+        """Where the step says what it was."""
+        return self.output.with_name(self.output.name + ".step.json")
 
     def status(self) -> str:
         """Return 'done', 'begun', 'changed' (made otherwise than the campaign says) or 'to do'."""
         if not self.record.exists() or not self.output.exists():
             return "to do"
         try:
-            made = parse_json(read_bytes(self.record))
+            found = parse_json(read_bytes(self.record))
         except (OSError, ValueError):
-            made = None
-        if not isinstance(made, dict) or made.get("key") != self.key:
+            found = None
+        if not isinstance(found, dict) or found.get("key") != self.key:
             return "changed"
-        if made.get("made") is None:
+        if found.get("made") is None:
             return "begun"
-        return "done" if made["made"] == contents(self.output) else "changed"
+        return "done" if found["made"] == _contents(self.output) else "changed"
 
-    def begin(self) -> None:
-        """Record what the output will be, so that what is left of it can be gone on with."""
-        self._note(None)
-
-    def finish(self) -> None:
-        """Record that the output is there."""
-        self._note(contents(self.output))
-
-    def _note(self, made: str | None) -> None:
+    def note(self, *, finished: bool) -> None:
+        """Record that the output is there, or what it will be, so that what is left resumes."""
+        made = _contents(self.output) if finished else None
         record = {"key": self.key, "made": made, "command": self.words()}
         write_text_atomically(self.record, json.dumps(record, indent=1) + "\n")
 
@@ -123,7 +115,7 @@ def option_words(options: Mapping[str, Any]) -> list[str]:
     return words
 
 
-def contents(path: Path) -> str:
+def _contents(path: Path) -> str:
     """Return what names the contents of an output, "" if it is not whole.
 
     Of a store, which is read as a whole, the SHA-256 of its root, which names all that it holds;
@@ -141,51 +133,42 @@ def contents(path: Path) -> str:
     return hashlib.sha256(json.dumps(sums).encode()).hexdigest()
 
 
-def read_campaign(path: Path) -> dict[str, list[Options]]:
+def read_campaign(path: Path) -> dict[str, list[_Options]]:
     """Return the tables of a campaign, each a list; raises BadInput for what it cannot hold."""
-    found = read_toml(path, "CAMPAIGN")
-    tables: dict[str, list[Options]] = {}
-    for name, value in found.items():
+    tables: dict[str, list[_Options]] = {}
+    for name, value in read_toml(path, "CAMPAIGN").items():
         if value == []:
             raise BadInput(str(path), f"{name} = []", "a table or more")
         many = value if isinstance(value, list) else [value]
-        if name not in TABLES or not all(isinstance(table, dict) for table in many):
-            near = difflib.get_close_matches(name, TABLES, 1)
-            hint = f"; did you mean [{near[0]}]?" if near else ""
-            raise BadInput(str(path), name, f"tables [{'], ['.join(TABLES)}]{hint}")
+        if name not in _NEEDS or not all(isinstance(table, dict) for table in many):
+            accepted = f"tables [{'], ['.join(_NEEDS)}]{nearest(name, _NEEDS, '[{}]')}"
+            raise BadInput(str(path), name, accepted)
+        if name in _ONCE and len(many) > 1:
+            raise BadInput(str(path), f"{len(many)} tables [{name}]", "one")
         for table in many:
             for key, one in table.items():
-                _check_value(f"{path}: [{name}] {key}", one)
-        if name in ONCE and len(many) > 1:
-            raise BadInput(str(path), f"{len(many)} tables [{name}]", "one")
-        tables[name] = [_once(path, name, table) for table in many] if name in ONCE else many
-    for name, needs in (("coarsen", "simulate"), ("refine", "coarsen"), ("compare", "refine")):
-        if name in tables and needs not in tables:
+                _check_value(f"{path}: [{name}] {key}", one, name in _ONCE and key not in _LISTS)
+            if name in _ONCE and isinstance(only := table.get("only"), list):
+                table["only"] = ",".join(map(str, only))
+        tables[name] = many
+    for name, needs in _NEEDS.items():
+        if name in tables and needs and needs not in tables:
             raise BadInput(str(path), f"[{name}]", f"a table [{needs}] too")
     if not tables.keys() & {"simulate", "train"}:
         raise BadInput(str(path), "no table", "[simulate] or [train]")
     return tables
 
 
-def _check_value(where: str, value: Any) -> None:
+def _check_value(where: str, value: Any, once: bool) -> None:
     """Raise BadInput for what can be no option's value, or a sweep over nothing."""
     several = value if isinstance(value, list) else [value]
     if not several or not all(isinstance(one, str | int | float) for one in several):
         raise BadInput(where, str(value), "a text, a number or true, or a list of them")
+    if once and isinstance(value, list):
+        raise BadInput(where, str(value), "one value: no sweep in this table")
 
 
-def _once(path: Path, name: str, table: Options) -> Options:
-    """Return a table that is not swept: lists belong to options that take several values."""
-    for key, value in table.items():
-        if isinstance(value, list) and key not in LISTS:
-            raise BadInput(
-                f"{path}: [{name}] {key}", str(value), f"one value: no sweep in [{name}]"
-            )
-    only = table.get("only")
-    return table | ({"only": ",".join(map(str, only))} if isinstance(only, list) else {})
-
-
-def ways(tables: Sequence[Options]) -> Iterator[tuple[str, Options]]:
+def ways(tables: Sequence[_Options]) -> Iterator[tuple[str, _Options]]:
     """Yield a name and the options of every combination of what the tables sweep over."""
     for table in tables:
         swept = [k for k, v in table.items() if isinstance(v, list)]
@@ -196,7 +179,7 @@ def ways(tables: Sequence[Options]) -> Iterator[tuple[str, Options]]:
             yield name, {k: named.get(k, v) for k, v in table.items()}
 
 
-def plan(tables: Mapping[str, Sequence[Options]], folder: Path, home: Path) -> list[Step]:
+def plan(tables: Mapping[str, Sequence[_Options]], folder: Path, home: Path) -> list[Step]:
     """Return the steps of a campaign in the order in which they can be done.
 
     Parameters
@@ -212,14 +195,14 @@ def plan(tables: Mapping[str, Sequence[Options]], folder: Path, home: Path) -> l
     steps: list[Step] = []
     keys: dict[Path, str] = {}
 
-    def add(command: str, inputs: Sequence[Path], options: Options, output: Path) -> Path:
+    def add(command: str, inputs: Sequence[Path], options: _Options, output: Path) -> Path:
         if output in keys:
             accepted = "another output for every step: a sweep names it twice, or two tables do"
             raise BadInput(f"[{command}]", str(output), accepted)
         files = {
             name: value if isinstance(value, Path) else home / str(value)
             for name, value in options.items()
-            if name in ("checkpoint", "config", "from") and value != "shipped"
+            if name in _FILES and value != "shipped"
         }
         for name, file in files.items():
             if file not in keys and not file.is_file():
@@ -288,15 +271,11 @@ def results(steps: Sequence[Step], folder: Path) -> pd.DataFrame:
             "factor": coarse.attrs["factor"],
         }
         models = json.loads((step.output / JSON).read_text())["models"]
+        of_cost = ("method", "steps", "sweeps", "seconds_per_lattice")
         made = pd.DataFrame(
-            [
-                {"model": no_formula(model["name"]), "lattices": model["lattices"]}
-                | {
-                    key: model["cost"].get(key)
-                    for key in ("method", "steps", "sweeps", "seconds_per_lattice")
-                }
-                for model in models
-            ]
+            {"model": no_formula(model["name"]), "lattices": model["lattices"]}
+            | {key: model["cost"].get(key) for key in of_cost}
+            for model in models
         )
         rows = pd.read_csv(step.output / TABLE).merge(made, on="model")
         others = [name for name in rows if name not in made]

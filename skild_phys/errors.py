@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import warnings
+from collections.abc import Iterable
 from numbers import Integral
 from typing import Any
 
@@ -95,6 +97,12 @@ def check_whole(option: str, value: Any, least: int = 1, most: int | None = None
         reach = f"from {least} on" if most is None else f"from {least} to {most}"
         raise BadInput(option, value, f"a whole number {reach}")
     return int(value)
+
+
+def nearest(name: str, known: Iterable[str], form: str = "'{}'") -> str:
+    """Return the end of a message that asks whether the nearest known name was meant, or ""."""
+    near = difflib.get_close_matches(name, [*known], 1)
+    return f"; did you mean {form.format(near[0])}?" if near else ""
 
 
 def how_to_install(extra: str) -> str:

@@ -9,25 +9,24 @@ one that is not kept, for all that this process compiles.
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 from typing import Any
 
 from numba.core.caching import IndexDataCacheFile
+
+from skild_phys.errors import warn
 
 _load, _save = IndexDataCacheFile.load, IndexDataCacheFile.save
 _told: set[str] = set()
 
 
 def _tell(index: str, what: str) -> None:
-    """Log once what is wrong with the cache; without a handler it goes to stderr."""
     if what not in _told:
         _told.add(what)
-        logging.getLogger(__name__).warning("%s: %s", os.path.dirname(index), what)
+        warn(f"{os.path.dirname(index)}: {what}")
 
 
-def load(self: Any, key: Any) -> Any:
-    """Return what is kept under `key`, None if nothing is or it cannot be read."""
+def _load_or_none(self: Any, key: Any) -> Any:
     try:
         return _load(self, key)  # type: ignore[no-untyped-call]
     except Exception:
@@ -38,12 +37,12 @@ def load(self: Any, key: Any) -> Any:
         return None
 
 
-def save(self: Any, key: Any, data: Any) -> None:
-    """Keep `data` under `key`, if the disk lets us."""
+def _save_if_it_can_be(self: Any, key: Any, data: Any) -> None:
     try:
         _save(self, key, data)  # type: ignore[no-untyped-call]
     except OSError as error:
         _tell(self._index_path, f"compiled kernels cannot be kept ({error.strerror})")
 
 
-IndexDataCacheFile.load, IndexDataCacheFile.save = load, save  # type: ignore[method-assign]
+IndexDataCacheFile.load = _load_or_none  # type: ignore[method-assign]
+IndexDataCacheFile.save = _save_if_it_can_be  # type: ignore[method-assign]

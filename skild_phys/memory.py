@@ -6,8 +6,7 @@ import contextlib
 import ctypes
 
 _MMAP_THRESHOLD, _TRIM_THRESHOLD = -3, -1  # of glibc's malloc.h
-HELD = 32 * 2**20
-"""Bytes up to which an array's memory stays with the process (glibc)."""
+_HELD = 32 * 2**20  # bytes up to which an array's memory stays with the process
 
 
 def hold_memory() -> None:
@@ -19,4 +18,4 @@ def hold_memory() -> None:
     """
     with contextlib.suppress(OSError, AttributeError):
         for parameter in (_MMAP_THRESHOLD, _TRIM_THRESHOLD):
-            ctypes.CDLL(None).mallopt(parameter, HELD)
+            ctypes.CDLL(None).mallopt(parameter, _HELD)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import importlib
 import os
 import re
@@ -15,7 +14,7 @@ import click
 
 from skild_phys import __version__
 from skild_phys.cli.terminal import flush, open_streams, say, warnings_after
-from skild_phys.errors import BadInput, SkildPhysError, as_in_python
+from skild_phys.errors import BadInput, SkildPhysError, as_in_python, nearest
 
 COMMANDS = {
     "simulate": "Exact Monte Carlo into a store.",
@@ -138,8 +137,7 @@ def _checked(command: str, options: Mapping[str, object]) -> dict[str, object]:
     known = options_of(command)
     for name, value in options.items():
         if name not in known:
-            near = difflib.get_close_matches(name, known, 1)
-            hint = f"; did you mean '{near[0]}'?" if near else ""
+            hint = nearest(name, known)
             raise TypeError(f"{command}() got an unexpected keyword argument '{name}'{hint}")
         option = known[name]
         if any(known.get(other) is option for other in options if other != name):

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -12,7 +12,7 @@ from skild_phys.cli import call, options_of
 from skild_phys.cli.options import answer, overwrite_option, threads_option
 from skild_phys.cli.rehearsal import rehearse
 from skild_phys.cli.terminal import say
-from skild_phys.errors import BadInput
+from skild_phys.errors import BadInput, nearest
 from skild_phys.files import (
     Lock,
     check_directory,
@@ -22,8 +22,11 @@ from skild_phys.files import (
 )
 from skild_phys.measurement import REPORT
 
-GIVEN = ("output", "o", "overwrite", "json", "append", "coarse", "truth", "help", "h")
-"""Options that a campaign sets itself, or that its tables cannot have."""
+if TYPE_CHECKING:
+    from skild_phys.campaign import Step
+
+_GIVEN = ("output", "o", "overwrite", "json", "append", "coarse", "truth", "help", "h")
+# Options that a campaign sets itself, or that its tables cannot have.
 
 
 @click.command()
@@ -54,14 +57,16 @@ def command(
     skild-phys run simulations/headline.toml --dry-run
     skild-phys run simulations/headline.toml
     """
-    from skild_phys.campaign import RESULTS, plan, read_campaign, results
-    from skild_phys.measurement.report import csv_text
-    from skild_phys.store import open_store
+    from skild_phys.campaign import plan, read_campaign
 
     folder = output or Path("runs") / campaign.stem
     tables = read_campaign(campaign)
     for name, many in tables.items():
-        _check_options(campaign, name, [key for table in many for key in table])
+        options = list(options_of(name))
+        for key in (key for table in many for key in table if key not in options or key in _GIVEN):
+            hint = nearest(key, [] if key in options else options)
+            accepted = f"an option of 'skild-phys {name}'{hint}"
+            raise BadInput(f"{campaign}: [{name}]", key, accepted)
     check_directory(folder)
     steps = plan(tables, folder, campaign.parent)
     rehearse(steps)
@@ -77,38 +82,55 @@ def command(
     if dry_run:
         lines = [f"{one['status']:8} {one['command']}" for one in listed]
         return answer(found, "\n".join(lines), as_json)
+    _refuse_changed(steps, states, overwrite)
+    for number, (step, state) in enumerate(zip(steps, states), start=1):
+        if state != "done":
+            say(f"[{number}/{len(steps)}] {step.words()}", err=True)
+            _do(step, overwrite, state == "begun", threads)
+    done = sum(state == "done" for state in states)
+    lines = [f"{folder}  {len(steps)} steps, {done} of them done before"]
+    return answer(found, "\n".join(lines + _compared(steps, folder)), as_json)
+
+
+def _refuse_changed(steps: Sequence[Step], states: Sequence[str], overwrite: bool) -> None:
+    from skild_phys.store import is_store, open_store
+
     changed = [step.output for step, state in zip(steps, states) if state == "changed"]
     if changed and not overwrite:
-        if (changed[0] / "zarr.json").exists():
+        if is_store(changed[0]):
             open_store(changed[0]).verify()  # a fault of its own says more
         accepted = "what the campaign says (it was made otherwise), or --overwrite"
         raise BadInput("CAMPAIGN", str(changed[0]), accepted)
-    for number, (step, state) in enumerate(zip(steps, states), start=1):
-        if state == "done":
-            continue
-        say(f"[{number}/{len(steps)}] {step.words()}", err=True)
-        _make_folders(step.output.parent)
-        # What was begun like this goes on; tables and reports are quick, and made anew.
-        anew = step.command in ("measure", "compare") or (state != "begun" and overwrite)
-        more: dict[str, Any] = {"output": step.output, "overwrite": anew}
-        if threads is not None and step.command != "coarsen":
-            more["threads"] = threads
-        clear_partials(step.record)
-        step.begin()
-        try:
-            call(step.command, step.inputs, step.options | more)
-        except BadInput:  # refused, so not begun
-            step.record.unlink(missing_ok=True)
-            raise
-        step.finish()
-    done = sum(state == "done" for state in states)
-    lines = [f"{folder}  {len(steps)} steps, {done} of them done before"]
+
+
+def _do(step: Step, overwrite: bool, begun: bool, threads: int | None) -> None:
+    _make_folders(step.output.parent)
+    # What was begun like this resumes; tables and reports are quick, and made anew.
+    anew = step.command in ("measure", "compare") or (overwrite and not begun)
+    more: dict[str, Any] = {"output": step.output, "overwrite": anew}
+    if threads is not None and "threads" in options_of(step.command):
+        more["threads"] = threads
+    clear_partials(step.record)
+    step.note(finished=False)
+    try:
+        call(step.command, step.inputs, step.options | more)
+    except BadInput:  # refused, so not begun
+        step.record.unlink(missing_ok=True)
+        raise
+    step.note(finished=True)
+
+
+def _compared(steps: Sequence[Step], folder: Path) -> list[str]:
+    """Write all comparisons as one table; return the paths of what was written."""
+    from skild_phys.campaign import RESULTS, results
+    from skild_phys.measurement.report import csv_text
+
     reports = [step.output / REPORT for step in steps if step.command == "compare"]
-    if reports:
-        clear_partials(folder / RESULTS)
-        write_text_atomically(folder / RESULTS, csv_text(results(steps, folder)))
-        lines += map(str, [*reports, folder / RESULTS])
-    return answer(found, "\n".join(lines), as_json)
+    if not reports:
+        return []
+    clear_partials(folder / RESULTS)
+    write_text_atomically(folder / RESULTS, csv_text(results(steps, folder)))
+    return [*map(str, reports), str(folder / RESULTS)]
 
 
 def _make_folders(path: Path) -> None:
@@ -116,14 +138,3 @@ def _make_folders(path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise write_error(path, error) from None
-
-
-def _check_options(campaign: Path, name: str, keys: list[str]) -> None:
-    """Raise BadInput for a key of table [name] that is no option of its command."""
-    options = list(options_of(name))
-    for key in keys:
-        if key not in options or key in GIVEN:
-            near = difflib.get_close_matches(key, options, 1) if key not in options else []
-            hint = f"; did you mean '{near[0]}'?" if near else ""
-            accepted = f"an option of 'skild-phys {name}'{hint}"
-            raise BadInput(f"{campaign}: [{name}]", key, accepted)

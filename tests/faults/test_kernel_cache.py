@@ -13,6 +13,7 @@ import pytest
 
 from skild_phys import kernel_cache
 from skild_phys.cli import main, run
+from skild_phys.errors import InputWarning
 
 KERNEL = """
 from numba import njit
@@ -42,7 +43,7 @@ def loaded(path: Path) -> Any:
 )
 def test_a_damaged_cache_is_compiled_anew(
     tmp_path: Path,
-    caplog: pytest.LogCaptureFixture,
+    recwarn: pytest.WarningsRecorder,
     monkeypatch: pytest.MonkeyPatch,
     kind: str,
     damaged: Callable[[bytes], bytes],
@@ -56,11 +57,12 @@ def test_a_damaged_cache_is_compiled_anew(
     hurt = loaded(tmp_path / "kernels.py")
     assert hurt(3) == 6
     assert hurt(0.5) == 1.0
-    assert caplog.messages == [f"{file.parent}: compiled kernels are damaged; compiling them anew"]
+    said = [str(one.message) for one in recwarn if one.category is InputWarning]
+    assert said == [f"{file.parent}: compiled kernels are damaged; compiling them anew"]
     again = loaded(tmp_path / "kernels.py")
     assert again(3) == 6
     assert sum(again.stats.cache_hits.values()) == 1
-    assert len(caplog.records) == 1
+    assert len([one for one in recwarn if one.category is InputWarning]) == 1
 
 
 def test_a_bug_that_is_an_eof_is_no_interrupt(monkeypatch: pytest.MonkeyPatch) -> None:
