@@ -106,12 +106,25 @@ def read_bytes(path: AnyPath) -> bytes:
     return Path(path).read_bytes()
 
 
+_DEEPEST = 64  # levels of records within records; deeper ones would exhaust Python's stack
+
+
 def parse_json(text: str | bytes, *, finite: bool = True) -> Any:
-    """Return what JSON holds; ValueError for what is none, or nested beyond `DEEPEST`.
+    """Return what JSON holds; ValueError for what is none, or nested too deeply.
 
     With `finite` also for numbers that are not: NaN, Infinity, and what float64 cannot hold.
     """
-    hooks: dict[str, Any] = {"parse_constant": _finite, "parse_float": _finite, "parse_int": _whole}
+
+    def number(word: str) -> float:
+        if not math.isfinite(value := float(word)):
+            raise ValueError(f"{word} is no finite number")
+        return value
+
+    def whole(word: str) -> int:
+        number(word)
+        return int(word)
+
+    hooks: dict[str, Any] = {"parse_constant": number, "parse_float": number, "parse_int": whole}
     return _shallow(lambda: json.loads(text, **(hooks if finite else {})))
 
 
@@ -124,17 +137,13 @@ def read_toml(path: AnyPath, option: str) -> dict[str, Any]:
         raise BadInput(option, os.fspath(path), f"a TOML file ({reason})") from None
 
 
-DEEPEST = 64
-"""Levels of records within records; what is nested deeper would exhaust Python's stack."""
-
-
 def _shallow(parse: Callable[[], Any]) -> Any:
     try:
         value = parse()
     except RecursionError:
         raise ValueError("nested too deeply") from None
     level = [value]
-    for _ in range(DEEPEST):
+    for _ in range(_DEEPEST):
         inner = [
             v.values() if isinstance(v, dict) else v for v in level if isinstance(v, dict | list)
         ]
@@ -142,18 +151,6 @@ def _shallow(parse: Callable[[], Any]) -> Any:
     if level:
         raise ValueError("nested too deeply")
     return value
-
-
-def _finite(text: str) -> float:
-    value = float(text)
-    if not math.isfinite(value):
-        raise ValueError(f"{text} is no finite number")
-    return value
-
-
-def _whole(text: str) -> int:
-    _finite(text)
-    return int(text)
 
 
 def make_directory(path: AnyPath) -> None:
@@ -164,19 +161,6 @@ def make_directory(path: AnyPath) -> None:
     except FileExistsError as error:
         if not os.path.isdir(path):
             raise write_error(path, error) from error
-    except OSError as error:
-        raise write_error(path, error) from error
-
-
-def fsync_tree(path: AnyPath) -> None:
-    """Sync a file, or a directory with everything in it, to disk; raises WriteError."""
-    try:
-        for folder, _, names in os.walk(path):
-            for name in names:
-                _fsync(os.path.join(folder, name))
-            _fsync(folder)
-        if not os.path.isdir(path):
-            _fsync(path)
     except OSError as error:
         raise write_error(path, error) from error
 
@@ -213,7 +197,9 @@ def whole_directory(path: AnyPath, *, replace: bool = False) -> Iterator[Path]:
             shutil.rmtree(part, ignore_errors=True)
         part.mkdir()
         yield part
-        fsync_tree(part)
+        for folder, _, names in os.walk(part):
+            for name in (*names, "."):
+                _fsync(os.path.join(folder, name))
         if path.exists() != there:
             raise StoreError(
                 f"{os.fspath(shown)}: was made or removed by another process meanwhile"
@@ -288,7 +274,7 @@ class Lock:
             raise StoreError(f"{self._path}: was removed or replaced while it was being written")
 
     def release(self) -> None:
-        """Give the lock back; does nothing when it is not held."""
+        """Give the lock back, if it is held."""
         if self._descriptor is None:
             return
         try:
@@ -325,13 +311,31 @@ def check_output(
     missing or not writable, one inside a store, one that cannot be looked at, and, without
     `overwrite`, one that exists. As a `directory` for files also a store, and a file.
     """
+    path, shown = Path(path), os.fspath(path)
     try:
-        _check_output(Path(path), overwrite, inputs, option)
+        real = path.resolve()
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            path.stat()  # a loop of links, which resolve leaves as it is from Python 3.13 on
+        for given in inputs:
+            source = Path(given).resolve()
+            if real == source or source in real.parents or real in source.parents:
+                raise BadInput(option, shown, f"a path apart from the input {os.fspath(given)}")
+        if not path.name or path.name == "..":
+            raise BadInput(option, shown, "a path that ends in a name")
+        _check_outside_stores(path, real.parents, option)
+        if not path.parent.is_dir():
+            raise BadInput(option, shown, f"a path in a directory that exists, not {path.parent}")
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            raise BadInput(option, shown, "a file or a directory, not a device or a FIFO")
+        if os.path.lexists(path) and not overwrite:
+            raise OutputTaken(option, shown, "a path that does not exist (or --overwrite)")
+        if not os.access(path if path.exists() else path.parent, os.W_OK):
+            raise BadInput(option, shown, "a path that you may write to")
         if directory:
             check_directory(path, option)
     except (OSError, RuntimeError) as error:  # RuntimeError: a loop of links, before Python 3.13
         reason = error.strerror if isinstance(error, OSError) else error
-        raise BadInput(option, os.fspath(path), f"a path that can be used: {reason}") from error
+        raise BadInput(option, shown, f"a path that can be used: {reason}") from error
 
 
 def check_directory(path: AnyPath, option: str = "-o") -> None:
@@ -346,25 +350,3 @@ def _check_outside_stores(path: AnyPath, folders: Sequence[Path], option: str) -
     for folder in folders:
         if (folder / "zarr.json").exists():
             raise BadInput(option, os.fspath(path), f"a path outside the store {folder}")
-
-
-def _check_output(path: Path, overwrite: bool, inputs: Sequence[AnyPath], option: str) -> None:
-    shown = str(path)
-    real = path.resolve()
-    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-        path.stat()  # a loop of links, which resolve leaves as it is from Python 3.13 on
-    for given in inputs:
-        source = Path(given).resolve()
-        if real == source or source in real.parents or real in source.parents:
-            raise BadInput(option, shown, f"a path apart from the input {os.fspath(given)}")
-    if not path.name or path.name == "..":
-        raise BadInput(option, shown, "a path that ends in a name")
-    _check_outside_stores(path, real.parents, option)
-    if not path.parent.is_dir():
-        raise BadInput(option, shown, f"a path in a directory that exists, not {path.parent}")
-    if path.exists() and not (path.is_file() or path.is_dir()):
-        raise BadInput(option, shown, "a file or a directory, not a device or a FIFO")
-    if os.path.lexists(path) and not overwrite:
-        raise OutputTaken(option, shown, "a path that does not exist (or --overwrite)")
-    if not os.access(path if path.exists() else path.parent, os.W_OK):
-        raise BadInput(option, shown, "a path that you may write to")

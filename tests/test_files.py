@@ -14,7 +14,6 @@ from skild_phys.files import (
     Lock,
     check_output,
     check_there,
-    fsync_tree,
     make_directory,
     parse_json,
     read_toml,
@@ -58,15 +57,6 @@ def test_write_into_a_missing_directory(tmp_path: Path) -> None:
         write_bytes_atomically(tmp_path / "no" / "a", b"")
     with pytest.raises(WriteError, match="No such file"):
         make_directory(tmp_path / "no" / "a")
-
-
-def test_sync_of_a_tree_and_of_a_file(tmp_path: Path) -> None:
-    (tmp_path / "d").mkdir()
-    (tmp_path / "d" / "a").write_bytes(b"x")
-    fsync_tree(tmp_path)
-    fsync_tree(tmp_path / "d" / "a")
-    with pytest.raises(WriteError, match="none"):
-        fsync_tree(tmp_path / "none")
 
 
 @pytest.mark.parametrize("kind", ["directory", "file", "nothing"])

@@ -35,10 +35,10 @@ def whole_numbers(path: Path, scalars: Mapping[str, NDArray[Any]]) -> dict[str, 
     """
     known = {name: np.asarray(values) for name, values in scalars.items()}
     found = {name: v for name, v in known.items() if name in SCALARS and v.dtype.kind in "iuf"}
-    found = {name: v for name, v in found.items() if np.dtype(SCALARS[name].dtype).kind == "i"}
+    found = {name: v for name, v in found.items() if np.dtype(SCALARS[name][0]).kind == "i"}
     missing = {name: ~np.isfinite(v) for name, v in found.items()}
     for name, values in found.items():
-        lost, limit = missing[name], np.iinfo(SCALARS[name].dtype).max
+        lost, limit = missing[name], np.iinfo(SCALARS[name][0]).max
         if name in ("label", "split") and lost.any():
             raise StoreError(f"{path}: variable '{name}': {lost.sum()} samples have none")
         kept = values[~lost]

@@ -38,24 +38,16 @@ _SCALAR_CHUNK = 4096
 _MOST_STATES = 127
 
 
-class _Variable(NamedTuple):
-    """A scalar; `fill` is a value that no sample has, so a gap is never data."""
-
-    dtype: str
-    fill: int | str
-    units: str
-    long_name: str
-
-
-SCALARS = {
-    "energy": _Variable("float64", "NaN", "J", "energy per site"),
-    "magnetization": _Variable("float64", "NaN", "1", "magnetization per site"),
-    "chain": _Variable("int32", -1, "1", "Markov chain of the sample"),
-    "draw": _Variable("int64", -1, "1", "place of the sample in its chain"),
-    "parent": _Variable("int64", -1, "1", "index of the sample in the parent store"),
-    "label": _Variable("int32", -1, "1", "class of the image"),
-    "split": _Variable("int8", -1, "1", "0 for training, 1 for testing"),
+SCALARS: dict[str, tuple[str, int | str, str, str]] = {
+    "energy": ("float64", "NaN", "J", "energy per site"),
+    "magnetization": ("float64", "NaN", "1", "magnetization per site"),
+    "chain": ("int32", -1, "1", "Markov chain of the sample"),
+    "draw": ("int64", -1, "1", "place of the sample in its chain"),
+    "parent": ("int64", -1, "1", "index of the sample in the parent store"),
+    "label": ("int32", -1, "1", "class of the image"),
+    "split": ("int8", -1, "1", "0 for training, 1 for testing"),
 }
+"""Type, a value that no sample has, unit and long name of scalars; others are numbers of unit 1."""
 
 
 def sides(shape: Sequence[int]) -> int | list[int]:
@@ -141,28 +133,25 @@ class Layout:
     dtype: str = ""
 
     def __post_init__(self) -> None:
-        name, q = self.field, self.q
-        if name not in FIELDS:
-            raise BadInput("field", name, " or ".join(FIELDS))
+        if self.field not in FIELDS:
+            raise BadInput("field", self.field, " or ".join(FIELDS))
+        kind, real = FIELDS[self.field], self.field == "field"
         if not self.dtype:
-            object.__setattr__(self, "dtype", FIELDS[name].dtype)
-        if len(self.shape) not in AXES:
-            raise BadInput("shape", self.shape, "two sides or three")
-        for option, value in (("chunk", self.chunk), *(("shape", side) for side in self.shape)):
-            check_whole(option, value)
-        kind = FIELDS[name]
-        if not 2**-15 < self.scale <= 1.0 if kind.scaled else self.scale != 1.0:
-            accepted = "1 over the sites in a block, at most 32767 of them"
-            raise BadInput("scale", self.scale, accepted)
-        if not 2 <= q <= _MOST_STATES if kind.of_states else q != 0:
-            accepted = f"2 to {_MOST_STATES} states" if kind.of_states else "0"
-            raise BadInput("q", q, f"{accepted} for '{name}'")
-        if (self.channels < 1) if name == "image" else (self.channels != 0):
-            raise BadInput("channels", self.channels, f"{int(name == 'image')} for '{name}'")
-        if self.components < 1 or (self.components > 1 and name != "field"):
-            raise BadInput("components", self.components, f"1 for '{name}'")
-        if self.dtype not in (kind.dtype, *(("float64",) if name == "field" else ())):
-            raise BadInput("dtype", self.dtype, f"{kind.dtype} for '{name}'")
+            object.__setattr__(self, "dtype", kind.dtype)
+        for name, fits, accepted in (
+            ("shape", len(self.shape) in AXES, "two sides or three"),
+            ("scale", 2**-15 < self.scale <= 1 if kind.scaled else self.scale == 1,
+             "1 over the sites in a block, at most 32767 of them"),
+            ("q", 2 <= self.q <= _MOST_STATES if kind.of_states else self.q == 0,
+             f"2 to {_MOST_STATES} states" if kind.of_states else f"0 for '{self.field}'"),
+            ("channels", (self.channels > 0) == (self.field == "image"), "1 or more for images"),
+            ("components", self.components == 1 or (real and self.components > 1), "1 or more"),
+            ("dtype", self.dtype == kind.dtype or (real and self.dtype == "float64"), kind.dtype),
+        ):  # fmt: skip
+            if not fits:
+                raise BadInput(name, getattr(self, name), accepted)
+        for name, value in (("chunk", self.chunk), *(("shape", side) for side in self.shape)):
+            check_whole(name, value)
 
     @property
     def sample_shape(self) -> tuple[int, ...]:
@@ -197,9 +186,8 @@ class Layout:
             )
         }
         for name in self.variables:
-            dtype, fill, units, long_name = SCALARS.get(
-                name, _Variable("float64", "NaN", "1", name.replace("_", " "))
-            )
+            usual: tuple[str, int | str, str, str] = ("float64", "NaN", "1", name.replace("_", " "))
+            dtype, fill, units, long_name = SCALARS.get(name, usual)
             described = {"long_name": long_name, "units": units}
             arrays[name] = array_metadata(
                 dtype, (samples,), (_SCALAR_CHUNK,), fill, ("sample",), described
