@@ -2,6 +2,7 @@
 # make test   environment, install, the test suite
 # make test-oldest, make test-newest   the same on the oldest versions that pyproject.toml allows, and on the newest
 #   there are; both with PyTorch of constraints.txt
+#   WORKERS=1 for one test after the other
 # make lint   ruff and mypy
 # make figures   all of paper_figures/ that CSV files make
 # make docs   the documentation, into build/docs/index.html
@@ -11,17 +12,21 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 RUN := $(BIN)/skild-phys
 DEMO := demo
+PIP := -m pip install --quiet --no-compile --disable-pip-version-check
+WORKERS ?= 2
+PYTEST := -m pytest -n $(WORKERS) --dist worksteal
 
 .PHONY: demo test test-slow test-oldest test-newest lint docs figures clean
 .DELETE_ON_ERROR:
 
 $(VENV)/.base: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	$(BIN)/python $(PIP) -c constraints.txt -e .
 	touch $@
 
-$(VENV)/.dev: $(VENV)/.base
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+$(VENV)/.dev: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python $(PIP) -c constraints.txt -e ".[dev]"
 	touch $@
 
 demo: $(VENV)/.base
@@ -35,10 +40,10 @@ demo: $(VENV)/.base
 	  --coarse $(DEMO)/coarse.zarr -o $(DEMO)/report --overwrite
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest
+	$(BIN)/python $(PYTEST)
 
 test-slow: $(VENV)/.dev
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python $(PYTEST) -m slow
 
 build/newest.txt: constraints.txt
 	mkdir -p build
@@ -50,8 +55,8 @@ build/oldest.txt: pyproject.toml build/newest.txt
 
 test-oldest test-newest: test-%: build/%.txt
 	$(PYTHON) -m venv build/$*
-	build/$*/bin/python -m pip install --quiet --disable-pip-version-check -c $< -e ".[dev]"
-	NUMBA_CACHE_DIR=build/$*/numba build/$*/bin/python -m pytest
+	build/$*/bin/python $(PIP) -c $< -e ".[dev]"
+	NUMBA_CACHE_DIR=build/$*/numba build/$*/bin/python $(PYTEST)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -64,7 +69,7 @@ figures: $(VENV)/.base
 	  $(BIN)/python paper_figures/$$figure.py || exit 1; done
 
 $(VENV)/.docs: $(VENV)/.base
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[docs]"
+	$(BIN)/python $(PIP) -c constraints.txt -e ".[docs]"
 	touch $@
 
 docs: $(VENV)/.docs

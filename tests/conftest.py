@@ -1,8 +1,12 @@
-"""Fixtures that several test files share."""
+"""What several test files share: the command line, stores of random samples, deaths."""
 
 from __future__ import annotations
 
 import os
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # one thread a worker, before NumPy and PyTorch are loaded
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,6 +17,9 @@ from numpy.typing import NDArray
 
 from skild_phys.cli import run
 from skild_phys.store import LatticeStore, create_store, open_store
+
+TC = 2.269185314213022
+"""Critical temperature of the 2D Ising model, 2 / ln(1 + sqrt(2)), Onsager 1944."""
 
 Samples = dict[str, NDArray[Any]]
 

@@ -146,12 +146,19 @@ def p_value(model: Model, lattices: Lattices, temperature: float, whole: bool = 
 
 
 def chi_square(observed: NDArray[Any], expected: Array, least: float = 20.0) -> float:
-    """Return the p value of counts; cells with fewer than `least` expected are pooled."""
-    rare = expected < least
-    o, x = observed[~rare], expected[~rare]
-    if rare.any():
-        o, x = np.append(o, observed[rare].sum()), np.append(x, expected[rare].sum())
-    return float(scipy.stats.chi2.sf(((o - x) ** 2 / x).sum(), len(o) - 1))
+    """Return Pearson's p; cells are merged, rarest first, until each expects at least `least`."""
+    order = np.argsort(expected, kind="stable")
+    cell, label, held = np.empty(len(order), dtype=int), 0, 0.0
+    for k, amount in enumerate(expected[order]):
+        cell[k] = label
+        held += amount
+        if held >= least:
+            label, held = label + 1, 0.0
+    cell[cell == label] = max(label - 1, 0)  # what is left over joins the last cell
+    seen, want = np.bincount(cell, observed[order]), np.bincount(cell, expected[order])
+    if len(want) == 1:
+        return 1.0
+    return float(scipy.stats.chi2.sf(((seen - want) ** 2 / want).sum(), len(want) - 1))
 
 
 # -- energies ---------------------------------------------------------------------------------

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from conftest import TC
 from numpy.typing import NDArray
 
-from skild_phys.models import MODELS
 from skild_phys.rng import kernel_state
 from skild_phys.rules import coarsen, get_rule
 from skild_phys.simulation.wolff import wolff
@@ -19,7 +19,6 @@ from skild_phys.skild.spins import Couplings
 from skild_phys.skild.unet import NetworkConfig
 from skild_phys.skild.weights import Weights
 
-TC = MODELS["ising2d"].critical_temperature
 TINY = NetworkConfig(patch=2, channels=(8, 8), blocks=(1, 1), embedding=16)
 POWER_LAW = RadialSpectrum((0.1, 0.5, 1.0, 4.5), (45.0, 3.0, 1.0, 0.15), 0.66)
 NEIGHBOURS = Couplings(((0, 1), (1, 0)), (0.4407, 0.4407))

@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import xarray as xr
+from conftest import exit_code
 
 import skild_phys as sp
-from skild_phys.cli import run
 from skild_phys.errors import BadInput, Interrupted, StoreError
 from skild_phys.simulation.spec import SimulationSpec
 from skild_phys.skild.weights import load_weights, shipped_weights
@@ -46,9 +46,7 @@ def test_what_the_commands_make_is_what_the_functions_make(
     )
     for line in words:
         command = [str(tmp_path / w) if w.endswith(".zarr") else w for w in line.split()]
-        with pytest.raises(SystemExit) as exit_:
-            run(command)
-        assert exit_.value.code == 0
+        assert exit_code(*command) == 0
     for name, data in (("fine", fine), ("coarse", coarse), ("refined", refined)):
         there = sp.open_dataset(tmp_path / f"{name}.zarr")
         assert set(there.data_vars) == set(data.data_vars)
@@ -59,20 +57,18 @@ def test_what_the_commands_make_is_what_the_functions_make(
 def test_names_may_hold_anything(tmp_path: Path) -> None:
     """'::' is no URL, bytes need not be UTF-8. Planted, seen to fail: a path where Zarr's store
     goes (GroupNotFoundError), names that NetCDF, HTML and CSV cannot encode."""
-    for name in ("a::b", os.fsdecode(b"\xff")):
-        at = {key: tmp_path / f"{key}{name}.zarr" for key in ("fine", "coarse", "refined", "made")}
-        sp.simulate(L=8, T="Tc", samples=4, every=1, burn_in=0, output=at["fine"])
-        sp.coarsen(at["fine"], 2, output=at["coarse"])
-        sp.refine(at["coarse"], method="fill", output=at["refined"])
-        made = sp.generate(truth=at["fine"], factor=2, steps=2, output=at["made"])
-        made.to_netcdf(tmp_path / "made.nc", engine="scipy")
-        inputs = (at["fine"], at["refined"])
-        report = sp.compare(*inputs, coarse=at["coarse"], output=tmp_path / f"report{name}")
-        assert "compare" in report.html
-        for suffix in ("", ".zarr"):
-            with pytest.raises(SystemExit) as ended:
-                run(["measure", str(at["fine"]), "-o", str(tmp_path / f"m{name}{suffix}")])
-            assert ended.value.code == 0
+    name = os.fsdecode(b"a::b\xff")
+    at = {key: tmp_path / f"{key}{name}.zarr" for key in ("fine", "coarse", "refined", "made")}
+    sp.simulate(L=8, T="Tc", samples=4, every=1, burn_in=0, output=at["fine"])
+    sp.coarsen(at["fine"], 2, output=at["coarse"])
+    sp.refine(at["coarse"], method="fill", output=at["refined"])
+    made = sp.generate(truth=at["fine"], factor=2, steps=2, output=at["made"])
+    made.to_netcdf(tmp_path / "made.nc", engine="scipy")
+    inputs = (at["fine"], at["refined"])
+    report = sp.compare(*inputs, coarse=at["coarse"], output=tmp_path / f"report{name}")
+    assert "compare" in report.html
+    for suffix in ("", ".zarr"):
+        assert exit_code("measure", at["fine"], "-o", tmp_path / f"m{name}{suffix}") == 0
 
 
 @pytest.mark.parametrize("rule", ["block_mean", "majority", "decimate", "spectral"])
@@ -118,14 +114,14 @@ def test_compare_pairs_models_with_their_truth(fine: xr.Dataset, tmp_path: Path)
     assert set(report.table["model"]) == {"fill", "fill 2"}
     assert report.html == (tmp_path / "report" / "report.html").read_text()
     assert report._repr_html_().startswith("<iframe srcdoc=")
-    named = sp.compare(fine, *models, names=["one", "two"])
+    named = sp.compare(fine, *models, names=["one", "two"], no_figures=True)
     assert [m.name for m in named.comparison.stores] == ["one", "two"]
     with pytest.raises(BadInput, match="2 different names"):
         sp.compare(fine, *models, names=["one", "one"])
     for bad in ("a/b", "", "../x", "<b>"):
         with pytest.raises(BadInput, match="letters"):
             sp.compare(fine, *models, names=["one", bad])
-    lost = sp.compare(fine.isel(sample=slice(4, 8)), models[0])
+    lost = sp.compare(fine.isel(sample=slice(4, 8)), models[0], no_figures=True)
     assert "note: unpaired errors" in repr(lost)
 
 

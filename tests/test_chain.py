@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import scipy.stats
-from conftest import files_of
+from conftest import TC, files_of
 
 from skild_phys.errors import BadInput, Interrupted
 from skild_phys.models import MODELS, get_model
@@ -28,8 +28,6 @@ from skild_phys.simulation.spec import SimulationSpec, parse_shape, spec_of
 from skild_phys.simulation.unit import draw, start_unit
 from skild_phys.simulation.wolff import wolff
 from skild_phys.store import StoreWriter, open_store
-
-TC = MODELS["ising2d"].critical_temperature
 
 EVERY_KERNEL = [
     ("ising2d", (8, 8), "wolff"),

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pytest
-from conftest import Call
+from conftest import TC, Call
 from numpy.typing import NDArray
 
 from skild_phys.cli import bench as _loaded  # noqa: F401
@@ -20,7 +20,6 @@ peers = importlib.import_module("skild_phys.benchmarks.peers")
 timing = importlib.import_module("skild_phys.benchmarks.timing")
 
 TINY = ["bench", "simulate", "--L", "16", "--seconds", "0.002", "--runs", "2"]
-TC = 2.269185314213022
 
 
 def result(call: Call, *words: str) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import TC
 from numpy.typing import NDArray
 
 from skild_phys.errors import BadInput, Interrupted
@@ -25,7 +26,6 @@ from skild_phys.simulation.conditional.blocks import build_layout, join, split
 from skild_phys.simulation.conditional.draws import metropolis, threshold
 from skild_phys.simulation.conditional.pilot import measure_sweeps, pilot_chains
 
-TC = MODELS["ising2d"].critical_temperature
 GOLDEN = {
     "block_mean": "94ddc31de474e8dc",
     "majority": "5b0738e61a700050",

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import xarray as xr
+from conftest import TC
 
 from skild_phys.errorbars import ErrorMethod
 from skild_phys.errors import BadInput, StoreError
@@ -18,7 +19,6 @@ from skild_phys.models import MODELS
 from skild_phys.store import create_store, open_store
 
 N, SHAPE = 30, (12, 16)
-TC = MODELS["ising2d"].critical_temperature
 PLACES = {"chain": np.arange(N) % 3, "draw": np.arange(N) // 3}
 
 

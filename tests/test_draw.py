@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+from sampler_helpers import chi_square
 from scipy import stats
 from skild_helpers import critical_lattices
 
@@ -25,18 +26,13 @@ def block_law(logits: np.ndarray, weight: Callable[[int], float]) -> tuple[np.nd
     return configurations, p / p.sum()
 
 
-def chi_square(drawn: np.ndarray, configurations: np.ndarray, p: np.ndarray) -> float:
-    """Return the p-value of counts of drawn blocks; rare configurations are pooled."""
+def p_value(drawn: np.ndarray, configurations: np.ndarray, p: np.ndarray) -> float:
+    """Return the p-value of counts of drawn blocks."""
     n = configurations.shape[1]
     code = ((drawn > 0) * 2 ** np.arange(n)[::-1]).sum(axis=1)
     counts = np.bincount(code, minlength=2**n)
     assert counts[p == 0].sum() == 0
-    expected = p * len(drawn)
-    common = expected >= 5
-    seen = np.append(counts[common], counts[~common].sum())
-    meant = np.append(expected[common], expected[~common].sum())
-    keep = meant > 0
-    return float(stats.chisquare(seen[keep], meant[keep]).pvalue)
+    return chi_square(counts[p > 0], p[p > 0] * len(drawn), least=5)
 
 
 def draw_many(
@@ -58,7 +54,7 @@ def test_spins_given_the_block_sum(b: int, value: int) -> None:
     drawn = draw_many(logits, "block_mean", value, 0, b, seed=11)
     assert (drawn.sum(axis=1) == value).all()
     configurations, p = block_law(logits, lambda s: float(s == value))
-    assert chi_square(drawn, configurations, p) > 1e-4
+    assert p_value(drawn, configurations, p) > 1e-4
 
 
 @pytest.mark.statistical
@@ -71,7 +67,7 @@ def test_spins_given_the_majority(b: int, sign: int, coin: int) -> None:
     drawn = draw_many(logits, "majority", sign, coin, b, seed=12)
     tie = 0.5 if coin == 0 else float(coin == sign)
     configurations, p = block_law(logits, lambda s: tie if s == 0 else float(s * sign > 0))
-    assert chi_square(drawn, configurations, p) > 1e-4
+    assert p_value(drawn, configurations, p) > 1e-4
 
 
 @pytest.mark.statistical
@@ -79,7 +75,7 @@ def test_faults_are_rejected() -> None:
     """Planted: logits off by a factor, a tie that is always allowed. Each at p < 1e-6."""
     logits = np.random.default_rng(2).normal(0, 2, (2, 2))
     drawn = draw_many(1.3 * logits, "block_mean", 0, 0, 2, seed=13)
-    assert chi_square(drawn, *block_law(logits, lambda s: float(s == 0))) < 1e-6
+    assert p_value(drawn, *block_law(logits, lambda s: float(s == 0))) < 1e-6
     drawn = draw_many(logits, "majority", 1, 1, 2, seed=14)
     _, p = block_law(logits, lambda s: float(s > 0))
     code = ((drawn > 0) * 2 ** np.arange(4)[::-1]).sum(axis=1)
@@ -132,13 +128,13 @@ def test_the_law_holds_where_the_odds_are_beyond_float64(flip: int) -> None:
     """H0 as above with logits near +-40, where 1 - p rounds to 0; p > 1e-4, six cases."""
     logits = flip * np.array([[40.0, 42.0], [41.0, 40.5]])
     drawn = draw_many(logits, "block_mean", 0, 0, 2, seed=21)
-    assert chi_square(drawn, *block_law(logits, lambda s: float(s == 0))) > 1e-4
+    assert p_value(drawn, *block_law(logits, lambda s: float(s == 0))) > 1e-4
     drawn = draw_many(logits, "majority", -flip, flip, 2, seed=22)
-    assert chi_square(drawn, *block_law(logits, lambda s: float(s * flip < 0))) > 1e-4
+    assert p_value(drawn, *block_law(logits, lambda s: float(s * flip < 0))) > 1e-4
     huge = flip * np.array([[250.0, 252.0], [251.0, 250.5]])
     drawn = draw_many(huge, "block_mean", 0, 0, 2, seed=23)
     same_law = block_law(huge - 250.0 * flip, lambda s: float(s == 0))
-    assert chi_square(drawn, *same_law) > 1e-4
+    assert p_value(drawn, *same_law) > 1e-4
 
 
 @pytest.mark.parametrize("b", [8, 12, 16, 24])

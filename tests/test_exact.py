@@ -6,11 +6,10 @@ import math
 
 import numpy as np
 import pytest
+from conftest import TC
 
 from skild_phys.errors import BadInput
 from skild_phys.models import MODELS, exact
-
-TC = MODELS["ising2d"].critical_temperature
 
 KAUFMAN = {
     8: (-1.4915891074, 1.1455592),

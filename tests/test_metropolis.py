@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import TC
 from numpy.typing import NDArray
 
 from skild_phys.models.geometry import row_parity
@@ -20,7 +21,6 @@ from skild_phys.simulation.metropolis import acceptance, metropolis
 from skild_phys.simulation.multispin import REPLICAS, bit_planes, multispin, pack, unpack
 from skild_phys.simulation.potts import potts_metropolis
 
-TC = 2.269185314213022
 Kernel = Callable[[NDArray[np.int8], float, NDArray[np.uint64], int], None]
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import TC
 
 import skild_phys as sp
 from skild_phys.cli import run
@@ -24,8 +25,6 @@ from skild_phys.models.exact import kaufman_energy, kaufman_specific_heat
 from skild_phys.simulation.chain import simulate
 from skild_phys.simulation.spec import SimulationSpec
 from skild_phys.store import LatticeStore, create_store, open_lattices, open_store
-
-TC = MODELS["ising2d"].critical_temperature
 
 
 @pytest.fixture(scope="module")

@@ -6,8 +6,11 @@ of freedom is beyond with p = 4e-6, for each of about 16 residuals.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import io
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -15,11 +18,11 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-
-from skild_phys.cli import run
+import torch
+from conftest import exit_code
 
 HOME = Path(__file__).parent.parent
-TINY = (HOME / "simulations" / "tiny.toml").read_text()
+TINY = (HOME / "simulations" / "tiny.toml").read_text() + "no_figures = true\n"
 MODES = re.sub(r"\[measure\]\n.*\n", "", TINY).replace('"skild", "exact"', '"skild"')
 MODES = MODES.replace("factor = 4", 'factor = 4\nrule = "spectral"')
 READ = {  # study -> what it is called with beside the campaign's folder
@@ -38,6 +41,7 @@ OWN = {  # studies with stores of their own
     "rivals_ising2d": "--minutes 0.02 --lattices 2 --side 16 --trained 16 --calls 4",
     "trials_ising2d": "--minutes 0.02 --side 16 --trained 16 --rows 2",
 }
+SPAWNING = {"trials_ising2d"}
 NEEDS_PHOTOGRAPHS = {"images_cifar10"}
 
 
@@ -47,20 +51,35 @@ def campaigns(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs")
     for name, text in (("tiny", TINY), ("modes", MODES)):
         (folder / f"{name}.toml").write_text(text)
-        with pytest.raises(SystemExit, match="0"):
-            run(["run", str(folder / f"{name}.toml"), "-o", str(folder / name)])
+        assert exit_code("run", folder / f"{name}.toml", "-o", folder / name) == 0
     return folder
+
+
+def printed(script: Path, *words: object) -> str:
+    """Run a script, in this process but where it starts others; return what it prints."""
+    if script.stem in SPAWNING:
+        command = [sys.executable, script, *words]
+        return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+    threads = torch.get_num_threads()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as out:
+        patch.setattr(sys, "argv", [str(script), *map(str, words)])
+        try:
+            runpy.run_path(str(script), run_name="__main__")
+        except SystemExit as ended:
+            if ended.code:
+                raise
+        finally:
+            torch.set_num_threads(threads)
+    return out.getvalue()
 
 
 def study(name: str, folder: Path, words: str, at: Path) -> tuple[pd.DataFrame, str]:
     """Run a study in the folder `at`; return its table and verdict."""
     for script in (name, "study"):
         shutil.copy(HOME / "analysis" / f"{script}.py", at)
-    command = [sys.executable, at / f"{name}.py", folder, *words.split()]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    out = printed(at / f"{name}.py", folder, *words.split())
     said = (at / f"{name}.md").read_text()
-    assert said.strip() in done.stdout
+    assert said.strip() in out
     return pd.read_csv(at / f"{name}.csv"), said
 
 
@@ -81,9 +100,7 @@ def test_a_study_with_stores_of_its_own(name: str, tmp_path: Path) -> None:
     table, said = study(name, tmp_path / "runs", OWN[name], tmp_path)
     assert len(table) >= 8
     assert said.strip()
-    script = [sys.executable, tmp_path / f"{name}.py", "--table"]
-    again = subprocess.run(script, capture_output=True, text=True)
-    assert again.stdout.strip() == said.strip(), again.stderr
+    assert printed(tmp_path / f"{name}.py", "--table").strip() == said.strip()
 
 
 def test_calls_of_the_network_are_counted(campaigns: Path, tmp_path: Path) -> None:
@@ -121,9 +138,6 @@ def test_every_study_is_run() -> None:
 
 
 def test_a_campaign_that_was_not_run_takes_one_line(tmp_path: Path) -> None:
-    for script in ("sizes_ising2d", "study"):
-        shutil.copy(HOME / "analysis" / f"{script}.py", tmp_path)
-    command = [sys.executable, tmp_path / "sizes_ising2d.py", tmp_path / "none"]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode != 0
-    assert re.fullmatch(r"error: \S+results.csv: is not there.*\n", done.stderr)
+    with pytest.raises(SystemExit) as ended:
+        study("sizes_ising2d", tmp_path / "none", "", tmp_path)
+    assert re.fullmatch(r"error: \S+results.csv: is not there.*", str(ended.value.code))

@@ -5,6 +5,7 @@ import math
 
 import numpy as np
 import pytest
+from conftest import TC
 from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
@@ -14,7 +15,6 @@ from skild_phys.rng import BITS_BLOCK, fill_bits, lane_state
 from skild_phys.simulation.swendsen_wang import _redraw, draw_bonds, label_clusters, swendsen_wang
 from skild_phys.simulation.wolff import bond_threshold
 
-TC = 2.269185314213022
 # shape, T, q: SHA-256 of the lattice and the generator state after 20 sweeps from all 1.
 GOLDEN = {
     ((16, 12), TC, 0): "be5b16f86afd59c68c9d166f624dd258b976a4e4093134b747c334fa560ad7b5",

@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+from conftest import TC
 from numba import njit
 from numpy.typing import NDArray
 from scipy.sparse import coo_array
@@ -23,7 +24,6 @@ from skild_phys.simulation.swendsen_wang_runs import (
     unpack,
 )
 
-TC = 2.269185314213022
 SHAPES = [
     (2, 2), (2, 3), (3, 2), (2, 17), (17, 2), (16, 16), (2, 64), (3, 64), (5, 63), (4, 65),
     (65, 4), (2, 128), (7, 128), (31, 65), (64, 64), (9, 200),

@@ -16,20 +16,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import exit_code
 
-from skild_phys.cli import run
 from skild_phys.files import printable
 from skild_phys.store import LatticeStore, create_store, open_lattices
 
 Make = Callable[..., LatticeStore]
 STRANGE = os.fsdecode(b"a\x1b[31m\x9b7\xff\x07\rb.zarr")
 """A name with an escape sequence, a bell, a carriage return, and bytes that are not UTF-8."""
-
-
-def _code(*words: object) -> int:
-    with pytest.raises(SystemExit) as ended:
-        run([str(word) for word in words])
-    return int(ended.value.code or 0)
 
 
 def test_escapes_are_those_that_json_reads_back() -> None:
@@ -45,11 +39,13 @@ def test_no_control_character_of_a_name_reaches_the_terminal(
     make_store(name=STRANGE)
     make_store(name="b.zarr")
     there, absent = tmp_path / STRANGE, tmp_path / f"no{STRANGE}"
-    assert _code("measure", there, "--only", "U4", "--threads", 1) == 0
-    assert _code("compare", tmp_path / "b.zarr", there, "-o", tmp_path / "r", "--no-figures") == 0
-    assert _code("measure", absent) == 2
-    assert _code(f"no{STRANGE}") == 2
-    assert _code("measure", there, f"--no{STRANGE}") == 2
+    assert exit_code("measure", there, "--only", "U4", "--threads", 1) == 0
+    assert (
+        exit_code("compare", tmp_path / "b.zarr", there, "-o", tmp_path / "r", "--no-figures") == 0
+    )
+    assert exit_code("measure", absent) == 2
+    assert exit_code(f"no{STRANGE}") == 2
+    assert exit_code("measure", there, f"--no{STRANGE}") == 2
     out, err = capsys.readouterr()
     for text in (out, err):
         assert "a\\u001b[31m" in text
@@ -66,7 +62,7 @@ def test_stdout_that_is_not_utf8_gets_every_character(
     raw = io.BytesIO()
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding="latin-1"))
     words = (tmp_path / "a.zarr", tmp_path / "b.zarr", "-o", tmp_path / "r", "--no-figures")
-    assert _code("compare", *words) == 0
+    assert exit_code("compare", *words) == 0
     assert b"\\u03c3" in raw.getvalue()  # sigma
 
 
@@ -78,8 +74,8 @@ def test_closed_streams(
     make_store()
     for name in closed:
         monkeypatch.setattr(sys, name, None)
-    assert _code("measure", tmp_path / "a.zarr", "--only", "U4", "--threads", 1) == 0
-    assert _code("measure", tmp_path / "none.zarr") == 2
+    assert exit_code("measure", tmp_path / "a.zarr", "--only", "U4", "--threads", 1) == 0
+    assert exit_code("measure", tmp_path / "none.zarr") == 2
 
 
 def test_warnings_of_libraries_never_stand_beside_an_error(
@@ -94,9 +90,9 @@ def test_warnings_of_libraries_never_stand_beside_an_error(
         return open_lattices(*args, **options)
 
     monkeypatch.setattr("skild_phys.store.open_lattices", warned)
-    assert _code("measure", tmp_path / "none.zarr") == 2
+    assert exit_code("measure", tmp_path / "none.zarr") == 2
     assert capsys.readouterr().err == f"error: {tmp_path}/none.zarr: no such file or directory\n"
-    assert _code("measure", tmp_path / "a.zarr", "--only", "U4", "--threads", 1) == 0
+    assert exit_code("measure", tmp_path / "a.zarr", "--only", "U4", "--threads", 1) == 0
     assert capsys.readouterr().err.endswith("warning: first second\n")
 
 
@@ -110,7 +106,7 @@ def test_warnings_of_the_input_come_first(
     """
     spins = np.random.default_rng(1).choice(np.array([-1, 1], dtype=np.int8), (20, 8, 8))
     np.save(tmp_path / "twice.npy", np.concatenate([spins, spins]))
-    assert _code("measure", tmp_path / "twice.npy", "--only", "nonsense") == 2
+    assert exit_code("measure", tmp_path / "twice.npy", "--only", "nonsense") == 2
     first, last = capsys.readouterr().err.splitlines()
     assert first.endswith("20 of 40 samples are copies of others: each is counted once")
     assert last.startswith("error: --only")
@@ -119,8 +115,8 @@ def test_warnings_of_the_input_come_first(
     with create_store(tmp_path / "a.zarr", attrs=attrs, **options) as writer:
         writer.commit({"spins": spins})
     names = [tmp_path / f"{name}.zarr" for name in ("a", "b", "c")]
-    assert _code("coarsen", names[0], "--factor", 2, "-o", names[1]) == 0
-    assert _code("refine", names[1], "--method", "fill", "--threads", 1, "-o", names[2]) == 0
+    assert exit_code("coarsen", names[0], "--factor", 2, "-o", names[1]) == 0
+    assert exit_code("refine", names[1], "--method", "fill", "--threads", 1, "-o", names[2]) == 0
     said = capsys.readouterr().err
     assert "a.zarr: statistics are biased" in said
     assert "b.zarr: statistics are biased" in said
@@ -128,16 +124,19 @@ def test_warnings_of_the_input_come_first(
 
 
 @pytest.mark.parametrize(
-    "words",
+    ("gib", "words"),
     [
-        ("generate", "--L", "16384", "-n", "1"),
-        ("simulate", "--L", "32768", "--T", "Tc", "-n", "1", "--every", "1", "--burn-in", "0"),
+        (3.0, "generate --L 32768 -n 1"),
+        (1.5, "simulate --L 32768 --T Tc -n 1 --every 1 --burn-in 0"),
     ],
 )
-def test_memory_that_does_not_suffice_takes_one_line(tmp_path: Path, words: list[str]) -> None:
+def test_memory_that_does_not_suffice_takes_one_line(
+    tmp_path: Path, gib: float, words: str
+) -> None:
     """Planted, seen to fail: the traceback of NumPy's _ArrayMemoryError."""
-    command = [sys.executable, "-m", "skild_phys", *words, "--threads", "1", "-o", "x.zarr"]
-    most = 3 * 2**30
+    words += " --threads 1 -o x.zarr"
+    command = [sys.executable, "-m", "skild_phys", *words.split()]
+    most = int(gib * 2**30)
     ended = subprocess.run(
         command, capture_output=True, text=True, cwd=tmp_path, check=False,
         env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
@@ -157,10 +156,10 @@ def test_no_cell_of_a_table_is_a_formula(make_store: Make, tmp_path: Path) -> No
     for name in ("a.zarr", "=1+1.zarr", "@b.zarr"):
         make_store(name=name)
     words = (tmp_path / name for name in ("a.zarr", "=1+1.zarr", "@b.zarr"))
-    assert _code("compare", *words, "-o", tmp_path / "r", "--no-figures") == 0
+    assert exit_code("compare", *words, "-o", tmp_path / "r", "--no-figures") == 0
     found = pd.read_csv(tmp_path / "r" / "comparison.csv")
     assert {*found["model"]} == {"'=1+1", "'@b"}
     assert found["truth"].min() < 0
     words = ("--offsets", "-1,0 0,1 1,1 1,0", "--only", "connected_four_point_offsets")
-    assert _code("measure", tmp_path / "a.zarr", *words, "-o", tmp_path / "m.csv") == 0
+    assert exit_code("measure", tmp_path / "a.zarr", *words, "-o", tmp_path / "m.csv") == 0
     assert pd.read_csv(tmp_path / "m.csv")["at"].tolist() == ["'-1,0 0,1 1,1 1,0"]

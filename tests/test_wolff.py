@@ -5,11 +5,11 @@ import math
 
 import numpy as np
 import pytest
+from conftest import TC
 
 from skild_phys.rng import kernel_state
 from skild_phys.simulation.wolff import bond_threshold, idle_threshold, wolff
 
-TC = 2.269185314213022
 # shape, T, q: spins flipped by 50 clusters, SHA-256 of the lattice and the generator state.
 GOLDEN = {
     ((16, 12), TC, 0): (6062, "6530df72ca6fcda1cc4370686ed32224e937f39612c4093945eb05607dd000f3"),

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from sampler_helpers import chi_square
 from scipy.stats import chi2
 
 from skild_phys.models import MODELS
@@ -140,27 +141,10 @@ class Case:
         if np.any(self.codes[where] != codes):
             return 0.0
         counts = np.bincount(where, minlength=len(self.codes))
+        n = counts.sum()
         _, level = np.unique(self.levels, return_inverse=True)
-        by_energy = chi_square(np.bincount(level, counts), np.bincount(level, self.law))
-        return min(1.0, 2 * min(chi_square(counts, self.law), by_energy))
-
-
-def chi_square(counts: NDArray[Any], law: NDArray[np.float64]) -> float:
-    """Pearson's test; cells are merged, rarest first, until each expects at least 10."""
-    expected = law * counts.sum()
-    order = np.argsort(expected, kind="stable")
-    cell, label, held = np.empty(len(order), dtype=int), 0, 0.0
-    for k, amount in enumerate(expected[order]):
-        cell[k] = label
-        held += amount
-        if held >= 10:
-            label, held = label + 1, 0.0
-    cell[cell == label] = max(label - 1, 0)  # what is left over joins the last cell
-    seen = np.bincount(cell, counts[order])
-    want = np.bincount(cell, expected[order])
-    if len(want) == 1:
-        return 1.0
-    return float(chi2.sf(((seen - want) ** 2 / want).sum(), len(want) - 1))
+        by_energy = chi_square(np.bincount(level, counts), n * np.bincount(level, self.law), 10)
+        return min(1.0, 2 * min(chi_square(counts, n * self.law, 10), by_energy))
 
 
 class System(NamedTuple):

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import TC
 
 from skild_phys.errorbars import jackknife
 from skild_phys.measurement.agreement import Agreement, agreement_of
@@ -21,13 +22,11 @@ from skild_phys.measurement.observables import Observable, observables
 from skild_phys.measurement.observables.four_point import square_sides
 from skild_phys.measurement.system import System
 from skild_phys.measurement.theory import theory
-from skild_phys.models import MODELS
 from skild_phys.simulation.chain import simulate
 from skild_phys.simulation.spec import SimulationSpec
 from skild_phys.store import open_store
 
 pytestmark = pytest.mark.statistical
-TC = MODELS["ising2d"].critical_temperature
 SAMPLES = 12000
 LINES = ("connected_four_point", "two_point_axis", "two_point_diagonal", "two_point_radial")
 
