@@ -17,35 +17,28 @@ import skild_phys as sp
 PACKAGE = Path(sp.__file__).parent
 PLUGINS = Path(__file__).parent / "plugins"
 
-FLOORS = (
-    {
-        "errors",
-        "plugins",
-        "files",
-        "rng",
-        "errorbars",
-        "memory",
-        "vectors",
-        "kernel_cache",
-        "forks",
-    },
-    {"rules", "models"},
-    {"store"},
-    {"runner"},
-    {"simulation"},
-    {"skild"},
-    {"measurement"},
-    {"methods"},
-    {"images"},
-    {"api"},
-    {"plots", "campaign"},
-    {"cli"},
-)
+FLOORS = [
+    set(names.split())
+    for names in (
+        "errors files rng errorbars fields executors plugins memory vectors kernel_cache forks",
+        "rules models",
+        "store",
+        "runner",
+        "simulation",
+        "skild",
+        "measurement",
+        "methods",
+        "images",
+        "api",
+        "plots campaign",
+        "cli",
+    )
+]
 """From the ground up. A file imports from the floors below, and from its own folder."""
 NOT_YET = {"api -> cli"}
-MANY = 25
-PUBLIC_NAMES = 667
-WALK_FILES, WALK_FUNCTIONS = 50, 313
+MANY = 30
+PUBLIC_NAMES = 720
+WALK_FILES, WALK_FUNCTIONS = 50, 350
 
 
 def modules() -> dict[str, Path]:
