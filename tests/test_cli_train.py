@@ -102,7 +102,7 @@ def test_stopped_begun_with_overwrite_and_taken_up_again(
         stop_at(patched, 3)
         code, _, err = call(*train_words(folder, "--overwrite"))
     assert code == 130
-    assert "the same command, without --overwrite, goes on from there" in err
+    assert "started again, without --overwrite, it resumes there" in err
     code, _, err = call(*train_words(folder))
     assert (code, "going on from step 3" in err) == (0, True)
     assert same_files(folder) == whole
@@ -288,5 +288,5 @@ def test_from_weights_that_do_not_fit(folder: Path, call: Call) -> None:
     (folder / "run.toml").write_text('initial = "abc"\n' + RECIPE)
     code, _, err = call(*words)
     assert code == 2
-    assert err.startswith("error: initial: 'abc'")
+    assert err.startswith("error: --from: 'abc'")
     assert not (folder / "a").exists()

@@ -22,7 +22,7 @@ from skild_phys.simulation.chain import simulate
 from skild_phys.simulation.coarsening import coarsen_store
 from skild_phys.simulation.conditional import Law
 from skild_phys.simulation.spec import SimulationSpec
-from skild_phys.skild.train import check_sign
+from skild_phys.skild.measured import _check_sign as check_sign
 from skild_phys.store import LatticeStore
 
 H, T, L = 0.35, 2.5, 4

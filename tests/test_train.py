@@ -19,25 +19,16 @@ from skild_phys.models.exact import kaufman_energy, kaufman_specific_heat
 from skild_phys.rules import RULES, coarsen
 from skild_phys.rules.conditions import Blocks
 from skild_phys.skild import train as module
-from skild_phys.skild.data import SimulationSource, Source, StoreSource
+from skild_phys.skild.data import SimulationSource, Source, StoreSource, symmetry
+from skild_phys.skild.losses import SpinLoss, Task
+from skild_phys.skild.measured import measure
 from skild_phys.skild.recipe import Recipe, read_recipe
+from skild_phys.skild.records import read_tensors, write_tensors
 from skild_phys.skild.schedule import starting_lambda
 from skild_phys.skild.spectrum import PowerLaw
 from skild_phys.skild.symmetries import SYMMETRIES
 from skild_phys.skild.targets import site_targets
-from skild_phys.skild.train import (
-    REACH,
-    Known,
-    Trainer,
-    averaged,
-    learning_rate,
-    measure,
-    next_save,
-    read_checkpoint,
-    symmetry,
-    train,
-    write_checkpoint,
-)
+from skild_phys.skild.train import Trainer, averaged, learning_rate, train
 from skild_phys.skild.weights import load_weights, save_weights
 from skild_phys.store import create_store, open_lattices, open_store
 
@@ -96,15 +87,15 @@ def test_checkpoints_go_by_time_and_change_no_byte(
 
     plain = run("a")
     assert saves == [1, 5, 10, 12]
-    monkeypatch.setattr(module, "next_save", lambda began, ended: 0.0)
+    monkeypatch.setattr(module, "_next_save", lambda began, ended: 0.0)
     often = run("b")
     assert saves == list(range(1, 13))
     assert all(torch.equal(plain[k], often[k]) for k in plain)
 
 
 def test_a_checkpoint_takes_a_few_per_cent_of_the_time() -> None:
-    assert next_save(100.0, 100.1) == pytest.approx(108.1)
-    assert next_save(100.0, 102.0) == pytest.approx(162.0)
+    assert module._next_save(100.0, 100.1) == pytest.approx(108.1)
+    assert module._next_save(100.0, 102.0) == pytest.approx(162.0)
 
 
 def test_a_run_that_saves_every_step_can_be_stopped(tmp_path: Path) -> None:
@@ -128,10 +119,9 @@ def test_a_short_run_is_not_averaged_with_the_weights_it_began_with() -> None:
 
 
 def test_some_of_every_batch_know_nothing() -> None:
-    x0 = torch.from_numpy(critical_lattices(2, 16)).float()
     config = replace(CONFIG, batch=2, coarse_share=0.9)
-    known = Trainer(config, source(config))._known(x0)
-    assert known.n_free == 1
+    _, task = Trainer(config, source(config)).loss.draw(2, torch.Generator())
+    assert task.n_free == 1
 
 
 def test_waves_can_be_trained_alone(tmp_path: Path) -> None:
@@ -195,7 +185,7 @@ def test_the_weights_file_and_the_log_are_those_of_an_uninterrupted_run(tmp_path
     train(whole, tmp_path / "whole", log_every=4)
     part = Trainer(CONFIG, source())
     for last in (2, 7, 11):
-        with pytest.raises(Interrupted, match="without --overwrite"):
+        with pytest.raises(Interrupted, match="without overwrite=True"):
             train(part, tmp_path / "part", stop=lambda: part.step == last, log_every=4)  # noqa: B023
         part = Trainer.resume(tmp_path / "part", CONFIG, source())
     train(part, tmp_path / "part", log_every=4)
@@ -242,27 +232,27 @@ def test_a_share_of_each_batch_knows_its_coarse_lattices() -> None:
     x0 = torch.from_numpy(critical_lattices(8, 16).astype(np.float32))
     seen = set()
     for _ in range(60):
-        known = trainer._known(x0)
-        assert (known.n_free, known.bound is None) == (6, False)
-        seen.add((known.rule.name, known.factor))
-        lam = trainer._lambdas(known)
+        lam, task = trainer.loss.draw(8, trainer.random)
+        bound = task.condition(x0)
+        assert (task.n_free, bound is None) == (6, False)
+        seen.add((task.rule.name, task.factor))
         assert lam.shape == (8,)
         assert lam.min() >= CONFIG.lambda_min
         assert lam.max() <= CONFIG.lambda_max
-        start = starting_lambda(known.factor, known.rule.start_scale)
-        assert lam[6:].max() <= REACH * start * (1 + 1e-6)
-        means = known.means(torch.zeros(8, 16, 16)).numpy()
+        start = starting_lambda(task.factor, task.rule.start_scale)
+        assert lam[6:].max() <= CONFIG.coarse_reach * start * (1 + 1e-6)
+        means = task.joined(torch.zeros(8, 16, 16), bound.means).numpy()
         assert not means[:6].any()
-        if known.rule.name == "block_mean":
-            sums = coarsen(critical_lattices(8, 16)[6:], "block_mean", known.factor)
-            blocks = np.kron(sums / known.factor**2, np.ones((1, known.factor, known.factor)))
+        if task.rule.name == "block_mean":
+            sums = coarsen(critical_lattices(8, 16)[6:], "block_mean", task.factor)
+            blocks = np.kron(sums / task.factor**2, np.ones((1, task.factor, task.factor)))
             assert np.allclose(means[6:], blocks, atol=1e-6)
     rules = ("block_mean", "majority", "decimate")
     assert seen == {(rule, factor) for rule in rules for factor in (2, 4, 8)}
-    assert trainer._known(x0[:, :15, :15]).bound is None
-    for change in ({"coarse_share": 0.0}, {"output": "v"}):
-        other = Trainer(replace(CONFIG, **change), source())  # type: ignore[arg-type]
-        assert other._known(x0).bound is None
+    odd = replace(CONFIG, side=15)
+    for config in (replace(CONFIG, coarse_share=0.0), odd):
+        _, task = Trainer(config, source(config)).loss.draw(8, trainer.random)
+        assert (task.n_free, task.condition(x0)) == (8, None)
 
 
 def test_what_is_measured_goes_into_the_weights(tmp_path: Path) -> None:
@@ -329,12 +319,12 @@ def test_damaged_checkpoints_are_refused(tmp_path: Path) -> None:
 )
 def test_checkpoints_that_lack_something_are_refused(tmp_path: Path, lost: str) -> None:
     Trainer(CONFIG, source()).save(tmp_path / "a")
-    record, tensors = read_checkpoint(tmp_path / "a")
+    record, tensors = read_tensors(tmp_path / "a", "record", "checkpoint", module._FORMAT)
     for changed in ({k: v for k, v in record.items() if k != lost}, record | {lost: None}):
-        write_checkpoint(tmp_path / "b", changed, tensors)
+        write_tensors(tmp_path / "b", "record", changed, tensors)
         with pytest.raises(WeightsError, match="no state of this run"):
             Trainer.resume(tmp_path / "b", CONFIG, source())
-    write_checkpoint(tmp_path / "b", record, {"random": tensors["random"]})
+    write_tensors(tmp_path / "b", "record", record, {"random": tensors["random"]})
     with pytest.raises(WeightsError, match="no state of this run"):
         Trainer.resume(tmp_path / "b", CONFIG, source())
 
@@ -542,18 +532,20 @@ def test_targets_keep_what_a_lattice_knows(rule: str) -> None:
     Of majorities the spins without which a block had another sign. Planted, seen to fail: known
     sites of decimation, and all of majorities, with the mean given the others.
     """
-    trainer = Trainer(replace(CONFIG, targets="conditional"), source())
+    loss = Trainer(replace(CONFIG, targets="conditional"), source()).loss
+    assert isinstance(loss, SpinLoss)
     x0 = torch.from_numpy(source().next(8).astype(np.float32))
-    known = Known(3, x0[3:], RULES[rule], 2)
+    task, random = Task(3, RULES[rule], 2), torch.Generator()
+    bound = task.condition(x0)
     lam = torch.full((8,), 1.0)
-    evidence = trainer.mean_field.evidence(x0 + 0.1, lam)
-    targets = trainer._targets(evidence, x0, known)
-    assert torch.equal(targets[:3], site_targets(trainer.mean_field, evidence, x0)[:3])
+    evidence = loss.mean_field.evidence(x0 + 0.1, lam)
+    targets = loss.targets(evidence, x0, task, bound, random)
+    assert torch.equal(targets[:3], site_targets(loss.mean_field, evidence, x0)[:3])
     assert not torch.equal(targets[3:], x0[3:])
     kept = [f[3:, ::2, ::2] for f in (targets, x0)]
     if rule == "majority":
-        assert isinstance(known.bound, Blocks)
-        signs = torch.from_numpy(known.bound.raw.repeat(2, 1).repeat(2, 2)).float()
+        assert isinstance(bound, Blocks)
+        signs = torch.from_numpy(bound.raw.repeat(2, 1).repeat(2, 2)).float()
         sums = 4 * torch.nn.functional.avg_pool2d(x0[3:], 2)
         sums = sums.repeat_interleave(2, 1).repeat_interleave(2, 2)
         decisive = (sums - 2 * x0[3:]) * signs < 0
@@ -562,8 +554,9 @@ def test_targets_keep_what_a_lattice_knows(rule: str) -> None:
     elif rule == "block_mean":
         kept = [torch.nn.functional.avg_pool2d(f[3:], 2) for f in (targets, x0)]
     assert torch.allclose(*kept, atol=1e-5)
-    plain = Trainer(replace(CONFIG, targets="spins"), source())
-    assert torch.equal(plain._targets(evidence, x0, known), x0)
+    plain = Trainer(replace(CONFIG, targets="spins"), source()).loss
+    assert isinstance(plain, SpinLoss)
+    assert torch.equal(plain.targets(evidence, x0, task, bound, random), x0)
 
 
 def test_every_preset_can_be_read_and_built_on(tmp_path: Path) -> None:

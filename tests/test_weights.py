@@ -15,9 +15,8 @@ from safetensors.torch import save_file
 from skild_helpers import tiny_weights
 
 from skild_phys.errors import WeightsError
+from skild_phys.skild.records import write_tensors
 from skild_phys.skild.weights import (
-    HEADER_KEY,
-    content_sha256,
     load_weights,
     save_weights,
     shipped_weights,
@@ -84,8 +83,7 @@ def test_a_pickle_in_disguise_is_refused_and_not_run(
 
 def rewrite(path: Path, record: dict[str, Any], tensors: dict[str, torch.Tensor]) -> None:
     """Write a weights file whose SHA-256 is right, whatever its record says."""
-    record = record | {"sha256": content_sha256(record, tensors)}
-    save_file(tensors, path, metadata={HEADER_KEY: json.dumps(record)})
+    write_tensors(path, "skild-phys", record, tensors)
 
 
 def test_an_altered_record_is_refused(path: Path) -> None:
@@ -134,6 +132,6 @@ def test_foreign_and_inconsistent_files_are_refused(path: Path, tmp_path: Path) 
         ({"output": "magic"}, "magic"),
         ({"spectrum": {}}, "incomplete"),
     ):
-        rewrite(tmp_path / "odd.safetensors", json.loads(header[HEADER_KEY]) | change, tensors)
+        rewrite(tmp_path / "odd.safetensors", json.loads(header["skild-phys"]) | change, tensors)
         with pytest.raises(WeightsError, match=message):
             load_weights(tmp_path / "odd.safetensors")

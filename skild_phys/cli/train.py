@@ -256,7 +256,7 @@ def _run(
     from skild_phys.skild.train import Trainer, train
 
     if files.checkpoint.exists():
-        trainer = Trainer.resume(files.checkpoint, options, source, device, ranks)
+        trainer = Trainer.resume(files.checkpoint, options, source, device=device, ranks=ranks)
         if ranks.first:
             say(f"going on from step {trainer.step} of {options.steps}", err=True)
     else:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from skild_phys.errors import BadInput, StoreError
 from skild_phys.rng import generator, kernel_state
 from skild_phys.simulation.expected import default_every
 from skild_phys.simulation.wolff import wolff
+from skild_phys.skild.symmetries import MIRROR, SYMMETRIES
 from skild_phys.store import Lattices
 
 State = dict[str, NDArray[np.generic]]
@@ -254,3 +258,35 @@ class ImageLattices:
     def identity(self) -> str:
         """Return what names the whole store, whatever the split."""
         return str(self.store.attrs.get("source_sha256") or self.store.digest())
+
+
+def symmetry(
+    samples: Tensor,
+    random: torch.Generator,
+    symmetries: Sequence[str] = SYMMETRIES,
+    part: slice = EVERY,
+    batch: int | None = None,
+    dimension: int = 2,
+) -> Tensor:
+    """Apply one random symmetry, of those that hold, to a batch (n, ..., *sides).
+
+    MIRROR is drawn for each on its own; `samples` are `part` of a batch.
+    """
+    axes = tuple(range(-dimension, 0))
+    sides = [samples.shape[axis] for axis in axes]
+    drawn = torch.randint(0, 2**30, (2 * dimension + 2,), generator=random).tolist()
+    if "shift" in symmetries:
+        shifts = tuple(number % side for number, side in zip(drawn, sides))
+        samples = torch.roll(samples, shifts, axes)
+    for axis, number in zip(axes, drawn[dimension:]):
+        if number % 2 and "flip" in symmetries:
+            samples = samples.flip(axis)
+    if "turn" in symmetries and len(set(sides)) == 1:
+        turns = list(itertools.permutations(axes))
+        others = range(samples.dim() - dimension)
+        samples = samples.permute(*others, *turns[drawn[-2] % len(turns)])
+    if MIRROR in symmetries:
+        which = torch.rand(batch or len(samples), generator=random)[part] < 0.5
+        which = which.reshape(-1, *[1] * (samples.dim() - 1))
+        samples = torch.where(which, samples.flip(-1), samples)
+    return -samples if drawn[-1] % 2 and "sign" in symmetries else samples

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import itertools
 import math
+import warnings
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -22,14 +23,19 @@ from scipy.ndimage import gaussian_filter1d
 from scipy.optimize import curve_fit
 
 from skild_phys.errors import BadInput
+from skild_phys.skild.data import Source
+from skild_phys.skild.equations import Process
+from skild_phys.skild.recipe import Recipe
 from skild_phys.skild.spectrum import (
     KINDS,
+    WHITE,
     Basis,
     ChannelSpectra,
     ModeSpectrum,
     PowerLaw,
     RadialSpectrum,
     Spectrum,
+    make_basis,
 )
 from skild_phys.skild.spins import Couplings
 
@@ -329,3 +335,73 @@ def measure_shells(batches: Iterable[NDArray[np.generic]], basis: Basis) -> Shel
     spread = np.sqrt(np.maximum(squares / n - mean**2, 0.0))
     error = spread / math.sqrt(n - 1) if n > 1 else np.full_like(mean, np.nan)
     return ShellPower(basis, n, power / n, np.exp(_shells(basis)[2]), mean, error)
+
+
+_MOST_BYTES = 2**31  # of the samples that spectrum and couplings are measured on
+
+
+class Measured(NamedTuple):
+    """What is known of the data before the first step."""
+
+    spectrum: Spectrum
+    couplings: Couplings
+    conditional: bool = False
+    """Whether the targets of spins are their means given all the others."""
+
+    def process(
+        self, recipe: Recipe, shape: tuple[int, int], device: torch.device | str = "cpu"
+    ) -> Process:
+        """Return the forward process of these data for fields of `shape`."""
+        cutoff = None if recipe.cutoff < 0 else recipe.cutoff
+        return Process(self.spectrum, shape, device, recipe.basis, cutoff)
+
+
+def measure(source: Source, recipe: Recipe) -> Measured:
+    """Measure the spectrum, and of spins the pair couplings, of the source's first batches.
+
+    No lattice is counted twice, unless all are fewer than a batch: the errors of couplings are over
+    independent batches.
+    """
+    if recipe.spectrum == "white":
+        return Measured(WHITE, Couplings())
+    if recipe.paper_spectrum is not None:
+        return Measured(recipe.paper_spectrum, Couplings())
+    basis, count = make_basis(recipe.basis, source.shape), recipe.spectrum_batches
+    if source.n_samples is not None:
+        count = min(count, max(1, source.n_samples // recipe.batch))
+    batches = [source.next(recipe.batch)]
+    count = min(count, 1 + _MOST_BYTES // batches[0].nbytes)
+    batches += [source.next(recipe.batch) for _ in range(count - 1)]
+    _check_sign(batches, recipe.symmetries)
+    if recipe.spectrum == ChannelSpectra.kind:
+        if not source.channels:
+            raise BadInput("spectrum", recipe.spectrum, "another for lattices, without channels")
+        return Measured(fit_channels(batches, basis), Couplings())
+    spectrum = fit_spectrum(measure_shells(batches, basis).power, basis, recipe.spectrum)
+    couplings = Couplings()
+    if recipe.output == "logits":
+        alike = {"flip", "turn"} <= set(recipe.symmetries)
+        couplings = fit_couplings(batches, recipe.couplings_reach, symmetric=alike)
+    conditional = recipe.targets == "conditional"
+    if recipe.output == "logits" and recipe.targets == "auto":
+        deviations = beyond_pairs(batches, couplings, recipe.couplings_reach)
+        conditional = bool((np.abs(deviations) < SIGNIFICANT).all())
+    return Measured(spectrum, couplings, conditional)
+
+
+def _check_sign(batches: Sequence[NDArray[np.generic]], symmetries: Sequence[str]) -> None:
+    """Warn if lattices are to be symmetric under a change of sign, and do not look like it.
+
+    That is, of 64 or more, if the mean of all is above half the root mean square of the mean over
+    a lattice: 4 standard errors where lattices are independent, as those of one chain are not.
+    """
+    fields = [np.asarray(batch, dtype=np.float64).reshape(len(batch), -1) for batch in batches]
+    means = np.concatenate([batch.mean(axis=1) for batch in fields])
+    mean = float(means.mean())
+    if "sign" in symmetries and len(means) >= 64 and mean**2 > 0.25 * float((means**2).mean()):
+        others = [name for name in symmetries if name != "sign"]
+        warnings.warn(
+            f"symmetries: {list(symmetries)}, but the mean of the lattices is {mean:.3g}, not 0: "
+            f"they are trained on with either sign, unless symmetries = {others}",
+            stacklevel=2,
+        )

@@ -20,12 +20,14 @@ from skild_phys.skild.records import LATE, changed
 from skild_phys.skild.schedule import SCHEDULES, Schedule, VariancePreserving
 from skild_phys.skild.spectrum import BASES, KINDS, PaperSpectrum
 from skild_phys.skild.symmetries import MIRROR, SYMMETRIES
+from skild_phys.skild.tuning import USUAL, Tuning
 from skild_phys.skild.unet import NetworkConfig
 
-_TABLES = {
+_TABLES: dict[str, Any] = {
     "network": NETWORKS,
     "lambdas": SCHEDULES,
     "paper_spectrum": {"paper": PaperSpectrum},
+    "tuning": {},
 }
 """Keys whose values are tables: the dataclasses that these are read as, by `kind`."""
 _BOUNDS: dict[str, tuple[str, Callable[[float, float], bool]]] = {
@@ -190,15 +192,11 @@ class Recipe:
         " [lambdas]; chains take their steps along it",
     )
     paper_spectrum: PaperSpectrum | None = _key(None, "the fit of `spectrum` 'paper'")
-    coarse_rules: tuple[str, ...] = _key(
-        ("block_mean", "majority", "majority", "decimate", "decimate"),
-        "rules of the coarse lattices of `coarse_share`, one per batch; block means half as often:"
-        " they are the easiest to learn (critical 2D Ising model)",
-        late=True,
-        choices=("block_mean", "majority", "decimate"),
-    )
     coarse_factors: tuple[int, ...] = _key(
-        (2, 4, 8), "factors of these coarse lattices, as far as they divide the sides", late=True
+        (2, 4, 8),
+        "factors of the coarse lattices of `coarse_share`, as far as they divide the sides; their"
+        " rule is drawn by `Rule.shown`",
+        late=True,
     )
     coarse_reach: float = _key(
         4.0,
@@ -213,6 +211,10 @@ class Recipe:
         " noise is half that of one",
         late=True,
         least=1,
+    )
+
+    tuning: Tuning = _key(
+        USUAL, "numbers of the chain and the spin denoiser: the table [tuning]", late=True
     )
 
     def __post_init__(self) -> None:
@@ -300,3 +302,10 @@ def read_recipe(source: str | Path, option: str | None = None, **changes: Any) -
     wanted = {key: value for key, value in changes.items() if value is not None}
     result: Recipe = dataclasses.replace(recipe, **wanted)
     return result
+
+
+def recipe_of(record: dict[str, Any]) -> Recipe:
+    """Return the recipe whose `as_record` went through JSON; keys it lacks have their defaults."""
+    table = {key: value for key, value in record.items() if value is not None}
+    recipe: Recipe = changed(Recipe(), table, "config", _TABLES)
+    return recipe

@@ -19,8 +19,6 @@ from torch import Tensor
 from skild_phys.skild.equations import Process
 from skild_phys.skild.spins import Evidence, MeanField, Means, SpinLogits
 
-PAIRINGS = 4
-
 
 def site_targets(mean_field: MeanField, evidence: Evidence, x0: Tensor) -> Tensor:
     """Return E[s_i | all other spins, X_t] (n, Ly, Lx) at the spins `x0` that X_t was made from."""
@@ -49,13 +47,18 @@ def majority_targets(
 
 
 def exchange_targets(
-    mean_field: MeanField, evidence: Evidence, x0: Tensor, factor: int, random: torch.Generator
+    mean_field: MeanField,
+    evidence: Evidence,
+    x0: Tensor,
+    factor: int,
+    random: torch.Generator,
+    pairings: int = 4,
 ) -> Tensor:
     """Return the means of spins that only change places, two and two, inside their blocks.
 
     The sites of a factor x factor block are paired at random, alike in every block (of an odd
     number one keeps its spin): E[s_i | the pair's sum, all other spins, X_t], (n, Ly, Lx), the
-    average over `PAIRINGS` pairings.
+    average over `pairings`.
     """
     n, height, width = x0.shape
     split = (n, height // factor, factor, width // factor, factor)
@@ -64,7 +67,7 @@ def exchange_targets(
     field, spins = (f.reshape(split).permute(0, 1, 3, 2, 4).flatten(3) for f in (field, x0))
     by_site = mean_field.couplings_by_site(evidence)[:, None, None]
     targets, half = torch.zeros_like(spins), factor * factor // 2
-    for _ in range(PAIRINGS):
+    for _ in range(pairings):
         sites = torch.randperm(factor * factor, generator=random)
         i, j = sites[:half], sites[half : 2 * half]
         dy, dx = i // factor - j // factor, i % factor - j % factor
@@ -74,7 +77,7 @@ def exchange_targets(
         found = spins.clone()
         found[..., i] -= 0.5 * (apart - apart.abs() * torch.tanh(pull))
         found[..., j] += 0.5 * (apart - apart.abs() * torch.tanh(pull))
-        targets += found / PAIRINGS
+        targets += found / pairings
     return targets.reshape(joined).permute(0, 1, 3, 2, 4).reshape(x0.shape)
 
 

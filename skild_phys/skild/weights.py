@@ -1,15 +1,13 @@
 """Weights on disk: one safetensors file with the network, its spectrum and how it came about.
 
-Nothing in the file is executed. The SHA-256 in the header covers every tensor and the rest of
-the header, and the whole file is checked against it before a number is used.
+A record without an entry, of an earlier version, has its default.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -17,12 +15,9 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
 from skild_phys.errors import BadInput, WeightsError
-from skild_phys.files import parse_json, write_bytes_atomically
 from skild_phys.skild.equations import Process
 from skild_phys.skild.networks import (
     NETWORKS,
@@ -32,7 +27,14 @@ from skild_phys.skild.networks import (
     make_network,
     network_dtype,
 )
-from skild_phys.skild.records import as_record, from_table
+from skild_phys.skild.records import (
+    as_record,
+    changed,
+    content_sha256,
+    from_table,
+    read_tensors,
+    write_tensors,
+)
 from skild_phys.skild.schedule import (
     ERASED,
     TIMES,
@@ -48,8 +50,8 @@ from skild_phys.skild.spins import Couplings, couplings_from_record
 from skild_phys.skild.symmetries import SYMMETRIES
 from skild_phys.skild.tuning import USUAL, Tuning
 
-FORMAT = "skild-phys weights 6"
-HEADER_KEY = "skild-phys"
+_FORMAT = "skild-phys weights 6"
+_KEY = "skild-phys"
 
 
 @dataclass(frozen=True)
@@ -205,39 +207,12 @@ def refining_lambda(weights: Weights, factor: float) -> float:
     return min(start, high)
 
 
-def content_sha256(record: dict[str, Any], tensors: dict[str, Tensor]) -> str:
-    """Return the SHA-256 of a record, less its entry 'sha256', and of named tensors on the CPU.
-
-    What is hashed is the record as JSON with sorted keys, then name, dtype, shape and bytes of
-    each tensor in order of name.
-    """
-    rest = {key: value for key, value in record.items() if key != "sha256"}
-    digest = hashlib.sha256((json.dumps(rest, sort_keys=True) + "\n").encode())
-    for name in sorted(tensors):
-        tensor = tensors[name].detach().cpu().contiguous()
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.view(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
-
-
 def _record(weights: Weights) -> dict[str, Any]:
-    own = {} if weights.tuning == USUAL else {"tuning": asdict(weights.tuning)}
-    return own | {
-        "format": FORMAT,
-        "network": as_record(weights.network),
-        "spectrum": weights.spectrum.record(),
-        "basis": weights.basis,
-        "couplings": asdict(weights.couplings),
-        "network_from": weights.network_from,
-        "symmetries": list(weights.symmetries),
-        "channels": weights.channels,
-        "cutoff": weights.cutoff,
-        "schedule": None if weights.schedule is None else asdict(weights.schedule),  # type: ignore[call-overload]
-        "output": weights.output,
-        "lambda_range": list(weights.lambda_range),
-        "system": weights.system,
-        "training": weights.training,
-    }
+    """Return what the header holds: all but the tensors; `tuning` where it is not the usual one."""
+    record = {name: as_record(value) for name, value in vars(weights).items() if name != "tensors"}
+    if weights.tuning == USUAL:
+        del record["tuning"]
+    return record | {"format": _FORMAT, "spectrum": weights.spectrum.record()}
 
 
 def weights_sha256(weights: Weights) -> str:
@@ -247,58 +222,23 @@ def weights_sha256(weights: Weights) -> str:
 
 def save_weights(path: str | Path, weights: Weights) -> str:
     """Write `weights` to `path` atomically and return their SHA-256."""
-    sha = weights_sha256(weights)
-    # One key: safetensors writes several in no fixed order, and equal weights are equal bytes.
-    header = {HEADER_KEY: json.dumps(_record(weights) | {"sha256": sha}, sort_keys=True)}
-    tensors = {name: t.detach().cpu().contiguous() for name, t in weights.tensors.items()}
-    write_bytes_atomically(path, save(tensors, metadata=header))
-    return sha
+    return write_tensors(path, _KEY, _record(weights), weights.tensors)
 
 
 def load_weights(path: str | Path) -> Weights:
     """Read and verify weights; raises WeightsError naming file and fault."""
-    path = Path(path)
-    if not path.is_file():
-        raise WeightsError(f"{path}: no such weights file")
-    try:
-        with safe_open(path, framework="pt") as file:
-            header = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError, ValueError) as error:
-        raise WeightsError(f"{path}: not a readable safetensors file ({error})") from None
-    try:
-        record = parse_json(header.get(HEADER_KEY, "{}"), finite=False)
-    except ValueError:
-        record = {}
-    if not isinstance(record, dict) or record.get("format") != FORMAT:
-        raise WeightsError(f"{path}: not a weights file of this program ({FORMAT})")
-    if content_sha256(record, tensors) != record.get("sha256"):
-        raise WeightsError(f"{path}: does not match the SHA-256 in its header; it was altered")
+    record, tensors = read_tensors(path, _KEY, "weights file", _FORMAT)
     for name, tensor in tensors.items():
         if not torch.isfinite(tensor).all():
             raise WeightsError(f"{path}: tensor '{name}' holds numbers that are not finite")
     try:
-        network: AnyNetworkConfig = from_table(record["network"], NETWORKS, "network")
-        low, high = record["lambda_range"]
-        if record["output"] not in OUTPUTS:
-            raise ValueError(f"output '{record['output']}' is none of {', '.join(OUTPUTS)}")
-        weights = Weights(
-            tensors,
-            network,
-            spectrum_from_record(record["spectrum"]),
-            record["output"],
-            (low, high),
-            record["system"],
-            record["training"],
-            record["basis"],
-            couplings_from_record(record["couplings"]),
-            float(record["network_from"]),
-            tuple(record["symmetries"]),
-            int(record["channels"]),
-            None if record["cutoff"] is None else float(record["cutoff"]),
-            schedule_from_record(record["schedule"]),
-            Tuning(**record.get("tuning", {})),
-        )
+        fields = {key: value for key, value in record.items() if key not in ("format", "sha256")}
+        for key, read in _READ.items():
+            if key in fields:
+                fields[key] = read(fields[key])
+        if fields["output"] not in OUTPUTS:
+            raise ValueError(f"output '{fields['output']}' is none of {', '.join(OUTPUTS)}")
+        weights = Weights(tensors, **fields)
         expected = weights.make_network().state_dict()
     except (BadInput, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise WeightsError(f"{path}: the record in its header is incomplete ({error})") from None
@@ -308,6 +248,20 @@ def load_weights(path: str | Path) -> Weights:
     if {k: v.shape for k, v in expected.items()} != {k: v.shape for k, v in tensors.items()}:
         raise WeightsError(f"{path}: the tensors do not fit the network the header describes")
     return weights
+
+
+_READ: dict[str, Callable[[Any], Any]] = {
+    "network": lambda table: from_table(table, NETWORKS, "network"),
+    "spectrum": spectrum_from_record,
+    "lambda_range": lambda pair: (float(pair[0]), float(pair[1])),
+    "couplings": couplings_from_record,
+    "network_from": float,
+    "symmetries": tuple,
+    "channels": int,
+    "schedule": schedule_from_record,
+    "tuning": lambda table: changed(USUAL, table, "tuning"),
+}
+"""How entries of a record are read that are no plain numbers or texts."""
 
 
 def shipped_weights(name: str = "ising2d") -> Path:

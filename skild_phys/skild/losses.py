@@ -1,0 +1,250 @@
+"""What networks are trained to make small: one class per objective.
+
+A user's own is handed to the `Trainer`: any object of the protocol `Loss`.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from skild_phys.rules import RULES, Rule
+from skild_phys.rules.conditions import Blocks, Constraint, Sites, differentiable_means
+from skild_phys.skild.data import Source
+from skild_phys.skild.equations import (
+    Sight,
+    field_loss,
+    field_target,
+    see_fields,
+)
+from skild_phys.skild.measured import Measured
+from skild_phys.skild.networks import OUTPUTS, make_network
+from skild_phys.skild.recipe import Recipe
+from skild_phys.skild.schedule import TIMES, starting_lambda
+from skild_phys.skild.spins import Evidence, MeanField, half_tanh, spin_logits
+from skild_phys.skild.targets import (
+    exchange_targets,
+    majority_targets,
+    site_targets,
+    spin_surrogate,
+    wave_slope,
+)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What a loss is given of one step.
+
+    Attributes
+    ----------
+    x0 : (n, [channels,] *sides) float32, samples under a random symmetry.
+    lam : (n,) float32, what `Loss.draw` drew for them.
+    noise : white, float32, of the shape of `x0`.
+    drawn : what else `Loss.draw` returned.
+    random : the run's generator, for a loss that is not `divisible`.
+    """
+
+    x0: Tensor
+    lam: Tensor
+    noise: Tensor
+    drawn: Any
+    random: torch.Generator
+
+
+class Loss(Protocol):
+    """An objective of training."""
+
+    divisible: bool
+    """Whether a batch may be cut into parts, on several processes too. Noise is then named by the
+    step and the place in the batch, and `draw` and the loss must not depend on the batch's size."""
+
+    def make_network(self) -> nn.Module:
+        """Return an untrained network, called as (features (n, c, *sides), lam (n,))."""
+
+    def draw(self, n: int, random: torch.Generator) -> tuple[Tensor, Any]:
+        """Return lambda (n,) float32 for a batch of `n`, and whatever else a batch needs."""
+
+    def __call__(self, network: Sight, batch: Batch) -> Tensor:
+        """Return a scalar: its gradient is followed, its value is logged."""
+
+
+def stratified(n: int, random: torch.Generator) -> Tensor:
+    """Return one random number in each of `n` equal parts of [0, 1], (n,) float32."""
+    return (torch.arange(n) + torch.rand(n, generator=random)) / n
+
+
+def _log_uniform(recipe: Recipe, n: int, random: torch.Generator) -> Tensor:
+    """Return ln(lambda / lambda_min), log-uniform up to `lambda_far`; a share of it far out."""
+    c, u = recipe, stratified(n, random)
+    near, far = math.log(c.lambda_far / c.lambda_min), math.log(c.lambda_max / c.lambda_far)
+    split = 1.0 - c.far_share
+    beyond = near + (u - split) / max(c.far_share, 1e-9) * far
+    return torch.where(u < split, u / split * near, beyond)
+
+
+class FieldLoss:
+    """Mean square error of continuous fields, in what the network's output is trained to be.
+
+    `recipe.weighting` 'flat' is the paper's; by 'scales' each mode counts by `scale_weights`.
+    """
+
+    divisible = True
+
+    def __init__(
+        self, recipe: Recipe, source: Source, measured: Measured, device: torch.device
+    ) -> None:
+        self.recipe, self.channels = recipe, max(1, source.channels)
+        self.process = measured.process(recipe, source.shape, device)
+
+    def make_network(self) -> nn.Module:
+        c = self.recipe
+        return make_network(c.network, c.output, c.basis, self.channels, c.lambdas)
+
+    def draw(self, n: int, random: torch.Generator) -> tuple[Tensor, None]:
+        """Return lambda along the recipe's schedule, t being a multiple of 1 / TIMES."""
+        c = self.recipe
+        if c.lambdas is None:
+            return (math.log(c.lambda_min) + _log_uniform(c, n, random)).exp(), None
+        u = stratified(n, random).double()
+        t = (torch.floor(TIMES * u) + 1.0).clamp(max=TIMES) / TIMES
+        return torch.from_numpy(c.lambdas(t.numpy())).float(), None
+
+    def __call__(self, network: Sight, batch: Batch) -> Tensor:
+        kind, p, x0, lam = self.recipe.output, self.process, batch.x0, batch.lam
+        xt = p.forward(x0, lam, batch.noise)
+        missing = see_fields(network, kind, p, xt, lam)
+        missing = missing - field_target(kind, p, x0, batch.noise, lam)
+        return field_loss(p, missing, lam, self.recipe.weighting)
+
+
+@dataclass(frozen=True)
+class Task:
+    """All but the first `n_free` spin samples of a batch are given their coarse lattices."""
+
+    n_free: int
+    rule: Rule | None = None
+    factor: int = 1
+
+    def condition(self, spins: Tensor) -> Constraint | None:
+        """Return what the coarse lattices of those say of them; None if there are none."""
+        if self.rule is None:
+            return None
+        raw = self.rule.coarsen(spins[self.n_free :].cpu().numpy().astype(np.int8), self.factor)
+        return self.rule.condition(raw, tuple(spins.shape[1:]), self.factor, None, spins.device)
+
+    def joined(self, logits: Tensor, means: Callable[[Tensor], Tensor] | None) -> Tensor:
+        """Return the means of free spins, and of the others by `means` under their condition."""
+        if means is None:
+            return half_tanh(logits)
+        return torch.cat([half_tanh(logits[: self.n_free]), means(logits[self.n_free :])])
+
+
+class SpinLoss:
+    """Cross-entropy of spins given X_t, under what their coarse lattices say for a part of them.
+
+    The loss that is logged is that of the free samples, nats per site.
+    """
+
+    divisible = False
+
+    def __init__(
+        self, recipe: Recipe, source: Source, measured: Measured, device: torch.device
+    ) -> None:
+        self.recipe, self.conditional = recipe, measured.conditional
+        self.process = measured.process(recipe, source.shape, device)
+        self.mean_field = MeanField(self.process, measured.couplings)
+        self.factors = [
+            b for b in recipe.coarse_factors if not any(side % b for side in source.shape)
+        ]
+
+    def make_network(self) -> nn.Module:
+        return make_network(self.recipe.network, self.recipe.output, self.recipe.basis)
+
+    def _task(self, n: int, random: torch.Generator) -> Task:
+        """Draw which part of the batch is given its coarse lattices, by which rule and factor."""
+        c = self.recipe
+        # The loss that is logged is that of free samples: one of them there must be.
+        known = min(n - 1, round(c.coarse_share * n)) if self.factors else 0
+        if not known:
+            return Task(n)
+        rules = [rule for rule in RULES.values() for _ in range(rule.shown)]
+        rule = rules[int(torch.randint(len(rules), (1,), generator=random))]
+        factor = self.factors[int(torch.randint(len(self.factors), (1,), generator=random))]
+        return Task(n - known, rule, factor)
+
+    def draw(self, n: int, random: torch.Generator) -> tuple[Tensor, Task]:
+        """Return lambda, log-uniform, of what is given a coarse lattice as far as it is of use."""
+        c, task = self.recipe, self._task(n, random)
+        log_lam = _log_uniform(c, task.n_free, random)
+        if task.rule:
+            scale = c.tuning.start_scale.get(task.rule.name, task.rule.start_scale)
+            start = starting_lambda(task.factor, scale)
+            most = min(c.lambda_max, c.coarse_reach * start)
+            u = stratified(n - task.n_free, random)
+            log_lam = torch.cat([log_lam, u * math.log(most / c.lambda_min)])
+        return (math.log(c.lambda_min) + log_lam).exp(), task
+
+    def targets(
+        self, evidence: Evidence, x0: Tensor, task: Task, bound: Constraint | None,
+        random: torch.Generator,
+    ) -> Tensor:  # fmt: skip
+        """Return what the means of spins are trained to be (`targets`), of the shape of `x0`."""
+        if not self.conditional:
+            return x0
+        targets = site_targets(self.mean_field, evidence, x0)
+        rest, b = slice(task.n_free, None), task.factor
+        if isinstance(bound, Blocks):
+            if bound.majority:
+                signs = torch.from_numpy(bound.raw.astype(np.float32)).to(x0.device)
+                signs = torch.cat([signs.new_ones((task.n_free, *signs.shape[1:])), signs])
+                held = majority_targets(self.mean_field, evidence, x0, b, signs)
+            else:
+                pairings = self.recipe.pairings
+                held = exchange_targets(self.mean_field, evidence, x0, b, random, pairings)
+            targets[rest] = held[rest]
+        elif isinstance(bound, Sites):
+            targets[rest, ::b, ::b] = x0[rest, ::b, ::b]
+        elif bound is not None:
+            targets[rest] = x0[rest]
+        return targets
+
+    def __call__(self, network: Sight, batch: Batch) -> Tensor:
+        task: Task = batch.drawn
+        x0, lam, p = batch.x0, batch.lam, self.process
+        xt, bound = p.forward(x0, lam, batch.noise), task.condition(x0)
+
+        def means(logits: Tensor) -> Tensor:
+            return task.joined(logits, None if bound is None else bound.means)
+
+        def differentiable(logits: Tensor) -> Tensor:
+            through = None if bound is None else functools.partial(differentiable_means, bound)
+            return task.joined(logits, through)
+
+        alone = means(torch.zeros_like(x0))
+        found = spin_logits(network, self.mean_field, xt, lam, differentiable, alone)
+        with torch.no_grad():
+            targets = self.targets(found.evidence, x0, task, bound, batch.random)
+        minimized = spin_surrogate(found, targets, means)
+        if self.recipe.wave_weight:
+            fields = differentiable(found.logits)
+            with torch.no_grad():
+                slope = wave_slope(p, lam, fields - targets)
+            minimized = minimized + self.recipe.wave_weight * (slope * fields).mean()
+        free = slice(task.n_free)
+        logged = F.softplus(-x0[free] * found.logits[free].detach()).mean()
+        return logged + (minimized - minimized.detach())
+
+
+LOSSES: dict[str, Callable[[Recipe, Source, Measured, torch.device], Loss]] = {
+    **dict.fromkeys(OUTPUTS, FieldLoss),
+    "logits": SpinLoss,
+}
+"""By the recipe's `output`."""
