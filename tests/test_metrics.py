@@ -177,11 +177,11 @@ def test_images_beside_their_truths(tmp_path: Path) -> None:
     assert evaluate(made, ["psnr"], ImageLattices(store))[0].value == found[0].value
     assert evaluate(made, ["psnr"], fine, n=2)[0].n == 2
     for words, message in (
-        ((["psnr"], None), "missing option --against"),
-        ((["psnr", "best"], fine), "--scores: 'best'"),
+        ((["psnr"], None), "missing against"),
+        ((["psnr", "best"], fine), "scores: 'best'"),
         ((["psnr"], ImageLattices(store, "train")), "the store or split"),
-        ((["psnr"], ImageLattices(low)), "--against"),
-        ((["frechet"], fine), "missing option --features"),
+        ((["psnr"], ImageLattices(low)), "against"),
+        ((["frechet"], fine), "missing features"),
     ):
         with pytest.raises(BadInput, match=message):
             evaluate(made, *words)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,24 +22,20 @@ class StoredImages:
 
     def __init__(self, images: ImageLattices, n: int | None = None) -> None:
         self.images, self._n = images, min(n or images.n_samples, images.n_samples)
-        self._held: tuple[int, Pixels] | None = None
+        self._chunk = functools.lru_cache(1)(self._read)
 
     def __len__(self) -> int:
         return self._n
 
-    def _one(self, i: int) -> Pixels:
-        chunk = i // self.images.chunk
-        if self._held is None or self._held[0] != chunk:
-            first = chunk * self.images.chunk
-            last = min(first + self.images.chunk, self.images.n_samples)
-            at = self.images.first
-            self._held = chunk, self.images.store.read(at + first, at + last)
-        image: Pixels = self._held[1][i - self._held[0] * self.images.chunk]
-        return image
+    def _read(self, chunk: int) -> Pixels:
+        first, images = chunk * self.images.chunk, self.images
+        last = min(first + images.chunk, images.n_samples)
+        return images.store.read(images.first + first, images.first + last)
 
     def pixels(self, index: Sequence[int]) -> Pixels:
         """Return images (n, channels, Ly, Lx)."""
-        return np.stack([self._one(int(i)) for i in index])
+        places = (divmod(int(i), self.images.chunk) for i in index)
+        return np.stack([self._chunk(chunk)[i] for chunk, i in places])
 
 
 def evaluate(
@@ -67,14 +65,14 @@ def evaluate(
     """
     for name in scores:
         if name not in SCORES:
-            raise BadInput("--scores", name, ", ".join(SCORES))
+            raise BadInput("scores", name, ", ".join(SCORES))
         if name != "is" and name not in ALONE and reference is None:
-            raise BadInput("--against", None, f"a store of images for {name}")
+            raise BadInput("against", None, f"a store of images for {name}")
     if "frechet" in scores and features is None:
-        raise BadInput("--features", None, "weights of VGG16 for the score frechet")
+        raise BadInput("features", None, "weights of VGG16 for the score frechet")
     mine = StoredImages(images, n)
     if len(mine) < 2 and set(scores) & set(OF_SETS):
-        raise BadInput("-n", len(mine), "2 images or more for a distance of sets")
+        raise BadInput("n", len(mine), "2 images or more for a distance of sets")
     theirs = None if reference is None else StoredImages(reference)
     found: list[Score] = []
     paired = [name for name in scores if name in PAIRED]
@@ -82,8 +80,7 @@ def evaluate(
         parents, truths = _parents(images, reference), StoredImages(reference)
 
         def pairs() -> Iterator[tuple[Pixels, Pixels]]:
-            for first in range(0, len(mine), metrics.BATCH):
-                index = range(first, min(first + metrics.BATCH, len(mine)))
+            for index in metrics.batches(len(mine)):
                 yield mine.pixels(index), truths.pixels(parents[index.start : index.stop].tolist())
 
         found += [metrics.paired_score(name, pairs, weights) for name in paired]
@@ -91,12 +88,10 @@ def evaluate(
         found.append(consistency(mine, low, images))
     inception = [name for name in scores if name in ("fid", "is")]
     if inception:
-        made = metrics.inception_scores(inception, mine, theirs, weights, device)
         same = reference is not None and _papers_protocol(len(mine), reference)
-        found += [
-            Score(s.name, s.value, s.error, s.n, metrics.PAPER.get(s.name) if same else None)
-            for s in made
-        ]
+        paper = metrics.PAPER if same else {}
+        made = metrics.inception_scores(inception, mine, theirs, weights, device)
+        found += [replace(score, paper=paper.get(score.name)) for score in made]
     if "frechet" in scores and theirs is not None and features is not None:
         found.append(metrics.frechet_score(mine, theirs, features))
     return found + [metrics.quality_score(name, mine, weights) for name in scores if name in ALONE]
@@ -104,22 +99,20 @@ def evaluate(
 
 def _parents(images: ImageLattices, reference: ImageLattices) -> NDArray[np.int64]:
     """Return the place of each image's truth in `reference`; raises BadInput."""
-    if images.shape != reference.shape or images.channels != reference.channels:
-        raise BadInput(
-            "--against", str(reference.path),
-            f"images of {images.channels} x {images.shape}, as {images.path} has",
-        )  # fmt: skip
-    if not images.store.has("parent"):
-        raise BadInput(
-            "--against", str(reference.path), f"no paired score: {images.path} has no parents"
-        )
+
+    def refuse(unless: bool, accepted: str) -> None:
+        if not unless:
+            raise BadInput("against", str(reference.path), accepted)
+
+    sizes = [(one.channels, *one.shape) for one in (images, reference)]
+    refuse(sizes[0] == sizes[1], f"images of {sizes[0]}, as {images.path} has")
+    refuse(images.store.has("parent"), f"no paired score: {images.path} has no parents")
     truth = images.store.attrs.get("truth_sha256")
-    if truth is not None and truth != reference.identity():
-        raise BadInput("--against", str(reference.path), f"the store that {images.path} comes from")
+    same = truth is None or truth == reference.identity()
+    refuse(same, f"the store that {images.path} comes from")
     parents = images.store.variable("parent").astype(np.int64) - reference.first
-    if parents.min() < 0 or parents.max() >= reference.n_samples:
-        accepted = f"the store or split that {images.path} comes from"
-        raise BadInput("--against", str(reference.path), accepted)
+    inside = parents.min() >= 0 and parents.max() < reference.n_samples
+    refuse(inside, f"the store or split that {images.path} comes from")
     return parents
 
 
@@ -137,17 +130,16 @@ def consistency(mine: StoredImages, low: ImageLattices, images: ImageLattices) -
     """Return the rms of A x - y over pixels, images as they are stored, in 8-bit intensities."""
     attrs = low.store.attrs
     if "rule" not in attrs:
-        raise BadInput("--low", str(low.path), "images that 'images coarsen' made")
+        raise BadInput("low", str(low.path), "images that 'images coarsen' made")
     operator = LowResolution(str(attrs["rule"]), images.shape, low.shape)
     own = images.store.attrs.get("parent_sha256")
     if own is not None and own != low.store.digest():
-        raise BadInput("--low", str(low.path), f"the store that {images.path} was made from")
+        raise BadInput("low", str(low.path), f"the store that {images.path} was made from")
     given = StoredImages(low, len(mine))
     if len(given) < len(mine):
-        raise BadInput("--low", str(low.path), f"{len(mine)} images or more")
+        raise BadInput("low", str(low.path), f"{len(mine)} images or more")
     squares = []
-    for first in range(0, len(mine), metrics.BATCH):
-        index = range(first, min(first + metrics.BATCH, len(mine)))
+    for index in metrics.batches(len(mine)):
         seen = operator.apply(fields_of(mine.pixels(index)).astype(np.float64))
         missing = 127.5 * (seen - fields_of(given.pixels(index)))
         squares.append((missing**2).mean((1, 2, 3)))

@@ -8,7 +8,7 @@ distance of other features than those of the Inception network of 2015 is never 
 from __future__ import annotations
 
 import contextlib
-import hashlib
+import functools
 import importlib
 import io
 import os
@@ -28,23 +28,32 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from skild_phys.errors import BadInput, StoreError, WeightsError, how_to_install
+from skild_phys.files import sha256_file
 from skild_phys.skild.convert import read_tensors
 
 Array = NDArray[np.float64]
 Pixels = NDArray[np.uint8]
+Pairs = Callable[[], Iterator[tuple[Pixels, Pixels]]]
+"""Returns batches of images and their truths."""
+_OfPairs = Callable[[Tensor, Tensor], Any]
 
 INCEPTION = "weights-inception-2015-12-05-6726825d.pth"
-ALEXNET = "alexnet-owt-7be5be79.pth"
-FROM = {
+_ALEXNET = "alexnet-owt-7be5be79.pth"
+_FROM = {
     INCEPTION: "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/" + INCEPTION,
-    ALEXNET: "https://download.pytorch.org/models/" + ALEXNET,
+    _ALEXNET: "https://download.pytorch.org/models/" + _ALEXNET,
 }
-SMALLEST = {"psnr": 1, "ssim": 11, "ms-ssim": 176, "lpips": 32}
-"""Smallest sides: a window of 11 pixels, also at the coarsest of five scales; what is left of it
-after AlexNet's strides."""
-PAIRED = ("psnr", "ssim", "ms-ssim", "lpips")
+PAIRED = {
+    "psnr": (1, "peak_signal_noise_ratio", {"dim": (1, 2, 3)}),
+    "ssim": (11, "structural_similarity_index_measure", {}),
+    "ms-ssim": (176, "multiscale_structural_similarity_index_measure", {}),
+    "lpips": (32, "", {}),
+}
+"""Of an image beside its truth: the smallest side (a window of 11 pixels, also at the coarsest of
+five scales; what is left of it after AlexNet's strides), and torchmetrics' name."""
 OF_SETS = ("fid", "is", "frechet")
-ALONE = ("musiq", "clip-iqa")
+ALONE = {"musiq": "musiq", "clip-iqa": "clipiqa"}
+"""Of an image by itself: pyiqa's names."""
 SCORES = (*OF_SETS, *PAIRED, *ALONE)
 PAPER = {"fid": 2.65, "is": 9.63}
 """Of 50,000 images beside the 50,000 that CIFAR-10 has for training (arXiv 2605.26032)."""
@@ -58,6 +67,12 @@ class ImageSet(Protocol):
 
     def pixels(self, index: Sequence[int]) -> Pixels:
         """Return images (n, channels, Ly, Lx)."""
+
+
+def batches(n: int) -> Iterator[range]:
+    """Yield the indices of `n` images, BATCH at once."""
+    for first in range(0, n, BATCH):
+        yield range(first, min(first + BATCH, n))
 
 
 @dataclass(frozen=True)
@@ -119,14 +134,12 @@ def weights_file(name: str, folder: Path | None) -> Path:
             if file.is_file():
                 return file
     where = " or ".join(map(str, places))
-    raise WeightsError(f"{name}: not found in {where}; it is at {FROM[name]}")
+    raise WeightsError(f"{name}: not found in {where}; it is at {_FROM[name]}")
 
 
 def named_so(path: Path) -> bool:
     """Return whether the SHA-256 of a file begins as the last part of its name says."""
-    with open(path, "rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return digest.startswith(path.stem.rpartition("-")[2])
+    return sha256_file(path).startswith(path.stem.rpartition("-")[2])
 
 
 def _mean(name: str, values: Array) -> Score:
@@ -135,15 +148,22 @@ def _mean(name: str, values: Array) -> Score:
     return Score(name, float(values.mean()), error, len(values))
 
 
-Pairs = Callable[[], Iterator[tuple[Pixels, Pixels]]]
-"""Returns batches of images and their truths."""
-
-
 def paired_score(name: str, pairs: Pairs, folder: Path | None = None) -> Score:
     """Return the mean over images of `name`, one of PAIRED; intensities are 0 to 255."""
-    of = _lpips(folder) if name == "lpips" else _of_pairs(name)
+    smallest, function, options = PAIRED[name]
+    if name == "lpips":
+        of = _lpips(folder)
+    else:
+        image: Any = library("torchmetrics.functional.image")
+        known = {"data_range": 255.0, "reduction": "none", **options}
+        of = functools.partial(getattr(image, function), **known)
+    values = []
     with torch.inference_mode():
-        values = [of(_float(a), _float(b)) for a, b in pairs()]
+        for a, b in pairs():
+            if min(a.shape[-2:]) < smallest:
+                accepted = f"images of {smallest} pixels or more a side"
+                raise BadInput("scores", f"{name} of {a.shape[-2:]}", accepted)
+            values.append(np.asarray(of(_float(a), _float(b)).double()).reshape(-1))
     return _mean(name, np.concatenate(values))
 
 
@@ -151,30 +171,9 @@ def _float(pixels: Pixels) -> Tensor:
     return torch.from_numpy(pixels.astype(np.float32))
 
 
-def _of_pairs(name: str) -> Callable[[Tensor, Tensor], Array]:
-    image: Any = library("torchmetrics.functional.image")
-    options: dict[str, Any] = {"data_range": 255.0, "reduction": "none"}
-
-    def of(a: Tensor, b: Tensor) -> Array:
-        side = min(a.shape[-2:])
-        if side < SMALLEST[name]:
-            accepted = f"images of {SMALLEST[name]} pixels or more a side"
-            raise BadInput("--scores", f"{name} of {tuple(a.shape[-2:])}", accepted)
-        if name == "psnr":
-            dim = (1, 2, 3)
-            values = image.peak_signal_noise_ratio(a, b, dim=dim, **options)
-        elif name == "ssim":
-            values = image.structural_similarity_index_measure(a, b, **options)
-        else:
-            values = image.multiscale_structural_similarity_index_measure(a, b, **options)
-        return np.atleast_1d(np.asarray(values.double()))
-
-    return of
-
-
-def _lpips(folder: Path | None) -> Callable[[Tensor, Tensor], Array]:
+def _lpips(folder: Path | None) -> _OfPairs:
     """Return LPIPS of version 0.1 on AlexNet; ImageNet's weights lie in a file."""
-    path = weights_file(ALEXNET, folder)
+    path = weights_file(_ALEXNET, folder)
     lpips = library("lpips")
     with contextlib.redirect_stdout(sys.stderr):
         judge = lpips.LPIPS(net="alex", pnet_rand=True, verbose=False).eval()
@@ -188,13 +187,9 @@ def _lpips(folder: Path | None) -> Callable[[Tensor, Tensor], Array]:
     except (KeyError, RuntimeError) as error:
         raise WeightsError(f"{path}: is no AlexNet of torchvision ({error})") from None
 
-    def of(a: Tensor, b: Tensor) -> Array:
-        if min(a.shape[-2:]) < SMALLEST["lpips"]:
-            accepted = f"images of {SMALLEST['lpips']} pixels or more a side"
-            raise BadInput("--scores", f"lpips of {tuple(a.shape[-2:])}", accepted)
+    def of(a: Tensor, b: Tensor) -> Any:
         # A grey image is one of three equal channels.
-        a, b = (x.expand(-1, 3, -1, -1) / 127.5 - 1.0 for x in (a, b))
-        return np.asarray(judge(a, b).double()).reshape(-1)
+        return judge(*(x.expand(-1, 3, -1, -1) / 127.5 - 1.0 for x in (a, b)))
 
     return of
 
@@ -221,7 +216,6 @@ def inception_scores(
     path = weights_file(INCEPTION, folder)
     genuine = named_so(path)
     fidelity = library("torch_fidelity")
-    wanted = {"fid": "fid" in names, "isc": "is" in names}
     with tempfile.TemporaryDirectory(prefix="skild-phys-") as place:
         # torch-fidelity would unpickle anything: it is given what was read as tensors alone.
         safe = Path(place) / path.with_suffix(".pth").name
@@ -230,24 +224,26 @@ def inception_scores(
             input1=_Dataset(images), input2=None if reference is None else _Dataset(reference),
             cuda=device != "cpu", batch_size=BATCH, verbose=False, save_cpu_ram=True,
             isc_splits=min(10, len(images)), samples_find_deep=False,
-            feature_extractor_weights_path=str(safe), **wanted,
+            feature_extractor_weights_path=str(safe), fid="fid" in names, isc="is" in names,
         )  # fmt: skip
     label = "" if genuine else f" of the features of {path.name}, not Inception's of 2015"
-    scores = []
-    if wanted["fid"]:
-        name = "fid" if genuine else "frechet" + label
-        value = float(found["frechet_inception_distance"])
-        scores.append(Score(name, value, None, len(images)))
-    if wanted["isc"]:
-        value, spread = (float(found[f"inception_score_{k}"]) for k in ("mean", "std"))
-        scores.append(Score("is" + label, value, spread, len(images)))
-    return scores
+    distance = "fid" if genuine else "frechet" + label
+    scores = {
+        "fid": (distance, "frechet_inception_distance", None),
+        "is": ("is" + label, "inception_score_mean", "inception_score_std"),
+    }
+    return [
+        Score(
+            name, float(found[value]), None if error is None else float(found[error]), len(images)
+        )
+        for score, (name, value, error) in scores.items()
+        if score in names
+    ]
 
 
 # The Frechet distance of features of one's own.
 
-FEATURE_SIDE = 64
-"""Smaller images are enlarged to this side before their features are taken."""
+_FEATURE_SIDE = 64  # smaller images are enlarged to it before their features are taken
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _VGG16 = (64, 64, 0, 128, 128, 0, 256, 256, 256, 0, 512, 512, 512, 0, 512, 512, 512)
 
@@ -285,12 +281,10 @@ def features(
     mean, std = (torch.tensor(x)[:, None, None] for x in (_MEAN, _STD))
     out = []
     with torch.inference_mode():
-        for first in range(0, len(images), BATCH):
-            index = range(first, min(first + BATCH, len(images)))
+        for index in batches(len(images)):
             x = _float(images.pixels(index)).expand(-1, 3, -1, -1) / 255.0
-            if min(x.shape[-2:]) < FEATURE_SIDE:
-                scale = FEATURE_SIDE / min(x.shape[-2:])
-                size = [round(side * scale) for side in x.shape[-2:]]
+            if (least := min(x.shape[-2:])) < _FEATURE_SIDE:
+                size = [round(side * _FEATURE_SIDE / least) for side in x.shape[-2:]]
                 x = F.interpolate(x, size, mode="bilinear", antialias=False)
             seen = network(((x - mean) / std).contiguous(memory_format=torch.channels_last))
             out.append(seen.mean((-2, -1)).double().numpy())
@@ -355,9 +349,7 @@ def quality_score(name: str, images: ImageSet, folder: Path | None = None) -> Sc
     pyiqa = library("pyiqa", "quality")
     try:
         with _nothing_fetched(folder):
-            judge = pyiqa.create_metric(
-                {"musiq": "musiq", "clip-iqa": "clipiqa"}[name], device="cpu"
-            )
+            judge = pyiqa.create_metric(ALONE[name], device="cpu")
     except ImportError as error:
         raise StoreError(f"pyiqa cannot be imported here ({error}): needed for {name}") from None
     except pickle.UnpicklingError:
@@ -370,8 +362,7 @@ def quality_score(name: str, images: ImageSet, folder: Path | None = None) -> Sc
         ) from None
     values = []
     with torch.inference_mode():
-        for first in range(0, len(images), BATCH):
-            index = range(first, min(first + BATCH, len(images)))
+        for index in batches(len(images)):
             x = _float(images.pixels(index)).expand(-1, 3, -1, -1) / 255.0
             values.append(np.asarray(judge(x).double()).reshape(-1))
     return _mean(name, np.concatenate(values))
