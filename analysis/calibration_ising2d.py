@@ -46,7 +46,7 @@ def quantities(spins: np.ndarray) -> dict[str, np.ndarray]:
     k = np.hypot(*np.meshgrid(*[np.fft.fftfreq(SIDE) * SIDE] * 2))
     shells = {1: (0.5, 1.5), 4: (3.5, 4.5), 12: (11, 13), 24: (22, 26)}
     shells = {name: ends for name, ends in shells.items() if name < SIDE / 2}
-    found = {"energy": model.energy(spins), "m2": model.magnetization(spins) ** 2}
+    found = {"energy": model.energy(spins), "m2": model.order_parameter(spins) ** 2}
     for name, (low, high) in shells.items():
         found[f"S(k = {name} 2 pi / L)"] = power[:, (k >= low) & (k < high)].mean(axis=1)
     for r in (1, 2, 4):

@@ -233,7 +233,7 @@ def refined(name: str, make: Callable[[Index], np.ndarray], *, spins=True, local
     attrs |= {} if local else {"rule": "block_mean", "factor": FACTOR}
 
     def extra(lattices, index):
-        scalars = {"energy": ISING.energy, "magnetization": ISING.magnetization} if spins else {}
+        scalars = {"energy": ISING.energy, "magnetization": ISING.order_parameter} if spins else {}
         return {"parent": index} | {key: of(lattices) for key, of in scalars.items()}
 
     def run() -> dict:

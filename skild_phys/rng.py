@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from typing import Any
 
 import numpy as np
@@ -134,6 +135,13 @@ def next_u64(state):  # type: ignore[no-untyped-def]
 def uniform(state):  # type: ignore[no-untyped-def]
     """Return a float64 uniform on [0, 1) with 53 random bits."""
     return (next_u64(state) >> np.uint64(11)) * _TO_UNIT
+
+
+@njit(cache=True, nogil=True)
+def normal(state):  # type: ignore[no-untyped-def]
+    """Return a float64 of the normal distribution with mean 0 and variance 1 (Box and Muller)."""
+    radius = math.sqrt(-2.0 * math.log(1.0 - uniform(state)))
+    return radius * math.cos(2.0 * math.pi * uniform(state))
 
 
 @njit(cache=True, nogil=True, inline="always")

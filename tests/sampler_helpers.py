@@ -11,10 +11,10 @@ import numpy as np
 import scipy.stats
 from numpy.typing import NDArray
 
-from skild_phys.models import MODELS, Model
+from skild_phys.models import MODELS, Model, Update
 from skild_phys.models.geometry import equal_bonds
 from skild_phys.models.potts import Potts
-from skild_phys.simulation.algorithms import Algorithm, get_algorithm
+from skild_phys.simulation.algorithms import get_update
 
 Array = NDArray[np.float64]
 Lattices = NDArray[np.int8]
@@ -66,7 +66,7 @@ def sample(
     and burns in for `burn` updates, by default the time of 20 draws. Of each draw `record` says
     what is kept, by default a copy of the lattices.
     """
-    kernel: Algorithm = get_algorithm(algorithm, model)
+    kernel: Update = get_update(algorithm, model)
     step = advance or kernel.advance
     lattices = np.full((kernel.replicas, *shape), model.values[-1], dtype=np.int8)
     if start is not None:

@@ -14,10 +14,10 @@ import scipy.stats
 from conftest import TC, files_of
 
 from skild_phys.errors import BadInput, Interrupted
-from skild_phys.models import MODELS, get_model
+from skild_phys.models import MODELS, Update, get_model
 from skild_phys.rng import STREAMS, kernel_state, lane_state
-from skild_phys.simulation import burn_in, chain
-from skild_phys.simulation.algorithms import ALGORITHMS, Algorithm
+from skild_phys.simulation import algorithms, burn_in, chain
+from skild_phys.simulation.algorithms import updates_of
 from skild_phys.simulation.chain import simulate
 from skild_phys.simulation.expected import (
     correlation_length,
@@ -74,7 +74,7 @@ def test_samples_are_those_of_each_chain_by_itself(
             np.testing.assert_array_equal(lattice * lattice[0, 0], spins * spins[0, 0])
     model = MODELS["ising2d"]
     np.testing.assert_array_equal(store.variable("energy"), model.energy(lattices))
-    np.testing.assert_array_equal(store.variable("magnetization"), model.magnetization(lattices))
+    np.testing.assert_array_equal(store.variable("magnetization"), model.order_parameter(lattices))
 
 
 def test_replicas_of_a_word_are_chains(tmp_path: Path) -> None:
@@ -104,7 +104,7 @@ def test_every_kernel_fills_a_store(
     lattices = store.read(0, 12)
     assert set(np.unique(lattices)) <= set(system.values)
     np.testing.assert_array_equal(store.variable("energy"), system.energy(lattices))
-    np.testing.assert_array_equal(store.variable("magnetization"), system.magnetization(lattices))
+    np.testing.assert_array_equal(store.variable("magnetization"), system.order_parameter(lattices))
     assert len(np.unique(lattices.reshape(12, -1), axis=0)) > 6
 
 
@@ -387,8 +387,8 @@ def test_an_error_in_a_thread_is_raised(
             raise RuntimeError("broken kernel")
         wolff(lattices[0], TC, arguments[2], 1)
 
-    kernel = Algorithm("wolff", "cluster", (type(MODELS["ising2d"]),), broken, stream=kernel_state)
-    monkeypatch.setattr("skild_phys.simulation.algorithms.ALGORITHMS", (kernel,))
+    kernel = Update(broken, "wolff", "cluster")
+    monkeypatch.setattr(algorithms, "ALGORITHMS", [(lambda model: True, kernel)])
     with pytest.raises(RuntimeError, match="broken kernel"):
         simulate(spec(10_000, every=1, burn_in=10), tmp_path / "a.zarr")
     assert open_store(tmp_path / "a.zarr").n_samples < 10_000
@@ -527,9 +527,7 @@ def test_what_cannot_be_simulated(changed: dict[str, Any]) -> None:
 
 def test_every_model_has_a_default() -> None:
     for model in MODELS.values():
-        assert SimulationSpec(8, 1.0, 1, model=model.name).algorithm in {
-            kernel.name for kernel in ALGORITHMS
-        }
+        assert SimulationSpec(8, 1.0, 1, model=model.name).algorithm in updates_of(model)
 
 
 def test_correlation_length() -> None:

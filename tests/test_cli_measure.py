@@ -401,7 +401,7 @@ def test_measure_other_models(cli: Cli, tmp_path: Path, name: str, shape: tuple[
     path = tmp_path / "a.zarr"
     lattices = save_model(path, name, shape)
     model, sites = MODELS[name], int(np.prod(shape))
-    e, m = model.energy(lattices), model.magnetization(lattices)
+    e, m = model.energy(lattices), model.order_parameter(lattices)
     code, out, err = cli("measure", path, "--json")
     assert code == 0, err
     found = {o["observable"]: o for o in json.loads(out)["observables"]}

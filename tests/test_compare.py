@@ -53,7 +53,11 @@ def fill(spins: np.ndarray, seed: int, factor: int = FACTOR) -> np.ndarray:
 def save(path: Path, spins: np.ndarray, attrs: dict[str, Any], **scalars: Any) -> LatticeStore:
     model = MODELS["ising2d"]
     base = {"model": model.name, "L": spins.shape[2], "temperature": model.critical_temperature}
-    arrays = {"energy": model.energy(spins), "magnetization": model.magnetization(spins), **scalars}
+    arrays = {
+        "energy": model.energy(spins),
+        "magnetization": model.order_parameter(spins),
+        **scalars,
+    }
     with create_store(
         path,
         field="spins",

@@ -15,9 +15,8 @@ from skild_phys.measurement.measure import measure
 from skild_phys.models import MODELS
 from skild_phys.models.base import Array, Model
 from skild_phys.models.ising import ISING_2D, Ising
-from skild_phys.rng import kernel_state, uniform
-from skild_phys.simulation import algorithms
-from skild_phys.simulation.algorithms import ALGORITHMS, Algorithm, get_algorithm
+from skild_phys.rng import uniform
+from skild_phys.simulation.algorithms import get_update
 from skild_phys.simulation.chain import simulate
 from skild_phys.simulation.coarsening import coarsen_store
 from skild_phys.simulation.conditional import Law
@@ -32,16 +31,15 @@ class IsingInField(Model):
     """H = -J sum_<ij> s_i s_j - 0.35 J sum_i s_i."""
 
     def energy(self, lattices: NDArray[np.int8]) -> Array:
-        return ISING_2D.energy(lattices) - H * self.magnetization(lattices)
+        return ISING_2D.energy(lattices) - H * self.order_parameter(lattices)
 
-    def magnetization(self, lattices: NDArray[np.int8]) -> Array:
-        return ISING_2D.magnetization(lattices)
-
-
-FIELD = IsingInField("ising-in-field", 2, (-1, 1), "spins", ISING_2D.critical_temperature)
+    def order_parameter(self, lattices: NDArray[np.int8]) -> Array:
+        return ISING_2D.order_parameter(lattices)
 
 
-def heat_bath(s: NDArray[np.int8], t: float, state: NDArray[np.uint64], sweeps: int) -> None:
+def heat_bath(
+    s: NDArray[np.int8], model: Model, t: float, state: NDArray[np.uint64], sweeps: int
+) -> None:
     """Make sweeps of heat-bath updates: P(+1) = 1 / (1 + exp(-2 (sum of neighbours + H) / T))."""
     p = 1.0 / (1.0 + np.exp(-2.0 * (np.arange(-4, 5) + H) / t))
     near = [[(y + dy) % L * L + (x + dx) % L for dy, dx in ((0, 1), (0, -1), (1, 0), (-1, 0))]
@@ -54,17 +52,18 @@ def heat_bath(s: NDArray[np.int8], t: float, state: NDArray[np.uint64], sweeps: 
     s[:] = np.array(values, dtype=np.int8).reshape(s.shape)
 
 
+FIELD = IsingInField(
+    "ising-in-field", 2, (-1, 1), "spins", ISING_2D.critical_temperature,
+    updates={"heat-bath": heat_bath},
+)  # fmt: skip
+
+
 @pytest.fixture
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> LatticeStore:
     """Return a store of 400 samples of the model, which is known while the test runs."""
-    monkeypatch.setitem(MODELS, FIELD.name, FIELD)  # type: ignore[arg-type]
-    own = Algorithm(
-        "metropolis", "sweep", (IsingInField,), lambda x, m, t, rng, n: heat_bath(x[0], t, rng, n),
-        stream=kernel_state,
-    )  # fmt: skip
-    monkeypatch.setattr(algorithms, "ALGORITHMS", (*ALGORITHMS, own))
+    monkeypatch.setitem(MODELS, FIELD.name, FIELD)
     spec = SimulationSpec(
-        L, T, 400, model=FIELD.name, algorithm="metropolis", every=8, burn_in=100, seed=1
+        L, T, 400, model=FIELD.name, algorithm="heat_bath", every=8, burn_in=100, seed=1
     )
     return simulate(spec, tmp_path / "a.zarr", n_threads=1)
 
@@ -78,7 +77,7 @@ def test_the_magnetization_is_that_of_enumeration(store: LatticeStore) -> None:
     """
     every = configurations(ISING_2D, (L, L))
     weight = np.exp(-16 * (FIELD.energy(every) - FIELD.energy(every).min()) / T)
-    for name, values in (("magnetization", FIELD.magnetization), ("energy", FIELD.energy)):
+    for name, values in (("magnetization", FIELD.order_parameter), ("energy", FIELD.energy)):
         exact = float(np.average(values(every), weights=weight))
         found = store.variable(name)
         z = (found.mean() - exact) / (found.std(ddof=1) / np.sqrt(len(found)))
@@ -126,8 +125,8 @@ def test_a_subclass_gets_no_kernel_of_its_parent() -> None:
         pass
 
     tilted = Tilted("tilted", 2, (-1, 1), "spins", 2.0)
-    with pytest.raises(BadInput, match="algorithm"):
-        get_algorithm("wolff", tilted)
+    with pytest.raises(BadInput, match="a model with updates"):
+        get_update("wolff", tilted)
     assert not tilted.even
     assert tilted.bond is None
     assert ISING_2D.even
@@ -136,6 +135,6 @@ def test_a_subclass_gets_no_kernel_of_its_parent() -> None:
 
 @pytest.mark.usefixtures("store")
 def test_auto_is_an_update_that_the_model_has() -> None:
-    """Planted, seen to fail: "'auto' is not accepted; expected metropolis, or auto"."""
-    assert get_algorithm("auto", FIELD).name == "metropolis"
-    assert get_algorithm("auto", ISING_2D).name == "swendsen-wang"
+    """Planted, seen to fail: "'auto' is not accepted; expected heat-bath, or auto"."""
+    assert get_update("auto", FIELD).name == "heat-bath"
+    assert get_update("auto", ISING_2D).name == "swendsen-wang"

@@ -53,7 +53,7 @@ def test_energies_of_known_lattices() -> None:
     checkers[:, ::2] *= -1
     lattices = np.stack([up, -up, stripes, checkers])
     assert model.energy(lattices).tolist() == [-2.0, -2.0, 0.0, 2.0]
-    assert model.magnetization(lattices).tolist() == [1.0, -1.0, 0.0, 0.0]
+    assert model.order_parameter(lattices).tolist() == [1.0, -1.0, 0.0, 0.0]
     assert model.energy(np.ones((2, 2), np.int8)) == -2.0
 
 

@@ -322,7 +322,7 @@ def test_what_a_method_makes_of_other_models_is_checked_and_kept(
     assert (store.field, store.shape, store.q) == (model.field, KINDS[name], coarse.q)
     assert np.array_equal(store.read(0, 5), fine)
     assert np.array_equal(store.variable("energy"), model.energy(fine))
-    assert np.array_equal(store.variable("magnetization"), model.magnetization(fine))
+    assert np.array_equal(store.variable("magnetization"), model.order_parameter(fine))
     assert np.array_equal(store.variable("parent"), coarse.ids)
     assert store.attrs["L"] == [*KINDS[name]]
     again = coarsen_store(store, tmp_path / "again.zarr", rule, 2)

@@ -37,7 +37,7 @@ class _Store:
 
     @property
     def q(self) -> int:
-        return len(self.model.values) if self.model.field == "states" else 0
+        return self.model.q
 
 
 def rehearse(steps: Sequence[Step]) -> None:
@@ -68,7 +68,7 @@ def _simulate(params: Params) -> _Store:
 
     spec = spec_of_options(params["samples"], **{name: params[name] for name in PARAMETERS})
     settled_chunk(spec, *(params[name] for name in ("chunk", "threads", "cluster")))
-    return _Store(spec.n_samples, spec.shape, spec.system, spec.temperature)
+    return _Store(spec.n_samples, spec.shape, spec.model, spec.temperature)
 
 
 def _coarsen(params: Params, fine: _Store) -> _Store:

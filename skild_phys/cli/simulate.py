@@ -168,7 +168,7 @@ def _default_output(spec: SimulationSpec, given: dict[str, Any]) -> Path:
     temperature = "".join(str(given["temperature"]).split())
     heat = temperature if temperature.endswith("c") else f"T{temperature}"
     seed = f"-seed{spec.seed}" if spec.seed else ""
-    return Path(f"{spec.model}-{shape_name(spec.shape)}-{heat}{seed}.zarr")
+    return Path(f"{spec.model.name}-{shape_name(spec.shape)}-{heat}{seed}.zarr")
 
 
 def spec_of_options(
@@ -225,15 +225,15 @@ def _check_agreement(
 ) -> None:
     """Raise BadInput for an option that was given and says something else than the store."""
     from skild_phys.models import parse_temperature
-    from skild_phys.simulation.algorithms import get_algorithm
+    from skild_phys.simulation.algorithms import get_update
     from skild_phys.simulation.spec import parse_shape
 
     parse: dict[str, Callable[[Any], Any]] = {
-        "side": lambda text: parse_shape(text, spec.system),
-        "temperature": lambda text: parse_temperature(text, spec.system),
-        "algorithm": lambda name: get_algorithm(name, spec.system).name,
+        "side": lambda text: parse_shape(text, spec.model),
+        "temperature": lambda text: parse_temperature(text, spec.model),
+        "algorithm": lambda name: get_update(name, spec.model).name,
     }
-    there = vars(spec) | {"side": spec.shape}
+    there = vars(spec) | {"side": spec.shape, "model": spec.model.name}
     for name, option in PARAMETERS.items():
         if context.get_parameter_source(name) is not ParameterSource.COMMANDLINE:
             continue

@@ -187,7 +187,7 @@ def _source(store: Path | None, options: Recipe) -> tuple[Source, dict[str, Any]
     """Return where lattices come from, and what the weights say of their system."""
     import torch
 
-    from skild_phys.models import MODELS
+    from skild_phys.models import find_model
     from skild_phys.skild.data import ImageLattices, SimulationSource, StoreSource
     from skild_phys.store import open_lattices
 
@@ -221,7 +221,7 @@ def _source(store: Path | None, options: Recipe) -> tuple[Source, dict[str, Any]
     if spins and lattices.field != "spins":
         accepted = f"spins, not '{lattices.field}', or a recipe (--config) with output = \"v\""
         raise BadInput("STORE", str(store), accepted)
-    known = MODELS.get(str(lattices.attrs.get("model")))
+    known = find_model(lattices.attrs)
     if known is not None and not known.even and "sign" in options.symmetries:
         accepted = f"a recipe without 'sign': {known.name} declares no change of sign"
         raise BadInput("symmetries", list(options.symmetries), accepted)

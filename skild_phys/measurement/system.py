@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skild_phys.errors import BadInput, StoreError
-from skild_phys.models import Model
+from skild_phys.models import Model, find_model
 from skild_phys.store import Lattices
 
 T = TypeVar("T")
@@ -178,12 +178,17 @@ def physical(lattices: Lattices, raw: NDArray[Any]) -> NDArray[Any]:
 
 
 def hamiltonian(lattices: Lattices) -> Model | None:
-    """Return the model whose energies the lattices have: None for coarse lattices and fields.
+    """Return the model whose energies the lattices have; none of coarse ones, or fields of spins.
 
     Raises StoreError if the lattices cannot be of the model that a store names.
     """
     coarse = "factor" in lattices.attrs and "method" not in lattices.attrs
-    return None if coarse or lattices.field not in ("spins", "states") else lattices.model()
+    if coarse or lattices.field not in ("spins", "states", "field"):
+        return None
+    known = find_model(lattices.attrs) if lattices.field == "field" else None
+    if lattices.field == "field" and (known is None or known.field != "field"):
+        return None  # a field that was made of spins
+    return lattices.model()
 
 
 def check_measurable(lattices: Lattices) -> None:

@@ -1,58 +1,171 @@
-"""What every lattice model says of itself."""
+"""What a lattice model says of itself: sites, bonds, energy, symmetries, updates."""
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
+from numba import njit
 from numpy.typing import NDArray
 
-Array = NDArray[np.float64]
+import skild_phys.kernel_cache  # noqa: F401
+from skild_phys.rng import kernel_state, next_u64, normal
+
+Array: TypeAlias = NDArray[np.float64]
+State: TypeAlias = NDArray[np.uint64]
+Symmetry: TypeAlias = tuple[int, ...] | Callable[[NDArray[Any]], NDArray[Any]]
+
+
+class Bond(NamedTuple):
+    """A bond of every site to the one at `offset` from it, slowest axis first; `strength` in J."""
+
+    offset: tuple[int, ...]
+    strength: float = 1.0
+
+
+@dataclass(frozen=True)
+class Update:
+    """A Markov chain update that leaves the Gibbs distribution of a model as it is.
+
+    Attributes
+    ----------
+    advance : (lattices (replicas, ...), model, T, generator state, updates): changes lattices and
+        state in place. How many updates one call makes must not matter.
+    name : by which commands and stores call it.
+    unit : what one update is called: `cluster` or `sweep`.
+    stream : (seed, *key) -> generator state: `rng.kernel_state` (4,), or `rng.lane_state`.
+    replicas : chains that advance together.
+    local : whether it updates site by site; autocorrelations then grow as L^2.17.
+    even_sides : whether sides must be even, as for a checkerboard.
+    pace : nanoseconds per update and site, roughly; says only how often a run looks up.
+    """
+
+    advance: Callable[[NDArray[Any], Any, float, State, int], object]
+    name: str = ""
+    unit: str = "sweep"
+    stream: Callable[..., State] = kernel_state
+    replicas: int = 1
+    local: bool = True
+    even_sides: bool = False
+    pace: float = 10.0
+
+
+@dataclass(frozen=True)
+class _OneLattice:
+    """A plain function (lattice, model, T, generator state, updates) as an `Update.advance`."""
+
+    function: Callable[[NDArray[Any], Any, float, State, int], object]
+
+    def __call__(self, x: NDArray[Any], model: Any, t: float, state: State, updates: int) -> object:
+        return self.function(x[0], model, t, state, updates)
 
 
 @dataclass(frozen=True)
 class Model(ABC):
     """A Hamiltonian on a periodic lattice; J = k_B = 1.
 
-    A lattice two sites wide has two bonds between each pair of neighbours along that axis, one
-    each way round.
+    A subclass gives `energy` and `order_parameter`; fields that it adds, which need defaults, are
+    the parameters of its Hamiltonian. An instance is handed to `skild_phys.simulate`, or put
+    into `MODELS` under its name. A lattice two sites wide has two bonds between each pair of
+    neighbours along that axis, one each way round.
 
     Attributes
     ----------
     name : by which commands and stores call it.
     dimension : of the lattice: 2 (y, x) or 3 (z, y, x).
-    values : what a site may hold, as int8.
-    field : name of the store's variable that holds the lattices.
-    critical_temperature : in J / k_B.
-    symmetries : what every site's value may be changed to without a cost in energy: tuples as
-        long as `values`, what each of them becomes, the identity among them. None by default.
-    bond : energy, in J, that breaking a bond between equal nearest neighbours costs, if the
-        Hamiltonian is a sum over such bonds and nothing else; None (the default) for any other.
+    values : what a site may hold, as int8; none for real numbers.
+    field : name of the store's variable that holds the lattices: `spins` (+-1), `states`
+        (0 .. q - 1) or `field` (real numbers).
+    critical_temperature : in J / k_B; NaN if there is none, or it is not known.
+    symmetries : what may be done to every site at once without a cost in energy, the identity
+        among them. For discrete values tuples as long as `values`, what each of them becomes;
+        else functions of an array, such as `numpy.positive` and `numpy.negative`. None by
+        default: samples are then stored as the updates leave them.
+    bond : energy, in J, that breaking a bond between equal values costs, if the Hamiltonian is a
+        sum over `bonds` of such terms and nothing else; None (the default) for any other.
         Fortuin-Kasteleyn clusters and exact conditional sampling need it.
+    dtype : of a site: int8 of discrete values, float64 or float32 of a `field`.
+    components : numbers per site; with k > 1 a lattice is an array (k, Ly, Lx).
+    bonds : half of the bonds of a site, by default to the nearest neighbour along each axis.
+    updates : by name, `Update` or plain functions (lattice, model, T, generator state, updates)
+        that change lattice and state in place; the first is the default. Models with a `bond`
+        have others besides (`simulation.algorithms`).
+    source : where the critical temperature is from.
     """
 
     name: str
     dimension: int
-    values: tuple[int, ...]
-    field: str
-    critical_temperature: float
-    symmetries: tuple[tuple[int, ...], ...] = ()
+    values: tuple[int, ...] = ()
+    field: str = "field"
+    critical_temperature: float = math.nan
+    symmetries: tuple[Symmetry, ...] = ()
     bond: float | None = None
+    dtype: str = "int8"
+    components: int = 1
+    bonds: tuple[Bond, ...] = ()
+    updates: Mapping[str, Any] = dataclasses.field(default_factory=dict, compare=False)
+    source: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.bonds:
+            unit = np.eye(self.dimension, dtype=int)[::-1].tolist()
+            object.__setattr__(self, "bonds", tuple(Bond(tuple(offset)) for offset in unit))
+        known = {
+            name: dataclasses.replace(update, name=name)
+            if isinstance(update, Update)
+            else Update(_OneLattice(update), name)
+            for name, update in self.updates.items()
+        }
+        object.__setattr__(self, "updates", known)
 
     @abstractmethod
-    def energy(self, lattices: NDArray[np.int8]) -> Array:
+    def energy(self, lattices: NDArray[Any]) -> Array:
         """Return the energy per site, in J, of lattices (..., Ly, Lx) or (..., Lz, Ly, Lx)."""
 
     @abstractmethod
-    def magnetization(self, lattices: NDArray[np.int8]) -> Array:
+    def order_parameter(self, lattices: NDArray[Any]) -> Array:
         """Return the order parameter per site of lattices of the same shapes."""
+
+    def cold(self, shape: tuple[int, ...]) -> NDArray[Any]:
+        """Return lattices (replicas, ...) that all sites are equal in, to start from."""
+        return np.full(shape, self.values[-1] if self.values else 0, dtype=self.dtype)
+
+    def random(self, shape: tuple[int, ...], state: State) -> NDArray[Any]:
+        """Return lattices (replicas, ...) of independent sites, to start from.
+
+        Each of `values` is as likely; real numbers are normal. `state` (4,) advances in place.
+        """
+        lattices = np.empty(shape, dtype=self.dtype)
+        values = np.array(self.values, dtype=self.dtype)
+        (_choose if self.values else _normals)(lattices.reshape(-1), values, state)
+        return lattices
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """The parameters of the Hamiltonian besides J: fields that a subclass adds."""
+        common = {f.name for f in dataclasses.fields(Model)}
+        added = [f.name for f in dataclasses.fields(self) if f.name not in common]
+        return {name: getattr(self, name) for name in added}
+
+    @property
+    def nearest(self) -> bool:
+        """Whether the bonds are those to nearest neighbours, of strength 1."""
+        return all(b.strength == 1.0 and sum(map(abs, b.offset)) == 1 for b in self.bonds)
+
+    @property
+    def q(self) -> int:
+        """The number of Potts states; 0 for spins and real numbers."""
+        return len(self.values) if self.field == "states" else 0
 
     @property
     def even(self) -> bool:
         """Whether a change of sign of all values is a symmetry."""
-        return tuple(-value for value in self.values) in self.symmetries
+        return (tuple(-value for value in self.values) or np.negative) in self.symmetries
 
     @property
     def axes(self) -> tuple[int, ...]:
@@ -62,3 +175,29 @@ class Model(ABC):
     def sites(self, lattices: NDArray[Any]) -> int:
         """Return the number of sites of one lattice."""
         return int(np.prod(lattices.shape[-self.dimension :]))
+
+    def site_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the shape of the array of one lattice: components first if there are several."""
+        return (self.components, *shape) if self.components > 1 else shape
+
+    def turned(self, number: int, lattices: NDArray[Any]) -> NDArray[Any]:
+        """Return lattices under symmetry `number`."""
+        symmetry = self.symmetries[number]
+        if callable(symmetry):
+            return symmetry(lattices)
+        becomes = np.zeros(256, dtype=np.int8)
+        becomes[np.array(self.values, dtype=np.int8).view(np.uint8)] = symmetry
+        return becomes[lattices.view(np.uint8)]
+
+
+@njit(cache=True, nogil=True)
+def _choose(flat, values, state):  # type: ignore[no-untyped-def]
+    for site in range(flat.size):
+        bits = next_u64(state)
+        flat[site] = values[np.int64(((bits >> np.uint64(32)) * np.uint64(values.size)) >> 32)]
+
+
+@njit(cache=True, nogil=True)
+def _normals(flat, values, state):  # type: ignore[no-untyped-def]
+    for site in range(flat.size):
+        flat[site] = normal(state)

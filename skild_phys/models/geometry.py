@@ -65,3 +65,24 @@ def equal_bonds(lattices: NDArray[np.int8], dimension: int) -> NDArray[np.int64]
     out = np.empty(len(rows), dtype=np.int64)
     _equal_bonds(rows, before, out)
     return out.reshape(lattices.shape[:-dimension])
+
+
+@functools.lru_cache(maxsize=16)
+def neighbour_sites(
+    shape: tuple[int, ...], offsets: tuple[tuple[int, ...], ...] | None = None
+) -> NDArray[np.int64]:
+    """Return the sites beside each site, numbered in C order, (sites, 2 n) int64.
+
+    By offset (default: the nearest neighbours, the fastest axis first): there, and as far back.
+    """
+    number = np.arange(math.prod(shape)).reshape(shape)
+    axes = tuple(range(len(shape)))
+    known = offsets or tuple(map(tuple, np.eye(len(shape), dtype=int)[::-1].tolist()))
+    beside = [
+        np.roll(number, [-sign * step for step in offset], axes).ravel()
+        for offset in known
+        for sign in (1, -1)
+    ]
+    table = np.stack(beside, axis=1).astype(np.int64)
+    table.flags.writeable = False
+    return table

@@ -12,16 +12,15 @@ from skild_phys.models.geometry import equal_bonds
 
 
 class Ising(Model):
-    """Ising model without a field; the magnetization is the (signed) mean spin."""
+    """Ising model without a field; the order parameter is the (signed) mean spin."""
 
     def energy(self, lattices: NDArray[np.int8]) -> Array:
         s = np.asarray(lattices, dtype=np.int8)
-        equal = equal_bonds(s, self.dimension)
         sites = self.sites(s)
-        energy: Array = (self.dimension * sites - 2 * equal) / sites
+        energy: Array = (self.dimension * sites - 2 * equal_bonds(s, self.dimension)) / sites
         return energy
 
-    def magnetization(self, lattices: NDArray[np.int8]) -> Array:
+    def order_parameter(self, lattices: NDArray[np.int8]) -> Array:
         s = np.asarray(lattices, dtype=np.int8)
         mean: Array = s.sum(axis=self.axes, dtype=np.int64) / self.sites(s)
         return mean
@@ -29,8 +28,14 @@ class Ising(Model):
 
 _SIGNS = ((-1, 1), (1, -1))
 
-ISING_2D = Ising("ising2d", 2, (-1, 1), "spins", 2.0 / math.log1p(math.sqrt(2.0)), _SIGNS, 2.0)
-"""Square lattice; Tc is Onsager's, 2 / ln(1 + sqrt 2)."""
+ISING_2D = Ising(
+    "ising2d", 2, (-1, 1), "spins", 2.0 / math.log1p(math.sqrt(2.0)), _SIGNS, bond=2.0,
+    source="L. Onsager, Phys. Rev. 65, 117 (1944): 2 / ln(1 + sqrt 2)",
+)  # fmt: skip
+"""Square lattice."""
 
-ISING_3D = Ising("ising3d", 3, (-1, 1), "spins", 1.0 / 0.221654626, _SIGNS, 2.0)
-"""Simple cubic lattice; Kc = 0.221654626(5), Ferrenberg, Xu and Landau, arXiv:1806.03558."""
+ISING_3D = Ising(
+    "ising3d", 3, (-1, 1), "spins", 1.0 / 0.221654626, _SIGNS, bond=2.0,
+    source="A. M. Ferrenberg, J. Xu and D. P. Landau, arXiv:1806.03558: Kc = 0.221654626(5)",
+)  # fmt: skip
+"""Simple cubic lattice."""

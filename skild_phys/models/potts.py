@@ -12,23 +12,18 @@ from skild_phys.models.geometry import equal_bonds
 
 
 class Potts(Model):
-    """Potts model; the magnetization is (q n - N) / ((q - 1) N), n the commonest state's sites.
+    """Potts model; the order parameter is (q n - N) / ((q - 1) N), n the commonest state's sites.
 
     It is 0 where all states are equally common and 1 where there is only one. At q = 2 the model
     is Ising's: energies are (e_Ising - 2) / 2 and temperatures half of Ising's.
     """
-
-    @property
-    def q(self) -> int:
-        """The number of states."""
-        return len(self.values)
 
     def energy(self, lattices: NDArray[np.int8]) -> Array:
         s = np.asarray(lattices, dtype=np.int8)
         energy: Array = -equal_bonds(s, self.dimension) / self.sites(s)
         return energy
 
-    def magnetization(self, lattices: NDArray[np.int8]) -> Array:
+    def order_parameter(self, lattices: NDArray[np.int8]) -> Array:
         s = np.asarray(lattices, dtype=np.int8)
         counts = [(s == value).sum(axis=self.axes, dtype=np.int64) for value in self.values]
         most = np.max(np.stack(counts), axis=0) / self.sites(s)
@@ -38,9 +33,11 @@ class Potts(Model):
 
 def potts(q: int) -> Potts:
     """Return the q-state model; its Tc on the square lattice is 1 / ln(1 + sqrt q), exactly."""
-    tc = 1.0 / math.log1p(math.sqrt(q))
     shifts = tuple(tuple((state + shift) % q for state in range(q)) for shift in range(q))
-    return Potts(f"potts{q}", 2, tuple(range(q)), "states", tc, shifts, 1.0)
+    return Potts(
+        f"potts{q}", 2, tuple(range(q)), "states", 1.0 / math.log1p(math.sqrt(q)), shifts,
+        bond=1.0, source="F. Y. Wu, Rev. Mod. Phys. 54, 235 (1982)",
+    )  # fmt: skip
 
 
 POTTS = tuple(potts(q) for q in range(2, 9))

@@ -150,7 +150,7 @@ def autocorrelation(series: Array) -> tuple[Array, Array]:
 def _pilot(work: _Work, note: Note) -> None:
     """Run chains until the second half of the run is long enough to say what tau is."""
     now, spec = work.now, work.spec
-    update = spec.kernel.update
+    update = spec.kernel.unit
     while True:
         work.watch()
         half, slowest = now.series.shape[1] - now.series.shape[1] // 2, float(now.tau()[0].max())
@@ -202,14 +202,14 @@ def burn_in(
             # The burn-in that was asked for, from the start: the pilot only measured.
             now.units = _fresh(spec)
     if not measured:
-        note(f"burn-in: {spec.burn_in} {spec.kernel.update}s")
+        note(f"burn-in: {spec.burn_in} {spec.kernel.unit}s")
         work.burn(spec.burn_in or 0)
         return spec, now.units
     tau, error = (now.stride * found for found in now.tau())
     slowest = float((tau + error).max())  # one standard error up
     more = math.ceil(TAUS_BURNT * slowest) if spec.burn_in is None else spec.burn_in
     total = now.updates + more if spec.burn_in is None else more
-    note(f"burn-in: {total} {spec.kernel.update}s, tau {float(tau.max()):.3g}")
+    note(f"burn-in: {total} {spec.kernel.unit}s, tau {float(tau.max()):.3g}")
     work.burn(more)
     settled = dataclasses.replace(
         spec,

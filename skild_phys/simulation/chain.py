@@ -38,7 +38,7 @@ from skild_phys.simulation.unit import (
     units_state,
     updates_in,
 )
-from skild_phys.store import LatticeStore, StoreWriter, create_store, open_store
+from skild_phys.store import LatticeStore, Plan, StoreWriter, create_store, open_store
 
 COMMIT_SECONDS = 2.5
 """About how long a block takes; a kill may cost the two that are under way."""
@@ -205,7 +205,7 @@ class _Run:
 
     def _arrays(self, block: _Block) -> dict[str, NDArray[Any]]:
         spec, count = self.spec, block.last - block.first
-        model, replicas = spec.system, spec.kernel.replicas
+        model, replicas = spec.model, spec.kernel.replicas
         arrays: dict[str, NDArray[Any]] = {
             "energy": np.empty(count),
             "magnetization": np.empty(count),
@@ -213,7 +213,8 @@ class _Run:
             "draw": np.empty(count, dtype=np.int64),
         }
         if not self.run.remote:
-            arrays[model.field] = np.empty((count, *spec.shape), dtype=np.int8)
+            shape = (count, *model.site_shape(spec.shape))
+            arrays[model.field] = np.empty(shape, dtype=model.dtype)
         for unit, part in block.parts.items():
             used = 0
             for number, (start, stop) in enumerate(spec.stretches(unit, block.first, block.last)):
@@ -346,6 +347,21 @@ def settled_chunk(
     return spec, chunk
 
 
+def _plan(spec: SimulationSpec, chunk: int, attrs: Mapping[str, Any]) -> Plan:
+    return Plan(
+        field=spec.model.field,
+        shape=spec.shape,
+        chunk=chunk,
+        variables=("energy", "magnetization", "chain", "draw"),
+        q=spec.model.q,
+        components=spec.model.components,
+        dtype=spec.model.dtype,
+        n_samples=spec.n_samples,
+        attrs={**spec.attributes(), **attrs},
+        unsettled=[name for name in SETTLED if getattr(spec, name) is None],
+    )
+
+
 def simulate(
     spec: SimulationSpec,
     path: AnyPath,
@@ -383,23 +399,10 @@ def simulate(
         spec, kept = _begun(spec, path)
         chunk = kept if chunk is None else chunk
     spec, chunk = settled_chunk(spec, chunk, n_threads, cluster)
-    known = {k: v for k, v in spec.attributes().items() if v is not None}
-    model = spec.system
     with (
         # First of all: an address where nobody answers must leave nothing behind.
         _executor(spec, n_threads, cluster, stop) as run,
-        create_store(
-            path,
-            field=model.field,
-            n_samples=spec.n_samples,
-            shape=spec.shape,
-            chunk=chunk,
-            attrs={**known, **(attrs or {})},
-            variables=("energy", "magnetization", "chain", "draw"),
-            q=len(model.values) if model.field == "states" else 0,
-            unsettled=[name for name in SETTLED if getattr(spec, name) is None],
-            overwrite=overwrite,
-        ) as writer,
+        create_store(path, _plan(spec, chunk, attrs or {}), overwrite=overwrite) as writer,
     ):
         _check_measured(spec, writer)
         if writer.committed < spec.n_samples:

@@ -9,14 +9,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from skild_phys.errors import BadInput, check_whole
-from skild_phys.models import Model, get_model
+from skild_phys.models import Model, Update, find_model, get_model, parse_temperature
 from skild_phys.rng import STREAMS, system_seed
-from skild_phys.simulation.algorithms import Algorithm, get_algorithm
+from skild_phys.simulation.algorithms import get_update
 from skild_phys.simulation.expected import sweeps_between_samples
 
-HOTTEST = 1e12
-MOST_SAMPLES, MOST_CHAINS = 2**40, 2**20
-LARGEST_SIDE = {2: 2**15, 3: 2**10}
+_HOTTEST = 1e12
+_LARGEST_SIDE = {2: 2**15, 3: 2**10}
 
 _STINT_SITES = 2**19
 _STINT_UPDATES = 2**26
@@ -24,32 +23,34 @@ _STINT_UPDATES = 2**26
 SETTLED = ("every", "burn_in", "tau_energy", "tau_magnetization_squared")
 """Parameters that the burn-in may settle; a store keeps them from its first commit on."""
 
+_WHOLE = {
+    "n_samples": ("-n", 1, 2**40),
+    "chains": ("--chains", 1, 2**20),
+    "seed": ("--seed", 0, None),
+    "every": ("--every", 1, None),
+    "burn_in": ("--burn-in", 0, None),
+    "stint": ("stint", 1, None),
+}
+"""What the whole numbers of a simulation are called in errors, and their least and most."""
 
-def parse_shape(text: str, model: Model) -> tuple[int, ...]:
-    """Return a lattice shape from `64` (all sides) or `256x128` (slowest axis first).
 
-    Raises BadInput naming --L.
+def parse_shape(sides: Any, model: Model) -> tuple[int, ...]:
+    """Return the shape of a lattice that `model` can live on, slowest axis first.
+
+    `sides` is one for all axes or a sequence of them, or a text such as `64` or `256x128`. Raises
+    BadInput naming --L.
     """
-    sides = text.lower().split("x")
-    accepted = f"a side such as 64, or {model.dimension} sides such as " + "x".join(
-        ["128", "64", "64"][: model.dimension]
-    )
-    if not all(side.strip().isdecimal() for side in sides):
-        raise BadInput("--L", text, accepted)
-    shape = tuple(int(side) for side in sides)
-    if len(shape) not in (1, model.dimension):
-        raise BadInput("--L", text, accepted)
-    return check_shape(shape if len(shape) > 1 else shape * model.dimension, model, text)
-
-
-def check_shape(shape: tuple[int, ...], model: Model, shown: Any) -> tuple[int, ...]:
-    """Return `shape` if `model` can live on it; raises BadInput naming --L."""
-    most = LARGEST_SIDE[model.dimension]
-    if len(shape) != model.dimension or not all(isinstance(n, int) for n in shape):
-        raise BadInput("--L", shown, f"{model.dimension} whole numbers, or one for all sides")
-    if not all(2 <= side <= most for side in shape):
-        raise BadInput("--L", shown, f"sides from 2 to {most}")
-    return shape
+    d, most = model.dimension, _LARGEST_SIDE[model.dimension]
+    several = isinstance(sides, tuple | list)
+    shown = "x".join(map(str, sides)) if several else sides
+    known = [*sides] if several else [sides]
+    if isinstance(sides, str):
+        known = [int(n) if n.strip().isdecimal() else n for n in sides.lower().split("x")]
+    if len(known) not in (1, d) or not all(type(n) is int and 2 <= n <= most for n in known):
+        example = "x".join(["128", "64", "64"][:d])
+        accepted = f"a side such as 64, or {d} sides such as {example}, each from 2 to {most}"
+        raise BadInput("--L", shown, accepted)
+    return tuple(known if len(known) == d else known * d)
 
 
 @dataclass(frozen=True)
@@ -64,11 +65,11 @@ class SimulationSpec:
 
     Parameters
     ----------
-    L : side of the lattice from 2 on, or a tuple of sides, slowest axis first.
-    temperature : in J / k_B.
+    L : side of the lattice from 2 on, a tuple of sides, slowest axis first, or "256x128".
+    temperature : in J / k_B, or "Tc", or a multiple such as "1.05Tc".
     n_samples : samples of all chains together.
-    model : name of the model (`models.MODELS`).
-    algorithm : see `algorithms.ALGORITHMS`; `auto` for the fastest.
+    model : a `Model`, or the name of one (`models.MODELS`).
+    algorithm : one of the model's updates; `auto` for the fastest.
     chains : independent Markov chains, by default 4 (`multispin`: 64, or a multiple). Unit u
         draws from the stream "chain" u (`rng.KEYS`) of `system_seed`.
     every : updates between two samples of a chain; None: two integrated autocorrelation times,
@@ -90,10 +91,10 @@ class SimulationSpec:
     BadInput naming the option that cannot be used.
     """
 
-    L: int | tuple[int, ...]
-    temperature: float
+    L: Any
+    temperature: Any
     n_samples: int
-    model: str = "ising2d"
+    model: Any = "ising2d"
     algorithm: str = "auto"
     chains: int | None = None
     every: int | None = None
@@ -106,18 +107,17 @@ class SimulationSpec:
     streams: str | None = STREAMS
 
     def __post_init__(self) -> None:
-        model = get_model(self.model)
-        if isinstance(self.L, bool) or not isinstance(self.L, int | tuple):
-            raise BadInput("--L", self.L, "a whole number, or a tuple of them")
-        sides = (self.L,) * model.dimension if isinstance(self.L, int) else self.L
-        shown = self.L if isinstance(self.L, int) else "x".join(map(str, self.L))
-        check_shape(sides, model, shown)
-        self._set("L", sides[0] if len(set(sides)) == 1 else sides)
-        if not 0.0 < self.temperature <= HOTTEST:
-            raise BadInput("--T", self.temperature, f"a positive temperature up to {HOTTEST:g}")
-        chosen = get_algorithm(self.algorithm, model)
+        model = self.model if isinstance(self.model, Model) else get_model(str(self.model))
+        self._set("model", model)
+        shape = parse_shape(self.L, model)
+        shown = "x".join(map(str, shape)) if isinstance(self.L, str | tuple) else self.L
+        self._set("L", shape[0] if len(set(shape)) == 1 else shape)
+        self._set("temperature", parse_temperature(self.temperature, model))
+        if self.temperature > _HOTTEST:
+            raise BadInput("--T", self.temperature, f"a positive temperature up to {_HOTTEST:g}")
+        chosen = get_update(self.algorithm, model)
         self._set("algorithm", chosen.name)
-        if chosen.local and any(side % 2 for side in sides):
+        if chosen.even_sides and any(side % 2 for side in shape):
             accepted = (
                 f"even sides for the checkerboard of {chosen.name} (cluster updates take any)"
             )
@@ -128,20 +128,9 @@ class SimulationSpec:
             raise BadInput("streams", self.streams, f"{STREAMS}, or None")
         if self.chains is None:
             self._set("chains", max(4, chosen.replicas))
-        for option, name, least in (
-            ("-n", "n_samples", 1),
-            ("--chains", "chains", 1),
-            ("--seed", "seed", 0),
-            ("--every", "every", 1),
-            ("--burn-in", "burn_in", 0),
-            ("stint", "stint", 1),
-        ):
+        for name, (option, least, most) in _WHOLE.items():
             if (value := getattr(self, name)) is not None:
-                self._set(name, check_whole(option, value, least))
-        if self.n_samples > MOST_SAMPLES:
-            raise BadInput("-n", self.n_samples, f"at most {MOST_SAMPLES}")
-        if self.n_chains > MOST_CHAINS:
-            raise BadInput("--chains", self.n_chains, f"at most {MOST_CHAINS}")
+                self._set(name, check_whole(option, value, least, most))
         if self.n_chains % chosen.replicas:
             accepted = f"a multiple of {chosen.replicas} for {chosen.name}"
             raise BadInput("--chains", self.chains, accepted)
@@ -150,19 +139,14 @@ class SimulationSpec:
         object.__setattr__(self, name, value)
 
     @property
-    def system(self) -> Model:
-        """The model itself."""
-        return get_model(self.model)
-
-    @property
-    def kernel(self) -> Algorithm:
-        """The algorithm itself."""
-        return get_algorithm(self.algorithm, self.system)
+    def kernel(self) -> Update:
+        """The update itself."""
+        return get_update(self.algorithm, self.model)
 
     @property
     def shape(self) -> tuple[int, ...]:
         """The sides of the lattice, slowest axis first."""
-        return (self.L,) * self.system.dimension if isinstance(self.L, int) else self.L
+        return parse_shape(self.L, self.model)
 
     @property
     def sites(self) -> int:
@@ -172,8 +156,9 @@ class SimulationSpec:
     @property
     def system_seed(self) -> int:
         """The seed that the streams of all units grow from."""
-        system = (self.model, self.shape, float(self.temperature), self.algorithm, self.start)
-        return system_seed(self.streams, self.seed, *system)
+        parameters = self.model.parameters
+        system = [self.model.name, self.shape, self.temperature, self.algorithm, self.start]
+        return system_seed(self.streams, self.seed, *system, *([parameters] if parameters else []))
 
     @property
     def n_chains(self) -> int:
@@ -194,9 +179,9 @@ class SimulationSpec:
         """Return the same with a number of draws in a row."""
         if self.stint is not None:
             return self
-        sites = self.sites * self.kernel.replicas
+        kernel, sites = self.kernel, self.sites * self.kernel.replicas
         apart = self.every or sweeps_between_samples(
-            self.kernel.local, max(self.shape), self.temperature, self.system.critical_temperature
+            kernel.local, max(self.shape), self.temperature, self.model.critical_temperature
         )
         limits = (
             _STINT_SITES // sites,
@@ -227,21 +212,22 @@ class SimulationSpec:
         return rounds * self.stretch + min(max(rest - unit * self.stretch, 0), self.stretch)
 
     def attributes(self) -> dict[str, Any]:
-        """Return what a store says of its samples; `n_samples` is not part of it."""
-        known = dataclasses.asdict(self)
-        del known["n_samples"]
-        known["L"] = self.L if isinstance(self.L, int) else list(self.L)
-        return {**known, "couplings": {"J": 1.0}, "update": self.kernel.update}
+        """Return what a store says of its samples, as far as it is settled; not `n_samples`."""
+        known = {n: v for n, v in vars(self).items() if v is not None and n != "n_samples"}
+        couplings = {"J": 1.0, **self.model.parameters}
+        L = self.L if isinstance(self.L, int) else list(self.L)
+        update = self.kernel.unit
+        return known | {"model": self.model.name, "L": L, "couplings": couplings, "update": update}
 
 
 def spec_of(attrs: Mapping[str, Any], n_samples: int) -> SimulationSpec:
     """Return the spec of a simulated store from its attributes; raises KeyError for another."""
     names = {f.name for f in dataclasses.fields(SimulationSpec)} - {"n_samples"}
     known = {name: attrs[name] for name in names if attrs.get(name) is not None}
-    missing = {"L", "temperature", "model", "algorithm", "chains", "seed", "stint"} - set(known)
-    if missing:
+    needed = {"L", "temperature", "model", "algorithm", "chains", "seed", "stint"}
+    if missing := needed - set(known):
         raise KeyError(", ".join(sorted(missing)))
-    known["streams"] = attrs.get("streams")
+    known |= {"streams": attrs.get("streams"), "model": find_model(attrs) or known["model"]}
     if isinstance(known["L"], list):
         known["L"] = tuple(known["L"])
     return SimulationSpec(n_samples=n_samples, **known)

@@ -11,11 +11,10 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from skild_phys.errors import Interrupted
-from skild_phys.rng import next_words, seed_sequence
+from skild_phys.rng import seed_sequence
 from skild_phys.simulation.spec import SimulationSpec
 
 _SLICE_SECONDS = 0.2
@@ -33,9 +32,9 @@ class Region(Protocol):
 
 @dataclass(frozen=True)
 class Unit:
-    """The state of a unit: `lattices` (replicas, ...) int8, `rng` the generator's words."""
+    """The state of a unit: `lattices` (replicas, ...) of the model's dtype, `rng` the words."""
 
-    lattices: NDArray[np.int8]
+    lattices: NDArray[Any]
     rng: NDArray[np.uint64]
 
     def copy(self) -> Unit:
@@ -53,7 +52,7 @@ def units_state(units: Sequence[Unit]) -> dict[str, NDArray[Any]]:
 
 def restored_units(spec: SimulationSpec, state: Mapping[str, NDArray[Any]]) -> list[Unit]:
     """Return the units of `units_state`."""
-    lattices = np.ascontiguousarray(state["spins"], dtype=np.int8)
+    lattices = np.ascontiguousarray(state["spins"], dtype=spec.model.dtype)
     replicas = spec.kernel.replicas
     return [
         Unit(lattices[u * replicas : (u + 1) * replicas], np.array(rng, dtype=np.uint64))
@@ -68,28 +67,20 @@ class Samples:
     unit: Unit
     energy: Array
     magnetization: Array
-    lattices: list[NDArray[np.int8]] = field(default_factory=list)
-
-
-@njit(cache=True, nogil=True)
-def _randomize(flat, values, state):  # type: ignore[no-untyped-def]
-    words = (state[0], state[1], state[2], state[3])
-    for site in range(flat.size):
-        bits, words = next_words(words)
-        flat[site] = values[np.int64(((bits >> np.uint64(32)) * np.uint64(values.size)) >> 32)]
-    state[0], state[1], state[2], state[3] = words
+    lattices: list[NDArray[Any]] = field(default_factory=list)
 
 
 def start_unit(spec: SimulationSpec, number: int) -> Unit:
     """Return a unit as it stands before burn-in."""
-    kernel, values = spec.kernel, np.array(spec.system.values, dtype=np.int8)
-    lattices = np.full((kernel.replicas, *spec.shape), values[-1], dtype=np.int8)
-    rng = kernel.start(spec.system_seed, number)
-    if spec.start == "hot":
-        # One lane's own words, by column where there are eight.
-        words = np.ascontiguousarray(rng.reshape(4, -1)[:, 0])
-        _randomize(lattices.reshape(-1), values, words)
-        rng.reshape(4, -1)[:, 0] = words
+    kernel, model = spec.kernel, spec.model
+    shape = (kernel.replicas, *model.site_shape(spec.shape))
+    rng = kernel.stream(spec.system_seed, "chain", number)
+    if spec.start == "cold":
+        return Unit(model.cold(shape), rng)
+    # One lane's own words, by column where there are eight.
+    words = np.ascontiguousarray(rng.reshape(4, -1)[:, 0])
+    lattices = model.random(shape, words)
+    rng.reshape(4, -1)[:, 0] = words
     return Unit(lattices, rng)
 
 
@@ -101,7 +92,7 @@ def advance(spec: SimulationSpec, unit: Unit, updates: int, stop: Callable[[], b
         if stop():
             raise Interrupted("stopped")
         count = min(step, updates - done)
-        kernel.advance(unit.lattices, spec.system, spec.temperature, unit.rng, count)
+        kernel.advance(unit.lattices, spec.model, spec.temperature, unit.rng, count)
 
 
 def updates_in(spec: SimulationSpec, seconds: float) -> int:
@@ -126,12 +117,12 @@ def watch(
     spec: SimulationSpec, unit: Unit, records: int, stride: int, stop: Callable[[], bool] = never
 ) -> tuple[Unit, Array]:
     """Return a unit later, and its energy and M^2 each `stride` updates, (2, records, replicas)."""
-    unit, model = unit.copy(), spec.system
+    unit, model = unit.copy(), spec.model
     series = np.empty((2, records, spec.kernel.replicas))
     for i in range(records):
         advance(spec, unit, stride, stop)
         series[0, i] = model.energy(unit.lattices)
-        series[1, i] = model.magnetization(unit.lattices) ** 2
+        series[1, i] = model.order_parameter(unit.lattices) ** 2
     return unit, series
 
 
@@ -144,25 +135,12 @@ def turns(spec: SimulationSpec, number: int, first: int, count: int) -> NDArray[
     symmetries that the model declares, drawn for it alone and addressed by its index (Philox), not
     by order.
     """
-    choices = len(spec.system.symmetries)
+    choices = len(spec.model.symmetries)
     if choices < 2:
         return np.zeros(count, dtype=np.int64)
     stream = np.random.Philox(seed_sequence(spec.system_seed, "symmetry", number)).advance(first)
     drawn = stream.random_raw(4 * count)[::4] >> np.uint64(32)
     return ((drawn * np.uint64(choices)) >> np.uint64(32)).astype(np.int64)
-
-
-def turn_lattices(
-    spec: SimulationSpec, lattices: NDArray[np.int8], turn: NDArray[np.int64]
-) -> None:
-    """Apply the symmetries `turn` (n,) to lattices (n, ...), in place."""
-    model = spec.system
-    for number in np.unique(turn):
-        if model.symmetries and model.symmetries[number] != model.values:
-            becomes = np.zeros(256, dtype=np.int8)
-            becomes[np.array(model.values, dtype=np.int8).view(np.uint8)] = model.symmetries[number]
-            here = turn == number
-            lattices[here] = becomes[lattices[here].view(np.uint8)]
 
 
 def draw(
@@ -192,12 +170,13 @@ def draw(
     tick : called with the number of samples just made.
     ahead : updates that the unit has made since its last draw.
     """
-    unit, model, replicas = unit.copy(), spec.system, spec.kernel.replicas
-    parts: list[NDArray[np.int8]] = []
+    unit, model, replicas = unit.copy(), spec.model, spec.kernel.replicas
+    shape = model.site_shape(spec.shape)
+    parts: list[NDArray[Any]] = []
     energy: list[Array] = []
     magnetization: list[Array] = []
     for start, last in stretches:
-        lattices = np.empty((last - start, *spec.shape), dtype=np.int8)
+        lattices = np.empty((last - start, *shape), dtype=model.dtype)
         turn = turns(spec, number, made, len(lattices))
         filled = 0
         while filled < len(lattices):
@@ -209,9 +188,11 @@ def draw(
             lattices[filled : filled + count] = unit.lattices[replica : replica + count]
             filled, made = filled + count, made + count
             tick(count)
-        turn_lattices(spec, lattices, turn)
+        for symmetry in np.unique(turn) if model.symmetries else ():
+            here = turn == symmetry
+            lattices[here] = model.turned(symmetry, lattices[here])
         energy.append(model.energy(lattices))
-        magnetization.append(model.magnetization(lattices))
+        magnetization.append(model.order_parameter(lattices))
         if region is None:
             parts.append(lattices)
         else:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from skild_phys.errors import BadInput
 from skild_phys.files import printable
-from skild_phys.models import MODELS
+from skild_phys.models import find_model
 from skild_phys.rng import system_seed
 from skild_phys.skild.data import ImageLattices, pixels_of
 from skild_phys.skild.equations import make_step
@@ -109,7 +109,7 @@ def generate_store(
     stream_rule = streams_at(output, overwrite)
     seed = system_seed(stream_rule, spec.seed, weights_sha256, *shape)
     first = truth.first if isinstance(truth, ImageLattices) else 0
-    model = MODELS.get(str(weights.system.get("model"))) if weights.output == "logits" else None
+    model = find_model(weights.system) if weights.output == "logits" else None
 
     def make(index: Sequence[int]) -> Lattices:
         streams = [Streams.of(seed, i) for i in index]
@@ -129,7 +129,7 @@ def generate_store(
             return known
         return known | {
             "energy": model.energy(lattices),
-            "magnetization": model.magnetization(lattices),
+            "magnetization": model.order_parameter(lattices),
         }
 
     attrs: dict[str, Any] = {

@@ -368,8 +368,8 @@ def _scalars(coarse: CoarseInput, fields: bool) -> dict[str, Callable[[Lattices]
         return {}
     model = model_of(coarse)
     if model is None:
-        return {"magnetization": model_of_values(coarse).magnetization}
-    return {"energy": model.energy, "magnetization": model.magnetization}
+        return {"magnetization": model_of_values(coarse).order_parameter}
+    return {"energy": model.energy, "magnetization": model.order_parameter}
 
 
 def _given(coarse: CoarseInput, inputs: NDArray[np.int64]) -> Lattices:

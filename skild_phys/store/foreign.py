@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from skild_phys.errors import BadInput, StoreError, warn
 from skild_phys.fields import FIELDS
-from skild_phys.models import MODELS, parse_temperature
+from skild_phys.models import MODELS, find_model, parse_temperature
 from skild_phys.rules import check_factor, get_rule
 from skild_phys.store.dataset import as_stored
 from skild_phys.store.formats import field_name
@@ -90,7 +90,7 @@ class ForeignLattices(Lattices):
         self.variables = self.layout.variables
 
     def _check_temperature(self) -> None:
-        known, model = self.attrs.get("temperature"), MODELS.get(str(self.attrs.get("model")))
+        known, model = self.attrs.get("temperature"), find_model(self.attrs)
         if isinstance(known, str) and (model is not None or "c" not in known):
             with contextlib.suppress(BadInput):
                 known = parse_temperature(known, model or MODELS["ising2d"])
@@ -114,7 +114,7 @@ class ForeignLattices(Lattices):
 
     def _states(self) -> int:
         flags = self._values.attrs.get("flag_values")
-        model = MODELS.get(str(self.attrs.get("model")))
+        model = find_model(self.attrs)
         if flags is None and (model is None or model.field != "states"):
             accepted = "an attribute flag_values, or a model of such states"
             raise BadInput(f"{self.path}: states", "of unknown number", accepted)

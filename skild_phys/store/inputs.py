@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from skild_phys.errors import BadInput
 from skild_phys.files import AnyPath
-from skild_phys.models import MODELS, get_model
+from skild_phys.models import find_model, get_model
 from skild_phys.store.memory import in_memory
 from skild_phys.store.reader import Lattices, open_store
 from skild_phys.store.schema import is_store, usual_axes
@@ -68,7 +68,7 @@ def _foreign(
     from skild_phys.store.foreign import ForeignLattices
     from skild_phys.store.formats import read_file
 
-    known = MODELS.get(str(attrs.get("model")))
+    known = find_model(attrs)
     name, path = "array" if known is None else known.field, Path("dataset")
     if isinstance(source, str | os.PathLike):
         path = Path(source)

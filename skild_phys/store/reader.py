@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from skild_phys.errors import StoreError
 from skild_phys.files import AnyPath
-from skild_phys.models import MODELS, Model
+from skild_phys.models import Model, find_model
 from skild_phys.store.chunks import ChunkFiles
 from skild_phys.store.schema import (
     DIGESTS,
@@ -111,11 +111,10 @@ class Lattices(ABC):
 
         Raises StoreError if the samples cannot be that model's, for their dimension or states.
         """
-        model = MODELS.get(str(self.attrs.get("model")))
+        model = find_model(self.attrs)
         if model is None:
             return None
-        q = len(model.values) if model.field == "states" else 0
-        if (len(self.shape), self.q) != (model.dimension, q):
+        if (len(self.shape), self.q) != (model.dimension, model.q):
             states = f" of {self.q} states" if self.q else ""
             raise StoreError(
                 f"{self.path}: variable '{self.field}': {len(self.shape)}D{states}, which "

@@ -25,10 +25,10 @@ from skild_phys.cli.terminal import say, show
 from skild_phys.errors import BadInput, check_whole
 from skild_phys.executors import Executor, threads
 from skild_phys.measurement.report import with_error
-from skild_phys.models import Model, get_model, parse_temperature
-from skild_phys.simulation.algorithms import ALGORITHMS, Algorithm, default_algorithm, get_algorithm
+from skild_phys.models import Model, Update, get_model, parse_temperature
+from skild_phys.simulation.algorithms import get_update, updates_of
 from skild_phys.simulation.expected import sweeps_between_samples
-from skild_phys.simulation.spec import SimulationSpec, check_shape, parse_shape
+from skild_phys.simulation.spec import SimulationSpec, parse_shape
 from skild_phys.simulation.unit import Unit, never, start_unit
 
 from .peers import ALGORITHMS as PEER_ALGORITHMS
@@ -58,7 +58,7 @@ class Setting:
     seed: int
 
     def __post_init__(self) -> None:
-        check_shape(self.shape, self.system, "x".join(map(str, self.shape)))
+        parse_shape(self.shape, self.system)
         if not (math.isfinite(self.temperature) and self.temperature > 0.0):
             raise BadInput("--T", self.temperature, "a positive temperature")
         check_whole("--runs", self.runs)
@@ -72,10 +72,10 @@ class Setting:
         return get_model(self.model)
 
     @property
-    def algorithms(self) -> list[Algorithm]:
+    def algorithms(self) -> list[Update]:
         """The updates that exist for the model on this lattice."""
         even = not any(side % 2 for side in self.shape)
-        return [a for a in ALGORITHMS if a.fits(self.system) and (even or not a.local)]
+        return [u for u in updates_of(self.system).values() if even or not u.even_sides]
 
     def spec(self, algorithm: str, shape: tuple[int, ...] | None = None) -> SimulationSpec:
         """Return a simulation of this model at this temperature."""
@@ -202,7 +202,7 @@ def bench(setting: Setting, loads: dict[str, Row], with_peers: bool, note: Note)
     wolff = next(entry for entry in own if entry.algorithm == "wolff")
     size = sum(f or 0 for f in wolff.flipped) / (wolff.count * setting.runs)
     note("threads")
-    sites, default = math.prod(setting.shape), default_algorithm(setting.system)
+    sites, default = math.prod(setting.shape), get_update("auto", setting.system).name
     rows = [entry.row(sites, size) for entry in own]
     fastest = max(rows, key=lambda row: row["independent_per_second"] or 0.0)
     return vars(setting) | {
@@ -281,7 +281,7 @@ def _local_tau(setting: Setting, run: Executor) -> Tau:
 
 def _apart(setting: Setting, unit: Unit, sweeps: int) -> Iterator[NDArray[np.int8]]:
     """Yield lattices in equilibrium, so many sweeps from one another, without end."""
-    mixing = get_algorithm(_MIXING, setting.system)
+    mixing = get_update(_MIXING, setting.system)
     while True:
         mixing.advance(unit.lattices, setting.system, setting.temperature, unit.rng, sweeps)
         yield unit.lattices[0].copy()

@@ -98,19 +98,19 @@ class Kernel:
 
     def __init__(self, spec: SimulationSpec, lattices: NDArray[np.int8]) -> None:
         self._spec, self._lattices = spec, lattices
-        self._rng = spec.kernel.start(spec.seed, 0)
+        self._rng = spec.kernel.stream(spec.seed, "chain", 0)
 
     def time(self, updates: int) -> tuple[float, int | None]:
         """Return the seconds that so many updates took, and how many spins Wolff flipped."""
         spec, advance = self._spec, self._spec.kernel.advance
         began = time.perf_counter()
-        flipped: Any = advance(self._lattices, spec.system, spec.temperature, self._rng, updates)
+        flipped: Any = advance(self._lattices, spec.model, spec.temperature, self._rng, updates)
         return time.perf_counter() - began, flipped
 
 
 def load_kernel(spec: SimulationSpec) -> dict[str, Any]:
     """Call a kernel for the first time; `compiled` says whether it did not lie in the cache."""
-    unit, args = start_unit(spec, 0), (spec.system, spec.temperature)
+    unit, args = start_unit(spec, 0), (spec.model, spec.temperature)
     with event.install_recorder("numba:compile") as compiled:
         took = seconds_of(lambda: spec.kernel.advance(unit.lattices, *args, unit.rng, 1))
     return {"load_seconds": took, "compiled": bool(compiled.buffer)}

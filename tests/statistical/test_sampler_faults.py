@@ -31,7 +31,7 @@ from skild_phys.simulation import (
     swendsen_wang_runs,
     wolff,
 )
-from skild_phys.simulation.algorithms import get_algorithm
+from skild_phys.simulation.algorithms import get_update
 from skild_phys.simulation.checkerboard import LAZINESS
 from skild_phys.vectors import constant
 
@@ -45,7 +45,7 @@ Patch = Callable[[pytest.MonkeyPatch], None]
 
 def warmer(algorithm: str, model: Model, factor: float = 1.01) -> Advance:
     """Return a kernel at beta + 1%."""
-    kernel = get_algorithm(algorithm, model)
+    kernel = get_update(algorithm, model)
     return lambda x, model, t, rng, n: kernel.advance(x, model, t / factor, rng, n)
 
 

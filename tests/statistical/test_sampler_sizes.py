@@ -242,7 +242,7 @@ def test_kernels_agree_with_one_another(name: str, shape: tuple[int, ...], relat
             continue
 
         def record(x: Lattices) -> Array:
-            return np.stack([model.energy(x), model.energy(x) ** 2, model.magnetization(x) ** 2])
+            return np.stack([model.energy(x), model.energy(x) ** 2, model.order_parameter(x) ** 2])
 
         x = sample(algorithm, model, shape, t, every, count, 9, burn=50 * every, record=record)
         found[algorithm] = x.transpose(1, 0, 2)
@@ -266,7 +266,7 @@ def test_hot_and_cold_starts_agree(algorithm: str) -> None:
             sample(
                 algorithm, ISING, (16, 16), TC, every, count, 10 + number, start=start,
                 burn=burn * every,
-                record=lambda x: np.stack([ISING.energy(x), ISING.magnetization(x) ** 2]),
+                record=lambda x: np.stack([ISING.energy(x), ISING.order_parameter(x) ** 2]),
             ).transpose(1, 0, 2)
         )  # fmt: skip
     assert max(abs(difference(a, b)) for a, b in zip(*found)) < 4

@@ -141,7 +141,7 @@ def test_replicas_are_independent(t: float, every: int) -> None:
     2,016 pairs: |z| > 5.6 in one of them, or a sum of squares at p < 1e-4, once in 10^4 seeds.
     """
     lattices = sample("multispin", ISING, (4, 4), t, every, 64 * 5000, seed=6)
-    magnetization = ISING.magnetization(lattices)
+    magnetization = ISING.order_parameter(lattices)
     for series in (ISING.energy(lattices), magnetization, magnetization**2):
         largest, p = correlation_scores(series)
         assert largest < 5.6
