@@ -16,7 +16,7 @@ import numpy as np
 import scipy.fft
 from numpy.typing import NDArray
 
-from skild_phys.errors import BadInput
+from skild_phys.errors import BadInput, check_whole
 from skild_phys.rng import generator
 
 Array = NDArray[np.float64]
@@ -139,10 +139,8 @@ class ErrorMethod:
             raise BadInput("--errors", self.kind, ", ".join(KINDS))
         if self.kind == "gamma" and self.bins is not None:
             raise BadInput("--bins", self.bins, "--errors jackknife or bootstrap")
-        if not 2 <= self.resamples <= MOST_RESAMPLES:
-            raise BadInput("--resamples", self.resamples, f"2 to {MOST_RESAMPLES}")
-        if self.seed < 0:
-            raise BadInput("--seed", self.seed, "a whole number of at least 0")
+        check_whole("resamples", self.resamples, 2, MOST_RESAMPLES)
+        check_whole("seed", self.seed, 0)
 
     def number_of_bins(self, rows: int) -> int:
         """Return the bins for so many rows: those asked for, or else `BINS` or all rows."""

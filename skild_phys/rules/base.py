@@ -6,7 +6,6 @@ factor. The variables of a store name what sites hold: `spins`, `states` (of q),
 
 from __future__ import annotations
 
-import numbers
 from abc import ABC
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from skild_phys.errors import BadInput, StoreError
+from skild_phys.errors import BadInput, StoreError, check_whole
 from skild_phys.plugins import load_plugins, look_up, one_of
 from skild_phys.rules.operators import Array, Operator, coarse_shape
 
@@ -47,9 +46,7 @@ class TieBreak:
     ids: NDArray[np.integer[Any]]
 
     def __post_init__(self) -> None:
-        whole = isinstance(self.seed, numbers.Integral) and not isinstance(self.seed, bool)
-        if not whole or not 0 <= self.seed < 2**64:
-            raise BadInput("tie_seed", self.seed, "a whole number in 0 .. 2^64 - 1")
+        check_whole("tie_seed", self.seed, 0, 2**64 - 1)
 
     def _hashes(self, shape: tuple[int, ...]) -> NDArray[np.uint64]:
         key = _mix(np.array([int(self.seed)], dtype=np.uint64))

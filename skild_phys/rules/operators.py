@@ -10,14 +10,13 @@ from __future__ import annotations
 
 import functools
 import math
-import numbers
 from abc import ABC, abstractmethod
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from skild_phys.errors import BadInput
+from skild_phys.errors import BadInput, check_whole
 
 Array = NDArray[np.float64]
 
@@ -140,10 +139,8 @@ def _every(values: NDArray[Any], axis: int, start: int, step: int) -> NDArray[An
 
 
 def check_factor(factor: Any) -> int:
-    """Return `factor` as an int; raises BadInput unless it is a whole number of at least 2."""
-    if isinstance(factor, bool) or not isinstance(factor, numbers.Integral) or factor < 2:
-        raise BadInput("factor", factor, "a whole number of at least 2")
-    return int(factor)
+    """Return `factor` as an int; raises BadInput unless it is a whole number from 2 on."""
+    return check_whole("factor", factor, 2)
 
 
 def coarse_shape(shape: tuple[int, ...], factor: int) -> tuple[int, ...]:

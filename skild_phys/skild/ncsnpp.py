@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from skild_phys.errors import BadInput
+from skild_phys.errors import BadInput, check_whole
 from skild_phys.skild.schedule import Schedule
 from skild_phys.skild.unet import Beyond, on_multiples
 
@@ -56,8 +56,7 @@ class NcsnppConfig:
     def __post_init__(self) -> None:
         """Raise BadInput unless a network of this shape can be built."""
         for name in ("blocks", "steps", "side"):
-            if getattr(self, name) < 1:
-                raise BadInput(name, getattr(self, name), "a whole number from 1 on")
+            check_whole(name, getattr(self, name))
         if self.width < 4 or self.width % 4:
             raise BadInput("width", self.width, "a multiple of 4")
         for multiplier in self.multipliers or (0,):

@@ -12,7 +12,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from skild_phys.errors import BadInput
+from skild_phys.errors import BadInput, check_whole
 from skild_phys.files import read_toml
 from skild_phys.skild.ncsnpp import NcsnppConfig
 from skild_phys.skild.networks import NETWORKS, OUTPUTS, AnyNetworkConfig
@@ -220,8 +220,7 @@ class Recipe:
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             _check(field.name, getattr(self, field.name), field.metadata)
-        if self.seed >= 2**63:
-            raise BadInput("seed", self.seed, "a whole number below 2^63")
+        check_whole("seed", self.seed, 0, 2**63 - 1)
         spins = self.output == "logits"
         if spins and self.basis != "dft":
             raise BadInput("basis", self.basis, "dft for spins")

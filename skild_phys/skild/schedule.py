@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import lambertw
 
-from skild_phys.errors import BadInput
+from skild_phys.errors import BadInput, check_whole
 from skild_phys.skild.tuning import USUAL, Tuning
 
 Array = NDArray[np.float64]
@@ -110,8 +110,7 @@ class LogLinear:
     kind: str = "log-linear"
 
     def __post_init__(self) -> None:
-        if self.side < 1:
-            raise BadInput("[lambdas] side", self.side, "a whole number from 1 on")
+        check_whole("[lambdas] side", self.side)
         if not -math.inf < self.lambda_i < self.lambda_f < math.inf:
             accepted = f"a number above lambda_i = {self.lambda_i}"
             raise BadInput("[lambdas] lambda_f", self.lambda_f, accepted)
@@ -178,8 +177,7 @@ def schedule_from_record(record: dict[str, Any] | None) -> Schedule | None:
 
 def chain_lambdas(schedule: Schedule, start: float, end: float, steps: int) -> Array:
     """Return `steps` lambdas from `start` down to `end`, both included, equal in t."""
-    if steps < 1:
-        raise BadInput("--steps", steps, "a whole number of at least 1")
+    check_whole("steps", steps)
     if steps == 1:
         return np.array([start])
     t = np.linspace(float(schedule.inverse(start)), float(schedule.inverse(end)), steps)

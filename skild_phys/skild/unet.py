@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from skild_phys.errors import BadInput
+from skild_phys.errors import BadInput, check_whole
 from skild_phys.skild.records import LATE
 
 Beyond = Literal["circular", "replicate", "zeros"]
@@ -55,8 +55,7 @@ class NetworkConfig:
 
     def __post_init__(self) -> None:
         for name, least in (("patch", 1), ("embedding", 1), ("waves", 0)):
-            if getattr(self, name) < least:
-                raise BadInput(name, getattr(self, name), f"a whole number from {least} on")
+            check_whole(name, getattr(self, name), least)
         for name in ("channels", "blocks"):
             values = getattr(self, name)
             if not values or min(values) < 1:

@@ -68,7 +68,7 @@ def command(
 
     check_whole("-n", count)
     if factor < 2:
-        raise BadInput("--factor", factor, "a whole number of at least 2")
+        raise BadInput("factor", factor, "a whole number from 2 on")
     if side < 2 * factor or side % factor:
         raise BadInput("--L", side, f"a multiple of the factor {factor}")
     weights = load_weights(checkpoint or shipped_weights())
