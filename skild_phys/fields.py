@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-Fault = Callable[[NDArray[Any], int, int], "str | None"]
+_Fault = Callable[[NDArray[Any], int, int], "str | None"]
 """(values, q, sites of a block) -> what is wrong with the values of a field, if anything is."""
 
 
@@ -46,7 +46,7 @@ class Field:
     dtype: str
     fill: int | str
     long_name: str
-    fault: Fault = _real
+    fault: _Fault = _real
     plane: str = ""
     scaled: bool = False
     of_states: bool = False

@@ -25,7 +25,7 @@ def constant(kind: ir.VectorType, value: int) -> Any:
     return ir.Constant(kind, [value] * kind.count)
 
 
-def place(builder: Any, data: Any, index: Any, kind: ir.VectorType) -> Any:
+def _place(builder: Any, data: Any, index: Any, kind: ir.VectorType) -> Any:
     """Return a pointer to the vector of type `kind` that starts at element `index` of an array."""
     return builder.bitcast(builder.gep(data, [index]), kind.as_pointer())
 
@@ -37,12 +37,12 @@ def _align(kind: ir.VectorType) -> int:
 
 def load(builder: Any, data: Any, index: Any, kind: ir.VectorType) -> Any:
     """Load the vector that starts at element `index`, aligned like an element."""
-    return builder.load(place(builder, data, index, kind), align=_align(kind))
+    return builder.load(_place(builder, data, index, kind), align=_align(kind))
 
 
 def store(builder: Any, value: Any, data: Any, index: Any) -> None:
     """Store a vector at element `index`, aligned like an element."""
-    builder.store(value, place(builder, data, index, value.type), align=_align(value.type))
+    builder.store(value, _place(builder, data, index, value.type), align=_align(value.type))
 
 
 def spread(builder: Any, scalar: Any, kind: ir.VectorType) -> Any:

@@ -13,9 +13,9 @@ from skild_phys.skild.recipe import Recipe
 
 H100_TFLOPS, UTILIZATION = 989.0, 0.35
 """Dense bf16 of an H100 (SXM), and the share of it that such networks usually reach."""
-BACKWARD = 2.0
+_BACKWARD = 2.0
 """Operations of a backward pass over those of a forward pass."""
-OPTIMIZER_BYTES = 20
+_OPTIMIZER_BYTES = 20
 """Of each parameter: itself, its average, gradient and two moments in float32."""
 
 
@@ -74,7 +74,7 @@ def cost(config: Recipe, shape: tuple[int, int], channels: int) -> Cost:
     activations = sum(t.untyped_storage().nbytes() for i, t in kept.items() if i not in own)
     parameters = sum(p.numel() for p in network.parameters())
     forward = float(counter.get_total_flops())
-    step = (1.0 + BACKWARD) * forward * config.batch
+    step = (1.0 + _BACKWARD) * forward * config.batch
     return Cost(
-        parameters, forward, step, activations, OPTIMIZER_BYTES * parameters, step * config.steps
+        parameters, forward, step, activations, _OPTIMIZER_BYTES * parameters, step * config.steps
     )

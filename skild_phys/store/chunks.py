@@ -22,7 +22,7 @@ from zarr.storage import LocalStore, MemoryStore
 
 from skild_phys.errors import StoreError
 from skild_phys.files import AnyPath, read_bytes, write_bytes_atomically
-from skild_phys.store.schema import ROOT, chunk_shape
+from skild_phys.store.schema import ROOT, Layout, chunk_shape
 
 _BLOSC, _CHECKSUM = Blosc(), CRC32C(location="end")
 _DIGITS = 16  # hexadecimal, of a chunk's digest
@@ -134,6 +134,13 @@ class ChunkFiles:
             block = self.decode(index)
             out[low - start : high - start] = block[low - index * step : high - index * step]
         return out
+
+    def checked(self, layout: Layout, start: int, stop: int) -> NDArray[Any]:
+        """Return samples start..stop-1; raises StoreError for values it cannot hold too."""
+        values = self.read(start, stop)
+        if fault := layout.fault(self.name, values):
+            raise self.fault(f"samples {start}..{stop - 1} hold {fault}")
+        return values
 
     def write(self, first: int, rows: NDArray[Any]) -> None:
         """Put `rows` on disk as samples first, first + 1 .., file by file.

@@ -17,7 +17,7 @@ from skild_phys.errors import StoreError
 from skild_phys.store.reader import Lattices
 from skild_phys.store.schema import SCALARS
 
-Whole = NDArray[np.int64]
+_Whole = NDArray[np.int64]
 
 WITHOUT_PARENT = 2**62
 """Samples without a parent are their own ancestors: their places, numbered from here on."""
@@ -54,7 +54,7 @@ def whole_numbers(path: Path, scalars: Mapping[str, NDArray[Any]]) -> dict[str, 
     return found
 
 
-def _fill_chains(found: dict[str, Whole], lost: NDArray[np.bool_]) -> None:
+def _fill_chains(found: dict[str, _Whole], lost: NDArray[np.bool_]) -> None:
     """Number chains and draws where they are lost: a stretch of samples is a chain."""
     place = np.flatnonzero(lost)
     begins = np.flatnonzero(np.diff(place, prepend=-2) != 1)
@@ -65,7 +65,7 @@ def _fill_chains(found: dict[str, Whole], lost: NDArray[np.bool_]) -> None:
         found["draw"][place] = place - place[begins][stretch]
 
 
-def _fill_parents(found: dict[str, Whole], lost: NDArray[np.bool_]) -> None:
+def _fill_parents(found: dict[str, _Whole], lost: NDArray[np.bool_]) -> None:
     """Give samples without a parent that of their chain and draw, or a number of their own."""
     number = np.flatnonzero(lost)
     found["parent"][number] = WITHOUT_PARENT + number
@@ -85,7 +85,7 @@ def copied(lattices: Lattices) -> NDArray[np.bool_]:
     return copies(sample_digests(lattices), *_chains(lattices))
 
 
-def _chains(lattices: Lattices) -> tuple[Whole, ...]:
+def _chains(lattices: Lattices) -> tuple[_Whole, ...]:
     known = lattices.has("chain") and lattices.has("draw")
     return tuple(lattices.variable(name) for name in ("chain", "draw")) if known else ()
 
@@ -111,7 +111,7 @@ def sample_digests(lattices: Lattices) -> NDArray[np.uint64]:
 
 
 def copies(
-    digest: NDArray[np.uint64], chain: Whole | None = None, draw: Whole | None = None
+    digest: NDArray[np.uint64], chain: _Whole | None = None, draw: _Whole | None = None
 ) -> NDArray[np.bool_]:
     """Return which samples are copies of earlier ones, (n,) bool.
 
@@ -143,7 +143,7 @@ def copies(
     return found
 
 
-def _add(found: NDArray[np.bool_], again: Whole, state: Whole, count: Whole) -> None:
+def _add(found: NDArray[np.bool_], again: _Whole, state: _Whole, count: _Whole) -> None:
     """Mark samples as copies, if enough of their states are there and in the originals alone."""
     states, times = np.unique(state[again], return_counts=True)
     if (times == count[states] - 1).sum() >= _ENOUGH:

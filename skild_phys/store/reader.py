@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,6 @@ from skild_phys.store.schema import (
     VOLATILE,
     Layout,
     Root,
-    compare_metadata,
     kind_of,
     read_json,
 )
@@ -147,7 +146,7 @@ class LatticeStore(Lattices):
             if node.split("/")[0] == "state"
         }
         for name, array in self.arrays.items():
-            compare_metadata(self.path, name, root.nodes[name], array.metadata)
+            _compare(array, root.nodes[name])
             # A kill while the store was made may have left an array without its own record.
             if samples:
                 self._check_record(array)
@@ -158,11 +157,9 @@ class LatticeStore(Lattices):
                 raise StoreError(f"{self.path}: attribute '{key}' is {str(value)[:60]!r}")
 
     def _check_record(self, array: ChunkFiles) -> None:
-        own = read_json(self.path, f"{array.name}/{ROOT}")
         # The array's own record is brought up to date at the end of a run only.
         skip = () if self.complete else ("shape",)
-        expected = {key: value for key, value in array.metadata.items() if key not in skip}
-        compare_metadata(self.path, array.name, own, expected)
+        _compare(array, read_json(self.path, f"{array.name}/{ROOT}"), skip)
 
     def _check_chunks(self, array: ChunkFiles) -> None:
         try:
@@ -186,7 +183,7 @@ class LatticeStore(Lattices):
         return self._read(self.field, start, stop)
 
     def _read(self, name: str, start: int, stop: int) -> NDArray[Any]:
-        return checked_rows(self.layout, self.arrays[name], start, stop)
+        return self.arrays[name].checked(self.layout, start, stop)
 
     def verify(self) -> None:
         """Read all that is stored; raises StoreError for what is not as it was written."""
@@ -218,12 +215,12 @@ class LatticeStore(Lattices):
         return total.hexdigest()
 
 
-def checked_rows(layout: Layout, array: ChunkFiles, start: int, stop: int) -> NDArray[Any]:
-    """Return samples start..stop-1 of an array; raises StoreError for values it cannot hold."""
-    values = array.read(start, stop)
-    if fault := layout.fault(array.name, values):
-        raise array.fault(f"samples {start}..{stop - 1} hold {fault}")
-    return values
+def _compare(array: ChunkFiles, found: Any, skip: Sequence[str] = ()) -> None:
+    """Raise StoreError naming the first entry of an array's metadata that is not as expected."""
+    for key, value in array.metadata.items():
+        there = found.get(key) if isinstance(found, dict) else None
+        if key not in skip and there != value:
+            raise array.fault(f"{key} is {there!r}, expected {value!r}")
 
 
 def open_store(path: AnyPath) -> LatticeStore:

@@ -264,14 +264,6 @@ def chunk_shape(metadata: Mapping[str, Any]) -> tuple[int, ...]:
     return tuple(metadata["chunk_grid"]["configuration"]["chunk_shape"])
 
 
-def compare_metadata(path: Path, name: str, found: Any, expected: Mapping[str, Any]) -> None:
-    """Raise StoreError naming the first entry of an array's metadata that is not as expected."""
-    for key, value in expected.items():
-        there = found.get(key) if isinstance(found, dict) else None
-        if there != value:
-            raise StoreError(f"{path}: variable '{name}': {key} is {there!r}, expected {value!r}")
-
-
 # -- attributes -------------------------------------------------------------------------------
 
 _WHOLE = ("samples_planned", "chains", "every", "burn_in", "stint", "seed", "tie_seed")

@@ -47,7 +47,7 @@ from skild_phys.files import (
 )
 from skild_phys.rng import STREAMS
 from skild_phys.store.chunks import ChunkFiles
-from skild_phys.store.reader import LatticeStore, checked_rows
+from skild_phys.store.reader import LatticeStore
 from skild_phys.store.schema import (
     APPEND_TOTAL,
     DIGESTS,
@@ -126,7 +126,7 @@ class Region:
         metadata, name = self.layout.metadata(last), self.layout.field
         _check_values(self.path, self.layout, metadata[name], name, len(lattices), lattices)
         array = ChunkFiles(self.path, name, metadata[name])
-        checked_rows(self.layout, array, first - first % array.step, first)
+        array.checked(self.layout, first - first % array.step, first)
         array.write(first, lattices)
 
 
@@ -292,7 +292,7 @@ class StoreWriter:
                 raise array.fault(f"chunk {file} is missing")
         for index in sorted({first, last}):
             start, stop = max(self.committed, index * step), min(total, (index + 1) * step)
-            checked_rows(self._plan, array, start, stop)
+            array.checked(self._plan, start, stop)
 
     def _write_state(self, state: _Arrays | None, total: int) -> dict[str, Any]:
         """Write the arrays of a state under the name of the commit; return their metadata."""
