@@ -15,9 +15,12 @@ import zarr
 from conftest import files_of, random_samples, store_options
 from numpy.typing import NDArray
 
+import skild_phys as sp
 from skild_phys.errors import BadInput, OutputTaken, StoreError
 from skild_phys.store import (
     LatticeStore,
+    MemoryWriter,
+    Plan,
     create_store,
     open_lattices,
     open_store,
@@ -505,3 +508,30 @@ def test_commits_from_threads_of_their_own(tmp_path: Path) -> None:
         writer.commit(random_samples(0, 40), state)
     assert files_of(tmp_path / "a.zarr") == files_of(tmp_path / "c.zarr")
     assert files_of(tmp_path / "b.zarr") == files_of(tmp_path / "c.zarr")
+
+
+@pytest.mark.parametrize(("components", "axes"), [(1, ()), (3, ("component",))])
+def test_real_fields_of_any_type_and_components(
+    tmp_path: Path, components: int, axes: tuple[str, ...]
+) -> None:
+    """Planted, seen to fail: fields that are float32 whatever their plan says."""
+    plan = Plan(
+        field="field", dtype="float64", components=components, n_samples=5, shape=(2, 3, 4),
+        chunk=2, attrs={"seed": 1}, variables=(),
+    )  # fmt: skip
+    values = np.random.default_rng(1).normal(size=(5, *plan.sample_shape))
+    with create_store(tmp_path / "a.zarr", plan) as writer:
+        writer.commit({"field": values[:3]})
+        writer.commit({"field": values[3:]})
+    store = open_store(tmp_path / "a.zarr")
+    assert (store.layout.components, store.shape) == (components, (2, 3, 4))
+    np.testing.assert_array_equal(store.read(0, 5), values)
+    data = sp.open_dataset(tmp_path / "a.zarr")
+    assert data["field"].dims == ("sample", *axes, "z", "y", "x")
+    sp.save(data, tmp_path / "b.zarr")
+    assert open_store(tmp_path / "b.zarr").digest() == store.digest()
+    memory = MemoryWriter(plan)
+    memory.commit({"field": values})
+    held = memory.lattices()
+    np.testing.assert_array_equal(held.read(0, 5), values)
+    assert held.dataset()["field"].dims == data["field"].dims
