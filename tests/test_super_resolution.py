@@ -142,7 +142,7 @@ def test_weights_of_something_else_are_refused(tmp_path: Path) -> None:
     low = image_store(tmp_path / "l.zarr", photographs(2))
     spec = ImageRefineSpec(2.0)
     for weights, message in (
-        (None, "missing option --checkpoint"),
+        (None, "missing checkpoint"),
         (image_weights(channels=1), "1 channels"),
         (replace(image_weights(), channels=0), "weights of images"),
     ):
