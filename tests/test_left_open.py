@@ -11,7 +11,7 @@ from skild_helpers import critical_lattices, white
 
 from skild_phys.rules.conditions import Blocks, Free, Sites
 from skild_phys.skild.equations import Process
-from skild_phys.skild.skild import Chain, Skild
+from skild_phys.skild.skild import Given, Skild
 from skild_phys.skild.spectrum import RadialSpectrum
 from skild_phys.skild.spins import PosteriorSpectrum, SpinPosterior
 from skild_phys.skild.streams import Streams
@@ -85,8 +85,8 @@ def test_waves_have_the_power_that_spins_have(rule: str) -> None:
     }[rule]
     streams = [Streams.of(6, i) for i in range(n)]
     y = skild.from_fields(torch.from_numpy(truth.astype(np.float32)), lam, streams)
-    chain = Chain(streams, lambda: skild.from_noise(streams), bound)
-    found = skild.denoiser(y, lam, chain)
+    given = Given(streams, lambda: skild.from_noise(streams), bound)
+    found = skild.denoiser(y, lam, given)
     assert isinstance(found, SpinPosterior)
     kappa = skild.process.kappa2.sqrt()
     band = (kappa > 0.3) & (kappa < 0.7)

@@ -15,9 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from skild_phys.errors import BadInput, OutputTaken, StoreError, WeightsError
 from skild_phys.files import printable
@@ -44,7 +42,7 @@ from skild_phys.skild.schedule import (
 )
 from skild_phys.skild.skild import Skild
 from skild_phys.skild.spectrum import Torus
-from skild_phys.skild.streams import Streams, input_seed, white_noise
+from skild_phys.skild.streams import Streams, input_seed
 from skild_phys.skild.weights import Weights
 from skild_phys.store import open_store, sides, streams_at
 
@@ -162,35 +160,13 @@ class SkildMethod:
         if weights.basis != Torus.name:
             raise BadInput("--checkpoint", f"weights in the basis {weights.basis}", Torus.name)
         self.coarse, self.spec, self.stop = coarse, spec, stop
-        height, width = coarse.fine_shape
-        self.skild = Skild.of(weights, (height, width), device, spec.sampler)
-        self.spins = weights.output == "logits"
-        self.power = self.skild.process.power.cpu().numpy()
-        self.operator = coarse.rule.proxy(coarse.fine_shape, coarse.factor)
+        self.skild = Skild.of(weights, coarse.fine_shape, device, spec.sampler)
         self.lambdas = lambdas_of(weights, coarse, spec)
-
-    def _corrected(
-        self, fields: Tensor, values: NDArray[np.float64], sigma: NDArray[np.float64]
-    ) -> Tensor:
-        moved = self.operator.correct(fields.double().cpu().numpy(), values, sigma)
-        return torch.from_numpy(moved.astype(np.float32)).to(fields.device)
 
     def __call__(self, raw: Lattices, index: Sequence[int], coins: Lattices | None) -> Lattices:
         streams = [Streams.of(self.spec.seed, i) for i in index]
-        values, skild = self.coarse.rule.values(raw, self.operator, self.power), self.skild
-        with torch.inference_mode():
-            prior = skild.process.gaussian(white_noise(streams, skild.shape, skild.device))
-            guess = self._corrected(prior, values, self.power)
-            start = skild.from_fields(guess, float(self.lambdas[0]), streams)
-            if not self.spins:
-
-                def correct(fields: Tensor, sigma: NDArray[np.float64]) -> Tensor:
-                    return self._corrected(fields, values, sigma)
-
-                return skild.run(start, self.lambdas, streams, correct=correct, stop=self.stop)
-            rule, factor = self.coarse.rule, self.coarse.factor
-            bound = rule.condition(raw, self.coarse.fine_shape, factor, coins, skild.device)
-            return skild.run(start, self.lambdas, streams, constraint=bound, stop=self.stop)
+        rule, factor = self.coarse.rule, self.coarse.factor
+        return self.skild.refine(raw, rule, factor, self.lambdas, streams, coins, self.stop)
 
 
 def check_method(

@@ -44,12 +44,13 @@ from skild_phys.skild.symmetries import SYMMETRIES, see_through_symmetries
 from skild_phys.skild.tuning import USUAL, Tuning
 
 if TYPE_CHECKING:
+    from skild_phys.rules import Rule
     from skild_phys.skild.weights import Weights
 
 
 @dataclass(frozen=True)
-class Chain:
-    """What one chain of a batch has besides X_t.
+class Given:
+    """What a chain of a batch has besides X_t.
 
     Attributes
     ----------
@@ -66,9 +67,17 @@ class Chain:
 
 
 class Denoiser(Protocol):
-    """What is known of X_0 given X_t; a rival is one more of these."""
+    """What is known of X_0 given X_t; a rival is one more of these.
 
-    def __call__(self, y: Tensor, lam: float, chain: Chain) -> Posterior:
+    Attributes
+    ----------
+    spins : whether X_0 are spins, which a coarse lattice binds by `Given.constraint`, or fields,
+        which it binds by `Given.correct`.
+    """
+
+    spins: bool
+
+    def __call__(self, y: Tensor, lam: float, given: Given) -> Posterior:
         """Return what is known of X_0 given whitened modes `y` (n, *modes) at `lam`."""
 
 
@@ -84,6 +93,8 @@ class SpinDenoiser:
     network_from : the lambda below which it is alone in any case.
     symmetries : that the network sees each configuration through.
     """
+
+    spins = True
 
     def __init__(
         self,
@@ -102,15 +113,15 @@ class SpinDenoiser:
     def _spectrum(self) -> PosteriorSpectrum:
         return PosteriorSpectrum(self.process, self.mean_field.tuning.sharper)
 
-    def __call__(self, y: Tensor, lam: float, chain: Chain) -> SpinPosterior:
+    def __call__(self, y: Tensor, lam: float, given: Given) -> SpinPosterior:
         def sight(features: Tensor, at: Tensor) -> Tensor:
             assert self.network is not None
             odd = odd_outputs("logits")
             return see_through_symmetries(
-                self.network, features, at, chain.streams, self.symmetries, odd
+                self.network, features, at, given.streams, self.symmetries, odd
             )
 
-        xt, bound = self.process.fields(y), chain.constraint
+        xt, bound = self.process.fields(y), given.constraint
         at = torch.tensor([lam], dtype=torch.float32, device=xt.device)
         if self.network is None or lam < self.network_from:
             found = spin_logits(None, self.mean_field, xt, at, bound.means)
@@ -118,12 +129,14 @@ class SpinDenoiser:
             found = spin_logits(sight, self.mean_field, xt, at, bound.means, bound.alone(xt))
         return SpinPosterior(
             self.process, found, bound, self.mean_field, lambda: self._spectrum,
-            lam, chain.noise, chain.streams,
+            lam, given.noise, given.streams,
         )  # fmt: skip
 
 
 class FieldDenoiser:
     """Continuous fields by a network whose output is of kind `output` (`y0_from_output`)."""
+
+    spins = False
 
     def __init__(
         self,
@@ -136,18 +149,18 @@ class FieldDenoiser:
         self.process, self.network, self.output = process, network, output
         self.symmetries, self.channels = symmetries, channels
 
-    def __call__(self, y: Tensor, lam: float, chain: Chain) -> FieldPosterior:
+    def __call__(self, y: Tensor, lam: float, given: Given) -> FieldPosterior:
         def sight(features: Tensor, at: Tensor) -> Tensor:
             odd = odd_outputs(self.output, self.channels)
             return see_through_symmetries(
-                self.network, features, at, chain.streams, self.symmetries, odd
+                self.network, features, at, given.streams, self.symmetries, odd
             )
 
         xt = self.process.fields(y)
         at = torch.full((len(y),), lam, device=xt.device)
         output = see_fields(sight, self.output, self.process, xt, at)
         y0 = y0_from_output(output, self.output, self.process, y, at)
-        return FieldPosterior(self.process, y0, lam, chain.noise, chain.correct)
+        return FieldPosterior(self.process, y0, lam, given.noise, given.correct)
 
 
 class FieldPosterior:
@@ -243,6 +256,41 @@ class Skild:
         return self.process.cosine(lam) * y0 + self.process.sine(lam) * self.from_noise(streams)
 
     @torch.inference_mode()
+    def refine(
+        self,
+        raw: NDArray[Any],
+        rule: Rule,
+        factor: int,
+        lambdas: NDArray[np.float64],
+        streams: Sequence[Streams],
+        ties: NDArray[np.int8] | None = None,
+        stop: Stop = lambda: False,
+    ) -> NDArray[Any]:
+        """Return fine configurations for coarse ones, as `run` does.
+
+        The chain starts from a Gaussian field with spectrum P under A x = y, noised to lambdas[0].
+
+        Parameters
+        ----------
+        raw : (n, *coarse shape), the numbers that a coarse store keeps.
+        rule, factor : by which they were coarse-grained.
+        ties : tie-breaks of tied blocks, 0 where not known; None for a rule without.
+        """
+        operator, power = rule.proxy(self.shape, factor), self.process.power.cpu().numpy()
+        values = rule.values(raw, operator, power)
+
+        def correct(fields: Tensor, sigma: NDArray[np.float64]) -> Tensor:
+            moved = operator.correct(fields.double().cpu().numpy(), values, sigma)
+            return torch.from_numpy(moved.astype(np.float32)).to(fields.device)
+
+        prior = self.process.gaussian(white_noise(streams, self.shape, self.device))
+        start = self.from_fields(correct(prior, power), float(lambdas[0]), streams)
+        if not self.denoiser.spins:
+            return self.run(start, lambdas, streams, correct=correct, stop=stop)
+        bound = rule.condition(raw, self.shape, factor, ties, self.device)
+        return self.run(start, lambdas, streams, constraint=bound, stop=stop)
+
+    @torch.inference_mode()
     def run(
         self,
         y: Tensor,
@@ -262,7 +310,7 @@ class Skild:
         """
         step = make_step(self.sampler)
         noise = functools.partial(self.from_noise, streams)
-        chain = Chain(streams, noise, constraint or Free(), correct)
-        denoise = functools.partial(self.denoiser, chain=chain)
+        given = Given(streams, noise, constraint or Free(), correct)
+        denoise = functools.partial(self.denoiser, given=given)
         y, found = run_chain(self.process, y, lambdas, denoise, step, noise, stop)
         return found.last(step, y)
