@@ -30,14 +30,14 @@ Lattices = NDArray[Any]
 
 
 class Constraint(ABC):
-    """A condition on a batch of spin lattices, (n, Ly, Lx)."""
+    """A condition on a batch of spin lattices, (n, *shape)."""
 
     holds_sums = False
     """Whether spins are drawn with the sums of their blocks held."""
 
     @abstractmethod
     def means(self, logits: Tensor) -> Tensor:
-        """Return E[s] (n, Ly, Lx) of spins with `logits` under the condition."""
+        """Return E[s] (n, *shape) of spins with `logits` under the condition."""
 
     def alone(self, like: Tensor) -> Tensor:
         """Return E[s] under the condition and nothing else; shape and device of `like`."""
@@ -51,7 +51,7 @@ class Constraint(ABC):
     def settled(
         self, logits: Tensor, states: Sequence[NDArray[np.uint64]]
     ) -> tuple[Tensor, Settled]:
-        """Return the law that lattices are drawn from: logits (n, Ly, Lx) and their condition.
+        """Return the law that lattices are drawn from: logits (n, *shape) and their condition.
 
         What a draw decides by chance before it has spins is decided, by the generator `states`,
         which move on.
@@ -63,7 +63,7 @@ class Settled(Constraint):
 
     @abstractmethod
     def draw(self, logits: NDArray[np.float32], i: int, state: NDArray[np.uint64]) -> Lattices:
-        """Return lattice `i` (Ly, Lx) int8 drawn from `logits` under the condition."""
+        """Return lattice `i` (*shape) int8 drawn from `logits` under the condition."""
 
     def settled(
         self, logits: Tensor, states: Sequence[NDArray[np.uint64]]
@@ -138,12 +138,12 @@ class Blocks(Settled):
     def slope(self, means: Tensor, gradient: Tensor) -> Tensor:
         if self.majority:
             return super().slope(means, gradient)
-        n, height, width = means.shape
-        shape = (n, height // self.factor, self.factor, width // self.factor, self.factor)
-        own = (0.5 * (1.0 - means * means)).reshape(shape)
-        pulled = own * gradient.reshape(shape)
+        split = [n for side in means.shape[1:] for n in (side // self.factor, self.factor)]
+        own = (0.5 * (1.0 - means * means)).reshape(-1, *split)
+        pulled = own * gradient.reshape(own.shape)
+        inside = tuple(range(2, own.dim(), 2))
         # A block's sum is fixed: what all its sites have in common moves nothing.
-        common = pulled.sum((2, 4), keepdim=True) / (own.sum((2, 4), keepdim=True) + 1e-6)
+        common = pulled.sum(inside, keepdim=True) / (own.sum(inside, keepdim=True) + 1e-6)
         return (pulled - own * common).reshape(means.shape)
 
     def draw(self, logits: NDArray[np.float32], i: int, state: NDArray[np.uint64]) -> Lattices:
@@ -155,17 +155,18 @@ class Sites(Settled):
     """The spins of the sites (0, 0) of the blocks, `raw`."""
 
     def __init__(self, raw: Lattices, factor: int, device: torch.device) -> None:
-        self.raw, self.factor = raw, factor
+        self.raw = raw
+        self.every: Any = (..., *[slice(None, None, factor)] * (raw.ndim - 1))
         self.known = torch.from_numpy(raw.astype(np.float32)).to(device)
 
     def means(self, logits: Tensor) -> Tensor:
         m = torch.tanh(0.5 * logits)
-        m[:, :: self.factor, :: self.factor] = self.known
+        m[self.every] = self.known
         return m
 
     def draw(self, logits: NDArray[np.float32], i: int, state: NDArray[np.uint64]) -> Lattices:
         known = np.zeros(logits.shape, dtype=np.int8)
-        known[:: self.factor, :: self.factor] = self.raw[i]
+        known[self.every] = self.raw[i]
         return sample_sites(logits, known, state)
 
 
@@ -186,22 +187,27 @@ class KeptModes(Constraint):
     def __init__(self, values: NDArray[np.float64], kept: Operator, device: torch.device) -> None:
         self.factor, self.shape = kept.factor, kept.shape
         self.transfer = torch.from_numpy(kept.transfer.real.copy()).float().to(device)
-        wanted = kept.adjoint(values) * kept.factor**2
+        wanted = kept.adjoint(values) * kept.factor ** len(kept.shape)
         self.wanted = torch.from_numpy(wanted.astype(np.float32)).to(device)
         # Where the last means were found the next ones are near.
         self.tilt = torch.zeros_like(self.wanted)
 
     def _kept(self, fields: Tensor) -> Tensor:
-        """Return b^2 A^T A of fields, the projection onto what the coarse field says.
+        """Return b^d A^T A of fields, the projection onto what the coarse field says.
 
         Not a filter: for an even coarse side the modes +-side/2 are seen by their sum alone.
         """
-        b = self.factor
-        coarse = torch.fft.irfft2(torch.fft.rfft2(fields) * self.transfer, s=self.shape)
+        every: Any = (..., *[slice(None, None, self.factor)] * len(self.shape))
         sparse = torch.zeros_like(fields)
-        sparse[..., ::b, ::b] = coarse[..., ::b, ::b]
-        kept: Tensor = torch.fft.irfft2(torch.fft.rfft2(sparse) * self.transfer, s=self.shape)
-        return b * b * kept
+        sparse[every] = self._filtered(fields)[every]
+        sites = float(self.factor ** len(self.shape))
+        return sites * self._filtered(sparse)
+
+    def _filtered(self, fields: Tensor) -> Tensor:
+        axes = tuple(range(-len(self.shape), 0))
+        modes = torch.fft.rfftn(fields, dim=axes) * self.transfer
+        kept: Tensor = torch.fft.irfftn(modes, s=self.shape, dim=axes)
+        return kept
 
     def means(self, logits: Tensor) -> Tensor:
         self.tilt = self._better(logits, self.STEPS)
