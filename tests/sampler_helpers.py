@@ -13,8 +13,11 @@ from numpy.typing import NDArray
 
 from skild_phys.models import MODELS, Model, Update
 from skild_phys.models.geometry import equal_bonds
+from skild_phys.models.ising import ISING_2D
 from skild_phys.models.potts import Potts
+from skild_phys.rules import RULES
 from skild_phys.simulation.algorithms import get_update
+from skild_phys.simulation.conditional import Conditional
 
 Array = NDArray[np.float64]
 Lattices = NDArray[np.int8]
@@ -235,3 +238,13 @@ def difference(a: Array, b: Array) -> float:
     means = [bin_means(values) for values in (a, b)]
     variance = sum(m.var(ddof=1) / len(m) for m in means)
     return float((means[0].mean() - means[1].mean()) / math.sqrt(variance))
+
+
+EXACT = tuple(rule.name for rule in RULES.values() if rule.exact)
+
+
+def conditional(
+    coarse: NDArray[Any], rule: str, factor: int, temperature: float, model: Model = ISING_2D
+) -> Conditional:
+    """Return the distribution that coarse lattices (n, ...) restrict."""
+    return Conditional(model, rule, factor, temperature, coarse.shape[-model.dimension :])

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from conftest import exit_code, files_of
 from numpy.typing import NDArray
+from sampler_helpers import EXACT, conditional
 
 from skild_phys import rules
 from skild_phys.cli import run
@@ -18,7 +19,7 @@ from skild_phys.errors import Interrupted
 from skild_phys.models import MODELS
 from skild_phys.rules import RULES, TieBreak
 from skild_phys.simulation.coarsening import coarsen_store
-from skild_phys.simulation.conditional import CONDITIONAL_RULES, sample_conditional
+from skild_phys.simulation.conditional import sample
 from skild_phys.store import LatticeStore, create_store, open_store
 
 N, SHAPE = 11, (8, 12)
@@ -113,7 +114,7 @@ def test_interrupted_and_resumed_gives_the_same_bytes(
     assert files_of(broken) == files_of(whole)
 
 
-@pytest.mark.parametrize("rule", CONDITIONAL_RULES)
+@pytest.mark.parametrize("rule", EXACT)
 def test_a_refined_store_gives_its_coarse_store_back(
     fine: LatticeStore, tmp_path: Path, rule: str
 ) -> None:
@@ -123,7 +124,7 @@ def test_a_refined_store_gives_its_coarse_store_back(
     raw, parent = coarse.read(0, N), coarse.variable("parent")
     order = np.array([4, 1, 9, 9])
     coins = TieBreak(0, parent[order]).signs(coarse.shape)
-    refined = sample_conditional(raw[order], rule, 4, 2.5, 1, np.arange(4), 8, coins)
+    refined = sample(conditional(raw[order], rule, 4, 2.5), raw[order], 1, np.arange(4), 8, coins)
     write_fine(tmp_path / "r.zarr", refined, parent[order], method="exact")
     words = (tmp_path / "r.zarr", "--factor", 4, "--rule", rule)
     assert coarsen(*words, "-o", tmp_path / "d.zarr") == 0

@@ -17,9 +17,9 @@ from skild_helpers import TC, coarse_input, critical_lattices, tiny_weights
 
 from skild_phys.cli.refine import compile_kernels
 from skild_phys.models import MODELS
-from skild_phys.rules import coarsen, sampling
+from skild_phys.rules import block_mean, coarsen, decimate, majority, sampling
 from skild_phys.simulation.coarsening import coarsen_store
-from skild_phys.simulation.conditional import clusters, exchange, fill, flip, pilot
+from skild_phys.simulation.conditional import pilot
 from skild_phys.skild.refine import RefineSpec, refine_store
 from skild_phys.skild.weights import load_weights, save_weights
 from skild_phys.store import create_store, open_store
@@ -192,10 +192,10 @@ def test_kill_9_of_refine_and_train_ends_in_the_same_bytes(folder: Path) -> None
 
 
 KERNELS = [
-    sampling._blocks, sampling._sample_sites, sampling._round, exchange.exchange,
-    flip.flip_free, flip.flip_majority,
-    clusters.cluster_free, clusters.cluster_majority, fill.fill_counts, fill.fill_majority,
-    fill.fill_free, pilot._equal_bonds, pilot._block_moments,
+    sampling._blocks, sampling._sample_sites, sampling._round, block_mean.exchange,
+    decimate.flip_free, majority.flip_majority,
+    decimate.cluster_free, majority.cluster_majority, block_mean.fill_counts,
+    majority.fill_majority, decimate.fill_free, pilot._equal_bonds, pilot._block_moments,
 ]  # fmt: skip
 
 

@@ -9,22 +9,23 @@ import numpy as np
 import pytest
 from conftest import TC
 from numpy.typing import NDArray
+from sampler_helpers import EXACT, conditional
 
 from skild_phys.errors import BadInput, Interrupted
 from skild_phys.models import MODELS
 from skild_phys.rules import TieBreak, coarsen
+from skild_phys.rules.moves import metropolis, threshold
+from skild_phys.rules.planes import build_layout, join, split
 from skild_phys.simulation.conditional import (
-    CONDITIONAL_RULES,
     Chain,
-    Law,
+    Conditional,
+    chains,
     fill_chain,
+    measure_sweeps,
+    pilot_chains,
     relax,
-    sample_conditional,
-    sampler,
+    sample,
 )
-from skild_phys.simulation.conditional.blocks import build_layout, join, split
-from skild_phys.simulation.conditional.draws import metropolis, threshold
-from skild_phys.simulation.conditional.pilot import measure_sweeps, pilot_chains
 
 GOLDEN = {
     "block_mean": "94ddc31de474e8dc",
@@ -55,12 +56,12 @@ def coarse_lattices(
     )
 
 
-def law_of(rule: str, shape: tuple[int, ...], factor: int, name: str = "ising2d") -> Law:
+def law_of(rule: str, shape: tuple[int, ...], factor: int, name: str = "ising2d") -> Conditional:
     sides = tuple(side // factor for side in shape)
-    return Law(MODELS[name], rule, factor, MODELS[name].critical_temperature, sides)
+    return Conditional(MODELS[name], rule, factor, MODELS[name].critical_temperature, sides)
 
 
-@pytest.mark.parametrize("rule", CONDITIONAL_RULES)
+@pytest.mark.parametrize("rule", EXACT)
 @pytest.mark.parametrize(("name", "shape", "factor"), CASES)
 @pytest.mark.parametrize("sweeps", [0, 7])
 def test_samples_keep_the_coarse_lattice(
@@ -69,13 +70,13 @@ def test_samples_keep_the_coarse_lattice(
     coarse, ties, ids = coarse_lattices(rule, shape, factor, name=name)
     model = MODELS[name]
     tc, q = model.critical_temperature, len(model.values) if model.field == "states" else 0
-    fine = sample_conditional(coarse, rule, factor, tc, 1, ids, sweeps, ties, model=model)
+    fine = sample(conditional(coarse, rule, factor, tc, model), coarse, 1, ids, sweeps, ties)
     assert fine.shape == (3, *shape)
     assert fine.dtype == np.int8
     assert set(np.unique(fine)) <= set(model.values)
     again = coarsen(fine, rule, factor, q=q, tie_seed=2, sample_ids=ids)
     assert np.array_equal(again, coarse)
-    moved = relax(fine, coarse, rule, factor, tc, 1, ids, 5, ties, model=model)
+    moved = relax(conditional(coarse, rule, factor, tc, model), fine, coarse, 1, ids, 5, ties)
     again = coarsen(moved, rule, factor, q=q, tie_seed=2, sample_ids=ids)
     assert np.array_equal(again, coarse)
     assert not np.array_equal(moved, fine)
@@ -111,7 +112,7 @@ def test_thresholds_balance() -> None:
 
 
 @pytest.mark.parametrize("name", ["ising2d", "potts3"])
-@pytest.mark.parametrize("rule", CONDITIONAL_RULES)
+@pytest.mark.parametrize("rule", EXACT)
 def test_sweeps_do_not_depend_on_the_calls(rule: str, name: str) -> None:
     """Sweeps by ones and by many are the same sweeps, with clusters between them too."""
     coarse, ties, _ = coarse_lattices(rule, (24, 12), 12, n=1, name=name)
@@ -126,16 +127,16 @@ def test_sweeps_do_not_depend_on_the_calls(rule: str, name: str) -> None:
     assert all(np.array_equal(lattices[0], other) for other in lattices[1:])
 
 
-@pytest.mark.parametrize("rule", CONDITIONAL_RULES)
+@pytest.mark.parametrize("rule", EXACT)
 def test_bytes_do_not_depend_on_batches_or_calls(
     rule: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     coarse, coins, ids = coarse_lattices(rule, (8, 8), 2, n=6)
-    one = sample_conditional(coarse, rule, 2, TC, 9, ids, 40, coins)
-    part = sample_conditional(coarse[2:4], rule, 2, TC, 9, ids[2:4], 40, coins[2:4])
+    one = sample(conditional(coarse, rule, 2, TC), coarse, 9, ids, 40, coins)
+    part = sample(conditional(coarse[2:4], rule, 2, TC), coarse[2:4], 9, ids[2:4], 40, coins[2:4])
     assert np.array_equal(one[2:4], part)
-    monkeypatch.setattr(sampler, "_SITES_PER_CALL", 7 * 64)
-    split = sample_conditional(coarse, rule, 2, TC, 9, ids, 40, coins)
+    monkeypatch.setattr(chains, "_SITES_PER_CALL", 7 * 64)
+    split = sample(conditional(coarse, rule, 2, TC), coarse, 9, ids, 40, coins)
     assert np.array_equal(one, split)
     digest = hashlib.sha256(one.tobytes()).hexdigest()[:16]
     assert digest == GOLDEN[rule]
@@ -143,7 +144,7 @@ def test_bytes_do_not_depend_on_batches_or_calls(
 
 def test_stop_is_heard_between_slices(monkeypatch: pytest.MonkeyPatch) -> None:
     coarse, coins, ids = coarse_lattices("majority", (8, 8), 2)
-    monkeypatch.setattr(sampler, "_SITES_PER_CALL", 5 * 64)
+    monkeypatch.setattr(chains, "_SITES_PER_CALL", 5 * 64)
     asked: list[int] = []
 
     def stop() -> bool:
@@ -151,11 +152,20 @@ def test_stop_is_heard_between_slices(monkeypatch: pytest.MonkeyPatch) -> None:
         return len(asked) == 7
 
     with pytest.raises(Interrupted):
-        sample_conditional(coarse, "majority", 2, TC, 9, ids, 20, coins, stop)
+        sample(conditional(coarse, "majority", 2, TC), coarse, 9, ids, 20, coins, stop)
     assert len(asked) == 7  # in the second lattice of four slices each
-    fine = sample_conditional(coarse, "majority", 2, TC, 9, ids, 20, coins)
+    fine = sample(conditional(coarse, "majority", 2, TC), coarse, 9, ids, 20, coins)
     with pytest.raises(Interrupted):
-        relax(fine, coarse, "majority", 2, TC, 9, ids, 5, coins, stop=lambda: True)
+        relax(
+            conditional(coarse, "majority", 2, TC),
+            fine,
+            coarse,
+            9,
+            ids,
+            5,
+            coins,
+            stop=lambda: True,
+        )
 
 
 def test_ties_of_unknown_coins_are_consistent() -> None:
@@ -164,32 +174,43 @@ def test_ties_of_unknown_coins_are_consistent() -> None:
     for value in (1, -1):
         coarse = np.full((1, 2, 2), value, dtype=np.int8)
         for coins in (None, np.zeros_like(coarse), coarse):
-            relax(tied, coarse, "majority", 2, TC, 1, ids, 0, coins)
+            relax(conditional(coarse, "majority", 2, TC), tied, coarse, 1, ids, 0, coins)
         with pytest.raises(ValueError, match="coarse-grain"):
-            relax(tied, coarse, "majority", 2, TC, 1, ids, 0, -coarse)
+            relax(conditional(coarse, "majority", 2, TC), tied, coarse, 1, ids, 0, -coarse)
         with pytest.raises(ValueError, match="coarse-grain"):
-            relax(np.full_like(tied, -value), coarse, "majority", 2, TC, 1, ids, 0)
+            relax(
+                conditional(coarse, "majority", 2, TC),
+                np.full_like(tied, -value),
+                coarse,
+                1,
+                ids,
+                0,
+            )
 
 
 def test_relax_continues_and_leaves_its_input_alone() -> None:
     coarse, coins, ids = coarse_lattices("block_mean", (8, 8), 4)
-    fine = sample_conditional(coarse, "block_mean", 4, TC, 3, ids, 0)
+    fine = sample(conditional(coarse, "block_mean", 4, TC), coarse, 3, ids, 0)
     before = fine.copy()
-    moved = relax(fine, coarse, "block_mean", 4, TC, 3, ids, 4)
+    moved = relax(conditional(coarse, "block_mean", 4, TC), fine, coarse, 3, ids, 4)
     assert np.array_equal(fine, before)
-    alone = relax(fine[1:2], coarse[1:2], "block_mean", 4, TC, 3, ids[1:2], 4)
+    alone = relax(
+        conditional(coarse[1:2], "block_mean", 4, TC), fine[1:2], coarse[1:2], 3, ids[1:2], 4
+    )
     assert np.array_equal(alone[0], moved[1])
-    other = relax(fine[1:2], coarse[1:2], "block_mean", 4, TC, 3, ids[:1], 4)
+    other = relax(
+        conditional(coarse[1:2], "block_mean", 4, TC), fine[1:2], coarse[1:2], 3, ids[:1], 4
+    )
     assert not np.array_equal(other[0], moved[1])
     with pytest.raises(ValueError, match="coarse-grain"):
-        relax(-before, coarse, "block_mean", 4, TC, 3, ids, 1, coins)
+        relax(conditional(coarse, "block_mean", 4, TC), -before, coarse, 3, ids, 1, coins)
 
 
-@pytest.mark.parametrize("rule", CONDITIONAL_RULES)
+@pytest.mark.parametrize("rule", EXACT)
 def test_at_low_temperature_no_move_costs_energy(rule: str) -> None:
     model = MODELS["ising2d"]
     coarse, ties, _ = coarse_lattices(rule, (6, 6), 3, n=1)
-    law = Law(model, rule, 3, 0.01, (2, 2))
+    law = Conditional(model, rule, 3, 0.01, (2, 2))
     (given,) = law.read(coarse, ties)
     chain = fill_chain(law, given, 1, 0)
     energies = []
@@ -199,7 +220,7 @@ def test_at_low_temperature_no_move_costs_energy(rule: str) -> None:
     assert np.all(np.diff(energies) <= 0)
 
 
-@pytest.mark.parametrize("rule", CONDITIONAL_RULES)
+@pytest.mark.parametrize("rule", EXACT)
 @pytest.mark.parametrize("name", ["ising2d", "potts3"])
 def test_a_pilot_depends_on_nothing_but_its_input(rule: str, name: str) -> None:
     coarse, ties, _ = coarse_lattices(rule, (16, 16), 4, name=name)
@@ -230,13 +251,13 @@ def test_a_pilot_finds_the_autocorrelation_time() -> None:
 
     tau = measure_sweeps(law, givens, 5).tau
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sampler, "Chain", Slow)
+        patch.setattr(chains, "Chain", Slow)
         slow = measure_sweeps(law, givens, 5).tau
     assert slow / tau == pytest.approx(4, rel=0.25)
 
 
 @pytest.mark.statistical
-@pytest.mark.parametrize("rule", CONDITIONAL_RULES)
+@pytest.mark.parametrize("rule", EXACT)
 @pytest.mark.parametrize("value", [0, 1])  # sums of 0 or 2; coins against or for the majority
 def test_fill_is_uniform(rule: str, value: int) -> None:
     """H0: every consistent 2x2 block is equally likely; chi-square, false alarm 1e-5 each."""
@@ -244,7 +265,7 @@ def test_fill_is_uniform(rule: str, value: int) -> None:
 
     coarse = np.full((1, 100, 100), (2 * value) if rule == "block_mean" else 1, dtype=np.int16)
     coins = np.full(coarse.shape, 2 * value - 1, dtype=np.int8)
-    fine = sample_conditional(coarse, rule, 2, TC, 5, np.array([value]), 0, coins)[0]
+    fine = sample(conditional(coarse, rule, 2, TC), coarse, 5, np.array([value]), 0, coins)[0]
     up = fine > 0
     code = 8 * up[::2, ::2] + 4 * up[::2, 1::2] + 2 * up[1::2, ::2] + up[1::2, 1::2]
     counts = np.bincount(code.ravel(), minlength=16)
@@ -264,27 +285,33 @@ def test_bad_input() -> None:
     for name, field in (("block_mean", "counts"), ("majority", "0 .. 2"), ("decimate", "0 .. 2")):
         wrong, _, _ = coarse_lattices(name, (8, 8), 2, name="potts3")
         with pytest.raises(BadInput, match=field):
-            sample_conditional(wrong + 1, name, 2, 1.0, 1, ids, 1, model=MODELS["potts3"])
+            sample(conditional(wrong + 1, name, 2, 1.0, MODELS["potts3"]), wrong + 1, 1, ids, 1)
     with pytest.raises(ValueError, match="no coarse lattices of shape"):
-        Law(MODELS["ising3d"], "block_mean", 4, TC, (2, 2))
+        Conditional(MODELS["ising3d"], "block_mean", 4, TC, (2, 2))
     with pytest.raises(BadInput, match="at most 31"):
-        Law(MODELS["ising3d"], "decimate", 32, 1.0, (1, 1, 1))
+        Conditional(MODELS["ising3d"], "decimate", 32, 1.0, (1, 1, 1))
     with pytest.raises(BadInput, match="rule: 'spectral'"):
-        sample_conditional(coarse, "spectral", 4, TC, 1, ids, 1)
+        sample(conditional(coarse, "spectral", 4, TC), coarse, 1, ids, 1)
     for factor in (1, 0, -2, 1.5):
         with pytest.raises(BadInput, match="factor"):
-            sample_conditional(coarse, "block_mean", factor, TC, 1, ids, 1)  # type: ignore[arg-type]
+            sample(conditional(coarse, "block_mean", factor, TC), coarse, 1, ids, 1)  # type: ignore[arg-type]
     with pytest.raises(BadInput, match="9 spins"):
-        sample_conditional(coarse, "block_mean", 3, TC, 1, ids, 1)
+        sample(conditional(coarse, "block_mean", 3, TC), coarse, 1, ids, 1)
     with pytest.raises(BadInput, match="4 spins"):
-        sample_conditional(np.full((1, 2, 2), 6), "block_mean", 2, TC, 1, ids, 1)
+        sample(
+            conditional(np.full((1, 2, 2), 6), "block_mean", 2, TC),
+            np.full((1, 2, 2), 6),
+            1,
+            ids,
+            1,
+        )
     with pytest.raises(BadInput, match="rule: 'majority'"):
-        sample_conditional(coarse * 2, "majority", 4, TC, 1, ids, 1, coins)
+        sample(conditional(coarse * 2, "majority", 4, TC), coarse * 2, 1, ids, 1, coins)
     with pytest.raises(ValueError, match="ties have shape"):
-        sample_conditional(coarse, "block_mean", 4, TC, 1, ids, 1, coins[:, :1])
+        sample(conditional(coarse, "block_mean", 4, TC), coarse, 1, ids, 1, coins[:, :1])
     for temperature in (0.0, -1.0, float("nan")):
         with pytest.raises(BadInput, match="T"):
-            sample_conditional(coarse, "block_mean", 4, temperature, 1, ids, 1)
+            sample(conditional(coarse, "block_mean", 4, temperature), coarse, 1, ids, 1)
 
 
 @pytest.mark.parametrize(("name", "shape"), [("ising2d", (24, 24)), ("potts3", (12, 8))])
@@ -292,5 +319,5 @@ def test_a_pilot_measures_nothing_that_is_held_fixed(name: str, shape: tuple[int
     """Block totals of block means are constant up to rounding, where blocks are no power of two."""
     coarse, *_ = coarse_lattices("block_mean", shape, 2, 4, name)
     sides = tuple(side // 2 for side in shape)
-    law = Law(MODELS[name], "block_mean", 2, MODELS[name].critical_temperature, sides)
+    law = Conditional(MODELS[name], "block_mean", 2, MODELS[name].critical_temperature, sides)
     assert measure_sweeps(law, law.read(coarse, None), 5).tau < 20

@@ -19,7 +19,7 @@ from skild_phys.rng import uniform
 from skild_phys.simulation.algorithms import get_update
 from skild_phys.simulation.chain import simulate
 from skild_phys.simulation.coarsening import coarsen_store
-from skild_phys.simulation.conditional import Law
+from skild_phys.simulation.conditional import Conditional
 from skild_phys.simulation.spec import SimulationSpec
 from skild_phys.skild.measured import _check_sign as check_sign
 from skild_phys.store import LatticeStore
@@ -104,7 +104,7 @@ def test_the_exact_method_is_refused(store: LatticeStore, tmp_path: Path) -> Non
     assert not out.exists()
     call("refine", [coarse.path], {"method": "fill", "output": out, "threads": 1})
     with pytest.raises(ValueError, match="not a sum over bonds"):
-        Law(FIELD, "block_mean", 2, T, (2, 2))
+        Conditional(FIELD, "block_mean", 2, T, (2, 2))
 
 
 def test_training_does_not_change_its_sign(store: LatticeStore, tmp_path: Path) -> None:

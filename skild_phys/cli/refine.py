@@ -46,8 +46,8 @@ def compile_kernels(
     """Compile what refining `source` will call, on one block; quick once it is cached."""
     from skild_phys.rules import coarsen
     from skild_phys.rules.sampling import compile_sampling
-    from skild_phys.simulation.conditional import sample_conditional
-    from skild_phys.simulation.conditional.sampler import CLUSTERS_FROM, SWEEPS_PER_CLUSTERS
+    from skild_phys.simulation.conditional import Conditional, sample
+    from skild_phys.simulation.conditional.chains import CLUSTERS_FROM, SWEEPS_PER_CLUSTERS
     from skild_phys.skild.oracle import measured_sweeps, model_of_values
 
     if method == "skild":
@@ -60,8 +60,8 @@ def compile_kernels(
     coarse = coarsen(fine, source.rule, factor, q=source.q)
     if method != "skild" or polish:
         sweeps = 0 if method == "fill" else SWEEPS_PER_CLUSTERS
-        ids = np.zeros(1, dtype=np.int64)
-        sample_conditional(coarse, source.rule.name, factor, 1.0, 0, ids, sweeps, model=model)
+        one = tuple([1] * model.dimension)
+        sample(Conditional(model, source.rule, factor, 1.0, one), coarse, 0, [0], sweeps)
     if pilot:
         one = tuple([1] * model.dimension)
         read = lambda start, stop: coarse  # noqa: E731

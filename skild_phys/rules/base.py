@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     import torch
 
     from skild_phys.rules.conditions import Constraint
+    from skild_phys.rules.moves import Moves
+    from skild_phys.rules.planes import Layout
 
 RULES: dict[str, Rule] = {}
 """The rules by name; `RULES["mine"] = Mine()`, or an entry point of the group
@@ -212,6 +214,11 @@ class Rule(ABC):
         `ties` (n, *coarse shape) are the tie-breaks, 0 where they are not known.
         """
         raise BadInput("rule", self.name, "a rule with a condition on spins")
+
+    def moves(self, layout: Layout, values: tuple[int, ...], coupling: float) -> Moves:
+        """Return the Monte Carlo moves that keep the coarse values of this rule (`Moves`)."""
+        able = one_of(rule.name for rule in RULES.values() if rule.exact)
+        raise BadInput("rule", self.name, f"{able} (rules that bind spins)")
 
 
 def kind_of(values: NDArray[Any], q: int) -> str:

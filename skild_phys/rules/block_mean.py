@@ -1,16 +1,29 @@
-"""Block means: of spins the sum of each block, of states their numbers, of fields the mean."""
+"""Block means: of spins the sum of each block, of states their numbers, of fields the mean.
+
+The moves exchange two sites of a block, which keeps the number of each state in it. A sweep pairs
+the positions of a block at random, the same way in all blocks, and exchanges each pair with
+Metropolis' probability in all blocks at once. Two sites of one pair are neighbours of those of the
+next block only if they lie at opposite edges of the same row; such a pair is exchanged first in
+every second block along that row, then in the others (and in the last block by itself where their
+number is odd), so that what moves together does not interact.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numba import njit
 from numpy.typing import NDArray
 
 from skild_phys.errors import BadInput, StoreError
 from skild_phys.fields import FIELDS, Field
+from skild_phys.rng import below
 from skild_phys.rules.base import Rule, TieBreak
+from skild_phys.rules.moves import NEVER, Given, Moves, Source, shuffle, take, threshold_of
 from skild_phys.rules.operators import Array, Operator, block_totals
+from skild_phys.rules.planes import Layout, States, add_lost_bonds
 
 _MOST_SITES = 2**15 - 1  # the last block sum that int16 holds
 
@@ -116,6 +129,9 @@ class BlockMean(Rule):
 
         return Blocks(raw, factor)
 
+    def moves(self, layout: Layout, values: tuple[int, ...], coupling: float) -> Moves:
+        return Exchanges(layout, values, coupling)
+
 
 def counted(fine: NDArray[Any], factor: int, dimension: int, q: int) -> NDArray[np.int16]:
     """Return the sums of spins over blocks; of states how many of a block's sites are in each."""
@@ -123,3 +139,138 @@ def counted(fine: NDArray[Any], factor: int, dimension: int, q: int) -> NDArray[
         return block_totals(fine, factor, dimension)
     each = [block_totals((fine == k).view(np.int8), factor, dimension) for k in range(q)]
     return np.stack(each, axis=1)
+
+
+@njit(cache=True, nogil=True, forceinline=True)
+def _adjacency(place, sides, factor, p, r):  # type: ignore[no-untyped-def]
+    """Return (axis, bonds inside a block, whether next blocks interact) of two positions."""
+    axis, apart = -1, 0
+    for a in range(place.shape[1]):
+        difference = abs(place[p, a] - place[r, a])
+        if difference:
+            if axis >= 0:
+                return 0, 0, False
+            axis, apart = a, difference
+    shared = 1 if apart == 1 else 0
+    across = apart == factor - 1
+    alone = sides[axis, 1] == 1
+    if across and alone:
+        shared += 1  # once around the lattice
+    return axis, shared, across and not alone
+
+
+@njit(cache=True, nogil=True, inline="always")
+def _lost_by_swap(lost, cells, bonds, sides, p, r, shared, gain):  # type: ignore[no-untyped-def]
+    """Set `lost` to the bonds lost if planes p and r exchange their states; half, if not `gain`.
+
+    The bonds between the two stay; the sums over neighbours miss that, and count them as gained.
+    Where the two states are equal the numbers mean nothing.
+    """
+    n = np.uint64(lost.size)
+    one, two = np.uint64(p) * n, np.uint64(r) * n
+    first = np.int8(2 * shared if gain else shared - bonds.shape[1])
+    for i in range(n):
+        lost[i] = first
+    add_lost_bonds(lost, cells, bonds, sides, p, one, two, gain)
+    add_lost_bonds(lost, cells, bonds, sides, r, two, one, gain)
+
+
+@njit(cache=True, nogil=True, inline="always")
+def _swap(cells, p, r, lost, bits, thresholds):  # type: ignore[no-untyped-def]
+    n = np.uint64(lost.size)
+    one, two = np.uint64(p) * n, np.uint64(r) * n
+    for i in range(n):
+        a, c = cells[one + i], cells[two + i]
+        moves = bits[i] < threshold_of(thresholds, lost[i])
+        cells[one + i] = c if moves else a
+        cells[two + i] = a if moves else c
+
+
+@njit(cache=True, nogil=True)
+def exchange(cells, layout, gain, thresholds, source, sweeps):  # type: ignore[no-untyped-def]
+    """Make `sweeps` sweeps of exchanges, in place.
+
+    Parameters
+    ----------
+    cells : ((P + 2) n,) int8, the P planes and two more of scratch space.
+    layout : of the blocks.
+    gain : whether there are more than two states.
+    thresholds : `metropolis` of the coupling; of twice the coupling for two states.
+    source : random numbers.
+    """
+    bonds, sides, place, factor = layout.bonds, layout.sides, layout.place, layout.factor
+    positions, n = place.shape[0], layout.ahead.shape[1]
+    order = np.empty(positions, dtype=np.int64)
+    lost = np.empty(n, dtype=np.int8)
+    for _ in range(sweeps):
+        for p in range(positions):
+            order[p] = p
+        shuffle(order, source)
+        for k in range(0, positions - 1, 2):
+            p, r = order[k], order[k + 1]
+            axis, shared, interact = _adjacency(place, sides, factor, p, r)
+            if not interact:
+                _lost_by_swap(lost, cells, bonds, sides, p, r, shared, gain)
+                _swap(cells, p, r, lost, take(source, n), thresholds)
+                continue
+            for colour in range(2 + sides[axis, 1] % 2):
+                _lost_by_swap(lost, cells, bonds, sides, p, r, shared, gain)
+                bits = take(source, n)
+                for i in range(n):
+                    # No threshold is met by the largest number: the other colours stay.
+                    bits[i] |= np.uint32(0) if layout.colour[axis, i] == colour else NEVER
+                _swap(cells, p, r, lost, bits, thresholds)
+
+
+@njit(cache=True, nogil=True)
+def fill_counts(cells, counts, state):  # type: ignore[no-untyped-def]
+    """Fill the planes `cells` (P, n) uniformly, given the counts (q, n) of states in blocks."""
+    positions, n = cells.shape
+    left = np.empty(len(counts), dtype=np.int64)
+    for block in range(n):
+        left[:] = counts[:, block]
+        for p in range(positions):
+            choice, value = below(state, positions - p), 0
+            while choice >= left[value]:
+                choice -= left[value]
+                value += 1
+            left[value] -= 1
+            cells[p, block] = value
+
+
+class Exchanges(Moves):
+    """Exchanges of two sites inside their blocks."""
+
+    changed = 2
+    even = 31 / 32
+
+    def read(self, coarse: NDArray[Any]) -> NDArray[np.int64]:
+        n, size = len(coarse), len(self.layout.place)
+        raw = coarse.astype(np.int64).reshape(n, -1, self.layout.ahead.shape[1])
+        # Of spins sums are given, (n, 1, blocks).
+        sums = raw.shape[1] == 1
+        counts = np.concatenate([size - raw, size + raw], axis=1) // 2 if sums else raw
+        even = (raw - size) % 2 == 0 if sums else counts.sum(axis=1) == size
+        if not ((counts >= 0).all() and even.all()):
+            what = f"{size} spins have these block {'sums' if sums else 'counts'}"
+            raise BadInput("factor", self.layout.factor, f"a factor whose {what}")
+        return counts
+
+    def fill(self, planes: States, given: Given, state: NDArray[np.uint64]) -> None:
+        fill_counts(planes, given.values, state)
+
+    def holds(self, planes: States, given: Given) -> bool:
+        return bool(np.array_equal(count_states(planes, self.states), given.values))
+
+    def start(
+        self, given: Given, planes: States, cells: States, source: Source
+    ) -> tuple[Callable[[int], None], None]:
+        """Return the sweeps alone. Redraws of the clusters inside a block, at their total, gained
+        nothing at factors 8 and 16: the slow modes lie elsewhere."""
+        layout, gain, thresholds = self.layout, self.states > 2, self.thresholds
+        return lambda k: exchange(cells, layout, gain, thresholds, source, k), None
+
+
+def count_states(planes: States, states: int) -> NDArray[np.int64]:
+    """Return how often each state is in each block of `planes` (P, n): (states, n)."""
+    return np.stack([np.count_nonzero(planes == state, axis=0) for state in range(states)])

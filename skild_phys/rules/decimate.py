@@ -1,14 +1,24 @@
-"""Decimation: the site (0, 0) of each block is kept, whatever it holds."""
+"""Decimation: the site (0, 0) of each block is kept, whatever it holds.
+
+The moves change the free sites: a sweep goes through their positions in order, and at each a new
+state is proposed in all blocks at once (`moves.propose`).
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numba import njit
 from numpy.typing import NDArray
 
+from skild_phys.rng import next_u64
 from skild_phys.rules.base import Rule, TieBreak
+from skild_phys.rules.clusters import label_clusters
+from skild_phys.rules.moves import Given, Moves, Source, lost_by_flip, propose, take, threshold_of
 from skild_phys.rules.operators import Array, Operator, corners
+from skild_phys.rules.planes import Layout, States
 
 if TYPE_CHECKING:
     import torch
@@ -58,3 +68,85 @@ class Decimate(Rule):
         from skild_phys.rules.conditions import Sites
 
         return Sites(raw, factor, device)
+
+    def moves(self, layout: Layout, values: tuple[int, ...], coupling: float) -> Moves:
+        return FreeFlips(layout, values, coupling)
+
+
+@njit(cache=True, nogil=True)
+def flip_free(cells, layout, states, thresholds, source, sweeps):  # type: ignore[no-untyped-def]
+    """Make `sweeps` sweeps over every position but the first, which decimation keeps, in place.
+
+    Parameters
+    ----------
+    cells : ((P + 3) n,) int8, the P planes and three more of scratch space.
+    layout : of the blocks.
+    states : their number q.
+    thresholds : `metropolis` of the coupling; of twice the coupling for two states.
+    source : random numbers.
+    """
+    bonds, sides = layout.bonds, layout.sides
+    positions, n = bonds.shape[0], np.uint64(layout.ahead.shape[1])
+    new = np.uint64(positions + 2) * n
+    lost = np.empty(n, dtype=np.int8)
+    gain = states > 2
+    for _ in range(sweeps):
+        for p in range(1, positions):
+            old = np.uint64(p) * n
+            propose(cells, n, old, new, np.int8(states), source)
+            lost_by_flip(lost, cells, bonds, sides, p, old, new, gain)
+            bits = take(source, n)
+            for i in range(n):
+                a, c = cells[old + i], cells[new + i]
+                cells[old + i] = c if bits[i] < threshold_of(thresholds, lost[i]) else a
+
+
+@njit(cache=True, nogil=True)
+def cluster_free(cells, layout, states, bond, source, sweeps):  # type: ignore[no-untyped-def]
+    """Redraw the clusters `sweeps` times; those with a site of plane 0 keep their state.
+
+    Arguments as in `flip_free`; `bond` is the threshold of 1 - exp(-coupling).
+    """
+    positions, n = layout.bonds.shape[0], layout.ahead.shape[1]
+    parent = np.empty(positions * n, dtype=np.uint32)
+    both = np.empty(n, dtype=np.uint32)
+    fresh = np.empty(positions * n, dtype=np.int8)
+    for _ in range(sweeps):
+        label_clusters(cells, layout, bond, source, parent, both)
+        fresh[:n] = cells[:n]
+        for p in range(1, positions):
+            bits = take(source, n)
+            for i in range(n):
+                fresh[p * n + i] = (np.uint64(bits[i]) * np.uint64(states)) >> np.uint64(32)
+        for site in range(parent.size):
+            cells[site] = fresh[parent[site]]
+
+
+@njit(cache=True, nogil=True)
+def fill_free(cells, kept, states, state):  # type: ignore[no-untyped-def]
+    """Fill `cells` uniformly, but for plane 0, which becomes `kept` (n,)."""
+    positions, n = cells.shape
+    cells[0] = kept
+    for p in range(1, positions):
+        for block in range(n):
+            value = (next_u64(state) >> np.uint64(32)) * np.uint64(states) >> np.uint64(32)
+            cells[p, block] = value
+
+
+class FreeFlips(Moves):
+    """Changes of the sites that are not kept."""
+
+    def fill(self, planes: States, given: Given, state: NDArray[np.uint64]) -> None:
+        fill_free(planes, given.values, self.states, state)
+
+    def holds(self, planes: States, given: Given) -> bool:
+        return bool(np.array_equal(planes[0], given.values))
+
+    def start(
+        self, given: Given, planes: States, cells: States, source: Source
+    ) -> tuple[Callable[[int], None], Callable[[int], None]]:
+        layout, q, thresholds, bond = self.layout, self.states, self.thresholds, self.bond
+        return (
+            lambda k: flip_free(cells, layout, q, thresholds, source, k),
+            lambda k: cluster_free(cells, layout, q, bond, source, k),
+        )

@@ -1,16 +1,28 @@
-"""Majorities: the sign of each block's sum, or its commonest state; ties by a fair tie-break."""
+"""Majorities: the sign of each block's sum, or its commonest state; ties by a fair tie-break.
+
+The moves change single sites and refuse what breaks a block's majority. Of states that tie for the
+commonest of a block the one of largest priority is the coarse value. If priorities are not known
+(all 0), a tie of k states has the weight 1 / k, the probability that a fair choice shows the coarse
+value.
+"""
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+from numba import njit
 from numpy.typing import NDArray
 
+from skild_phys.rng import below
 from skild_phys.rules.base import Rule, TieBreak
-from skild_phys.rules.block_mean import Means, counted
+from skild_phys.rules.block_mean import Means, count_states, counted
+from skild_phys.rules.clusters import label_clusters
+from skild_phys.rules.moves import Given, Moves, Source, lost_by_flip, propose, take, threshold_of
 from skild_phys.rules.operators import Array, Operator
+from skild_phys.rules.planes import Layout, States
 
 if TYPE_CHECKING:
     import torch
@@ -75,3 +87,269 @@ class Majority(Rule):
         from skild_phys.rules.conditions import Blocks
 
         return Blocks(raw, factor, True, ties)
+
+    def moves(self, layout: Layout, values: tuple[int, ...], coupling: float) -> Moves:
+        return MajorityFlips(layout, values, coupling)
+
+
+_WINNER = np.int16(2**15 - 1)  # above every gap: the winner is not behind itself
+
+
+class Votes(NamedTuple):
+    """The winners of n blocks and the gaps of all q states to them.
+
+    Attributes
+    ----------
+    winner : (n,) int8.
+    gap : (q n,) int16, for state c the votes by which it could gain on the winner: the winner's
+        minus its own, minus 1 if it has the larger priority; the constraint is gap >= 0.
+    unknown : (n,) int8, 1 where the priorities are not known: a tie of k states has weight 1 / k.
+    open_ties : whether any is unknown.
+    """
+
+    winner: States
+    gap: NDArray[np.int16]
+    unknown: NDArray[np.int8]
+    open_ties: bool
+
+
+def build_votes(planes: States, winner: States, priority: NDArray[np.int8]) -> Votes:
+    """Return the votes of `planes` (P, n), for winners (n,) and priorities (q, n)."""
+    states, blocks = len(priority), np.arange(len(winner))
+    counts = count_states(planes, states)
+    ahead = priority > priority[winner, blocks]
+    gap = (counts[winner, blocks] - counts - ahead).astype(np.int16)
+    gap[winner, blocks] = _WINNER
+    unknown = np.all(priority == priority[0], axis=0).astype(np.int8)
+    return Votes(winner, gap.ravel(), unknown, bool(unknown.any()))
+
+
+@njit(cache=True, nogil=True)
+def fill_majority(cells, winner, priority, state):  # type: ignore[no-untyped-def]
+    """Fill `cells` uniformly, given winners (n,) and priorities (q, n), by rejection.
+
+    Where all priorities are equal a tie of k states is taken with probability 1 / k.
+    """
+    positions, n = cells.shape
+    states = len(priority)
+    counts = np.empty(states, dtype=np.int64)
+    for block in range(n):
+        top = winner[block]
+        while True:
+            counts[:] = 0
+            for p in range(positions):
+                value = below(state, states)
+                cells[p, block] = value
+                counts[value] += 1
+            beaten, tied, known = False, 0, False
+            for value in range(states):
+                known |= priority[value, block] != priority[top, block]
+                if counts[value] == counts[top]:
+                    tied += 1
+                    beaten |= priority[value, block] > priority[top, block]
+                beaten |= counts[value] > counts[top]
+            if not beaten and (known or tied == 1 or below(state, tied) == 0):
+                break
+
+
+@njit(cache=True, nogil=True, inline="always")
+def _refuse_broken(moves, lead, cells, old, new, winner, gap, states):  # type: ignore[no-untyped-def]
+    """Clear `moves` where they would break a majority; `lead` becomes what the winner gains."""
+    n = np.uint64(moves.size)
+    for i in range(n):
+        a, c, w = cells[old + i], cells[new + i], winner[i]
+        lead[i] = np.int8(c == w) - np.int8(a == w)
+    for number in range(states):
+        state, row = np.int8(number), np.uint64(number) * n
+        for i in range(n):
+            change = lead[i] + np.int8(cells[old + i] == state) - np.int8(cells[new + i] == state)
+            moves[i] &= np.int8(gap[row + i] + change >= 0)
+
+
+@njit(cache=True, nogil=True, inline="always")
+def _weigh_ties(  # type: ignore[no-untyped-def]
+    moves, lead, before, after, cells, old, new, gap, unknown, states, bits
+):
+    """Clear `moves` in proportion where a tie of more states than before is the outcome.
+
+    `before` and `after` (n,) int8 are scratch space.
+    """
+    n = np.uint64(moves.size)
+    for i in range(n):
+        before[i] = after[i] = np.int8(1)
+    for number in range(states):
+        state, row = np.int8(number), np.uint64(number) * n
+        for i in range(n):
+            change = lead[i] + np.int8(cells[old + i] == state) - np.int8(cells[new + i] == state)
+            before[i] += np.int8(gap[row + i] == 0)
+            after[i] += np.int8(gap[row + i] + change == 0)
+    for i in range(n):
+        share = np.uint64(bits[i]) * np.uint64(after[i])
+        fair = share < np.uint64(before[i]) << np.uint64(32)
+        moves[i] &= np.int8(fair) | np.int8(unknown[i] == 0)
+
+
+@njit(cache=True, nogil=True, inline="always")
+def _commit(moves, lead, cells, old, new, gap, states):  # type: ignore[no-untyped-def]
+    n = np.uint64(moves.size)
+    for number in range(states):
+        state, row = np.int8(number), np.uint64(number) * n
+        for i in range(n):
+            change = lead[i] + np.int8(cells[old + i] == state) - np.int8(cells[new + i] == state)
+            gap[row + i] += np.int16(moves[i] * change)
+    for i in range(n):
+        a, c = cells[old + i], cells[new + i]
+        cells[old + i] = c if moves[i] else a
+
+
+@njit(cache=True, nogil=True)
+def flip_majority(cells, layout, votes, states, thresholds, source, sweeps):  # type: ignore[no-untyped-def]
+    """Make `sweeps` sweeps over all positions; arguments as in `flip_free`, and `votes`."""
+    bonds, sides = layout.bonds, layout.sides
+    winner, gap, unknown = votes.winner, votes.gap, votes.unknown
+    positions, n = bonds.shape[0], np.uint64(layout.ahead.shape[1])
+    new = np.uint64(positions + 2) * n
+    lost, moves, lead = np.empty(n, np.int8), np.empty(n, np.int8), np.empty(n, np.int8)
+    before, after = np.empty(n, np.int8), np.empty(n, np.int8)
+    gain = states > 2
+    for _ in range(sweeps):
+        for p in range(positions):
+            old = np.uint64(p) * n
+            propose(cells, n, old, new, np.int8(states), source)
+            lost_by_flip(lost, cells, bonds, sides, p, old, new, gain)
+            bits = take(source, n)
+            for i in range(n):
+                moves[i] = bits[i] < threshold_of(thresholds, lost[i])
+            _refuse_broken(moves, lead, cells, old, new, winner, gap, states)
+            if votes.open_ties:
+                bits = take(source, n)
+                _weigh_ties(moves, lead, before, after, cells, old, new, gap, unknown, states, bits)
+            _commit(moves, lead, cells, old, new, gap, states)
+
+
+@njit(cache=True, nogil=True)
+def _chain(parent, follow):  # type: ignore[no-untyped-def]
+    """Link the sites of every cluster: its root, follow[root], follow of that, .. to the end N."""
+    end = parent.size
+    follow[:] = end
+    for k in range(end):
+        site = end - 1 - k
+        root = parent[site]
+        if root != site:
+            follow[site] = follow[root]
+            follow[root] = site
+
+
+@njit(cache=True, nogil=True, inline="always")
+def _breaks(gap, block, n, old, new, winner, amount, states):  # type: ignore[no-untyped-def]
+    """Return whether `amount` sites of a block, turning from old to new, break its majority.
+
+    If they do, more of them do too.
+    """
+    broken = False
+    if old == winner:
+        for state in range(states):
+            if gap[state * n + block] < (2 * amount if state == new else amount):
+                broken = True
+    elif new != winner:
+        broken = gap[new * n + block] < amount
+    return broken
+
+
+@njit(cache=True, nogil=True, inline="always")
+def _shift_gaps(gap, block, n, old, new, winner, amount, states):  # type: ignore[no-untyped-def]
+    """Turn `amount` sites of a block; return how many states share the top before and after."""
+    lead = amount * (np.int64(new == winner) - np.int64(old == winner))
+    before, after = np.int64(1), np.int64(1)
+    for state in range(states):
+        place = state * n + block
+        change = lead + amount * (np.int64(old == state) - np.int64(new == state))
+        before += np.int64(gap[place] == 0)
+        gap[place] += change
+        after += np.int64(gap[place] == 0)
+    return before, after
+
+
+@njit(cache=True, nogil=True)
+def _count_blocks(cells, root, new, follow, home, votes, n, states, amount, touched):  # type: ignore[no-untyped-def]
+    """Count a cluster's sites in each block it touches; return (blocks, whether one breaks)."""
+    winner, gap = votes.winner, votes.gap
+    old, site, count = cells[root], np.int64(root), 0
+    while site < follow.size:
+        block = np.int64(home[site])
+        if amount[block] == 0:
+            touched[count] = block
+            count += 1
+        amount[block] += 1
+        if _breaks(gap, block, n, old, new, winner[block], amount[block], states):
+            return count, True
+        site = np.int64(follow[site])
+    return count, False
+
+
+@njit(cache=True, nogil=True)
+def _turn(cells, root, new, follow, votes, n, states, amount, touched, count, source):  # type: ignore[no-untyped-def]
+    """Turn a cluster that breaks nothing; more ties of unknown outcome are taken in proportion."""
+    winner, gap = votes.winner, votes.gap
+    old, share = cells[root], 1.0
+    for k in range(count):
+        block = touched[k]
+        before, after = _shift_gaps(gap, block, n, old, new, winner[block], amount[block], states)
+        if votes.unknown[block]:
+            share *= before / after
+    if share < 1.0 and take(source, 1)[0] >= share * 2.0**32:
+        for k in range(count):
+            block = touched[k]
+            _shift_gaps(gap, block, n, new, old, winner[block], amount[block], states)
+        return
+    site = np.int64(root)
+    while site < follow.size:
+        cells[site] = new
+        site = np.int64(follow[site])
+
+
+@njit(cache=True, nogil=True)
+def cluster_majority(cells, layout, votes, states, bond, source, sweeps):  # type: ignore[no-untyped-def]
+    """Redraw the clusters one after the other `sweeps` times; see `cluster_free`, `Votes`."""
+    positions, n = layout.bonds.shape[0], layout.ahead.shape[1]
+    parent = np.empty(positions * n, dtype=np.uint32)
+    follow = np.empty(positions * n, dtype=np.uint32)
+    home = np.arange(positions * n).astype(np.uint32) % np.uint32(n)
+    both = np.empty(n, dtype=np.uint32)
+    amount, touched = np.zeros(n, dtype=np.int64), np.empty(n, dtype=np.int64)
+    for _ in range(sweeps):
+        label_clusters(cells, layout, bond, source, parent, both)
+        _chain(parent, follow)
+        for root in range(parent.size):
+            if parent[root] != root:
+                continue
+            new = np.int8((np.uint64(take(source, 1)[0]) * np.uint64(states)) >> np.uint64(32))
+            if new == cells[root]:
+                continue
+            count, broken = _count_blocks(
+                cells, root, new, follow, home, votes, n, states, amount, touched
+            )
+            if not broken:
+                _turn(cells, root, new, follow, votes, n, states, amount, touched, count, source)
+            for k in range(count):
+                amount[touched[k]] = 0
+
+
+class MajorityFlips(Moves):
+    """Changes of single sites that break no block's majority."""
+
+    def fill(self, planes: States, given: Given, state: NDArray[np.uint64]) -> None:
+        fill_majority(planes, given.values, given.priority, state)
+
+    def holds(self, planes: States, given: Given) -> bool:
+        return bool((build_votes(planes, given.values, given.priority).gap >= 0).all())
+
+    def start(
+        self, given: Given, planes: States, cells: States, source: Source
+    ) -> tuple[Callable[[int], None], Callable[[int], None]]:
+        votes = build_votes(planes, given.values, given.priority)
+        layout, q, thresholds, bond = self.layout, self.states, self.thresholds, self.bond
+        return (
+            lambda k: flip_majority(cells, layout, votes, q, thresholds, source, k),
+            lambda k: cluster_majority(cells, layout, votes, q, bond, source, k),
+        )

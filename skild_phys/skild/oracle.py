@@ -5,15 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from skild_phys.errors import BadInput, Interrupted
 from skild_phys.models import MODELS, Model
 from skild_phys.models.ising import ISING_2D, ISING_3D
 from skild_phys.models.potts import potts
-from skild_phys.simulation.conditional import Law, relax, sample_conditional
-from skild_phys.simulation.conditional.pilot import Pilot, measure_sweeps, pilot_chains
+from skild_phys.simulation.conditional import (
+    Conditional,
+    Pilot,
+    measure_sweeps,
+    pilot_chains,
+    relax,
+    sample,
+)
 from skild_phys.skild.coarse import CoarseInput
 
 Lattices = NDArray[Any]
@@ -63,11 +68,11 @@ def measured_sweeps(
     The same for the same input, temperature and seed. Raises Interrupted once `stop` says so.
     """
     model = hamiltonian_of(coarse, "--method", "exact")
-    law = Law(model, coarse.rule.name, coarse.factor, temperature, coarse.shape)
-    first = pilot_chains(coarse.n, law)
+    target = Conditional(model, coarse.rule, coarse.factor, temperature, coarse.shape)
+    first = pilot_chains(coarse.n, target)
     ties = coarse.ties(slice(first))
     try:
-        return measure_sweeps(law, law.read(coarse.read(0, first), ties), seed, stop)
+        return measure_sweeps(target, target.read(coarse.read(0, first), ties), seed, stop)
     except Interrupted:
         raise Interrupted("interrupted before the first lattice; nothing was changed") from None
 
@@ -86,14 +91,8 @@ def monte_carlo(
     else:
         model = hamiltonian_of(coarse, "--method", method)
 
-    def draw(raw: Lattices, index: Sequence[int], ties: Lattices | None) -> Lattices:
-        ids = np.asarray(index, dtype=np.int64)
-        return sample_conditional(
-            raw, coarse.rule.name, coarse.factor, temperature, seed, ids, sweeps, ties, stop,
-            model=model,
-        )  # fmt: skip
-
-    return draw
+    target = Conditional(model, coarse.rule, coarse.factor, temperature, coarse.shape)
+    return lambda raw, index, ties: sample(target, raw, seed, index, sweeps, ties, stop)
 
 
 def polished(
@@ -107,11 +106,9 @@ def polished(
     """Return `method` followed by constrained sweeps."""
     model = hamiltonian_of(coarse, "--polish", sweeps)
 
-    def draw(raw: Lattices, index: Sequence[int], ties: Lattices | None) -> Lattices:
-        ids, fine = np.asarray(index, dtype=np.int64), method(raw, index, ties)
-        return relax(
-            fine, raw, coarse.rule.name, coarse.factor, temperature, seed, ids, sweeps, ties, stop,
-            model=model,
-        )  # fmt: skip
+    target = Conditional(model, coarse.rule, coarse.factor, temperature, coarse.shape)
 
-    return draw
+    def moved(raw: Lattices, index: Sequence[int], ties: Lattices | None) -> Lattices:
+        return relax(target, method(raw, index, ties), raw, seed, index, sweeps, ties, stop)
+
+    return moved

@@ -19,22 +19,20 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from sampler_helpers import chi_square
+from sampler_helpers import EXACT, chi_square, conditional
 from scipy.stats import chi2
 
 from skild_phys.models import MODELS
 from skild_phys.rng import kernel_state
 from skild_phys.rules import TieBreak, coarsen
+from skild_phys.rules.moves import build_source
+from skild_phys.rules.planes import Layout, join, split
 from skild_phys.simulation.conditional import (
-    CONDITIONAL_RULES,
     Chain,
-    Law,
-    random_fill,
-    sample_conditional,
-    sampler,
+    Conditional,
+    chains,
+    sample,
 )
-from skild_phys.simulation.conditional.blocks import Layout, split
-from skild_phys.simulation.conditional.draws import build_source
 from skild_phys.simulation.wolff import wolff
 
 pytestmark = pytest.mark.statistical
@@ -106,9 +104,9 @@ class Case:
             tied, fits = 1 + (sums == 0), sums * self.coarse >= 0
         return fits, (1.0 / tied).reshape(len(every), -1).prod(axis=1)
 
-    def at(self, temperature: float) -> Law:
+    def at(self, temperature: float) -> Conditional:
         shape = tuple(side // self.factor for side in self.shape)
-        return Law(self.model, self.rule, self.factor, temperature, shape)
+        return Conditional(self.model, self.rule, self.factor, temperature, shape)
 
     def chain(
         self, seed: int, temperature: float | None = None, ties: Lattices | None = None
@@ -179,7 +177,7 @@ def case_of(rule: str, system: System, known: bool = True) -> Case:
     return Case(rule, system.shape, system.factor, system.seed, known, system.name)
 
 
-@pytest.mark.parametrize("rule", CONDITIONAL_RULES)
+@pytest.mark.parametrize("rule", EXACT)
 @pytest.mark.parametrize("system", SYSTEMS, **pytest_ids)
 def test_law_is_the_exact_one(rule: str, system: System) -> None:
     case = case_of(rule, system)
@@ -189,8 +187,8 @@ def test_law_is_the_exact_one(rule: str, system: System) -> None:
 @pytest.fixture
 def clusters_alone(monkeypatch: pytest.MonkeyPatch) -> Callable[[Case, int], Chain]:
     """Return a function that makes a chain of nothing but redraws of the clusters."""
-    monkeypatch.setattr(sampler, "CLUSTERS_FROM", 2)
-    monkeypatch.setattr(sampler, "SWEEPS_PER_CLUSTERS", 1)
+    monkeypatch.setattr(chains, "CLUSTERS_FROM", 2)
+    monkeypatch.setattr(chains, "SWEEPS_PER_CLUSTERS", 1)
 
     def build(case: Case, seed: int, **options: Any) -> Chain:
         chain = case.chain(seed, **options)
@@ -231,7 +229,7 @@ def test_clusters_five_per_cent_off_are_seen(
 INDEPENDENT = [SYSTEMS[i] for i in (0, 6, 9)]
 
 
-@pytest.mark.parametrize("rule", CONDITIONAL_RULES)
+@pytest.mark.parametrize("rule", EXACT)
 @pytest.mark.parametrize("system", INDEPENDENT, **pytest_ids)
 def test_independent_chains_of_the_driver(rule: str, system: System) -> None:
     """The same, for one lattice from each of 5,000 short chains: a fill and 60 sweeps."""
@@ -239,8 +237,13 @@ def test_independent_chains_of_the_driver(rule: str, system: System) -> None:
     temperature = case.model.critical_temperature
     coarse, ties = (np.repeat(a[None], n, axis=0) for a in (case.coarse, case.ties))
     for sweeps, passes in ((60, True), (0, False)):  # the random fill alone is not the law
-        samples = sample_conditional(
-            coarse, rule, 2, temperature, 8, np.arange(n), sweeps, ties, model=case.model
+        samples = sample(
+            conditional(coarse, rule, 2, temperature, case.model),
+            coarse,
+            8,
+            np.arange(n),
+            sweeps,
+            ties,
         )
         p = case.p_value(samples)
         assert p > 1e-5 if passes else p < 1e-6
@@ -249,7 +252,7 @@ def test_independent_chains_of_the_driver(rule: str, system: System) -> None:
 FAULTY = [SYSTEMS[i] for i in (0, 6, 9)]
 
 
-@pytest.mark.parametrize("rule", CONDITIONAL_RULES)
+@pytest.mark.parametrize("rule", EXACT)
 @pytest.mark.parametrize("system", FAULTY, **pytest_ids)
 def test_five_per_cent_in_beta_is_seen(rule: str, system: System) -> None:
     case = case_of(rule, system)
@@ -260,8 +263,8 @@ def test_five_per_cent_in_beta_is_seen(rule: str, system: System) -> None:
 def with_layout(case: Case, change: Callable[[Layout], Layout]) -> Chain:
     """Return a chain whose kernels are told a wrong geometry."""
     chain = case.chain(5)
-    law = chain.law
-    law.__dict__["layout"] = change(law.layout)
+    law = chain.target
+    law.moves.layout = change(law.moves.layout)
     (given,) = law.read(case.coarse[None], case.ties[None])
     planes = law.fill(given, kernel_state(5, 0))
     return Chain(law, given, planes, build_source(planes.shape[1], 5, 1))
@@ -298,8 +301,13 @@ def test_ties_of_unknown_outcome_have_their_share(system: System) -> None:
     coarse, ties = (np.repeat(a[None], n, axis=0) for a in (case.coarse, case.ties))
     temperature = case.model.critical_temperature
     for given in (ties, None):
-        samples = sample_conditional(
-            coarse, "majority", 2, temperature, 8, np.arange(n), 60, given, model=case.model
+        samples = sample(
+            conditional(coarse, "majority", 2, temperature, case.model),
+            coarse,
+            8,
+            np.arange(n),
+            60,
+            given,
         )
         assert case.p_value(samples) > 1e-5
     for wins in (True, False):
@@ -328,7 +336,9 @@ def test_fill_of_unknown_ties(q: int) -> None:
     """H0: of 2x2 blocks, a tie of k states is 1 / k as likely; false alarm 1e-5."""
     model = MODELS[f"potts{q}" if q else "ising2d"]
     top = np.full((200, 200), model.values[-1], np.int8)
-    fine = random_fill(top, "majority", 2, kernel_state(3), model=model)
+    target = conditional(top, "majority", 2, 1.0, model)
+    (given,) = target.read(top[None], None)
+    fine = target.moves.decode(join(target.fill(given, kernel_state(3)), top.shape, 2))
     count = np.stack([coarsen(fine == value, "block_mean", 2) for value in model.values])
     mine, tied = count[-1].ravel(), (count == count.max(axis=0)).sum(axis=0).ravel()
     assert (mine == count.max(axis=0).ravel()).all()
@@ -347,7 +357,7 @@ def test_fill_of_unknown_ties(q: int) -> None:
         assert p > 1e-5 if passes else p < 1e-6
 
 
-@pytest.mark.parametrize("rule", CONDITIONAL_RULES)
+@pytest.mark.parametrize("rule", EXACT)
 @pytest.mark.parametrize(
     ("factor", "side", "n", "sweeps"), [(4, 16, 2000, 100), (3, 12, 2000, 60), (12, 24, 250, 250)]
 )
@@ -370,7 +380,9 @@ def test_the_ensemble_stays_where_it_is(
     coarse = coarsen(fine, rule, factor, sample_ids=ids)
     coins = TieBreak(0, ids).signs(coarse.shape[1:])
     for temperature, passes in [(TC, True), (TC / 1.2, False)]:
-        again = sample_conditional(coarse, rule, factor, temperature, 3, ids, sweeps, coins)
+        again = sample(
+            conditional(coarse, rule, factor, temperature), coarse, 3, ids, sweeps, coins
+        )
         change = MODEL.energy(again) - MODEL.energy(fine)
         z = change.mean() / change.std() * n**0.5
         assert abs(z) < 4.5 if passes else abs(z) > 6, (temperature, z)

@@ -3,8 +3,8 @@
 A few chains run until their second half is long against every autocorrelation time seen in it.
 Watched are, block by block, what moves slowly inside a block (how unequal its halves are along
 each axis, and for majority and decimation its total), and of each lattice the energy and the mean
-squares of these. The pilot has streams of its own and depends on the coarse lattices, the law and
-the seed alone, so that a run that is resumed finds the same number.
+squares of these. The pilot has streams of its own and depends on the coarse lattices, the
+distribution and the seed alone, so that a run that is resumed finds the same number.
 """
 
 from __future__ import annotations
@@ -18,9 +18,16 @@ from numba import njit
 from numpy.typing import NDArray
 
 from skild_phys.errorbars import ROUNDING, Array, Chains, integrated_autocorrelation_time
-from skild_phys.simulation.conditional.blocks import moved
-from skild_phys.simulation.conditional.law import Given, Law
-from skild_phys.simulation.conditional.sampler import Chain, Stop, fill_chain, never, run
+from skild_phys.rules.moves import Given
+from skild_phys.rules.planes import moved
+from skild_phys.simulation.conditional.chains import (
+    Chain,
+    Conditional,
+    Stop,
+    fill_chain,
+    never,
+    run,
+)
 
 TAUS = 20
 """Sweeps a lattice over the largest tau: what is left of the random fill is of order exp(-20)."""
@@ -84,11 +91,13 @@ def _block_moments(cells, layout, step, state, moments):  # type: ignore[no-unty
 
 def _record(chain: Chain) -> tuple[list[float], NDArray[np.int32]]:
     """Return (energy and mean squares of a lattice, the moments of its blocks and all states)."""
-    law, layout = chain.law, chain.law.layout
+    target, layout = chain.target, chain.target.moves.layout
     n = layout.ahead.shape[1]
     step = -(-n // _MOST_BLOCKS)
-    moments = np.empty((law.states - 1, len(law.shape) + 1, -(-n // step)), dtype=np.int32)
-    for state in range(law.states - 1):
+    moments = np.empty(
+        (target.moves.states - 1, len(target.shape) + 1, -(-n // step)), dtype=np.int32
+    )
+    for state in range(target.moves.states - 1):
         _block_moments(chain.cells, layout, step, state, moments[state])
     squares = (moments.astype(np.float64) ** 2).mean(axis=(0, 2))
     energy = float(_equal_bonds(chain.cells, layout))
@@ -141,22 +150,23 @@ def _tau(series: Array) -> float:
     return float((found.tau + found.error).max())
 
 
-def pilot_chains(n: int, law: Law) -> int:
+def pilot_chains(n: int, target: Conditional) -> int:
     """Return on how many of `n` coarse lattices a pilot runs."""
-    sites = law.sites * math.prod(law.shape)
-    return max(1, min(n, _MOST_CHAINS, _SITES // sites))
+    return max(1, min(n, _MOST_CHAINS, _SITES // target.sites))
 
 
-def measure_sweeps(law: Law, givens: Sequence[Given], seed: int, stop: Stop = never) -> Pilot:
-    """Return the autocorrelation time of chains of `law`, and the sweeps that follow from it.
+def measure_sweeps(
+    target: Conditional, givens: Sequence[Given], seed: int, stop: Stop = never
+) -> Pilot:
+    """Return the autocorrelation time of chains of `target`, and the sweeps that follow from it.
 
     Parameters
     ----------
-    givens : the first `pilot_chains` coarse lattices (`Law.read`).
+    givens : the first `pilot_chains` coarse lattices (`Conditional.read`).
     seed : lattice i has the streams (seed; i, 5) and (seed; i, 6).
     stop : asked every fraction of a second; raises Interrupted.
     """
-    chains = [fill_chain(law, given, seed, i, pilot=True) for i, given in enumerate(givens)]
+    chains = [fill_chain(target, given, seed, i, pilot=True) for i, given in enumerate(givens)]
     watch = _Watch(chains, stop)
     watch.extend()
     while (tau := watch.tau()) * _TAUS_MEASURED > _RECORDS / 2 and watch.sweeps < _MOST_SWEEPS:
