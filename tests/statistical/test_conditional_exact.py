@@ -339,7 +339,7 @@ def test_fill_of_unknown_ties(q: int) -> None:
     target = conditional(top, "majority", 2, 1.0, model)
     (given,) = target.read(top[None], None)
     fine = target.moves.decode(join(target.fill(given, kernel_state(3)), top.shape, 2))
-    count = np.stack([coarsen(fine == value, "block_mean", 2) for value in model.values])
+    count = np.stack([coarsen(fine[None] == value, "block_mean", 2)[0] for value in model.values])
     mine, tied = count[-1].ravel(), (count == count.max(axis=0)).sum(axis=0).ravel()
     assert (mine == count.max(axis=0).ravel()).all()
     full = dict.fromkeys(itertools.product(range(5), range(1, 5)), 0)
