@@ -16,16 +16,14 @@ with `output` resumes where it stopped.
 from __future__ import annotations
 
 import contextlib
-import html
 import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from skild_phys.errors import Interrupted, as_in_python, check_whole
-from skild_phys.files import AnyPath
+from skild_phys.errors import BadInput, Interrupted, as_in_python, check_whole
+from skild_phys.files import AnyPath, printable
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -33,7 +31,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from skild_phys.errorbars import ErrorMethod
-    from skild_phys.measurement.compare import Comparison
+    from skild_phys.measurement.observables import Observable
+    from skild_phys.measurement.report import Report
+    from skild_phys.measurement.scaling import Scaling
+    from skild_phys.store import Lattices as Opened
     from skild_phys.store import Source
 
     Lattices = xr.Dataset | AnyPath
@@ -231,21 +232,27 @@ def measure(
     lattices: Source,
     *,
     only: str | Sequence[str] | None = None,
+    extra: Sequence[Observable] = (),
+    offsets: Sequence[Any] = (),
     errors: str | ErrorMethod = "gamma",
     seed: int = 0,
     threads: int = 1,
+    dask: str | None = None,
     **attrs: Any,
 ) -> xr.Dataset:
-    """Measure correlations, structure factor and moments.
+    """Measure correlations, structure factor, moments, clusters, and observables of your own.
 
     Parameters
     ----------
     lattices : a Dataset, an array (n, y, x) or (n, z, y, x), or the path of either, or of a store.
     only : names of observables, in a list or with commas between; by default all.
+    extra : observables of your own: functions that `skild_phys.observable` decorates.
+    offsets : sets of four sites, each (y, x) or (z, y, x), for the four-point function there.
     errors : 'gamma', 'jackknife', 'bootstrap', or an `ErrorMethod` with its number of bins.
     seed : of the bootstrap, and of the bonds of Fortuin-Kasteleyn clusters.
     threads : change no number.
-    attrs : `model` and `temperature` of an array.
+    dask : a scheduler's address, or `local:4`, whose workers read a store; changes no number.
+    attrs : `model` and `temperature` of an array; `progress`, called with numbers of samples.
 
     Returns
     -------
@@ -257,73 +264,46 @@ def measure(
     >>> abs(float(found["energy"] - found["energy_theory"])) < 5 * float(found["energy_err"])
     True
     """
-    from skild_phys.errorbars import ErrorMethod
     from skild_phys.measurement.measure import measure as measured
 
     with as_in_python():
-        threads, seed = check_whole("threads", threads), check_whole("seed", seed, 0)
-        names = [name.strip() for name in only.split(",")] if isinstance(only, str) else only
-        method = errors if isinstance(errors, ErrorMethod) else ErrorMethod(errors, seed=seed)
-        return measured(lattices, only=names, errors=method, seed=seed, threads=threads, **attrs)
+        return measured(
+            lattices, only=only, extra=extra, offsets=offsets, errors=_errors(errors, seed),
+            threads=threads, dask=dask, **attrs,
+        )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Report:
-    """A comparison as a notebook shows it.
+def _errors(errors: str | ErrorMethod, seed: int) -> ErrorMethod:
+    from skild_phys.errorbars import ErrorMethod
 
-    Attributes
-    ----------
-    comparison : all that was found.
-    html : the page, which needs no other file.
-    """
-
-    comparison: Comparison
-    html: str
-
-    @property
-    def table(self) -> pd.DataFrame:
-        """One line a model, observable and place: values, errors, residuals, theory."""
-        from skild_phys.measurement.report import table
-
-        return table(self.comparison)
-
-    def _repr_html_(self) -> str:
-        """Return the page in a frame, so that its style stays its own."""
-        return (
-            f'<iframe srcdoc="{html.escape(self.html, quote=True)}" width="100%" height="720" '
-            'style="border: 0"></iframe>'
-        )
-
-    def __repr__(self) -> str:
-        from skild_phys.measurement.report import ranking, verdict
-
-        found = self.comparison
-        lines = []
-        for model in found.stores:
-            lines.append(f"{model.name}: {verdict(found, model)}")
-            lines += [f"  note: {note}" for note in model.notes]
-        return "\n".join(lines + ranking(found))
+    seed = check_whole("seed", seed, 0)
+    return errors if isinstance(errors, ErrorMethod) else ErrorMethod(errors, seed=seed)
 
 
 def compare(
     truth: Lattices | Arrays,
-    *models: Lattices | Arrays,
+    *stores: Lattices | Arrays,
     names: Sequence[str] | None = None,
-    coarse: Lattices | None = None,
+    coarse: Lattices | Arrays | None = None,
+    extra: Sequence[Observable] = (),
     output: AnyPath | None = None,
-    **options: object,
+    errors: str | ErrorMethod = "gamma",
+    seed: int = 0,
+    no_figures: bool = False,
+    **run: Any,
 ) -> Report:
     """Compare lattices with a truth and with exact theory.
 
     Parameters
     ----------
-    truth, models : lattices, or arrays (n, y, x) of them, whose integers are spins; models that
+    truth, stores : lattices, or arrays (n, y, x) of them, whose integers are spins; samples that
         descend from the truth's are compared one by one.
-    names : of the models, without commas; by default of their files, or how they were made.
-    coarse : what the models were refined from.
+    names : of the stores, without commas; by default of their files, or how they were made.
+    coarse : what they were refined from.
+    extra, errors, seed : as of `measure`.
     output : directory for report, tables and figures.
-    options : of `skild-phys compare`: errors, bins, resamples, seed, no_figures, threads,
-        overwrite.
+    no_figures : only the tables, and a report of these.
+    run : threads, dask, overwrite, progress (`skild_phys.runner.Run`).
 
     Examples
     --------
@@ -333,17 +313,66 @@ def compare(
     >>> report.table[report.table["observable"] == "coarse_agreement"]["value"].tolist()
     [1.0]
     """
-    from skild_phys.cli import call
-    from skild_phys.measurement import REPORT
+    from skild_phys.files import Lock, check_output
+    from skild_phys.measurement.compare import compare as compared
+    from skild_phys.measurement.compare import numbered
+    from skild_phys.measurement.measure import workers
+    from skild_phys.measurement.report import Report
+    from skild_phys.plots import write_report
+    from skild_phys.runner import Run
 
-    inputs = [*zip(_names([truth, *models]), [truth, *models])]
-    told_of = options | {"coarse": coarse}
-    with _on_disk(inputs, told_of) as (paths, told), tempfile.TemporaryDirectory() as folder:
-        where = Path(folder) / "report" if output is None else output
-        called = {} if names is None else {"names": ",".join(names)}
-        found = call("compare", paths, {"output": where} | called | told)
-        where = Path(where)
-        return Report(found, (where / REPORT).read_text())
+    with as_in_python(), contextlib.ExitStack() as held:
+        if not stores:
+            raise BadInput("stores", None, "one or more beside the truth")
+        how, method = Run(**run), _errors(errors, seed)
+        path = None if output is None else Path(output)
+        called = numbered([_name(data, i) for i, data in enumerate((truth, *stores))])
+        first, *others = (_opened(data, name) for data, name in zip((truth, *stores), called))
+        if path is not None:
+            paths = [Path(p) for p in (truth, *stores, coarse) if isinstance(p, str | os.PathLike)]
+            check_output(path, overwrite=how.overwrite, inputs=paths, directory=True)
+            held.enter_context(Lock(path, beside=True))
+            # Who had the lock until now may have written it.
+            check_output(path, overwrite=how.overwrite, inputs=paths, directory=True)
+        at_work = held.enter_context(workers(how.threads or os.cpu_count() or 1, how.dask))
+        found = compared(
+            first, others, names=called[1:] if names is None else names,
+            coarse=None if coarse is None else _opened(coarse, "coarse"), extra=extra,
+            errors=method, at_work=at_work, progress=how.progress,
+        )  # fmt: skip
+        page = write_report(found, path, figures=not no_figures, command="skild_phys.compare")
+        return Report(found, page)
+
+
+def scaling(
+    *stores: Lattices,
+    bins: int = 40,
+    window: float | None = None,
+    omega: float | str | None = None,
+    **run: Any,
+) -> Scaling:
+    """Find Tc and the exponents by finite-size scaling of lattices of two sizes or more.
+
+    Parameters
+    ----------
+    stores : lattices with equal sides, of one model with a temperature; those of one size at
+        several temperatures are joined. A few thousand of each size, near Tc, are needed.
+    bins : of the jackknife, for each size.
+    window : largest |T / Tc - 1| L^(1/nu) of the points of a collapse; by default the widest of
+        1, 0.7, 0.5, 0.35 with p >= 0.1.
+    omega : add fits with corrections L^-omega, or `fit` to fit it.
+    run : threads, progress.
+
+    Returns
+    -------
+    `Scaling`: crossings, exponents, collapses, each with its error and chi^2; `warnings()` says
+    which fits are poor, `skild_phys.plots.scaling_figure` draws it.
+    """
+    from skild_phys.measurement.scaling import scaling as scaled
+
+    with as_in_python():
+        opened = [_opened(data, _name(data, 1)) for data in stores]
+        return scaled(opened, bins=bins, window=window, omega=omega, **run)
 
 
 def table(found: xr.Dataset | Report) -> pd.DataFrame:
@@ -355,9 +384,9 @@ def table(found: xr.Dataset | Report) -> pd.DataFrame:
 
     Returns
     -------
-    Of a measurement one line an observable and place: observable, at, unit, value, err, tau_int,
-    tau_int_err, n_eff, theory (`Dataset.to_dataframe` would make the product of all dimensions).
-    Of a comparison `Report.table`.
+    Of a measurement one line per observable and distance: observable, at, unit, value, err,
+    tau_int, tau_int_err, n_eff, theory (`Dataset.to_dataframe` would make the product of all
+    dimensions). Of a comparison `Report.table`.
 
     Examples
     --------
@@ -365,22 +394,39 @@ def table(found: xr.Dataset | Report) -> pd.DataFrame:
     >>> found.set_index("observable").loc["energy", "unit"]
     'J'
     """
-    from skild_phys.measurement.report import estimates_table
+    from skild_phys.measurement.report import Report, estimates_table
 
     return found.table if isinstance(found, Report) else estimates_table(found)
 
 
-def _names(inputs: Sequence[Lattices | Arrays]) -> list[str]:
-    """Return names of the truth and of its models: of their files, or how they were made."""
-    from skild_phys.measurement.compare import numbered
+def _name(data: object, i: int) -> str:
+    """Return what the truth (0) or a store is called: as its file, or how it was made."""
+    source = data if isinstance(data, str | os.PathLike) else None
+    if source := source or getattr(data, "encoding", {}).get("source"):
+        return printable(Path(str(source)).resolve().stem)
+    attrs = getattr(data, "attrs", {})
+    return str(attrs.get("method") or attrs.get("algorithm") or "store") if i else "truth"
 
-    made: list[str] = []
-    for data in inputs:
-        attrs = getattr(data, "attrs", {})
-        default = str(attrs.get("method") or attrs.get("algorithm") or "model") if made else "truth"
-        source = getattr(data, "encoding", {}).get("source")
-        made.append(Path(source).stem if source else default)
-    return numbered(made)
+
+def _opened(data: Lattices | Arrays, name: str) -> Opened:
+    """Open lattices of any origin; a Dataset that is as its store is that store."""
+    from skild_phys.store import is_store, open_lattices, open_store
+    from skild_phys.store.dataset import as_text
+
+    opened = open_lattices(data)
+    source = getattr(data, "encoding", {}).get("source")
+    if source and is_store(source):
+        store = open_store(source)
+        if (store.n_samples, store.shape) == (opened.n_samples, opened.shape) and as_text(
+            store.attrs
+        ) == as_text(opened.attrs):
+            step = range(0, store.n_samples, store.chunk)
+            parts = ((i, min(i + store.chunk, store.n_samples)) for i in step)
+            if all((store.read(*p) == opened.read(*p)).all() for p in parts):
+                return store
+    if not isinstance(data, str | os.PathLike):
+        opened.path = Path(name)
+    return opened
 
 
 def _made(

@@ -136,9 +136,9 @@ class ErrorMethod:
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
-            raise BadInput("--errors", self.kind, ", ".join(KINDS))
+            raise BadInput("errors", self.kind, ", ".join(KINDS))
         if self.kind == "gamma" and self.bins is not None:
-            raise BadInput("--bins", self.bins, "--errors jackknife or bootstrap")
+            raise BadInput("bins", self.bins, "errors= jackknife or bootstrap")
         check_whole("resamples", self.resamples, 2, MOST_RESAMPLES)
         check_whole("seed", self.seed, 0)
 
@@ -361,7 +361,7 @@ def _common_length(rows: tuple[Means, ...]) -> int:
 
 def _binned(rows: Means, n: int, bins: int, chains: Chains | None) -> dict[str, Array]:
     if not 2 <= bins <= n:
-        raise BadInput("--bins", bins, f"2 to {n}, the number of lattices")
+        raise BadInput("bins", bins, f"2 to {n}, the number of lattices")
     label = bins_in_time(n, bins, chains)
     return {name: average_rows(a, label, bins) for name, a in rows.items()}
 

@@ -365,7 +365,7 @@ def test_weights_are_trained_from_python(fine: xr.Dataset, tmp_path: Path) -> No
         (lambda f: sp.refine(f, checkpoint=3), TypeError, "checkpoint: expected weights or a path"),
         (lambda f: sp.generate(), BadInput, "missing L: "),
         (lambda f: sp.train(f, output="w", preset="no"), BadInput, "preset: 'no'"),
-        (lambda f: sp.compare(f), BadInput, "missing MODELS"),
+        (lambda f: sp.compare(f), BadInput, "missing stores"),
         (lambda f: sp.measure(f, threads="x"), BadInput, "threads: 'x'"),
         (lambda f: sp.measure(f, errors="x"), BadInput, "errors: 'x'"),
     ],

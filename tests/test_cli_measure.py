@@ -16,6 +16,7 @@ import pytest
 import xarray as xr
 
 from skild_phys.cli import run
+from skild_phys.measurement import observables
 from skild_phys.models import MODELS
 from skild_phys.models.exact import kaufman_energy
 from skild_phys.store import create_store
@@ -70,6 +71,34 @@ def test_measure_prints_values_beside_theory(cli: Cli, fine: Path) -> None:
     for text in ("G4c", "G(r, 0)", "S(k)", "n(s) FK", "tau", "n_eff", "Gamma method", "Kaufman"):
         assert text in out
     assert "Traceback" not in err
+
+
+def test_an_observable_of_an_installed_package_is_printed_and_compared(
+    cli: Cli, fine: Path, refined: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By its entry point. Planted, seen to fail: a list of names in the command."""
+    package = tmp_path / "mine-1.0.dist-info"
+    package.mkdir()
+    (package / "METADATA").write_text("Metadata-Version: 2.1\nName: mine\nVersion: 1.0\n")
+    points = "[skild_phys.observables]\nskew = mine:skew\ndouble_axis = mine:double\n"
+    (package / "entry_points.txt").write_text(points)
+    (tmp_path / "mine.py").write_text(
+        "import skild_phys as sp\n"
+        "skew = sp.observable('skew', 'J', 'energy')(lambda e, s: 3 * e[..., 0])\n"
+        "double = sp.observable('double_axis', '1', 'axis', '2 G', axis='distance')"
+        "(lambda g, s: 2 * g)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(observables, "OBSERVABLES", {**observables.OBSERVABLES})
+    _, out, _ = cli("measure", fine)
+    assert re.search(r"^ *r +G\(r, 0\).* 2 G *$", out, re.M)
+    energy, skew = (re.search(rf"^{n} +J +(-\S+?)\(", out, re.M) for n in ("energy", "skew"))
+    assert energy
+    assert skew
+    assert float(skew[1]) == pytest.approx(3 * float(energy[1]), abs=0.01)
+    assert "2 G" in cli("measure", fine, "--only", "2 G,skew")[1]
+    _, out, _ = cli("compare", fine, refined, "-o", tmp_path / "r", "--no-figures")
+    assert re.search(r"^skew ", out, re.M)
 
 
 def test_every_scalar_is_printed(cli: Cli, fine: Path) -> None:
@@ -246,10 +275,10 @@ def test_compare_prints_json(cli: Cli, fine: Path, refined: Path, tmp_path: Path
     assert [m["name"] for m in json.loads(out)["models"]] == ["refined", "fine"]
 
 
-def test_compare_needs_a_model(cli: Cli, fine: Path, tmp_path: Path) -> None:
+def test_compare_needs_a_store(cli: Cli, fine: Path, tmp_path: Path) -> None:
     code, _, err = cli("compare", fine, "-o", tmp_path / "r")
     assert code == 2
-    assert "MODELS" in err
+    assert "STORES" in err
 
 
 def test_paths_and_output_that_fail_take_one_line(

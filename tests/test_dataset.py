@@ -85,7 +85,7 @@ def test_only_what_is_asked_for(store: Path) -> None:
         measure(store, only=["bindr"])
     with pytest.raises(BadInput, match="what these samples have"):
         measure(lattices(), only=["energy"])
-    with pytest.raises(BadInput, match="--offsets beside it"):
+    with pytest.raises(BadInput, match="offsets= beside it"):
         measure(store, only="connected_four_point_offsets")
     for short in ("U4", "Binder cumulant", ["u4"]):
         assert "binder_cumulant" in measure(store, only=short)

@@ -112,9 +112,9 @@ def error_method(
 
     kind = errors or ("gamma" if bins is None else "jackknife")
     if bins is not None and not 2 <= bins <= lattices:
-        raise BadInput("--bins", bins, f"2 to {lattices}, the number of lattices")
+        raise BadInput("bins", bins, f"2 to {lattices}, the number of lattices")
     if resamples is not None and kind != "bootstrap":
-        raise BadInput("--resamples", resamples, "--errors bootstrap beside it")
+        raise BadInput("resamples", resamples, "errors= bootstrap beside it")
     return ErrorMethod(kind, bins, 1000 if resamples is None else resamples, seed)
 
 

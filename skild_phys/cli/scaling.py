@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -20,14 +19,14 @@ from skild_phys.cli.options import (
     warn,
     warn_of,
 )
-from skild_phys.cli.terminal import say, show
+from skild_phys.cli.terminal import columns, say, show
 from skild_phys.errors import BadInput
 from skild_phys.files import whole_directory, write_text_atomically
 
 if TYPE_CHECKING:
-    from skild_phys.measurement.scaling import Number, Omega, Quality, Scaling
+    from skild_phys.measurement.scaling import Number, Quality, Scaling
 
-FIGURE, TABLE, JSON = "scaling", "scaling.csv", "scaling.json"
+_NAME = "scaling"
 
 
 @click.command()
@@ -78,14 +77,14 @@ def command(
     for L in 32 64 128; do skild-phys simulate --L $L --T Tc -n 8000 -o L$L.zarr; done
     skild-phys scaling L32.zarr L64.zarr L128.zarr -o scaling/
     """
-    from skild_phys.measurement.scaling import scaling
+    from skild_phys.measurement.scaling import scaling, summary
     from skild_phys.store import open_lattices
 
     opened = [open_lattices(path) for path in stores]
     warn_of(opened)
     if output is not None:
         if output.suffix:
-            raise BadInput("-o", str(output), "a directory")
+            raise BadInput("output", str(output), "a directory")
         claim_output(output, overwrite=overwrite, inputs=stores, directory=True)
     with progress_bar("measuring", sum(s.n_samples for s in opened)) as advance:
         found = scaling(
@@ -97,113 +96,41 @@ def command(
             _write(found, folder)
     warn(found.warnings())
     if as_json:
-        say(json.dumps(as_plain(found), allow_nan=False))
-    else:
-        _print(found)
-        if output is not None:
-            say(str(output / f"{FIGURE}.png"))
+        say(json.dumps(summary(found), allow_nan=False))
+        return
+    _print(found)
+    if output is not None:
+        say(str(output / f"{_NAME}.png"))
 
 
-def _omega(text: str | None) -> Omega:
+def _omega(text: str | None) -> float | str | None:
     if text is None or text == "fit":
         return text
     try:
         return float(text)
     except ValueError:
-        raise BadInput("--omega", text, "a positive number, or fit") from None
+        raise BadInput("omega", text, "a positive number, or fit") from None
 
 
-def _number(number: Number | None) -> dict[str, float | None]:
-    from skild_phys.measurement.report import to_plain
-
-    plain: dict[str, float | None] = to_plain(
-        {"value": number.value, "error": number.error} if number else {}
-    )
-    return plain
-
-
-def as_plain(found: Scaling) -> dict[str, Any]:
-    """Return the analysis in plain types."""
-    from skild_phys.measurement.report import to_plain
-
-    plain: dict[str, Any] = to_plain(
-        {
-            "model": found.model,
-            "sizes": [
-                {
-                    "L": curve.side,
-                    "lattices": curve.samples,
-                    "simulated": list(curve.simulated),
-                    "reach": [curve.temperature[0], curve.temperature[-1]],
-                }
-                for curve in found.curves
-            ],
-            "temperature": _number(found.temperature),
-            "published": found.published,
-            "level": found.level,
-            "crossings": [
-                {
-                    "observable": c.observable,
-                    "L": list(c.sides),
-                    "temperature": _number(c.temperature),
-                    "height": _number(c.height),
-                }
-                for c in found.crossings
-            ],
-            "exponents": [
-                {
-                    "name": e.name,
-                    "source": e.source,
-                    **_number(e.number),
-                    **asdict(e.quality),
-                    "omega": _number(e.omega),
-                }
-                for e in found.exponents
-            ],
-            "collapses": [
-                {
-                    "observable": c.observable,
-                    "temperature": _number(c.temperature),
-                    "nu": _number(c.nu),
-                    "eta": _number(c.eta),
-                    "window": c.window,
-                    **asdict(c.quality),
-                    "omega": _number(c.omega),
-                }
-                for c in found.collapses
-            ],
-            "warnings": found.warnings(),
-        }
-    )
-    return plain
-
-
-def _write(found: Scaling, output: Path) -> None:
+def _write(found: Scaling, folder: Path) -> None:
     import pandas as pd
 
+    from skild_phys.measurement.scaling import summary
     from skild_phys.plots import save_figure, scaling_figure
 
     lines = [
-        {
-            "L": curve.side,
-            "temperature": t,
-            "observable": name,
-            "value": values[0, i],
-            "err": error,
-        }
+        {"L": curve.side, "temperature": t, "observable": name, "value": value, "err": error}
         for curve in found.curves
         for name, values in curve.values.items()
-        for i, (t, error) in enumerate(zip(curve.temperature, curve.error(name)))
+        for t, value, error in zip(curve.temperature, values[0], curve.error(name))
     ]
-    write_text_atomically(output / TABLE, pd.DataFrame(lines).to_csv(index=False))
-    text = json.dumps(as_plain(found), indent=1, allow_nan=False)
-    write_text_atomically(output / JSON, f"{text}\n")
-    save_figure(scaling_figure(found), output / FIGURE)
+    write_text_atomically(folder / f"{_NAME}.csv", pd.DataFrame(lines).to_csv(index=False))
+    text = json.dumps(summary(found), indent=1, allow_nan=False)
+    write_text_atomically(folder / f"{_NAME}.json", f"{text}\n")
+    save_figure(scaling_figure(found), folder / _NAME)
 
 
 def _print(found: Scaling) -> None:
-    from rich.table import Table
-
     from skild_phys.measurement.report import with_error
     from skild_phys.measurement.scaling import NAMES, POOR
 
@@ -225,28 +152,34 @@ def _print(found: Scaling) -> None:
         poor = "  poor" if quality.p < POOR else ""
         return f"{quality.chi2:.2g} / {quality.dof}", f"{quality.p:.2g}{poor}"
 
-    def table(*headings: str, left: int) -> Table:
-        made = Table(*headings[:left], box=None, pad_edge=False)
-        for heading in headings[left:]:
-            made.add_column(heading, justify="right")
-        return made
-
     quality = ("omega", "chi^2 / dof", "p")
-    crossings = table("crossing of", "L", "T (J / k_B)", "height", left=2)
-    for c in found.crossings:
-        sides = " and ".join(map(str, c.sides))
-        crossings.add_row(NAMES[c.observable], sides, shown(c.temperature), shown(c.height))
-    exponents = table("exponent", "from", "value", *quality, left=2)
-    for e in found.exponents:
-        exponents.add_row(e.name, e.source, shown(e.number), shown(e.omega), *judged(e.quality))
-    collapses = table("collapse of", "window", "T (J / k_B)", "nu", "eta", *quality, left=1)
-    for one in found.collapses:
-        numbers = map(shown, (one.temperature, one.nu, one.eta, one.omega))
-        name = NAMES[one.observable]
-        collapses.add_row(name, f"{one.window:g}", *numbers, *judged(one.quality))
-    for part in (crossings, exponents, collapses):
+    crossings = (
+        (
+            NAMES[c.observable],
+            " and ".join(map(str, c.sides)),
+            shown(c.temperature),
+            shown(c.height),
+        )
+        for c in found.crossings
+    )
+    exponents = (
+        (e.name, e.source, shown(e.number), shown(e.omega), *judged(e.quality))
+        for e in found.exponents
+    )
+    collapses = (
+        (
+            NAMES[c.observable], f"{c.window:g}",
+            *map(shown, (c.temperature, c.nu, c.eta, c.omega)), *judged(c.quality),
+        )
+        for c in found.collapses
+    )  # fmt: skip
+    for headings, lines, left in (
+        (("crossing of", "L", "T (J / k_B)", "height"), crossings, 2),
+        (("exponent", "from", "value", *quality), exponents, 2),
+        (("collapse of", "window", "T (J / k_B)", "nu", "eta", *quality), collapses, 1),
+    ):
         say("")
-        show(part, 120)
+        show(columns(headings, lines, left=left), 120)
     known = ", ".join(
         f"{'Tc' if name == 'temperature' else name} = {value:.7g}"
         for name, value in found.published.items()

@@ -7,7 +7,7 @@ import io
 import os
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -39,6 +39,18 @@ def show(table: Table, width: int) -> None:
     if not console.is_terminal:
         console.width = width
     console.print(table)
+
+
+def columns(headings: Sequence[str], lines: Iterable[Sequence[str]], left: int = 0) -> Table:
+    """Return a table without rules: `left` columns of words, then numbers."""
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    for i, heading in enumerate(headings):
+        table.add_column(heading, justify="left" if i < left else "right", no_wrap=i >= left > 2)
+    for line in lines:
+        table.add_row(*line)
+    return table
 
 
 def open_streams() -> None:

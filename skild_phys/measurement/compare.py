@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from skild_phys.errorbars import Chains, ErrorMethod, Estimate, Means
 from skild_phys.errors import BadInput, StoreError
+from skild_phys.executors import Executor
 from skild_phys.files import printable
 from skild_phys.measurement.agreement import Agreement, agreement_of
 from skild_phys.measurement.measure import (
@@ -111,9 +112,8 @@ def compare(
     coarse: Lattices | None = None,
     extra: Sequence[Observable] = (),
     errors: ErrorMethod = GAMMA,
-    seed: int = 0,
-    threads: int = 1,
     max_rows: int = MAX_ROWS,
+    at_work: Executor | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Comparison:
     """Measure every store once and take the differences to the truth.
@@ -127,7 +127,9 @@ def compare(
     ----------
     truth, stores, coarse : open lattices; `coarse` is what the others were refined from.
     names : of the stores; those of their files, numbered where they are alike, by default.
-    extra, errors, seed, threads, max_rows, progress : as in `measure`.
+    extra, errors : as in `measure`.
+    max_rows : more samples than this are averaged in groups before errors are made.
+    at_work, progress : as in `collect`.
 
     Raises
     ------
@@ -137,9 +139,9 @@ def compare(
     called = _names(stores, names)
     for store in (truth, *stores):
         _check(store, truth)
-    system, rows = System.of(truth, seed=seed), rows_of(truth, max_rows)
+    system, rows = System.of(truth, seed=errors.seed), rows_of(truth, max_rows)
     wanted = observables(system, extra)
-    read = partial(collect, threads=threads, progress=progress)
+    read = partial(collect, at_work=at_work, progress=progress)
     found = read(truth, system, rows.label, rows.size, needed=needs_of(wanted))
     variables = estimates(found, rows.chains, wanted, errors, int(rows.members.max()))
     measured = to_dataset(found, variables, wanted, rows.chains, truth.attrs, errors)
@@ -420,7 +422,7 @@ def check_names(names: Sequence[str], stores: int) -> None:
     good = all(re.fullmatch(r"[^\W_][\w .+-]*", name) for name in names)
     if not good or len({*names}) != stores or len(names) != stores:
         accepted = f"{stores} different names, one a model, of letters and digits"
-        raise BadInput("--names", ", ".join(names), accepted)
+        raise BadInput("names", ", ".join(names), accepted)
 
 
 def _floor(found: Statistics, chains: Chains | None) -> float:

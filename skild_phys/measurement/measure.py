@@ -7,10 +7,11 @@ one another in their chain, so that memory stays bounded whatever the store's si
 
 from __future__ import annotations
 
-import collections
+import contextlib
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,10 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from skild_phys.errorbars import Chains, ErrorMethod, Estimate, Means
-from skild_phys.errors import BadInput, StoreError
+from skild_phys.errors import BadInput, StoreError, check_whole
+from skild_phys.executors import Executor
+from skild_phys.executors import dask as dask_workers
+from skild_phys.executors import threads as thread_pool
 from skild_phys.measurement.observables import Observable, Statistic, chosen
 from skild_phys.measurement.system import (
     Array,
@@ -27,14 +31,18 @@ from skild_phys.measurement.system import (
     System,
     check_measurable,
     physical,
+    slice_length,
     slices,
 )
 from skild_phys.measurement.theory import theory
 from skild_phys.memory import hold_memory
-from skild_phys.store import Lattices, Source, open_lattices
+from skild_phys.store import Lattices, LatticeStore, Source, open_lattices, open_store
 
 GAMMA = ErrorMethod()
 MAX_ROWS = 8192
+_PIECE = 8
+"""Slices that a worker of dask reduces at once."""
+
 Variables = dict[str, tuple[tuple[str, ...], NDArray[Any], dict[str, Any]]]
 """Name -> (dimensions, values, attributes): what a Dataset is made of, all of it at once."""
 
@@ -49,9 +57,8 @@ def measure(
     extra: Sequence[Observable] = (),
     offsets: Sequence[Offsets] = (),
     errors: ErrorMethod = GAMMA,
-    seed: int = 0,
     threads: int = 1,
-    max_rows: int = MAX_ROWS,
+    dask: str | None = None,
     progress: Callable[[int], None] | None = None,
     **attrs: Any,
 ) -> xr.Dataset:
@@ -64,10 +71,10 @@ def measure(
     only : names or labels of observables, in a list or with commas between; all by default.
     extra : observables of your own, made by `observables.observable`.
     offsets : sets of four sites, each (y, x) or (z, y, x), for the four-point function there.
-    errors : how errors are made, see `errorbars.ErrorMethod`.
-    seed : of the bonds of Fortuin-Kasteleyn clusters.
+    errors : how errors are made; its seed is that of the bonds of Fortuin-Kasteleyn clusters too.
     threads : change no bit of the result.
-    max_rows : more configurations than this are averaged in groups before errors are made.
+    dask : address of a scheduler whose workers read and reduce a store, or `local:N`; neither does
+        it change a bit.
     progress : called with the number of configurations just reduced.
     attrs : `model` and `temperature` (J / k_B) of a Dataset or an array, which give energies,
         FK clusters and theory.
@@ -94,13 +101,14 @@ def measure(
     1.0
     """
     opened = open_lattices(lattices, **attrs)
-    system = System.of(opened, offsets=tuple(offsets), seed=seed)
+    system = System.of(opened, offsets=tuple(offsets), seed=errors.seed)
     wanted = chosen(system, only, extra)
-    rows = rows_of(opened, max_rows)
-    found = collect(
-        opened, system, rows.label, rows.size, needed=needs_of(wanted), threads=threads,
-        progress=progress,
-    )  # fmt: skip
+    rows = rows_of(opened)
+    with workers(threads, dask) as at_work:
+        found = collect(
+            opened, system, rows.label, rows.size, needed=needs_of(wanted), at_work=at_work,
+            progress=progress,
+        )  # fmt: skip
     group = int(rows.members.max())
     variables = estimates(found, rows.chains, wanted, errors, group)
     return to_dataset(found, variables, wanted, rows.chains, opened.attrs, errors)
@@ -229,8 +237,88 @@ class Statistics:
         return replace(self, rows=rows, count=self.count[chosen])
 
 
-_Part = tuple[NDArray[np.int64], dict[str, Array], Array, Array]
-"""Of one slice: rows of its configurations, their averages, sums of S(k) and of S(k)^2."""
+_Part = tuple[int, NDArray[np.int64], dict[str, Array], Array, Array]
+"""Of one slice: samples, rows of those used, their averages, sums of S(k) and of S(k)^2."""
+
+
+@contextlib.contextmanager
+def workers(threads: int = 1, dask: str | None = None) -> Iterator[Executor | None]:
+    """Open what `collect` works on: dask's workers, threads, or for one thread nothing."""
+    if dask is not None:
+        with dask_workers(dask, bool) as remote:
+            yield remote
+    elif check_whole("threads", threads) > 1:
+        with thread_pool(threads, bool) as local:
+            yield local
+    else:
+        yield None
+
+
+def _reduced(
+    lattices: Lattices,
+    system: System,
+    wanted: Sequence[Statistic],
+    first: int,
+    rows: NDArray[np.int64],
+    raw: NDArray[Any],
+    stop: object = None,
+) -> list[_Part]:
+    used = rows >= 0
+    kept, index = raw[used], first + np.flatnonzero(used)
+    part = Slice(system, physical(lattices, kept), index, kept)
+    found = {s.name: s(part) for s in wanted} if len(kept) else {}
+    return [(len(raw), rows[used], found, part.total, part.squares)]
+
+
+def _reduced_there(
+    path: Path,
+    system: System,
+    wanted: Sequence[Statistic],
+    first: int,
+    rows: NDArray[np.int64],
+) -> list[_Part]:
+    """Reduce samples that a worker reads itself, slice by slice."""
+    store = open_store(path)
+    return [
+        part
+        for start, raw in slices(store, first, first + len(rows))
+        for part in _reduced(store, system, wanted, start, rows[start - first :][: len(raw)], raw)
+    ]
+
+
+def _parts(
+    lattices: Lattices,
+    system: System,
+    wanted: Sequence[Statistic],
+    label: NDArray[np.int64],
+    at_work: Executor | None,
+) -> Iterator[_Part]:
+    """Yield what each slice gives, in their order, some of them worked at ahead."""
+    if at_work is None:
+        for first, raw in slices(lattices):
+            rows = label[first : first + len(raw)]
+            yield from _reduced(lattices, system, wanted, first, rows, raw)
+        return
+    if at_work.remote:
+        if not isinstance(lattices, LatticeStore):
+            raise BadInput("dask", str(lattices.path), "a store: the workers read it")
+        step, path = _PIECE * slice_length(system.shape), lattices.path.resolve()
+        jobs = (
+            at_work.submit(_reduced_there, path, system, wanted, i, label[i : i + step])
+            for i in range(0, lattices.n_samples, step)
+        )
+    else:
+        jobs = (
+            at_work.submit(_reduced, lattices, system, wanted, i, label[i : i + len(raw)], raw)
+            for i, raw in slices(lattices)
+        )
+    ahead: deque[Any] = deque()
+    for job in jobs:
+        ahead.append(job)
+        if len(ahead) > 2 * at_work.at_once:
+            yield from ahead.popleft().result()
+    while ahead:
+        yield from ahead.popleft().result()
 
 
 def collect(
@@ -240,7 +328,7 @@ def collect(
     size: int,
     *,
     needed: Iterable[Statistic],
-    threads: int = 1,
+    at_work: Executor | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Statistics:
     """Reduce lattices to rows in one pass.
@@ -250,7 +338,7 @@ def collect(
     lattices, system : what is measured, and what it is of.
     label, size : row of each sample (-1: left out) and number of rows.
     needed : the statistics; those that do not apply are left out.
-    threads : that work on slices side by side; they change no bit of the result.
+    at_work : of `workers`; changes no bit of the result.
     progress : called with the number of samples just reduced.
 
     Raises
@@ -261,18 +349,10 @@ def collect(
     hold_memory()
     wanted = [statistic for statistic in needed if statistic.applies(system)]
 
-    def reduce(first: int, raw: NDArray[Any]) -> _Part:
-        rows = label[first : first + len(raw)]
-        used = rows >= 0
-        raw, index = raw[used], first + np.flatnonzero(used)
-        part = Slice(system, physical(lattices, raw), index, raw)
-        found = {s.name: s(part) for s in wanted} if len(raw) else {}
-        return rows[used], found, part.total, part.squares
-
     sums: dict[str, Array] = {}
     columns: dict[str, list[Array]] = {name: [] for name in _PER_LATTICE}
     total, squares = np.zeros(()), np.zeros(())
-    for read, (rows, found, power, square) in _in_order(slices(lattices), reduce, threads):
+    for read, rows, found, power, square in _parts(lattices, system, wanted, label, at_work):
         if progress is not None:
             progress(read)
         for name, (of, _) in _PER_LATTICE.items():
@@ -293,25 +373,6 @@ def collect(
     per_lattice = {name: np.concatenate(parts) for name, parts in columns.items() if parts}
     known = (power, error) if power.any() else (None, None)
     return Statistics(system, means, count, per_lattice, *known)
-
-
-def _in_order(
-    work: Iterator[tuple[int, NDArray[Any]]],
-    reduce: Callable[[int, NDArray[Any]], _Part],
-    threads: int,
-) -> Iterator[tuple[int, _Part]]:
-    """Yield (samples, part) for each piece of work, in its order, a few at a time ahead."""
-    if threads < 2:
-        yield from ((len(raw), reduce(first, raw)) for first, raw in work)
-        return
-    waiting: collections.deque[tuple[int, Future[_Part]]] = collections.deque()
-    with ThreadPoolExecutor(threads) as pool:
-        for first, raw in work:
-            waiting.append((len(raw), pool.submit(reduce, first, raw)))
-            if len(waiting) > 2 * threads:
-                read, part = waiting.popleft()
-                yield read, part.result()
-        yield from ((read, part.result()) for read, part in waiting)
 
 
 def to_dataset(

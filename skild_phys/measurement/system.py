@@ -135,20 +135,28 @@ def check_offsets(offsets: NDArray[np.int64], shape: Shape) -> None:
     """Raise BadInput unless `offsets` (4, d) are four sites for a lattice of `shape`."""
     if offsets.shape != (4, len(shape)):
         wanted = f"four sites of {len(shape)} whole numbers each"
-        raise BadInput("--offsets", str(offsets.tolist()), wanted)
+        raise BadInput("offsets", str(offsets.tolist()), wanted)
     if len({tuple(site) for site in offsets % np.array(shape)}) < 4:
-        raise BadInput("--offsets", str(offsets.tolist()), "four different sites of the torus")
+        raise BadInput("offsets", str(offsets.tolist()), "four different sites of the torus")
 
 
-def slices(lattices: Lattices) -> Iterator[tuple[int, NDArray[Any]]]:
-    """Yield (first sample, raw numbers) over all samples, a million sites at a time.
+def slice_length(shape: Shape) -> int:
+    """Return how many configurations a slice has: about a million sites."""
+    return max(_SLICE_SITES // math.prod(shape), 1)
 
-    Where slices end does not depend on the chunks, nor then do sums over slices.
+
+def slices(
+    lattices: Lattices, first: int = 0, last: int | None = None
+) -> Iterator[tuple[int, NDArray[Any]]]:
+    """Yield (first sample, raw numbers) over samples first .. last - 1, slice by slice.
+
+    Where slices end does not depend on the chunks, nor then do sums over slices. `first` is
+    where one begins.
     """
-    step = max(_SLICE_SITES // math.prod(lattices.shape), 1)
-    first, waiting = 0, lattices.read(0, 0)
-    for start, stop in lattices.batches():
-        raw = lattices.read(start, stop)
+    step, last = slice_length(lattices.shape), lattices.n_samples if last is None else last
+    waiting = lattices.read(0, 0)
+    for start in range(first - first % lattices.chunk, last, lattices.chunk):
+        raw = lattices.read(max(start, first), min(start + lattices.chunk, last))
         waiting = np.concatenate([waiting, raw]) if len(waiting) else raw
         whole = len(waiting) // step * step
         for begin in range(0, whole, step):

@@ -1,6 +1,6 @@
 """Figures: they draw what was found and compute nothing."""
 
-from skild_phys.plots.comparison import FIGURES, caption
+from skild_phys.plots.comparison import FIGURES, caption, write_report
 from skild_phys.plots.measurement import measurement_figure
 from skild_phys.plots.scaling import scaling_figure
 from skild_phys.plots.spectrum import spectrum_figure
@@ -29,4 +29,5 @@ __all__ = [
     "save_figure",
     "scaling_figure",
     "spectrum_figure",
+    "write_report",
 ]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
@@ -13,8 +15,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator, ScalarFormatter
 from numpy.typing import NDArray
 
+from skild_phys.files import whole_directory, write_text_atomically
+from skild_phys.measurement import JSON, REPORT, TABLE
 from skild_phys.measurement.compare import Comparison
 from skild_phys.measurement.observables.patterns import fold_patterns
+from skild_phys.measurement.report import csv_text, html_report, summary, table
 from skild_phys.plots.style import (
     BOTH,
     MARKERS,
@@ -25,11 +30,13 @@ from skild_phys.plots.style import (
     WAVE_NUMBERS,
     colour,
     differences,
+    figure_bytes,
     legend_above,
     literal,
     log_ticks,
     new_figure,
     open_marker,
+    save_figure,
     spread_out,
 )
 
@@ -245,6 +252,36 @@ def caption(name: str, comparison: Comparison) -> str:
     """Return the caption of a figure, without the theory where there is none."""
     text, known = FIGURES[name][0], "two_point_axis_theory" in comparison.truth
     return text if known else text.replace(" over its theory", "")
+
+
+def write_report(
+    found: Comparison, output: Path | None, *, figures: bool = True, command: str = ""
+) -> str:
+    """Write a comparison's report, tables and figures into a directory; return the page.
+
+    Without `output` nothing is written. Figures of an earlier comparison that this one does not
+    draw are removed.
+    """
+    images, drawn = [], {}
+    for name, (_, draw) in FIGURES.items():
+        if figures and (figure := draw(found)) is not None:
+            drawn[name] = figure
+    if output is None:
+        images = [(caption(n, found), figure_bytes(f, dpi=150)) for n, f in drawn.items()]
+        return html_report(found, images, command)
+    with whole_directory(output) as folder:
+        for name, figure in drawn.items():
+            save_figure(figure, folder / name)
+            images.append((caption(name, found), figure_bytes(figure, dpi=150)))
+        page = html_report(found, images, command)
+        text = json.dumps(summary(found), indent=1, allow_nan=False)
+        write_text_atomically(folder / TABLE, csv_text(table(found)))
+        write_text_atomically(folder / JSON, f"{text}\n")
+        write_text_atomically(folder / REPORT, page)
+    for name in FIGURES.keys() - drawn.keys():
+        for kind in ("png", "pdf"):
+            (output / f"{name}.{kind}").unlink(missing_ok=True)
+    return page
 
 
 def _magnitude(ax: Axes, comparison: Comparison) -> None:

@@ -22,7 +22,7 @@ import skild_phys as sp
 from skild_phys.cli.options import announced, check_threads, json_option, threads_option
 from skild_phys.cli.terminal import say
 from skild_phys.errors import BadInput
-from skild_phys.measurement.measure import collect
+from skild_phys.measurement.measure import collect, workers
 from skild_phys.measurement.observables import STATISTICS
 from skild_phys.measurement.observables.four_point import TERMS, four_point_terms, square_sides
 from skild_phys.measurement.system import System
@@ -78,13 +78,13 @@ def command(
         raise BadInput("--memory", min(gibibytes), "gibibytes above 0")
     if folder is not None and not folder.is_dir():
         raise BadInput("--folder", str(folder), "a directory")
-    workers = check_threads(threads)
+    cores = check_threads(threads)
     with tempfile.TemporaryDirectory(dir=folder) as place, announced("measuring ..."):
         path = Path(place) / "critical.zarr"
-        sp.simulate("ising2d", L=side, T="Tc", samples=count, seed=1, output=path, threads=workers)
+        sp.simulate("ising2d", L=side, T="Tc", samples=count, seed=1, output=path, threads=cores)
         store = open_store(path)
-        peaks = _peaks(store, Path(place), gibibytes, workers)
-        found = _measured(store, workers, runs) | {"peak_memory_mib": peaks}
+        peaks = _peaks(store, Path(place), gibibytes, cores)
+        found = _measured(store, cores, runs) | {"peak_memory_mib": peaks}
     say(json.dumps(found)) if as_json else _print(found)
 
 
@@ -103,16 +103,17 @@ def _measured(store: LatticeStore, threads: int, runs: int) -> dict[str, Any]:
         "transform": lambda: scipy.fft.rfft2(spins, workers=threads),
         "read": lambda: [store.read(start, stop) for start, stop in store.batches()],
         "two_point": lambda: collect(
-            store, system, label, n, needed=[STATISTICS[s] for s in _TWO_POINT], threads=threads
+            store, system, label, n, needed=[STATISTICS[s] for s in _TWO_POINT], at_work=at_work
         ),
         "memory_pass": lambda: words.sum(),
         "four_point": lambda: four_point_terms(spins, sides),
         "everything": lambda: sp.measure(store.path, threads=threads),
     }  # fmt: skip
-    took = {
-        name: median([seconds_of(work) for _ in range(runs + 1)][1:])
-        for name, work in works.items()
-    }
+    with workers(threads) as at_work:
+        took = {
+            name: median([seconds_of(work) for _ in range(runs + 1)][1:])
+            for name, work in works.items()
+        }
     return {
         "shape": list(system.shape),
         "lattices": n,

@@ -7,8 +7,6 @@ go to `measure(..., extra=[f])`. See `base.observable`.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from functools import lru_cache
-from importlib import metadata
 from types import ModuleType
 
 from skild_phys.errors import BadInput
@@ -22,6 +20,7 @@ from skild_phys.measurement.observables import (
 from skild_phys.measurement.observables.base import Axis, Coordinate, Observable, Statistic
 from skild_phys.measurement.observables.base import observable as observable
 from skild_phys.measurement.system import System
+from skild_phys.plugins import load_plugins
 
 _MODULES = (thermodynamics, four_point, two_point, patterns, clusters)
 
@@ -38,22 +37,10 @@ STATISTICS: dict[str, Statistic] = {s.name: s for o in OBSERVABLES.values() for 
 AXES: dict[str, Axis] = {o.axis.dim: o.axis for o in OBSERVABLES.values() if o.axis is not None}
 
 
-@lru_cache(maxsize=1)
-def _installed() -> tuple[Observable, ...]:
-    """Return the observables that other packages name in their entry points."""
-    found: list[Observable] = []
-    for point in metadata.entry_points(group="skild_phys.observables"):
-        loaded = point.load()
-        if not isinstance(loaded, Observable):
-            raise BadInput(f"entry point {point.value}", type(loaded).__name__, "an observable")
-        found.append(loaded)
-    return tuple(found)
-
-
 def observables(system: System, extra: Sequence[Observable] = ()) -> tuple[Observable, ...]:
     """Return the observables that a system has, scalars first; raises BadInput for equal names."""
-    there = dict(OBSERVABLES)
-    for own in (*_installed(), *extra):
+    there = dict(load_plugins(OBSERVABLES, "skild_phys.observables"))
+    for own in extra:
         if not isinstance(own, Observable):
             raise BadInput("extra", repr(own), "what skild_phys.observable made of a function")
         if there.get(own.name, own) is not own:
@@ -79,10 +66,10 @@ def chosen(
         name = text.strip()
         name = name if name in names else labels.get(name.lower(), plain)
         if name == "connected_four_point_offsets" and not system.offsets:
-            raise BadInput("--only", text, "--offsets beside it")
+            raise BadInput("only", text, "offsets= beside it")
         if name not in names:
             what = "what these samples have:" if name in known else "one of"
-            raise BadInput("--only", text, f"{what} {', '.join(names)}")
+            raise BadInput("only", text, f"{what} {', '.join(names)}")
         wanted.add(name)
     return tuple(o for o in there if o.name in wanted)
 

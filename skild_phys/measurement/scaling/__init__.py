@@ -13,7 +13,7 @@ around Tc. Every fit has its chi^2, and may have a correction L^-omega. Every er
 over bins in time order of each size; sizes are independent.
 """
 
-from skild_phys.measurement.scaling.analysis import BINS, NAMES, Scaling, scaling
+from skild_phys.measurement.scaling.analysis import BINS, NAMES, Scaling, scaling, summary
 from skild_phys.measurement.scaling.collapse import Collapse
 from skild_phys.measurement.scaling.crossings import Crossing
 from skild_phys.measurement.scaling.curves import Curve, Number
@@ -33,4 +33,5 @@ __all__ = [
     "Quality",
     "Scaling",
     "scaling",
+    "summary",
 ]

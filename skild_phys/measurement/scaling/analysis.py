@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 
 from skild_phys.errors import BadInput
+from skild_phys.measurement.measure import workers
+from skild_phys.measurement.report import to_plain
 from skild_phys.measurement.scaling.collapse import Collapse, collapses_of
 from skild_phys.measurement.scaling.crossings import (
     CROSSING,
@@ -114,24 +117,25 @@ def scaling(
         window or omega that is not positive; fewer sizes than a correction has unknowns.
     """
     if window is not None and not (math.isfinite(window) and window > 0):
-        raise BadInput("--window", window, "a positive number")
+        raise BadInput("window", window, "a positive number")
     if isinstance(omega, str):
         if omega != "fit":
-            raise BadInput("--omega", omega, "a positive number, or fit")
+            raise BadInput("omega", omega, "a positive number, or fit")
     elif omega is not None and not (math.isfinite(omega) and omega > 0):
-        raise BadInput("--omega", omega, "a positive number, or fit")
+        raise BadInput("omega", omega, "a positive number, or fit")
     sizes = by_side(stores, bins)
     model = hamiltonian(stores[0])
     if model is None:
         raise ValueError("no Hamiltonian")
     unknown = 4 if omega == "fit" else 3
     if omega is not None and len(sizes) < unknown:
-        raise BadInput("--omega", omega, f"{unknown} sizes or more")
+        raise BadInput("omega", omega, f"{unknown} sizes or more")
     lowest = int(min(sizes) * _LARGEST_K / (2 * np.pi))
-    curves = tuple(
-        curve_of(side, sizes[side], bins, max(lowest, 1), threads, progress)
-        for side in sorted(sizes)
-    )
+    with workers(threads) as at_work:
+        curves = tuple(
+            curve_of(side, sizes[side], bins, max(lowest, 1), at_work, progress)
+            for side in sorted(sizes)
+        )
     crossings = tuple(crossing_of(name, a, b) for name in CROSSING for a, b in pairwise(curves))
     level = common_level(curves, crossings)
     temperature = best_crossing(crossings)
@@ -152,6 +156,53 @@ def scaling(
             "chi": _points(at_level, {"chi": "log_susceptibility", "S(2 pi/L)": "log_power_1"}),
         },
     )
+
+
+def summary(found: Scaling) -> dict[str, Any]:
+    """Return the analysis in plain types, ready for JSON."""
+
+    def number(of: Number | None) -> dict[str, float]:
+        return {"value": of.value, "error": of.error} if of else {}
+
+    plain: dict[str, Any] = to_plain(
+        {
+            "model": found.model,
+            "sizes": [
+                {
+                    "L": curve.side,
+                    "lattices": curve.samples,
+                    "simulated": curve.simulated,
+                    "reach": [curve.temperature[0], curve.temperature[-1]],
+                }
+                for curve in found.curves
+            ],
+            "temperature": number(found.temperature),
+            "published": found.published,
+            "level": found.level,
+            "crossings": [
+                {
+                    "observable": c.observable,
+                    "L": c.sides,
+                    "temperature": number(c.temperature),
+                    "height": number(c.height),
+                }
+                for c in found.crossings
+            ],
+            "exponents": [
+                {"name": e.name, "source": e.source}
+                | number(e.number) | asdict(e.quality) | {"omega": number(e.omega)}
+                for e in found.exponents
+            ],
+            "collapses": [
+                {"observable": c.observable, "window": c.window}
+                | {n: number(getattr(c, n)) for n in ("temperature", "nu", "eta", "omega")}
+                | asdict(c.quality)
+                for c in found.collapses
+            ],
+            "warnings": found.warnings(),
+        }
+    )  # fmt: skip
+    return plain
 
 
 def _published(model: Model) -> dict[str, float]:

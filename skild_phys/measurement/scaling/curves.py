@@ -13,6 +13,7 @@ from scipy.interpolate import CubicSpline
 from scipy.optimize import brentq
 
 from skild_phys.errors import BadInput
+from skild_phys.executors import Executor
 from skild_phys.measurement.measure import collect, rows_of
 from skild_phys.measurement.observables.thermodynamics import energy as energies
 from skild_phys.measurement.observables.thermodynamics import moments
@@ -93,7 +94,7 @@ def by_side(stores: Sequence[Lattices], bins: int) -> dict[int, list[Lattices]]:
             size = "x".join(map(str, store.shape))
             raise BadInput("STORE", str(store.path), f"lattices with equal sides, not {size}")
         if not 2 <= bins <= store.n_samples:
-            raise BadInput("--bins", bins, f"2 to {store.n_samples}, the lattices of {store.path}")
+            raise BadInput("bins", bins, f"2 to {store.n_samples}, the lattices of {store.path}")
         before = found.setdefault(store.shape[0], [])
         for other in before:
             if temperature != other.attrs["temperature"]:
@@ -125,7 +126,7 @@ def _samples(
     stores: Sequence[Lattices],
     bins: int,
     lowest: int,
-    threads: int,
+    at_work: Executor | None,
     progress: Callable[[int], None] | None,
 ) -> _Samples:
     """Read |m|, m^2, m^4, S at the lowest wave numbers of every lattice; bins in time order."""
@@ -134,7 +135,7 @@ def _samples(
         system, n = System.of(store), store.n_samples
         found = collect(
             store, system, np.arange(n), n,
-            needed=(energies, moments, along_k), threads=threads, progress=progress,
+            needed=(energies, moments, along_k), at_work=at_work, progress=progress,
         ).rows  # fmt: skip
         energy.append(found["energy"][:, 0] * system.sites)
         averages.append(np.hstack([found["moments"][:, 1:], found["along_k"][:, : lowest + 1]]))
@@ -154,7 +155,7 @@ def _bins_of(store: Lattices, bins: int) -> NDArray[np.int64]:
     """Return the bin of each lattice, in time order; refinements of one parent share theirs."""
     rows = rows_of(store, store.n_samples)
     if bins > rows.size:
-        raise BadInput("--bins", bins, f"2 to {rows.size}, the parents of {store.path}")
+        raise BadInput("bins", bins, f"2 to {rows.size}, the parents of {store.path}")
     order = np.arange(rows.size)
     if rows.chains is not None:
         order = np.lexsort((rows.chains.draw, rows.chains.chain))
@@ -168,11 +169,11 @@ def curve_of(
     stores: Sequence[Lattices],
     bins: int,
     lowest: int,
-    threads: int,
+    at_work: Executor | None,
     progress: Callable[[int], None] | None,
 ) -> Curve:
     """Return the curve of one size; `lowest` is how many wave numbers it knows S(k) at."""
-    samples = _samples(stores, bins, lowest, threads, progress)
+    samples = _samples(stores, bins, lowest, at_work, progress)
     shift = samples.energy.mean()
     energy = samples.energy - shift
     runs = len(samples.beta)
