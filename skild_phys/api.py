@@ -315,7 +315,6 @@ def compare(
     """
     from skild_phys.files import Lock, check_output
     from skild_phys.measurement.compare import compare as compared
-    from skild_phys.measurement.compare import numbered
     from skild_phys.measurement.measure import workers
     from skild_phys.measurement.report import Report
     from skild_phys.plots import write_report
@@ -326,8 +325,7 @@ def compare(
             raise BadInput("stores", None, "one or more beside the truth")
         how, method = Run(**run), _errors(errors, seed)
         path = None if output is None else Path(output)
-        called = numbered([_name(data, i) for i, data in enumerate((truth, *stores))])
-        first, *others = (_opened(data, name) for data, name in zip((truth, *stores), called))
+        first, *others = (_opened(data, _name(data, i)) for i, data in enumerate((truth, *stores)))
         if path is not None:
             paths = [Path(p) for p in (truth, *stores, coarse) if isinstance(p, str | os.PathLike)]
             check_output(path, overwrite=how.overwrite, inputs=paths, directory=True)
@@ -336,7 +334,7 @@ def compare(
             check_output(path, overwrite=how.overwrite, inputs=paths, directory=True)
         at_work = held.enter_context(workers(how.threads or os.cpu_count() or 1, how.dask))
         found = compared(
-            first, others, names=called[1:] if names is None else names,
+            first, others, names=names,
             coarse=None if coarse is None else _opened(coarse, "coarse"), extra=extra,
             errors=method, at_work=at_work, progress=how.progress,
         )  # fmt: skip
@@ -425,7 +423,7 @@ def _opened(data: Lattices | Arrays, name: str) -> Opened:
             if all((store.read(*p) == opened.read(*p)).all() for p in parts):
                 return store
     if not isinstance(data, str | os.PathLike):
-        opened.path = Path(name)
+        opened.path = Path(f"{name}.zarr")
     return opened
 
 

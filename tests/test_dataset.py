@@ -139,7 +139,7 @@ def test_each_lattice_has_bonds_of_its_own() -> None:
     """Of equal lattices FK clusters differ, geometric ones do not; a seed names the bonds."""
     same = np.repeat(lattices()[:1], N, axis=0)
     known = {"model": "ising2d", "temperature": TC}
-    found = [measure(same, seed=seed, **known) for seed in (0, 0, 1)]
+    found = [measure(same, errors=ErrorMethod(seed=seed), **known) for seed in (0, 0, 1)]
     assert float(found[0]["fk_cluster_size_err"]) > 1e-3
     assert float(found[0]["geometric_cluster_size_err"]) == 0
     values = [float(f["fk_cluster_size"]) for f in found]
@@ -175,9 +175,9 @@ def test_bootstrap_and_jackknife_agree() -> None:
 @pytest.mark.parametrize(
     ("method", "message"),
     [
-        ({"kind": "bayes"}, "--errors"),
-        ({"kind": "gamma", "bins": 5}, "--bins"),
-        ({"kind": "bootstrap", "resamples": 1}, "--resamples"),
+        ({"kind": "bayes"}, "errors: 'bayes'"),
+        ({"kind": "gamma", "bins": 5}, "bins: 5"),
+        ({"kind": "bootstrap", "resamples": 1}, "resamples: 1"),
     ],
 )
 def test_methods_that_cannot_be_are_refused(method: dict[str, Any], message: str) -> None:

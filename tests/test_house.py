@@ -29,8 +29,9 @@ FLOORS = [
         "measurement",
         "methods",
         "images",
+        "plots",
         "api",
-        "plots campaign",
+        "campaign",
         "cli",
     )
 ]

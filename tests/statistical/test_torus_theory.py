@@ -43,7 +43,7 @@ class Ensemble:
         names = (*LINES, "structure_factor", "susceptibility", "correlation_length_ratio")
         needed = needs_of(self.observables[name] for name in names)
         self.found: Statistics = collect(
-            store, self.system, self.rows.label, self.rows.size, needed=needed, threads=2
+            store, self.system, self.rows.label, self.rows.size, needed=needed
         )
 
     def judge(self, name: str, places: np.ndarray, against: np.ndarray | None = None) -> Agreement:
