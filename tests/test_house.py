@@ -122,7 +122,7 @@ def test_imports_run_in_no_circle() -> None:
         ("click", {"cli"}),
         ("zarr", {"store"}),
         ("rich", {"cli"}),
-        ("torch", {"rules", "skild", "images", "cli"}),
+        ("torch", {"rules", "runner", "skild", "images", "cli"}),
         ("distributed", {"executors"}),
     ],
 )
