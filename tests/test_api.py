@@ -107,7 +107,7 @@ def test_a_part_of_a_dataset_is_refined_alone(fine: xr.Dataset) -> None:
 def test_compare_pairs_models_with_their_truth(fine: xr.Dataset, tmp_path: Path) -> None:
     coarse = sp.coarsen(fine, 2)
     models = [sp.refine(coarse, method="fill", seed=seed) for seed in (1, 2)]
-    report = sp.compare(fine, *models, coarse=coarse, output=tmp_path / "report")
+    report = sp.compare(fine, *models, coarse=coarse, output=tmp_path / "report", no_figures=True)
     assert [m.name for m in report.comparison.stores] == ["fill", "fill 2"]
     assert all(m.paired for m in report.comparison.stores)
     assert "fill 2: 12 lattices against 12 of the truth" in repr(report)
