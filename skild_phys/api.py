@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from skild_phys.measurement.observables import Observable
     from skild_phys.measurement.report import Report
     from skild_phys.measurement.scaling import Scaling
+    from skild_phys.skild.weights import Weights
     from skild_phys.store import Lattices as Opened
     from skild_phys.store import Source
 
@@ -214,17 +215,44 @@ def generate(
     return _made("generate", [], output, given | options)
 
 
-def train(lattices: Lattices | Arrays | None = None, *, output: AnyPath, **options: object) -> Path:
+def train(
+    lattices: Lattices | Arrays | None = None,
+    *,
+    output: AnyPath,
+    preset: str | None = None,
+    config: AnyPath | None = None,
+    initial: Weights | AnyPath | None = None,
+    threads: int | None = None,
+    device: str = "cpu",
+    overwrite: bool = False,
+    **changes: Any,
+) -> Path:
     """Train weights on lattices, or on a running simulation; return their path.
 
-    Options are those of `skild-phys train`: preset, config, steps, batch, seed, side, ...
-    The run goes on from its checkpoint when it is called again.
-    """
-    from skild_phys.cli import call
+    A run that was stopped resumes from the checkpoint beside `output` when it is called again.
 
-    inputs = [] if lattices is None else [("lattices", lattices)]
-    with _on_disk(inputs, options, repeats=True) as (paths, told):
-        call("train", paths, {"output": output} | told)
+    Parameters
+    ----------
+    lattices : spins, or a field for a recipe with output = "v"; None for the simulation that the
+        recipe names.
+    output : of the weights; the curve of the loss lies beside it.
+    preset, config : the recipe: one that comes with the package, such as ising2d, or a TOML file.
+    initial : weights to start from, of the same network, or their path; 'shipped'.
+    threads : of this process; another number may round otherwise. None for all cores.
+    device : 'cpu' or 'cuda'.
+    overwrite : replace what lies at `output`: begin anew.
+    changes : keys of the recipe, such as steps, batch, seed, learning_rate (`Recipe`).
+    """
+    from skild_phys.images.grids import sample_grid
+    from skild_phys.skild.fit import Fit
+    from skild_phys.skild.ranks import joined
+
+    with as_in_python():
+        fit = Fit.of(
+            lattices, preset=preset, config=config, initial=initial, threads=threads, **changes
+        )
+        with joined(device) as ranks:
+            fit.run(output, ranks, overwrite=overwrite, sample=sample_grid)
     return Path(output)
 
 

@@ -12,9 +12,9 @@ import pytest
 from conftest import Call, files_of
 from skild_helpers import TC, critical_lattices
 
-import skild_phys.cli.train as cli
 from skild_phys.files import Lock
 from skild_phys.rules import coarsen
+from skild_phys.skild import fit
 from skild_phys.skild import train as trainer
 from skild_phys.skild.weights import Weights, load_weights, weights_sha256
 from skild_phys.store import create_store
@@ -121,20 +121,20 @@ def test_killed_after_the_last_step(
         raise KeyboardInterrupt
 
     name = {
-        "curve": "skild_phys.cli.train.write_text_atomically",
-        "weights": "skild_phys.skild.weights.save_weights",
+        "curve": "skild_phys.skild.fit.write_text_atomically",
+        "weights": "skild_phys.skild.fit.save_weights",
         "unlink": "pathlib.Path.unlink",
     }[before]
-    real = cli._write
+    real = fit.save_weights
 
-    def unlink_dies_after(*given: Any) -> dict[str, Any]:
-        result = real(*given)
+    def unlink_dies_after(*given: Any) -> str:
+        sha = real(*given)
         patched.setattr(name, lambda path, **_: die() if "checkpoint" in path.name[-10:] else 0)
-        return result
+        return sha
 
     with monkeypatch.context() as patched:
         if before == "unlink":
-            patched.setattr(cli, "_write", unlink_dies_after)
+            patched.setattr(fit, "save_weights", unlink_dies_after)
         else:
             patched.setattr(name, die)
         assert call(*train_words(folder))[0] == 130

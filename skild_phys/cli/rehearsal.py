@@ -121,9 +121,12 @@ def _refine(params: Params, coarse: _Store, trained: bool) -> _Store:
 
 
 def _train(params: Params) -> None:
-    from skild_phys.cli.train import config_of
+    from skild_phys.cli.options import check_device
+    from skild_phys.skild.fit import Fit
 
-    config_of(params)
+    check_device(params["device"])
+    others = ("store", "output", "device", "overwrite", "as_json")
+    Fit.of(params["store"], **{key: params[key] for key in params if key not in others})
 
 
 def _measure(params: Params, stores: Sequence[_Store]) -> None:

@@ -14,11 +14,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from skild_phys.errors import BadInput, StoreError
+from skild_phys.models import find_model, get_model, parse_temperature
 from skild_phys.rng import generator, kernel_state
 from skild_phys.simulation.expected import default_every
 from skild_phys.simulation.wolff import wolff
+from skild_phys.skild.recipe import Recipe
 from skild_phys.skild.symmetries import MIRROR, SYMMETRIES
-from skild_phys.store import Lattices
+from skild_phys.store import Lattices, open_lattices
 
 State = dict[str, NDArray[np.generic]]
 EVERY = slice(None)
@@ -60,7 +62,7 @@ class SimulationSource:
         energy's integrated autocorrelation time is 6 clusters); 0 for `default_every`, about
         two autocorrelation times.
     seed : chain c draws from stream (c,) of this seed.
-    threads : that run chains; they change no number.
+    threads : that run chains, None for as many as PyTorch has; they change no number.
     burn_in : clusters before the first lattice, from a fully magnetized start; by default 10
         `default_every`, and 200 at least. They run when the first lattice is asked for.
     """
@@ -76,7 +78,7 @@ class SimulationSource:
         clusters: int,
         seed: int,
         burn_in: int | None = None,
-        threads: int = 1,
+        threads: int | None = 1,
     ) -> None:
         every = default_every(side, temperature)
         self.shape = (side, side)
@@ -90,7 +92,7 @@ class SimulationSource:
         def one(chain: int) -> None:
             wolff(self.spins[chain], self.temperature, self.states[chain], clusters)
 
-        with ThreadPoolExecutor(self.threads) as pool:
+        with ThreadPoolExecutor(self.threads or torch.get_num_threads()) as pool:
             list(pool.map(one, range(len(self.spins))))
 
     def next(self, n: int, part: slice = EVERY) -> NDArray[np.generic]:
@@ -290,3 +292,58 @@ def symmetry(
         which = which.reshape(-1, *[1] * (samples.dim() - 1))
         samples = torch.where(which, samples.flip(-1), samples)
     return -samples if drawn[-1] % 2 and "sign" in symmetries else samples
+
+
+def training_source(lattices: Any, recipe: Recipe) -> tuple[Source, dict[str, Any]]:
+    """Return where samples come from, and what the weights record of their system.
+
+    `lattices` is what `open_lattices` takes; None for the running simulation of the recipe. Raises
+    BadInput for what the recipe is not of.
+    """
+    if lattices is None:
+        return _simulated(recipe)
+    spins = recipe.output == "logits"
+    system: dict[str, Any] = {"model": None, "temperature": None}
+    opened = open_lattices(lattices, None if spins else "field", repeats=True)
+    where, kind = str(opened.path), opened.field
+    if recipe.data == "images" or kind == "image":
+        if kind != "image":
+            raise BadInput("lattices", where, _A_STORE_OF_IMAGES)
+        if recipe.data != "images":
+            raise BadInput("lattices", where, 'lattices; for images say data = "images"')
+        if opened.shape != (recipe.side, recipe.side):
+            held = "images of {1} x {0}".format(*opened.shape)
+            raise BadInput("lattices", held, f"{recipe.side} x {recipe.side}, the recipe's")
+        images = ImageLattices(opened, "train" if opened.has("split") else None)
+        system |= {"model": "images", "side": min(images.shape)}
+        system |= {"dataset": opened.attrs.get("dataset"), "images": images.n_samples}
+        return StoreSource(images, recipe.seed), system
+    if opened.q:
+        raise BadInput("lattices", where, f"spins, block sums or a field, not '{kind}'")
+    if spins and kind != "spins":
+        accepted = f"spins, not '{kind}', or a recipe (config=) with output = \"v\""
+        raise BadInput("lattices", where, accepted)
+    known = find_model(opened.attrs)
+    if known is not None and "sign" in recipe.symmetries and not known.even:
+        accepted = f"a recipe without 'sign': {known.name} declares no change of sign"
+        raise BadInput("symmetries", list(recipe.symmetries), accepted)
+    names = ("model", "temperature", "rule", "factor")
+    system |= {name: opened.attrs[name] for name in names if name in opened.attrs}
+    shape = {} if len(set(opened.shape)) == 1 else {"shape": list(opened.shape)}
+    return StoreSource(opened, recipe.seed), system | {"side": min(opened.shape)} | shape
+
+
+_A_STORE_OF_IMAGES = "a store of images ('skild-phys images prepare')"
+
+
+def _simulated(recipe: Recipe) -> tuple[SimulationSource, dict[str, Any]]:
+    if recipe.data == "images":
+        raise BadInput("lattices", None, _A_STORE_OF_IMAGES)
+    model = get_model(recipe.model)
+    if model.name != "ising2d":
+        raise BadInput("model", model.name, "ising2d, or a STORE: no other model is simulated")
+    temperature = parse_temperature(recipe.temperature, model)
+    source = SimulationSource(
+        recipe.side, temperature, recipe.batch, recipe.clusters, recipe.seed, threads=None
+    )
+    return source, {"model": model.name, "temperature": temperature, "side": recipe.side}

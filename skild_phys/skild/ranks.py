@@ -23,10 +23,11 @@ _TOLD = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 @dataclass(frozen=True)
 class Ranks:
-    """Which of how many processes this is."""
+    """Which of how many processes this is, and its device."""
 
     rank: int = 0
     world: int = 1
+    device: str = "cpu"
 
     @property
     def first(self) -> bool:
@@ -59,21 +60,21 @@ class Ranks:
 
 
 @contextmanager
-def joined(device: str) -> Iterator[tuple[Ranks, str]]:
-    """Join the processes that torchrun started, if any; yield which this is, and its device.
+def joined(device: str) -> Iterator[Ranks]:
+    """Join the processes that torchrun started, if any; yield which this is.
 
     A process of several on 'cuda' has the GPU of its local rank. They speak by nccl there, by gloo
     on CPUs.
     """
     told = all(name in os.environ for name in _TOLD)
     if not told or os.environ["WORLD_SIZE"] == "1":
-        yield Ranks(), device
+        yield Ranks(device=device)
         return
     if device == "cuda":
         device = f"cuda:{os.environ['LOCAL_RANK']}"
         torch.cuda.set_device(device)
     distributed.init_process_group("nccl" if device.startswith("cuda") else "gloo")
     try:
-        yield Ranks(distributed.get_rank(), distributed.get_world_size()), device
+        yield Ranks(distributed.get_rank(), distributed.get_world_size(), device)
     finally:
         distributed.destroy_process_group()
