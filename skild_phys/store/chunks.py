@@ -113,11 +113,11 @@ class ChunkFiles:
             return _digest(self.bytes_of(index))
         return self._decoded(index)[1]
 
-    def digests_after(self, commit: int) -> str:
-        """Return the digests of all chunks on disk; those before sample `commit` are known."""
+    def with_digests(self, commit: int) -> ChunkFiles:
+        """Return the same with the digests of all chunks; those before `commit` are known."""
         known = self.digests[: commit // self.step * _DIGITS]
         unknown = range(len(known) // _DIGITS, self.count)
-        return known + "".join(map(self._digest_of, unknown))
+        return replace(self, digests=known + "".join(map(self._digest_of, unknown)))
 
     def check_digests(self) -> None:
         """Raise StoreError unless the chunks on disk have the digests that were kept."""

@@ -150,8 +150,8 @@ class StoreWriter:
         self.kept: dict[str, NDArray[Any]] = {}
         self._plan, self._planned, self._lock = plan, plan.n_samples, lock
         self._attributes = dict(plan.attrs)
-        self._state_nodes: dict[str, Any] = {}
-        self._digests: dict[str, str] = {}
+        self._arrays = self._at(0)
+        self._states: dict[str, ChunkFiles] = {}
         # What does not tell two stores apart.
         self._apart = (*VOLATILE, *MANAGED, *plan.unsettled)
 
@@ -237,32 +237,30 @@ class StoreWriter:
         """
         self._lock.check()
         total = self.committed + self._check_samples(arrays, written)
-        files = self._files(total)
+        files = self._at(total)
         if written:
             self._check_written(files[self._plan.field], total)
         for name, rows in arrays.items():
             files[name].write(self.committed, np.asarray(rows))
-        state_nodes = self._write_state(state, total)
+        states = self._write_state(state, total)
         if total == self._planned:
             self._write_array_records(files)
             self._clear_partials()
-        digests = {name: one.digests_after(self.committed) for name, one in files.items()}
-        for node, document in state_nodes.items():
-            if document["node_type"] == "array":
-                digests[node] = ChunkFiles(self.path, node, document).digests_after(0)
-        self._write_root(total, state_nodes, digests)
+        files = {name: one.with_digests(self.committed) for name, one in files.items()}
+        self._write_root(files, states)
         old = self.committed
-        self.committed, self._state_nodes, self._digests = total, state_nodes, digests
+        self.committed, self._arrays, self._states = total, files, states
         self.state = {name: np.array(values) for name, values in (state or {}).items()}
-        _remove(self.path / "state" / str(old) if state_nodes else self.path / "state")
+        _remove(self.path / "state" / str(old) if states else self.path / "state")
         _remove(self.path / _KEPT)
         self.kept = {}
 
-    def _files(self, samples: int) -> dict[str, ChunkFiles]:
-        """Return the chunk files of every array of a store that holds `samples`."""
+    def _at(self, samples: int) -> dict[str, ChunkFiles]:
+        """Return the chunk files of every array once there are `samples`."""
+        known = vars(self).get("_arrays", {})
         return {
-            name: ChunkFiles(self.path, name, document, self._digests.get(name, ""))
-            for name, document in self._plan.metadata(samples).items()
+            name: ChunkFiles(self.path, name, metadata, known[name].digests if known else "")
+            for name, metadata in self._plan.metadata(samples).items()
         }
 
     def _check_samples(self, arrays: _Arrays, written: int | None) -> int:
@@ -294,45 +292,44 @@ class StoreWriter:
             start, stop = max(self.committed, index * step), min(total, (index + 1) * step)
             array.checked(self._plan, start, stop)
 
-    def _write_state(self, state: _Arrays | None, total: int) -> dict[str, Any]:
-        """Write the arrays of a state under the name of the commit; return their metadata."""
+    def _write_state(self, state: _Arrays | None, total: int) -> dict[str, ChunkFiles]:
+        """Write the arrays of a state under the name of the commit; return its nodes."""
         if not state:
             return {}
         folder = f"state/{total}"
         nodes: dict[str, Any] = {"state": group_metadata(), folder: group_metadata()}
         for name, values in state.items():
+            axes = [f"{name}_{axis}" for axis in range(values.ndim)]
+            about = {"long_name": f"{name} of every chain, to go on from", "units": "1"}
             nodes[f"{folder}/{name}"] = array_metadata(
-                values.dtype.name,
-                values.shape,
-                values.shape,
-                0,
-                [f"{name}_{axis}" for axis in range(values.ndim)],
-                {"long_name": f"{name} of every chain, to go on from", "units": "1"},
+                values.dtype.name, values.shape, values.shape, 0, axes, about
             )
-        for node, metadata in nodes.items():
+        found = {node: ChunkFiles(self.path, node, metadata) for node, metadata in nodes.items()}
+        for node, array in found.items():
             make_directory(self.path / node)
-            write_json(self.path / node / ROOT, metadata)
+            write_json(self.path / node / ROOT, array.metadata)
         for name, values in state.items():
-            array = ChunkFiles(self.path, f"{folder}/{name}", nodes[f"{folder}/{name}"])
-            file = self.path / array.name / array.file(0)
-            write_bytes_atomically(file, array.encode(values))
-        return nodes
+            array = found[node := f"{folder}/{name}"]
+            write_bytes_atomically(self.path / node / array.file(0), array.encode(values))
+            found[node] = array.with_digests(0)
+        return found
 
     def _write_array_records(self, files: Mapping[str, ChunkFiles]) -> None:
         for name, array in files.items():
             write_json(self.path / name / ROOT, array.metadata)
 
     def _write_root(
-        self, total: int, state_nodes: Mapping[str, Any], digests: Mapping[str, str]
+        self, arrays: Mapping[str, ChunkFiles], states: Mapping[str, ChunkFiles]
     ) -> None:
         attributes = {
             **self._attributes,
             "schema_version": SCHEMA_VERSION,
             "samples_planned": self._planned,
-            "samples_committed": total,
+            "samples_committed": arrays[self._plan.field].metadata["shape"][0],
         }
-        nodes = {**self._plan.metadata(total), **state_nodes}
-        if digests:
+        every = {**arrays, **states}
+        nodes = {name: array.metadata for name, array in every.items()}
+        if digests := {name: array.digests for name, array in every.items() if array.digests}:
             nodes[DIGESTS] = group_metadata(digests)
         write_json(self.path / ROOT, Root(attributes, nodes).document())
 
@@ -346,7 +343,7 @@ class StoreWriter:
         except OSError as error:
             raise write_error(record, error) from error
         _remove(self.path / _KEPT)
-        self._write_root(0, {}, {})
+        self._write_root(self._arrays, {})
         self._clear()
 
     def _resume(self) -> None:
@@ -355,12 +352,9 @@ class StoreWriter:
         self._compare(store)
         self._attributes |= {k: v for k, v in store.attrs.items() if k in self._plan.unsettled}
         store.verify()
-        self.committed = store.n_samples
-        named = {**store.arrays, **store.states}
-        self._digests = {name: array.digests for name, array in named.items() if array.digests}
-        self._state_nodes = {node: array.metadata for node, array in store.states.items()}
+        self.committed, self._arrays, self._states = store.n_samples, store.arrays, store.states
         folder = f"state/{self.committed}/"
-        for node, array in store.states.items():
+        for node, array in self._states.items():
             if read_json(self.path, f"{node}/{ROOT}") != array.metadata:
                 raise StoreError(f"{self.path}: {node}/{ROOT} was altered after it was written")
             if node.startswith(folder):
@@ -378,7 +372,7 @@ class StoreWriter:
             )
         # A finished store of these very parameters is the answer: it is left as it is.
         if self.committed < self._planned or not store.complete:
-            self._write_root(self.committed, self._state_nodes, self._digests)
+            self._write_root(self._arrays, self._states)
 
     def _compare(self, store: LatticeStore) -> None:
         """Raise OutputTaken unless the store was made with the same layout and attributes."""
@@ -396,18 +390,17 @@ class StoreWriter:
     def _clear(self) -> None:
         """Leave on disk exactly what the committed samples need."""
         self._clear_partials()
-        files = self._files(self.committed)
-        for name in {*FIELDS, *SCALARS} - set(files):
+        for name in {*FIELDS, *SCALARS} - set(self._arrays):
             _remove(self.path / name)
-        for name, array in files.items():
+        for name, array in self._arrays.items():
             make_directory(self.path / name)
             keep = {ROOT, *map(array.file, range(array.count))}
             for file in set(os.listdir(self.path / name)) - keep:
                 _remove(self.path / name / file)
             self._blank_tail(array)
-        self._write_array_records(files)
+        self._write_array_records(self._arrays)
         folder = self.path / "state"
-        if not self._state_nodes:
+        if not self._states:
             _remove(folder)
             return
         for entry in folder.iterdir():
