@@ -17,25 +17,19 @@ import scipy.fft
 from numpy.typing import NDArray
 
 from skild_phys.errors import BadInput, check_whole
-from skild_phys.rng import generator
 
 Array = NDArray[np.float64]
 Means = Mapping[str, Array]
 
-S_TAU = 1.5
-"""Ratio of the exponential to the integrated time that the automatic window assumes."""
-
-KINDS = ("gamma", "jackknife", "bootstrap")
-MOST_RESAMPLES = 100_000
-BINS = 50
-"""Bins of a jackknife or bootstrap unless asked for others; all rows where there are fewer."""
-
+_S_TAU = 1.5  # ratio of the exponential to the integrated time that the automatic window assumes
+_KINDS = ("gamma", "jackknife", "bootstrap")
+_MOST_RESAMPLES = 100_000
+_BINS = 50  # of a jackknife or bootstrap; all rows where there are fewer
 FEWEST = 50
 """Rows below which an integrated autocorrelation time that comes out below 1/2 is unknown: that
 of 50 independent rows scatters by 0.14."""
 
 _COMPONENTS_AT_ONCE = 64
-
 ROUNDING = 1e-13
 """Distance from the mean, relative to the values, below which there is no fluctuation."""
 
@@ -74,23 +68,23 @@ class Chains:
 
 @dataclass(frozen=True)
 class Autocorrelation:
-    """Integrated autocorrelation times, in draws; independent draws have tau = 1/2."""
+    """Integrated autocorrelation times, in draws; independent draws have tau = 1/2.
+
+    `known` is False for what comes out below 1/2 of fewer than `FEWEST` draws: that is noise.
+    """
 
     tau: Array
     error: Array
     window: NDArray[np.int64]
     known: NDArray[np.bool_]
-    """False for what comes out below 1/2 of fewer than `FEWEST` draws: that is noise."""
 
 
 @dataclass(frozen=True)
 class Influence:
     """What each row moves an estimate by; of independent rows `rows.T @ rows` is its covariance.
 
-    Attributes
-    ----------
-    rows : (n, size) float64, of the flattened value.
-    chains : the time order of the rows; None: they are independent.
+    `rows` (n, size) float64 are of the flattened value; `chains` is their time order, None where
+    they are independent.
     """
 
     rows: Array
@@ -124,8 +118,8 @@ class ErrorMethod:
 
     Attributes
     ----------
-    kind : see `KINDS`.
-    bins : bins in time order; None takes row by row, with autocorrelation for `gamma`.
+    kind : gamma (row by row, with autocorrelation), jackknife or bootstrap.
+    bins : bins in time order, taken as independent; None for 50, or all rows. Not with `gamma`.
     resamples, seed : of the bootstrap.
     """
 
@@ -135,16 +129,16 @@ class ErrorMethod:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.kind not in KINDS:
-            raise BadInput("errors", self.kind, ", ".join(KINDS))
+        if self.kind not in _KINDS:
+            raise BadInput("errors", self.kind, ", ".join(_KINDS))
         if self.kind == "gamma" and self.bins is not None:
             raise BadInput("bins", self.bins, "errors= jackknife or bootstrap")
-        check_whole("resamples", self.resamples, 2, MOST_RESAMPLES)
+        check_whole("resamples", self.resamples, 2, _MOST_RESAMPLES)
         check_whole("seed", self.seed, 0)
 
     def number_of_bins(self, rows: int) -> int:
-        """Return the bins for so many rows: those asked for, or else `BINS` or all rows."""
-        return min(BINS, rows) if self.bins is None else self.bins
+        """Return the bins for so many rows."""
+        return min(_BINS, rows) if self.bins is None else self.bins
 
     def __call__(
         self,
@@ -153,20 +147,89 @@ class ErrorMethod:
         chains: Chains | None = None,
         influence: bool = False,
     ) -> Estimate:
-        """Return the estimate by this method; arguments as for `jackknife`."""
-        bins = self.number_of_bins(_common_length(rows))
-        if self.kind == "bootstrap":
-            return bootstrap(
-                function, *rows, chains=chains, bins=bins,
-                resamples=self.resamples, seed=self.seed, influence=influence,
-            )  # fmt: skip
-        if self.kind == "jackknife":
-            return jackknife(function, *rows, chains=chains, bins=bins, influence=influence)
-        return jackknife(function, *rows, chains=chains, influence=influence)
+        """Estimate a function of averages, with its standard error.
+
+        Parameters
+        ----------
+        function : called with one mapping of means for each of `rows`, arrays `(..., *trailing)`
+            with any leading shape, which it must carry through to its result.
+        rows : mappings name -> `(n, *trailing)` float64. Several mappings share their rows: row i
+            of the first belongs to row i of the second. That is the PAIRED jackknife: what the
+            two have in common cancels from the error of a difference. A bootstrap draws their
+            bins together.
+        chains : the time order of the rows; None takes them as independent.
+        influence : also return what each row, or bin, moves the value by.
+
+        Returns
+        -------
+        Value at the plain means, error and autocorrelation, all of the function's own shape.
+
+        Raises
+        ------
+        BadInput : bins below 2 or above the number of rows; mappings of different length.
+        """
+        n = _common_length(rows)
+        value, moves = _influences(function, rows)
+        unknown = np.full(value.shape, np.nan)
+        if n < 2:
+            return Estimate(
+                value, unknown, np.full(value.shape, 0.5), unknown, np.ones(value.shape)
+            )
+        plain = (moves**2).sum(axis=0) / (n * (n - 1.0))
+        if self.kind == "gamma":
+            time = None if chains is None else integrated_autocorrelation_time(moves, chains)
+            tau, tau_error = np.full(value.shape, 0.5), unknown
+            if time is not None:
+                tau, tau_error = time.tau, time.error
+            # A reversible chain has no negative tau - 1/2; an estimate below that is noise, and
+            # would shorten the error bar.
+            factor = np.maximum(2 * tau, 1)
+            moved = moves / np.sqrt(n * (n - 1.0))
+            if time is not None:
+                tau, tau_error = (np.where(time.known, a, np.nan) for a in (tau, tau_error))
+            error, n_eff = np.sqrt(plain * factor), n / factor
+        else:
+            bins = self.number_of_bins(n)
+            binned = tuple(_binned(r, n, bins, chains) for r in rows)
+            moved, chains = _influences(function, binned)[1] / np.sqrt(bins * (bins - 1.0)), None
+            if self.kind == "bootstrap":
+                error = self._spread(function, binned, bins)
+            else:
+                error = np.sqrt((moved**2).sum(axis=0))
+            with np.errstate(invalid="ignore", divide="ignore"):
+                tau = np.where(plain > 0, 0.5 * error**2 / plain, 0.5)
+                n_eff = n / np.maximum(2 * tau, 1)
+            tau, tau_error = np.where((tau >= 0.5) | (n >= FEWEST), tau, np.nan), unknown
+        kept = (Influence(moved.reshape(len(moved), -1), chains),) if influence else ()
+        return Estimate(value, error, tau, tau_error, n_eff, kept)
+
+    def _spread(
+        self, function: Callable[..., Array], binned: tuple[Means, ...], bins: int
+    ) -> Array:
+        """Return the standard deviation of the function over bins drawn with replacement."""
+        rng = np.random.default_rng(np.random.SeedSequence(self.seed))
+        shares = rng.multinomial(bins, np.full(bins, 1 / bins), size=self.resamples) / float(bins)
+        drawn = [{k: np.tensordot(shares, a, axes=(1, 0)) for k, a in r.items()} for r in binned]
+        with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+            replicas = np.asarray(function(*drawn), dtype=np.float64)
+            # The spread of means of bins drawn from themselves is that of a population of bins.
+            return np.asarray(replicas.std(axis=0) * np.sqrt(bins / (bins - 1.0)))
+
+
+def jackknife(
+    function: Callable[..., Array],
+    *rows: Means,
+    chains: Chains | None = None,
+    bins: int | None = None,
+    influence: bool = False,
+) -> Estimate:
+    """Estimate as `ErrorMethod` does: over `bins`, or row by row with the Gamma method."""
+    method = ErrorMethod() if bins is None else ErrorMethod("jackknife", bins)
+    return method(function, *rows, chains=chains, influence=influence)
 
 
 def integrated_autocorrelation_time(
-    series: Array, chains: Chains | None = None, *, s_tau: float = S_TAU
+    series: Array, chains: Chains | None = None, *, s_tau: float = _S_TAU
 ) -> Autocorrelation:
     """Return tau_int = 1/2 + sum rho(t) with the automatic window of hep-lat/0306017.
 
@@ -211,89 +274,6 @@ def integrated_autocorrelation_time(
     return Autocorrelation(tau, error, window, (tau >= 0.5) | (n >= FEWEST))
 
 
-def jackknife(
-    function: Callable[..., Array],
-    *rows: Means,
-    chains: Chains | None = None,
-    bins: int | None = None,
-    influence: bool = False,
-) -> Estimate:
-    """Estimate a function of averages, with its standard error.
-
-    Parameters
-    ----------
-    function : called with one mapping of means for each of `rows`, arrays `(..., *trailing)` with
-        any leading shape, which it must carry through to its result.
-    rows : mappings name -> `(n, *trailing)` float64. Several mappings share their rows: row i of
-        the first belongs to row i of the second. That is the PAIRED jackknife: what the two
-        have in common cancels from the error of a difference.
-    chains : the time order of the rows; None takes them as independent.
-    bins : average the rows (in time order) into so many bins first and take the bins as
-        independent; None lets the Gamma method see to autocorrelation.
-    influence : also return what each row, or bin, moves the value by.
-
-    Returns
-    -------
-    Value at the plain means, error and autocorrelation, all of the function's own shape.
-
-    Raises
-    ------
-    BadInput : `bins` below 2 or above the number of rows; mappings of different length.
-    """
-    n = _common_length(rows)
-    value, moves = _influences(function, rows)
-    if n < 2:
-        return _single(value)
-    plain = (moves**2).sum(axis=0) / (n * (n - 1.0))
-    if bins is not None:
-        moves = _of_bins(function, tuple(_binned(r, n, bins, chains) for r in rows), bins)
-        error = np.sqrt((moves**2).sum(axis=0))
-        return _from_bins(value, error, plain, n, moves if influence else None)
-    tau, tau_error = np.full(value.shape, 0.5), np.full(value.shape, np.nan)
-    if chains is not None:
-        time = integrated_autocorrelation_time(moves, chains)
-        tau, tau_error = time.tau, time.error
-    # A reversible chain has no negative tau - 1/2; an estimate below that is noise, and would
-    # shorten the error bar.
-    factor = np.maximum(2 * tau, 1)
-    moved = _kept(moves / np.sqrt(n * (n - 1.0)), chains) if influence else ()
-    if chains is not None:
-        tau, tau_error = (np.where(time.known, a, np.nan) for a in (tau, tau_error))
-    return Estimate(value, np.sqrt(plain * factor), tau, tau_error, n / factor, moved)
-
-
-def bootstrap(
-    function: Callable[..., Array],
-    *rows: Means,
-    chains: Chains | None = None,
-    bins: int = BINS,
-    resamples: int = 1000,
-    seed: int = 0,
-    influence: bool = False,
-) -> Estimate:
-    """Estimate a function of averages with the bootstrap over bins; arguments as `jackknife`.
-
-    Bins are drawn with replacement, `resamples` times; several mappings
-    share each draw, which pairs them. The error is the standard deviation of the replicas.
-    """
-    n = _common_length(rows)
-    value, moves = _influences(function, rows)
-    if n < 2:
-        return _single(value)
-    binned = tuple(_binned(r, n, bins, chains) for r in rows)
-    shares = generator(seed, "bootstrap").multinomial(
-        bins, np.full(bins, 1 / bins), size=resamples
-    ) / float(bins)
-    drawn = [{name: np.tensordot(shares, a, axes=(1, 0)) for name, a in r.items()} for r in binned]
-    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
-        replicas = np.asarray(function(*drawn), dtype=np.float64)
-        # The spread of means of bins drawn from themselves is that of a population of bins.
-        error = replicas.std(axis=0) * np.sqrt(bins / (bins - 1.0))
-    plain = (moves**2).sum(axis=0) / (n * (n - 1.0))
-    of_bins = _of_bins(function, binned, bins) if influence else None
-    return _from_bins(value, error, plain, n, of_bins)
-
-
 def _influences(function: Callable[..., Array], rows: tuple[Means, ...]) -> tuple[Array, Array]:
     """Return the function of the means, and what each row moves it by, (n, *shape)."""
     n = _common_length(rows)
@@ -311,29 +291,6 @@ def _influences(function: Callable[..., Array], rows: tuple[Means, ...]) -> tupl
         return value, (n - 1) * (replicas.mean(axis=0) - replicas)
 
 
-def _single(value: Array) -> Estimate:
-    unknown, half = np.full(value.shape, np.nan), np.full(value.shape, 0.5)
-    return Estimate(value, unknown, half, unknown, np.ones(value.shape))
-
-
-def _of_bins(function: Callable[..., Array], binned: tuple[Means, ...], bins: int) -> Array:
-    """Return what each bin moves the function by, scaled as in `Influence`."""
-    return np.asarray(_influences(function, binned)[1] / np.sqrt(bins * (bins - 1.0)))
-
-
-def _from_bins(value: Array, error: Array, plain: Array, n: int, moves: Array | None) -> Estimate:
-    with np.errstate(invalid="ignore", divide="ignore"):
-        tau = np.where(plain > 0, 0.5 * error**2 / plain, 0.5)
-        n_eff = n / np.maximum(2 * tau, 1)
-    moved = () if moves is None else _kept(moves, None)
-    tau = np.where((tau >= 0.5) | (n >= FEWEST), tau, np.nan)
-    return Estimate(value, error, tau, np.full(value.shape, np.nan), n_eff, moved)
-
-
-def _kept(moves: Array, chains: Chains | None) -> tuple[Influence, ...]:
-    return (Influence(moves.reshape(len(moves), -1), chains),)
-
-
 def bins_in_time(n: int, bins: int, chains: Chains | None) -> NDArray[np.int64]:
     """Return the bin of each of `n` rows, in time order, chain after chain."""
     order = np.arange(n) if chains is None else np.lexsort((chains.draw, chains.chain))
@@ -342,8 +299,7 @@ def bins_in_time(n: int, bins: int, chains: Chains | None) -> NDArray[np.int64]:
     return label
 
 
-def average_rows(values: Array, label: NDArray[np.int64], rows: int) -> Array:
-    """Return the mean of `values` (n, ...) over each label 0 .. rows-1; NaN where there is none."""
+def _average(values: Array, label: NDArray[np.int64], rows: int) -> Array:
     flat = np.asarray(values, dtype=np.float64).reshape(len(values), -1)
     total = np.zeros((rows, flat.shape[1]))
     np.add.at(total, label, flat)
@@ -363,7 +319,7 @@ def _binned(rows: Means, n: int, bins: int, chains: Chains | None) -> dict[str, 
     if not 2 <= bins <= n:
         raise BadInput("bins", bins, f"2 to {n}, the number of lattices")
     label = bins_in_time(n, bins, chains)
-    return {name: average_rows(a, label, bins) for name, a in rows.items()}
+    return {name: _average(a, label, bins) for name, a in rows.items()}
 
 
 def _ranks(chain: NDArray[np.int64], time: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from skild_phys.errorbars import Chains, Estimate, bootstrap, jackknife
+from skild_phys.errorbars import Chains, ErrorMethod, Estimate, jackknife
 from skild_phys.measurement.agreement import Agreement, agreement_of
 from skild_phys.measurement.compare import _independent
 from skild_phys.measurement.measure import collect
@@ -84,7 +84,7 @@ def test_covariance_has_the_errors_on_its_diagonal() -> None:
         found = jackknife(lambda m: m["x"], {"x": rows}, bins=bins, influence=True)
         moved = found.influence[0].rows
         assert np.sqrt((moved**2).sum(axis=0)) == pytest.approx(found.error, rel=1e-12)
-    drawn = bootstrap(lambda m: m["x"], {"x": rows}, bins=20, resamples=4000, influence=True)
+    drawn = ErrorMethod("bootstrap", 20, 4000)(lambda m: m["x"], {"x": rows}, influence=True)
     assert drawn.influence[0].rows == pytest.approx(moved)
     assert drawn.error == pytest.approx(found.error, rel=0.06)
 

@@ -7,7 +7,6 @@ import pytest
 
 from skild_phys.errorbars import (
     Chains,
-    average_rows,
     integrated_autocorrelation_time,
     jackknife,
 )
@@ -143,12 +142,6 @@ def test_chains_widen_the_error_by_two_tau() -> None:
     found = jackknife(lambda m: m["x"], {"x": series}, chains=one_chain(5000))
     assert found.error / plain.error == pytest.approx(np.sqrt(2 * found.tau))
     assert found.tau.mean() == pytest.approx(4.5, rel=0.05)
-
-
-def test_rows_are_averaged_by_label() -> None:
-    found = average_rows(np.array([[1.0], [3.0], [5.0]]), np.array([2, 0, 2]), 3)
-    assert found[[0, 2], 0].tolist() == [3.0, 3.0]
-    assert np.isnan(found[1, 0])
 
 
 @pytest.mark.parametrize("value", [0.25, 1 / 3, -5 / 3, 1 / 9, 0.0, 1e9 / 3])

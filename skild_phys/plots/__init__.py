@@ -1,6 +1,6 @@
 """Figures: they draw what was found and compute nothing."""
 
-from skild_phys.plots.comparison import FIGURES, caption, write_report
+from skild_phys.plots.comparison import FIGURES, caption, draw, write_report
 from skild_phys.plots.measurement import measurement_figure
 from skild_phys.plots.scaling import scaling_figure
 from skild_phys.plots.spectrum import spectrum_figure
@@ -24,6 +24,7 @@ __all__ = [
     "TRUTH",
     "caption",
     "colour",
+    "draw",
     "figure_bytes",
     "measurement_figure",
     "save_figure",

@@ -1,9 +1,9 @@
-"""Figures of a comparison. They draw what `measurement.compare` found and compute nothing."""
+"""Figures of a comparison, and its report. They draw what was found and compute nothing."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +17,25 @@ from numpy.typing import NDArray
 
 from skild_phys.files import whole_directory, write_text_atomically
 from skild_phys.measurement import JSON, REPORT, TABLE
-from skild_phys.measurement.compare import Comparison
+from skild_phys.measurement.compare import Compared, Comparison
 from skild_phys.measurement.observables.patterns import fold_patterns
-from skild_phys.measurement.report import csv_text, html_report, summary, table
+from skild_phys.measurement.report import (
+    csv_text,
+    estimated,
+    html_report,
+    label,
+    position,
+    summary,
+    table,
+)
 from skild_phys.plots.style import (
-    BOTH,
     MARKERS,
     STYLE,
     THEORY,
     TRUTH,
     TRUTH_STYLE,
     WAVE_NUMBERS,
+    Line,
     colour,
     differences,
     figure_bytes,
@@ -40,212 +48,318 @@ from skild_phys.plots.style import (
     spread_out,
 )
 
-_PANELS = 4
-_SHELLS = 40
+_PANELS, _SHELLS = 4, 40
+_RATIO = "store / truth $-$ 1"
+Values = NDArray[Any]
 
 
-def four_point_figure(comparison: Comparison) -> Figure | None:
-    """Draw |G4c(r)| and its residual, beside a lattice, its coarse version and refinements.
+def _with_error(data: xr.Dataset, name: str, at: Any = slice(None)) -> tuple[Values, Values]:
+    value, error = (data[f"{name}{end}"].values[at] for end in ("", "_err"))
+    return value, error
 
-    None for lattices without a square of four sites, and for Potts states.
-    """
-    if "connected_four_point" not in comparison.truth:
+
+def _beside(
+    comparison: Comparison,
+    axes: Sequence[Axes],
+    x: Values,
+    truth: tuple[Values, Values],
+    each: Callable[[Compared], tuple[Values, Values, Values] | None],
+    line: str = "-",
+) -> None:
+    """Draw the truth, and of each store (values, difference, its error), on two panels."""
+    top, bottom = axes
+    top.errorbar(x, *truth, label=literal(comparison.name), **{**TRUTH_STYLE, "ls": line})
+    lines: list[Line] = []
+    for i, store in enumerate(comparison.stores):
+        if (found := each(store)) is not None:
+            values, difference, error = found
+            style = {**open_marker(i), "ls": line}
+            top.plot(x, values, label=literal(store.name), **style)
+            lines.append((x, difference, error, i))
+    differences(bottom, lines)
+    top.tick_params(labelbottom=False)
+
+
+def _four_point(comparison: Comparison) -> Figure | None:
+    """Draw |G4c(r)| and its residual, beside one sample, its coarse version and refinements."""
+    name, data = "connected_four_point", comparison.truth
+    if name not in data:
         return None
-    lattices = _lattices(comparison)
-    with mpl.rc_context(STYLE):
-        figure = new_figure(7.2, 4.2)
-        grid = figure.add_gridspec(1, 2, width_ratios=(1.15, 1.0))
-        left = grid[0].subgridspec(2, 1, height_ratios=(1.5, 1.0))
-        top = figure.add_subplot(left[0])
-        bottom = figure.add_subplot(left[1], sharex=top)
-        _magnitude(top, comparison)
-        _residual(bottom, comparison)
-        bottom.set_xlabel("side r of the square (lattice constants)")
-        bottom.set_ylabel("$G_{4c}$, model $-$ truth")
-        sides = comparison.truth["side"].values
-        log_ticks(bottom, sides)
-        top.tick_params(labelbottom=False)
-        rows = (len(lattices) + 1) // 2
-        right = grid[1].subgridspec(rows, 2)
-        for i, (title, values) in enumerate(lattices):
-            _picture(figure.add_subplot(right[i // 2, i % 2]), title, values)
+    shown = comparison.pictures
+    pictures = [(comparison.name, shown.truth)]
+    pictures += [] if shown.coarse is None else [("coarse", shown.coarse)]
+    pictures += zip((s.name for s in comparison.stores), shown.stores, strict=True)
+    pictures = pictures[:_PANELS]
+    figure = new_figure(7.2, 4.2)
+    grid = figure.add_gridspec(1, 2, width_ratios=(1.15, 1.0))
+    left = grid[0].subgridspec(2, 1, height_ratios=(1.5, 1.0))
+    top = figure.add_subplot(left[0])
+    bottom = figure.add_subplot(left[1], sharex=top)
+    sides, (truth, error) = data["side"].values, _with_error(data, name)
+    if f"{name}_theory" in data:
+        theory = np.abs(data[f"{name}_theory"].values)
+        top.plot(sides, theory, color=THEORY, ls="--", label="torus, continuum limit")
+
+    def residual(store: Compared) -> tuple[Values, Values, Values]:
+        value, spread = _with_error(store.data, f"{name}_residual")
+        return np.abs(truth + value), value, spread
+
+    _beside(comparison, (top, bottom), sides, (np.abs(truth), error), residual, line="")
+    top.set(xscale="log", yscale="log", ylabel="$|G_{4c}(r)|$")
+    low, high = top.get_ylim()
+    ticks = [t for t in (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.8, 1.0) if low <= t <= high]
+    if len(ticks) >= 2:
+        top.yaxis.set_major_locator(FixedLocator(ticks))
+        top.yaxis.set_major_formatter(ScalarFormatter())
+        top.yaxis.set_minor_locator(NullLocator())
+    top.legend()
+    bottom.set_xlabel("side r of the square (lattice constants)")
+    bottom.set_ylabel("$G_{4c}$, store $-$ truth")
+    log_ticks(bottom, sides)
+    right = grid[1].subgridspec((len(pictures) + 1) // 2, 2)
+    for i, (title, values) in enumerate(pictures):
+        _picture(figure.add_subplot(right[i // 2, i % 2]), literal(title), values)
     return figure
 
 
-def structure_factor_figure(comparison: Comparison) -> Figure | None:
-    """Draw S(k) in about `_SHELLS` of its shells, and how far it is from the truth's.
+def _picture(ax: Axes, title: str, values: Values) -> None:
+    limit = max(1.0, float(np.abs(values).max()))
+    ax.imshow(values, cmap="gray_r", vmin=-limit, vmax=limit, interpolation="nearest")
+    height, width = values.shape
+    ax.set(title=f"{title}, {height}x{width}" if len(title) < 16 else title, xticks=[], yticks=[])
+    for spine in ax.spines.values():
+        spine.set_visible(True)
 
-    None for a single site.
-    """
-    if len(comparison.truth["k"]) < 2:
+
+def _structure_factor(comparison: Comparison) -> Figure | None:
+    """Draw S(k) in about `_SHELLS` of its shells; None for a single site."""
+    name, data = "structure_factor", comparison.truth
+    if len(data["k"]) < 2:
         return None
-    with mpl.rc_context(STYLE):
-        figure = new_figure(5.0, 4.6)
-        top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(1.6, 1.0))
-        last = len(comparison.truth["k"]) - 1
-        drawn = spread_out(last, _SHELLS)
-        k, truth = (comparison.truth[n].values[drawn] for n in ("k", "structure_factor"))
-        error = comparison.truth["structure_factor_err"].values[drawn]
-        if "structure_factor_theory" in comparison.truth:
-            theory = comparison.truth["structure_factor_theory"].values[drawn]
-            top.plot(k, theory, color=THEORY, ls="--", label="theory, torus")
-        top.errorbar(k, truth, error, label=literal(comparison.name), **TRUTH_STYLE)
-        lines = []
-        for i, model in enumerate(comparison.stores):
-            ratio, spread = (model.data[f"structure_factor_ratio{e}"].values[drawn] for e in BOTH)
-            own = model.data["structure_factor"].values[drawn]
-            shown = np.where(np.isfinite(ratio), truth * np.nan_to_num(ratio), own)
-            top.plot(k, shown, label=literal(model.name), **open_marker(i))
-            lines.append((k, np.where(np.isfinite(ratio), ratio - 1, np.nan), spread, i))
-        differences(bottom, lines)
-        top.set(xscale="log", ylabel="structure factor S(k)")
-        if (truth > 0).any():
-            top.set_yscale("log")
-        bottom.set(xlabel="wave number k (rad / lattice constant)", ylabel="model / truth $-$ 1")
-        log_ticks(bottom, np.array([t for t in WAVE_NUMBERS if k[0] <= t <= k[-1]]))
-        top.legend()
+    figure = new_figure(5.0, 4.6)
+    top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(1.6, 1.0))
+    drawn = spread_out(len(data["k"]) - 1, _SHELLS)
+    k, (truth, error) = data["k"].values[drawn], _with_error(data, name, drawn)
+    if f"{name}_theory" in data:
+        theory = data[f"{name}_theory"].values[drawn]
+        top.plot(k, theory, color=THEORY, ls="--", label="theory, torus")
+
+    def ratio(store: Compared) -> tuple[Values, Values, Values]:
+        value, spread = _with_error(store.data, f"{name}_ratio", drawn)
+        known, own = np.isfinite(value), store.data[name].values[drawn]
+        shown = np.where(known, truth * np.nan_to_num(value), own)
+        return shown, np.where(known, value - 1, np.nan), spread
+
+    _beside(comparison, (top, bottom), k, (truth, error), ratio)
+    top.set(xscale="log", ylabel="structure factor S(k)")
+    if (truth > 0).any():
+        top.set_yscale("log")
+    bottom.set(xlabel="wave number k (rad / lattice constant)", ylabel=_RATIO)
+    log_ticks(bottom, np.array([t for t in WAVE_NUMBERS if k[0] <= t <= k[-1]]))
+    top.legend()
     return figure
 
 
-def two_point_figure(comparison: Comparison) -> Figure | None:
-    """Draw G(r) along axes and diagonals over its theory, and over the truth's.
-
-    Where there is no theory, G(r) itself is drawn. None where an edge is 1.
-    """
-    if len(comparison.truth["distance"]) < 2:
+def _two_point(comparison: Comparison) -> Figure | None:
+    """Draw G(r) along axes and diagonals, over theory where known; None for an edge of 1."""
+    data = comparison.truth
+    last = len(data["distance"]) - 1
+    if last < 1:
         return None
-    with mpl.rc_context(STYLE):
-        figure = new_figure(7.2, 4.4)
-        axes = figure.subplots(2, 2, sharex=True, sharey="row", height_ratios=(1.5, 1.0))
-        _two_point_column(comparison, "two_point_axis", 1.0, axes[0, 0], axes[1, 0])
-        _two_point_column(comparison, "two_point_diagonal", np.sqrt(2), axes[0, 1], axes[1, 1])
-        axes[0, 0].set_title("along the axes")
-        axes[0, 1].set_title("along the diagonals")
-        known = "two_point_axis_theory" in comparison.truth
-        axes[0, 0].set_ylabel("G(r) / theory" if known else "two-point function G(r)")
-        axes[1, 0].set_ylabel("model / truth $-$ 1")
-        legend_above(figure, axes[0, 0])
+    figure = new_figure(7.2, 4.4)
+    axes = figure.subplots(2, 2, sharex=True, sharey="row", height_ratios=(1.5, 1.0))
+    r, known = spread_out(last, 24), "two_point_axis_theory" in data
+    for (top, bottom), name, step, title in (
+        (axes[:, 0], "two_point_axis", 1.0, "along the axes"),
+        (axes[:, 1], "two_point_diagonal", np.sqrt(2), "along the diagonals"),
+    ):
+        scale = data[f"{name}_theory"].values[r] if known else np.ones(len(r))
+        if known:
+            top.axhline(1.0, color=THEORY, ls="--", label="theory, torus")
+        truth, error = (a / scale for a in _with_error(data, name, r))
+
+        def ratio(store: Compared, name: str = name, truth: Values = truth) -> Any:
+            value, spread = _with_error(store.data, f"{name}_ratio", r)
+            return truth * value, value - 1, spread
+
+        _beside(comparison, (top, bottom), r * step, (truth, error), ratio)
+        top.set_title(title)
+        bottom.set_xlabel("distance (lattice constants)")
+        log_ticks(bottom, 2 ** np.arange(int(np.log2(max(last * step, 1))) + 1))
+    axes[0, 0].set_ylabel("G(r) / theory" if known else "two-point function G(r)")
+    axes[1, 0].set_ylabel(_RATIO)
+    legend_above(figure, axes[0, 0])
     return figure
 
 
-def distribution_figure(comparison: Comparison) -> Figure:
-    """Draw how energy and |m| are distributed over lattices."""
-    with mpl.rc_context(STYLE):
-        names = [n for n in ("energy", "magnetization") if f"{n}_per_lattice" in comparison.truth]
-        figure = new_figure(3.6 * len(names), 3.0)
-        axes = figure.subplots(1, len(names), squeeze=False)[0]
-        for ax, name in zip(axes, names, strict=True):
-            _histogram(ax, comparison, f"{name}_per_lattice", name == "magnetization")
-            energy = "energy per site of a lattice (J)"
-            ax.set(xlabel=energy if name == "energy" else "|m| of a lattice", ylabel="density")
-            ax.set_ylim(bottom=0)
-        legend_above(figure, axes[0])
+def _distributions(comparison: Comparison) -> Figure:
+    """Draw how energy and |m| are distributed over configurations."""
+    names = [n for n in ("energy", "magnetization") if f"{n}_per_lattice" in comparison.truth]
+    figure = new_figure(3.6 * len(names), 3.0)
+    axes = figure.subplots(1, len(names), squeeze=False)[0]
+    for ax, name in zip(axes, names, strict=True):
+        _histogram(ax, comparison, f"{name}_per_lattice", name == "magnetization")
+        energy = "energy per site of a lattice (J)"
+        ax.set(xlabel=energy if name == "energy" else "|m| of a lattice", ylabel="density")
+        ax.set_ylim(bottom=0)
+    legend_above(figure, axes[0])
     return figure
 
 
-def pattern_figure(comparison: Comparison) -> Figure | None:
+def _histogram(ax: Axes, comparison: Comparison, name: str, absolute: bool) -> None:
+    having = [(i, s) for i, s in enumerate(comparison.stores) if name in s.data]
+    truth, *found = (
+        np.abs(data[name].values) if absolute else data[name].values
+        for data in (comparison.truth, *(s.data for _, s in having))
+    )  # fmt: skip
+    every = np.concatenate([truth, *found])
+    low, high = float(every.min()), float(every.max())
+    number = int(np.clip(2 * np.cbrt(len(truth)) * (high - low) / max(np.ptp(truth), 1e-9), 8, 60))
+    edges = np.linspace(low, high, number + 1) if high > low else np.array([low - 0.5, low + 0.5])
+    density, _ = np.histogram(truth, bins=edges, density=True)
+    ax.stairs(density, edges, color="#bbbbbb", fill=True, label=literal(comparison.name))
+    for n, ((i, store), values) in enumerate(zip(having, found)):
+        density, _ = np.histogram(values, bins=edges, density=True)
+        style = ("-", "--", ":", "-.")[n % 4]
+        ax.stairs(density, edges, color=colour(i), lw=1.3, ls=style, label=literal(store.name))
+
+
+def _patterns(comparison: Comparison) -> Figure | None:
     """Draw pattern frequencies against the truth's and their total variation; None for fields."""
-    models = [m for m in comparison.stores if "patterns_tv" in m.data]
-    if not models:
+    stores = [s for s in comparison.stores if "patterns_tv" in s.data]
+    if not stores:
         return None
-    with mpl.rc_context(STYLE):
-        figure = new_figure(7.2, 3.2)
-        left, right = figure.subplots(1, 2, width_ratios=(1.1, 1.0))
-        name = "pattern_frequency"
-        truth = fold_patterns(comparison.truth[name].values)
-        for i, model in enumerate(models):
-            values = truth + fold_patterns(model.data[f"{name}_residual"].values)
-            style: dict[str, Any] = {"color": colour(i), "marker": MARKERS[i % len(MARKERS)]}
-            left.plot(
-                truth, values, ls="", ms=3, alpha=0.6, mew=0, label=literal(model.name), **style
-            )
-            tv, error = (float(model.data[f"patterns_tv{e}"]) for e in BOTH)
-            right.errorbar(tv, i, xerr=error, ls="", **style)
-        seen = truth[truth > 0]
-        left.plot([seen.min(), seen.max()], [seen.min(), seen.max()], color=TRUTH, lw=0.8)
-        left.set(xscale="log", yscale="log", title="3x3 patterns, up to a flip")
-        left.set(xlabel="frequency in the truth", ylabel="frequency in the model")
-        left.legend()
-        floor = comparison.patterns_floor
-        if np.isfinite(floor):
-            right.axvline(floor, color=THEORY, ls="--")
-            right.set_title("dashed: between two halves of the truth")
-        right.set_yticks(range(len(models)), [literal(m.name) for m in models])
-        right.set(xlabel="total variation", ylim=(len(models) - 0.5, -0.5))
-        right.set_xlim(left=0)
+    figure = new_figure(7.2, 3.2)
+    left, right = figure.subplots(1, 2, width_ratios=(1.1, 1.0))
+    name = "pattern_frequency"
+    truth = fold_patterns(comparison.truth[name].values)
+    for i, store in enumerate(stores):
+        values = truth + fold_patterns(store.data[f"{name}_residual"].values)
+        style: dict[str, Any] = {"color": colour(i), "marker": MARKERS[i % len(MARKERS)], "ls": ""}
+        left.plot(truth, values, ms=3, alpha=0.6, mew=0, label=literal(store.name), **style)
+        tv, error = _with_error(store.data, "patterns_tv", ())
+        right.errorbar(float(tv), i, xerr=float(error), **style)
+    seen = truth[truth > 0]
+    left.plot([seen.min(), seen.max()], [seen.min(), seen.max()], color=TRUTH, lw=0.8)
+    left.set(xscale="log", yscale="log", title="3x3 patterns, up to a flip")
+    left.set(xlabel="frequency in the truth", ylabel="frequency in the store")
+    left.legend()
+    if np.isfinite(comparison.patterns_floor):
+        right.axvline(comparison.patterns_floor, color=THEORY, ls="--")
+        right.set_title("dashed: between two halves of the truth")
+    right.set_yticks(range(len(stores)), [literal(s.name) for s in stores])
+    right.set(xlabel="total variation", ylim=(len(stores) - 0.5, -0.5))
+    right.set_xlim(left=0)
     return figure
 
 
-def cluster_figure(comparison: Comparison) -> Figure | None:
+def _clusters(comparison: Comparison) -> Figure | None:
     """Draw how many clusters of each size there are, and over the truth's; None for fields."""
-    kinds = [
-        (name, title)
-        for name, title in _CLUSTERS
-        if name in comparison.truth and any(name in m.data for m in comparison.stores)
-    ]
+    data = comparison.truth
+    kinds = [n for n in _CLUSTERS if n in data and any(n in s.data for s in comparison.stores)]
     if not kinds:
         return None
-    with mpl.rc_context(STYLE):
-        figure = new_figure(3.6 * len(kinds), 4.0)
-        axes = figure.subplots(2, len(kinds), sharex=True, squeeze=False, height_ratios=(1.5, 1.0))
-        for (name, title), top, bottom in zip(kinds, axes[0], axes[1]):
-            size = comparison.truth["cluster_size"].values
-            truth, error = (comparison.truth[f"{name}{e}"].values for e in BOTH)
-            seen = truth > 0
-            top.errorbar(
-                size[seen], truth[seen], error[seen],
-                label=literal(comparison.name), **TRUTH_STYLE,
-            )  # fmt: skip
-            lines = []
-            for i, model in enumerate(comparison.stores):
-                if f"{name}_residual" not in model.data:
-                    continue
-                residual, spread = (model.data[f"{name}_residual{e}"].values for e in BOTH)
-                there = seen & (truth + residual > 0)
-                values = (truth + residual)[there]
-                top.plot(size[there], values, label=literal(model.name), **open_marker(i))
-                lines.append(
-                    (size[seen], residual[seen] / truth[seen], spread[seen] / truth[seen], i)
-                )
-            differences(bottom, lines)
-            top.set(xscale="log", yscale="log", title=title)
-            bottom.set(xlabel="size s of a cluster (sites)")
-        axes[0, 0].set_ylabel("clusters of size s per site")
-        axes[1, 0].set_ylabel("model / truth $-$ 1")
-        legend_above(figure, axes[0, 0])
+    figure = new_figure(3.6 * len(kinds), 4.0)
+    axes = figure.subplots(2, len(kinds), sharex=True, squeeze=False, height_ratios=(1.5, 1.0))
+    for name, both in zip(kinds, axes.T):
+        seen = data[name].values > 0
+        truth, error = _with_error(data, name, seen)
+
+        def relative(
+            store: Compared, name: str = name, seen: Values = seen, truth: Values = truth
+        ) -> Any:
+            if f"{name}_residual" not in store.data:
+                return None
+            value, spread = _with_error(store.data, f"{name}_residual", seen)
+            shown = np.where(truth + value > 0, truth + value, np.nan)
+            return shown, value / truth, spread / truth
+
+        _beside(comparison, both, data["cluster_size"].values[seen], (truth, error), relative)
+        both[0].set(xscale="log", yscale="log", title=_CLUSTERS[name])
+        both[1].set(xlabel="size s of a cluster (sites)")
+    axes[0, 0].set_ylabel("clusters of size s per site")
+    axes[1, 0].set_ylabel(_RATIO)
+    legend_above(figure, axes[0, 0])
     return figure
 
 
-_CLUSTERS = (
-    ("geometric_cluster_density", "geometric clusters"),
-    ("fk_cluster_density", "Fortuin-Kasteleyn clusters"),
-)
+_CLUSTERS = {
+    "geometric_cluster_density": "geometric clusters",
+    "fk_cluster_density": "Fortuin-Kasteleyn clusters",
+}
+_ELSEWHERE = {
+    "connected_four_point", "structure_factor", "two_point_axis", "two_point_diagonal", *_CLUSTERS,
+}  # fmt: skip
+
+
+def _others(comparison: Comparison) -> Figure:
+    """Draw every scalar's residual in errors, and curves that no other figure shows."""
+    data = comparison.truth
+    names = [
+        n for n in estimated(data) if any(f"{n}_residual" in s.data for s in comparison.stores)
+    ]
+    scalars = [n for n in names if not data[n].dims]
+    curves = [
+        n for n in names
+        if n not in _ELSEWHERE and "symbol" in data[n].attrs and data[n].size > 1
+        and position(data, n).dtype.kind != "U"
+    ]  # fmt: skip
+    figure = new_figure(3.6 * (1 + len(curves)), 4.4)
+    axes = figure.subplots(1, 1 + len(curves), squeeze=False)[0]
+    for i, store in enumerate(stores):
+        having = [(row, n) for row, n in enumerate(scalars) if f"{n}_residual" in store.data]
+        both = [[float(a) for a in _with_error(store.data, f"{n}_residual", ())] for _, n in having]
+        pulls = [v / e if e > 0 else np.nan for v, e in both]
+        rows = [row + 0.1 * i for row, _ in having]
+        axes[0].plot(pulls, rows, label=literal(store.name), **{**open_marker(i), "ls": ""})
+    axes[0].axvline(0.0, color=TRUTH, lw=0.8)
+    axes[0].set_yticks(range(len(scalars)), [literal(label(data, n)) for n in scalars])
+    axes[0].set(xlabel="residual in standard errors", ylim=(len(scalars) - 0.5, -0.5))
+    axes[0].set_ylabel("scalar")
+    for ax, name in zip(axes[1:], curves):
+        x = position(data, name)
+        found = [
+            (x.values, *_with_error(store.data, f"{name}_residual"), i)
+            for i, store in enumerate(comparison.stores) if f"{name}_residual" in store.data
+        ]  # fmt: skip
+        differences(ax, found)
+        ax.set(xlabel=f"{x.attrs['long_name']} ({x.attrs['units']})")
+        ax.set_ylabel(f"{literal(label(data, name))}, store $-$ truth")
+    legend_above(figure, axes[0])
+    return figure
 
 
 FIGURES: dict[str, tuple[str, Callable[[Comparison], Figure | None]]] = {
     "four_point": (
         "Connected four-point function on the corners of an r x r square, its residual with "
-        "errors, and one lattice. In the upper panel a model stands at truth + residual; bands are "
+        "errors, and one sample. In the upper panel a store stands at truth + residual; bands are "
         "one standard error. Where differences are large their scale is linear near 0 only.",
-        four_point_figure,
+        _four_point,
     ),
     "structure_factor": (
-        "Structure factor, a model at truth x ratio, and how far the ratio is from 1.",
-        structure_factor_figure,
+        "Structure factor, a store at truth x ratio, and how far the ratio is from 1.",
+        _structure_factor,
     ),
     "two_point": (
-        "Two-point function over its theory, a model at truth x ratio, and how far the ratio is "
+        "Two-point function over its theory, a store at truth x ratio, and how far the ratio is "
         "from 1.",
-        two_point_figure,
+        _two_point,
     ),
-    "distributions": ("Energy and |m| over the lattices.", distribution_figure),
+    "distributions": ("Energy and |m| over the samples.", _distributions),
     "clusters": (
-        "Clusters by size, a model at truth + residual, and how far it is from the truth's.",
-        cluster_figure,
+        "Clusters by size, a store at truth + residual, and how far it is from the truth's.",
+        _clusters,
     ),
-    "patterns": ("Frequencies of 3x3 spin patterns.", pattern_figure),
+    "patterns": ("Frequencies of 3x3 spin patterns.", _patterns),
+    "others": ("Residuals of all scalars in standard errors, and of other curves.", _others),
 }
 """File name -> (caption, function), in the order of a report; see `caption`."""
+
+
+def draw(name: str, comparison: Comparison) -> Figure | None:
+    """Return a figure of `FIGURES`, None where it does not apply."""
+    with mpl.rc_context(STYLE):
+        return FIGURES[name][1](comparison)
 
 
 def caption(name: str, comparison: Comparison) -> str:
@@ -262,118 +376,23 @@ def write_report(
     Without `output` nothing is written. Figures of an earlier comparison that this one does not
     draw are removed.
     """
-    images, drawn = [], {}
-    for name, (_, draw) in FIGURES.items():
-        if figures and (figure := draw(found)) is not None:
-            drawn[name] = figure
-    if output is None:
-        images = [(caption(n, found), figure_bytes(f, dpi=150)) for n, f in drawn.items()]
+    drawn = {name: draw(name, found) for name in FIGURES if figures}
+    there = {name: figure for name, figure in drawn.items() if figure is not None}
+
+    def page() -> str:
+        images = [(caption(n, found), figure_bytes(f, dpi=150)) for n, f in there.items()]
         return html_report(found, images, command)
+
+    if output is None:
+        return page()
     with whole_directory(output) as folder:
-        for name, figure in drawn.items():
+        for name, figure in there.items():
             save_figure(figure, folder / name)
-            images.append((caption(name, found), figure_bytes(figure, dpi=150)))
-        page = html_report(found, images, command)
         text = json.dumps(summary(found), indent=1, allow_nan=False)
         write_text_atomically(folder / TABLE, csv_text(table(found)))
         write_text_atomically(folder / JSON, f"{text}\n")
-        write_text_atomically(folder / REPORT, page)
-    for name in FIGURES.keys() - drawn.keys():
+        write_text_atomically(folder / REPORT, report := page())
+    for name in FIGURES.keys() - there.keys():
         for kind in ("png", "pdf"):
             (output / f"{name}.{kind}").unlink(missing_ok=True)
-    return page
-
-
-def _magnitude(ax: Axes, comparison: Comparison) -> None:
-    name = "connected_four_point"
-    sides, truth = comparison.truth["side"].values, comparison.truth[name].values
-    if f"{name}_theory" in comparison.truth:
-        theory = np.abs(comparison.truth[f"{name}_theory"].values)
-        ax.plot(sides, theory, color=THEORY, ls="--", label="torus, continuum limit")
-    error = comparison.truth[f"{name}_err"].values
-    style = {**TRUTH_STYLE, "ls": ""}
-    ax.errorbar(sides, np.abs(truth), error, label=literal(comparison.name), **style)
-    for i, model in enumerate(comparison.stores):
-        values = np.abs(truth + model.data[f"{name}_residual"].values)
-        ax.plot(sides, values, label=literal(model.name), **{**open_marker(i), "ls": ""})
-    ax.set(xscale="log", yscale="log", ylabel="$|G_{4c}(r)|$")
-    low, high = ax.get_ylim()
-    ticks = [t for t in (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.8, 1.0) if low <= t <= high]
-    if len(ticks) >= 2:
-        ax.yaxis.set_major_locator(FixedLocator(ticks))
-        ax.yaxis.set_major_formatter(ScalarFormatter())
-        ax.yaxis.set_minor_locator(NullLocator())
-    ax.legend()
-
-
-def _residual(ax: Axes, comparison: Comparison) -> None:
-    name, sides = "connected_four_point", comparison.truth["side"].values
-    lines = []
-    for i, model in enumerate(comparison.stores):
-        values, error = (model.data[f"{name}_residual{e}"].values for e in BOTH)
-        lines.append((sides, values, error, i))
-    differences(ax, lines)
-
-
-def _two_point_column(
-    comparison: Comparison, name: str, step: float, top: Axes, bottom: Axes
-) -> None:
-    last = len(comparison.truth["distance"]) - 1
-    r = spread_out(last, 24)
-    truth, error = (comparison.truth[f"{name}{e}"].values[r] for e in BOTH)
-    scale = np.ones(len(r))
-    if f"{name}_theory" in comparison.truth:
-        scale = comparison.truth[f"{name}_theory"].values[r]
-        top.axhline(1.0, color=THEORY, ls="--", label="theory, torus")
-    top.errorbar(
-        r * step, truth / scale, error / scale, label=literal(comparison.name), **TRUTH_STYLE
-    )
-    lines = []
-    for i, model in enumerate(comparison.stores):
-        ratio, spread = (model.data[f"{name}_ratio{e}"].values[r] for e in BOTH)
-        top.plot(r * step, truth * ratio / scale, label=literal(model.name), **open_marker(i))
-        lines.append((r * step, ratio - 1, spread, i))
-    differences(bottom, lines)
-    bottom.set_xlabel("distance (lattice constants)")
-    log_ticks(bottom, 2 ** np.arange(int(np.log2(max(last * step, 1))) + 1))
-
-
-def _histogram(ax: Axes, comparison: Comparison, name: str, absolute: bool) -> None:
-    def values(data: xr.Dataset) -> NDArray[np.float64]:
-        found = np.asarray(data[name].values)
-        return np.abs(found) if absolute else found
-
-    truth = values(comparison.truth)
-    models = [
-        (literal(m.name), values(m.data), i)
-        for i, m in enumerate(comparison.stores)
-        if name in m.data
-    ]
-    every = np.concatenate([truth, *(v for _, v, _ in models)])
-    low, high = float(every.min()), float(every.max())
-    number = int(np.clip(2 * np.cbrt(len(truth)) * (high - low) / max(np.ptp(truth), 1e-9), 8, 60))
-    edges = np.linspace(low, high, number + 1) if high > low else np.array([low - 0.5, low + 0.5])
-    density, _ = np.histogram(truth, bins=edges, density=True)
-    ax.stairs(density, edges, color="#bbbbbb", fill=True, label=literal(comparison.name))
-    for i, (label, found, place) in enumerate(models):
-        density, _ = np.histogram(found, bins=edges, density=True)
-        style = ("-", "--", ":", "-.")[i % 4]
-        ax.stairs(density, edges, color=colour(place), lw=1.3, ls=style, label=label)
-
-
-def _lattices(comparison: Comparison) -> list[tuple[str, NDArray[Any]]]:
-    shown = comparison.pictures
-    pictures = [(literal(comparison.name), shown.truth)]
-    if shown.coarse is not None:
-        pictures.append(("coarse", shown.coarse))
-    names = [literal(m.name) for m in comparison.stores]
-    return (pictures + list(zip(names, shown.stores, strict=True)))[:_PANELS]
-
-
-def _picture(ax: Axes, title: str, values: NDArray[Any]) -> None:
-    limit = max(1.0, float(np.abs(values).max()))
-    ax.imshow(values, cmap="gray_r", vmin=-limit, vmax=limit, interpolation="nearest")
-    height, width = values.shape
-    ax.set(title=f"{title}, {height}x{width}" if len(title) < 16 else title, xticks=[], yticks=[])
-    for spine in ax.spines.values():
-        spine.set_visible(True)
+    return report

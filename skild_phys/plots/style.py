@@ -40,7 +40,6 @@ STYLE: Any = {
     "pdf.fonttype": 42,
     "savefig.dpi": 300.0,
 }
-BOTH = ("", "_err")
 TRUTH_STYLE: Any = {"color": TRUTH, "marker": ".", "zorder": 1.9}
 
 
