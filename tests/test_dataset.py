@@ -14,6 +14,7 @@ from skild_phys.errorbars import ErrorMethod
 from skild_phys.errors import BadInput, StoreError
 from skild_phys.measurement.measure import measure
 from skild_phys.measurement.observables import OBSERVABLES
+from skild_phys.measurement.observables import observable as own_observable
 from skild_phys.measurement.system import Slice, System
 from skild_phys.models import MODELS
 from skild_phys.store import create_store, open_store
@@ -228,3 +229,30 @@ def test_real_fields_have_no_clusters_and_no_energy() -> None:
     for name in ("energy", "geometric_cluster_size", "domain_wall_density", "pattern_frequency"):
         assert name not in found
     assert float(found["two_point_axis"][0]) == pytest.approx((field**2).mean())
+
+
+def test_workers_of_dask_read_the_store_and_change_no_bit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three pieces of work for two processes; an observable that these cannot import.
+
+    Planted, seen to fail: pieces that do not end where slices do. Arrays are refused.
+    """
+    pytest.importorskip("distributed")
+
+    @own_observable("third", label="m3")
+    def third(part: Slice) -> np.ndarray:
+        return np.asarray(part.values.mean(axis=(1, 2)) ** 3)
+
+    spins = np.random.default_rng(63).choice(np.array([-1, 1], dtype=np.int8), (40, 256, 256))
+    path = tmp_path / "large.zarr"
+    with create_store(
+        path, field="spins", n_samples=40, shape=(256, 256), chunk=7, attrs={}, variables=()
+    ) as writer:
+        writer.commit({"spins": spins})
+    monkeypatch.setattr("skild_phys.measurement.measure._PIECE", 1)
+    only = ["m3", "G4c", "S(k)", "magnetization"]
+    found = measure(path, only=only, extra=[third])
+    assert equal(found, measure(path, only=only, extra=[third], dask="local:2"))
+    with pytest.raises(BadInput, match=r"dask: .*a store: the workers read it"):
+        measure(lattices(), dask="local:1")

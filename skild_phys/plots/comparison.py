@@ -306,7 +306,7 @@ def _others(comparison: Comparison) -> Figure:
     ]  # fmt: skip
     figure = new_figure(3.6 * (1 + len(curves)), 4.4)
     axes = figure.subplots(1, 1 + len(curves), squeeze=False)[0]
-    for i, store in enumerate(stores):
+    for i, store in enumerate(comparison.stores):
         having = [(row, n) for row, n in enumerate(scalars) if f"{n}_residual" in store.data]
         both = [[float(a) for a in _with_error(store.data, f"{n}_residual", ())] for _, n in having]
         pulls = [v / e if e > 0 else np.nan for v, e in both]
