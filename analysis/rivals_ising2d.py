@@ -289,7 +289,7 @@ def sr3_field(index: Index, calls: int) -> np.ndarray:
         for lam, to in zip(lambdas, [*lambdas[1:], 0.0]):
             at = torch.full((len(y),), lam)
             seen = torch.stack([process.fields(y), known], 1)
-            eps = see_through_symmetries(network, seen, at, streams, FIXED, (True,))[:, 0]
+            eps = see_through_symmetries(network, streams, FIXED, (True,), seen, at)[:, 0]
             x0 = process.fields(y0_from_output(eps, "eps", process, y, at))
             if to:
                 y = process.bridge_modes(y, process.modes(x0.clamp(-1, 1)), lam, to, white)

@@ -192,7 +192,7 @@ def test_kill_9_of_refine_and_train_ends_in_the_same_bytes(folder: Path) -> None
 
 
 KERNELS = [
-    sampling._blocks, sampling._sample_sites, sampling._round, block_mean.exchange,
+    sampling._blocks, sampling._uniforms, block_mean.exchange,
     decimate.flip_free, majority.flip_majority,
     decimate.cluster_free, majority.cluster_majority, block_mean.fill_counts,
     majority.fill_majority, decimate.fill_free, pilot._equal_bonds, pilot._block_moments,

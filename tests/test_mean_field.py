@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import itertools
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -163,7 +162,7 @@ def test_larger_loops_tell_more_of_the_spins() -> None:
 
     pairs = torch.ones_like(found.loops)
     pairs[:, 0] = found.loops[:, 0]
-    gain = entropy(found) - entropy(replace(found, loops=pairs))
+    gain = entropy(found) - entropy(found._replace(loops=pairs))
     assert gain.mean() / (gain.std() / np.sqrt(n)) < -4
 
 

@@ -509,14 +509,7 @@ def test_a_symmetric_network_does_not_see_how_it_is_looked_through(
     x = white(40, shape, 2)[:, None]
     streams = [Streams.of(5, i) for i in range(40)]
     network: Any = identity
-    out = see_through_symmetries(
-        network,
-        x,
-        torch.ones(40),
-        streams,
-        SYMMETRIES,
-        (True, False),
-    )
+    out = see_through_symmetries(network, streams, SYMMETRIES, (True, False), x, torch.ones(40))
     assert torch.equal(out, identity(x, torch.ones(40)))
 
 
@@ -533,12 +526,7 @@ def test_only_symmetries_that_hold_are_looked_through() -> None:
     for some, number in (((), 1), (("sign",), 2), (("flip",), 4), (("flip", "turn"), 8)):
         streams = [Streams.of(6, i) for i in range(200)]
         out = see_through_symmetries(
-            network,
-            torch.zeros(200, 1, 4, 4),
-            torch.ones(200),
-            streams,
-            some,
-            (True,),
+            network, streams, some, (True,), torch.zeros(200, 1, 4, 4), torch.ones(200)
         )
         assert len({one.numpy().tobytes() for one in out}) == number
         after.append([stream.noise.integers(1000) for stream in streams])

@@ -54,27 +54,6 @@ def _combine(typing, out, o, x, ix, y, iy, z, iz, w, iw):  # type: ignore[no-unt
 
 
 @njit(cache=True, nogil=True)
-def _order(coarse, n, majority):  # type: ignore[no-untyped-def]
-    """Return the blocks that are not all of one sign, by the sites of the rarer sign they have.
-
-    A majority block has n / 2 of them or fewer.
-    """
-    rarer = np.full(coarse.size, n // 2)
-    starts = np.zeros(n // 2 + 2, dtype=np.int64)
-    for k in range(coarse.size):
-        if not majority:
-            rarer[k] = (n - abs(coarse[k])) // 2
-        starts[rarer[k] + 1] += 1
-    starts = np.cumsum(starts)
-    order = np.empty(coarse.size, dtype=np.int64)
-    first = starts[1]
-    for k in range(coarse.size):
-        order[starts[rarer[k]]] = k
-        starts[rarer[k]] += 1
-    return order[first:], rarer
-
-
-@njit(cache=True, nogil=True)
 def _shift(logits, sign, wanted, lane, p, q):  # type: ignore[no-untyped-def]
     """Shift the logits of a lane so that `wanted` sites hold the rarer sign on average.
 
@@ -216,10 +195,12 @@ def _tables(logits, ups, downs, coarse, coins, majority, blocks, rarer, p, q, si
 
 
 @njit(cache=True, nogil=True)
-def _blocks(logits, ups, downs, coarse, coins, majority, state, means, spins):  # type: ignore[no-untyped-def]
-    """Fill `means` (blocks, sites), or `spins` sampled with `state`; the other is of size 0."""
+def _blocks(logits, ups, downs, coarse, coins, majority, rarer, order, state, means, spins):  # type: ignore[no-untyped-def]
+    """Fill `means` (blocks, sites), or `spins` sampled with `state`; the other is of size 0.
+
+    Of the blocks in `order`, whose numbers of sites of the `rarer` sign (at most) rise.
+    """
     n, samples = logits.shape[1], spins.size > 0
-    order, rarer = _order(coarse, n, majority)
     p, q, found = np.empty((n, _LANES)), np.empty((n, _LANES)), np.empty((n, _LANES))
     after, before = np.zeros((n + 1, n // 2 + 2, _LANES)), np.empty((n // 2 + 2, _LANES))
     signs, blocks = np.empty(_LANES, dtype=np.int64), np.empty(_LANES, dtype=np.int64)
@@ -243,38 +224,19 @@ def _blocks(logits, ups, downs, coarse, coins, majority, state, means, spins):  
 
 
 @njit(cache=True, nogil=True)
-def _sample_sites(ups, known, state, out):  # type: ignore[no-untyped-def]
-    for i in range(out.size):
-        if known[i] != 0:
-            out[i] = known[i]
-        else:
-            out[i] = 1 if uniform(state) < ups[i] else -1
-
-
-@njit(cache=True, nogil=True)
-def _round(ups, n, by_chance, state, sums):  # type: ignore[no-untyped-def]
-    for k in range(sums.size):
-        whole = math.floor(ups[k])
-        if uniform(state) < 0.5 + 0.5 * (ups[k] - whole - 0.5) / by_chance:
-            whole += 1
-        sums[k] = 2 * whole - n
+def _uniforms(n, state):  # type: ignore[no-untyped-def]
+    out = np.empty(n)
+    for i in range(n):
+        out[i] = uniform(state)
+    return out
 
 
 def _rows(values: NDArray[Any], factor: int) -> NDArray[Any]:
     """Return the sites of one configuration by block, (blocks, factor^d)."""
     split = [n for side in values.shape for n in (side // factor, factor)]
     axes = (*range(0, len(split), 2), *range(1, len(split), 2))
-    return np.ascontiguousarray(values.reshape(split).transpose(axes)).reshape(
-        -1, factor**values.ndim
-    )
-
-
-def _unrow(rows: NDArray[Any], shape: tuple[int, ...], factor: int) -> NDArray[Any]:
-    """Return the configuration of `shape` whose `_rows` these are."""
-    d = len(shape)
-    whole = rows.reshape([*(side // factor for side in shape), *[factor] * d])
-    axes = [axis for pair in zip(range(d), range(d, 2 * d), strict=True) for axis in pair]
-    return np.ascontiguousarray(whole.transpose(axes)).reshape(shape)
+    parts = values.reshape(split).transpose(axes)
+    return np.ascontiguousarray(parts).reshape(-1, factor**values.ndim)
 
 
 def _probabilities(
@@ -294,14 +256,22 @@ def _run_blocks(
     state: NDArray[np.uint64] | None,
 ) -> NDArray[Any]:
     rows, sums = _rows(logits, factor), coarse.astype(np.int64).ravel()
+    n = rows.shape[1]
+    rarer = np.full(sums.size, n // 2) if majority else (n - np.abs(sums)) // 2
+    order = np.argsort(rarer, kind="stable")
     marks = np.zeros(sums.size, np.int8) if coins is None or not majority else coins.ravel()
     # Blocks of one sign throughout are passed over: they are what they must be already.
-    kind, none = (np.float32, np.int8) if state is None else (np.int8, np.float32)
-    out = np.sign(sums).astype(kind)[:, None].repeat(rows.shape[1], axis=1)
-    means, spins = (out, np.empty((0, 0), none)) if state is None else (np.empty((0, 0), none), out)
+    out = np.sign(sums)[:, None].repeat(n, axis=1)
+    means = np.empty((0, 0), np.float32) if state is not None else out.astype(np.float32)
+    spins = np.empty((0, 0), np.int8) if state is None else out.astype(np.int8)
     words = np.zeros(4, np.uint64) if state is None else state
-    _blocks(rows, *_probabilities(rows), sums, marks, majority, words, means, spins)
-    return _unrow(out, logits.shape, factor)
+    up, down = _probabilities(rows)
+    order = order[rarer[order] > 0]
+    _blocks(rows, up, down, sums, marks, majority, rarer, order, words, means, spins)
+    out, d = means if state is None else spins, logits.ndim
+    whole = out.reshape([*coarse.shape, *[factor] * d])
+    axes = [axis for pair in zip(range(d), range(d, 2 * d), strict=True) for axis in pair]
+    return np.ascontiguousarray(whole.transpose(axes)).reshape(logits.shape)
 
 
 def sample_sites(
@@ -319,9 +289,10 @@ def sample_sites(
     -------
     int8 of +-1. Probabilities are float32's, right to 1e-7 of themselves.
     """
-    out = np.empty(logits.shape, dtype=np.int8)
-    known = np.zeros(logits.shape, dtype=np.int8) if known is None else known
-    _sample_sites(_probabilities(logits)[0].ravel(), known.ravel(), state, out.reshape(-1))
+    out = np.zeros(logits.shape, dtype=np.int8) if known is None else known.copy()
+    free = out == 0
+    ups = _probabilities(logits)[0][free]
+    out[free] = np.where(_uniforms(ups.size, state) < ups, 1, -1)
     return out
 
 
@@ -384,9 +355,10 @@ def rounded_sums(
     split = [n for side in logits.shape for n in (side // factor, factor)]
     up = _probabilities(logits)[0].astype(np.float64).reshape(split)
     ups = up.sum(axis=tuple(range(1, len(split), 2)))
-    sums = np.empty(ups.shape, dtype=np.int64)
-    _round(ups.ravel(), factor**logits.ndim, by_chance, state, sums.reshape(-1))
-    return sums
+    whole = np.floor(ups)
+    chance = 0.5 + 0.5 * (ups - whole - 0.5) / by_chance
+    whole += _uniforms(ups.size, state).reshape(ups.shape) < chance
+    return np.asarray(2 * whole.astype(np.int64) - factor**logits.ndim)
 
 
 def compile_sampling() -> None:

@@ -8,9 +8,10 @@ paper's protocol are put together from such legs.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,22 +29,38 @@ TIMES = 1000
 """Training along a schedule draws t from 1/TIMES, 2/TIMES, ... 1, the paper's N steps."""
 
 
-class Schedule(Protocol):
-    """lambda(t), increasing, and t(lambda)."""
+class Schedule(ABC):
+    """lambda(t), increasing in t of [0, 1], in sites squared, and its inverse; float64 arrays."""
 
-    @property
-    def kind(self) -> str:
-        """Name of the family, of SCHEDULES."""
+    kind: str
+    """Of SCHEDULES."""
 
-    def __call__(self, t: Array) -> Array:
-        """Return lambda at `t` in [0, 1], in sites squared."""
+    def __call__(self, t: float | Array) -> Array:
+        return np.asarray(self._lambda(np.asarray(t, dtype=np.float64)))
 
     def inverse(self, lam: float | Array) -> Array:
-        """Return the t at which lambda is `lam`, float64 of its shape."""
+        """Return the t at which lambda is `lam`."""
+        return np.asarray(self._t(np.asarray(lam, dtype=np.float64)))
+
+    @abstractmethod
+    def _lambda(self, t: Array) -> Array: ...
+
+    @abstractmethod
+    def _t(self, lam: Array) -> Array: ...
+
+    def _check(self, *names: str) -> None:
+        for name in names:
+            if not 0 < getattr(self, name) < math.inf:
+                raise BadInput(f"[lambdas] {name}", getattr(self, name), "a number above 0")
+
+    def _check_order(self, low: str, high: str) -> None:
+        if not 0 < getattr(self, low) < getattr(self, high) < math.inf:
+            accepted = f"a number above 0, below {high} = {getattr(self, high)}"
+            raise BadInput(f"[lambdas] {low}", getattr(self, low), accepted)
 
 
 @dataclass(frozen=True)
-class Geometric:
+class Geometric(Schedule):
     """lambda = low (high / low)^t, uniform in log lambda.
 
     abar depends on kappa^2 lambda alone, so every mode crosses its transition at the same pace.
@@ -54,19 +71,17 @@ class Geometric:
     kind: str = "geometric"
 
     def __post_init__(self) -> None:
-        if not 0 < self.low < self.high < math.inf:
-            raise BadInput("[lambdas] low", self.low, f"a number above 0, below high = {self.high}")
+        self._check_order("low", "high")
 
-    def __call__(self, t: Array) -> Array:
-        return np.asarray(self.low * (self.high / self.low) ** np.asarray(t, dtype=np.float64))
+    def _lambda(self, t: Array) -> Array:
+        return self.low * (self.high / self.low) ** t
 
-    def inverse(self, lam: float | Array) -> Array:
-        lam = np.asarray(lam, dtype=np.float64)
+    def _t(self, lam: Array) -> Array:
         return np.asarray(np.log(lam / self.low) / math.log(self.high / self.low))
 
 
 @dataclass(frozen=True)
-class Linear:
+class Linear(Schedule):
     """lambda = side^2 theta t / (lambda_i (1 - t) + lambda_f)^2 (arXiv 2605.26032).
 
     The paper counts wave numbers as pi u, u = 0, 1, ... in a box of side 1; `side` turns its
@@ -80,25 +95,21 @@ class Linear:
     kind: str = "linear"
 
     def __post_init__(self) -> None:
-        for name in ("side", "theta", "lambda_i", "lambda_f"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise BadInput(f"[lambdas] {name}", getattr(self, name), "a number above 0")
+        self._check("side", "theta", "lambda_i", "lambda_f")
 
-    def __call__(self, t: Array) -> Array:
-        t = np.asarray(t, dtype=np.float64)
+    def _lambda(self, t: Array) -> Array:
         scale = float(self.side) ** 2 * self.theta
-        return np.asarray(scale * t / (self.lambda_i * (1.0 - t) + self.lambda_f) ** 2)
+        return scale * t / (self.lambda_i * (1.0 - t) + self.lambda_f) ** 2
 
-    def inverse(self, lam: float | Array) -> Array:
+    def _t(self, lam: Array) -> Array:
         # lam (i (1 - t) + f)^2 = c t is a quadratic in t; its smaller root lies in [0, 1].
-        lam = np.asarray(lam, dtype=np.float64)
         c, i, s = float(self.side) ** 2 * self.theta, self.lambda_i, self.lambda_i + self.lambda_f
         a, half_b, last = lam * i * i, lam * i * s + 0.5 * c, lam * s * s
         return np.asarray(last / (half_b + np.sqrt(half_b * half_b - a * last)))
 
 
 @dataclass(frozen=True)
-class LogLinear:
+class LogLinear(Schedule):
     """lambda = side^2 t 10^(lambda_i + (lambda_f - lambda_i) t) (arXiv 2605.26032).
 
     It increases for every lambda_f above lambda_i.
@@ -115,22 +126,19 @@ class LogLinear:
             accepted = f"a number above lambda_i = {self.lambda_i}"
             raise BadInput("[lambdas] lambda_f", self.lambda_f, accepted)
 
-    def __call__(self, t: Array) -> Array:
-        t = np.asarray(t, dtype=np.float64)
+    def _lambda(self, t: Array) -> Array:
         exponent = self.lambda_i + (self.lambda_f - self.lambda_i) * t
         return np.asarray(float(self.side) ** 2 * t * 10.0**exponent)
 
-    def inverse(self, lam: float | Array) -> Array:
+    def _t(self, lam: Array) -> Array:
         # With b = (lambda_f - lambda_i) ln 10: b t e^(b t) = b lambda / (side^2 10^lambda_i).
-        lam = np.asarray(lam, dtype=np.float64)
         b = (self.lambda_f - self.lambda_i) * math.log(10.0)
-        return np.asarray(
-            lambertw(b * lam / (float(self.side) ** 2 * 10.0**self.lambda_i)).real / b
-        )
+        scale = float(self.side) ** 2 * 10.0**self.lambda_i
+        return np.asarray(lambertw(b * lam / scale).real / b)
 
 
 @dataclass(frozen=True)
-class VariancePreserving:
+class VariancePreserving(Schedule):
     """kappa_c^2 lambda = beta_min t + (beta_max - beta_min) t^2 / 2: DDPM's linear beta.
 
     With a cutoff kappa_c above every wave number all modes share abar = exp(-kappa_c^2 lambda):
@@ -143,23 +151,17 @@ class VariancePreserving:
     kind: str = "variance-preserving"
 
     def __post_init__(self) -> None:
-        if not 0 < self.cutoff < math.inf:
-            raise BadInput("[lambdas] cutoff", self.cutoff, "a number above 0")
-        if not 0 < self.beta_min < self.beta_max < math.inf:
-            accepted = f"a number above 0, below beta_max = {self.beta_max}"
-            raise BadInput("[lambdas] beta_min", self.beta_min, accepted)
+        self._check("cutoff")
+        self._check_order("beta_min", "beta_max")
 
-    def __call__(self, t: Array) -> Array:
-        t = np.asarray(t, dtype=np.float64)
+    def _lambda(self, t: Array) -> Array:
         grown = self.beta_min * t + 0.5 * (self.beta_max - self.beta_min) * t * t
-        return np.asarray(grown / self.cutoff**2)
+        return grown / self.cutoff**2
 
-    def inverse(self, lam: float | Array) -> Array:
-        lam = np.asarray(lam, dtype=np.float64)
+    def _t(self, lam: Array) -> Array:
         slope, grown = self.beta_max - self.beta_min, self.cutoff**2 * lam
-        return np.asarray(
-            2.0 * grown / (self.beta_min + np.sqrt(self.beta_min**2 + 2.0 * slope * grown))
-        )
+        root = np.sqrt(self.beta_min**2 + 2.0 * slope * grown)
+        return np.asarray(2.0 * grown / (self.beta_min + root))
 
 
 SCHEDULES: dict[str, Callable[..., Schedule]] = {
@@ -264,8 +266,3 @@ def starting_lambda(factor: float, scale: float = 1.0) -> float:
     there: past its transition, so that the start need not know anything finer.
     """
     return scale * factor**2 / 4.0
-
-
-def erasing_lambda(lowest: float) -> float:
-    """Return the lambda at which abar = e^-ERASED of the modes whose kappa is `lowest`."""
-    return ERASED / lowest**2

@@ -65,6 +65,13 @@ class Given:
     constraint: Constraint
     correct: Correct | None = None
 
+    def sight(
+        self, network: Sight, symmetries: Sequence[str], output: str, channels: int = 1
+    ) -> Sight:
+        """Return the network, seeing each configuration through a symmetry of its own."""
+        odd = odd_outputs(output, channels)
+        return functools.partial(see_through_symmetries, network, self.streams, symmetries, odd)
+
 
 class Denoiser(Protocol):
     """What is known of X_0 given X_t; a rival is one more of these.
@@ -89,8 +96,7 @@ class SpinDenoiser:
     process : in the DFT basis; the field's mean square is the spins', 1.
     couplings : pair couplings of the data, exact or learned (`measured.fit_couplings`).
     network : features (n, 5, *shape), lam (n,) -> outputs (n, 4, *shape) (`spin_logits`); None for
-        the mean field alone.
-    network_from : the lambda below which it is alone in any case.
+        the mean field alone, which it is in any case below lambda = `network_from`.
     symmetries : that the network sees each configuration through.
     """
 
@@ -114,19 +120,11 @@ class SpinDenoiser:
         return PosteriorSpectrum(self.process, self.mean_field.tuning.sharper)
 
     def __call__(self, y: Tensor, lam: float, given: Given) -> SpinPosterior:
-        def sight(features: Tensor, at: Tensor) -> Tensor:
-            assert self.network is not None
-            odd = odd_outputs("logits")
-            return see_through_symmetries(
-                self.network, features, at, given.streams, self.symmetries, odd
-            )
-
-        xt, bound = self.process.fields(y), given.constraint
+        xt, bound, sight, alone = self.process.fields(y), given.constraint, None, None
         at = torch.tensor([lam], dtype=torch.float32, device=xt.device)
-        if self.network is None or lam < self.network_from:
-            found = spin_logits(None, self.mean_field, xt, at, bound.means)
-        else:
-            found = spin_logits(sight, self.mean_field, xt, at, bound.means, bound.alone(xt))
+        if self.network is not None and lam >= self.network_from:
+            alone, sight = bound.alone(xt), given.sight(self.network, self.symmetries, "logits")
+        found = spin_logits(sight, self.mean_field, xt, at, bound.means, alone)
         return SpinPosterior(
             self.process, found, bound, self.mean_field, lambda: self._spectrum,
             lam, given.noise, given.streams,
@@ -150,13 +148,8 @@ class FieldDenoiser:
         self.symmetries, self.channels = symmetries, channels
 
     def __call__(self, y: Tensor, lam: float, given: Given) -> FieldPosterior:
-        def sight(features: Tensor, at: Tensor) -> Tensor:
-            odd = odd_outputs(self.output, self.channels)
-            return see_through_symmetries(
-                self.network, features, at, given.streams, self.symmetries, odd
-            )
-
         xt = self.process.fields(y)
+        sight = given.sight(self.network, self.symmetries, self.output, self.channels)
         at = torch.full((len(y),), lam, device=xt.device)
         output = see_fields(sight, self.output, self.process, xt, at)
         y0 = y0_from_output(output, self.output, self.process, y, at)

@@ -85,9 +85,8 @@ def couplings_from_record(record: dict[str, Any]) -> Couplings:
     return Couplings(offsets, tuple(float(value) for value in record["values"]))
 
 
-@dataclass(frozen=True)
-class _AtLambda:
-    """What evidence is made of, whatever X_t is: factors of its modes (n or 1, *modes)."""
+class _AtLambda(NamedTuple):
+    """What a likelihood is made of, whatever X_t is: factors of its modes (n or 1, *modes)."""
 
     cosine: Tensor
     gain: Tensor
@@ -96,8 +95,7 @@ class _AtLambda:
     loops: Tensor
 
 
-@dataclass(frozen=True)
-class Evidence:
+class Evidence(NamedTuple):
     """The likelihood of spins given X_t.
 
     Attributes
@@ -279,10 +277,9 @@ def spin_logits(
 ) -> SpinLogits:
     """Return log odds of spin up given X_t, (n, *shape).
 
-    The mean of a spin, tanh(logit / 2), is never outside [-1, 1], and nothing is clamped. The
-    network works between two runs of the mean-field iteration: it is given the first one's result,
-    and what the coarse lattice says, and returns, for each site, a better start, a field for the
-    second, and how far to trust the two.
+    The network works between two runs of the mean-field iteration: it is given the first one's
+    result, and what the coarse lattice says, and returns, for each site, a better start, a field
+    for the second, and how far to trust the two.
 
     Parameters
     ----------

@@ -68,11 +68,11 @@ def _random_symmetry(
 
 def see_through_symmetries(
     network: Callable[[Tensor, Tensor], Tensor],
-    features: Tensor,
-    lam: Tensor,
     streams: Sequence[Streams],
     symmetries: Sequence[str],
     odd: Sequence[bool],
+    features: Tensor,
+    lam: Tensor,
 ) -> Tensor:
     """Return the network's outputs, each configuration seen through a symmetry of its own.
 

@@ -40,7 +40,6 @@ from skild_phys.skild.schedule import (
     TIMES,
     Schedule,
     chain_lambdas,
-    erasing_lambda,
     restarting_lambdas,
     schedule_from_record,
     starting_lambda,
@@ -142,7 +141,7 @@ class Weights:
         if self.schedule is not None and math.exp(-(longest**2) * high) > NOISE_SEES:
             accepted = "weights that begin with noise: these begin with an image, coarse or true"
             raise BadInput("--checkpoint", f"lambda up to {high:.3g}", accepted)
-        return min(high, erasing_lambda(lowest)) if self.schedule is None else high
+        return min(high, ERASED / lowest**2) if self.schedule is None else high
 
     def warnings(self, shape: tuple[int, ...], start: float) -> list[str]:
         """Return what to mind of fields of `shape` that chains from noise at lambda `start` make.
