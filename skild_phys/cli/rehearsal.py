@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from skild_phys.errors import BadInput, SkildPhysError
 if TYPE_CHECKING:
     from skild_phys.campaign import Step
     from skild_phys.models import Model
+    from skild_phys.skild.weights import Weights
 
 Params = Mapping[str, Any]
 
@@ -43,6 +45,7 @@ class _Store:
 def rehearse(steps: Sequence[Step]) -> None:
     """Raise SkildPhysError for the first step with a value that its command would refuse."""
     made: dict[Path, _Store] = {}
+    weights = cache(_weights)  # many steps refine with the same
     for step in steps:
         params = check(step.command, step.inputs, step.options | {"output": step.output})
         inputs = [made[path] for path in step.inputs]
@@ -53,7 +56,7 @@ def rehearse(steps: Sequence[Step]) -> None:
                 made[step.output] = _coarsen(params, inputs[0])
             elif step.command == "refine":
                 trained = any(params["checkpoint"] == one.output for one in steps)
-                made[step.output] = _refine(params, inputs[0], trained)
+                made[step.output] = _refine(params, inputs[0], None if trained else weights)
             elif step.command == "train":
                 _train(params)
             else:
@@ -85,12 +88,20 @@ def _coarsen(params: Params, fine: _Store) -> _Store:
     return replace(fine, shape=shape, rule=rule.name, factor=factor, tie_seed=seed)
 
 
-def _refine(params: Params, coarse: _Store, trained: bool) -> _Store:
+def _weights(path: Path | None) -> Weights:
+    from skild_phys.skild.weights import load_weights, shipped_weights
+
+    return load_weights(path or shipped_weights())
+
+
+def _refine(
+    params: Params, coarse: _Store, read: Callable[[Path | None], Weights] | None
+) -> _Store:
+    """`read` gives the weights; None where the campaign itself trains them."""
     from skild_phys.cli.refine import spec_of, temperature_of
     from skild_phys.rules import get_rule
     from skild_phys.skild.coarse import CoarseInput
     from skild_phys.skild.refine import check_method, check_weights_fit, lambdas_of
-    from skild_phys.skild.weights import load_weights, shipped_weights
 
     spec = spec_of(params)
     for name in ("factor", "rule"):
@@ -105,13 +116,13 @@ def _refine(params: Params, coarse: _Store, trained: bool) -> _Store:
         q=coarse.q,
     )  # fmt: skip
     heat = temperature_of(source, spec, params["temperature"])
-    field = trained
+    field = read is None
     weights = None
-    if spec.method == "skild" and not trained:
-        weights = load_weights(params["checkpoint"] or shipped_weights())
+    if spec.method == "skild" and read:
+        weights = read(params["checkpoint"])
         field = weights.output != "logits"
     # Trained weights may turn out to be of fields or of spins.
-    check_method(source, spec, heat, fields=field and not trained)
+    check_method(source, spec, heat, fields=field and weights is not None)
     if weights:
         lambdas_of(weights, source, spec)
         if not params["any_system"]:
