@@ -47,10 +47,10 @@ from skild_phys.models import MODELS
 from skild_phys.rng import kernel_state, seed_sequence
 from skild_phys.rules import RULES, coarsen
 from skild_phys.rules.sampling import sample_blocks
+from skild_phys.runner import Run, fill_store
 from skild_phys.skild.data import SimulationSource
 from skild_phys.skild.equations import Process, y0_from_output
 from skild_phys.skild.networks import network_dtype
-from skild_phys.skild.produce import produce
 from skild_phys.skild.recipe import Recipe, read_recipe
 from skild_phys.skild.schedule import Linear, chain_lambdas
 from skild_phys.skild.skild import Skild
@@ -61,7 +61,7 @@ from skild_phys.skild.symmetries import see_through_symmetries
 from skild_phys.skild.train import Measured, Trainer, averaged
 from skild_phys.skild.unet import UNet
 from skild_phys.skild.weights import save_weights
-from skild_phys.store import LatticeStore, open_store
+from skild_phys.store import LatticeStore, Plan, open_store
 
 
 # %% What the table says
@@ -232,19 +232,22 @@ def refined(name: str, make: Callable[[Index], np.ndarray], *, spins=True, local
     # Block means are what compare judges by; the local rule saw other coarse lattices.
     attrs |= {} if local else {"rule": "block_mean", "factor": FACTOR}
 
-    def extra(lattices, index):
+    field = "spins" if spins else "field"
+    plan = Plan(
+        field=field, n_samples=N, shape=shape, chunk=16, attrs=attrs,
+        variables=("parent", "energy", "magnetization") if spins else ("parent",),
+    )  # fmt: skip
+
+    def sample(index, *, stop):
+        lattices = make(index.tolist())
         scalars = {"energy": ISING.energy, "magnetization": ISING.order_parameter} if spins else {}
-        return {"parent": index} | {key: of(lattices) for key, of in scalars.items()}
+        arrays = {field: lattices, "parent": index}
+        return arrays | {key: of(lattices) for key, of in scalars.items()}
 
     def run() -> dict:
         print("refining", name, flush=True)
-        began = time.perf_counter()
-        made = produce(
-            FOLDER / f"{name}.zarr", make, field="spins" if spins else "field", n_samples=N,
-            shape=shape, chunk=16, attrs=attrs, extra=extra, threads=THREADS,
-            variables=("parent", "energy", "magnetization") if spins else ("parent",),
-        )  # fmt: skip
-        return {"seconds": (time.perf_counter() - began) / made if made else math.nan}
+        filled = fill_store(FOLDER / f"{name}.zarr", plan, sample, Run(threads=THREADS))
+        return {"seconds": filled.each if filled.made else math.nan}
 
     return kept(FOLDER / f"{name}.json", run)["seconds"]
 

@@ -1,4 +1,4 @@
-"""What the commands do, from Python: lattices go in and come out as xarray Datasets.
+"""The commands, from Python: lattices go in and come out as xarray Datasets.
 
 >>> import skild_phys as sp
 >>> fine = sp.simulate("ising2d", L=16, T="Tc", samples=8, seed=1)
@@ -6,11 +6,9 @@
 >>> coarse["block_sum"].shape
 (8, 8, 8)
 
-Each function but `measure` runs the command of its name: further keywords are its options, with `_`
-for `-` (`burn_in=100` is `--burn-in 100`), and what it raises says what the command would say. What
-goes in is a Dataset, an array, or the path of a store, `.npy` file or Zarr array; what comes out
-lies in memory or, with `output`, in a store that the Dataset reads as it is asked for. A long run
-with `output` resumes where it stopped.
+What goes in is a Dataset, an array, or the path of a store, `.npy` file or Zarr array; what comes
+out lies in memory or, with `output`, in a store that the Dataset reads as it is asked for. A long
+run with `output` resumes where it stopped.
 """
 
 from __future__ import annotations
@@ -22,7 +20,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from skild_phys.errors import BadInput, Interrupted, as_in_python, check_whole
+from skild_phys.errors import BadInput, as_in_python, check_whole
 from skild_phys.files import AnyPath, printable
 
 if TYPE_CHECKING:
@@ -34,6 +32,9 @@ if TYPE_CHECKING:
     from skild_phys.measurement.observables import Observable
     from skild_phys.measurement.report import Report
     from skild_phys.measurement.scaling import Scaling
+    from skild_phys.methods import Method, Own
+    from skild_phys.models import Model
+    from skild_phys.runner import Run
     from skild_phys.skild.weights import Weights
     from skild_phys.store import Lattices as Opened
     from skild_phys.store import Source
@@ -87,26 +88,43 @@ def save(lattices: Source, path: AnyPath, **attrs: Any) -> xr.Dataset:
 
 
 def simulate(
-    model: str = "ising2d",
+    model: str | Model = "ising2d",
     *,
     L: int | str | Sequence[int],
     T: float | str,
     samples: int = 100,
+    algorithm: str = "auto",
+    chains: int | None = None,
+    every: int | None = None,
+    burn_in: int | None = None,
+    start: str = "cold",
     seed: int = 0,
     output: AnyPath | None = None,
-    **options: object,
+    threads: int | None = None,
+    chunk: int | None = None,
+    dask: str | None = None,
+    overwrite: bool = False,
 ) -> xr.Dataset:
     """Simulate a model exactly.
 
     Parameters
     ----------
-    model : ising2d, ising3d, potts3, ... (`skild_phys.models.MODELS`).
+    model : ising2d, ising3d, potts3, ... (`skild_phys.models.MODELS`), or a `Model` of your own.
     L : side, or sides such as (256, 128), "256x128".
     T : temperature in J / k_B, "Tc", or a multiple such as "1.05Tc".
-    samples : number of lattices.
+    samples : of all chains together.
+    algorithm : one of the model's updates (of Ising and Potts models wolff, swendsen-wang,
+        metropolis, multispin), or auto for the fastest.
+    chains : independent chains; None for 4 (multispin: 64).
+    every : updates between two samples of a chain; None for two autocorrelation times, measured.
+    burn_in : the same before the first; None for 20 autocorrelation times.
+    start : cold or hot.
     seed : of every stream.
-    output : store to write; None keeps the lattices in memory.
-    options : of `skild-phys simulate`: algorithm, chains, every, burn_in, start, threads, ...
+    output : store to write; None keeps the samples in memory.
+    threads, dask : where the work is done: threads of this process (None: one per core), or the
+        address of a dask scheduler (`local:N` for N processes). They change no number.
+    chunk : samples in a chunk of the store; None for about half a MiB.
+    overwrite : replace what lies at `output`.
 
     Returns
     -------
@@ -119,9 +137,19 @@ def simulate(
     >>> warm["states"].shape
     (4, 8, 16)
     """
-    sides = "x".join(map(str, L)) if isinstance(L, Sequence) and not isinstance(L, str) else L
-    given = {"model": model, "L": sides, "T": T, "samples": samples, "seed": seed}
-    return _made("simulate", [], output, given | options)
+    from skild_phys.simulation.chain import simulate as made
+    from skild_phys.simulation.spec import SimulationSpec
+
+    with as_in_python():
+        for name, value in (("L", L), ("T", T)):
+            if value is None:
+                raise BadInput(name, None, "a side" if name == "L" else "a temperature")
+        sides = tuple(L) if isinstance(L, Sequence) and not isinstance(L, str) else L
+        spec = SimulationSpec(
+            sides, T, samples, model, algorithm, chains, every, burn_in, seed=seed, start=start
+        )
+        run = _run(output, "numba", threads=threads, chunk=chunk, dask=dask, overwrite=overwrite)
+        return _dataset(made(spec, output, run))
 
 
 def coarsen(
@@ -129,23 +157,28 @@ def coarsen(
     factor: int = 4,
     *,
     rule: str = "block_mean",
+    tie_seed: int | None = None,
     output: AnyPath | None = None,
-    **options: object,
+    threads: int | None = None,
+    chunk: int | None = None,
+    dask: str | None = None,
+    overwrite: bool = False,
 ) -> xr.Dataset:
-    """Coarse-grain lattices by `factor`.
+    """Coarse-grain configurations by `factor`.
 
     Parameters
     ----------
     fine : spins, Potts states or a real field; an array (n, y, x) of -1 and +1 is of spins.
     factor : side of a block; divides the lattice.
     rule : block_mean, majority (not of fields), decimate or spectral.
-    output : store to write; None keeps the lattices in memory.
-    options : of `skild-phys coarsen`: tie_seed, overwrite.
+    tie_seed : names the tie-breaks of majority; None for those of `fine`, or 0.
+    output : store to write; None keeps the result in memory.
+    threads, chunk, dask, overwrite : as for `simulate`.
 
     Returns
     -------
     Dataset with `block_sum` (block means, multiples of 1 / factor^d), `spins` or `field`
-    (sample, y / factor, x / factor), and `parent`, the lattice that each came from.
+    (sample, y / factor, x / factor), and `parent`, the configuration that each came from.
 
     Examples
     --------
@@ -153,30 +186,67 @@ def coarsen(
     >>> coarsen(fine, 4, rule="majority")["spins"].shape
     (4, 4, 4)
     """
-    given = {"factor": factor, "rule": rule}
-    return _made("coarsen", [("fine", fine)], output, given | options)
+    from skild_phys.simulation.coarsening import coarsen as made
+    from skild_phys.store import open_lattices
+
+    with as_in_python():
+        _check_kind("fine", fine)
+        opened = open_lattices(fine)
+        run = _run(
+            output, source=fine, threads=threads, chunk=chunk, dask=dask, overwrite=overwrite
+        )  # fmt: skip
+        return _dataset(made(opened, output, rule, factor, run, tie_seed=tie_seed).lattices)
 
 
 def refine(
     coarse: Lattices | Arrays,
     factor: int | None = None,
     *,
-    method: str = "skild",
+    method: str | Own | Method = "skild",
+    rule: str | None = None,
+    samples_per_input: int = 1,
     seed: int = 0,
+    checkpoint: AnyPath | Weights | None = None,
+    steps: int | None = None,
+    sampler: str | None = None,
+    restarts: int | None = None,
+    lambda_start: float | None = None,
+    lambda_end: float | None = None,
+    polish: int = 0,
+    any_system: bool = False,
+    sweeps: int | None = None,
+    T: float | str | None = None,
     output: AnyPath | None = None,
-    **options: object,
+    threads: int | None = None,
+    device: str = "cpu",
+    chunk: int | None = None,
+    dask: str | None = None,
+    overwrite: bool = False,
 ) -> xr.Dataset:
-    """Make fine lattices from coarse ones alone; coarsened again they give `coarse` back.
+    """Make fine configurations from coarse ones alone; coarsened again they give `coarse` back.
 
     Parameters
     ----------
     coarse : what `coarsen` returned, or its store; or an array (n, y, x), or its file, with
         `rule` and `factor`.
     factor : how much finer; None is what `coarse` says.
-    method : skild, exact (constrained Monte Carlo) or fill (each block at random).
+    method : skild, exact (constrained Monte Carlo), fill (each block at random), or a function of
+        your own, `method(coarse, factor, rng) -> fine` (`skild_phys.methods.Own`): one coarse
+        configuration (y, x) of means, signs or spins, float64, and a NumPy generator; what it
+        returns, (factor y, factor x), is checked against `coarse`.
+    rule : how an array was coarsened.
+    samples_per_input : fine configurations for each coarse one.
     seed : of every stream.
-    output : store to write; None keeps the lattices in memory.
-    options : of `skild-phys refine`: checkpoint, steps, sampler, samples_per_input, threads, ...
+    checkpoint, steps, sampler, restarts, lambda_start, lambda_end : of skild: weights (their path;
+        None: the shipped ones), network evaluations, `stochastic` or another sampler, and where
+        the chain goes.
+    polish : of skild: Monte Carlo sweeps after.
+    any_system : of skild: refine what the weights were not made for.
+    sweeps : of exact; None for 20 autocorrelation times, measured.
+    T : temperature for exact and polish; None is what `coarse` says.
+    output : store to write; None keeps the result in memory.
+    device : cpu or cuda.
+    threads, chunk, dask, overwrite : as for `simulate`.
 
     Returns
     -------
@@ -192,27 +262,115 @@ def refine(
     >>> bool((again == coarse["block_sum"]).all())
     True
     """
-    given = {"factor": factor, "method": method, "seed": seed}
-    return _made("refine", [("coarse", coarse)], output, given | options)
+    from skild_phys import methods
+    from skild_phys.skild.coarse import open_coarse
+
+    with as_in_python():
+        how = methods.method_of(
+            method, checkpoint=checkpoint, steps=steps, sampler=sampler, restarts=restarts,
+            lambda_start=lambda_start, lambda_end=lambda_end, polish=polish,
+            any_system=any_system, sweeps=sweeps, T=T,
+        )  # fmt: skip
+        _check_kind("coarse", coarse)
+        run = _run(
+            output, "torch", source=coarse, threads=threads, device=device, chunk=chunk,
+            dask=dask, overwrite=overwrite,
+        )  # fmt: skip
+        opened = open_coarse(coarse, factor, rule, spins=how.spins)
+        made = methods.refine(
+            opened, output, how, run, seed=seed, samples_per_input=samples_per_input
+        )
+        return _dataset(made.filled.lattices)
 
 
 def generate(
     *,
-    L: int | None = None,
+    L: int | Sequence[int] | None = None,
     samples: int | None = None,
     seed: int = 0,
+    truth: Lattices | None = None,
+    factor: int | None = None,
+    split: str | None = None,
+    checkpoint: AnyPath | Weights | None = None,
+    steps: int | None = None,
+    sampler: str | None = None,
+    restarts: int | None = None,
+    lambda_start: float | None = None,
+    lambda_end: float | None = None,
     output: AnyPath | None = None,
-    **options: object,
+    threads: int | None = None,
+    device: str = "cpu",
+    chunk: int | None = None,
+    dask: str | None = None,
+    overwrite: bool = False,
 ) -> xr.Dataset:
-    """Make `samples` lattices of side L from noise; options are those of `skild-phys generate`.
+    """Make configurations from noise, or by the paper's protocol from a truth.
+
+    Parameters
+    ----------
+    L : side, or sides (Ly, Lx), from noise.
+    samples : how many; None for 100, or all of `truth`.
+    truth, factor : each chain starts from the forward marginal of a true configuration, where
+        refinement by `factor` would start.
+    split : of `truth` with images: train or test.
+    seed, checkpoint, ..., overwrite : as for `refine`.
 
     Examples
     --------
     >>> generate(L=16, samples=2, seed=1)["spins"].shape
     (2, 16, 16)
     """
-    given = {"L": L, "n": samples, "seed": seed}
-    return _made("generate", [], output, given | options)
+    from skild_phys import methods
+    from skild_phys.skild.chain import Chain
+    from skild_phys.skild.generate import generate as made
+    from skild_phys.skild.generate import opened_truth, start_of
+
+    with as_in_python():
+        weights = methods.weights_of(checkpoint)
+        chain = Chain(steps, sampler, restarts, lambda_start, lambda_end)
+        source = None if truth is None else opened_truth(truth, split, weights)
+        shape, n = start_of(L, samples, source, factor, chain, split)
+        run = _run(
+            output, "torch", source=truth, threads=threads, device=device, chunk=chunk,
+            dask=dask, overwrite=overwrite,
+        )  # fmt: skip
+        filled, _ = made(
+            output, chain, weights, n, shape, run, seed=seed, truth=source, factor=factor,
+            weights_sha256=methods.sha256_of(weights),
+        )  # fmt: skip
+        return _dataset(filled.lattices)
+
+
+def _run(output: AnyPath | None, *packages: str, source: object = None, **options: Any) -> Run:
+    """Return how a function does its work; a store says which versions made it."""
+    from skild_phys.files import check_output
+    from skild_phys.runner import Run, versions
+
+    if output is None:
+        return Run(**options)
+    if not isinstance(output, str | os.PathLike):
+        raise BadInput("output", type(output).__name__, "a path")
+    inputs = [Path(source)] if isinstance(source, str | os.PathLike) else []
+    check_output(Path(output), overwrite=True, inputs=inputs)
+    return Run(**options, attrs={"versions": versions("numpy", "zarr", *packages)})
+
+
+def _check_kind(name: str, data: object) -> None:
+    import numpy as np
+    import xarray as xr
+
+    if not isinstance(data, str | os.PathLike | xr.Dataset | xr.DataArray | np.ndarray):
+        kind = type(data).__name__
+        raise TypeError(f"{name}: expected a Dataset, an array or a path, not {kind}")
+
+
+def _dataset(lattices: Opened) -> xr.Dataset:
+    """Return what was made: of a store a Dataset that reads as it is asked for."""
+    from skild_phys.store import MemoryLattices
+
+    if isinstance(lattices, MemoryLattices):
+        return lattices.dataset()
+    return open_dataset(lattices.path)
 
 
 def train(
@@ -453,31 +611,6 @@ def _opened(data: Lattices | Arrays, name: str) -> Opened:
     if not isinstance(data, str | os.PathLike):
         opened.path = Path(f"{name}.zarr")
     return opened
-
-
-def _made(
-    command: str,
-    inputs: Sequence[tuple[str, Lattices | Arrays]],
-    output: AnyPath | None,
-    options: dict[str, object],
-) -> xr.Dataset:
-    """Run a command that writes a store; return what it wrote."""
-    from skild_phys.cli import call
-
-    kept = _on_disk(inputs, options, repeats=command == "refine")
-    with kept as (paths, told), tempfile.TemporaryDirectory() as folder:
-        where = Path(folder) / f"{command}.zarr" if output is None else output
-        try:
-            call(command, paths, {"output": where} | told)
-        except Interrupted:
-            if output is not None:
-                raise
-            raise Interrupted("interrupted: nothing is kept without output=") from None
-        data = open_dataset(where)
-        if output is not None:
-            return data
-        data.encoding.pop("source", None)
-        return data.load()
 
 
 @contextlib.contextmanager

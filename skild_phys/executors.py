@@ -67,7 +67,7 @@ class Executor(ABC):
         return [future.result() for future in futures]
 
 
-class Threads(Executor):
+class _Threads(Executor):
     """Threads of this process; the kernels release the interpreter's lock."""
 
     remote = False
@@ -90,7 +90,7 @@ class Threads(Executor):
         self._pool.shutdown(cancel_futures=True)
 
 
-class Dask(Executor):
+class _Dask(Executor):
     """Workers of a dask.distributed scheduler; a worker that dies has its work done again."""
 
     remote = True
@@ -143,10 +143,10 @@ class Dask(Executor):
 
 
 @contextlib.contextmanager
-def threads(count: int | None, stop: Stop, most: int | None = None) -> Iterator[Threads]:
+def threads(count: int | None, stop: Stop, most: int | None = None) -> Iterator[_Threads]:
     """Open an executor on `count` threads of this process, by default one per core."""
     count = count or os.cpu_count() or 1
-    run = Threads(min(count, most or count), stop)
+    run = _Threads(min(count, most or count), stop)
     try:
         yield run
     finally:
@@ -154,7 +154,7 @@ def threads(count: int | None, stop: Stop, most: int | None = None) -> Iterator[
 
 
 @contextlib.contextmanager
-def dask(address: str, stop: Stop) -> Iterator[Dask]:
+def dask(address: str, stop: Stop) -> Iterator[_Dask]:
     """Open an executor on a dask scheduler.
 
     Parameters
@@ -194,7 +194,7 @@ def dask(address: str, stop: Stop) -> Iterator[Dask]:
         except (OSError, ValueError) as error:
             accepted = f"the address of a running scheduler ({' '.join(str(error).split())})"
             raise BadInput("dask", shown, accepted) from None
-        run = Dask(client, shown, stop)
+        run = _Dask(client, shown, stop)
         opened.callback(run.close)
         yield run
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -73,6 +74,7 @@ STREAMS = "seed and system"
 """Attribute `streams` of stores whose streams grow from `system_seed`."""
 
 _TO_UNIT = 2.0**-53
+_HASHED = 2**26  # bytes of lattices that are read at once to tell an input
 
 
 def seed_sequence(seed: int, *key: int | str) -> np.random.SeedSequence:
@@ -95,6 +97,21 @@ def system_seed(streams: str | None, seed: int, *system: Any) -> int:
         return seed
     digest = hashlib.sha256(json.dumps([seed, *system]).encode()).digest()
     return int.from_bytes(digest[:16], "little")
+
+
+def input_seed(
+    streams: str | None, seed: int, n: int, read: Callable[[int, int], NDArray[Any]]
+) -> int:
+    """Return the seed (`system_seed`) that an input of `n` lattices is refined with.
+
+    The input is told by its first 64 lattices, whatever file they lie in: methods are compared on
+    the same noise, and one seed refines two inputs independently.
+    """
+    digest, end = hashlib.sha256(), min(n, 64)
+    step = max(1, _HASHED // read(0, 1).nbytes)
+    for start in range(0, end, step):
+        digest.update(np.ascontiguousarray(read(start, min(start + step, end))).ravel().data)
+    return system_seed(streams, seed, digest.hexdigest())
 
 
 def kernel_state(seed: int, *key: int | str) -> NDArray[np.uint64]:

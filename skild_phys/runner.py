@@ -7,17 +7,20 @@ interruptions changes a byte.
 from __future__ import annotations
 
 import contextlib
+import platform
 import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, wait
 from dataclasses import dataclass, field
+from importlib import metadata
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from skild_phys._version import __version__
 from skild_phys.errors import BadInput, Interrupted, check_whole
 from skild_phys.executors import Executor, Stop, dask, parse_address, threads
 from skild_phys.files import AnyPath
@@ -114,6 +117,12 @@ class Run:
         count = self.threads or (1 if self.device != "cpu" else None)
         with threads(count, self.stop, most) as local:
             yield local
+
+
+def versions(*packages: str) -> dict[str, str]:
+    """Return the versions of Python, skild-phys and the named packages."""
+    found = {"python": platform.python_version(), "skild-phys": __version__}
+    return found | {name: metadata.version(name) for name in packages}
 
 
 def interrupted(output: AnyPath | None, kept: int, total: int, what: str = "there") -> Interrupted:
@@ -252,7 +261,8 @@ class _Work:
         try:
             while self.next < self.plan.n_samples or self.ahead:
                 try:
-                    self.feed()
+                    if not stopped:
+                        self.feed()
                     last, job = self.ahead[0]
                     while not job.done() and not stopped:
                         wait([job], timeout=_POLL_SECONDS)
@@ -273,6 +283,8 @@ class _Work:
                 if time.monotonic() - since > COMMIT_SECONDS or last % size == 0:
                     yield _joined(held)
                     held, since = [], time.monotonic()
+                if stopped and (last % size == 0 or not self.ahead):
+                    break
         finally:
             for _, job in self.ahead:
                 job.cancel()

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from scipy import stats
+from store_helpers import simulate
 
 from skild_phys.errorbars import Chains, ErrorMethod, Estimate, jackknife
 from skild_phys.measurement.agreement import Agreement, agreement_of
@@ -14,7 +15,6 @@ from skild_phys.measurement.compare import _independent
 from skild_phys.measurement.measure import collect
 from skild_phys.measurement.observables import STATISTICS
 from skild_phys.measurement.system import System
-from skild_phys.simulation.chain import simulate
 from skild_phys.simulation.spec import SimulationSpec
 from skild_phys.store import open_store
 

@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import files_of
+from store_helpers import simulate
 
 from skild_phys.cli import run
 from skild_phys.errors import Interrupted
 from skild_phys.models.ising import ISING_2D
-from skild_phys.simulation.chain import simulate
 from skild_phys.simulation.spec import SimulationSpec
 from skild_phys.skild.data import SimulationSource
 from skild_phys.skild.recipe import read_recipe
@@ -107,7 +107,7 @@ def test_what_else_lies_there_is_left_alone(typed: Typed, tmp_path: Path) -> Non
 def test_the_same_run_resumes(typed: Typed, tmp_path: Path) -> None:
     """Planted, seen to fail: a default name is free only where nothing lies."""
     spec = SimulationSpec(L=4, temperature=2.5, n_samples=40, every=2, burn_in=10, chains=1)
-    simulate(spec, "ising2d-L4-T2.5.zarr", n_threads=1)
+    simulate(spec, "ising2d-L4-T2.5.zarr", threads=1)
     with pytest.raises(Interrupted):
         simulate(replace(spec, n_samples=400), "ising2d-L4-T2.5.zarr", stop=lambda: True)
     begun = open_store(tmp_path / "ising2d-L4-T2.5.zarr")

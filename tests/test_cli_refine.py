@@ -14,13 +14,12 @@ import numpy as np
 import pytest
 from conftest import Call, files_of
 from skild_helpers import TC, coarse_input, critical_lattices, tiny_weights
+from store_helpers import coarsen_store, refine_store
 
-from skild_phys.cli.refine import compile_kernels
+from skild_phys.methods import SKILD, Exact, Method
 from skild_phys.models import MODELS
 from skild_phys.rules import block_mean, coarsen, decimate, majority, sampling
-from skild_phys.simulation.coarsening import coarsen_store
 from skild_phys.simulation.conditional import pilot
-from skild_phys.skild.refine import RefineSpec, refine_store
 from skild_phys.skild.weights import load_weights, save_weights
 from skild_phys.store import create_store, open_store
 
@@ -204,11 +203,11 @@ KERNELS = [
 def test_nothing_is_left_to_compile_while_refining(tmp_path: Path, rule: str, factor: int) -> None:
     """The line that says "first run only" must be true of every run: same types, compiled once."""
     coarse = coarse_input(critical_lattices(1, 32), rule, factor)
-    for name, spec in (("s", RefineSpec(steps=2, polish=1)), ("e", RefineSpec(method="exact"))):
-        compile_kernels(coarse, spec.method, spec.polish, pilot=spec.method == "exact")
+    skild: Method = SKILD(steps=2, polish=1, checkpoint=tiny_weights())
+    for name, method in (("s", skild), ("e", Exact())):
+        method.compile(coarse)
         before = [len(kernel.signatures) for kernel in KERNELS]
-        weights = tiny_weights() if spec.method == "skild" else None
-        refine_store(coarse, tmp_path / name, spec, weights, temperature=TC)
+        refine_store(coarse, tmp_path / name, method)
         assert [len(kernel.signatures) for kernel in KERNELS] == before
 
 
@@ -218,7 +217,7 @@ def test_exact_measures_how_long_it_must_run(folder: Path, call: Call, tmp_path:
     assert code == 0, err
     attrs = open_store(tmp_path / "a.zarr").attrs
     assert attrs["sweeps"] == max(32, math.ceil(20 * attrs["tau_int"]))
-    assert f"tau {attrs['tau_int']:.3g} sweeps, {attrs['sweeps']} sweeps a lattice" in out
+    assert f"tau {attrs['tau_int']:.3g} sweeps, {attrs['sweeps']} sweeps per lattice" in out
     before = files_of(tmp_path / "a.zarr")
     assert call(*words, tmp_path / "a.zarr")[0] == 0
     assert files_of(tmp_path / "a.zarr") == before

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from conftest import Call, files_of
+from store_helpers import simulate
 
 from skild_phys.cli.simulate import compile_kernels
 from skild_phys.simulation.spec import SimulationSpec
@@ -161,7 +162,6 @@ def test_append_goes_on_where_it_was_killed(tmp_path: Path, call: Call) -> None:
     stopped: list[int] = []
     from skild_phys.cli.simulate import _appended
     from skild_phys.errors import Interrupted
-    from skild_phys.simulation.chain import simulate
 
     spec, attrs = _appended(output, 3000)
     with pytest.raises(Interrupted):
@@ -182,7 +182,6 @@ def test_append_that_was_killed_after_its_last_commit(tmp_path: Path, call: Call
     Planted, seen to fail: `_appended` that takes every complete store for a finished call's.
     """
     from skild_phys.cli.simulate import _appended
-    from skild_phys.simulation.chain import simulate
 
     more = ["simulate", "--append", "-n", "15", "-o"]
     for name in ("whole", "killed"):

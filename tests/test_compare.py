@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from store_helpers import coarsen_store
 
 from skild_phys.errorbars import ErrorMethod
 from skild_phys.errors import BadInput, StoreError
@@ -20,7 +21,6 @@ from skild_phys.models import MODELS
 from skild_phys.plots import FIGURES, caption
 from skild_phys.rng import kernel_state
 from skild_phys.rules import coarsen
-from skild_phys.simulation.coarsening import coarsen_store
 from skild_phys.simulation.wolff import wolff
 from skild_phys.store import LatticeStore, create_store, open_store
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import pickle
 import tarfile
 import zipfile
@@ -25,6 +26,7 @@ from skild_phys.images.datasets import (
     prepare,
     read_files,
 )
+from skild_phys.runner import Run
 from skild_phys.skild.data import ImageLattices, fields_of, pixels_of
 from skild_phys.store import create_store, open_store
 
@@ -55,7 +57,7 @@ def test_binary_rows_become_images(binaries: tuple[Path, np.ndarray], tmp_path: 
     """Row: class, then 1024 red, green and blue values, row by row; the last file is for tests."""
     folder, rows = binaries
     files = read_files("cifar10", folder, None)
-    store = prepare(files, tmp_path / "c.zarr", attrs={"dataset": "cifar10"})
+    store = prepare(files, tmp_path / "c.zarr", Run(attrs={"dataset": "cifar10"}))
     assert (store.n_samples, store.channels, store.shape) == (12, 3, (32, 32))
     assert store.read(0, 12)[7, 1, 3, 5] == rows[7, 1 + 1024 + 3 * 32 + 5]
     assert np.array_equal(store.variable("label"), rows[:, 0])
@@ -160,13 +162,13 @@ def test_a_damaged_archive_is_refused(binaries: tuple[Path, np.ndarray], tmp_pat
 def test_stopped_and_taken_up_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(datasets, "CHUNK_BYTES", 4 * 3 * 32 * 32)
     files = image_folder(classes(tmp_path / "f"))
-    prepare(files, tmp_path / "whole.zarr", attrs={})
-    asked = iter([False, True])
-    with pytest.raises(Interrupted, match="4 of 9 images are kept"):
-        prepare(files, tmp_path / "part.zarr", attrs={}, stop=lambda: next(asked))
+    prepare(files, tmp_path / "whole.zarr", Run())
+    asked = itertools.chain([False] * 2, itertools.repeat(True))
+    with pytest.raises(Interrupted, match=r"\d of 9 samples are kept"):
+        prepare(files, tmp_path / "part.zarr", Run(stop=lambda: next(asked)))
     done: list[int] = []
-    prepare(files, tmp_path / "part.zarr", attrs={}, threads=2, progress=done.append)
-    assert done == [4, 4, 1]
+    prepare(files, tmp_path / "part.zarr", Run(threads=2, progress=done.append))
+    assert sum(done) == 9
     whole, part = open_store(tmp_path / "whole.zarr"), open_store(tmp_path / "part.zarr")
     assert whole.digest() == part.digest()
 

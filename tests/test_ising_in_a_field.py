@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from sampler_helpers import configurations
+from store_helpers import coarsen_store, simulate
 
 from skild_phys.cli import call
 from skild_phys.errors import BadInput
@@ -17,8 +18,6 @@ from skild_phys.models.base import Array, Model
 from skild_phys.models.ising import ISING_2D, Ising
 from skild_phys.rng import uniform
 from skild_phys.simulation.algorithms import get_update
-from skild_phys.simulation.chain import simulate
-from skild_phys.simulation.coarsening import coarsen_store
 from skild_phys.simulation.conditional import Conditional
 from skild_phys.simulation.spec import SimulationSpec
 from skild_phys.skild.measured import _check_sign as check_sign
@@ -65,7 +64,7 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> LatticeStore:
     spec = SimulationSpec(
         L, T, 400, model=FIELD.name, algorithm="heat_bath", every=8, burn_in=100, seed=1
     )
-    return simulate(spec, tmp_path / "a.zarr", n_threads=1)
+    return simulate(spec, tmp_path / "a.zarr", threads=1)
 
 
 @pytest.mark.statistical

@@ -15,6 +15,7 @@ from skild_phys.errors import BadInput, StoreError, WeightsError
 from skild_phys.images import metrics
 from skild_phys.images.evaluate import evaluate
 from skild_phys.images.refine import ImageRefineSpec, coarsen_images, refine_images
+from skild_phys.runner import Run
 from skild_phys.skild.data import ImageLattices
 from skild_phys.store import open_store
 
@@ -164,9 +165,9 @@ def test_images_beside_their_truths(tmp_path: Path) -> None:
     """Parents decide what belongs to what, in a store whose order is another one."""
     store = image_store(tmp_path / "f.zarr", photographs(9, 24), tests=5)
     fine = ImageLattices(store, "test")
-    low = coarsen_images(fine, tmp_path / "l.zarr", "area", 2.0, attrs={})
+    low = coarsen_images(fine, tmp_path / "l.zarr", "area", 2.0, Run()).lattices
     bicubic = ImageRefineSpec(2.0, method="bicubic")
-    refine_images(low, tmp_path / "b.zarr", bicubic, None)
+    refine_images(low, tmp_path / "b.zarr", bicubic, None, Run())
     made = ImageLattices(open_store(tmp_path / "b.zarr"))
     found = evaluate(made, ["psnr", "ssim"], fine, low=ImageLattices(low))
     images, truths = open_store(tmp_path / "b.zarr").read(0, 5), store.read(4, 9)

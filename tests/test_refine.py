@@ -4,33 +4,29 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from conftest import files_of
 from skild_helpers import TC, coarse_input, critical_lattices, tiny_weights
+from store_helpers import coarsen_store, refine_store
 
 from skild_phys.cli import run
 from skild_phys.errors import BadInput, Interrupted, OutputTaken, StoreError, WeightsError
+from skild_phys.methods import SKILD, Exact, Fill, Method, Prepared, method_of
 from skild_phys.models import MODELS
 from skild_phys.rng import kernel_state
 from skild_phys.rules import RULES, TieBreak, coarsen, get_rule
-from skild_phys.simulation.coarsening import coarsen_store
 from skild_phys.skild.coarse import CoarseInput, open_coarse
-from skild_phys.skild.refine import (
-    RefineSpec,
-    SkildMethod,
-    build_method,
-    check_weights_fit,
-    refine_store,
-)
 from skild_phys.skild.streams import Streams
 from skild_phys.skild.tuning import Tuning
 from skild_phys.store import create_store, open_store
 
 WEIGHTS = tiny_weights()
-SPEC = RefineSpec(steps=3, seed=8)
+SPEC = SKILD(steps=3, checkpoint=WEIGHTS)
+FIELDS = SKILD(steps=3, checkpoint=tiny_weights("v"))
 
 
 @pytest.mark.parametrize("rule", ["block_mean", "majority", "decimate"])
@@ -40,8 +36,8 @@ def test_coarsened_again_it_gives_the_input(
     tmp_path: Path, rule: str, factor: int, side: int, method: str
 ) -> None:
     coarse = coarse_input(critical_lattices(3, side), rule, factor)
-    spec = replace(SPEC, method=method, sweeps=2 if method == "exact" else None)
-    refine_store(coarse, tmp_path / "r.zarr", spec, WEIGHTS, temperature=TC)
+    methods: dict[str, Method] = {"skild": SPEC, "exact": Exact(sweeps=2), "fill": Fill()}
+    refine_store(coarse, tmp_path / "r.zarr", methods[method])
     store = open_store(tmp_path / "r.zarr")
     again = coarsen(store.read(0, 3), rule, factor, tie_seed=5)
     assert np.array_equal(again, coarse.read(0, 3))
@@ -55,13 +51,12 @@ def test_sweeps_are_not_measured_again_for_an_output_that_is_there(
     coarse = coarse_input(critical_lattices(3, 16), "block_mean", 4)
 
     def refined(name: str, seed: int, sweeps: int | None = None) -> None:
-        spec = RefineSpec("exact", sweeps=sweeps, seed=seed)
-        refine_store(coarse, tmp_path / name, spec, None, temperature=TC, threads=1)
+        refine_store(coarse, tmp_path / name, Exact(sweeps=sweeps), seed=seed, threads=1)
 
     refined("given", 1, sweeps=2)
     refined("measured", 1)
     before = files_of(tmp_path / "measured")
-    monkeypatch.setattr("skild_phys.skild.refine.measured_sweeps", None)
+    monkeypatch.setattr("skild_phys.methods._pilot", None)
     refined("measured", 1)
     assert files_of(tmp_path / "measured") == before
     for name, seed in (("given", 1), ("measured", 2)):
@@ -75,25 +70,25 @@ def test_a_chain_starts_no_farther_out_than_the_weights_have_seen() -> None:
     By 128 (4096) they do not reach. Planted, seen to fail: no such limit.
     """
     fine = np.ones((1, 256, 256), dtype=np.int8)
-    assert SkildMethod(WEIGHTS, coarse_input(fine, "decimate", 32), SPEC).lambdas[0] == 1000.0
+    assert SPEC.lambdas(coarse_input(fine, "decimate", 32))[0] == 1000.0
     with pytest.raises(BadInput, match="lambda_start"):
-        SkildMethod(WEIGHTS, coarse_input(fine, "decimate", 128), SPEC)
+        SPEC.lambdas(coarse_input(fine, "decimate", 128))
 
 
 def test_a_sample_depends_on_nothing_but_its_input_and_name(tmp_path: Path) -> None:
     coarse = coarse_input(critical_lattices(5, 16), "block_mean", 4)
     for name, threads, chunk in (("a", 1, 2), ("b", 2, 2), ("c", 4, 5), ("d", 1, 1)):
-        refine_store(coarse, tmp_path / name, SPEC, WEIGHTS, threads=threads, chunk=chunk)
+        refine_store(coarse, tmp_path / name, SPEC, threads=threads, chunk=chunk)
     lattices = [open_store(tmp_path / name).read(0, 5) for name in "abcd"]
     assert all(np.array_equal(lattices[0], other) for other in lattices[1:])
     assert files_of(tmp_path / "a") == files_of(tmp_path / "b")
-    refine_store(coarse, tmp_path / "e", replace(SPEC, seed=9), WEIGHTS)
+    refine_store(coarse, tmp_path / "e", SPEC, seed=9)
     assert not np.array_equal(lattices[0], open_store(tmp_path / "e").read(0, 5))
 
 
 def test_several_samples_an_input_differ_and_know_their_parent(tmp_path: Path) -> None:
     coarse = coarse_input(critical_lattices(2, 16), "block_mean", 4)
-    refine_store(coarse, tmp_path / "r", replace(SPEC, samples_per_input=3), WEIGHTS)
+    refine_store(coarse, tmp_path / "r", SPEC, copies=3)
     store = open_store(tmp_path / "r")
     assert store.variable("parent").tolist() == [0, 0, 0, 1, 1, 1]
     assert len({lattice.tobytes() for lattice in store.read(0, 6)}) == 6
@@ -101,35 +96,35 @@ def test_several_samples_an_input_differ_and_know_their_parent(tmp_path: Path) -
 
 def test_interrupted_and_resumed_it_ends_in_the_same_bytes(tmp_path: Path) -> None:
     coarse = coarse_input(critical_lattices(6, 16), "majority", 2)
-    refine_store(coarse, tmp_path / "whole", SPEC, WEIGHTS, chunk=2)
+    refine_store(coarse, tmp_path / "whole", SPEC, chunk=2)
     calls = iter(range(1000))
     with pytest.raises(Interrupted, match="of 6 samples"):
         refine_store(
-            coarse, tmp_path / "part", SPEC, WEIGHTS, chunk=2, threads=1,
+            coarse, tmp_path / "part", SPEC, chunk=2, threads=1,
             progress=lambda n: next(calls) and None, stop=lambda: next(calls) > 14,
         )  # fmt: skip
-    refine_store(coarse, tmp_path / "part", SPEC, WEIGHTS, chunk=2)
+    refine_store(coarse, tmp_path / "part", SPEC, chunk=2)
     assert files_of(tmp_path / "whole") == files_of(tmp_path / "part")
 
 
 def test_an_output_of_other_parameters_is_refused(tmp_path: Path) -> None:
     coarse = coarse_input(critical_lattices(2, 16), "block_mean", 4)
-    refine_store(coarse, tmp_path / "r", SPEC, WEIGHTS)
+    refine_store(coarse, tmp_path / "r", SPEC)
     before = files_of(tmp_path / "r")
     with pytest.raises(BadInput, match="seed"):
-        refine_store(coarse, tmp_path / "r", replace(SPEC, seed=1), WEIGHTS)
+        refine_store(coarse, tmp_path / "r", SPEC, seed=1)
     assert files_of(tmp_path / "r") == before
 
 
 def test_polish_keeps_the_constraint_and_is_recorded(tmp_path: Path) -> None:
     coarse = coarse_input(critical_lattices(2, 16), "block_mean", 4)
     spec = replace(SPEC, polish=4)
-    refine_store(coarse, tmp_path / "r", spec, WEIGHTS, temperature=TC)
+    refine_store(coarse, tmp_path / "r", spec)
     store = open_store(tmp_path / "r")
     assert store.attrs["polish"] == 4
     assert np.array_equal(coarsen(store.read(0, 2), "block_mean", 4), coarse.read(0, 2))
     with pytest.raises(BadInput, match="T"):
-        build_method(coarse, spec, WEIGHTS, None)
+        spec.check(replace(coarse, attrs={"model": "ising2d"}))
 
 
 @pytest.mark.parametrize("rule", ["block_mean", "decimate", "spectral"])
@@ -138,7 +133,7 @@ def test_continuous_fields_meet_the_coarse_field_to_rounding(tmp_path: Path, rul
     values = get_rule(rule).operator((16, 24), 4).apply(fine.astype(np.float64)).astype(np.float32)
     np.save(tmp_path / "c.npy", values)
     coarse = open_coarse(tmp_path / "c.npy", 4, rule, spins=False)
-    refine_store(coarse, tmp_path / "r", SPEC, tiny_weights("v"))
+    refine_store(coarse, tmp_path / "r", FIELDS)
     field = open_store(tmp_path / "r").read(0, 2).astype(np.float64)
     assert np.abs(get_rule(rule).operator((16, 24), 4).apply(field) - values).max() < 1e-4
 
@@ -148,13 +143,13 @@ def test_spins_from_kept_modes_come_near_them(tmp_path: Path, factor: int, side:
     """And the misfit that is told is that of the store, far below that of a random fill."""
     fine = critical_lattices(3, side)
     coarse = coarse_input(fine, "spectral", factor)
-    result = refine_store(coarse, tmp_path / "r", SPEC, WEIGHTS)
+    result = refine_store(coarse, tmp_path / "r", SPEC)
     spins = open_store(tmp_path / "r").read(0, 3)
     assert set(np.unique(spins)) == {-1, 1}
     kept, values = RULES["spectral"].operator((side, side), factor), coarse.read(0, 3)
     left = kept.apply(spins.astype(np.float64)) - values
     misfit = np.sqrt(np.mean(left**2) / np.mean(values.astype(np.float64) ** 2))
-    assert result["misfit"] == pytest.approx(misfit, rel=1e-6)
+    assert result.misfit == pytest.approx(misfit, rel=1e-6)
     assert misfit < 0.5
 
 
@@ -162,21 +157,21 @@ def test_spins_from_kept_modes_come_near_them(tmp_path: Path, factor: int, side:
 @pytest.mark.parametrize("rule", ["block_mean", "majority", "decimate"])
 def test_every_sampler_keeps_the_constraint(tmp_path: Path, sampler: str, rule: str) -> None:
     coarse = coarse_input(critical_lattices(2, 16), rule, 4)
-    refine_store(coarse, tmp_path / "r", replace(SPEC, sampler=sampler), WEIGHTS)
+    refine_store(coarse, tmp_path / "r", replace(SPEC, sampler=sampler))
     store = open_store(tmp_path / "r")
     assert store.attrs["sampler"] == sampler
     again = coarsen(store.read(0, 2), rule, 4, tie_seed=5)
     assert np.array_equal(again, coarse.read(0, 2))
     with pytest.raises(BadInput, match="sampler"):
-        refine_store(coarse, tmp_path / "r", SPEC, WEIGHTS)
+        refine_store(coarse, tmp_path / "r", SPEC)
 
 
 def test_weights_of_another_system_are_refused() -> None:
-    check_weights_fit(WEIGHTS, {"model": "ising2d", "temperature": TC * 1.001}, Path("x"))
+    WEIGHTS.check_fit({"model": "ising2d", "temperature": TC * 1.001}, Path("x"))
     with pytest.raises(WeightsError, match="potts"):
-        check_weights_fit(WEIGHTS, {"model": "potts"}, Path("x"))
+        WEIGHTS.check_fit({"model": "potts"}, Path("x"))
     with pytest.raises(WeightsError, match=r"T = 2\.6"):
-        check_weights_fit(WEIGHTS, {"model": "ising2d", "temperature": 2.6}, Path("x"))
+        WEIGHTS.check_fit({"model": "ising2d", "temperature": 2.6}, Path("x"))
 
 
 def test_a_users_own_arrays(tmp_path: Path) -> None:
@@ -211,26 +206,34 @@ def test_arrays_that_cannot_be_coarse(
     with pytest.raises(StoreError, match=message):
         open_coarse(tmp_path / "c.npy", 4, rule).read(0, 1)
     for given in ((4, None), (None, rule)):
-        with pytest.raises(StoreError, match="give --rule and --factor"):
+        with pytest.raises(StoreError, match="give rule= and factor="):
             open_coarse(tmp_path / "c.npy", *given)
 
 
 @pytest.mark.parametrize(
     "change",
     [
-        {"steps": 0}, {"samples_per_input": 0}, {"seed": -1}, {"polish": -1}, {"sweeps": -1},
+        {"steps": 0}, {"polish": -1}, {"sweeps": -1, "method": "exact"}, {"sweeps": 2},
         {"method": "magic"}, {"method": "exact", "polish": 2}, {"sampler": "magic"},
+        {"method": "fill", "T": 2.0}, {"method": "exact", "checkpoint": "w.safetensors"},
     ],
 )  # fmt: skip
-def test_options_that_cannot_be(change: dict[str, object]) -> None:
-    with pytest.raises(BadInput):
-        replace(SPEC, **change)  # type: ignore[arg-type]
+def test_options_that_cannot_be(change: dict[str, Any]) -> None:
+    with pytest.raises(BadInput, match=f"^{'|'.join(change)}: "):
+        method_of(**{"method": "skild"} | change)
+
+
+def test_numbers_that_cannot_be(tmp_path: Path) -> None:
+    coarse = coarse_input(critical_lattices(1, 16), "block_mean", 4)
+    for change in ({"seed": -1}, {"copies": 0}):
+        with pytest.raises(BadInput, match="a whole number from"):
+            refine_store(coarse, tmp_path / "r", SPEC, **change)
 
 
 def test_a_start_the_weights_have_not_seen_is_refused() -> None:
     coarse = coarse_input(critical_lattices(1, 16), "block_mean", 4)
     with pytest.raises(BadInput, match="lambda_start"):
-        build_method(coarse, replace(SPEC, lambda_start=1e5), WEIGHTS)
+        replace(SPEC, lambda_start=1e5).check(coarse)
 
 
 def test_majorities_of_unknown_coins_keep_their_signs(tmp_path: Path) -> None:
@@ -238,10 +241,10 @@ def test_majorities_of_unknown_coins_keep_their_signs(tmp_path: Path) -> None:
     signs = coarsen(fine, "majority", 2, tie_seed=1)
     np.save(tmp_path / "signs.npy", signs)
     coarse = open_coarse(tmp_path / "signs.npy", 2, "majority")
-    for method in ("skild", "exact", "fill"):
-        spec = replace(SPEC, method=method)
-        refine_store(coarse, tmp_path / method, spec, WEIGHTS, temperature=TC)
-        store = open_store(tmp_path / method)
+    methods: tuple[Method, ...] = (SPEC, Exact(T=TC), Fill())
+    for method in methods:
+        refine_store(coarse, tmp_path / method.name, method)
+        store = open_store(tmp_path / method.name)
         sums = coarsen(store.read(0, 4), "block_mean", 2)
         assert ((np.sign(sums) == signs) | (sums == 0)).all()
         assert (sums == 0).any()
@@ -252,7 +255,7 @@ def test_threads_of_the_caller_are_left_as_they_were(tmp_path: Path) -> None:
     coarse = coarse_input(critical_lattices(1, 16), "block_mean", 4)
     before = torch.get_num_threads()
     torch.set_num_threads(2)
-    refine_store(coarse, tmp_path / "r", SPEC, WEIGHTS)
+    refine_store(coarse, tmp_path / "r", SPEC)
     assert torch.get_num_threads() == 2
     torch.set_num_threads(before)
 
@@ -312,12 +315,12 @@ def test_what_a_method_makes_of_other_models_is_checked_and_kept(
     coarse, fine = coarse_of(tmp_path, name, rule)
     answer = fine.copy()
 
-    def build(*arguments: object) -> object:
-        return lambda raw, index, coins: answer[list(index)]
+    def prepare(*arguments: object) -> Prepared:
+        return Prepared(lambda raw, index, coins, stop: answer[list(index)], {})
 
-    monkeypatch.setattr("skild_phys.skild.refine.build_method", build)
-    spec, model = RefineSpec(method="fill"), MODELS[name]
-    refine_store(coarse, tmp_path / "r.zarr", spec, None, chunk=2)
+    monkeypatch.setattr(Fill, "prepare", prepare)
+    model = MODELS[name]
+    refine_store(coarse, tmp_path / "r.zarr", Fill(), chunk=2)
     store = open_store(tmp_path / "r.zarr")
     assert (store.field, store.shape, store.q) == (model.field, KINDS[name], coarse.q)
     assert np.array_equal(store.read(0, 5), fine)
@@ -329,7 +332,7 @@ def test_what_a_method_makes_of_other_models_is_checked_and_kept(
     assert np.array_equal(again.read(0, 5), coarse.read(0, 5))
     answer[3] = 1
     with pytest.raises(RuntimeError, match="do not coarse-grain to their input"):
-        refine_store(coarse, tmp_path / "wrong.zarr", spec, None, chunk=2)
+        refine_store(coarse, tmp_path / "wrong.zarr", Fill(), chunk=2)
 
 
 def test_majorities_of_states_may_be_any_that_is_tied_if_no_priority_is_known(
@@ -339,19 +342,17 @@ def test_majorities_of_states_may_be_any_that_is_tied_if_no_priority_is_known(
     counts = coarsen(fine, "block_mean", 2, q=3)
     other = 2 - np.argmax(counts[:, ::-1], axis=1)
     assert (other != coarse.read(0, 5)).any()
-    monkeypatch.setattr(
-        "skild_phys.skild.refine.build_method",
-        lambda *arguments: lambda raw, index, coins: fine[list(index)],
-    )
+    answer = Prepared(lambda raw, index, coins, stop: fine[list(index)], {})
+    monkeypatch.setattr(Fill, "prepare", lambda *arguments: answer)
     given = replace(coarse, read=lambda start, stop: other[start:stop].astype(np.int8))
     with pytest.raises(RuntimeError):
-        refine_store(given, tmp_path / "a.zarr", RefineSpec(method="fill"), None)
+        refine_store(given, tmp_path / "a.zarr", Fill())
     unknown = replace(given, tie_seed=None)
-    refine_store(unknown, tmp_path / "b.zarr", RefineSpec(method="fill"), None)
+    refine_store(unknown, tmp_path / "b.zarr", Fill())
     rarest = np.argmin(counts, axis=1).astype(np.int8)
     wrong = replace(unknown, read=lambda start, stop: rarest[start:stop])
     with pytest.raises(RuntimeError):
-        refine_store(wrong, tmp_path / "c.zarr", RefineSpec(method="fill"), None)
+        refine_store(wrong, tmp_path / "c.zarr", Fill())
 
 
 @pytest.mark.parametrize(("name", "rule"), PAIRS)
@@ -361,7 +362,7 @@ def test_skild_refuses_other_models(
     coarse, _ = coarse_of(tmp_path, name, rule)
     held = {"ising3d": "3D lattices", "potts3": "Potts states"}[name]
     with pytest.raises(BadInput, match=f"method: 'skild' is not accepted; .*{held}"):
-        build_method(coarse, SPEC, WEIGHTS)
+        SPEC.check(coarse)
     for more in ([], ["--any-system"]):
         with pytest.raises(SystemExit) as ended:
             run(["refine", str(coarse.path), "-o", str(tmp_path / "r.zarr"), *more])
@@ -375,16 +376,16 @@ def test_skild_refuses_other_models(
 def test_the_misfit_of_fields_on_block_sums_is_rounding(tmp_path: Path) -> None:
     """Sums are kept, A x are means. Planted, seen to fail: one compared with the other."""
     coarse = coarse_input(critical_lattices(2, 16), "block_mean", 4)
-    result = refine_store(coarse, tmp_path / "r", SPEC, tiny_weights("v"))
-    assert result["misfit"] < 1e-5
+    result = refine_store(coarse, tmp_path / "r", FIELDS)
+    assert result.misfit < 1e-5
 
 
 def test_what_no_monte_carlo_can_polish_is_refused(tmp_path: Path) -> None:
     fine = critical_lattices(2, 16)
-    for weights, rule in ((tiny_weights("v"), "block_mean"), (WEIGHTS, "spectral")):
+    for method, rule in ((FIELDS, "block_mean"), (SPEC, "spectral")):
         coarse = coarse_input(fine, rule, 4)
         with pytest.raises(BadInput, match="polish: 1"):
-            refine_store(coarse, tmp_path / "r", replace(SPEC, polish=1), weights, temperature=TC)
+            refine_store(coarse, tmp_path / "r", replace(method, polish=1))
     assert not (tmp_path / "r").exists()
 
 
@@ -404,14 +405,16 @@ def test_an_output_is_not_gone_on_with_in_other_arithmetic_or_on_another_chain(
 ) -> None:
     """Planted, seen to fail: neither kept; the ends of a chain kept only if they were given."""
     coarse = coarse_input(critical_lattices(1, 16), "block_mean", 4)
-    refine_store(coarse, tmp_path / "r", SPEC, WEIGHTS)
+    refine_store(coarse, tmp_path / "r", SPEC)
     kept = open_store(tmp_path / "r").attrs
     assert (kept["steps"], kept["restarts"], kept["lambda_start"]) == (3, 0, 4.0)
     assert (kept["lambda_end"], kept["arithmetic"].split()[0]) == (0.1, "cpu")
-    monkeypatch.setattr("skild_phys.skild.refine.arithmetic", lambda device: "cuda bfloat16")
+    monkeypatch.setattr("skild_phys.skild.networks.arithmetic", lambda device: "cuda bfloat16")
     with pytest.raises(BadInput, match="arithmetic"):
-        refine_store(coarse, tmp_path / "r", SPEC, WEIGHTS)
+        refine_store(coarse, tmp_path / "r", SPEC)
     monkeypatch.undo()
-    later = replace(WEIGHTS, tuning=Tuning(lambda_end=0.2))
     with pytest.raises(BadInput, match="lambda_end"):
-        refine_store(coarse, tmp_path / "r", SPEC, later)
+        refine_store(coarse, tmp_path / "r", replace(SPEC, lambda_end=0.2))
+    later = replace(SPEC, checkpoint=replace(WEIGHTS, tuning=Tuning(lambda_end=0.2)))
+    with pytest.raises(BadInput, match="weights_sha256"):
+        refine_store(coarse, tmp_path / "r", later)

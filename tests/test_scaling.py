@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import TC
+from store_helpers import simulate
 
 import skild_phys as sp
 from skild_phys.cli import run
@@ -22,7 +23,6 @@ from skild_phys.measurement.scaling.fits import fit_sizes
 from skild_phys.measurement.scaling.reweighting import effective_share, free_energies, log_weights
 from skild_phys.models import MODELS
 from skild_phys.models.exact import kaufman_energy, kaufman_specific_heat
-from skild_phys.simulation.chain import simulate
 from skild_phys.simulation.spec import SimulationSpec
 from skild_phys.store import LatticeStore, create_store, open_lattices, open_store
 

@@ -8,24 +8,22 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import files_of
+from store_helpers import coarsen_store, refine_store, simulate
 
+from skild_phys import methods
 from skild_phys.errors import BadInput, Interrupted
-from skild_phys.rng import STREAMS, system_seed
-from skild_phys.simulation.chain import simulate
-from skild_phys.simulation.coarsening import coarsen_store
+from skild_phys.methods import Fill
+from skild_phys.rng import STREAMS, input_seed, system_seed
 from skild_phys.simulation.spec import SimulationSpec
 from skild_phys.simulation.unit import burn, draw, start_unit
-from skild_phys.skild import refine
 from skild_phys.skild.coarse import open_coarse
-from skild_phys.skild.refine import RefineSpec, refine_store
-from skild_phys.skild.streams import input_seed
 from skild_phys.store import open_store, streams_at
 
 
 @pytest.mark.parametrize("piece", [1, 100, 2**26])
 def test_the_seed_of_an_input_is_pinned(monkeypatch: pytest.MonkeyPatch, piece: int) -> None:
     """However it is read. Planted, seen to fail: all 64 lattices in one piece."""
-    monkeypatch.setattr("skild_phys.skild.streams._HASHED", piece, raising=False)
+    monkeypatch.setattr("skild_phys.rng._HASHED", piece)
     values = (np.arange(70 * 16) % 7 - 3).astype(np.int16).reshape(70, 4, 4)
     longest = []
 
@@ -123,7 +121,7 @@ def test_two_inputs_are_refined_by_noise_of_their_own(
 
         out = tmp_path / f"{name}-{temperature}.zarr"
         refine_store(
-            open_coarse(coarse, None, None), out, RefineSpec("fill"), None, chunk=50, threads=1,
+            open_coarse(coarse, None, None), out, Fill(), seed=0, chunk=50, threads=1,
             progress=progress, stop=lambda: made >= stop_at,
         )  # fmt: skip
         return out
@@ -134,7 +132,7 @@ def test_two_inputs_are_refined_by_noise_of_their_own(
 
     assert abs(correlation("now")) < 0.36
     with monkeypatch.context() as before:
-        before.setattr(refine, "streams_at", lambda path, overwrite: None)
+        before.setattr(methods, "STREAMS", None)
         assert correlation("before") > 0.7
         with pytest.raises(Interrupted):
             refined("begun", 2.269, stop_at=100)

@@ -18,6 +18,7 @@ from skild_phys.images.refine import (
     coarsen_images,
     refine_images,
 )
+from skild_phys.runner import Run
 from skild_phys.skild.data import ImageLattices, fields_of
 from skild_phys.skild.equations import Process
 from skild_phys.skild.measured import fit_channels
@@ -103,22 +104,23 @@ def test_a_mean_that_is_never_erased_stays() -> None:
 def test_from_store_to_store(tmp_path: Path) -> None:
     """Parents, resumption and threads; 8-bit intensities are what is lost of the consistency."""
     fine = image_store(tmp_path / "f.zarr", photographs(9), tests=5)
-    low = coarsen_images(ImageLattices(fine, "test"), tmp_path / "l.zarr", "area", 2.0, attrs={})
+    tests = ImageLattices(fine, "test")
+    low = coarsen_images(tests, tmp_path / "l.zarr", "area", 2.0, Run()).lattices
     assert low.variable("parent").tolist() == [4, 5, 6, 7, 8]
     blocks = fine.read(4, 9).reshape(5, 3, 8, 2, 8, 2).mean((3, 5))
     assert np.abs(low.read(0, 5) - blocks).max() <= 0.5 + 1e-4
     weights, spec = image_weights(), ImageRefineSpec(2.0, steps=3, seed=7)
-    result = refine_images(low, tmp_path / "a.zarr", spec, weights, threads=1)
-    assert result["misfit"] < 0.3
-    refine_images(low, tmp_path / "b.zarr", spec, weights, threads=2)
+    _, misfit = refine_images(low, tmp_path / "a.zarr", spec, weights, Run(threads=1))
+    assert (misfit or 1.0) < 0.3
+    refine_images(low, tmp_path / "b.zarr", spec, weights, Run(threads=2))
     one, two = open_store(tmp_path / "a.zarr"), open_store(tmp_path / "b.zarr")
     assert np.array_equal(one.read(0, 5), two.read(0, 5))
     assert one.variable("parent").tolist() == [4, 5, 6, 7, 8]
     again = one.read(0, 5).reshape(5, 3, 8, 2, 8, 2).mean((3, 5))
     assert np.abs(again - low.read(0, 5)).max() <= 0.5 + 0.05
-    assert refine_images(low, tmp_path / "b.zarr", spec, weights)["refined"] == 0
+    assert refine_images(low, tmp_path / "b.zarr", spec, weights, Run())[0].made == 0
     bicubic = ImageRefineSpec(2.0, method="bicubic")
-    assert refine_images(low, tmp_path / "c.zarr", bicubic, None)["misfit"] > 1.0
+    assert (refine_images(low, tmp_path / "c.zarr", bicubic, None, Run())[1] or 0.0) > 1.0
 
 
 def test_black_and_white_edges_are_consistent_too(tmp_path: Path) -> None:
@@ -128,14 +130,14 @@ def test_black_and_white_edges_are_consistent_too(tmp_path: Path) -> None:
     edges[1, :, 5:11, 3:] = 255
     store = image_store(tmp_path / "f.zarr", edges)
     for factor in (2, 4):
-        low = coarsen_images(ImageLattices(store), tmp_path / f"l{factor}.zarr", "area", factor,
-                             attrs={})  # fmt: skip
-        made = tmp_path / f"r{factor}.zarr"
-        result = refine_images(low, made, ImageRefineSpec(factor, steps=4), image_weights())
+        path = tmp_path / f"l{factor}.zarr"
+        low = coarsen_images(ImageLattices(store), path, "area", factor, Run()).lattices
+        made, spec = tmp_path / f"r{factor}.zarr", ImageRefineSpec(factor, steps=4)
+        _, misfit = refine_images(low, made, spec, image_weights(), Run())
         seen = open_store(made).read(0, 2).reshape(2, 3, 16 // factor, factor, -1, factor)
         missing = seen.mean((3, 5)) - low.read(0, 2)
-        assert float(np.sqrt((missing**2).mean())) == pytest.approx(result["misfit"], rel=1e-3)
-        assert result["misfit"] < 0.4
+        assert float(np.sqrt((missing**2).mean())) == pytest.approx(misfit, rel=1e-3)
+        assert (misfit or 1.0) < 0.4
 
 
 def test_weights_of_something_else_are_refused(tmp_path: Path) -> None:
@@ -147,10 +149,10 @@ def test_weights_of_something_else_are_refused(tmp_path: Path) -> None:
         (replace(image_weights(), channels=0), "weights of images"),
     ):
         with pytest.raises(BadInput, match=message):
-            refine_images(low, tmp_path / "o.zarr", spec, weights)
+            refine_images(low, tmp_path / "o.zarr", spec, weights, Run())
     assert not (tmp_path / "o.zarr").exists()
-    for change, message in (({"rule": "max"}, "--rule"), ({"method": "x"}, "--method"),
-                            ({"steps": 0}, "--steps"), ({"seed": -1}, "--seed")):  # fmt: skip
+    for change, message in (({"rule": "max"}, "rule"), ({"method": "x"}, "method"),
+                            ({"steps": 0}, "steps"), ({"seed": -1}, "seed")):  # fmt: skip
         with pytest.raises(BadInput, match=message):
             replace(spec, **change)  # type: ignore[arg-type]
     from skild_phys.skild.coarse import open_coarse

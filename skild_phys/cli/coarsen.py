@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from skild_phys.cli.options import (
     answer,
-    interruptible,
     json_option,
+    options_from,
     output_option,
-    overwrite_option,
-    progress_bar,
-    provenance,
+    stored,
     warn_of,
 )
-from skild_phys.cli.outputs import beside, fill
-from skild_phys.files import check_output
-
-if TYPE_CHECKING:
-    from skild_phys.store import LatticeStore
+from skild_phys.cli.outputs import beside
+from skild_phys.runner import Run
 
 
 @click.command()
@@ -37,9 +32,9 @@ if TYPE_CHECKING:
     help="block_mean, majority, decimate or spectral.",
 )
 @click.option(
-    "--tie-seed", type=int, help="Coins of majority's ties.  [default: those of FINE, or 0]"
+    "--tie-seed", type=int, help="Of majority's tie-breaks.  [default: those of FINE, or 0]"
 )
-@overwrite_option
+@options_from(Run, skip=("device",))
 @json_option
 def command(
     fine: Path,
@@ -47,48 +42,36 @@ def command(
     output: Path | None,
     rule: str,
     tie_seed: int | None,
-    overwrite: bool,
     as_json: bool,
+    **given: Any,
 ) -> dict[str, Any]:
     """Coarse-grain every lattice of FINE.
 
-    Rules: block_mean keeps the exact sum of each block; majority its sign, ties to a fair coin
-    that --tie-seed names (a refined FINE has the coins of its ancestor); decimate the spin at
-    each block's corner; spectral the modes inside the coarse box (2D only). Of Potts states,
-    block_mean counts how many sites of a block are in each, majority keeps the commonest; real
-    fields have block means, decimated values and modes. FINE is a store, or any .npy file or Zarr
-    array (n, [z,] y, x). Run again, the same command goes on with an unfinished store.
+    Rules: block_mean keeps the exact sum of each block; majority its sign, ties decided by a fair
+    coin that --tie-seed names (a refined FINE has the tie-breaks of its ancestor); decimate the
+    spin at each block's corner; spectral the modes inside the coarse box (2D only). Of Potts
+    states, block_mean counts how many sites of a block are in each, majority keeps the commonest;
+    real fields have block means, decimated values and modes. FINE is a store, or any .npy file or
+    Zarr array (n, [z,] y, x). Run again, the same command resumes an unfinished store.
 
     \b
     skild-phys coarsen fine.zarr
     skild-phys coarsen fine.zarr --factor 2 --rule majority -o signs.zarr
     """
     from skild_phys.rules import get_rule
-    from skild_phys.simulation.coarsening import coarsen_store
+    from skild_phys.simulation.coarsening import coarsen
     from skild_phys.store import open_lattices
 
     chosen = get_rule(rule)
     source = open_lattices(fine)
     warn_of([source])
-
-    def write(path: Path) -> LatticeStore:
-        # An output that exists may be one to go on with; the store itself decides.
-        check_output(path, overwrite=True, inputs=[fine])
-        with progress_bar("coarsening", source.n_samples) as advance, interruptible() as stop:
-            return coarsen_store(
-                source,
-                path,
-                rule,
-                factor,
-                tie_seed=tie_seed,
-                overwrite=overwrite,
-                attrs=provenance(),
-                stop=stop,
-                progress=advance,
-            )
-
     kind = chosen.suffix or chosen.name
-    output, store = fill(output, beside(fine, f"{kind}-x{factor}"), write)
+    output, filled = stored(
+        "coarsening", source.n_samples, output, beside(fine, f"{kind}-x{factor}"),
+        lambda path, run: coarsen(source, path, chosen, factor, run, tie_seed=tie_seed),
+        given, inputs=[fine],
+    )  # fmt: skip
+    store = filled.lattices
     result = {
         "path": str(output),
         "samples": store.n_samples,

@@ -2,48 +2,34 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from skild_phys.cli.options import (
-    LARGEST_SIDE,
     answer,
-    chain_options,
-    check_device,
-    interruptible,
     json_option,
+    options_from,
     output_option,
-    overwrite_option,
     parse_sides,
-    progress_bar,
-    provenance,
-    threads_option,
-    warn,
+    stored,
 )
-from skild_phys.cli.outputs import beside, fill, shape_name
-from skild_phys.errors import BadInput, check_whole
-from skild_phys.files import check_output
-
-if TYPE_CHECKING:
-    from skild_phys.skild.data import ImageLattices
-    from skild_phys.skild.weights import Weights
-    from skild_phys.store import Lattices
+from skild_phys.cli.outputs import beside, shape_name
+from skild_phys.errors import BadInput
+from skild_phys.methods import SKILD
+from skild_phys.runner import Run
+from skild_phys.skild.chain import Chain
 
 
 @click.command()
 @click.option("--L", "side", type=int, help="Side of square lattices.")
 @click.option("--shape", help="LYxLX instead of --L, such as 96x128.")
-@click.option(
-    "-n",
-    "--samples",
-    "n_samples",
-    type=int,
-    help="Lattices.  [default: 100; with --truth all of it]",
-)
+@click.option("-n", "--samples", type=int, help="Lattices.  [default: 100; with --truth all]")
 @output_option
-@chain_options
+@options_from(SKILD, skip=("polish", "any_system"))
+@click.option("--seed", type=int, default=0, show_default=True, help="Of every stream.")
 @click.option(
     "--truth",
     type=click.Path(path_type=Path),
@@ -51,29 +37,20 @@ if TYPE_CHECKING:
 )
 @click.option("--factor", type=int, help="With --truth: where a refinement by it would start.")
 @click.option("--split", help="With --truth of images: train or test.  [default: all of them]")
-@threads_option
-@overwrite_option
+@options_from(Run)
 @json_option
 def command(
     side: int | None,
     shape: str | None,
-    n_samples: int | None,
+    samples: int | None,
     output: Path | None,
-    steps: int | None,
-    sampler: str | None,
-    restarts: int | None,
     seed: int,
     checkpoint: Path | None,
     truth: Path | None,
     factor: int | None,
     split: str | None,
-    lambda_start: float | None,
-    lambda_end: float | None,
-    chunk: int | None,
-    device: str,
-    threads: int | None,
-    overwrite: bool,
     as_json: bool,
+    **given: Any,
 ) -> dict[str, Any]:
     """Generate lattices with the weights that `refine` uses: its process from another start.
 
@@ -90,92 +67,38 @@ def command(
     skild-phys generate --L 64
     skild-phys generate --truth fine.zarr --factor 4 -o marginal.zarr
     """
-    from skild_phys.skild.generate import GenerateSpec, generate_store
-    from skild_phys.skild.weights import load_weights, shipped_weights, weights_sha256
+    from skild_phys.methods import sha256_of, weights_of
+    from skild_phys.skild.generate import generate, opened_truth, start_of
+    from skild_phys.skild.weights import shipped_weights
 
-    for option, value in (("--chunk", chunk), ("-n", n_samples)):
-        if value is not None:
-            check_whole(option, value)
-    check_device(device)
-    weights = load_weights(checkpoint or shipped_weights())
-    sampler = sampler or weights.usual_sampler
-    spec = GenerateSpec(steps, sampler, restarts or 0, seed, lambda_start, lambda_end)
-    source: Lattices | ImageLattices | None = None
-    if split is not None and not (weights.channels and truth is not None):
-        raise BadInput("--split", split, "none without --truth of images")
-    if truth is None:
-        if factor is not None:
-            raise BadInput("--factor", factor, "a factor only with --truth")
-        sides = _sides(side, shape)
-        n_samples = n_samples or 100
-    else:
-        if side is not None or shape is not None:
-            raise BadInput("--L", side or shape, "no size with --truth, whose size it is")
-        if (factor is None and lambda_start is None) or (factor is not None and factor < 2):
-            raise BadInput("--factor", factor, "a whole number of at least 2 with --truth")
-        source = _truth(truth, split, weights)
-        sides = (source.shape[0], source.shape[1])
-        if n_samples is not None and n_samples > source.n_samples:
-            raise BadInput("-n", n_samples, f"at most {source.n_samples}, what {truth} holds")
-        n_samples = n_samples or source.n_samples
-
-    def write(path: Path) -> dict[str, Any]:
-        check_output(path, overwrite=True, inputs=[truth] if truth else [])
-        with progress_bar("generating", n_samples) as advance, interruptible() as stop:
-            return generate_store(
-                path,
-                spec,
-                weights,
-                n_samples,
-                sides,
-                truth=source,
-                factor=factor,
-                weights_sha256=weights_sha256(weights),
-                extra_attrs=provenance("torch"),
-                threads=threads,
-                device=device,
-                chunk=chunk,
-                overwrite=overwrite,
-                progress=advance,
-                stop=stop,
-            )
-
-    if truth is None:
-        of = (checkpoint or shipped_weights()).stem
-        default = Path(f"{of}-{shape_name(sides)}-generated.zarr")
-    else:
+    chain = Chain(**{one.name: given.pop(one.name) for one in dataclasses.fields(Chain)})
+    if side is not None and shape is not None:
+        raise BadInput("L", side, "a side, or --shape")
+    size = side if shape is None else parse_sides("shape", shape, 2)
+    Run(**given)
+    weights = weights_of(checkpoint)
+    source = None if truth is None else opened_truth(truth, split, weights)
+    sides, n = start_of(size, samples, source, factor, chain, split)
+    of = (checkpoint or shipped_weights()).stem
+    default = Path(f"{of}-{shape_name(sides)}-generated.zarr")
+    if truth is not None:
         default = beside(truth, f"generated-x{factor}" if factor else "generated")
-    output, result = fill(output, default, write)
-    warn(result["warnings"])
-    each = result["seconds"] / result["generated"] if result["generated"] else None
-    size = " x ".join(map(str, sides))
-    pace = "was complete already" if each is None else f"{each:.3g} s a lattice"
-    found = {"path": str(output), **result, "seconds_per_lattice": each}
-    return answer(found, f"{n_samples} lattices of {size}, {pace}", as_json, output)
-
-
-def _truth(path: Path, split: str | None, weights: Weights) -> Lattices | ImageLattices:
-    """Return the truths of the store `path`, which must be what the weights are of."""
-    from skild_phys.skild.data import ImageLattices
-    from skild_phys.skild.refine import check_weights_fit
-    from skild_phys.store import open_lattices
-
-    store = open_lattices(path, repeats=True)
-    wanted = "image" if weights.channels else "spins" if weights.output == "logits" else "field"
-    if len(store.shape) != 2 or store.field != wanted or store.channels != weights.channels:
-        many = f" of {weights.channels} channels" if weights.channels else ""
-        raise BadInput("--truth", str(path), f"a store of 2D '{wanted}'{many}")
-    if weights.channels:
-        return ImageLattices(store, split)
-    check_weights_fit(weights, store.attrs, path)
-    return store
-
-
-def _sides(side: int | None, shape: str | None) -> tuple[int, int]:
-    """Return (Ly, Lx) of --L or --shape; raises BadInput unless exactly one says it."""
-    if (side is None) == (shape is None):
-        raise BadInput("--L", side, "a side, or --shape")
-    if shape is not None:
-        return parse_sides("--shape", shape, 2)
-    check_whole("--L", side, 2, LARGEST_SIDE)
-    return side or 0, side or 0
+    output, (filled, minded) = stored(
+        "generating", n, output, default,
+        lambda path, run: generate(
+            path, chain, weights, n, sides, run,
+            seed=seed, truth=source, factor=factor, weights_sha256=sha256_of(weights),
+        ),
+        given, "torch", inputs=[truth] if truth else [],
+    )  # fmt: skip
+    pace = "was complete already" if filled.each is None else f"{filled.each:.3g} s per lattice"
+    found = {
+        "path": str(output),
+        "samples": n,
+        "generated": filled.made,
+        "seconds": filled.seconds,
+        "warnings": minded,
+        "seconds_per_lattice": filled.each,
+    }
+    size_text = " x ".join(map(str, sides))
+    return answer(found, f"{n} lattices of {size_text}, {pace}", as_json, output)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,25 +13,21 @@ import click
 from skild_phys.cli.options import (
     answer,
     check_device,
-    check_threads,
     claim_output,
-    interruptible,
     json_option,
+    options_from,
     output_option,
     overwrite_option,
     parse_sides,
-    progress_bar,
-    provenance,
-    threads_option,
+    stored,
 )
-from skild_phys.cli.outputs import beside, fill, free
+from skild_phys.cli.outputs import beside, free
 from skild_phys.cli.terminal import say
 from skild_phys.errors import BadInput
-from skild_phys.files import check_output
+from skild_phys.runner import Run
 
 if TYPE_CHECKING:
     from skild_phys.skild.recipe import Recipe
-    from skild_phys.store import LatticeStore
 
 
 @click.group()
@@ -55,8 +52,7 @@ def command() -> None:
 @click.option("--size", type=int, help="Side to resize and crop to (imagenet), such as 128.")
 @click.option("--download", is_flag=True, help="Fetch CIFAR-10 (170 MB), checked by its SHA-256.")
 @output_option
-@threads_option
-@overwrite_option
+@options_from(Run, skip=("device", "chunk", "dask"))
 @json_option
 def prepare(
     dataset: str,
@@ -64,9 +60,8 @@ def prepare(
     size: int | None,
     download: bool,
     output: Path | None,
-    threads: int | None,
-    overwrite: bool,
     as_json: bool,
+    **given: Any,
 ) -> None:
     """Images into a store: 8-bit, with class and split.
 
@@ -83,20 +78,16 @@ def prepare(
         raise BadInput("--from", None, "a folder or an archive, or --download")
     elif dataset == "imagenet" and not where.is_dir():
         raise BadInput("--from", str(where), "a folder; an archive of so many images: unpack it")
-    threads = check_threads(threads)
     source = download_cifar10() if where is None else where
-
-    def write(path: Path) -> LatticeStore:
-        check_output(path, overwrite=True, inputs=[where] if where else [])
-        with progress_bar("preparing", files.n) as advance, interruptible() as stop:
-            return prepare_store(
-                files, path, attrs={"dataset": dataset, **provenance()}, overwrite=overwrite,
-                threads=threads, progress=advance, stop=stop,
-            )  # fmt: skip
-
     with opened(source) as folder:
         files = read_files(dataset, folder, size)
-        output, store = fill(output, Path(f"{dataset}{size or ''}.zarr"), write)
+        output, store = stored(
+            "preparing", files.n, output, Path(f"{dataset}{size or ''}.zarr"),
+            lambda path, run: prepare_store(
+                files, path, replace(run, attrs={"dataset": dataset, **run.attrs})
+            ),
+            given, inputs=[where] if where else [],
+        )  # fmt: skip
     tests = int(files.split.sum())
     result = {
         "path": str(output), "images": files.n, "train": files.n - tests, "test": tests,
@@ -115,7 +106,7 @@ def prepare(
 @click.option("--rule", default="area", show_default=True, help="area, or bicubic (antialiased).")
 @click.option("--split", help="train or test.  [default: all of them]")
 @output_option
-@overwrite_option
+@options_from(Run, skip=("device", "chunk", "dask"))
 @json_option
 def coarsen(
     images: Path,
@@ -123,8 +114,8 @@ def coarsen(
     rule: str,
     split: str | None,
     output: Path | None,
-    overwrite: bool,
     as_json: bool,
+    **given: Any,
 ) -> None:
     """Low-resolution images, 8-bit, from the store IMAGES."""
     from skild_phys.images.refine import coarsen_images
@@ -132,17 +123,12 @@ def coarsen(
     from skild_phys.store import open_lattices
 
     fine = ImageLattices(open_lattices(images), split)
-
-    def write(path: Path) -> LatticeStore:
-        check_output(path, overwrite=True, inputs=[images])
-        with progress_bar("coarsening", fine.n_samples) as advance, interruptible() as stop:
-            return coarsen_images(
-                fine, path, rule, factor, attrs=provenance(), overwrite=overwrite,
-                progress=advance, stop=stop,
-            )  # fmt: skip
-
     kind = "coarse" if rule == "area" else rule
-    output, store = fill(output, beside(images, f"{kind}-x{factor:g}"), write)
+    output, filled = stored(
+        "coarsening", fine.n_samples, output, beside(images, f"{kind}-x{factor:g}"),
+        lambda path, run: coarsen_images(fine, path, rule, factor, run), given, inputs=[images],
+    )  # fmt: skip
+    store = filled.lattices
     height, width = store.shape
     result = {"path": str(output), "images": store.n_samples, "shape": [height, width]}
     text = f"{store.n_samples} images of {width} x {height} by {rule}, factor {factor:g}"
@@ -161,10 +147,8 @@ def coarsen(
 @click.option("--lambda-start", type=float, help="Where it starts, in pixels squared.")
 @click.option("--lambda-end", type=float, help="Where its last network call is.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of every stream.")
-@click.option("--device", default="cpu", show_default=True, help="cpu or cuda.")
 @output_option
-@threads_option
-@overwrite_option
+@options_from(Run, skip=("chunk",))
 @json_option
 def refine(
     low: Path,
@@ -178,11 +162,9 @@ def refine(
     lambda_start: float | None,
     lambda_end: float | None,
     seed: int,
-    device: str,
     output: Path | None,
-    threads: int | None,
-    overwrite: bool,
     as_json: bool,
+    **given: Any,
 ) -> None:
     """Super-resolution: finer images from the store LOW alone.
 
@@ -194,21 +176,20 @@ def refine(
     """
     from skild_phys.images.refine import ImageRefineSpec, refine_images
     from skild_phys.skild.equations import make_step
-    from skild_phys.skild.weights import load_weights, weights_sha256
+    from skild_phys.skild.weights import load_weights
     from skild_phys.store import open_lattices
 
-    threads = check_threads(threads)
-    check_device(device)
+    Run(**given)
     store = open_lattices(low)
     known: dict[str, Any] = {"factor": factor, "rule": rule}
-    for name, given in known.items():
+    for name, told in known.items():
         # Of images that were refined, these say how, not how they were made coarse.
         own = None if "method" in store.attrs else store.attrs.get(name)
-        if given is None and own is None:
-            raise BadInput(f"--{name}", None, f"a {name}: {low} does not say its own")
-        if given is not None and own is not None and given != own:
-            raise BadInput(f"--{name}", given, f"{own}, by which {low} was coarsened")
-        known[name] = own if given is None else given
+        if told is None and own is None:
+            raise BadInput(name, None, f"a {name}: {low} does not say its own")
+        if told is not None and own is not None and told != own:
+            raise BadInput(name, told, f"{own}, by which {low} was coarsened")
+        known[name] = own if told is None else told
     if n_samples is not None and not 1 <= n_samples <= store.n_samples:
         raise BadInput("-n", n_samples, f"1 to {store.n_samples}, what {low} holds")
     if method == "bicubic":
@@ -234,23 +215,19 @@ def refine(
     )  # fmt: skip
     total = n_samples or store.n_samples
 
-    def write(path: Path) -> dict[str, Any]:
-        check_output(path, overwrite=True, inputs=[low])
-        with progress_bar("refining", total) as advance, interruptible() as stop:
-            return refine_images(
-                store, path, spec, weights, n_samples=n_samples,
-                weights_sha256=weights_sha256(weights) if weights else None,
-                extra_attrs=provenance("torch"), threads=threads, device=device,
-                overwrite=overwrite, progress=advance, stop=stop,
-            )  # fmt: skip
-
     kind = "refined" if method == "skild" else method
     times = f"x{spec.factor:g}"
     default = beside(low, f"{kind}-{times}", without=f"-coarse-{times}")
-    output, result = fill(output, default, write)
-    each = result["seconds"] / result["refined"] if result["refined"] else None
-    pace = "was complete already" if each is None else f"{each:.3g} s an image"
-    misfit = f", A x = y within {result['misfit']:.2g} levels" if "misfit" in result else ""
+    output, (filled, off) = stored(
+        "refining", total, output, default,
+        lambda path, run: refine_images(store, path, spec, weights, run, n_samples=n_samples),
+        given, "torch", inputs=[low],
+    )  # fmt: skip
+    each = filled.each
+    pace = "was complete already" if each is None else f"{each:.3g} s per image"
+    misfit = "" if off is None else f", A x = y within {off:.2g} levels"
+    result: dict[str, Any] = {"samples": total, "refined": filled.made}
+    result |= {"seconds": filled.seconds} | ({} if off is None else {"misfit": off})
     found = {"path": str(output), **result, "seconds_per_image": each}
     answer(found, f"{total} images, method {method}, {pace}{misfit}", as_json, output)
 

@@ -3,28 +3,28 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import datetime
 import json
 import os
-import platform
 import shlex
 import signal
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import click
 from click.core import ParameterSource
 
-from skild_phys import __version__
+from skild_phys.cli.outputs import fill
 from skild_phys.cli.terminal import say
 from skild_phys.errors import BadInput, check_whole
 from skild_phys.files import Lock, check_output, printable
+from skild_phys.runner import Run, versions
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -34,8 +34,9 @@ if TYPE_CHECKING:
     from skild_phys.store import Lattices
 
 Function = Callable[..., Any]
+Result = TypeVar("Result")
 
-_UNRECORDED = {"threads", "as_json", "overwrite", "quiet"}
+_UNRECORDED = {"threads", "dask", "as_json", "overwrite", "quiet"}
 """Options that change no number, so that equal runs give equal stores."""
 
 output_option = click.option(
@@ -281,12 +282,6 @@ def command_line() -> str:
     return printable(shlex.join(words))
 
 
-def versions(*packages: str) -> dict[str, str]:
-    """Return the versions of Python, skild-phys and the named packages."""
-    found = {"python": platform.python_version(), "skild-phys": __version__}
-    return found | {name: metadata.version(name) for name in packages}
-
-
 def provenance(*packages: str) -> dict[str, Any]:
     """Return the attributes that say how a store came about: `command` and `versions`."""
     return {"command": command_line(), "versions": versions("numpy", "zarr", *packages)}
@@ -333,43 +328,65 @@ def warnings_of(attrs: Mapping[str, Any]) -> list[str]:
 
 def check_device(device: str) -> None:
     """Raise BadInput unless PyTorch can use `device` here."""
-    if device not in ("cpu", "cuda"):
-        raise BadInput("--device", device, "cpu or cuda")
-    if device == "cuda":
-        import torch
-
-        if not torch.cuda.is_available():
-            raise BadInput("--device", device, "cpu: this machine has no CUDA device")
+    Run(device=device)
 
 
-def chain_options(command: Function) -> Function:
-    """Add the options of a chain and of where it runs."""
-    options = (
-        click.option(
-            "--steps", type=int, help="Denoiser calls a lattice.  [default: by where it starts]"
-        ),
-        click.option(
-            "--sampler",
-            help="stochastic, ancestral (the paper's), angle1 or angle2.  [default: stochastic, of"
-            " images ancestral for eps, angle2 for v]",
-        ),
-        click.option(
-            "--restarts",
-            type=int,
-            help="Times the chain goes back up.  [default: refine 2, or 0 with few steps or another"
-            " sampler; generate 0]",
-        ),
-        click.option("--lambda-start", type=float, help="Where it starts, in sites squared."),
-        click.option("--lambda-end", type=float, help="Where its last denoiser call is."),
-        click.option("--seed", type=int, default=0, show_default=True, help="Of every stream."),
-        click.option(
-            "--checkpoint", type=click.Path(path_type=Path), help="Weights.  [default: shipped]"
-        ),
-        click.option(
-            "--chunk", type=int, help="Samples in a chunk of the store.  [default: half a MiB]"
-        ),
-        click.option("--device", default="cpu", show_default=True, help="cpu or cuda."),
-    )
-    for option in reversed(options):
-        command = option(command)
-    return command
+_TYPES: dict[str, Any] = {"int": int, "float": float, "AnyPath": click.Path(path_type=Path)}
+
+
+def options_from(*kinds: type, skip: Sequence[str] = ()) -> Callable[[Function], Function]:
+    """Return what adds an option for every field with a help text of dataclasses.
+
+    `metadata` may have `help`, and the option's own names (`opts`); the type follows from the
+    field's. Of fields with one name the first counts.
+    """
+    known = {
+        one.name: one
+        for kind in reversed(kinds)
+        for one in reversed(dataclasses.fields(kind))
+        if "help" in one.metadata and one.name not in skip
+    }
+
+    def add(command: Function) -> Function:
+        for name, one in known.items():
+            names = one.metadata.get("opts", ("--" + name.replace("_", "-"),))
+            about: dict[str, Any] = {"help": one.metadata["help"]}
+            if one.type == "bool":
+                about["is_flag"] = True
+            else:
+                about["type"] = _TYPES.get(str(one.type).split(" | ")[0], str)
+                if "str" in str(one.type).split(" | ")[1:]:
+                    about["type"] = str
+                about |= {"default": one.default, "show_default": one.default is not None}
+            command = click.option(*names, name, **about)(command)
+        return command
+
+    return add
+
+
+def stored(
+    title: str,
+    total: int,
+    output: Path | None,
+    default: Path,
+    make: Callable[[Path, Run], Result],
+    given: Mapping[str, Any],
+    *packages: str,
+    inputs: Sequence[Path] = (),
+) -> tuple[Path, Result]:
+    """Make a store at `output`, or under a default name, with progress shown and Ctrl-C heard.
+
+    `given` are the parameters of the command, of which those of `Run` are taken, and `packages`
+    those whose versions the store keeps. Returns its path, and what `make` returned.
+    """
+    own = {one.name: given[one.name] for one in dataclasses.fields(Run) if one.name in given}
+    plain, attrs = Run(**own), provenance(*packages)
+
+    def write(path: Path) -> Result:
+        # An output that exists may be one to resume; the store itself decides.
+        check_output(path, overwrite=True, inputs=inputs)
+        with progress_bar(title, total) as advance, interruptible() as stop:
+            run = dataclasses.replace(plain, progress=advance, stop=stop, attrs=attrs)
+            return make(path, run)
+
+    return fill(output, default, write)

@@ -8,66 +8,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-import numpy as np
 
 from skild_phys.cli.options import (
     announced,
     answer,
-    chain_options,
-    check_device,
-    interruptible,
     json_option,
+    options_from,
     output_option,
-    overwrite_option,
-    progress_bar,
-    provenance,
-    threads_option,
-    warn,
+    stored,
     warn_of,
-    warnings_of,
 )
-from skild_phys.cli.outputs import beside, fill
-from skild_phys.cli.terminal import say
-from skild_phys.errors import BadInput, check_whole
-from skild_phys.files import check_output
+from skild_phys.cli.outputs import beside
+from skild_phys.methods import METHODS, Method, Refined, method_of, refine
+from skild_phys.runner import Run
 
 if TYPE_CHECKING:
     from skild_phys.skild.coarse import CoarseInput
-    from skild_phys.skild.refine import RefineSpec
-
-
-POOR_MISFIT = 0.2
-"""Share of the input's rms that kept modes of spins may be off by; shipped weights reach 0.08."""
-
-
-def compile_kernels(
-    source: CoarseInput, method: str, polish: int = 0, *, pilot: bool = False
-) -> None:
-    """Compile what refining `source` will call, on one block; quick once it is cached."""
-    from skild_phys.rules import coarsen
-    from skild_phys.rules.sampling import compile_sampling
-    from skild_phys.simulation.conditional import Conditional, sample
-    from skild_phys.simulation.conditional.chains import CLUSTERS_FROM, SWEEPS_PER_CLUSTERS
-    from skild_phys.skild.oracle import measured_sweeps, model_of_values
-
-    if method == "skild":
-        compile_sampling()
-    if not source.rule.binds:
-        return
-    model, clustered = model_of_values(source), source.factor >= CLUSTERS_FROM
-    factor = CLUSTERS_FROM if clustered else 2
-    fine = np.full((1, *[factor] * model.dimension), model.values[-1], dtype=np.int8)
-    coarse = coarsen(fine, source.rule, factor, q=source.q)
-    if method != "skild" or polish:
-        sweeps = 0 if method == "fill" else SWEEPS_PER_CLUSTERS
-        one = tuple([1] * model.dimension)
-        sample(Conditional(model, source.rule, factor, 1.0, one), coarse, 0, [0], sweeps)
-    if pilot:
-        one = tuple([1] * model.dimension)
-        read = lambda start, stop: coarse  # noqa: E731
-        measured_sweeps(
-            dataclasses.replace(source, n=1, shape=one, factor=factor, read=read), 1.0, 0
-        )
 
 
 @click.command()
@@ -77,47 +33,28 @@ def compile_kernels(
 @click.option(
     "--rule", help="How an array was coarsened: block_mean, majority, decimate, spectral."
 )
-@click.option("--method", default="skild", show_default=True, help="skild, exact or fill.")
-@chain_options
+@click.option("--method", default="skild", show_default=True, help=f"{', '.join(METHODS)}.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of every stream.")
 @click.option("--samples-per-input", type=int, default=1, show_default=True)
-@click.option("--polish", type=int, default=0, show_default=True, help="Monte Carlo sweeps after.")
-@click.option("--sweeps", type=int, help="Of method exact.  [default: 20 autocorrelation times]")
-@click.option("--T", "temperature", help="For exact and --polish.  [default: what COARSE says]")
-@click.option("--any-system", is_flag=True, help="Refine what the weights were not made for.")
-@threads_option
-@overwrite_option
+@options_from(*METHODS.values(), Run)
 @json_option
 def command(
     coarse: Path,
     factor: int | None,
     output: Path | None,
     rule: str | None,
-    method: str,
-    steps: int | None,
-    sampler: str | None,
-    restarts: int | None,
-    samples_per_input: int,
     seed: int,
-    checkpoint: Path | None,
-    polish: int,
-    sweeps: int | None,
-    temperature: str | None,
-    any_system: bool,
-    lambda_start: float | None,
-    lambda_end: float | None,
-    chunk: int | None,
-    device: str,
-    threads: int | None,
-    overwrite: bool,
+    samples_per_input: int,
     as_json: bool,
+    **given: Any,
 ) -> dict[str, Any]:
     """Refine every lattice of COARSE, from COARSE alone.
 
     COARSE is a store that `coarsen` wrote, or any Zarr array or .npy file of shape (n, y, x)
     with --rule and --factor: means (floating point) or sums (integers) of blocks for
     block_mean, -1 and +1 for majority and decimate, the field that `coarsen --rule spectral` keeps.
-    Coarsening refined spins gives COARSE back, bit for bit; kept modes guide spins, and bind fields
-    to rounding.
+    Coarsening refined spins gives COARSE back, bit for bit; a low-pass field guides spins, and
+    binds fields to rounding.
 
     Methods: skild, the diffusion model; exact, constrained Monte Carlo with the known
     Hamiltonian (for Ising and Potts models the better and cheaper one), whose autocorrelation
@@ -126,125 +63,65 @@ def command(
     \b
     skild-phys refine coarse.zarr --factor 4
     skild-phys refine means.npy --rule block_mean --factor 2 -o refined.zarr
-    skild-phys refine coarse.zarr --method exact --sweeps 64 -o oracle.zarr
+    skild-phys refine coarse.zarr --method exact --sweeps 64 -o exact.zarr
     """
     from skild_phys.skild.coarse import open_coarse
-    from skild_phys.skild.refine import (
-        another_system,
-        check_skild_fits,
-        check_weights_fit,
-        refine_store,
-    )
-    from skild_phys.skild.weights import load_weights, shipped_weights, weights_sha256
     from skild_phys.store import write_timing
 
-    spec = spec_of(click.get_current_context().params)
-    weights = load_weights(checkpoint or shipped_weights()) if method == "skild" else None
-    spins = weights is None or weights.output == "logits"
-    source = open_coarse(coarse, factor, rule, spins=spins)
+    method = named_method(given)
+    source = open_coarse(coarse, factor, rule, spins=method.spins)
     warn_of([source])
-    if weights:
-        check_skild_fits(source)
-        if checkpoint is None and source.attrs.get("model") is None:
-            note = (
-                f"note: {coarse.name} does not say of what system it is; the shipped weights are of"
-            )
-            say(f"{note} the critical 2D Ising model", err=True)
-    heat = temperature_of(source, spec, temperature)
-    warnings = []
-    if weights:
-        system = source.attrs | {"temperature": heat}
-        if not any_system:
-            check_weights_fit(weights, system, coarse)
-        elif differs := another_system(weights, system):
-            warnings = [f"{coarse.name} {differs}"]
-    minded = warnings_of(source.attrs) + warnings
+    minded = method.check(source)
     total = source.n * samples_per_input
     with announced("compiling the kernels (first run only) ..."):
-        compile_kernels(source, method, polish, pilot=method == "exact" and sweeps is None)
-
-    def write(path: Path) -> dict[str, Any]:
-        # An output that exists may be one to go on with; the store itself decides.
-        check_output(path, overwrite=True, inputs=[coarse])
-        with progress_bar("refining", total) as advance, interruptible() as stop:
-            return refine_store(
-                source,
-                path,
-                spec,
-                weights,
-                temperature=heat,
-                weights_sha256=weights_sha256(weights) if weights else None,
-                extra_attrs=provenance("torch") | ({"warnings": minded} if minded else {}),
-                threads=threads,
-                device=device,
-                chunk=chunk,
-                overwrite=overwrite,
-                progress=advance,
-                stop=stop,
-            )
-
-    kind = "refined" if method == "skild" else method
+        method.compile(source)
     times = f"x{source.factor:g}"
-    default = beside(coarse, f"{kind}-{times}", without=f"-coarse-{times}")
-    output, result = fill(output, default, write)
-    each = result["seconds"] / result["refined"] if result["refined"] else None
+    kind = "refined" if method.name == "skild" else method.name
+    output, made = stored(
+        "refining", total, output, beside(coarse, f"{kind}-{times}", without=f"-coarse-{times}"),
+        lambda path, run: refine(
+            source, path, method, run,
+            seed=seed, samples_per_input=samples_per_input, minded=minded,
+        ),
+        given, "torch", inputs=[coarse],
+    )  # fmt: skip
+    each = made.filled.each
     if each is not None:
         write_timing(output, each)
-    if result.get("misfit", 0.0) > POOR_MISFIT:
-        warnings.append("the misfit is large: is the input of the system that the weights are of?")
-    warn(warnings)
-    found = {"path": str(output), **result, "seconds_per_lattice": each, "method": method}
-    found["warnings"] = warnings
-    return answer(found, _report(found, source, total), as_json, output)
+    found = {
+        "path": str(output),
+        "samples": total,
+        "refined": made.filled.made,
+        "seconds": made.filled.seconds,
+        **({} if made.misfit is None else {"misfit": made.misfit}),
+        **({k: made.attrs[k] for k in ("tau_int", "sweeps")} if "tau_int" in made.attrs else {}),
+        "seconds_per_lattice": each,
+        "method": method.name,
+        "warnings": made.warnings,
+    }
+    return answer(found, _report(made, method, source, total), as_json, output)
 
 
-def spec_of(given: Mapping[str, Any]) -> RefineSpec:
-    """Return what the parameters of the command ask for; raises BadInput."""
-    from skild_phys.skild.refine import RefineSpec
-
-    if given["chunk"] is not None:
-        check_whole("--chunk", given["chunk"])
-    check_device(given["device"])
-    own = {one.name for one in dataclasses.fields(RefineSpec)}
-    known = {name: value for name, value in given.items() if name in own}
-    spec = RefineSpec(**known | {"sampler": given["sampler"] or "stochastic"})
-    unused: tuple[str, ...] = () if spec.method == "exact" else ("sweeps",)
-    if spec.method != "skild":
-        unused += ("steps", "restarts", "checkpoint", "lambda_start", "lambda_end")
-    for name in unused:
-        if given[name] is not None:
-            option = "--" + name.replace("_", "-")
-            accepted = f"nothing: method {spec.method} does not use it"
-            raise BadInput(option, str(given[name]), accepted)
-    return spec
+def named_method(given: Mapping[str, Any]) -> Method:
+    """Return the method that the parameters of the command ask for; raises BadInput."""
+    names = {one.name for kind in METHODS.values() for one in dataclasses.fields(kind)}
+    return method_of(given["method"], **{name: given[name] for name in names})
 
 
-def temperature_of(source: CoarseInput, spec: RefineSpec, given: str | None) -> float | None:
-    """Return the temperature that is given, or the source's own; raises BadInput."""
-    from skild_phys.models import parse_temperature
-    from skild_phys.skild.oracle import hamiltonian_of
-
-    if given is None:
-        known: float | None = source.attrs.get("temperature")
-        return known
-    if spec.method != "exact" and not spec.polish:
-        raise BadInput("--T", given, "no temperature: only exact and --polish use one")
-    return parse_temperature(given, hamiltonian_of(source, "--method", spec.method))
-
-
-def _report(found: dict[str, Any], source: CoarseInput, total: int) -> str:
+def _report(made: Refined, method: Method, source: CoarseInput, total: int) -> str:
     before, after = (" x ".join(map(str, shape)) for shape in (source.shape, source.fine_shape))
-    each = found["seconds_per_lattice"]
+    each = made.filled.each
     if each is None:
         return f"was complete already: {total} lattices of {after}"
     lines = [
-        f"{total} lattices of {after} from {source.n} of {before}, method"
-        f" {found['method']}, {each:.3g} s a lattice"
+        f"{total} lattices of {after} from {source.n} of {before}, method {method.name},"
+        f" {each:.3g} s per lattice"
     ]
-    if "tau_int" in found:
-        lines.append(f"tau {found['tau_int']:.3g} sweeps, {found['sweeps']} sweeps a lattice")
-    if "misfit" in found:
-        lines.append(f"coarsened again they are off the input by {found['misfit']:.2g} of its rms")
+    if "tau_int" in made.attrs:
+        tau, sweeps = made.attrs["tau_int"], made.attrs["sweeps"]
+        lines.append(f"tau {tau:.3g} sweeps, {sweeps} sweeps per lattice")
+    if made.misfit is not None:
+        lines.append(f"coarsened again they are off the input by {made.misfit:.2g} of its rms")
     elif source.rule.ties and source.tie_seed is None:
         lines.append("coarsened again they give the input, up to ties that it does not explain")
     else:

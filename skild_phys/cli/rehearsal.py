@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from skild_phys.cli import check
-from skild_phys.errors import BadInput, SkildPhysError
+from skild_phys.errors import BadInput, SkildPhysError, check_whole
+from skild_phys.runner import Run
 
 if TYPE_CHECKING:
     from skild_phys.campaign import Step
     from skild_phys.models import Model
-    from skild_phys.skild.weights import Weights
 
 Params = Mapping[str, Any]
 
@@ -45,7 +44,6 @@ class _Store:
 def rehearse(steps: Sequence[Step]) -> None:
     """Raise SkildPhysError for the first step with a value that its command would refuse."""
     made: dict[Path, _Store] = {}
-    weights = cache(_weights)  # many steps refine with the same
     for step in steps:
         params = check(step.command, step.inputs, step.options | {"output": step.output})
         inputs = [made[path] for path in step.inputs]
@@ -56,7 +54,7 @@ def rehearse(steps: Sequence[Step]) -> None:
                 made[step.output] = _coarsen(params, inputs[0])
             elif step.command == "refine":
                 trained = any(params["checkpoint"] == one.output for one in steps)
-                made[step.output] = _refine(params, inputs[0], None if trained else weights)
+                made[step.output] = _refine(params, inputs[0], trained)
             elif step.command == "train":
                 _train(params)
             else:
@@ -70,7 +68,7 @@ def _simulate(params: Params) -> _Store:
     from skild_phys.simulation.chain import settled_chunk
 
     spec = spec_of_options(params["samples"], **{name: params[name] for name in PARAMETERS})
-    settled_chunk(spec, *(params[name] for name in ("chunk", "threads", "cluster")))
+    settled_chunk(spec, Run(**{name: params[name] for name in ("chunk", "threads", "dask")}))
     return _Store(spec.n_samples, spec.shape, spec.model, spec.temperature)
 
 
@@ -88,46 +86,33 @@ def _coarsen(params: Params, fine: _Store) -> _Store:
     return replace(fine, shape=shape, rule=rule.name, factor=factor, tie_seed=seed)
 
 
-def _weights(path: Path | None) -> Weights:
-    from skild_phys.skild.weights import load_weights, shipped_weights
-
-    return load_weights(path or shipped_weights())
-
-
-def _refine(
-    params: Params, coarse: _Store, read: Callable[[Path | None], Weights] | None
-) -> _Store:
-    """`read` gives the weights; None where the campaign itself trains them."""
-    from skild_phys.cli.refine import spec_of, temperature_of
+def _refine(params: Params, coarse: _Store, trained: bool) -> _Store:
+    from skild_phys.cli.refine import named_method
+    from skild_phys.methods import SKILD
     from skild_phys.rules import get_rule
     from skild_phys.skild.coarse import CoarseInput
-    from skild_phys.skild.refine import check_method, check_weights_fit, lambdas_of
 
-    spec = spec_of(params)
+    Run(chunk=params["chunk"], device=params["device"], dask=params["dask"])
+    method = named_method(dict(params) | ({"checkpoint": None} if trained else {}))
     for name in ("factor", "rule"):
         own = getattr(coarse, name)
         if params[name] is not None and params[name] != own:
-            raise BadInput(f"--{name}", params[name], f"{own}, by which it is coarsened")
-    path = Path("coarse.zarr")
+            raise BadInput(name, params[name], f"{own}, by which it is coarsened")
     attrs = {"model": coarse.model.name, "temperature": coarse.temperature}
     source = CoarseInput(
-        path, get_rule(str(coarse.rule)), coarse.factor, coarse.n, coarse.shape,
+        Path("coarse.zarr"), get_rule(str(coarse.rule)), coarse.factor, coarse.n, coarse.shape,
         np.arange(coarse.n), coarse.tie_seed, lambda start, stop: np.zeros(0), "", attrs,
         q=coarse.q,
     )  # fmt: skip
-    heat = temperature_of(source, spec, params["temperature"])
-    field = read is None
-    weights = None
-    if spec.method == "skild" and read:
-        weights = read(params["checkpoint"])
-        field = weights.output != "logits"
-    # Trained weights may turn out to be of fields or of spins.
-    check_method(source, spec, heat, fields=field and weights is not None)
-    if weights:
-        lambdas_of(weights, source, spec)
-        if not params["any_system"]:
-            check_weights_fit(weights, attrs | {"temperature": heat}, path)
-    n = coarse.n * spec.samples_per_input
+    if isinstance(method, SKILD) and trained:
+        # Trained weights may turn out to be of fields or of spins.
+        method.temperature(source)
+        method.check_lattices(source, real=False)
+        field = True
+    else:
+        method.check(source)
+        field = not method.spins
+    n = coarse.n * check_whole("samples_per_input", params["samples_per_input"])
     return replace(coarse, n=n, shape=source.fine_shape, rule=None, factor=1, field=field)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -14,18 +15,16 @@ from click.core import ParameterSource
 from skild_phys.cli.options import (
     announced,
     answer,
-    interruptible,
     json_option,
+    options_from,
     output_option,
-    overwrite_option,
-    progress_bar,
-    provenance,
-    threads_option,
+    stored,
     warn,
 )
-from skild_phys.cli.outputs import fill, shape_name
+from skild_phys.cli.outputs import shape_name
 from skild_phys.errors import BadInput, OutputLarger, StoreError, check_whole
 from skild_phys.files import check_output
+from skild_phys.runner import Run
 
 if TYPE_CHECKING:
     from skild_phys.simulation.spec import SimulationSpec
@@ -72,11 +71,8 @@ PARAMETERS = {
 )
 @click.option("--start", default="cold", show_default=True, help="cold or hot.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of every stream.")
-@click.option("--chunk", type=int, help="Samples in a chunk of the store.  [default: half a MiB]")
 @click.option("--append", is_flag=True, help="Add -n samples to a finished store.")
-@click.option("--dask", "cluster", help="A scheduler's address, or local:4 for four processes.")
-@threads_option
-@overwrite_option
+@options_from(Run, skip=("device",))
 @json_option
 @click.pass_context
 def command(
@@ -84,11 +80,7 @@ def command(
     /,
     samples: int,
     output: Path | None,
-    chunk: int | None,
     append: bool,
-    cluster: str | None,
-    threads: int | None,
-    overwrite: bool,
     as_json: bool,
     **given: Any,
 ) -> dict[str, Any]:
@@ -113,53 +105,38 @@ def command(
     from skild_phys.simulation.chain import simulate
     from skild_phys.store import end_append, open_store
 
-    if append and overwrite:
+    if append and given["overwrite"]:
         raise BadInput("--append", "--overwrite", "one of the two")
-    attrs = provenance("numba")
+    more: dict[str, Any] = {}
     if append:
         if output is None:
             raise BadInput("-o", None, "the store to append to")
         check_output(output, overwrite=True)
         spec, more = _appended(output, samples)
         _check_agreement(context, given, spec, output)
-        attrs |= more
     else:
-        spec = spec_of_options(samples, **given)
+        spec = spec_of_options(samples, **{name: given[name] for name in PARAMETERS})
     with announced("compiling the kernels (first run only) ..."):
         compile_kernels(spec)
 
-    def write(path: Path) -> LatticeStore:
-        # What lies there already may be a store to go on with; that is for the store to say.
-        check_output(path, overwrite=True)
-        kept = 0 if overwrite else _samples_kept(path)
-        with progress_bar("simulating", spec.n_samples, kept) as advance, interruptible() as stop:
-            try:
-                return simulate(
-                    spec,
-                    path,
-                    chunk=chunk,
-                    n_threads=threads,
-                    cluster=cluster,
-                    overwrite=overwrite,
-                    attrs=attrs,
-                    stop=stop,
-                    progress=advance,
-                    note=lambda text: advance(0, text),
-                )
-            except OutputLarger:
-                if output is not None:
-                    raise
-                store = open_store(path)
-                more = f"{store.n_samples} samples of this run, more than the {samples} asked for"
-                warn([f"{path} is left as it is: it holds {more}"])
-                return store
+    def made(path: Path, run: Run) -> LatticeStore:
+        run = dataclasses.replace(run, attrs={**run.attrs, **more})
+        try:
+            simulate(spec, path, run)
+        except OutputLarger:
+            if output is not None:
+                raise
+            held = f"{open_store(path).n_samples} samples of this run, more than the {samples}"
+            warn([f"{path} is left as it is: it holds {held} asked for"])
+        return open_store(path)
 
-    output, store = fill(output, _default_output(spec, given), write)
+    default = _default_output(spec, given)
+    path, store = stored("simulating", spec.n_samples, output, default, made, given, "numba")
     result = summary(store)
     warn(result["warnings"])
-    answer(result, _report(result), as_json, output)
+    answer(result, _report(result), as_json, path)
     if append:
-        end_append(output)
+        end_append(path)
     return result
 
 
@@ -245,24 +222,12 @@ def _check_agreement(
 
 def compile_kernels(spec: SimulationSpec) -> None:
     """Compile what a simulation will call, on a lattice of four sites; quick once it is cached."""
-    import dataclasses
-
     from skild_phys.simulation.unit import draw, start_unit
 
     small = dataclasses.replace(
         spec, L=2, n_samples=1, chains=spec.kernel.replicas, every=1, stint=1, burn_in=0
     )
     draw(small, 0, start_unit(small, 0), 0, [(0, 1)])
-
-
-def _samples_kept(output: Path) -> int:
-    """Return how many samples the progress line starts with."""
-    from skild_phys.store import open_store
-
-    try:
-        return open_store(output).n_samples
-    except StoreError:
-        return 0
 
 
 def summary(store: LatticeStore) -> dict[str, Any]:

@@ -17,7 +17,6 @@ import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import compress
 from pathlib import Path
@@ -27,10 +26,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from skild_phys.errors import BadInput, Interrupted, StoreError, how_to_install
+from skild_phys.errors import BadInput, StoreError, how_to_install
 from skild_phys.files import AnyPath
 from skild_phys.rng import generator
-from skild_phys.store import LatticeStore, create_store, open_store
+from skild_phys.runner import Run, fill_store
+from skild_phys.store import LatticeStore, Plan, open_store
 
 Pixels = NDArray[np.uint8]
 CHUNK_BYTES = 2**22
@@ -268,69 +268,37 @@ def download_cifar10() -> Path:
     return Path(path)
 
 
-def prepare(
-    files: ImageFiles,
-    output: AnyPath,
-    *,
-    attrs: dict[str, Any],
-    overwrite: bool = False,
-    threads: int = 1,
-    progress: Callable[[int], None] = lambda n: None,
-    stop: Callable[[], bool] = lambda: False,
-) -> LatticeStore:
-    """Write images into the store `output`, chunk by chunk; go on with one begun so.
+def prepare(files: ImageFiles, output: AnyPath, run: Run) -> LatticeStore:
+    """Write images into the store `output`; one begun so is resumed.
 
-    Raises Interrupted once `stop` says so; what was committed stays.
+    Raises Interrupted once `run.stop` says so; what was committed stays.
     """
-    known = {"classes": list(files.classes), "source": files.source}
-    known |= {"source_sha256": files.digest}
-    with ThreadPoolExecutor(threads) as pool:
+    attrs = {**run.attrs, "classes": list(files.classes), "source": files.source}
+    attrs |= {"source_sha256": files.digest}
 
-        def made(first: int, last: int) -> dict[str, NDArray[Any]]:
-            images = np.stack(list(pool.map(files.read, range(first, last))))
-            here = slice(first, last)
-            return {"image": images, "label": files.label[here], "split": files.split[here]}
+    def make(index: NDArray[np.int64], *, stop: object) -> dict[str, NDArray[Any]]:
+        images = np.stack([files.read(i) for i in index.tolist()])
+        return {"image": images, "label": files.label[index], "split": files.split[index]}
 
-        return write_images(
-            output, files.n, files.read(0).shape, made, attrs={**attrs, **known},
-            overwrite=overwrite, progress=progress, stop=stop,
-        )  # fmt: skip
-
-
-def write_images(
-    output: AnyPath,
-    n: int,
-    shape: Sequence[int],
-    made: Callable[[int, int], dict[str, NDArray[Any]]],
-    *,
-    attrs: dict[str, Any],
-    overwrite: bool,
-    progress: Callable[[int], None],
-    stop: Callable[[], bool],
-) -> LatticeStore:
-    """Write `n` images of `shape` (channels, Ly, Lx), chunk by chunk, or go on with a store.
-
-    `made` returns images first..last-1 and their variables by name. Raises Interrupted once `stop`
-    says so; what was committed stays.
-    """
-    channels, height, width = shape
-    chunk = max(1, min(1024, CHUNK_BYTES // (channels * height * width)))
-    names = [name for name in made(0, 1) if name != "image"]
-    with create_store(
-        output, field="image", n_samples=n, shape=(height, width), chunk=chunk, channels=channels,
-        attrs=attrs, variables=names, overwrite=overwrite,
-    ) as writer:  # fmt: skip
-        progress(writer.committed)
-        while (first := writer.committed) < n:
-            if stop():
-                raise Interrupted(
-                    f"interrupted: {first} of {n} images are kept in {output};"
-                    " the same command, without --overwrite, goes on from there"
-                )
-            last = min(first + chunk, n)
-            writer.commit(made(first, last))
-            progress(last - first)
+    plan = image_plan(files.n, files.read(0).shape, attrs, ("label", "split"))
+    fill_store(output, plan, make, run, batch=16)
     return open_store(output)
+
+
+def image_plan(
+    n: int, shape: Sequence[int], attrs: dict[str, Any], variables: tuple[str, ...]
+) -> Plan:
+    """Return the plan of a store of `n` images of `shape` (channels, Ly, Lx)."""
+    channels, height, width = shape
+    return Plan(
+        field="image",
+        n_samples=n,
+        shape=(height, width),
+        chunk=max(1, min(1024, CHUNK_BYTES // (channels * height * width))),
+        channels=channels,
+        attrs={name: value for name, value in attrs.items() if value is not None},
+        variables=variables,
+    )
 
 
 def read_files(kind: str, folder: Path, size: int | None) -> ImageFiles:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,20 +12,23 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from skild_phys.errors import BadInput, StoreError
-from skild_phys.files import printable
-from skild_phys.images.datasets import write_images
+from skild_phys.files import AnyPath, printable
+from skild_phys.images.datasets import image_plan
 from skild_phys.images.lowres import RULES, LowResolution, coarse_shape, enlarged, fine_shape
+from skild_phys.rng import input_seed
+from skild_phys.runner import GPU_BATCH, Filled, Run, fill_store
 from skild_phys.skild.data import ImageLattices, fields_of, pixels_of
-from skild_phys.skild.equations import Correct
+from skild_phys.skild.equations import Correct, Stop
+from skild_phys.skild.generate import image_batch, padded
 from skild_phys.skild.networks import arithmetic
-from skild_phys.skild.produce import GPU_BATCH, Lattices, image_batch, produce
+from skild_phys.skild.refine import Lattices, built
 from skild_phys.skild.schedule import chain_record
 from skild_phys.skild.skild import Skild
 from skild_phys.skild.spectrum import turned
-from skild_phys.skild.streams import Streams, input_seed, white_noise
-from skild_phys.skild.weights import Weights, refining_lambda
+from skild_phys.skild.streams import Streams, white_noise
+from skild_phys.skild.weights import Weights, refining_lambda, weights_sha256
 from skild_phys.store import Lattices as Input
-from skild_phys.store import LatticeStore, streams_at
+from skild_phys.store import streams_at
 
 ROUNDS, HALF_A_LEVEL = 30, 0.5 / 127.5
 """Of cutting off what is beyond black and white and making good what that takes away, at most; and
@@ -62,13 +63,13 @@ class ImageRefineSpec:
 
     def __post_init__(self) -> None:
         if self.rule not in RULES:
-            raise BadInput("--rule", self.rule, " or ".join(RULES))
+            raise BadInput("rule", self.rule, " or ".join(RULES))
         if self.method not in ("skild", "bicubic"):
-            raise BadInput("--method", self.method, "skild or bicubic")
+            raise BadInput("method", self.method, "skild or bicubic")
         for name, low in (("steps", 1), ("seed", 0)):
             value = getattr(self, name)
             if value is not None and value < low:
-                raise BadInput(f"--{name}", value, f"a whole number of at least {low}")
+                raise BadInput(name, value, f"a whole number of at least {low}")
 
 
 class ImageRefiner:
@@ -81,22 +82,26 @@ class ImageRefiner:
         low: tuple[int, int],
         high: tuple[int, int],
         device: str = "cpu",
-        stop: Callable[[], bool] = lambda: False,
     ) -> None:
-        self.spec, self.stop = spec, stop
+        self.weights, self.spec, self.high, self.device = weights, spec, high, device
         self.operator = LowResolution(spec.rule, high, low)
-        self.skild = Skild.of(weights, high, device, spec.sampler)
-        self.power = self.skild.process.power.cpu().numpy()
         self.lambdas = image_lambdas(weights, spec)
 
-    def __call__(self, low: NDArray[np.float32], streams: Sequence[Streams]) -> NDArray[Any]:
+    @property
+    def skild(self) -> Skild:
+        return built(self.weights, self.high, self.device, self.spec.sampler)
+
+    def __call__(
+        self, low: NDArray[np.float32], streams: Sequence[Streams], stop: Stop = lambda: False
+    ) -> NDArray[Any]:
         """Return fields (n, channels, Ly, Lx) for low-resolution fields (n, channels, ly, lx)."""
         skild, correct = self.skild, self._correct(low)
         with torch.inference_mode():
             shape = (low.shape[1], *skild.shape)
             prior = skild.process.gaussian(white_noise(streams, shape, skild.device))
-            start = skild.from_fields(correct(prior, self.power), float(self.lambdas[0]), streams)
-            return skild.run(start, self.lambdas, streams, correct=correct, stop=self.stop)
+            power = skild.process.power.cpu().numpy()
+            start = skild.from_fields(correct(prior, power), float(self.lambdas[0]), streams)
+            return skild.run(start, self.lambdas, streams, correct=correct, stop=stop)
 
     def _correct(self, low: NDArray[np.float32]) -> Correct:
         mixing = self.skild.process.basis.mixing
@@ -137,57 +142,41 @@ def image_lambdas(weights: Weights, spec: ImageRefineSpec) -> NDArray[np.float64
 
 
 def coarsen_images(
-    images: ImageLattices,
-    output: str | Path,
-    rule: str,
-    factor: float,
-    *,
-    attrs: dict[str, Any],
-    overwrite: bool = False,
-    progress: Callable[[int], None] = lambda n: None,
-    stop: Callable[[], bool] = lambda: False,
-) -> LatticeStore:
+    images: ImageLattices, output: AnyPath, rule: str, factor: float, run: Run
+) -> Filled:
     """Write the low-resolution images A x, as 8-bit images, into the store `output`.
 
-    Raises Interrupted once `stop` says so; what was committed stays.
+    Raises Interrupted once `run.stop` says so; what was committed stays.
     """
     shape = coarse_shape(images.shape, factor)
     operator = LowResolution(rule, images.shape, shape)
-    known = {"rule": rule, "factor": factor, "fine_shape": list(images.shape)}
-    known |= {"parent_store": printable(images.path.name), "parent_sha256": images.digest()}
-    known |= {"truth_sha256": images.identity()}
+    attrs = {"rule": rule, "factor": factor, "fine_shape": list(images.shape)}
+    attrs |= {"parent_store": printable(images.path.name), "parent_sha256": images.digest()}
+    attrs |= {"truth_sha256": images.identity(), **run.attrs}
 
-    def made(first: int, last: int) -> dict[str, NDArray[Any]]:
-        low = pixels_of(operator.apply(images.read(first, last).astype(np.float64)))
-        return {"image": low, "parent": images.first + np.arange(first, last)}
+    def make(index: NDArray[np.int64], fields: Lattices, *, stop: Stop) -> dict[str, Lattices]:
+        low = pixels_of(operator.apply(fields.astype(np.float64)))
+        return {"image": low, "parent": images.first + index}
 
-    return write_images(
-        output, images.n_samples, (images.channels, *shape), made, attrs={**known, **attrs},
-        overwrite=overwrite, progress=progress, stop=stop,
-    )  # fmt: skip
+    plan = image_plan(images.n_samples, (images.channels, *shape), attrs, ("parent",))
+    return fill_store(output, plan, make, run, batch=plan.chunk, given=images.read)
 
 
 def refine_images(
     low: Input,
-    output: str | Path,
+    output: AnyPath,
     spec: ImageRefineSpec,
     weights: Weights | None,
+    run: Run,
     *,
     n_samples: int | None = None,
-    weights_sha256: str | None = None,
-    extra_attrs: dict[str, Any] | None = None,
-    threads: int | None = None,
-    device: str = "cpu",
-    overwrite: bool = False,
-    progress: Callable[[int], None] = lambda n: None,
-    stop: Callable[[], bool] = lambda: False,
-) -> dict[str, float]:
+) -> tuple[Filled, float | None]:
     """Make images from the first `n_samples` of `low` (None: all) into the store `output`.
 
     Returns
     -------
-    {"samples", "refined": by this call, "seconds", "misfit": rms of A x - y in 8-bit intensities,
-    of the images as they are stored}.
+    What was done, and the misfit: rms of A x - y in 8-bit intensities, of the images as they are
+    stored; None where all were there.
     """
     if low.field != "image":
         raise StoreError(f"{low.path}: holds '{low.field}', not images")
@@ -196,58 +185,69 @@ def refine_images(
     own = low.attrs.get("fine_shape")
     if own is not None and low.attrs.get("factor") == spec.factor:
         shape = (int(own[0]), int(own[1]))
-    n = low.n_samples if n_samples is None else n_samples
+    streams = streams_at(output, run.overwrite)
     attrs: dict[str, Any] = {
         "method": spec.method, "rule": spec.rule, "factor": spec.factor, "seed": spec.seed,
         "parent_store": printable(low.path.name), "parent_sha256": low.digest(),
-        "truth_sha256": low.attrs.get("truth_sha256"),
+        "truth_sha256": low.attrs.get("truth_sha256"), "streams": streams, **run.attrs,
     }  # fmt: skip
-    attrs["streams"] = streams_at(output, overwrite)
-    seed = input_seed(attrs["streams"], spec.seed, low.n_samples, low.read)
     refiner: ImageRefiner | None = None
     if spec.method == "skild":
         if weights is None:
-            raise BadInput("--checkpoint", None, "weights of images for method skild")
+            raise BadInput("checkpoint", None, "weights of images for method skild")
         check_image_weights(weights, low)
-        refiner = ImageRefiner(weights, spec, sides, shape, device, stop)
-        attrs |= {"weights_sha256": weights_sha256, "sampler": spec.sampler}
-        attrs |= chain_record(refiner.lambdas) | {"arithmetic": arithmetic(device)}
-    judge = LowResolution(spec.rule, shape, sides)
+        refiner = ImageRefiner(weights, spec, sides, shape, run.device)
+        attrs |= {"weights_sha256": weights_sha256(weights), "sampler": spec.sampler}
+        attrs |= chain_record(refiner.lambdas) | {"arithmetic": arithmetic(run.device)}
     ids = low.variable("parent") if low.has("parent") else np.arange(low.n_samples)
-    misfits: list[float] = []
-
-    def make(index: Sequence[int]) -> Lattices:
-        given = fields_of(low.read(index[0], index[-1] + 1))[np.array(index) - index[0]]
-        fields: NDArray[Any]
-        if refiner is None:
-            fields = enlarged("bicubic", given.astype(np.float64), shape)
-        else:
-            made = refiner(given, [Streams.of(seed, i) for i in index])
-            fields = refiner.within(made, given)
-        images = pixels_of(fields)
-        missing = 127.5 * (judge.apply(fields_of(images).astype(np.float64)) - given)
-        misfits.extend((missing**2).mean((1, 2, 3))[: len(set(index))])
-        return images
-
-    batch = image_batch((low.channels, *shape))
-    began = time.perf_counter()
-    refined = produce(
-        output, make, field="image", n_samples=n, shape=shape, channels=low.channels,
-        batch=batch, chunk=max(4 * batch, 0 if device == "cpu" else GPU_BATCH),
-        attrs={k: v for k, v in (attrs | (extra_attrs or {})).items() if v is not None},
-        extra=lambda images, index: {"parent": ids[index]}, variables=("parent",),
-        overwrite=overwrite, threads=threads, device=device, progress=progress, stop=stop,
+    batch = image_batch((low.channels, *shape), run.device)
+    make = _Refine(
+        refiner, LowResolution(spec.rule, shape, sides), shape, ids, batch,
+        input_seed(streams, spec.seed, low.n_samples, low.read),
     )  # fmt: skip
-    seconds = time.perf_counter() - began
-    result = {"samples": float(n), "refined": float(refined), "seconds": seconds}
-    return result | ({"misfit": float(np.sqrt(np.mean(misfits)))} if misfits else {})
+    n = low.n_samples if n_samples is None else n_samples
+    plan = replace(
+        image_plan(n, (low.channels, *shape), attrs, ("parent",)),
+        chunk=run.chunk or max(4 * batch, 0 if run.device == "cpu" else GPU_BATCH),
+    )
+    filled = fill_store(output, plan, make, run, batch=batch, given=low.read)
+    squares = filled.besides.get("misfit")
+    return filled, None if squares is None else float(np.sqrt(np.mean(squares)))
+
+
+@dataclass(frozen=True)
+class _Refine:
+    """Makes images of low-resolution pixels; without a refiner it interpolates."""
+
+    refiner: ImageRefiner | None
+    judge: LowResolution
+    shape: tuple[int, int]
+    ids: NDArray[Any]
+    batch: int
+    seed: int
+
+    def __call__(
+        self, index: NDArray[np.int64], pixels: NDArray[np.uint8], *, stop: Stop
+    ) -> dict[str, Lattices]:
+        full, fields = padded(index, self.batch), fields_of(pixels)
+        given = fields[full - index[0]]
+        made: NDArray[Any]
+        if self.refiner is None:
+            made = enlarged("bicubic", given.astype(np.float64), self.shape)
+        else:
+            streams = [Streams.of(self.seed, i) for i in full.tolist()]
+            made = self.refiner.within(self.refiner(given, streams, stop), given)
+        images = pixels_of(made)[: len(index)]
+        missing = 127.5 * (self.judge.apply(fields_of(images).astype(np.float64)) - fields)
+        squares = (missing**2).mean((1, 2, 3))
+        return {"image": images, "parent": self.ids[index], "misfit": squares}
 
 
 def check_image_weights(weights: Weights, images: Input) -> None:
     """Raise BadInput or StoreError unless `weights` are of images with these channels."""
     if not weights.channels or weights.basis != "dct":
-        raise BadInput("--checkpoint", "weights of lattices", "weights of images, in the basis dct")
+        raise BadInput("checkpoint", "weights of lattices", "weights of images, in the basis dct")
     if weights.channels != images.channels:
         raise BadInput(
-            "--checkpoint", f"weights of {weights.channels} channels", f"{images.channels}"
+            "checkpoint", f"weights of {weights.channels} channels", f"{images.channels}"
         )

@@ -15,18 +15,18 @@ import dataclasses
 import math
 import queue
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from skild_phys.errors import BadInput, Interrupted, OutputTaken, StoreError, check_whole
-from skild_phys.executors import Executor, dask, parse_address, threads
+from skild_phys.errors import BadInput, Interrupted, OutputTaken, StoreError
+from skild_phys.executors import Executor
 from skild_phys.files import AnyPath
+from skild_phys.runner import Run, interrupted, open_writer
 from skild_phys.simulation import burn_in as burning
 from skild_phys.simulation.spec import SETTLED, SimulationSpec
 from skild_phys.simulation.unit import (
@@ -38,7 +38,7 @@ from skild_phys.simulation.unit import (
     units_state,
     updates_in,
 )
-from skild_phys.store import LatticeStore, Plan, StoreWriter, create_store, open_store
+from skild_phys.store import Lattices, MemoryWriter, Plan, StoreWriter, open_store
 
 COMMIT_SECONDS = 2.5
 """About how long a block takes; a kill may cost the two that are under way."""
@@ -49,6 +49,8 @@ _AHEAD = 2
 _POLL_SECONDS = 0.1
 
 Note = Callable[[str], None]
+Writer = StoreWriter | MemoryWriter
+_PLAIN = Run()
 
 
 @dataclass
@@ -72,13 +74,13 @@ class _Run:
     def __init__(
         self,
         spec: SimulationSpec,
-        writer: StoreWriter,
+        writer: Writer,
         units: list[Unit],
         run: Executor,
-        progress: Callable[[int], None],
+        progress: Callable[..., None],
     ) -> None:
         self.spec, self.writer, self.units, self.run = spec, writer, list(units), run
-        self.region = writer.region() if run.remote else None
+        self.region = writer.region() if isinstance(writer, StoreWriter) and run.remote else None
         self.progress = progress
         self.blocks: list[_Block] = []
         self.gone = 0  # blocks committed
@@ -268,11 +270,11 @@ class _Run:
 
 def _go(
     spec: SimulationSpec,
-    writer: StoreWriter,
+    writer: Writer,
     run: Executor,
-    progress: Callable[[int], None],
-    note: Note,
+    progress: Callable[..., None],
 ) -> None:
+    note: Note = lambda text: progress(0, text)  # noqa: E731
     unsettled = [name for name in SETTLED if getattr(spec, name) is None]
     try:
         if writer.committed:
@@ -285,18 +287,15 @@ def _go(
             writer.settle({name: value for name, value in found.items() if value is not None})
         note("")
         _Run(spec, writer, units, run, progress).loop()
-    except Interrupted:
-        kept = f"interrupted: {writer.committed} of {spec.n_samples} samples are kept in "
-        what = "goes on from there" if writer.committed else "goes on with the burn-in"
-        raise Interrupted(
-            f"{kept}{writer.path}; the same command, without --overwrite, {what}"
-        ) from None
+    except (Interrupted, KeyboardInterrupt):
+        what = "there" if writer.committed else "in the burn-in"
+        raise interrupted(writer.path, writer.committed, spec.n_samples, what) from None
 
 
-def _check_measured(spec: SimulationSpec, writer: StoreWriter) -> None:
+def _check_measured(spec: SimulationSpec, writer: Writer) -> None:
     """Raise OutputTaken if a measured spacing is asked for, and the store's own was given."""
     there = writer.attributes
-    for name, option in (("every", "--every"), ("burn_in", "--burn-in")):
+    for name, option in (("every", "every"), ("burn_in", "burn_in")):
         if writer.committed and getattr(spec, name) is None and "tau_energy" not in there:
             accepted = f"{there.get(name)}, as it was given for {writer.path}"
             raise OutputTaken(option, "measured", accepted)
@@ -313,37 +312,15 @@ def _begun(spec: SimulationSpec, path: AnyPath) -> tuple[SimulationSpec, int | N
     return dataclasses.replace(spec, streams=store.attrs.get("streams")), store.chunk
 
 
-@contextlib.contextmanager
-def _executor(
-    spec: SimulationSpec, count: int | None, address: str | None, stop: Callable[[], bool]
-) -> Iterator[Executor]:
-    if address is None:
-        with threads(min(count, spec.units) if count else None, stop) as local:
-            yield local
-    else:
-        with dask(address, stop) as remote:
-            yield remote
-
-
-def settled_chunk(
-    spec: SimulationSpec, chunk: int | None, n_threads: int | None, cluster: str | None
-) -> tuple[SimulationSpec, int]:
+def settled_chunk(spec: SimulationSpec, run: Run) -> tuple[SimulationSpec, int]:
     """Return the spec with a stint, and samples in a chunk of the store; raises BadInput."""
-    if chunk is not None:
-        check_whole("--chunk", chunk)
-    if n_threads is not None:
-        check_whole("--threads", n_threads)
-        if cluster is not None:
-            raise BadInput("--threads", n_threads, "nothing with --dask: its workers are at work")
-    if cluster is not None:
-        parse_address(cluster)
     spec = spec.with_stint()
-    chunk = chunk or spec.default_chunk()
+    chunk = run.chunk or spec.default_chunk()
     if chunk * spec.sites > _CHUNK_BYTES:
-        raise BadInput("--chunk", chunk, f"at most {_CHUNK_BYTES // spec.sites}: a chunk of 1 GiB")
-    if cluster is not None and spec.stretch % chunk:
-        accepted = f"a divisor of {spec.stretch} with --dask: workers write whole chunks"
-        raise BadInput("--chunk", chunk, accepted)
+        raise BadInput("chunk", chunk, f"at most {_CHUNK_BYTES // spec.sites}: a chunk of 1 GiB")
+    if run.dask is not None and spec.stretch % chunk:
+        accepted = f"a divisor of {spec.stretch} with dask=: workers write whole chunks"
+        raise BadInput("chunk", chunk, accepted)
     return spec, chunk
 
 
@@ -362,49 +339,33 @@ def _plan(spec: SimulationSpec, chunk: int, attrs: Mapping[str, Any]) -> Plan:
     )
 
 
-def simulate(
-    spec: SimulationSpec,
-    path: AnyPath,
-    *,
-    chunk: int | None = None,
-    n_threads: int | None = None,
-    cluster: str | None = None,
-    overwrite: bool = False,
-    attrs: Mapping[str, Any] | None = None,
-    stop: Callable[[], bool] = lambda: False,
-    progress: Callable[[int], None] = lambda count: None,
-    note: Note = lambda text: None,
-) -> LatticeStore:
-    """Simulate into a store, or go on with one that the same parameters began.
+def simulate(spec: SimulationSpec, output: AnyPath | None, run: Run = _PLAIN) -> Lattices:
+    """Simulate into a store, or into memory; a store that the same parameters began is resumed.
 
     Parameters
     ----------
     spec : what is simulated.
-    path : of the store.
-    chunk : samples in a chunk of the store; by default what a unit makes in a row.
-    n_threads : units that run at once (default: one a core); changes no sample.
-    cluster : address of a dask scheduler, or `local:N`; None for threads. Changes no byte.
-    overwrite : start afresh even if a store lies at `path`.
-    attrs : more attributes for the store (command line, versions).
-    stop : asked several times a second; when it says so the run ends at its last commit.
-    progress : called with the number of samples just drawn.
-    note : called with how far the burn-in is.
+    output : path of the store; None to keep the samples in memory.
+    run : threads or dask, chunk (by default what a unit makes in a row), progress, stop.
 
     Returns
     -------
-    The finished store, open for reading. Raises BadInput, StoreError, WriteError as
-    `create_store` does, and Interrupted once `stop` says so.
+    The finished store, or the lattices in memory. Raises BadInput, StoreError, WriteError as
+    `create_store` does, and Interrupted once `run.stop` says so.
     """
-    if not overwrite:
-        spec, kept = _begun(spec, path)
-        chunk = kept if chunk is None else chunk
-    spec, chunk = settled_chunk(spec, chunk, n_threads, cluster)
-    with (
-        # First of all: an address where nobody answers must leave nothing behind.
-        _executor(spec, n_threads, cluster, stop) as run,
-        create_store(path, _plan(spec, chunk, attrs or {}), overwrite=overwrite) as writer,
-    ):
+    if output is None and run.dask is not None:
+        raise BadInput("dask", run.dask, "output=, a store that all workers write to")
+    if output is not None and not run.overwrite:
+        spec, kept = _begun(spec, output)
+        run = dataclasses.replace(run, chunk=run.chunk or kept)
+    spec, chunk = settled_chunk(spec, run)
+    plan = _plan(spec, chunk, run.attrs)
+    # First of all the workers: an address where nobody answers must leave nothing behind.
+    with run.open(spec.units) as executor, open_writer(output, plan, run.overwrite) as writer:
         _check_measured(spec, writer)
+        run.progress(writer.committed)
         if writer.committed < spec.n_samples:
-            _go(spec, writer, run, progress, note)
-    return open_store(Path(path))
+            _go(spec, writer, executor, run.progress)
+        if isinstance(writer, MemoryWriter):
+            return writer.lattices()
+    return open_store(writer.path)

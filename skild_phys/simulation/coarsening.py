@@ -1,118 +1,102 @@
-"""Coarse-graining from store to store, chunk by chunk."""
+"""Coarse-graining of a store, or of lattices in memory."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from skild_phys.errors import Interrupted, StoreError
+from skild_phys.errors import StoreError
 from skild_phys.files import AnyPath, printable
 from skild_phys.rules import Rule, TieBreak, coarse_shape, get_rule
-from skild_phys.store import COMMIT_SECONDS, Lattices, LatticeStore, create_store, open_store, sides
+from skild_phys.runner import Filled, Run, fill_store
+from skild_phys.store import Lattices, MemoryLattices, Plan, sides
 
 _CHUNKS_A_COMMIT = 16
 _CARRIED = ("model", "temperature", "couplings", "warnings")
 _ALONGSIDE = ("chain", "draw")
 
 
-def coarsen_store(
+def coarsen(
     fine: Lattices,
-    path: AnyPath,
+    output: AnyPath | None,
     rule: str | Rule,
     factor: int,
+    run: Run,
     *,
     tie_seed: int | None = None,
-    overwrite: bool = False,
-    attrs: Mapping[str, Any] | None = None,
-    stop: Callable[[], bool] = lambda: False,
-    progress: Callable[[int], None] = lambda count: None,
-) -> LatticeStore:
-    """Coarse-grain every lattice of a store into another, or go on with one begun so.
+) -> Filled:
+    """Coarse-grain every lattice of `fine` into the store `output`, or into memory.
 
     The new store records rule, factor, the parent's name and digest, and for each sample
     `parent`: its index in `fine`, or what `fine` itself has as `parent` (a refined store). That
     number names the tie-breaks, so that a refined lattice coarse-grains as its ancestor did.
-    `chain` and `draw` come along where `fine` has them.
+    `chain` and `draw` come along where `fine` has them. In memory no digest is made.
 
     Parameters
     ----------
-    fine : spins or a real field in 2D or 3D, Potts states; for the rule `spectral` 2D.
-    path : of the new store.
+    fine : spins, Potts states or a real field in 2D or 3D.
     rule, factor : see `rules.Rule.coarsen`.
-    tie_seed : names the tie-breaks together with the sample; by default what `fine`
+    tie_seed : names the tie-breaks of `majority` together with the sample; by default what `fine`
         was refined with, if by the same rule and factor, else 0.
-    overwrite : start afresh even if a store lies at `path`.
-    attrs : more attributes for the store (command line, versions).
-    stop : asked once a chunk; when it says so the run ends at its last commit.
-    progress : called with the number of samples just done.
-
-    Returns
-    -------
-    The finished store, open for reading.
 
     Raises
     ------
-    BadInput, StoreError, WriteError : as `coarsen_lattices` and `create_store` do.
-    Interrupted : once `stop` says so.
+    BadInput, StoreError, WriteError, Interrupted : as `Rule.coarsen` and `fill_store` do.
     """
-    rule = get_rule(rule)
+    chosen = get_rule(rule)
     _check_input(fine)
-    field = rule.variable(fine.field)
-    shape = coarse_shape(fine.shape, factor)
+    shape, d = coarse_shape(fine.shape, factor), len(fine.shape)
+    field = chosen.variable(fine.field)
     if tie_seed is None:
-        same = (fine.attrs.get("rule"), fine.attrs.get("factor")) == (rule.name, factor)
+        same = (fine.attrs.get("rule"), fine.attrs.get("factor")) == (chosen.name, factor)
         tie_seed = int(fine.attrs.get("tie_seed") or 0) if same else 0
-    n = fine.n_samples
-    parent = fine.variable("parent") if fine.has("parent") else np.arange(n)
-    TieBreak(tie_seed, parent)  # refuses a bad seed before any write
-    exact = np.float64 if fine.field == "field" else np.int8
+    # What the user chose comes first: a store that differs is refused by its first difference.
+    attrs = {"rule": chosen.name, "factor": factor}
+    attrs |= {"tie_seed": tie_seed} if chosen.ties else {}
+    attrs |= {name: fine.attrs[name] for name in _CARRIED if name in fine.attrs}
+    attrs |= {"L": sides(shape), "parent_store": printable(fine.path.name)}
+    if output is not None or not isinstance(fine, MemoryLattices):
+        attrs["parent_sha256"] = fine.digest()
+    parent = fine.variable("parent") if fine.has("parent") else np.arange(fine.n_samples)
     scalars = {"parent": parent}
     scalars |= {name: fine.variable(name) for name in _ALONGSIDE if fine.has(name)}
-    chunk = fine.chunk * min(factor ** len(shape), _CHUNKS_A_COMMIT)
-    with create_store(
-        path,
+    plan = Plan(
         field=field,
-        n_samples=n,
+        n_samples=fine.n_samples,
         shape=shape,
-        chunk=chunk,
-        attrs={**_attributes(fine, rule, factor, tie_seed), **(attrs or {})},
+        chunk=run.chunk or fine.chunk * min(factor**d, _CHUNKS_A_COMMIT),
+        attrs=attrs | dict(run.attrs),
         variables=tuple(scalars),
-        scale=rule.scale(fine.field, factor, len(shape)),
+        scale=chosen.scale(fine.field, factor, d),
         q=fine.q,
-        overwrite=overwrite,
-    ) as writer:
-        progress(writer.committed)
-        stopped = False
-        while writer.committed < n:
-            first, last = writer.committed, min((writer.committed // chunk + 1) * chunk, n)
-            parts: list[NDArray[Any]] = []
-            end, since = first, time.monotonic()
-            while end < last and time.monotonic() - since < COMMIT_SECONDS:
-                if stopped := stop():
-                    break
-                start, end = end, min((end // fine.chunk + 1) * fine.chunk, last)
-                parts.append(
-                    rule.coarsen(
-                        fine.read(start, end).astype(exact, copy=False),
-                        factor,
-                        q=fine.q,
-                        ties=TieBreak(tie_seed, parent[start:end]),
-                    )
-                )
-                progress(end - start)
-            if parts:
-                rows = {name: values[first:end] for name, values in scalars.items()}
-                writer.commit({field: np.concatenate(parts), **rows})
-            if stopped:
-                raise Interrupted(
-                    f"interrupted: {end} of {n} samples are kept in {writer.path}; "
-                    f"the same command, without --overwrite, goes on from there"
-                )
-    return open_store(path)
+    )
+    make = _Coarsen(fine, field, chosen, factor, TieBreak(tie_seed, parent), scalars)
+    return fill_store(output, plan, make, run, batch=fine.chunk)
+
+
+@dataclass(frozen=True)
+class _Coarsen:
+    """Coarse-grains the samples of a chunk, which it reads itself."""
+
+    fine: Lattices
+    field: str
+    rule: Rule
+    factor: int
+    ties: TieBreak
+    scalars: dict[str, NDArray[Any]]
+
+    def __call__(self, index: NDArray[np.int64], *, stop: object) -> dict[str, NDArray[Any]]:
+        here = slice(int(index[0]), int(index[-1]) + 1)
+        values = self.fine.read(here.start, here.stop)
+        kind = np.float64 if self.fine.field == "field" else np.int8
+        ties = replace(self.ties, ids=self.ties.ids[here])
+        coarse = self.rule.coarsen(
+            values.astype(kind, copy=False), self.factor, q=self.fine.q, ties=ties
+        )
+        return {self.field: coarse} | {name: v[here] for name, v in self.scalars.items()}
 
 
 def _check_input(fine: Lattices) -> None:
@@ -123,16 +107,3 @@ def _check_input(fine: Lattices) -> None:
     fine.model()  # refuses lattices that are not of the model they name
     if fine.n_samples == 0:
         raise StoreError(f"{fine.path}: variable '{fine.field}': no sample is complete")
-
-
-def _attributes(fine: Lattices, rule: Rule, factor: int, tie_seed: int) -> dict[str, Any]:
-    # What the user chose comes first: a store that differs is refused by its first difference.
-    return {
-        "rule": rule.name,
-        "factor": factor,
-        **({"tie_seed": tie_seed} if rule.ties else {}),
-        **{name: fine.attrs[name] for name in _CARRIED if name in fine.attrs},
-        "L": sides([side // factor for side in fine.shape]),
-        "parent_store": printable(fine.path.name),
-        "parent_sha256": fine.digest(),
-    }

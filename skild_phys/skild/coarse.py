@@ -12,9 +12,8 @@ from numpy.typing import NDArray
 
 from skild_phys.errors import BadInput, StoreError
 from skild_phys.fields import FIELDS
-from skild_phys.files import AnyPath
 from skild_phys.rules import Rule, TieBreak, check_factor, get_rule
-from skild_phys.store import Lattices, open_lattices
+from skild_phys.store import Lattices, Source, open_lattices
 
 
 @dataclass(frozen=True)
@@ -34,6 +33,7 @@ class CoarseInput:
         spins or states, float32 fields; or int16 counts of states (stop - start, q, *shape).
     digest : SHA-256 of the lattices.
     q : number of Potts states; 0 for spins and fields.
+    real : whether the fine lattices are real fields.
     """
 
     path: Path
@@ -48,6 +48,11 @@ class CoarseInput:
     attrs: dict[str, Any] = field(default_factory=dict)
     series: dict[str, NDArray[Any]] = field(default_factory=dict)
     q: int = 0
+    real: bool = False
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out what reads: workers get lattices with each piece of work, not the input."""
+        return vars(self) | {"read": _elsewhere}
 
     @property
     def fine_shape(self) -> tuple[int, ...]:
@@ -56,8 +61,14 @@ class CoarseInput:
 
     @property
     def kind(self) -> str:
-        """What the fine lattices hold unless they are fields: spins or states."""
-        return "states" if self.q else "spins"
+        """What the fine lattices hold: spins, states or a field."""
+        return "field" if self.real else "states" if self.q else "spins"
+
+    @property
+    def warnings(self) -> list[str]:
+        """What is to be minded of the input."""
+        known = self.attrs.get("warnings")
+        return [str(text) for text in known] if isinstance(known, list) else []
 
     def tie_break(self, inputs: Any) -> TieBreak | None:
         """Return what decides ties of the lattices `inputs` (their places); None if not known."""
@@ -78,35 +89,44 @@ class CoarseInput:
         return known.priorities(self.shape, self.q) if self.q else known.signs(self.shape)
 
 
+def _elsewhere(start: int, stop: int) -> NDArray[Any]:
+    raise RuntimeError("coarse lattices are not read by workers")
+
+
 def open_coarse(
-    path: AnyPath, factor: int | None, rule: str | Rule | None, *, spins: bool = True
+    lattices: Source, factor: int | None, rule: str | Rule | None, *, spins: bool | None = True
 ) -> CoarseInput:
     """Open coarse lattices: what `coarsen` wrote, or any that `open_lattices` takes.
 
     Parameters
     ----------
-    path : lattices with attributes rule and factor, or others, for which both must be given.
+    lattices : with attributes rule and factor, or others, for which both must be given.
     factor, rule : checked against the lattices' own if they have them.
-    spins : whether the fine lattices are spins (or Potts states); if not, values may be any.
+    spins : whether the fine lattices are spins (or Potts states); if not, values may be any. None:
+        as the input says.
 
     Raises
     ------
     BadInput, StoreError : for what cannot be a coarse lattice of this rule and factor.
     """
     given = None if rule is None else get_rule(rule)
-    plain = given is not None and spins and given.stores.get("spins") == "spins"
+    plain = given is not None and spins is not False and given.stores.get("spins") == "spins"
     wanted = None if given is None else "spins" if plain else "field"
-    source = open_lattices(path, wanted, repeats=True)
+    source = open_lattices(lattices, wanted, repeats=True)
+    path = source.path
     if source.field == "image":
         raise StoreError(f"{path}: holds images; 'skild-phys images refine' makes them finer")
     source.model()  # refuses lattices that are not of the model they name
     read: Callable[[int, int], NDArray[Any]] = source.read
     named, own_factor = source.attrs.get("rule"), source.attrs.get("factor")
+    if spins is None:
+        own = None if named is None or "method" in source.attrs else get_rule(str(named))
+        spins = own is None or own.stores.get("spins") == "field" or source.field != "field"
     if "method" in source.attrs or named is None or own_factor is None:
         if factor is None or given is None:
             raise StoreError(
                 f"{path}: not a coarse store; to refine its lattices as they are,"
-                " give --rule and --factor"
+                " give rule= and factor="
             )
         own, own_factor = given, check_factor(factor)
         read = _as_they_are(source, own, own_factor, spins)
@@ -132,6 +152,7 @@ def open_coarse(
         source.attrs,
         {name: source.variable(name) for name in ("chain", "draw") if source.has(name)},
         source.q,
+        not spins,
     )
 
 

@@ -37,6 +37,10 @@ class Tuning:
         spectrum: within 0.05 of it free at lambda = 4 .. 36, or with majorities of 4 and 8.
     modes_above : lambda above which Fourier modes are sampled in place of spins, unless block sums
         are known: there spins sampled in parts have too little power (0.6 of it at lambda = 12).
+    same_temperature : largest relative distance from the weights' temperature that is refined
+        without being told.
+    poor_misfit : share of the input's rms that the low-pass field of refined spins may be off by
+        before a warning asks whether the input is of this system; the shipped weights reach 0.08.
     """
 
     lambda_end: float = 0.1
@@ -59,6 +63,8 @@ class Tuning:
     sure: float = 0.05
     sharper: float = 1.9
     modes_above: float = 2.0
+    same_temperature: float = 0.005
+    poor_misfit: float = 0.2
 
 
 USUAL = Tuning()

@@ -6,7 +6,7 @@ A record without an entry, of an earlier version, has its default.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
@@ -53,7 +53,7 @@ _FORMAT = "skild-phys weights 6"
 _KEY = "skild-phys"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Weights:
     """A trained denoiser and what it was trained for.
 
@@ -164,6 +164,23 @@ class Weights:
                 f" modes still keep {math.exp(-erased):.2g} of their power: these are wrong"
             )
         return found
+
+    def differs(self, attrs: Mapping[str, Any]) -> str | None:
+        """Return how lattices differ from these in model or temperature; None for not at all."""
+        model, temperature = attrs.get("model"), attrs.get("temperature")
+        own, known = self.system.get("model"), self.system.get("temperature")
+        if model is not None and own not in (None, model):
+            return f"is of model {model}, the weights are of {own}"
+        if temperature is None or known is None:
+            return None
+        far = abs(temperature / known - 1.0) > self.tuning.same_temperature
+        return f"is at T = {temperature:.6g}, the weights are of T = {known:.6g}" if far else None
+
+    def check_fit(self, attrs: Mapping[str, Any], where: Path) -> None:
+        """Raise WeightsError where lattices with these attributes are of another system."""
+        if differs := self.differs(attrs):
+            advice = "refine with any_system=True takes it all the same"
+            raise WeightsError(f"{where}: {differs}; {advice}")
 
     def process(self, shape: tuple[int, ...], device: torch.device | str = "cpu") -> Process:
         """Return the forward process of these weights for fields of `shape`."""

@@ -14,7 +14,15 @@ from numpy.typing import NDArray
 from skild_phys.errors import BadInput, StoreError
 from skild_phys.fields import FIELDS
 from skild_phys.store.reader import Lattices
-from skild_phys.store.schema import AXES, Layout, Plan, as_json, is_temperature, sides, usual_axes
+from skild_phys.store.schema import (
+    AXES,
+    Layout,
+    Plan,
+    is_temperature,
+    readable,
+    sides,
+    usual_axes,
+)
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -85,7 +93,7 @@ class MemoryWriter:
         self.committed = 0
         self.state: dict[str, NDArray[Any]] = {}
         self.kept: dict[str, NDArray[Any]] = {}
-        self.attributes: dict[str, Any] = as_json(plan.attrs)
+        self.attributes: dict[str, Any] = readable(plan.attrs)
         self._plan = plan
         self._parts: dict[str, list[NDArray[Any]]] = {}
 
@@ -101,7 +109,7 @@ class MemoryWriter:
 
     def settle(self, attrs: Mapping[str, Any]) -> None:
         """Add attributes that were not known when the writer was made."""
-        self.attributes |= as_json(attrs)
+        self.attributes |= readable(attrs)
 
     def keep(self, arrays: Mapping[str, NDArray[Any]]) -> None:
         """Keep nothing: what is interrupted in memory is gone."""

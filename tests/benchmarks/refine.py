@@ -12,7 +12,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,9 +27,8 @@ from . import peak
 from .timing import Clock, seconds_of
 
 if TYPE_CHECKING:
+    from skild_phys.methods import SKILD, Method
     from skild_phys.skild.coarse import CoarseInput
-    from skild_phys.skild.refine import RefineSpec
-    from skild_phys.skild.weights import Weights
 
 _PARTS = ("network", "mean field", "constraint")
 _MEMORY_SIDES = (512, 1024, 2048)
@@ -61,28 +59,26 @@ def command(
     skild-phys bench refine --steps 9 --restarts 1
     skild-phys bench refine --L 256 --memory
     """
-    from skild_phys.cli.refine import compile_kernels
+    from skild_phys.methods import SKILD, Exact
     from skild_phys.skild.coarse import open_coarse
-    from skild_phys.skild.refine import RefineSpec
-    from skild_phys.skild.weights import load_weights, shipped_weights
 
     check_whole("-n", count)
     if factor < 2:
         raise BadInput("factor", factor, "a whole number from 2 on")
     if side < 2 * factor or side % factor:
         raise BadInput("--L", side, f"a multiple of the factor {factor}")
-    weights = load_weights(checkpoint or shipped_weights())
+    method = SKILD(checkpoint=checkpoint, steps=chain["steps"], restarts=chain["restarts"])
     with tempfile.TemporaryDirectory() as place:
         fine, path = Path(place) / "fine.zarr", Path(place) / "coarse.zarr"
         sp.simulate("ising2d", L=side, T="Tc", samples=count, seed=1, output=fine)
         sp.coarsen(fine, factor, rule=rule, output=path)
         coarse = open_coarse(path, factor, rule)
         with announced("compiling the kernels (first run only) ..."):
-            compile_kernels(coarse, "skild")
-            compile_kernels(coarse, "exact", pilot=True)
+            method.compile(coarse)
+            Exact().compile(coarse)
         with announced("measuring ..."):
             workers = threads or os.cpu_count() or 1
-            speed = _measured(weights, coarse, RefineSpec(**chain), workers)  # type: ignore[arg-type]
+            speed = _measured(coarse, method, workers)
     peaks = {}
     for large in _MEMORY_SIDES if memory else ():
         words = [sys.executable, peak.__file__, "refine", str(large), "4"]
@@ -91,27 +87,28 @@ def command(
     say(json.dumps(found)) if as_json else _print(found)
 
 
-def _measured(
-    weights: Weights, coarse: CoarseInput, spec: RefineSpec, threads: int
-) -> dict[str, Any]:
-    """Return what `spec` costs on the lattices of `coarse`; seconds are for one lattice.
+def _measured(coarse: CoarseInput, method: SKILD, threads: int) -> dict[str, Any]:
+    """Return what `method` costs on the lattices of `coarse`; seconds are for one lattice.
 
     `parts` divide the median of one thread, without the store: the network, the mean field, the
     constraint (means under it, and draws), and the rest (transforms of the steps, noise).
     """
     import torch
 
+    from skild_phys.methods import Exact
     from skild_phys.rules.conditions import Blocks, KeptModes, Sites
-    from skild_phys.skild.refine import SkildMethod
+    from skild_phys.skild.refine import SkildRefiner, built
     from skild_phys.skild.spins import MeanField
 
-    method, clock = SkildMethod(weights, coarse, spec), Clock()
+    lambdas, clock = method.lambdas(coarse), Clock()
+    refiner = SkildRefiner(method.weights, coarse, lambdas, method.sampler or "stochastic", 0)
     coins = coarse.ties(slice(None))
 
     def refine_one(i: int) -> None:
-        method(coarse.read(i, i + 1), [i], None if coins is None else coins[i : i + 1])
+        ties = None if coins is None else coins[i : i + 1]
+        refiner(coarse.read(i, i + 1), [i], ties, lambda: False)
 
-    denoiser: Any = method.skild.denoiser
+    denoiser: Any = built(method.weights, coarse.fine_shape, "cpu", "stochastic").denoiser
     timed: list[tuple[str, object, str]] = [("network", denoiser.network, "forward")]
     timed += [("mean field", MeanField, name) for name in ("evidence", "iterate", "given")]
     timed += [
@@ -130,7 +127,7 @@ def _measured(
     finally:
         torch.set_num_threads(before)
     missing = [part for part in _PARTS if not clock.calls[part]]
-    network_calls = int(sum(method.lambdas >= weights.network_from))
+    network_calls = int(sum(lambdas >= method.weights.network_from))
     if missing and network_calls:
         raise RuntimeError(f"never called: {', '.join(missing)}")
     one_thread = statistics.median(walls)
@@ -138,29 +135,23 @@ def _measured(
     exact = coarse.rule.exact
     return {
         "shape": list(coarse.fine_shape),
-        "denoiser_calls": len(method.lambdas),
+        "denoiser_calls": len(lambdas),
         "network_calls": network_calls,
-        "seconds_per_lattice": _into_store(coarse, spec, weights, threads),
+        "seconds_per_lattice": _into_store(coarse, method, threads),
         "threads": threads,
         "seconds_one_thread": one_thread,
         "parts": parts | {"the rest": one_thread - sum(parts.values())},
-        "exact_seconds_per_lattice": (
-            _into_store(coarse, replace(spec, method="exact"), None, threads) if exact else None
-        ),
+        "exact_seconds_per_lattice": (_into_store(coarse, Exact(), threads) if exact else None),
     }
 
 
-def _into_store(
-    coarse: CoarseInput, spec: RefineSpec, weights: Weights | None, threads: int
-) -> float:
-    from skild_phys.skild.refine import refine_store
+def _into_store(coarse: CoarseInput, method: Method, threads: int) -> float:
+    from skild_phys.methods import refine
+    from skild_phys.runner import Run
 
-    heat = float(coarse.attrs["temperature"])
     with tempfile.TemporaryDirectory() as folder:
-        done = refine_store(
-            coarse, Path(folder) / "r.zarr", spec, weights, temperature=heat, threads=threads
-        )
-    return done["seconds"] / coarse.n
+        done = refine(coarse, Path(folder) / "r.zarr", method, Run(threads=threads))
+    return done.filled.seconds / coarse.n
 
 
 def _print(found: dict[str, Any]) -> None:

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 from conftest import files_of
+from store_helpers import simulate
 
 from skild_phys import executors
 from skild_phys.errors import BadInput
-from skild_phys.simulation.chain import simulate
 from skild_phys.simulation.spec import SimulationSpec
 from skild_phys.store import open_store
 
@@ -58,7 +58,7 @@ def test_what_is_no_scheduler_takes_one_line(
         threading.Thread(target=listen, daemon=True).start()
         address = f"tcp://127.0.0.1:{listener.getsockname()[1]}"
         with pytest.raises(BadInput, match=f"dask: '{address}' is not accepted; .*{why}"):
-            simulate(SPEC, tmp_path / "a.zarr", cluster=address)
+            simulate(SPEC, tmp_path / "a.zarr", dask=address)
         listener.shutdown(socket.SHUT_RDWR)
         for there in held:
             there.close()
@@ -81,10 +81,10 @@ def test_a_scheduler_that_is_killed(tmp_path: Path, caplog: pytest.LogCaptureFix
             os.kill(child.pid, signal.SIGKILL)
 
     with caplog.at_level(logging.INFO), pytest.raises(BadInput, match="it is gone; started again"):
-        simulate(SPEC, path, cluster=address, progress=kill)
+        simulate(SPEC, path, dask=address, progress=kill)
     child.communicate()
     assert not [r for r in caplog.records if r.name.startswith("distributed")]
     assert open_store(path).n_samples < 3000
-    simulate(SPEC, path, n_threads=1)
-    simulate(SPEC, tmp_path / "b.zarr", n_threads=1)
+    simulate(SPEC, path, threads=1)
+    simulate(SPEC, tmp_path / "b.zarr", threads=1)
     assert files_of(path) == files_of(tmp_path / "b.zarr")

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 from conftest import files_of
+from store_helpers import simulate
 
-from skild_phys.simulation.chain import simulate
 from skild_phys.simulation.spec import SimulationSpec
 from skild_phys.store import open_store
 
@@ -48,7 +48,7 @@ for _ in range(kills):
     child = os.fork()
     if child == 0:
         try:
-            chain.simulate(spec, path, n_threads=2)
+            chain.simulate(spec, path, threads=2)
         finally:
             os._exit(0)
     time.sleep(delays.uniform(0.0, longest))
@@ -149,7 +149,7 @@ def test_a_worker_that_dies_changes_nothing(tmp_path: Path) -> None:
             os.kill(victims[0], signal.SIGKILL)
 
     with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster:
-        simulate(spec, tmp_path / "dask.zarr", cluster=cluster.scheduler_address, progress=kill_one)
+        simulate(spec, tmp_path / "dask.zarr", dask=cluster.scheduler_address, progress=kill_one)
         assert cluster.workers[0].pid != victims[0]
     assert len(victims) == 1
     simulate(spec, tmp_path / "threads.zarr")

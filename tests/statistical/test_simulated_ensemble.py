@@ -17,10 +17,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from sampler_helpers import ISING, KAUFMAN, TC, Array
+from store_helpers import simulate
 
 from skild_phys.executors import Executor
 from skild_phys.simulation import burn_in, unit
-from skild_phys.simulation.chain import simulate
 from skild_phys.simulation.spec import SimulationSpec
 from skild_phys.simulation.unit import Samples, draw, start_unit
 
@@ -121,7 +121,7 @@ def test_simulations_stopped_by_their_state_are_rejected(monkeypatch: pytest.Mon
 def test_simulate_draws_the_same_samples(tmp_path: Path) -> None:
     for algorithm in ("swendsen-wang", "multispin"):
         spec = SimulationSpec(8, TC, 128, algorithm=algorithm, seed=3, stint=1)
-        store = simulate(spec, tmp_path / f"{algorithm}.zarr", n_threads=1)
+        store = simulate(spec, tmp_path / f"{algorithm}.zarr", threads=1)
         mine = np.empty(128)
         for number, samples in enumerate(simulated(spec)):
             places = [i for a, b in spec.stretches(number, 0, 128) for i in range(a, b)]

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import TC
+from store_helpers import simulate
 
 from skild_phys.errorbars import jackknife
 from skild_phys.measurement.agreement import Agreement, agreement_of
@@ -22,7 +23,6 @@ from skild_phys.measurement.observables import Observable, observables
 from skild_phys.measurement.observables.four_point import square_sides
 from skild_phys.measurement.system import System
 from skild_phys.measurement.theory import theory
-from skild_phys.simulation.chain import simulate
 from skild_phys.simulation.spec import SimulationSpec
 from skild_phys.store import open_store
 

@@ -1,0 +1,656 @@
+"""How fine lattices are made from coarse ones: SKILD, exact Monte Carlo, a fill, a user's own way.
+
+Every refined sample is named by its index in the output, (input index) x samples_per_input +
+replica; its random streams follow from that name, the seed and the input (`streams.input_seed`).
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skild_phys.errors import (
+    BadInput,
+    InputWarning,
+    Interrupted,
+    OutputTaken,
+    StoreError,
+    check_whole,
+)
+from skild_phys.files import AnyPath, printable
+from skild_phys.models import MODELS, Model, parse_temperature
+from skild_phys.models.ising import ISING_2D, ISING_3D
+from skild_phys.models.potts import potts
+from skild_phys.plugins import look_up, one_of
+from skild_phys.rng import STREAMS, generator, input_seed
+from skild_phys.rules import RULES, coarsen
+from skild_phys.runner import GPU_BATCH, Filled, Run, fill_store
+from skild_phys.skild.chain import Chain
+from skild_phys.skild.coarse import CoarseInput
+from skild_phys.store import Plan, open_store, sides
+
+if TYPE_CHECKING:
+    from skild_phys.simulation.conditional import Conditional
+    from skild_phys.skild.weights import Weights
+
+Lattices = NDArray[Any]
+Stop = Callable[[], bool]
+Sampler = Callable[[Lattices, Sequence[int], Lattices | None, Stop], Lattices]
+"""(raw coarse lattices, indices, tie-breaks, stop) -> fine lattices (n, *shape); picklable."""
+
+Own = Callable[[Lattices, int, np.random.Generator], Lattices]
+"""A user's own method: (coarse, factor, rng) -> fine.
+
+Called once per sample. `coarse` (ly, lx) or (lz, ly, lx) float64: means of blocks, signs, spins, or
+a field (of Potts states int8 states, or the counts (q, ly, lx) of each in a block). Returns one
+configuration, `factor` times its sides: spins of -1 and +1, states, or for coarse fields a field.
+"""
+
+
+class Task(NamedTuple):
+    """What a method is asked to do: refine `coarse` under `seed`.
+
+    `there` are the attributes of a store that the run may resume.
+    """
+
+    coarse: CoarseInput
+    seed: int
+    run: Run
+    there: Mapping[str, Any]
+
+
+class Prepared(NamedTuple):
+    """A method at work on one coarse input: the sampler, and what the store says of it."""
+
+    sampler: Sampler
+    attrs: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Method(ABC):
+    """A way to refine; a dataclass whose fields are its options.
+
+    Raises BadInput for a value of an option that cannot be.
+    """
+
+    name: ClassVar[str]
+
+    @property
+    def spins(self) -> bool | None:
+        """Whether it makes spins or states, not real fields; None for as the input says."""
+        return True
+
+    @abstractmethod
+    def check(self, coarse: CoarseInput) -> list[str]:
+        """Raise BadInput unless it can refine `coarse`; return what is to be minded.
+
+        No lattice is read.
+        """
+
+    @abstractmethod
+    def prepare(self, task: Task) -> Prepared:
+        """Return the sampler for a coarse input that `check` has seen."""
+
+    def temperature(self, coarse: CoarseInput) -> float | None:
+        """Return the temperature (J / k_B) that the samples are of, as far as it is known."""
+        known: float | None = coarse.attrs.get("temperature")
+        return known
+
+    def compile(self, coarse: CoarseInput) -> None:  # noqa: B027
+        """Compile the kernels that refining `coarse` calls; quick once they are cached."""
+
+
+# -- what a coarse lattice is of ---------------------------------------------------------------
+
+
+def _model_of_values(coarse: CoarseInput) -> Model:
+    """Return a model of lattices such as these, by which their magnetization is defined."""
+    if coarse.q:
+        return potts(coarse.q)
+    return ISING_2D if len(coarse.shape) == 2 else ISING_3D
+
+
+def _model_of(coarse: CoarseInput) -> Model | None:
+    """Return the model that the input names (2D spins without one: Ising's), None if unknown."""
+    like = _model_of_values(coarse)
+    return MODELS.get(str(coarse.attrs.get("model", ISING_2D.name if like is ISING_2D else None)))
+
+
+def _hamiltonian_of(coarse: CoarseInput, option: str, value: object) -> Model:
+    """Return the model, a sum over nearest-neighbour bonds; raises BadInput naming `option`."""
+    model = _model_of(coarse)
+    if model is None:
+        named = coarse.attrs.get("model")
+        what = "says no model" if named is None else f"is of model {named}, which is not known here"
+        raise BadInput(option, value, f"fill, or a known Hamiltonian: {coarse.path} {what}")
+    if model.bond is None:
+        what = f"is of model {model.name}, not a sum over nearest-neighbour bonds alone"
+        raise BadInput(option, value, f"fill or skild: {coarse.path} {what}")
+    return model
+
+
+def _exact_rules() -> str:
+    return one_of(rule.name for rule in RULES.values() if rule.exact)
+
+
+def _needs_monte_carlo(coarse: CoarseInput, name: str) -> None:
+    if not coarse.rule.exact:
+        raise BadInput("rule", coarse.rule.name, f"{_exact_rules()} for {name}")
+
+
+def _temperature(coarse: CoarseInput, given: float | str | None, option: str, value: Any) -> float:
+    """Return the temperature that is given, or else the input's own; raises BadInput."""
+    model = _hamiltonian_of(coarse, option, value)
+    known = coarse.attrs.get("temperature") if given is None else parse_temperature(given, model)
+    if known is None:
+        raise BadInput("T", None, "the temperature: the input does not say it")
+    return float(known)
+
+
+# -- the methods -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Fill(Method):
+    """Each block at random, no model."""
+
+    name = "fill"
+
+    def check(self, coarse: CoarseInput) -> list[str]:
+        _needs_monte_carlo(coarse, self.name)
+        return []
+
+    def prepare(self, task: Task) -> Prepared:
+        # A fill makes no moves: any temperature does.
+        target = _target(task.coarse, _model_of_values(task.coarse), 1.0)
+        return Prepared(_MonteCarlo(target, task.seed, 0), {})
+
+    def compile(self, coarse: CoarseInput) -> None:
+        _compile_moves(coarse, 0)
+
+
+@dataclass(frozen=True)
+class Exact(Method):
+    """Constrained Monte Carlo of the known Hamiltonian: a random fill, then sweeps."""
+
+    name = "exact"
+
+    sweeps: int | None = field(
+        default=None,
+        metadata={"help": "Of method exact.  [default: 20 autocorrelation times]"},
+    )
+    T: float | str | None = field(
+        default=None,
+        metadata={"help": "For exact and --polish.  [default: what COARSE says]"},
+    )
+
+    def __post_init__(self) -> None:
+        if self.sweeps is not None:
+            check_whole("sweeps", self.sweeps, 0)
+
+    def temperature(self, coarse: CoarseInput) -> float:
+        return _temperature(coarse, self.T, "method", self.name)
+
+    def check(self, coarse: CoarseInput) -> list[str]:
+        _needs_monte_carlo(coarse, self.name)
+        self.temperature(coarse)
+        return []
+
+    def prepare(self, task: Task) -> Prepared:
+        coarse, seed, run, there = task
+        model, heat = _hamiltonian_of(coarse, "method", self.name), self.temperature(coarse)
+        sweeps, measured = self.sweeps, {}
+        if sweeps is None and {"tau_int", "sweeps"} <= there.keys():
+            # The same pilot gave them, if the store is one to resume.
+            sweeps, measured = there["sweeps"], {"tau_int": there["tau_int"]}
+        if sweeps is None and there:
+            accepted = "a store made with the same parameters: there no tau was measured"
+            raise OutputTaken("sweeps", "measured", f"{accepted} (overwrite=True starts afresh)")
+        if sweeps is None:
+            sweeps, tau = _pilot(coarse, model, heat, seed, run.stop)
+            measured = {"tau_int": tau}
+        sampler = _MonteCarlo(_target(coarse, model, heat), seed, sweeps)
+        return Prepared(sampler, {"sweeps": sweeps, **measured})
+
+    def compile(self, coarse: CoarseInput) -> None:
+        _compile_moves(coarse, 1)
+        if self.sweeps is None:
+            one = (1,) * len(coarse.shape)
+            model, factor, raw = _one_block(coarse)
+            small = replace(coarse, n=1, shape=one, factor=factor, read=lambda start, stop: raw)
+            _pilot(small, model, 1.0, 0, lambda: False)
+
+
+@dataclass(frozen=True)
+class SKILD(Chain, Method):
+    """The diffusion model: 2D spins and fields."""
+
+    name = "skild"
+
+    checkpoint: AnyPath | Weights | None = field(
+        default=None, metadata={"help": "Weights.  [default: shipped]"}
+    )
+    polish: int = field(default=0, metadata={"help": "Monte Carlo sweeps after."})
+    T: float | str | None = None
+    any_system: bool = field(
+        default=False, metadata={"help": "Refine what the weights were not made for."}
+    )
+
+    def __post_init__(self) -> None:
+        from skild_phys.skild.schedule import usual_restarts
+
+        super().__post_init__()
+        check_whole("polish", self.polish, 0)
+        usual_restarts(self.restarts, self.steps, self.sampler or "stochastic")
+        if self.T is not None and not self.polish:
+            raise BadInput("T", self.T, "no temperature: only exact and polish= use one")
+
+    @functools.cached_property
+    def weights(self) -> Weights:
+        """The weights, of a file or the shipped ones; raises WeightsError."""
+        return weights_of(self.checkpoint)
+
+    @property
+    def spins(self) -> bool:
+        return self.weights.output == "logits"
+
+    def temperature(self, coarse: CoarseInput) -> float | None:
+        if self.polish:
+            return _temperature(coarse, self.T, "polish", self.polish)
+        return super().temperature(coarse)
+
+    def lambdas(self, coarse: CoarseInput) -> NDArray[np.float64]:
+        """Return the chain that refines `coarse`; raises BadInput."""
+        return self.refining(self.weights, coarse.rule, coarse.factor)
+
+    def check_lattices(self, coarse: CoarseInput, real: bool) -> None:
+        """Raise BadInput unless weights of spins, or of `real` fields, can refine `coarse`."""
+        if coarse.q or len(coarse.shape) != 2:
+            held = (
+                f"Potts states (q = {coarse.q})" if coarse.q else f"{len(coarse.shape)}D lattices"
+            )
+            accepted = (
+                f"exact or fill: skild refines 2D spins and fields, {coarse.path} is of {held}"
+            )
+            raise BadInput("method", self.name, accepted)
+        if real:
+            coarse.rule.operator(coarse.fine_shape, coarse.factor)
+        if self.polish and (real or not coarse.rule.exact):
+            accepted = f"0, unless spins are refined by {_exact_rules()}"
+            raise BadInput("polish", self.polish, accepted)
+
+    def check(self, coarse: CoarseInput) -> list[str]:
+        self.check_lattices(coarse, not self.spins)
+        system = coarse.attrs | {"temperature": self.temperature(coarse)}
+        if self.checkpoint is None and coarse.attrs.get("model") is None:
+            text = "does not say of what system it is; the shipped weights are of the critical 2D"
+            warnings.warn(f"{coarse.path.name} {text} Ising model", InputWarning, stacklevel=2)
+        self.lambdas(coarse)
+        if not self.any_system:
+            self.weights.check_fit(system, coarse.path)
+            return []
+        differs = self.weights.differs(system)
+        return [f"{coarse.path.name} {differs}"] if differs else []
+
+    def prepare(self, task: Task) -> Prepared:
+        from skild_phys.skild.networks import arithmetic
+        from skild_phys.skild.refine import SkildRefiner
+        from skild_phys.skild.schedule import chain_record
+
+        coarse, seed, run, _ = task
+        lambdas, name = self.lambdas(coarse), self.sampler or "stochastic"
+        sampler: Sampler = SkildRefiner(self.weights, coarse, lambdas, name, seed, run.device)
+        if self.polish:
+            model = _hamiltonian_of(coarse, "polish", self.polish)
+            heat = self.temperature(coarse) or 0.0
+            sampler = _MonteCarlo(_target(coarse, model, heat), seed, self.polish, sampler)
+        attrs = {"polish": self.polish, "weights_sha256": sha256_of(self.weights), "sampler": name}
+        return Prepared(
+            sampler, attrs | chain_record(lambdas) | {"arithmetic": arithmetic(run.device)}
+        )
+
+    def compile(self, coarse: CoarseInput) -> None:
+        from skild_phys.rules.sampling import compile_sampling
+
+        compile_sampling()
+        if self.polish:
+            _compile_moves(coarse, 1)
+
+
+@dataclass(frozen=True)
+class OwnMethod(Method):
+    """A user's own function; see `Own`."""
+
+    function: Own
+
+    @property
+    def spins(self) -> None:
+        return None
+
+    def __post_init__(self) -> None:
+        name = getattr(self.function, "__name__", type(self.function).__name__)
+        if name in METHODS:
+            raise BadInput(
+                "method", f"a function called {name}", f"a name other than {one_of(METHODS)}"
+            )
+        object.__setattr__(self, "name", name)
+
+    def check(self, coarse: CoarseInput) -> list[str]:
+        return []
+
+    def prepare(self, task: Task) -> Prepared:
+        return Prepared(_Own(task.coarse, self.function, task.seed), {})
+
+
+METHODS: dict[str, type[Method]] = {"skild": SKILD, "exact": Exact, "fill": Fill}
+"""Methods by name; a dataclass that is added is one for `refine` and the command line too."""
+
+
+def method_of(method: str | Own | Method, **options: Any) -> Method:
+    """Return a method by its name, or of a user's function; `options` that are None are not given.
+
+    Raises BadInput for an unknown name, and for an option that the method does not use.
+    """
+    given = {k: v for k, v in options.items() if v is not None and v is not False}
+    kind: Callable[..., Method]
+    if isinstance(method, str):
+        found = look_up(METHODS, "skild_phys.methods", "method", method)
+        kind, own, name = found, {one.name for one in fields(found)}, method
+    elif isinstance(method, Method):
+        kind, own, name = (lambda: method), set(), method.name
+    elif callable(method):
+        kind, own = functools.partial(OwnMethod, method), set()
+        name = getattr(method, "__name__", "own")
+    else:
+        raise BadInput("method", type(method).__name__, f"{one_of(METHODS)}, or a function")
+    for option, value in given.items():
+        if option not in own:
+            if option == "polish" and value == 0:
+                continue
+            if option == "T":
+                raise BadInput("T", value, "no temperature: only exact and polish= use one")
+            zero = "0" if option == "polish" else "nothing"
+            raise BadInput(option, str(value), f"{zero}: method {name} does not use it")
+    return kind(**{option: value for option, value in given.items() if option in own})
+
+
+# -- weights -----------------------------------------------------------------------------------
+
+
+def weights_of(checkpoint: AnyPath | Weights | None) -> Weights:
+    """Return weights, from a file if it is one, or the shipped ones; raises WeightsError."""
+    import os
+
+    from skild_phys.skild.weights import Weights, shipped_weights
+
+    if isinstance(checkpoint, Weights):
+        return checkpoint
+    if checkpoint is not None and not isinstance(checkpoint, str | os.PathLike):
+        kind = type(checkpoint).__name__
+        raise TypeError(f"checkpoint: expected weights or a path, not {kind}")
+    path = Path(shipped_weights() if checkpoint is None else checkpoint)
+    stat = path.stat() if path.is_file() else None
+    return _loaded(path, stat and (stat.st_mtime_ns, stat.st_size, stat.st_ino))
+
+
+@functools.lru_cache(maxsize=4)
+def _loaded(path: Path, state: object) -> Weights:
+    from skild_phys.skild.weights import load_weights
+
+    return load_weights(path)
+
+
+@functools.lru_cache(maxsize=4)
+def sha256_of(weights: Weights) -> str:
+    """Return the SHA-256 of weights; the last few are kept."""
+    from skild_phys.skild.weights import weights_sha256
+
+    return weights_sha256(weights)
+
+
+# -- samplers ----------------------------------------------------------------------------------
+
+
+def _target(coarse: CoarseInput, model: Model, temperature: float) -> Conditional:
+    from skild_phys.simulation.conditional import Conditional
+
+    return Conditional(model, coarse.rule, coarse.factor, temperature, coarse.shape)
+
+
+@dataclass(frozen=True)
+class _MonteCarlo:
+    """Constrained sweeps from a random fill, or from what `first` makes."""
+
+    target: Conditional
+    seed: int
+    sweeps: int
+    first: Sampler | None = None
+
+    def __call__(
+        self, raw: Lattices, index: Sequence[int], ties: Lattices | None, stop: Stop
+    ) -> Lattices:
+        from skild_phys.simulation.conditional import relax, sample
+
+        if self.first is None:
+            return sample(self.target, raw, self.seed, index, self.sweeps, ties, stop)
+        fine = self.first(raw, index, ties, stop)
+        return relax(self.target, fine, raw, self.seed, index, self.sweeps, ties, stop)
+
+
+@dataclass(frozen=True)
+class _Own:
+    coarse: CoarseInput
+    function: Own
+    seed: int
+
+    def __call__(
+        self, raw: Lattices, index: Sequence[int], ties: Lattices | None, stop: Stop
+    ) -> Lattices:
+        coarse = self.coarse
+        scale = coarse.rule.scale("spins", coarse.factor, len(coarse.shape))
+        whole = raw.dtype.kind == "i"
+        values = raw if coarse.q else raw.astype(np.float64) * (scale if whole else 1.0)
+        fine = []
+        for i, one in zip(index, values):
+            made = np.asarray(
+                self.function(one, coarse.factor, generator(self.seed, "noise", int(i)))
+            )
+            if made.shape != coarse.fine_shape or made.dtype.kind not in "iuf":
+                shown = f"numbers of shape {coarse.fine_shape}, not {made.dtype} {made.shape}"
+                raise BadInput("method", f"what {_name(self.function)} returned", shown)
+            fine.append(made)
+        made = np.stack(fine)
+        if coarse.real:
+            return made.astype(np.float32)
+        allowed = _model_of_values(coarse).values
+        if not np.isin(made, allowed).all():
+            accepted = f"configurations of {', '.join(map(str, allowed))} alone"
+            raise BadInput("method", f"what {_name(self.function)} returned", accepted)
+        return made.astype(np.int8)
+
+
+def _name(function: object) -> str:
+    return str(getattr(function, "__name__", type(function).__name__))
+
+
+def _pilot(
+    coarse: CoarseInput, model: Model, temperature: float, seed: int, stop: Stop
+) -> tuple[int, float]:
+    """Return how many sweeps method `exact` makes, and tau of the first lattices of `coarse`."""
+    from skild_phys.simulation.conditional import measure_sweeps, pilot_chains
+
+    target = _target(coarse, model, temperature)
+    first = pilot_chains(coarse.n, target)
+    ties = coarse.ties(slice(first))
+    try:
+        found = measure_sweeps(target, target.read(coarse.read(0, first), ties), seed, stop)
+    except Interrupted:
+        raise Interrupted("interrupted before the first lattice; nothing was changed") from None
+    return found.sweeps, found.tau
+
+
+def _one_block(coarse: CoarseInput) -> tuple[Model, int, Lattices]:
+    """Return a model like the input's, a factor whose moves are the same, and one coarse block."""
+    from skild_phys.simulation.conditional.chains import CLUSTERS_FROM
+
+    model, factor = _model_of_values(coarse), CLUSTERS_FROM if coarse.factor >= CLUSTERS_FROM else 2
+    fine = np.full((1, *[factor] * model.dimension), model.values[-1], dtype=np.int8)
+    return model, factor, coarsen(fine, coarse.rule, factor, q=coarse.q)
+
+
+def _compile_moves(coarse: CoarseInput, rounds: int) -> None:
+    from skild_phys.simulation.conditional import sample
+    from skild_phys.simulation.conditional.chains import SWEEPS_PER_CLUSTERS
+
+    model, factor, raw = _one_block(coarse)
+    small = replace(coarse, factor=factor, shape=(1,) * model.dimension)
+    sample(_target(small, model, 1.0), raw, 0, [0], rounds * SWEEPS_PER_CLUSTERS)
+
+
+# -- refinement --------------------------------------------------------------------------------
+
+
+class Refined(NamedTuple):
+    """What `refine` has done.
+
+    Attributes
+    ----------
+    filled : lattices, how many were made and how long it took.
+    attrs : what the store says of the method.
+    misfit : of what is not bound exactly (fields, and spins by `spectral`), rms of A x - y over
+        rms of y; None for the rest.
+    warnings : what is to be minded.
+    """
+
+    filled: Filled
+    attrs: dict[str, Any]
+    misfit: float | None
+    warnings: list[str]
+
+
+def refine(
+    coarse: CoarseInput,
+    output: AnyPath | None,
+    method: Method,
+    run: Run,
+    *,
+    seed: int = 0,
+    samples_per_input: int = 1,
+    minded: Sequence[str] | None = None,
+) -> Refined:
+    """Refine every lattice of `coarse` into the store `output`, or into memory.
+
+    A store that the same parameters began is resumed. `minded` is what `method.check` returned, if
+    it was asked before. Raises BadInput, WeightsError, StoreError, WriteError, and Interrupted with
+    what was committed complete.
+    """
+    copies = check_whole("samples_per_input", samples_per_input)
+    check_whole("seed", seed, 0)
+    minded = list(method.check(coarse) if minded is None else minded)
+    there = {} if output is None or run.overwrite else _attributes_at(output)
+    streams = there.get("streams") if there else STREAMS
+    own_seed = input_seed(streams, seed, coarse.n, coarse.read)
+    sampler, known = method.prepare(Task(coarse, own_seed, run, there))
+    real = coarse.real if method.spins is None else not method.spins
+    make = _Refine(coarse, sampler, method.name, copies, real)
+    carried = {key: coarse.attrs[key] for key in ("model", "couplings") if key in coarse.attrs}
+    attrs: dict[str, Any] = carried | {
+        "L": sides(coarse.fine_shape),
+        "temperature": method.temperature(coarse),
+        "method": method.name,
+        "rule": coarse.rule.name,
+        "factor": coarse.factor,
+        "seed": seed,
+        "samples_per_input": copies,
+        "parent_store": printable(coarse.path.name),
+        "parent_sha256": coarse.digest,
+        "tie_seed": coarse.tie_seed if coarse.rule.ties else None,
+        **known,
+        "streams": streams,
+        **run.attrs,
+        "warnings": [*coarse.warnings, *minded] or None,
+    }
+    plan = Plan(
+        field="field" if real else coarse.kind,
+        n_samples=coarse.n * copies,
+        shape=coarse.fine_shape,
+        chunk=run.chunk or max(1, min(1024, 2**19 // math.prod(coarse.fine_shape))),
+        attrs={name: value for name, value in attrs.items() if value is not None},
+        variables=(*make.scalars, "parent", *coarse.series),
+        q=coarse.q,
+    )
+    batch = 1 if run.device == "cpu" else GPU_BATCH
+    filled = fill_store(output, plan, make, run, batch=batch, given=make.given)
+    misfit = None
+    if "misfit" in filled.besides:
+        missing, given = filled.besides["misfit"].sum(axis=0)
+        misfit = math.sqrt(missing / max(given, 1e-300))
+        if isinstance(method, SKILD) and misfit > method.weights.tuning.poor_misfit:
+            minded.append("the misfit is large: is the input of the system of the weights?")
+    for text in minded:
+        warnings.warn(text, InputWarning, stacklevel=2)
+    return Refined(filled, known, misfit, minded)
+
+
+def _attributes_at(output: AnyPath) -> dict[str, Any]:
+    """Return the attributes of a store that lies at `output`; {} if none does."""
+    try:
+        return open_store(output).attrs
+    except StoreError:
+        return {}  # `create_store` will find fault with what is there
+
+
+class _Refine:
+    """Makes refined samples with their scalars, and checks that they are of their input."""
+
+    def __init__(
+        self, coarse: CoarseInput, sampler: Sampler, name: str, copies: int, real: bool
+    ) -> None:
+        self.coarse, self.sampler, self.name = coarse, sampler, name
+        self.copies, self.real = copies, real
+        model = _model_of(coarse)
+        self.scalars: dict[str, Callable[[Lattices], Lattices]] = {}
+        if not real:
+            if model is not None:
+                self.scalars["energy"] = model.energy
+            self.scalars["magnetization"] = (model or _model_of_values(coarse)).order_parameter
+
+    def given(self, first: int, last: int) -> Lattices:
+        """Return the raw coarse lattice of each of the samples first .. last - 1."""
+        start = first // self.copies
+        raw = self.coarse.read(start, (last - 1) // self.copies + 1)
+        return raw if self.copies == 1 else raw[np.arange(first, last) // self.copies - start]
+
+    def __call__(
+        self, index: NDArray[np.int64], raw: Lattices, *, stop: Stop
+    ) -> dict[str, NDArray[Any]]:
+        coarse, inputs = self.coarse, index // self.copies
+        fine = self.sampler(raw, index.tolist(), coarse.ties(inputs), stop)
+        arrays = {"field" if self.real else coarse.kind: fine, "parent": coarse.ids[inputs]}
+        if self.real or not coarse.rule.binds:
+            operator = coarse.rule.operator(coarse.fine_shape, coarse.factor)
+            values = coarse.rule.values(raw, operator, np.empty(0))
+            seen = operator.apply(fine.astype(np.float64))
+            axes = tuple(range(1, values.ndim))
+            squares = [np.square(x).sum(axes) for x in (seen - values, values)]
+            arrays["misfit"] = np.stack(squares, axis=1)
+        elif not coarse.rule.agrees(
+            fine, raw, coarse.factor, coarse.q, coarse.tie_break(inputs)
+        ).all():
+            text = f"{self.name}: refined lattices do not coarse-grain to their input"
+            if self.name in METHODS:
+                raise RuntimeError(text)
+            raise BadInput(
+                "method", self.name, "a function whose lattices coarse-grain to their input"
+            )
+        arrays |= {key: values[inputs] for key, values in coarse.series.items()}
+        return arrays | {key: measure(fine) for key, measure in self.scalars.items()}
