@@ -262,6 +262,26 @@ def test_files_are_read_piece_by_piece(tmp_path: Path) -> None:
         found.read(4, 6)
 
 
+def test_a_comparison_reads_a_file_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Planted, seen to fail: each piece as often as it is asked for (five times)."""
+    rng, read = np.random.default_rng(2), []
+    for name in ("a", "b"):
+        spins = rng.choice(np.array([-1, 1], dtype=np.int8), (20, 4, 4))
+        array = zarr.create_array(
+            tmp_path / f"{name}.zarr", shape=spins.shape, chunks=(5, 4, 4), dtype="int8"
+        )
+        array[:] = spins
+    piece = zarr.Array.__getitem__
+
+    def counted(self: Any, key: Any) -> Any:
+        read.extend(range(key[0].start, key[0].stop))
+        return piece(self, key)
+
+    monkeypatch.setattr(zarr.Array, "__getitem__", counted)
+    sp.compare(tmp_path / "a.zarr", tmp_path / "b.zarr", no_figures=True, threads=1)
+    assert sorted(read) == sorted([*range(20)] * 2)
+
+
 @pytest.mark.parametrize("rule", ["block_mean", "decimate", "spectral"])
 def test_fields_are_coarse_grained_and_refined_again(tmp_path: Path, rule: str) -> None:
     """As `refine` takes them. Planted, seen to fail: block means of fields divided twice."""

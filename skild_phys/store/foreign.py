@@ -25,6 +25,7 @@ from skild_phys.store.reader import Lattices
 from skild_phys.store.schema import AXES, Layout, is_temperature, sides
 
 _CHUNK_SITES = 2**22
+_IN_MEMORY = 2**28  # bytes of a file that are kept once they are read
 _FROM_BITS = " (from 0 and 1: 2*s.astype('i1')-1)"  # 2*s-1 of uint8 has 255 in place of -1
 
 
@@ -52,6 +53,7 @@ class ForeignLattices(Lattices):
         self.path, self.attrs = path, as_stored(data.attrs)
         name = self._name = field_name(path, data.data_vars)
         self._data, self._values = data, _decoded(path, name, data[name].variable)
+        self._pieces: dict[tuple[int, int], NDArray[Any]] = {}
         self._dims, kind = _ordered(path, data[name]), self._values.dtype.kind
         if kind not in "iuf":
             wanted = f"-1 and +1{_FROM_BITS}" if kind == "b" else "integers or real numbers"
@@ -141,8 +143,14 @@ class ForeignLattices(Lattices):
         return found
 
     def _slice(self, start: int, stop: int) -> NDArray[Any]:
+        """Return samples as they lie there; pieces of a file that fits in memory are read once."""
+        if (start, stop) in self._pieces:
+            return self._pieces[start, stop]
         part = self._values.isel({self._dims[0]: slice(start, stop)})
-        return np.asarray(part.transpose(*self._dims).values)
+        found = np.asarray(part.transpose(*self._dims).values)
+        if self._values.nbytes <= _IN_MEMORY:
+            self._pieces[start, stop] = found
+        return found
 
     def _numbers(self, start: int, stop: int) -> NDArray[Any]:
         """Return samples start..stop-1 as numbers of the file's own type, none of them missing."""
