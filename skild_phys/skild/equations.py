@@ -284,18 +284,18 @@ def sampler_name(sampler: Sampler) -> str:
 
 # -- 5: the chain ------------------------------------------------------------------------------
 
-AnyPosterior = TypeVar("AnyPosterior", bound=Posterior)
+_AnyPosterior = TypeVar("_AnyPosterior", bound=Posterior)
 
 
 def run_chain(
     process: Process,
     y: Tensor,
     lambdas: NDArray[np.float64],
-    denoise: Callable[[Tensor, float], AnyPosterior],
+    denoise: Callable[[Tensor, float], _AnyPosterior],
     step: Step,
     noise: Noise,
     stop: Stop = lambda: False,
-) -> tuple[Tensor, AnyPosterior]:
+) -> tuple[Tensor, _AnyPosterior]:
     """Run the reverse process from whitened modes `y` at lambdas[0] down to the last lambda.
 
     Parameters

@@ -39,7 +39,7 @@ from skild_phys.skild.spectrum import (
 )
 from skild_phys.skild.spins import Couplings
 
-Array = NDArray[np.float64]
+_Array = NDArray[np.float64]
 _Offset = tuple[int, ...]
 _Orbits = list[list[_Offset]]
 
@@ -83,7 +83,7 @@ def _keys(spins: NDArray[np.generic], orbits: _Orbits) -> NDArray[np.int64]:
     return key.ravel()
 
 
-def _rows(keys: NDArray[np.int64], orbits: _Orbits) -> Array:
+def _rows(keys: NDArray[np.int64], orbits: _Orbits) -> _Array:
     """Return what `_keys` put into numbers, (keys, orbits)."""
     columns = []
     for orbit in reversed(orbits):
@@ -92,7 +92,7 @@ def _rows(keys: NDArray[np.int64], orbits: _Orbits) -> Array:
     return np.stack(columns[::-1], axis=1)
 
 
-def _maximum(rows: Array, counts: Array) -> Array:
+def _maximum(rows: _Array, counts: _Array) -> _Array:
     """Return the J that maximizes sum of counts ln p, p = 1 / (1 + exp(-2 rows J)), by Newton.
 
     A small ridge keeps it finite where the data would have it infinite (all spins alike).
@@ -155,7 +155,7 @@ def fit_couplings(
 
 def beyond_pairs(
     batches: Iterable[NDArray[np.generic]], couplings: Couplings, reach: int = 2
-) -> Array:
+) -> _Array:
     """Return by how many standard errors spins differ from what pair `couplings` make of them.
 
     If p(s) ~ exp(sum over pairs of J_ij s_i s_j), then s_i - tanh(sum_j J_ij s_j) has a mean of
@@ -184,8 +184,8 @@ def beyond_pairs(
     return np.asarray(np.mean(means, axis=0) / np.maximum(error, 1e-300))
 
 
-def _in_plane(s: Array, plane: tuple[int, ...], far: int) -> tuple[Array, ...]:
-    def at(dy: int, dx: int) -> Array:
+def _in_plane(s: _Array, plane: tuple[int, ...], far: int) -> tuple[_Array, ...]:
+    def at(dy: int, dx: int) -> _Array:
         return np.roll(s, (-dy, -dx), (plane[0] + 1, plane[1] + 1))
 
     around = [at(0, 1), at(1, 0), at(0, -1), at(-1, 0)]
@@ -198,7 +198,7 @@ def _in_plane(s: Array, plane: tuple[int, ...], far: int) -> tuple[Array, ...]:
     )
 
 
-def fit_spectrum(power: Array, basis: Basis, kind: str = RadialSpectrum.kind) -> Spectrum:
+def fit_spectrum(power: _Array, basis: Basis, kind: str = RadialSpectrum.kind) -> Spectrum:
     """Return a spectrum of `kind` for measured mode powers; raises BadInput for none of KINDS.
 
     Parameters
@@ -244,7 +244,7 @@ def fit_channels(batches: Sequence[NDArray[np.generic]], basis: Basis) -> Channe
     return ChannelSpectra(tuple(tuple(float(x) for x in row) for row in mixing), radial)
 
 
-def _shells(basis: Basis) -> tuple[NDArray[np.int64], Array, Array]:
+def _shells(basis: Basis) -> tuple[NDArray[np.int64], _Array, _Array]:
     """Return the shell and weight of every mode above the zero mode, and log kappa of the shells.
 
     log kappa is the mean over a shell's modes.
@@ -256,7 +256,7 @@ def _shells(basis: Basis) -> tuple[NDArray[np.int64], Array, Array]:
     return which, weight, np.bincount(which, weight * np.log(kappa)) / np.bincount(which, weight)
 
 
-def _shell_means(power: Array, basis: Basis) -> Array:
+def _shell_means(power: _Array, basis: Basis) -> _Array:
     """Return the means of `power` (n, *modes) over the shells, (n, shells)."""
     which, weight, _ = _shells(basis)
     flat = power.reshape(len(power), -1)[:, basis.kappa.ravel() > 0]
@@ -264,7 +264,7 @@ def _shell_means(power: Array, basis: Basis) -> Array:
     return np.asarray(means / np.bincount(which, weight))
 
 
-def _radial(power: Array, basis: Basis, smooth: float = 0.7) -> RadialSpectrum:
+def _radial(power: _Array, basis: Basis, smooth: float = 0.7) -> RadialSpectrum:
     """Return a table of the shells; log P is smoothed against a cubic trend by a Gaussian
     `smooth` shells wide."""
     log_kappa, log_power = _shells(basis)[2], np.log(_shell_means(power[None], basis)[0])
@@ -277,11 +277,11 @@ def _radial(power: Array, basis: Basis, smooth: float = 0.7) -> RadialSpectrum:
     return RadialSpectrum(table.kappa, table.power, zero * basis.sites ** (1 / len(basis.shape)))
 
 
-def _power_law(power: Array, basis: Basis) -> PowerLaw:
+def _power_law(power: _Array, basis: Basis) -> PowerLaw:
     """Return the least-squares fit of log P over shells, all of equal weight."""
     log_kappa, log_power = _shells(basis)[2], np.log(_shell_means(power[None], basis)[0])
 
-    def model(x: Array, log_amplitude: float, alpha: float, log_k0: float) -> Array:
+    def model(x: _Array, log_amplitude: float, alpha: float, log_k0: float) -> _Array:
         return np.asarray(log_amplitude - alpha * np.log(np.exp(2.0 * x) + np.exp(2.0 * log_k0)))
 
     low = float(log_kappa[0])
@@ -306,12 +306,12 @@ class ShellPower:
 
     basis: Basis
     n: int
-    power: Array
-    kappa: Array
-    mean: Array
-    error: Array
+    power: _Array
+    kappa: _Array
+    mean: _Array
+    error: _Array
 
-    def over_shells(self, power: Array) -> Array:
+    def over_shells(self, power: _Array) -> _Array:
         """Return the means over the shells of another power of each mode."""
         return np.asarray(_shell_means(power[None], self.basis)[0])
 

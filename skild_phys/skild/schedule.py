@@ -20,7 +20,7 @@ from scipy.special import lambertw
 from skild_phys.errors import BadInput, check_whole
 from skild_phys.skild.tuning import USUAL, Tuning
 
-Array = NDArray[np.float64]
+_Array = NDArray[np.float64]
 
 
 ERASED = 9.0
@@ -35,18 +35,18 @@ class Schedule(ABC):
     kind: str
     """Of SCHEDULES."""
 
-    def __call__(self, t: float | Array) -> Array:
+    def __call__(self, t: float | _Array) -> _Array:
         return np.asarray(self._lambda(np.asarray(t, dtype=np.float64)))
 
-    def inverse(self, lam: float | Array) -> Array:
+    def inverse(self, lam: float | _Array) -> _Array:
         """Return the t at which lambda is `lam`."""
         return np.asarray(self._t(np.asarray(lam, dtype=np.float64)))
 
     @abstractmethod
-    def _lambda(self, t: Array) -> Array: ...
+    def _lambda(self, t: _Array) -> _Array: ...
 
     @abstractmethod
-    def _t(self, lam: Array) -> Array: ...
+    def _t(self, lam: _Array) -> _Array: ...
 
     def _check(self, *names: str) -> None:
         for name in names:
@@ -73,10 +73,10 @@ class Geometric(Schedule):
     def __post_init__(self) -> None:
         self._check_order("low", "high")
 
-    def _lambda(self, t: Array) -> Array:
+    def _lambda(self, t: _Array) -> _Array:
         return self.low * (self.high / self.low) ** t
 
-    def _t(self, lam: Array) -> Array:
+    def _t(self, lam: _Array) -> _Array:
         return np.asarray(np.log(lam / self.low) / math.log(self.high / self.low))
 
 
@@ -97,11 +97,11 @@ class Linear(Schedule):
     def __post_init__(self) -> None:
         self._check("side", "theta", "lambda_i", "lambda_f")
 
-    def _lambda(self, t: Array) -> Array:
+    def _lambda(self, t: _Array) -> _Array:
         scale = float(self.side) ** 2 * self.theta
         return scale * t / (self.lambda_i * (1.0 - t) + self.lambda_f) ** 2
 
-    def _t(self, lam: Array) -> Array:
+    def _t(self, lam: _Array) -> _Array:
         # lam (i (1 - t) + f)^2 = c t is a quadratic in t; its smaller root lies in [0, 1].
         c, i, s = float(self.side) ** 2 * self.theta, self.lambda_i, self.lambda_i + self.lambda_f
         a, half_b, last = lam * i * i, lam * i * s + 0.5 * c, lam * s * s
@@ -126,11 +126,11 @@ class LogLinear(Schedule):
             accepted = f"a number above lambda_i = {self.lambda_i}"
             raise BadInput("[lambdas] lambda_f", self.lambda_f, accepted)
 
-    def _lambda(self, t: Array) -> Array:
+    def _lambda(self, t: _Array) -> _Array:
         exponent = self.lambda_i + (self.lambda_f - self.lambda_i) * t
         return np.asarray(float(self.side) ** 2 * t * 10.0**exponent)
 
-    def _t(self, lam: Array) -> Array:
+    def _t(self, lam: _Array) -> _Array:
         # With b = (lambda_f - lambda_i) ln 10: b t e^(b t) = b lambda / (side^2 10^lambda_i).
         b = (self.lambda_f - self.lambda_i) * math.log(10.0)
         scale = float(self.side) ** 2 * 10.0**self.lambda_i
@@ -154,11 +154,11 @@ class VariancePreserving(Schedule):
         self._check("cutoff")
         self._check_order("beta_min", "beta_max")
 
-    def _lambda(self, t: Array) -> Array:
+    def _lambda(self, t: _Array) -> _Array:
         grown = self.beta_min * t + 0.5 * (self.beta_max - self.beta_min) * t * t
         return grown / self.cutoff**2
 
-    def _t(self, lam: Array) -> Array:
+    def _t(self, lam: _Array) -> _Array:
         slope, grown = self.beta_max - self.beta_min, self.cutoff**2 * lam
         root = np.sqrt(self.beta_min**2 + 2.0 * slope * grown)
         return np.asarray(2.0 * grown / (self.beta_min + root))
@@ -177,7 +177,7 @@ def schedule_from_record(record: dict[str, Any] | None) -> Schedule | None:
     return None if record is None else SCHEDULES[record["kind"]](**record)
 
 
-def chain_lambdas(schedule: Schedule, start: float, end: float, steps: int) -> Array:
+def chain_lambdas(schedule: Schedule, start: float, end: float, steps: int) -> _Array:
     """Return `steps` lambdas from `start` down to `end`, both included, equal in t."""
     check_whole("steps", steps)
     if steps == 1:
@@ -211,7 +211,7 @@ def usual_restarts(
 
 def restarting_lambdas(
     start: float, end: float, steps: int | None, restarts: int, tuning: Tuning = USUAL
-) -> Array:
+) -> _Array:
     """Return `steps` lambdas that go back up `restarts` times.
 
     start -> turn, restart -> turn and so on (`Tuning`); at last low -> end, each leg equal in log
@@ -236,7 +236,7 @@ def restarting_lambdas(
     return np.concatenate([*legs, np.geomspace(tuning.low, end, tail)])
 
 
-def check_restarts(lambdas: Array, wanted: int | None, tuning: Tuning = USUAL) -> None:
+def check_restarts(lambdas: _Array, wanted: int | None, tuning: Tuning = USUAL) -> None:
     """Raise BadInput where a chain has other restarts than were asked for (None: any do)."""
     if wanted is not None and wanted != chain_record(lambdas)["restarts"]:
         ends = f"{lambdas[0]:.3g} to {lambdas[-1]:.3g}"
@@ -244,7 +244,7 @@ def check_restarts(lambdas: Array, wanted: int | None, tuning: Tuning = USUAL) -
         raise BadInput("restarts", wanted, f"{accepted} {tuning.low}")
 
 
-def chain_record(lambdas: Array) -> dict[str, float]:
+def chain_record(lambdas: _Array) -> dict[str, float]:
     """Return what a store keeps of a chain."""
     rises = int((np.diff(lambdas) > 0.0).sum())
     record: dict[str, float] = {"steps": len(lambdas), "restarts": rises}

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from skild_phys.errors import BadInput
 
-Array = NDArray[np.float64]
+_Array = NDArray[np.float64]
 
 
 class Basis(ABC):
@@ -47,13 +47,13 @@ class Basis(ABC):
     name: str
     mixing: Tensor | None = None
 
-    def __init__(self, shape: tuple[int, ...], waves: list[Array]) -> None:
+    def __init__(self, shape: tuple[int, ...], waves: list[_Array]) -> None:
         self.shape, self.sites = tuple(shape), math.prod(shape)
         self.axes = tuple(range(-len(shape), 0))
-        self.kappa: Array = functools.reduce(np.hypot.outer, waves)
+        self.kappa: _Array = functools.reduce(np.hypot.outer, waves)
         above = self.kappa[self.kappa > 0]
         self.lowest = float(above.min()) if above.size else 2.0 * math.pi
-        self.weight: Array = np.ones_like(self.kappa)
+        self.weight: _Array = np.ones_like(self.kappa)
 
     @abstractmethod
     def modes(self, fields: Tensor) -> Tensor:
@@ -110,7 +110,7 @@ class Box(Basis):
 class Mixed(Basis):
     """Another basis for fields (n, channels, *shape) whose channels are turned by `mixing`."""
 
-    def __init__(self, basis: Basis, mixing: Array) -> None:
+    def __init__(self, basis: Basis, mixing: _Array) -> None:
         self.__dict__.update(vars(basis))
         self.name, self._inner = basis.name, basis
         self.mixing = torch.from_numpy(np.ascontiguousarray(mixing))
@@ -148,7 +148,7 @@ def make_basis(name: str, shape: tuple[int, ...]) -> Basis:
     return BASES[name](shape)
 
 
-def _eps_norms(shape: tuple[int, ...]) -> Array:
+def _eps_norms(shape: tuple[int, ...]) -> _Array:
     """Return the orthonormal DCT modes of `shape` over side / 2 times those of the reference."""
     axes = (np.where(np.arange(side) == 0, math.sqrt(0.5), 1.0) for side in shape)
     return np.asarray(functools.reduce(np.multiply.outer, axes))
@@ -160,10 +160,10 @@ class Spectrum(ABC):
     kind: ClassVar[str]
 
     @abstractmethod
-    def variances(self, basis: Basis) -> Array:
+    def variances(self, basis: Basis) -> _Array:
         """Return P of every mode of `basis`, of its modes' shape, positive."""
 
-    def eps_norms(self, basis: Basis) -> Array:
+    def eps_norms(self, basis: Basis) -> _Array:
         """Return the rms that white eps, as the network predicts it, has in every mode."""
         return np.ones_like(basis.kappa)
 
@@ -192,7 +192,7 @@ class RadialSpectrum(Spectrum):
     power: tuple[float, ...]
     zero_scale: float
 
-    def __call__(self, kappa: Array) -> Array:
+    def __call__(self, kappa: _Array) -> _Array:
         """Return P at `kappa` > 0, in float64; constant above the last knot."""
         log_kappa, log_power = np.log(self.kappa), np.log(self.power)
         tail = min(6, len(self.kappa) - 1)
@@ -202,7 +202,7 @@ class RadialSpectrum(Spectrum):
         log_p = np.where(x < log_kappa[0], below, np.interp(x, log_kappa, log_power))
         return np.asarray(np.exp(log_p), dtype=np.float64)
 
-    def variances(self, basis: Basis) -> Array:
+    def variances(self, basis: Basis) -> _Array:
         side = basis.sites ** (1 / len(basis.shape))
         return self(np.where(basis.kappa > 0, basis.kappa, self.zero_scale / side))
 
@@ -219,7 +219,7 @@ class PowerLaw(Spectrum):
     alpha: float
     k0_squared: float
 
-    def variances(self, basis: Basis) -> Array:
+    def variances(self, basis: Basis) -> _Array:
         kappa = basis.kappa if self.k0_squared > 0 else basis.kappa.clip(min=basis.lowest)
         return np.asarray(self.amplitude * (kappa**2 + self.k0_squared) ** -self.alpha)
 
@@ -249,10 +249,10 @@ class PaperSpectrum(Spectrum):
         scale = (self.side / 2.0) ** 2 * float(self.side) ** (-2.0 * self.alpha)
         return PowerLaw(self.amplitude * scale, self.alpha, self.k0_squared / self.side**2)
 
-    def variances(self, basis: Basis) -> Array:
+    def variances(self, basis: Basis) -> _Array:
         return self.power_law().variances(basis) * self.eps_norms(basis) ** 2
 
-    def eps_norms(self, basis: Basis) -> Array:
+    def eps_norms(self, basis: Basis) -> _Array:
         return _eps_norms(basis.shape) if basis.name == Box.name else super().eps_norms(basis)
 
 
@@ -271,7 +271,7 @@ class ModeSpectrum(Spectrum):
     shape: tuple[int, ...]
     power: tuple[float, ...]
 
-    def variances(self, basis: Basis) -> Array:
+    def variances(self, basis: Basis) -> _Array:
         if basis.shape != tuple(self.shape) or basis.name != self.basis:
             has, wanted = (" x ".join(map(str, shape)) for shape in (basis.shape, self.shape))
             accepted = f"{wanted} in the basis {self.basis}: its spectrum is of single modes"
@@ -295,11 +295,11 @@ class ChannelSpectra(Spectrum):
     spectra: tuple[RadialSpectrum, ...]
 
     @property
-    def matrix(self) -> Array:
+    def matrix(self) -> _Array:
         """`mixing` as an array."""
         return np.array(self.mixing)
 
-    def variances(self, basis: Basis) -> Array:
+    def variances(self, basis: Basis) -> _Array:
         return np.stack([spectrum.variances(basis) for spectrum in self.spectra])
 
 
