@@ -105,7 +105,7 @@ for model, sampler, calls, n in runs:
 # %% Spectra along the directions in which the channels of the data vary
 basis = Box((32, 32))
 images = [train.read(*span) for span in train.batches()]
-directions = fit_channels(images, basis).matrix
+directions = np.array(fit_channels(images, basis).mixing)
 
 
 def shells(some: list[np.ndarray]) -> list:

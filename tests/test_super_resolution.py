@@ -144,7 +144,7 @@ def test_weights_of_something_else_are_refused(tmp_path: Path) -> None:
     low = image_store(tmp_path / "l.zarr", photographs(2))
     spec = ImageRefineSpec(2.0)
     for weights, message in (
-        (None, "missing checkpoint"),
+        (None, "missing option --checkpoint|missing checkpoint"),
         (image_weights(channels=1), "1 channels"),
         (replace(image_weights(), channels=0), "weights of images"),
     ):
@@ -171,9 +171,10 @@ def test_directions_of_colour_are_found_and_whitened() -> None:
                           for law, w in zip(laws, white)], 1)  # fmt: skip
     images = np.einsum("kc,nkyx->ncyx", angles, fields.double().numpy())
     found = fit_channels([images[:300], images[300:]], basis)
-    for k, row in enumerate(found.matrix):
+    matrix = np.array(found.mixing)
+    for k, row in enumerate(matrix):
         assert abs(row @ angles[k]) == pytest.approx(1.0, abs=2e-3)
-    assert found.matrix @ found.matrix.T == pytest.approx(np.eye(3), abs=1e-12)
+    assert matrix @ matrix.T == pytest.approx(np.eye(3), abs=1e-12)
     process = Process(found, (16, 16), basis="dct")
     assert isinstance(process.basis, Mixed)
     modes = process.modes(torch.from_numpy(images))

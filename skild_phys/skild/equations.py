@@ -81,7 +81,7 @@ class Process:
         self.kappa2 = torch.as_tensor(kappa**2, dtype=torch.float64, device=device)
         power, norms = spectrum.variances(self.basis), spectrum.eps_norms(self.basis)
         if isinstance(spectrum, ChannelSpectra):
-            self.basis = Mixed(self.basis, spectrum.matrix)
+            self.basis = Mixed(self.basis, np.array(spectrum.mixing))
         self.power = torch.as_tensor(power, dtype=torch.float64, device=device)
         self.amplitude = self.power.sqrt().float()
         self.eps_norms = torch.as_tensor(norms, dtype=torch.float32, device=device)

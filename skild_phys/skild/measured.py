@@ -73,23 +73,19 @@ def _around(s: NDArray[Any], offset: _Offset) -> NDArray[Any]:
     return both
 
 
+def _dimensions(orbits: _Orbits) -> tuple[int, ...]:
+    """Return how many values s_i times the spins' sum over each orbit about i can have."""
+    return tuple(4 * len(orbit) + 1 for orbit in orbits)
+
+
 def _keys(spins: NDArray[np.generic], orbits: _Orbits) -> NDArray[np.int64]:
-    """Return a number for each site: s_i times the spins' sum over each orbit about i."""
+    """Return one number for each site that stands for these sums; `np.unravel_index` undoes it."""
     s = spins.astype(np.int8)
-    key = np.zeros(s.shape, dtype=np.int64)
-    for orbit in orbits:
-        around = sum((_around(s, offset) for offset in orbit), np.zeros_like(s))
-        key = key * (4 * len(orbit) + 1) + (s * around + 2 * len(orbit))
-    return key.ravel()
-
-
-def _rows(keys: NDArray[np.int64], orbits: _Orbits) -> _Array:
-    """Return what `_keys` put into numbers, (keys, orbits)."""
-    columns = []
-    for orbit in reversed(orbits):
-        keys, column = np.divmod(keys, 4 * len(orbit) + 1)
-        columns.append(column - 2.0 * len(orbit))
-    return np.stack(columns[::-1], axis=1)
+    sums = [
+        s * sum((_around(s, offset) for offset in orbit), np.zeros_like(s)) + 2 * len(orbit)
+        for orbit in orbits
+    ]
+    return np.ravel_multi_index(tuple(sums), _dimensions(orbits)).ravel()
 
 
 def _maximum(rows: _Array, counts: _Array) -> _Array:
@@ -135,7 +131,8 @@ def fit_couplings(
     keys = sorted(set().union(*tables))
     if not keys:
         return Couplings()
-    rows = _rows(np.array(keys, dtype=np.int64), orbits)
+    sums = np.stack(np.unravel_index(np.array(keys), _dimensions(orbits)), axis=1)
+    rows = sums - 2.0 * np.array([len(orbit) for orbit in orbits])
     counts = np.array([[table[key] for key in keys] for table in tables], dtype=np.float64)
     counts = counts[counts.sum(axis=1) > 0]
     kept = list(range(len(orbits)))

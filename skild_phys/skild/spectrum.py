@@ -6,7 +6,7 @@ them to modes with E|X|^2 = P and give the wave number kappa = |k|, in radians p
 arXiv 2605.26032 and its code have other units: a box of side 1, so that kappa_ref = pi u counts
 half waves of the DCT-II, and a transform that is 2/L of the sum of cosines along each axis. Modes
 that are constant along an axis differ by another sqrt 2 per axis: noise of variance S_0 in every
-mode of the reference has half its power there, in 2D a quarter in the zero mode (`eps_norms`).
+mode of the reference has half its power there, in 2D a quarter in the zero mode.
 """
 
 from __future__ import annotations
@@ -148,12 +148,6 @@ def make_basis(name: str, shape: tuple[int, ...]) -> Basis:
     return BASES[name](shape)
 
 
-def _eps_norms(shape: tuple[int, ...]) -> _Array:
-    """Return the orthonormal DCT modes of `shape` over side / 2 times those of the reference."""
-    axes = (np.where(np.arange(side) == 0, math.sqrt(0.5), 1.0) for side in shape)
-    return np.asarray(functools.reduce(np.multiply.outer, axes))
-
-
 class Spectrum(ABC):
     """P of every mode of a lattice."""
 
@@ -253,7 +247,11 @@ class PaperSpectrum(Spectrum):
         return self.power_law().variances(basis) * self.eps_norms(basis) ** 2
 
     def eps_norms(self, basis: Basis) -> _Array:
-        return _eps_norms(basis.shape) if basis.name == Box.name else super().eps_norms(basis)
+        """Return the orthonormal DCT modes over side / 2 times those of the reference."""
+        if basis.name != Box.name:
+            return super().eps_norms(basis)
+        axes = (np.where(np.arange(side) == 0, math.sqrt(0.5), 1.0) for side in basis.shape)
+        return np.asarray(functools.reduce(np.multiply.outer, axes))
 
 
 @dataclass(frozen=True)
@@ -293,11 +291,6 @@ class ChannelSpectra(Spectrum):
     kind: ClassVar[str] = "channels"
     mixing: tuple[tuple[float, ...], ...]
     spectra: tuple[RadialSpectrum, ...]
-
-    @property
-    def matrix(self) -> _Array:
-        """`mixing` as an array."""
-        return np.array(self.mixing)
 
     def variances(self, basis: Basis) -> _Array:
         return np.stack([spectrum.variances(basis) for spectrum in self.spectra])
