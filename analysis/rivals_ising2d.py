@@ -44,21 +44,21 @@ from local_rule import LocalRule
 from study import Study, kept, residuals, skild_phys
 
 from skild_phys.models import MODELS
-from skild_phys.rng import kernel_state, seed_sequence
+from skild_phys.rng import kernel_state
 from skild_phys.rules import RULES, coarsen
 from skild_phys.rules.sampling import sample_blocks
 from skild_phys.runner import Run, fill_store
 from skild_phys.skild.data import SimulationSource
-from skild_phys.skild.equations import Process, y0_from_output
+from skild_phys.skild.equations import Process, Sight, y0_from_output
+from skild_phys.skild.losses import Batch, Loss, stratified
 from skild_phys.skild.networks import network_dtype
 from skild_phys.skild.recipe import Recipe, read_recipe
 from skild_phys.skild.schedule import Linear, chain_lambdas
 from skild_phys.skild.skild import Skild
 from skild_phys.skild.spectrum import PowerLaw
-from skild_phys.skild.spins import Couplings
 from skild_phys.skild.streams import Streams, white_noise
 from skild_phys.skild.symmetries import see_through_symmetries
-from skild_phys.skild.train import Measured, Trainer, averaged
+from skild_phys.skild.train import Trainer
 from skild_phys.skild.unet import UNet
 from skild_phys.skild.weights import save_weights
 from skild_phys.store import LatticeStore, Plan, open_store
@@ -84,53 +84,35 @@ PAPER_CALLS, SAVE_EVERY = study.options.calls, 250
 SR3_CALLS = (study.options.calls, max(2, study.options.calls // 31))
 ISING = MODELS["ising2d"]
 SYSTEM = {"model": "ising2d", "temperature": ISING.critical_temperature, "side": TRAINED}
+PAPER = Linear(TRAINED, 9.0 * (128 / TRAINED) ** 2, 564.2461, 275.4361)
+"""The paper's schedule of the Ising lattices of 128^2 at 4x, in sites^2: the same for all sides."""
 FIXED = ("flip", "turn", "sign")
 """Symmetries that keep blocks and edges where they are: those of sr3 and skild_paper."""
 CPU = torch.device("cpu")
 
 
-# %% Trained models, beside the package's own Trainer
-class Sr3(Trainer):
+# %% Trained models
+class Sr3:
     """White noise, the same abar for all modes, and the block means as a second input."""
 
-    def __init__(self, config, source, measured=None, device="cpu"):
-        measured = Measured(PowerLaw(1.0, 0.0, 1.0), Couplings())
-        super().__init__(config, source, measured, device)
-        self.process = white_process(source.shape)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(int(seed_sequence(config.seed, "weights").generate_state(1)[0]))
-            network = UNet(config.network, inputs=2, outputs=1)
-        self.network = self.shared = network.to(memory_format=torch.channels_last)
-        self.ema = averaged(self.network, config.ema)
-        self.optimizer = torch.optim.AdamW(
-            self.network.parameters(),
-            config.learning_rate,
-            betas=(0.9, 0.99),
-            weight_decay=config.weight_decay,
-        )
+    divisible = True
 
-    def _loss(self, x0, lam, noise):
-        sums = coarsen(x0.numpy().astype(np.int8), "block_mean", FACTOR)
-        self.means = repeated(sums / FACTOR**2)
-        return super()._loss(x0, lam, noise)
+    def __init__(self, recipe: Recipe, shape: tuple[int, int]) -> None:
+        self.network, self.process = recipe.network, white_process(shape)
 
-    def _lambdas(self, known):
-        return cosine_lambdas(stratified(known.n_free, self.random))
+    def make_network(self) -> UNet:
+        return UNet(self.network, inputs=2)
 
-    def _sight(self, features, lam):
-        return super()._sight(torch.cat([features, self.means[:, None]], 1), lam)
+    def draw(self, n: int, random: torch.Generator) -> tuple[torch.Tensor, None]:
+        return cosine_lambdas(stratified(n, random)), None
+
+    def __call__(self, network: Sight, batch: Batch) -> torch.Tensor:
+        known = repeated(coarsen(batch.x0.numpy().astype(np.int8), "block_mean", FACTOR))
+        xt = self.process.forward(batch.x0, batch.lam, batch.noise)
+        eps = network(torch.stack([xt, known], 1), batch.lam)[:, 0]
+        return (eps - batch.noise).square().mean()
 
 
-class Paper(Trainer):
-    """The Trainer with lambda drawn as the paper's chains run: uniform in t."""
-
-    def _lambdas(self, known):
-        t = stratified(known.n_free, self.random).double().numpy()
-        return torch.from_numpy(PAPER(np.maximum(t, 1 / PAPER_CALLS))).float()
-
-
-PAPER = Linear(128, 9.0, 564.2461, 275.4361)
-"""The paper's schedule of the Ising lattices of 128^2 at 4x; in sites^2, so for all sides."""
 EVERY_K = 4.5
 """Above every |k| of the square lattice, pi sqrt 2 at most: with it as the cutoff all are alike."""
 
@@ -146,33 +128,28 @@ def cosine_lambdas(t: torch.Tensor) -> torch.Tensor:
     return (-2.0 * torch.log(torch.cos(low + (high - low) * t.double())) / EVERY_K**2).float()
 
 
-def stratified(n: int, random: torch.Generator) -> torch.Tensor:
-    """Return one random number in each of `n` equal parts of [0, 1]."""
-    return (torch.arange(n) + torch.rand(n, generator=random)) / n
-
-
-def repeated(means: np.ndarray) -> torch.Tensor:
-    """Return block means (n, ly, lx) repeated over the sites of their blocks, float32."""
-    fine = means.repeat(FACTOR, axis=-2).repeat(FACTOR, axis=-1)
+def repeated(sums: np.ndarray) -> torch.Tensor:
+    """Return the means of block sums (n, ly, lx) at the sites of their blocks, float32."""
+    fine = (sums / FACTOR**2).repeat(FACTOR, axis=-2).repeat(FACTOR, axis=-1)
     return torch.from_numpy(fine.astype(np.float32))
 
 
-def trained(name: str, kind: type[Trainer], config: Recipe) -> Trainer:
+def trained(name: str, recipe: Recipe, loss: Loss | None = None) -> Trainer:
     """Return the model after MINUTES of training steps, taken up from where it was left."""
     path, limit = FOLDER / f"{name}.checkpoint", 60.0 * MINUTES
-    source = SimulationSource(TRAINED, SYSTEM["temperature"], config.batch, 6, config.seed)
+    source = SimulationSource(TRAINED, SYSTEM["temperature"], recipe.batch, 6, recipe.seed)
     there = path.exists()
-    trainer = kind.resume(path, config, source) if there else kind(config, source)
+    trainer = (Trainer.resume if there else Trainer)(*[path] * there, recipe, source, loss)
     while trainer.seconds < limit:
         # The rate is a function of step / steps: as many steps as there would be at this pace.
         share = trainer.seconds / limit
         steps = math.ceil(trainer.step / share) if share else 10**6
-        trainer.config = replace(config, steps=steps)
-        loss = trainer.train_step()
+        trainer.recipe = replace(recipe, steps=steps)
+        loss_now = trainer.train_step()
         if trainer.step % SAVE_EVERY == 0 or trainer.seconds >= limit:
-            trainer.config = config  # a run is taken up under the name it was begun with
+            trainer.recipe = recipe  # a run is taken up under the name it was begun with
             trainer.save(path)
-            print(f"{name}: {trainer.seconds / 60:.1f} min, step {trainer.step}, loss {loss:.4f}")
+            print(f"{name}: {trainer.seconds / 60:.1f} min, step {trainer.step}, {loss_now:.4f}")
     return trainer
 
 
@@ -180,10 +157,13 @@ torch.set_num_threads(THREADS)
 ours = replace(read_recipe("ising2d"), side=TRAINED, seed=SEED)
 fields = {"output": "eps", "symmetries": FIXED, "couplings_reach": 0}
 torus_only = replace(ours.network, waves=0)
-paper_config = replace(ours, network=torus_only, basis="dct", spectrum="power_law", **fields)
-skild = trained("skild", Trainer, ours)
-sr3 = trained("sr3", Sr3, replace(ours, **fields))
-paper = trained("skild_paper", Paper, paper_config)
+paper_recipe = replace(
+    ours, network=torus_only, basis="dct", spectrum="power_law", lambdas=PAPER, **fields
+)
+skild = trained("skild", ours)
+sr3_recipe = replace(ours, **fields)
+sr3 = trained("sr3", sr3_recipe, Sr3(sr3_recipe, (TRAINED, TRAINED)))
+paper = trained("skild_paper", paper_recipe)
 
 
 # %% The local rule
@@ -275,10 +255,7 @@ for name, words in {"skild": checkpoint, "fill": (), "exact": ()}.items():
 
 # %% sr3: the last x0, then signs or draws with the right block sums
 sr3_process = white_process(shape)
-network = copy.deepcopy(sr3.ema.module)
-angles = network.frequencies
-network = network.to(network_dtype(CPU)).eval()
-network.frequencies = angles  # as in Weights.build: bfloat16 has 3 digits
+network = copy.deepcopy(sr3.ema.module).cast(network_dtype(CPU)).eval()
 
 
 def sr3_field(index: Index, calls: int) -> np.ndarray:
@@ -286,7 +263,7 @@ def sr3_field(index: Index, calls: int) -> np.ndarray:
     process, streams = sr3_process, streams_of(index)
     lambdas = cosine_lambdas(torch.linspace(1.0, 0.0, calls)).tolist()
     with torch.inference_mode():
-        known = repeated(read(coarse, index) / FACTOR**2)
+        known = repeated(read(coarse, index))
         white = lambda: process.white(white_noise(streams, shape, CPU))  # noqa: E731
         y = white()
         for lam, to in zip(lambdas, [*lambdas[1:], 0.0]):

@@ -93,17 +93,17 @@ ROWS: dict[str, dict] = {
 
 
 # %% Training and the measure
-def trained(config: Recipe) -> Trainer:
+def trained(recipe: Recipe) -> Trainer:
     """Return a run after MINUTES of training steps."""
-    source = SimulationSource(config.side, TC, config.batch, 6, config.seed)
-    trainer, limit = Trainer(config, source), 60.0 * MINUTES
+    source = SimulationSource(recipe.side, TC, recipe.batch, 6, recipe.seed)
+    trainer, limit = Trainer(recipe, source), 60.0 * MINUTES
     while trainer.seconds < limit:
         # The rate is a function of step / steps: as many steps as there would be at this pace.
         share = trainer.seconds / limit
         steps = math.ceil(trainer.step / share) if share else 10**6
-        trainer.config = replace(config, steps=steps)
+        trainer.recipe = replace(recipe, steps=steps)
         trainer.train_step()
-    trainer.config = config
+    trainer.recipe = recipe
     return trainer
 
 
