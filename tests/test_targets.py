@@ -7,8 +7,8 @@ import pytest
 import torch
 from test_mean_field import DIAGONAL, log_density, mean_field
 
-from skild_phys.skild.spins import Couplings
-from skild_phys.skild.targets import exchange_targets, majority_targets, site_targets
+from skild_phys.rules.conditions import Blocks
+from skild_phys.skild.spins import Couplings, Evidence, MeanField
 
 LAMBDAS = (0.2, 1.0, 6.0)
 
@@ -17,6 +17,11 @@ def case(shape: tuple[int, int], lam: float) -> tuple[np.ndarray, np.ndarray]:
     """Return spins (1, Ly, Lx) and X_t."""
     random = np.random.default_rng(2)
     return random.choice([-1.0, 1.0], (1, *shape)), random.normal(size=(1, *shape))
+
+
+def field_of(model: MeanField, found: Evidence, x0: torch.Tensor) -> torch.Tensor:
+    """Return the field of X_t and of all other spins."""
+    return found.field + model.coupled(found, x0)
 
 
 def log_odds(xt: np.ndarray, a: np.ndarray, b: np.ndarray, lam: float) -> float:
@@ -38,7 +43,7 @@ def test_a_spin_given_all_the_others(lam: float) -> None:
     for couplings, right in ((DIAGONAL, True), (Couplings(), False)):
         model = mean_field(shape, couplings)
         found = model.evidence(torch.from_numpy(xt).float(), torch.tensor([lam]))
-        means = site_targets(model, found, torch.from_numpy(spins).float())[0].numpy()
+        means = torch.tanh(field_of(model, found, torch.from_numpy(spins).float()))[0].numpy()
         assert bool(np.allclose(means, want, atol=2e-4)) is right
 
 
@@ -64,10 +69,12 @@ def test_a_spin_given_all_the_others_and_the_majorities(factor: int, lam: float)
     model = mean_field(shape, DIAGONAL)
     found = model.evidence(torch.from_numpy(xt).float(), torch.tensor([lam]))
     x0, held = (torch.from_numpy(a).float() for a in (spins, signs))
-    means = majority_targets(model, found, x0, factor, held)[0].numpy()
+    field, random = field_of(model, found, x0), torch.Generator()
+    bound = Blocks(held.numpy(), factor, majority=True)
+    means = bound.targets(x0, field, torch.zeros(1, *shape), random)[0].numpy()
     assert np.allclose(means, want, atol=2e-4)
     assert 0 < hung < means.size
-    assert not np.allclose(means, site_targets(model, found, x0)[0].numpy(), atol=0.05)
+    assert not np.allclose(means, torch.tanh(field)[0].numpy(), atol=0.05)
 
 
 @pytest.mark.parametrize("factor", [2, 3])
@@ -78,9 +85,9 @@ def test_two_spins_of_a_block_that_change_places(factor: int, lam: float) -> Non
     spins, xt = case(shape, lam)
     model = mean_field(shape, DIAGONAL)
     found = model.evidence(torch.from_numpy(xt).float(), torch.tensor([lam]))
-    means = exchange_targets(
-        model, found, torch.from_numpy(spins).float(), factor, torch.Generator().manual_seed(7), 1
-    )[0].numpy()
+    x0, random = torch.from_numpy(spins).float(), torch.Generator().manual_seed(7)
+    field, by_site = field_of(model, found, x0), model.couplings_by_site(found)
+    means = Blocks(np.zeros(0), factor).targets(x0, field, by_site, random, 1)[0].numpy()
     order = torch.randperm(factor**2, generator=torch.Generator().manual_seed(7)).numpy()
     want = spins[0].copy()
     half = factor**2 // 2
@@ -101,6 +108,8 @@ def test_exchanges_keep_every_block_sum() -> None:
     spins, xt = (torch.from_numpy(a).float() for a in case(shape, 1.0))
     model = mean_field(shape, DIAGONAL)
     found = model.evidence(xt, torch.tensor([1.0]))
-    means = exchange_targets(model, found, spins, 3, torch.Generator().manual_seed(1))
+    field, by_site = field_of(model, found, spins), model.couplings_by_site(found)
+    random = torch.Generator().manual_seed(1)
+    means = Blocks(np.zeros(0), 3).targets(spins, field, by_site, random)
     sums = [f.reshape(3, 3, 2, 3).sum((1, 3)) for f in (means[0], spins[0])]
     assert torch.allclose(*sums, atol=1e-5)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,11 +19,13 @@ from skild_phys.plugins import load_plugins, look_up, one_of
 from skild_phys.rules.operators import Array, Operator, coarse_shape
 
 if TYPE_CHECKING:
-    import torch
-
     from skild_phys.rules.conditions import Constraint
     from skild_phys.rules.moves import Moves
     from skild_phys.rules.planes import Layout
+
+Raw: TypeAlias = NDArray[Any]
+Shape: TypeAlias = tuple[int, ...]
+Ties: TypeAlias = NDArray[np.int8] | None
 
 RULES: dict[str, Rule] = {}
 """The rules by name; `RULES["mine"] = Mine()`, or an entry point of the group
@@ -158,20 +160,20 @@ class Rule(ABC):
         self.scale(kind, factor, d)
         return self.reduce(fine, factor, d, q, ties or TieBreak(0, np.arange(len(fine))))
 
-    def reduce(
-        self, fine: NDArray[Any], factor: int, dimension: int, q: int, ties: TieBreak
-    ) -> NDArray[Any]:
+    def reduce(self, fine: Raw, factor: int, dimension: int, q: int, ties: TieBreak) -> Raw:
         """Return what `coarsen` does, of checked arguments; by `operator` if not overridden."""
         found = self.operator(fine.shape[-dimension:], factor).apply(fine.astype(np.float64))
-        return found.astype(np.float32)
+        if self.stores[kind_of(fine, q)] == "field":
+            return found.astype(np.float32)
+        return np.rint(found).astype(np.int8)
 
     def agrees(
-        self, fine: NDArray[Any], raw: NDArray[Any], factor: int, q: int, ties: TieBreak | None
+        self, fine: Raw, raw: Raw, factor: int, q: int, ties: TieBreak | None
     ) -> NDArray[np.bool_]:
         """Return where `fine` coarse-grains to `raw`; without a tie-break where it may."""
         return np.asarray(self.coarsen(fine, factor, q=q, ties=ties) == raw)
 
-    def read(self, values: NDArray[Any], factor: int, dimension: int, where: str) -> NDArray[Any]:
+    def read(self, values: Raw, factor: int, dimension: int, where: str) -> Raw:
         """Return a user's own numbers as a coarse store of spins would keep them.
 
         Raises StoreError, naming `where`, for what the rule cannot make of spins.
@@ -185,33 +187,27 @@ class Rule(ABC):
             )
         return values.astype(np.int8)
 
-    def operator(self, shape: tuple[int, ...], factor: int) -> Operator:
+    def operator(self, shape: Shape, factor: int) -> Operator:
         """Return the linear operator A that the rule is on fields of `shape`; BadInput if none."""
         linear = [rule.name for rule in RULES.values() if "field" in rule.stores]
         raise BadInput("rule", self.name, "a linear rule: " + ", ".join(linear))
 
-    def proxy(self, shape: tuple[int, ...], factor: int) -> Operator:
+    def proxy(self, shape: Shape, factor: int) -> Operator:
         """Return the operator by which the start of a chain is moved: A, or what is near it."""
         return self.operator(shape, factor)
 
-    def values(self, raw: NDArray[Any], seen: Operator, power: Array) -> Array:
+    def values(self, raw: Raw, seen: Operator, power: Array) -> Array:
         """Return what the operator `seen` (`proxy`) gave where a store keeps `raw`.
 
-        `power` : (Ly, .., Lx // 2 + 1) variances of the fine modes.
+        `power` : (.., Ly, Lx // 2 + 1) variances of the fine modes.
         """
         return np.asarray(raw, dtype=np.float64)
 
-    def condition(
-        self,
-        raw: NDArray[Any],
-        shape: tuple[int, ...],
-        factor: int,
-        ties: NDArray[np.int8] | None,
-        device: torch.device,
-    ) -> Constraint:
+    def condition(self, raw: Raw, shape: Shape, factor: int, ties: Ties, device: Any) -> Constraint:
         """Return the condition that coarse lattices `raw` are on spins of `shape`, for SKILD.
 
-        `ties` (n, *coarse shape) are the tie-breaks, 0 where they are not known.
+        `ties` (n, *coarse shape) are the tie-breaks, 0 where they are not known; None where no
+        tie is. `device` is PyTorch's. `rules.conditions` has conditions to choose from.
         """
         raise BadInput("rule", self.name, "a rule with a condition on spins")
 

@@ -11,7 +11,7 @@ number is odd), so that what moves together does not interact.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numba import njit
@@ -20,17 +20,12 @@ from numpy.typing import NDArray
 from skild_phys.errors import BadInput, StoreError
 from skild_phys.fields import FIELDS, Field
 from skild_phys.rng import below
-from skild_phys.rules.base import Rule, TieBreak
+from skild_phys.rules.base import Raw, Rule, Shape, TieBreak, Ties
 from skild_phys.rules.moves import NEVER, Given, Moves, Source, shuffle, take, threshold_of
 from skild_phys.rules.operators import Array, Operator, block_totals
 from skild_phys.rules.planes import Layout, States, add_lost_bonds
 
 _MOST_SITES = 2**15 - 1  # the last block sum that int16 holds
-
-if TYPE_CHECKING:
-    import torch
-
-    from skild_phys.rules.conditions import Constraint
 
 
 def _sums(values: NDArray[Any], q: int, sites: int) -> str | None:
@@ -78,7 +73,7 @@ class BlockMean(Rule):
     """Of spins int16 sums, (n, *sides / factor); of states int16 counts (n, q, *sides / factor)."""
 
     name = "block_mean"
-    stores = {"spins": "block_sum", "states": "state_count", "field": "field"}  # noqa: RUF012
+    stores = {"spins": "block_sum", "states": "state_count", "field": "field"}
     exact = True
     suffix = "coarse"
     shown = 1  # what block means say is the easiest to learn
@@ -91,9 +86,7 @@ class BlockMean(Rule):
             raise BadInput("factor", factor, f"at most {largest} for block means")
         return 1.0 / float(factor**dimension)
 
-    def reduce(
-        self, fine: NDArray[Any], factor: int, dimension: int, q: int, ties: TieBreak
-    ) -> NDArray[Any]:
+    def reduce(self, fine: Raw, factor: int, dimension: int, q: int, ties: TieBreak) -> Raw:
         if fine.dtype.kind == "f":
             return super().reduce(fine, factor, dimension, q, ties)
         return counted(fine, factor, dimension, q)
@@ -110,21 +103,14 @@ class BlockMean(Rule):
             raise StoreError(f"{where}: {bad} is no {what} over {sites} spins of -1 and +1")
         return whole.astype(np.int16)
 
-    def operator(self, shape: tuple[int, ...], factor: int) -> Operator:
+    def operator(self, shape: Shape, factor: int) -> Operator:
         return Means(shape, factor)
 
-    def values(self, raw: NDArray[Any], seen: Operator, power: Array) -> Array:
+    def values(self, raw: Raw, seen: Operator, power: Array) -> Array:
         sites = seen.factor ** len(seen.shape) if raw.dtype.kind == "i" else 1
         return np.asarray(raw / float(sites))
 
-    def condition(
-        self,
-        raw: NDArray[Any],
-        shape: tuple[int, ...],
-        factor: int,
-        ties: NDArray[np.int8] | None,
-        device: torch.device,
-    ) -> Constraint:
+    def condition(self, raw: Raw, shape: Shape, factor: int, ties: Ties, device: Any) -> Any:
         from skild_phys.rules.conditions import Blocks
 
         return Blocks(raw, factor)

@@ -7,23 +7,18 @@ state is proposed in all blocks at once (`moves.propose`).
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
 from skild_phys.rng import next_u64
-from skild_phys.rules.base import Rule, TieBreak
+from skild_phys.rules.base import Raw, Rule, Shape, TieBreak, Ties
 from skild_phys.rules.clusters import label_clusters
 from skild_phys.rules.moves import Given, Moves, Source, lost_by_flip, propose, take, threshold_of
 from skild_phys.rules.operators import Array, Operator, corners
 from skild_phys.rules.planes import Layout, States
-
-if TYPE_CHECKING:
-    import torch
-
-    from skild_phys.rules.conditions import Constraint
 
 
 class Corners(Operator):
@@ -43,28 +38,19 @@ class Decimate(Rule):
     """int8 spins or states of the sites (0, 0) of the blocks; of fields their values."""
 
     name = "decimate"
-    stores = {"spins": "spins", "states": "states", "field": "field"}  # noqa: RUF012
+    stores = {"spins": "spins", "states": "states", "field": "field"}
     exact = True
     start_scale = 8.0  # single spins say still less of the long-wavelength modes than signs
     shown = 2
 
-    def reduce(
-        self, fine: NDArray[Any], factor: int, dimension: int, q: int, ties: TieBreak
-    ) -> NDArray[Any]:
+    def reduce(self, fine: Raw, factor: int, dimension: int, q: int, ties: TieBreak) -> Raw:
         kept = corners(fine, factor, dimension)
         return kept.astype(np.float32) if fine.dtype.kind == "f" else kept
 
-    def operator(self, shape: tuple[int, ...], factor: int) -> Operator:
+    def operator(self, shape: Shape, factor: int) -> Operator:
         return Corners(shape, factor)
 
-    def condition(
-        self,
-        raw: NDArray[Any],
-        shape: tuple[int, ...],
-        factor: int,
-        ties: NDArray[np.int8] | None,
-        device: torch.device,
-    ) -> Constraint:
+    def condition(self, raw: Raw, shape: Shape, factor: int, ties: Ties, device: Any) -> Any:
         from skild_phys.rules.conditions import Sites
 
         return Sites(raw, factor, device)

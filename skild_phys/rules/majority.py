@@ -10,39 +10,32 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
 from skild_phys.rng import below
-from skild_phys.rules.base import Rule, TieBreak
+from skild_phys.rules.base import Raw, Rule, Shape, TieBreak, Ties
 from skild_phys.rules.block_mean import Means, count_states, counted
 from skild_phys.rules.clusters import label_clusters
 from skild_phys.rules.moves import Given, Moves, Source, lost_by_flip, propose, take, threshold_of
 from skild_phys.rules.operators import Array, Operator
 from skild_phys.rules.planes import Layout, States
 
-if TYPE_CHECKING:
-    import torch
-
-    from skild_phys.rules.conditions import Constraint
-
 
 class Majority(Rule):
     """int8 signs of the blocks' sums; of states the commonest, of several that of top priority."""
 
     name = "majority"
-    stores = {"spins": "spins", "states": "states"}  # noqa: RUF012
+    stores = {"spins": "spins", "states": "states"}
     ties = True
     exact = True
     start_scale = 3.0  # signs say less of the long-wavelength modes than block means do
     shown = 2
 
-    def reduce(
-        self, fine: NDArray[Any], factor: int, dimension: int, q: int, ties: TieBreak
-    ) -> NDArray[Any]:
+    def reduce(self, fine: Raw, factor: int, dimension: int, q: int, ties: TieBreak) -> Raw:
         counts = counted(fine, factor, dimension, q)
         if q:
             order = counts.astype(np.int32) * q + ties.priorities(counts.shape[2:], q)
@@ -53,7 +46,7 @@ class Majority(Rule):
         return signs
 
     def agrees(
-        self, fine: NDArray[Any], raw: NDArray[Any], factor: int, q: int, ties: TieBreak | None
+        self, fine: Raw, raw: Raw, factor: int, q: int, ties: TieBreak | None
     ) -> NDArray[np.bool_]:
         if ties is not None:
             return super().agrees(fine, raw, factor, q, ties)
@@ -63,10 +56,10 @@ class Majority(Rule):
         of_raw = np.take_along_axis(counts, raw[:, None].astype(np.int64), axis=1)
         return np.asarray(of_raw[:, 0] == counts.max(axis=1))
 
-    def proxy(self, shape: tuple[int, ...], factor: int) -> Operator:
+    def proxy(self, shape: Shape, factor: int) -> Operator:
         return Means(shape, factor)
 
-    def values(self, raw: NDArray[Any], seen: Operator, power: Array) -> Array:
+    def values(self, raw: Raw, seen: Operator, power: Array) -> Array:
         """Return the signs times the root mean square of a block's mean."""
         modes = np.abs(seen.transfer) ** 2 * power
         twice = np.full(modes.shape[-1], 2.0)
@@ -76,14 +69,7 @@ class Majority(Rule):
         mean_square = float((modes * twice).sum()) / math.prod(seen.shape)
         return np.asarray(raw * math.sqrt(mean_square))
 
-    def condition(
-        self,
-        raw: NDArray[Any],
-        shape: tuple[int, ...],
-        factor: int,
-        ties: NDArray[np.int8] | None,
-        device: torch.device,
-    ) -> Constraint:
+    def condition(self, raw: Raw, shape: Shape, factor: int, ties: Ties, device: Any) -> Any:
         from skild_phys.rules.conditions import Blocks
 
         return Blocks(raw, factor, True, ties)

@@ -110,6 +110,27 @@ class Operator(ABC):
         return x + np.fft.irfftn(modes, s=self.shape, axes=self._axes, norm="ortho")
 
 
+def to_blocks(values: Any, factor: int, dimension: int) -> Any:
+    """Return (..., *shape) as (..., blocks, sites of a block), of an array or a tensor."""
+    front, sides = values.shape[: -dimension or None], values.shape[-dimension:]
+    split = [n for side in sides for n in (side // factor, factor)]
+    k, d = len(front), dimension
+    order = [*range(k), *range(k, k + 2 * d, 2), *range(k + 1, k + 2 * d, 2)]
+    return _axes(values.reshape([*front, *split]), order).reshape([*front, -1, factor**d])
+
+
+def from_blocks(rows: Any, shape: tuple[int, ...], factor: int) -> Any:
+    """Return (..., blocks, sites) as (..., *shape): what `to_blocks` undoes."""
+    front, k, d = rows.shape[:-2], rows.ndim - 2, len(shape)
+    whole = rows.reshape([*front, *(side // factor for side in shape), *[factor] * d])
+    order = [*range(k), *(axis for i in range(k, k + d) for axis in (i, i + d))]
+    return _axes(whole, order).reshape([*front, *shape])
+
+
+def _axes(values: Any, order: list[int]) -> Any:
+    return values.permute(order) if hasattr(values, "permute") else values.transpose(order)
+
+
 def corners(lattices: NDArray[Any], factor: int, dimension: int) -> NDArray[Any]:
     """Return the site (0, 0) of every block, a copy."""
     index: Any = (..., *[slice(None, None, factor)] * dimension)

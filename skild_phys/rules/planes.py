@@ -17,6 +17,8 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from skild_phys.rules.operators import from_blocks, to_blocks
+
 States = NDArray[np.int8]
 
 
@@ -69,44 +71,13 @@ def build_layout(shape: tuple[int, ...], factor: int) -> Layout:
 
 def split(lattices: NDArray[Any], factor: int) -> NDArray[Any]:
     """Return one lattice (L, ..) as planes (factor^d, n), contiguous."""
-    sides = [part for side in lattices.shape for part in (side // factor, factor)]
-    d = lattices.ndim
-    order = [*range(1, 2 * d, 2), *range(0, 2 * d, 2)]
-    planes = lattices.reshape(sides).transpose(order).reshape(factor**d, -1)
-    return np.ascontiguousarray(planes)
+    return np.ascontiguousarray(to_blocks(lattices, factor, lattices.ndim).T)
 
 
 def join(planes: NDArray[Any], shape: tuple[int, ...], factor: int) -> NDArray[Any]:
     """Return the lattice, `factor` times `shape`, of planes (factor^d, n): what `split` undoes."""
-    d = len(shape)
-    order = [axis for pair in zip(range(d, 2 * d), range(d)) for axis in pair]
-    cells = planes.reshape([factor] * d + list(shape)).transpose(order)
-    return np.ascontiguousarray(cells.reshape([side * factor for side in shape]))
-
-
-@njit(cache=True, nogil=True, forceinline=True)
-def _from_ahead(cells, target, plane, n, inner, count):  # type: ignore[no-untyped-def]
-    """Put the next block's value in every block's place; the last block takes the first's."""
-    period = inner * count
-    last = period - inner
-    ahead = plane + inner
-    for i in range(n - inner):
-        cells[target + i] = cells[ahead + i]
-    for start in range(np.uint64(0), n, period):
-        for j in range(inner):
-            cells[target + start + last + j] = cells[plane + start + j]
-
-
-@njit(cache=True, nogil=True, forceinline=True)
-def _from_behind(cells, target, plane, n, inner, count):  # type: ignore[no-untyped-def]
-    period = inner * count
-    last = period - inner
-    ahead = target + inner
-    for i in range(n - inner):
-        cells[ahead + i] = cells[plane + i]
-    for start in range(np.uint64(0), n, period):
-        for j in range(inner):
-            cells[target + start + j] = cells[plane + start + last + j]
+    fine = tuple(side * factor for side in shape)
+    return np.asarray(from_blocks(np.ascontiguousarray(planes.T), fine, factor))
 
 
 @njit(cache=True, nogil=True, forceinline=True)
@@ -115,10 +86,23 @@ def moved(cells, sides, n, positions, plane, column):  # type: ignore[no-untyped
     room = np.uint64(positions + (column & 1)) * n
     axis = column >> 1
     inner, count = np.uint64(sides[axis, 0]), np.uint64(sides[axis, 1])
+    period = inner * count
+    last = period - inner
+    # Up: the next block's value in every block's place, the first's in the last's.
     if column & 1:
-        _from_ahead(cells, room, plane, n, inner, count)
+        ahead = plane + inner
+        for i in range(n - inner):
+            cells[room + i] = cells[ahead + i]
+        for start in range(np.uint64(0), n, period):
+            for j in range(inner):
+                cells[room + start + last + j] = cells[plane + start + j]
     else:
-        _from_behind(cells, room, plane, n, inner, count)
+        behind = room + inner
+        for i in range(n - inner):
+            cells[behind + i] = cells[plane + i]
+        for start in range(np.uint64(0), n, period):
+            for j in range(inner):
+                cells[room + start + j] = cells[plane + start + last + j]
     return room
 
 

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from skild_phys.rules.base import Rule
+from skild_phys.rules.base import Raw, Rule, Shape, Ties
 from skild_phys.rules.operators import Operator
-
-if TYPE_CHECKING:
-    import torch
-
-    from skild_phys.rules.conditions import Constraint
 
 
 class LowPass(Operator):
@@ -36,23 +31,16 @@ class Spectral(Rule):
     """The float32 low-pass field of spins or of fields."""
 
     name = "spectral"
-    stores = {"spins": "field", "field": "field"}  # noqa: RUF012
+    stores = {"spins": "field", "field": "field"}
     binds = False
     # The last sample, which holds block sums that the data do not have, is less bound by those
     # before it.
     end_lambda = 0.13
 
-    def operator(self, shape: tuple[int, ...], factor: int) -> Operator:
+    def operator(self, shape: Shape, factor: int) -> Operator:
         return LowPass(shape, factor)
 
-    def condition(
-        self,
-        raw: NDArray[Any],
-        shape: tuple[int, ...],
-        factor: int,
-        ties: NDArray[np.int8] | None,
-        device: torch.device,
-    ) -> Constraint:
+    def condition(self, raw: Raw, shape: Shape, factor: int, ties: Ties, device: Any) -> Any:
         from skild_phys.rules.conditions import KeptModes
 
         return KeptModes(np.asarray(raw, dtype=np.float64), self.operator(shape, factor), device)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from skild_phys.rules import RULES, Rule
-from skild_phys.rules.conditions import Blocks, Constraint, Sites, differentiable_means
+from skild_phys.rules.conditions import Constraint, differentiable_means
 from skild_phys.skild.data import Source
 from skild_phys.skild.equations import (
     Sight,
@@ -31,9 +31,6 @@ from skild_phys.skild.recipe import Recipe
 from skild_phys.skild.schedule import TIMES, starting_lambda
 from skild_phys.skild.spins import Evidence, MeanField, half_tanh, spin_logits
 from skild_phys.skild.targets import (
-    exchange_targets,
-    majority_targets,
-    site_targets,
     spin_surrogate,
     wave_slope,
 )
@@ -196,24 +193,17 @@ class SpinLoss:
         self, evidence: Evidence, x0: Tensor, task: Task, bound: Constraint | None,
         random: torch.Generator,
     ) -> Tensor:  # fmt: skip
-        """Return what the means of spins are trained to be (`targets`), of the shape of `x0`."""
+        """Return what the means of spins are trained to be, of the shape of `x0`."""
         if not self.conditional:
             return x0
-        targets = site_targets(self.mean_field, evidence, x0)
-        rest, b = slice(task.n_free, None), task.factor
-        if isinstance(bound, Blocks):
-            if bound.majority:
-                signs = torch.from_numpy(bound.raw.astype(np.float32)).to(x0.device)
-                signs = torch.cat([signs.new_ones((task.n_free, *signs.shape[1:])), signs])
-                held = majority_targets(self.mean_field, evidence, x0, b, signs)
-            else:
-                pairings = self.recipe.pairings
-                held = exchange_targets(self.mean_field, evidence, x0, b, random, pairings)
-            targets[rest] = held[rest]
-        elif isinstance(bound, Sites):
-            targets[rest, ::b, ::b] = x0[rest, ::b, ::b]
-        elif bound is not None:
-            targets[rest] = x0[rest]
+        field = evidence.field + self.mean_field.coupled(evidence, x0)
+        targets, rest = torch.tanh(field), slice(task.n_free, None)
+        if bound is not None:
+            by_site = self.mean_field.couplings_by_site(evidence)
+            by_site = by_site[rest] if len(by_site) > 1 else by_site
+            targets[rest] = bound.targets(
+                x0[rest], field[rest], by_site, random, self.recipe.pairings
+            )
         return targets
 
     def __call__(self, network: Sight, batch: Batch) -> Tensor:
