@@ -232,17 +232,6 @@ def _uniforms(n, state):  # type: ignore[no-untyped-def]
     return out
 
 
-<<<<<<< HEAD
-def _rows(values: NDArray[Any], factor: int) -> NDArray[Any]:
-    """Return the sites of one configuration by block, (blocks, factor^d)."""
-    split = [n for side in values.shape for n in (side // factor, factor)]
-    axes = (*range(0, len(split), 2), *range(1, len(split), 2))
-    parts = values.reshape(split).transpose(axes)
-    return np.ascontiguousarray(parts).reshape(-1, factor**values.ndim)
-
-
-=======
->>>>>>> 955ef6c (A rule's condition says what spins are trained to be; blocks in any dimension in one place; a rule of one's own in 60 lines)
 def _probabilities(
     logits: NDArray[np.float32],
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -259,32 +248,21 @@ def _run_blocks(
     coins: NDArray[np.int8] | None,
     state: NDArray[np.uint64] | None,
 ) -> NDArray[Any]:
-<<<<<<< HEAD
-    rows, sums = _rows(logits, factor), coarse.astype(np.int64).ravel()
+    rows, sums = to_blocks(logits, factor, logits.ndim), coarse.astype(np.int64).ravel()
     n = rows.shape[1]
     rarer = np.full(sums.size, n // 2) if majority else (n - np.abs(sums)) // 2
     order = np.argsort(rarer, kind="stable")
-=======
-    rows, sums = to_blocks(logits, factor, logits.ndim), coarse.astype(np.int64).ravel()
->>>>>>> 955ef6c (A rule's condition says what spins are trained to be; blocks in any dimension in one place; a rule of one's own in 60 lines)
     marks = np.zeros(sums.size, np.int8) if coins is None or not majority else coins.ravel()
     # Blocks of one sign throughout are passed over: they are what they must be already.
     out = np.sign(sums)[:, None].repeat(n, axis=1)
     means = np.empty((0, 0), np.float32) if state is not None else out.astype(np.float32)
     spins = np.empty((0, 0), np.int8) if state is None else out.astype(np.int8)
     words = np.zeros(4, np.uint64) if state is None else state
-<<<<<<< HEAD
     up, down = _probabilities(rows)
     order = order[rarer[order] > 0]
     _blocks(rows, up, down, sums, marks, majority, rarer, order, words, means, spins)
-    out, d = means if state is None else spins, logits.ndim
-    whole = out.reshape([*coarse.shape, *[factor] * d])
-    axes = [axis for pair in zip(range(d), range(d, 2 * d), strict=True) for axis in pair]
-    return np.ascontiguousarray(whole.transpose(axes)).reshape(logits.shape)
-=======
-    _blocks(rows, *_probabilities(rows), sums, marks, majority, words, means, spins)
+    out = means if state is None else spins
     return np.asarray(from_blocks(out, logits.shape, factor))
->>>>>>> 955ef6c (A rule's condition says what spins are trained to be; blocks in any dimension in one place; a rule of one's own in 60 lines)
 
 
 def sample_sites(
@@ -365,21 +343,13 @@ def rounded_sums(
     -------
     (Ly / factor, Lx / factor) in 2D.
     """
-    up = _probabilities(logits)[0].astype(np.float64)
     split = [n for side in logits.shape for n in (side // factor, factor)]
-<<<<<<< HEAD
     up = _probabilities(logits)[0].astype(np.float64).reshape(split)
     ups = up.sum(axis=tuple(range(1, len(split), 2)))
     whole = np.floor(ups)
     chance = 0.5 + 0.5 * (ups - whole - 0.5) / by_chance
     whole += _uniforms(ups.size, state).reshape(ups.shape) < chance
     return np.asarray(2 * whole.astype(np.int64) - factor**logits.ndim)
-=======
-    ups = up.reshape(split).sum(axis=tuple(range(1, len(split), 2)))
-    sums = np.empty(ups.shape, dtype=np.int64)
-    _round(ups.ravel(), factor**logits.ndim, by_chance, state, sums.reshape(-1))
-    return sums
->>>>>>> 955ef6c (A rule's condition says what spins are trained to be; blocks in any dimension in one place; a rule of one's own in 60 lines)
 
 
 def compile_sampling() -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import skild_phys as sp
+from skild_phys.errors import BadInput
 from skild_phys.rules import RULES, Operator, Rule
 from skild_phys.rules.conditions import Sites
 
@@ -52,7 +53,7 @@ def test_a_rule_coarsens_and_refines(tmp_path: Path, monkeypatch: pytest.MonkeyP
     refined = sp.refine(coarse, seed=2, steps=4)
     assert np.array_equal(refined["spins"][:, 3::4, 3::4], coarse["spins"])
     with pytest.raises(
-        sp.SkildPhysError, match="'last_site' is not accepted; expected block_mean, majority"
+        BadInput, match="'last_site' is not accepted; expected block_mean, majority"
     ):
         sp.refine(coarse, method="exact")
     field = np.random.default_rng(1).normal(size=(2, 8, 8, 8))
