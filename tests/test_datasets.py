@@ -17,7 +17,7 @@ from PIL import Image
 from skild_phys.errors import BadInput, Interrupted, StoreError
 from skild_phys.images import datasets
 from skild_phys.images.datasets import (
-    CIFAR10_CLASSES,
+    _CIFAR10_CLASSES,
     centre_crop,
     cifar10_binary,
     download_cifar10,
@@ -62,7 +62,7 @@ def test_binary_rows_become_images(binaries: tuple[Path, np.ndarray], tmp_path: 
     assert store.read(0, 12)[7, 1, 3, 5] == rows[7, 1 + 1024 + 3 * 32 + 5]
     assert np.array_equal(store.variable("label"), rows[:, 0])
     assert store.variable("split").tolist() == [0] * 10 + [1] * 2
-    assert (store.attrs["classes"], store.attrs["source"]) == (list(CIFAR10_CLASSES), "binary")
+    assert (store.attrs["classes"], store.attrs["source"]) == (list(_CIFAR10_CLASSES), "binary")
     opened_by_xarray = xr.open_zarr(tmp_path / "c.zarr")
     assert opened_by_xarray["image"].dims == ("sample", "channel", "y", "x")
     test = ImageLattices(store, "test")
@@ -160,10 +160,10 @@ def test_a_damaged_archive_is_refused(binaries: tuple[Path, np.ndarray], tmp_pat
 
 
 def test_stopped_and_taken_up_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(datasets, "CHUNK_BYTES", 4 * 3 * 32 * 32)
+    monkeypatch.setattr(datasets, "_CHUNK_BYTES", 4 * 3 * 32 * 32)
     files = image_folder(classes(tmp_path / "f"))
     prepare(files, tmp_path / "whole.zarr", Run())
-    asked = itertools.chain([False] * 2, itertools.repeat(True))
+    asked = itertools.chain([False], itertools.repeat(True))
     with pytest.raises(Interrupted, match=r"\d of 9 samples are kept"):
         prepare(files, tmp_path / "part.zarr", Run(stop=lambda: next(asked)))
     done: list[int] = []
@@ -216,7 +216,7 @@ def test_what_cannot_be_prepared(binaries: tuple[Path, np.ndarray], tmp_path: Pa
 
 
 def test_without_a_network_the_download_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(datasets, "CIFAR10_URL", "http://127.0.0.1:9/cifar.tar.gz")
+    monkeypatch.setattr(datasets, "_CIFAR10_URL", "http://127.0.0.1:9/cifar.tar.gz")
     with pytest.raises(StoreError, match="is there a network"):
         download_cifar10()
 

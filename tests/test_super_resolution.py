@@ -58,7 +58,7 @@ def test_gaussian_images_are_drawn_given_the_low_resolution_exactly(
             weights, spectrum=PowerLaw(1.0, 0.0, 1.0), cutoff=4.5, schedule=schedule,
             lambda_range=(float(schedule(1e-3)), float(schedule(1.0))),
         )  # fmt: skip
-    spec = ImageRefineSpec(float(factor), rule, steps=4, seed=1)
+    spec = ImageRefineSpec(float(factor), rule, steps=4, sampler="stochastic", seed=1)
     refiner = ImageRefiner(weights, spec, coarse, fine)
     y = np.random.default_rng(4).standard_normal((1, 1, *coarse)).astype(np.float32)
     streams = [Streams.of(1, i) for i in range(n)]
@@ -142,7 +142,7 @@ def test_black_and_white_edges_are_consistent_too(tmp_path: Path) -> None:
 
 def test_weights_of_something_else_are_refused(tmp_path: Path) -> None:
     low = image_store(tmp_path / "l.zarr", photographs(2))
-    spec = ImageRefineSpec(2.0)
+    spec = ImageRefineSpec(2.0, "area")
     for weights, message in (
         (None, "missing option --checkpoint|missing checkpoint"),
         (image_weights(channels=1), "1 channels"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,6 @@ import click
 
 from skild_phys.cli.options import (
     answer,
-    check_device,
     claim_output,
     json_option,
     options_from,
@@ -23,11 +22,15 @@ from skild_phys.cli.options import (
 )
 from skild_phys.cli.outputs import beside, free
 from skild_phys.cli.terminal import say
-from skild_phys.errors import BadInput
+from skild_phys.errors import BadInput, check_whole
+from skild_phys.images.spec import GPU, ImageRefineSpec
 from skild_phys.runner import Run
 
 if TYPE_CHECKING:
     from skild_phys.skild.recipe import Recipe
+
+_PATH = click.Path(path_type=Path)
+_LOCAL = options_from(Run, skip=("device", "chunk", "dask"))
 
 
 @click.group()
@@ -46,40 +49,34 @@ def command() -> None:
 @command.command()
 @click.argument("dataset", type=click.Choice(["cifar10", "imagenet"]))
 @click.option(
-    "--from", "where", type=click.Path(path_type=Path), metavar="DIR|ARCHIVE",
+    "--from", "where", type=_PATH, metavar="DIR|ARCHIVE",
     help="CIFAR-10's binary version, or images as [train|test/]CLASS/NAME.",
 )  # fmt: skip
 @click.option("--size", type=int, help="Side to resize and crop to (imagenet), such as 128.")
 @click.option("--download", is_flag=True, help="Fetch CIFAR-10 (170 MB), checked by its SHA-256.")
 @output_option
-@options_from(Run, skip=("device", "chunk", "dask"))
+@_LOCAL
 @json_option
 def prepare(
-    dataset: str,
-    where: Path | None,
-    size: int | None,
-    download: bool,
-    output: Path | None,
-    as_json: bool,
-    **given: Any,
-) -> None:
+    dataset: str, where: Path | None, size: int | None, download: bool, output: Path | None,
+    as_json: bool, **given: Any,
+) -> None:  # fmt: skip
     """Images into a store: 8-bit, with class and split.
 
     Training images come first. Those of folders are put in a random order, the same every time.
     imagenet: any folder of images, resized and cropped as ADM prepares ImageNet.
     """
-    from skild_phys.images.datasets import download_cifar10, names_of, opened, read_files
+    from skild_phys.images.datasets import download_cifar10, opened, read_files
     from skild_phys.images.datasets import prepare as prepare_store
 
     if download:
         if dataset != "cifar10" or where is not None:
-            raise BadInput("--download", "set", "cifar10 without --from")
+            raise BadInput("download", "set", "cifar10 without --from")
     elif where is None:
-        raise BadInput("--from", None, "a folder or an archive, or --download")
+        raise BadInput("from", None, "a folder or an archive, or --download")
     elif dataset == "imagenet" and not where.is_dir():
-        raise BadInput("--from", str(where), "a folder; an archive of so many images: unpack it")
-    source = download_cifar10() if where is None else where
-    with opened(source) as folder:
+        raise BadInput("from", str(where), "a folder; an archive of so many images: unpack it")
+    with opened(download_cifar10() if where is None else where) as folder:
         files = read_files(dataset, folder, size)
         output, store = stored(
             "preparing", files.n, output, Path(f"{dataset}{size or ''}.zarr"),
@@ -88,35 +85,30 @@ def prepare(
             ),
             given, inputs=[where] if where else [],
         )  # fmt: skip
-    tests = int(files.split.sum())
-    result = {
+    tests, classes = int(files.split.sum()), len(files.classes)
+    found = {
         "path": str(output), "images": files.n, "train": files.n - tests, "test": tests,
         "channels": store.channels, "shape": list(store.shape), "classes": list(files.classes),
     }  # fmt: skip
     height, width = store.shape
     text = f"{files.n - tests} images to train on, {tests} to test, {width} x {height}"
-    answer(result, f"{text}, {names_of(files.classes)}", as_json, output)
+    answer(found, f"{text}, {classes} class{'es' * (classes > 1)}", as_json, output)
 
 
 @command.command()
-@click.argument("images", type=click.Path(path_type=Path))
+@click.argument("images", type=_PATH)
 @click.option(
     "--factor", type=float, default=4.0, show_default=True, help="Of the sides, such as 4 or 2.5."
 )
 @click.option("--rule", default="area", show_default=True, help="area, or bicubic (antialiased).")
 @click.option("--split", help="train or test.  [default: all of them]")
 @output_option
-@options_from(Run, skip=("device", "chunk", "dask"))
+@_LOCAL
 @json_option
 def coarsen(
-    images: Path,
-    factor: float,
-    rule: str,
-    split: str | None,
-    output: Path | None,
-    as_json: bool,
+    images: Path, factor: float, rule: str, split: str | None, output: Path | None, as_json: bool,
     **given: Any,
-) -> None:
+) -> None:  # fmt: skip
     """Low-resolution images, 8-bit, from the store IMAGES."""
     from skild_phys.images.refine import coarsen_images
     from skild_phys.skild.data import ImageLattices
@@ -128,44 +120,22 @@ def coarsen(
         "coarsening", fine.n_samples, output, beside(images, f"{kind}-x{factor:g}"),
         lambda path, run: coarsen_images(fine, path, rule, factor, run), given, inputs=[images],
     )  # fmt: skip
-    store = filled.lattices
-    height, width = store.shape
-    result = {"path": str(output), "images": store.n_samples, "shape": [height, width]}
-    text = f"{store.n_samples} images of {width} x {height} by {rule}, factor {factor:g}"
-    answer(result, text, as_json, output)
+    (height, width), n = filled.lattices.shape, filled.lattices.n_samples
+    found = {"path": str(output), "images": n, "shape": [height, width]}
+    answer(found, f"{n} images of {width} x {height} by {rule}, factor {factor:g}", as_json, output)
 
 
 @command.command()
-@click.argument("low", type=click.Path(path_type=Path))
-@click.option("--factor", type=float, help="Of the sides.  [default: what LOW was coarsened by]")
-@click.option("--rule", help="How LOW came about: area or bicubic.  [default: what LOW says]")
-@click.option("--method", default="skild", show_default=True, help="skild or bicubic.")
-@click.option("--checkpoint", type=click.Path(path_type=Path), help="Weights of images.")
+@click.argument("low", type=_PATH)
+@click.option("--checkpoint", type=_PATH, help="Weights of images.")
 @click.option("-n", "n_samples", type=int, help="Images.  [default: all of them]")
-@click.option("--steps", type=int, help="Network calls an image.  [default: by the weights]")
-@click.option("--sampler", help="As in generate.  [default: by the weights]")
-@click.option("--lambda-start", type=float, help="Where it starts, in pixels squared.")
-@click.option("--lambda-end", type=float, help="Where its last network call is.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of every stream.")
 @output_option
-@options_from(Run, skip=("chunk",))
+@options_from(ImageRefineSpec, Run, skip=("chunk",))
 @json_option
 def refine(
-    low: Path,
-    factor: float | None,
-    rule: str | None,
-    method: str,
-    checkpoint: Path | None,
-    n_samples: int | None,
-    steps: int | None,
-    sampler: str | None,
-    lambda_start: float | None,
-    lambda_end: float | None,
-    seed: int,
-    output: Path | None,
-    as_json: bool,
+    low: Path, checkpoint: Path | None, n_samples: int | None, output: Path | None, as_json: bool,
     **given: Any,
-) -> None:
+) -> None:  # fmt: skip
     """Super-resolution: finer images from the store LOW alone.
 
     Any factor above 1, any sides; made coarse again the images give LOW back, up to their 8 bits.
@@ -174,116 +144,72 @@ def refine(
     skild-phys images coarsen photos.zarr --factor 4 -o low.zarr
     skild-phys images refine low.zarr --checkpoint weights.safetensors -o fine.zarr
     """
-    from skild_phys.images.refine import ImageRefineSpec, refine_images
-    from skild_phys.skild.equations import make_step
+    from skild_phys.images.refine import refine_images
     from skild_phys.skild.weights import load_weights
     from skild_phys.store import open_lattices
 
-    Run(**given)
     store = open_lattices(low)
-    known: dict[str, Any] = {"factor": factor, "rule": rule}
-    for name, told in known.items():
-        # Of images that were refined, these say how, not how they were made coarse.
-        own = None if "method" in store.attrs else store.attrs.get(name)
-        if told is None and own is None:
-            raise BadInput(name, None, f"a {name}: {low} does not say its own")
-        if told is not None and own is not None and told != own:
-            raise BadInput(name, told, f"{own}, by which {low} was coarsened")
-        known[name] = own if told is None else told
-    if n_samples is not None and not 1 <= n_samples <= store.n_samples:
-        raise BadInput("-n", n_samples, f"1 to {store.n_samples}, what {low} holds")
-    if method == "bicubic":
-        unused: dict[str, Any] = {
-            "--checkpoint": checkpoint,
-            "--steps": steps,
-            "--sampler": sampler,
-        }
-        unused |= {"--lambda-start": lambda_start, "--lambda-end": lambda_end}
-        for option, value in unused.items():
-            if value is not None:
-                raise BadInput(option, str(value), "nothing: method bicubic does not use it")
-    weights = None
-    if method == "skild":
-        if checkpoint is None:
-            raise BadInput("--checkpoint", None, "weights of images")
-        weights = load_weights(checkpoint)
-        sampler = sampler or weights.usual_sampler
-        make_step(sampler)
-    spec = ImageRefineSpec(
-        float(known["factor"]), str(known["rule"]), method, steps, sampler or "stochastic", seed,
-        lambda_start, lambda_end,
-    )  # fmt: skip
-    total = n_samples or store.n_samples
-
-    kind = "refined" if method == "skild" else method
-    times = f"x{spec.factor:g}"
-    default = beside(low, f"{kind}-{times}", without=f"-coarse-{times}")
+    own = {one.name: given[one.name] for one in fields(ImageRefineSpec)}
+    spec = ImageRefineSpec(**own).settled(store)
+    if n_samples is not None:
+        check_whole("n", n_samples, 1, store.n_samples)
+    if spec.method == "bicubic" and checkpoint is not None:
+        raise BadInput("checkpoint", str(checkpoint), "nothing: method bicubic does not use it")
+    weights = load_weights(checkpoint) if checkpoint else None
+    total, times = n_samples or store.n_samples, f"x{spec.factor:g}"
+    kind = "refined" if spec.method == "skild" else spec.method
     output, (filled, off) = stored(
-        "refining", total, output, default,
+        "refining", total, output, beside(low, f"{kind}-{times}", without=f"-coarse-{times}"),
         lambda path, run: refine_images(store, path, spec, weights, run, n_samples=n_samples),
         given, "torch", inputs=[low],
     )  # fmt: skip
     each = filled.each
     pace = "was complete already" if each is None else f"{each:.3g} s per image"
     misfit = "" if off is None else f", A x = y within {off:.2g} levels"
-    result: dict[str, Any] = {"samples": total, "refined": filled.made}
-    result |= {"seconds": filled.seconds} | ({} if off is None else {"misfit": off})
-    found = {"path": str(output), **result, "seconds_per_image": each}
-    answer(found, f"{total} images, method {method}, {pace}{misfit}", as_json, output)
+    found = {
+        "path": str(output), "samples": total, "refined": filled.made, "seconds": filled.seconds,
+        **({} if off is None else {"misfit": off}), "seconds_per_image": each,
+    }  # fmt: skip
+    answer(found, f"{total} images, method {spec.method}, {pace}{misfit}", as_json, output)
 
 
 @command.command()
 @click.argument("preset")
 @click.option("--shape", help="LYxLX.  [default: that of the preset]")
-@click.option("--gpu-tflops", type=float, help="Of one GPU, dense bf16.  [default: 989, an H100]")
-@click.option("--utilization", type=float, help="Share of it that is reached.  [default: 0.35]")
+@options_from(GPU)
 @json_option
-def info(
-    preset: str,
-    shape: str | None,
-    gpu_tflops: float | None,
-    utilization: float | None,
-    as_json: bool,
-) -> None:
+def info(preset: str, shape: str | None, as_json: bool, **given: Any) -> None:
     """What PRESET costs: parameters, operations, memory, and hours of one GPU.
 
     Nothing is computed: hours are operations over what the GPU is taken to reach.
     """
-    from skild_phys.images.cost import H100_TFLOPS, UTILIZATION, cost
+    from skild_phys.images.cost import cost
 
-    config = _recipe(preset, "PRESET")
-    sides = parse_sides("--shape", shape, 8) if shape else (config.side, config.side)
-    channels = 3 if config.data == "images" else 1
-    tflops = H100_TFLOPS if gpu_tflops is None else gpu_tflops
-    share = UTILIZATION if utilization is None else utilization
-    if not 0 < tflops < float("inf"):
-        raise BadInput("--gpu-tflops", tflops, "a number above 0")
-    if not 0 < share <= 1:
-        raise BadInput("--utilization", share, "a number above 0, up to 1")
-    found = cost(config, sides, channels)
+    recipe, gpu = _recipe(preset, "PRESET"), GPU(**given)
+    height, width = parse_sides("--shape", shape, 8) if shape else (recipe.side, recipe.side)
+    channels = 3 if recipe.data == "images" else 1
+    found = cost(recipe, (height, width), channels)
+    hours, sampling = gpu.seconds(found.training) / 3600, gpu.seconds(1000 * found.forward)
     result = {
-        "preset": preset, "shape": list(sides), "parameters": found.parameters,
+        "preset": preset, "shape": [height, width], "parameters": found.parameters,
         "forward_flops": found.forward, "step_flops": found.step,
         "activation_bytes": found.activations, "state_bytes": found.state,
-        "steps": config.steps, "batch": config.batch, "training_flops": found.training,
-        "gpu_hours": found.gpu_hours(tflops, share), "gpu_tflops": tflops, "utilization": share,
-        "seconds_1000_calls": found.sampling_seconds(1000, tflops, share),
+        "steps": recipe.steps, "batch": recipe.batch, "training_flops": found.training,
+        "gpu_hours": hours, **given, "seconds_1000_calls": sampling,
     }  # fmt: skip
-    height, width = sides
-    hours = f"{result['gpu_hours']:.0f}" if found.training > 1e18 else f"{result['gpu_hours']:.2g}"
-    rows = (
-        ("fields", f"{width} x {height}, {channels} channels"),
-        ("parameters", f"{found.parameters / 1e6:.1f} M"),
-        ("one call", f"{found.forward / 1e9:.1f} GFLOP a field"),
-        ("one step", f"{found.step / 1e12:.3g} TFLOP, batch {config.batch}, with its gradient"),
-        ("memory", f"{found.state / 2**30:.2f} GiB, and {found.activations / 2**20:.0f} MiB a field"
-         " in float32, half of that in bf16"),
-        ("the run", f"{config.steps} steps, {found.training:.2g} FLOP:"
-         f" {hours} hours of a GPU of {tflops:g} TFLOP/s"
-         f" at {share:.0%}"),
-        ("1000 calls", f"{result['seconds_1000_calls']:.2g} s a field there"),
-    )  # fmt: skip
-    answer(result, "\n".join(f"{name:>10}  {value}" for name, value in rows), as_json)
+    many = f"{hours:.0f}" if found.training > 1e18 else f"{hours:.2g}"
+    memory = f"{found.state / 2**30:.2f} GiB, and {found.activations / 2**20:.0f} MiB a field"
+    rows = {
+        "fields": f"{width} x {height}, {channels} channels",
+        "parameters": f"{found.parameters / 1e6:.1f} M",
+        "one call": f"{found.forward / 1e9:.1f} GFLOP a field",
+        "one step": f"{found.step / 1e12:.3g} TFLOP, batch {recipe.batch}, with its gradient",
+        "memory": f"{memory} in float32, half of that in bf16",
+        "the run": f"{recipe.steps} steps, {found.training:.2g} FLOP: {many} hours of a GPU of"
+        f" {gpu.gpu_tflops:g} TFLOP/s at {gpu.utilization:.0%}",
+        "1000 calls": f"{sampling:.2g} s a field there",
+    }
+    answer(result, "\n".join(f"{name:>10}  {value}" for name, value in rows.items()), as_json)
 
 
 def _recipe(name: str, option: str) -> Recipe:
@@ -294,37 +220,27 @@ def _recipe(name: str, option: str) -> Recipe:
 
 
 @command.command()
-@click.argument("images", type=click.Path(path_type=Path))
-@click.option(
-    "--against", type=click.Path(path_type=Path), help="Truths, or the set to compare with."
-)
+@click.argument("images", type=_PATH)
+@click.option("--against", type=_PATH, help="Truths, or the set to compare with.")
 @click.option("--split", help="Of AGAINST: train or test.  [default: all of it]")
 @click.option(
     "--scores",
     help="Of fid, is, frechet, psnr, ssim, ms-ssim, lpips, musiq, clip-iqa, by commas."
     "  [default: psnr,ssim of images that have truths, else fid,is]",
 )
-@click.option("--low", type=click.Path(path_type=Path), help="What IMAGES were refined from.")
+@click.option("--low", type=_PATH, help="What IMAGES were refined from.")
 @click.option("-n", "n_samples", type=int, help="The first so many.  [default: all of them]")
 @click.option(
     "--weights", type=click.Path(path_type=Path),
     help="Folder with weights of the scores' networks.  [default: PyTorch's cache]",
 )  # fmt: skip
-@click.option("--features", type=click.Path(path_type=Path), help="VGG16's weights, for frechet.")
+@click.option("--features", type=_PATH, help="VGG16's weights, for frechet.")
 @click.option("--device", default="cpu", show_default=True, help="cpu or cuda, for fid and is.")
 @json_option
 def evaluate(
-    images: Path,
-    against: Path | None,
-    split: str | None,
-    scores: str | None,
-    low: Path | None,
-    n_samples: int | None,
-    weights: Path | None,
-    features: Path | None,
-    device: str,
-    as_json: bool,
-) -> None:
+    images: Path, against: Path | None, split: str | None, scores: str | None, low: Path | None,
+    n_samples: int | None, as_json: bool, **given: Any,
+) -> None:  # fmt: skip
     """Scores of the store IMAGES, by the libraries that define them (extra 'images').
 
     fid and is: torch-fidelity; psnr, ssim, ms-ssim: torchmetrics; lpips; musiq and clip-iqa: pyiqa,
@@ -340,26 +256,25 @@ def evaluate(
     from skild_phys.skild.data import ImageLattices
     from skild_phys.store import open_lattices
 
-    check_device(device)
+    def opened(path: Path | None, split: str | None = None) -> ImageLattices | None:
+        return None if path is None else ImageLattices(open_lattices(path), split)
+
+    Run(device=given["device"])
     mine = ImageLattices(open_lattices(images))
-    if n_samples is not None and not 1 <= n_samples <= mine.n_samples:
-        raise BadInput("-n", n_samples, f"1 to {mine.n_samples}, what {images} holds")
-    if weights is not None and not weights.is_dir():
-        raise BadInput("--weights", str(weights), "a folder")
+    if n_samples is not None:
+        check_whole("n", n_samples, 1, mine.n_samples)
+    if given["weights"] is not None and not given["weights"].is_dir():
+        raise BadInput("weights", str(given["weights"]), "a folder")
     if split is not None and against is None:
-        raise BadInput("--split", split, "--against beside it")
+        raise BadInput("split", split, "--against beside it")
     usual = "psnr,ssim" if mine.store.has("parent") else "fid,is"
     names = [word.strip().lower() for word in (scores or usual).split(",")]
-    found = judge(
-        mine, names, None if against is None else ImageLattices(open_lattices(against), split),
-        n=n_samples, weights=weights, features=features, device=device,
-        low=None if low is None else ImageLattices(open_lattices(low)),
-    )  # fmt: skip
+    found = judge(mine, names, opened(against, split), n=n_samples, low=opened(low), **given)
     if as_json:
-        rows = [score.__dict__ for score in found]
-        for row in rows:
-            # The PSNR of equal images is infinite, which JSON has no word for.
-            row["value"] = row["value"] if math.isfinite(row["value"]) else None
+        # The PSNR of equal images is infinite, which JSON has no word for.
+        rows = [
+            vars(one) | {"value": one.value if math.isfinite(one.value) else None} for one in found
+        ]
         say(json.dumps(rows, allow_nan=False))
         return
     for score in found:
@@ -369,7 +284,7 @@ def evaluate(
 
 
 @command.command()
-@click.argument("weights", type=click.Path(path_type=Path))
+@click.argument("weights", type=_PATH)
 @click.option("--preset", required=True, help="Recipe that they were trained by, such as cifar10.")
 @output_option
 @overwrite_option
@@ -386,10 +301,10 @@ def convert(
     from skild_phys.skild.convert import published_weights
     from skild_phys.skild.weights import save_weights
 
-    config = _recipe(preset, "--preset")
+    recipe = _recipe(preset, "preset")
     output = output or free(beside(weights, "converted", ".safetensors"), overwrite)
     claim_output(output, overwrite=overwrite, inputs=[weights])
-    made = published_weights(weights, config, preset)
+    made = published_weights(weights, recipe, preset)
     sha = save_weights(output, made)
     found = {"weights": str(output), "sha256": sha, "tensors": len(made.tensors)}
     answer(found, f"sha256 {sha:.16}  {len(made.tensors)} tensors", as_json, output)

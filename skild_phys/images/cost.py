@@ -11,12 +11,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from skild_phys.skild.networks import OUTPUTS, make_network
 from skild_phys.skild.recipe import Recipe
 
-H100_TFLOPS, UTILIZATION = 989.0, 0.35
-"""Dense bf16 of an H100 (SXM), and the share of it that such networks usually reach."""
-_BACKWARD = 2.0
-"""Operations of a backward pass over those of a forward pass."""
-_OPTIMIZER_BYTES = 20
-"""Of each parameter: itself, its average, gradient and two moments in float32."""
+_BACKWARD = 2.0  # operations of a backward pass over those of a forward pass
+_OPTIMIZER_BYTES = 20  # of each parameter: itself, its average, gradient, two moments in float32
 
 
 @dataclass(frozen=True)
@@ -40,16 +36,6 @@ class Cost:
     activations: int
     state: int
     training: float
-
-    def gpu_hours(self, tflops: float = H100_TFLOPS, utilization: float = UTILIZATION) -> float:
-        """Return the hours that the run takes on one GPU of `tflops` at `utilization`."""
-        return self.training / (tflops * 1e12 * utilization) / 3600.0
-
-    def sampling_seconds(
-        self, calls: int, tflops: float = H100_TFLOPS, utilization: float = UTILIZATION
-    ) -> float:
-        """Return the seconds that one field of `calls` network calls takes there."""
-        return calls * self.forward / (tflops * 1e12 * utilization)
 
 
 def cost(config: Recipe, shape: tuple[int, int], channels: int) -> Cost:

@@ -33,14 +33,14 @@ from skild_phys.runner import Run, fill_store
 from skild_phys.store import LatticeStore, Plan, open_store
 
 Pixels = NDArray[np.uint8]
-CHUNK_BYTES = 2**22
+_CHUNK_BYTES = 2**22
 
-CIFAR10_URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
-CIFAR10_SHA256 = "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd"
-CIFAR10_CLASSES = (
+_CIFAR10_URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
+_CIFAR10_SHA256 = "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd"
+_CIFAR10_CLASSES = (
     "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",
 )  # fmt: skip
-CIFAR10_SIDE, _ROW = 32, 1 + 3 * 32 * 32
+_CIFAR10_SIDE, _ROW = 32, 1 + 3 * 32 * 32
 _BINARIES = {
     "data_batch_1.bin": "cee916563c9f80d84e3cc88e17fdc0941787f1244f00a67874d45b261883ada5",
     "data_batch_2.bin": "a591ca11fa1708a91ee40f54b3da4784ccd871ecf2137de63f51ada8b3fa57ed",
@@ -107,7 +107,7 @@ def opened(where: Path) -> Iterator[Path]:
         yield where
         return
     if not where.is_file() or not where.name.lower().endswith(_ARCHIVES):
-        raise BadInput("--from", str(where), "a folder, or an archive " + ", ".join(_ARCHIVES))
+        raise BadInput("from", str(where), "a folder, or an archive " + ", ".join(_ARCHIVES))
     with tempfile.TemporaryDirectory(prefix="skild-phys-") as folder:
         try:
             if where.name.lower().endswith(".zip"):
@@ -144,16 +144,16 @@ def cifar10_binary(folder: Path) -> ImageFiles | None:
         official = official and hashlib.sha256(data).hexdigest() == known
     every = np.concatenate(rows)
     label = every[:, 0].astype(np.int32)
-    if label.max() >= len(CIFAR10_CLASSES):
+    if label.max() >= len(_CIFAR10_CLASSES):
         raise StoreError(f"{found[0].parent}: a class {label.max()} of CIFAR-10's 0 to 9")
     split = np.zeros(len(every), np.int8)
     split[-len(rows[-1]) :] = 1
 
     def read(i: int) -> Pixels:
-        return every[i, 1:].reshape(3, CIFAR10_SIDE, CIFAR10_SIDE)
+        return every[i, 1:].reshape(3, _CIFAR10_SIDE, _CIFAR10_SIDE)
 
     source = "official" if official else "binary"
-    return ImageFiles(len(every), label, split, CIFAR10_CLASSES, read, digest.hexdigest(), source)
+    return ImageFiles(len(every), label, split, _CIFAR10_CLASSES, read, digest.hexdigest(), source)
 
 
 def image_folder(folder: Path, size: int | None = None) -> ImageFiles:
@@ -257,12 +257,12 @@ def download_cifar10() -> Path:
         ) from None
     try:
         path = pooch.retrieve(
-            CIFAR10_URL, known_hash=f"sha256:{CIFAR10_SHA256}", fname="cifar-10-binary.tar.gz",
+            _CIFAR10_URL, known_hash=f"sha256:{_CIFAR10_SHA256}", fname="cifar-10-binary.tar.gz",
             path=pooch.os_cache("skild-phys"), progressbar=False,
         )  # fmt: skip
     except (OSError, ValueError) as error:
         raise StoreError(
-            f"{CIFAR10_URL}: cannot be fetched ({type(error).__name__}); is there a network?"
+            f"{_CIFAR10_URL}: cannot be fetched ({type(error).__name__}); is there a network?"
             " An archive that you have goes to --from"
         ) from None
     return Path(path)
@@ -294,7 +294,7 @@ def image_plan(
         field="image",
         n_samples=n,
         shape=(height, width),
-        chunk=max(1, min(1024, CHUNK_BYTES // (channels * height * width))),
+        chunk=max(1, min(1024, _CHUNK_BYTES // (channels * height * width))),
         channels=channels,
         attrs={name: value for name, value in attrs.items() if value is not None},
         variables=variables,
@@ -304,19 +304,14 @@ def image_plan(
 def read_files(kind: str, folder: Path, size: int | None) -> ImageFiles:
     """Return the images of data set `kind` ('cifar10', 'imagenet') in `folder`; raises BadInput."""
     if kind == "cifar10":
-        if size not in (None, CIFAR10_SIDE):
-            raise BadInput("--size", size, f"{CIFAR10_SIDE} for cifar10, or none")
+        if size not in (None, _CIFAR10_SIDE):
+            raise BadInput("size", size, f"{_CIFAR10_SIDE} for cifar10, or none")
         binary = cifar10_binary(folder)
         files = binary or image_folder(folder)
         sides = files.read(0).shape
-        if sides != (3, CIFAR10_SIDE, CIFAR10_SIDE):
+        if sides != (3, _CIFAR10_SIDE, _CIFAR10_SIDE):
             raise StoreError(f"{folder}: images of {sides}, CIFAR-10's are (3, 32, 32)")
         return files
     if size is None or size < 8:
-        raise BadInput("--size", size, "a side of 8 or more for imagenet, such as 128 or 256")
+        raise BadInput("size", size, "a side of 8 or more for imagenet, such as 128 or 256")
     return image_folder(folder, size)
-
-
-def names_of(classes: Sequence[str]) -> str:
-    """Return classes as a line says them."""
-    return f"{len(classes)} classes" if len(classes) > 1 else "1 class"

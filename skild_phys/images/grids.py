@@ -16,8 +16,7 @@ from skild_phys.skild.spectrum import make_basis
 from skild_phys.skild.streams import Streams
 from skild_phys.skild.weights import Weights
 
-GAP, PAPER = 2, 255
-"""Pixels between images, and their grey."""
+_GAP, _PAPER = 2, 255  # pixels between images, and their grey
 
 
 def grid(images: NDArray[np.uint8], columns: int | None = None, zoom: int = 1) -> Image.Image:
@@ -28,37 +27,37 @@ def grid(images: NDArray[np.uint8], columns: int | None = None, zoom: int = 1) -
     n, _, height, width = images.shape
     columns = min(n, columns or math.ceil(math.sqrt(n)))
     rows = -(-n // columns)
-    height, width = height * zoom + GAP, width * zoom + GAP
-    sheet = np.full((rows * height - GAP, columns * width - GAP, 3), PAPER, np.uint8)
+    height, width = height * zoom + _GAP, width * zoom + _GAP
+    sheet = np.full((rows * height - _GAP, columns * width - _GAP, 3), _PAPER, np.uint8)
     for i, image in enumerate(images):
         top, left = i // columns * height, i % columns * width
         large = image.repeat(zoom, axis=1).repeat(zoom, axis=2)
-        sheet[top : top + height - GAP, left : left + width - GAP] = np.moveaxis(large, 0, -1)
+        sheet[top : top + height - _GAP, left : left + width - _GAP] = np.moveaxis(large, 0, -1)
     return Image.fromarray(sheet)
 
 
-def png(image: Image.Image) -> bytes:
+def _png(image: Image.Image) -> bytes:
     """Return an image as the bytes of a PNG."""
     buffer = io.BytesIO()
     image.save(buffer, "png")
     return buffer.getvalue()
 
 
-SAMPLES = 36
-STEPS = {"ancestral": 100, "stochastic": 40, "angle2": 20}
+_SAMPLES = 36
+_STEPS = {"ancestral": 100, "stochastic": 40, "angle2": 20}
 
 
 def sample_grid(
     weights: Weights, shape: tuple[int, int], device: torch.device | str = "cpu"
 ) -> bytes:
-    """Return a PNG of SAMPLES fields from noise, always the same noise, in STEPS calls.
+    """Return a PNG of _SAMPLES fields from noise, always the same noise, in _STEPS calls.
 
     The sampler is the usual one of the weights.
     """
     sampler = weights.usual_sampler
     skild = Skild.of(weights, shape, device, sampler)
     lowest = make_basis(weights.basis, shape).lowest
-    lambdas = weights.lambdas(weights.largest_lambda(lowest), None, STEPS[sampler])
-    streams = [Streams.of(0, i) for i in range(SAMPLES)]
+    lambdas = weights.lambdas(weights.largest_lambda(lowest), None, _STEPS[sampler])
+    streams = [Streams.of(0, i) for i in range(_SAMPLES)]
     fields = np.asarray(skild.run(skild.from_noise(streams), lambdas, streams), np.float32)
-    return png(grid(pixels_of(fields if fields.ndim == 4 else fields[:, None]), zoom=2))
+    return _png(grid(pixels_of(fields if fields.ndim == 4 else fields[:, None]), zoom=2))

@@ -11,10 +11,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from skild_phys.errors import BadInput, StoreError
+from skild_phys.errors import BadInput, StoreError, check_whole
 from skild_phys.files import AnyPath, printable
 from skild_phys.images.datasets import image_plan
-from skild_phys.images.lowres import RULES, LowResolution, coarse_shape, enlarged, fine_shape
+from skild_phys.images.lowres import LowResolution, coarse_shape, enlarged, fine_shape
+from skild_phys.images.spec import ImageRefineSpec
 from skild_phys.rng import input_seed
 from skild_phys.runner import GPU_BATCH, Filled, Run, fill_store
 from skild_phys.skild.data import ImageLattices, fields_of, pixels_of
@@ -30,46 +31,9 @@ from skild_phys.skild.weights import Weights, refining_lambda, weights_sha256
 from skild_phys.store import Lattices as Input
 from skild_phys.store import streams_at
 
-ROUNDS, HALF_A_LEVEL = 30, 0.5 / 127.5
-"""Of cutting off what is beyond black and white and making good what that takes away, at most; and
-what 8 bits do not tell from it."""
-
-
-@dataclass(frozen=True)
-class ImageRefineSpec:
-    """How to make images from low-resolution ones.
-
-    Attributes
-    ----------
-    factor : of the sides; any number above 1.
-    rule : how the low-resolution images came about, of `lowres.RULES`.
-    method : 'skild', or 'bicubic', which only interpolates.
-    steps : network calls an image; None for as many as the weights' schedule has, or the start
-        asks for.
-    sampler : of `equations.STEPS`.
-    seed : of all noise.
-    lambda_start, lambda_end : ends of the chain; None for `starting_lambda` of the factor, and the
-        smallest lambda that the weights have seen.
-    """
-
-    factor: float
-    rule: str = "area"
-    method: str = "skild"
-    steps: int | None = None
-    sampler: str = "stochastic"
-    seed: int = 0
-    lambda_start: float | None = None
-    lambda_end: float | None = None
-
-    def __post_init__(self) -> None:
-        if self.rule not in RULES:
-            raise BadInput("rule", self.rule, " or ".join(RULES))
-        if self.method not in ("skild", "bicubic"):
-            raise BadInput("method", self.method, "skild or bicubic")
-        for name, low in (("steps", 1), ("seed", 0)):
-            value = getattr(self, name)
-            if value is not None and value < low:
-                raise BadInput(name, value, f"a whole number of at least {low}")
+_ROUNDS, _HALF_A_LEVEL = 30, 0.5 / 127.5
+# Of cutting off what is beyond black and white and making good what that takes away, at most; and
+# what 8 bits do not tell from it.
 
 
 class ImageRefiner:
@@ -83,13 +47,18 @@ class ImageRefiner:
         high: tuple[int, int],
         device: str = "cpu",
     ) -> None:
-        self.weights, self.spec, self.high, self.device = weights, spec, high, device
-        self.operator = LowResolution(spec.rule, high, low)
-        self.lambdas = image_lambdas(weights, spec)
+        self.weights, self.high, self.device = weights, high, device
+        self.sampler = spec.sampler or weights.usual_sampler
+        self.operator = LowResolution(spec.rule or "area", high, low)
+        start = spec.lambda_start
+        if start is None:
+            start = refining_lambda(weights, spec.factor or high[0] / low[0])
+        end = weights.lambda_range[0] if spec.lambda_end is None else spec.lambda_end
+        self.lambdas = weights.lambdas(start, end, spec.steps)
 
     @property
     def skild(self) -> Skild:
-        return built(self.weights, self.high, self.device, self.spec.sampler)
+        return built(self.weights, self.high, self.device, self.sampler)
 
     def __call__(
         self, low: NDArray[np.float32], streams: Sequence[Streams], stop: Stop = lambda: False
@@ -124,21 +93,12 @@ class ImageRefiner:
         process, correct = self.skild.process, self._correct(low)
         sigma = process.sine(float(self.lambdas[-1])).double() ** 2 * process.power
         fields = torch.from_numpy(np.asarray(made, dtype=np.float32))
-        for _ in range(ROUNDS):
+        for _ in range(_ROUNDS):
             inside = fields.clamp(-1.0, 1.0)
-            if float((fields - inside).abs().max()) < HALF_A_LEVEL:
+            if float((fields - inside).abs().max()) < _HALF_A_LEVEL:
                 break
             fields = correct(inside, sigma.cpu().numpy())
         return np.asarray(fields.clamp(-1.0, 1.0).numpy())
-
-
-def image_lambdas(weights: Weights, spec: ImageRefineSpec) -> NDArray[np.float64]:
-    """Return the lambdas of a chain that refines by the factor of `spec`; raises BadInput."""
-    start = spec.lambda_start
-    if start is None:
-        start = refining_lambda(weights, spec.factor)
-    end = weights.lambda_range[0] if spec.lambda_end is None else spec.lambda_end
-    return weights.lambdas(start, end, spec.steps)
 
 
 def coarsen_images(
@@ -180,14 +140,17 @@ def refine_images(
     """
     if low.field != "image":
         raise StoreError(f"{low.path}: holds '{low.field}', not images")
+    spec = spec.settled(low)
+    factor, rule = float(spec.factor or 0), str(spec.rule)
+    n = low.n_samples if n_samples is None else check_whole("n", n_samples, 1, low.n_samples)
     sides = (low.shape[0], low.shape[1])
-    shape = fine_shape(sides, spec.factor)
+    shape = fine_shape(sides, factor)
     own = low.attrs.get("fine_shape")
-    if own is not None and low.attrs.get("factor") == spec.factor:
+    if own is not None and low.attrs.get("factor") == factor:
         shape = (int(own[0]), int(own[1]))
     streams = streams_at(output, run.overwrite)
     attrs: dict[str, Any] = {
-        "method": spec.method, "rule": spec.rule, "factor": spec.factor, "seed": spec.seed,
+        "method": spec.method, "rule": rule, "factor": factor, "seed": spec.seed,
         "parent_store": printable(low.path.name), "parent_sha256": low.digest(),
         "truth_sha256": low.attrs.get("truth_sha256"), "streams": streams, **run.attrs,
     }  # fmt: skip
@@ -195,17 +158,16 @@ def refine_images(
     if spec.method == "skild":
         if weights is None:
             raise BadInput("checkpoint", None, "weights of images for method skild")
-        check_image_weights(weights, low)
+        _check_weights(weights, low)
         refiner = ImageRefiner(weights, spec, sides, shape, run.device)
-        attrs |= {"weights_sha256": weights_sha256(weights), "sampler": spec.sampler}
+        attrs |= {"weights_sha256": weights_sha256(weights), "sampler": refiner.sampler}
         attrs |= chain_record(refiner.lambdas) | {"arithmetic": arithmetic(run.device)}
     ids = low.variable("parent") if low.has("parent") else np.arange(low.n_samples)
     batch = image_batch((low.channels, *shape), run.device)
     make = _Refine(
-        refiner, LowResolution(spec.rule, shape, sides), shape, ids, batch,
+        refiner, LowResolution(rule, shape, sides), shape, ids, batch,
         input_seed(streams, spec.seed, low.n_samples, low.read),
     )  # fmt: skip
-    n = low.n_samples if n_samples is None else n_samples
     plan = replace(
         image_plan(n, (low.channels, *shape), attrs, ("parent",)),
         chunk=run.chunk or max(4 * batch, 0 if run.device == "cpu" else GPU_BATCH),
@@ -243,7 +205,7 @@ class _Refine:
         return {"image": images, "parent": self.ids[index], "misfit": squares}
 
 
-def check_image_weights(weights: Weights, images: Input) -> None:
+def _check_weights(weights: Weights, images: Input) -> None:
     """Raise BadInput or StoreError unless `weights` are of images with these channels."""
     if not weights.channels or weights.basis != "dct":
         raise BadInput("checkpoint", "weights of lattices", "weights of images, in the basis dct")
