@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import math
-import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -20,11 +19,11 @@ from numpy.typing import NDArray
 
 from skild_phys.errors import (
     BadInput,
-    InputWarning,
     Interrupted,
     OutputTaken,
     StoreError,
     check_whole,
+    warn,
 )
 from skild_phys.files import AnyPath, printable
 from skild_phys.models import MODELS, Model, parse_temperature
@@ -293,7 +292,7 @@ class SKILD(Chain, Method):
         system = coarse.attrs | {"temperature": self.temperature(coarse)}
         if self.checkpoint is None and coarse.attrs.get("model") is None:
             text = "does not say of what system it is; the shipped weights are of the critical 2D"
-            warnings.warn(f"{coarse.path.name} {text} Ising model", InputWarning, stacklevel=2)
+            warn(f"{coarse.path.name} {text} Ising model")
         self.lambdas(coarse)
         if not self.any_system:
             self.weights.check_fit(system, coarse.path)
@@ -597,7 +596,7 @@ def refine(
         if isinstance(method, SKILD) and misfit > method.weights.tuning.poor_misfit:
             minded.append("the misfit is large: is the input of the system of the weights?")
     for text in minded:
-        warnings.warn(text, InputWarning, stacklevel=2)
+        warn(text)
     return Refined(filled, known, misfit, minded)
 
 

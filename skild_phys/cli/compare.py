@@ -11,7 +11,6 @@ import click
 from skild_phys.cli.measure import compile_measuring
 from skild_phys.cli.options import (
     announced,
-    check_threads,
     claim_output,
     command_line,
     error_method,
@@ -20,6 +19,7 @@ from skild_phys.cli.options import (
     json_option,
     overwrite_option,
     progress_bar,
+    thread_count,
     threads_option,
     warn_of,
 )
@@ -92,7 +92,7 @@ def command(
     compile_measuring()
     with (
         progress_bar("comparing", sum(s.n_samples for s in measured)) as advance,
-        workers(check_threads(threads)) as at_work,
+        workers(thread_count(threads)) as at_work,
     ):
         found = compare(
             measured[0], measured[1:],

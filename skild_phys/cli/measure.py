@@ -12,13 +12,13 @@ import numpy as np
 
 from skild_phys.cli.options import (
     announced,
-    check_threads,
     claim_output,
     error_method,
     error_options,
     json_option,
     overwrite_option,
     progress_bar,
+    thread_count,
     threads_option,
     warn_of,
 )
@@ -113,7 +113,7 @@ def command(
     compile_measuring()
     with progress_bar("measuring", opened.n_samples) as advance:
         result = measure(
-            opened, only=only, offsets=sites, errors=method, threads=check_threads(threads),
+            opened, only=only, offsets=sites, errors=method, threads=thread_count(threads),
             dask=dask, progress=advance,
         )  # fmt: skip
     result.attrs["store"] = printable(store.name)

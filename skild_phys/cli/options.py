@@ -22,8 +22,9 @@ from click.core import ParameterSource
 
 from skild_phys.cli.outputs import fill
 from skild_phys.cli.terminal import say
-from skild_phys.errors import BadInput, check_whole
+from skild_phys.errors import BadInput, warn
 from skild_phys.files import Lock, check_output, printable
+from skild_phys.models.geometry import LARGEST_SIDE
 from skild_phys.runner import Run, versions
 
 if TYPE_CHECKING:
@@ -47,13 +48,10 @@ output_option = click.option(
 )
 overwrite_option = click.option("--overwrite", is_flag=True, help="Replace what OUTPUT holds.")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
-MOST_THREADS = 4096
 
 
 def _threads(context: click.Context, option: click.Parameter, value: int | None) -> int | None:
-    if value is not None:
-        check_whole("--threads", value, 1, MOST_THREADS)
-    return value
+    return Run(threads=value).threads
 
 
 threads_option = click.option(
@@ -119,19 +117,16 @@ def error_method(
     return ErrorMethod(kind, bins, 1000 if resamples is None else resamples, seed)
 
 
-LARGEST_SIDE = 2**15
-
-
 def parse_sides(option: str, text: str, least: int) -> tuple[int, int]:
     """Return (Ly, Lx) from text such as 96x128; raises BadInput."""
-    words = text.lower().split("x")
+    words, most = text.lower().split("x"), LARGEST_SIDE[2]
     sides = [int(word) for word in words if word.strip().isdecimal() and len(word) < 10]
-    if len(words) != 2 or len(sides) != 2 or not least <= min(sides) <= max(sides) <= LARGEST_SIDE:
-        raise BadInput(option, text, f"sides from {least} to {LARGEST_SIDE}, LYxLX")
+    if len(words) != 2 or len(sides) != 2 or not least <= min(sides) <= max(sides) <= most:
+        raise BadInput(option, text, f"sides from {least} to {most}, LYxLX")
     return sides[0], sides[1]
 
 
-def check_threads(threads: int | None) -> int:
+def thread_count(threads: int | None) -> int:
     """Return the number of threads, by default one a core."""
     return threads or os.cpu_count() or 1
 
@@ -304,20 +299,15 @@ def answer(
     return result
 
 
-def warn(warnings: Iterable[str]) -> None:
-    """Print warnings, a line each, where no result goes."""
-    for warning in warnings:
-        say(f"warning: {warning}", err=True)
-
-
 def warn_of(stores: Iterable[Lattices | CoarseInput]) -> None:
-    """Print what is to be minded of `stores`: that one is unfinished, and its `warnings`."""
+    """Warn of what is to be minded of `stores`: that one is unfinished, and its `warnings`."""
     for store in stores:
         texts = warnings_of(store.attrs)
         kept, planned = (store.attrs.get(f"samples_{n}") for n in ("committed", "planned"))
         if kept != planned:
             texts = [f"is unfinished: {kept} of {planned} samples are there", *texts]
-        warn(f"{store.path.name}: {text}" for text in texts)
+        for text in texts:
+            warn(f"{store.path.name}: {text}")
 
 
 def warnings_of(attrs: Mapping[str, Any]) -> list[str]:

@@ -10,17 +10,16 @@ import click
 
 from skild_phys.cli.options import (
     announced,
-    check_threads,
     claim_output,
     json_option,
     overwrite_option,
     progress_bar,
+    thread_count,
     threads_option,
-    warn,
     warn_of,
 )
 from skild_phys.cli.terminal import columns, say, show
-from skild_phys.errors import BadInput
+from skild_phys.errors import BadInput, warn
 from skild_phys.files import whole_directory, write_text_atomically
 
 if TYPE_CHECKING:
@@ -89,12 +88,13 @@ def command(
     with progress_bar("measuring", sum(s.n_samples for s in opened)) as advance:
         found = scaling(
             opened, bins=bins, window=window, omega=_omega(omega),
-            threads=check_threads(threads), progress=advance,
+            threads=thread_count(threads), progress=advance,
         )  # fmt: skip
     if output is not None:
         with announced("drawing ..."), whole_directory(output) as folder:
             _write(found, folder)
-    warn(found.warnings())
+    for text in found.warnings():
+        warn(text)
     if as_json:
         say(json.dumps(summary(found), allow_nan=False))
         return

@@ -19,10 +19,9 @@ from skild_phys.cli.options import (
     options_from,
     output_option,
     stored,
-    warn,
 )
 from skild_phys.cli.outputs import shape_name
-from skild_phys.errors import BadInput, OutputLarger, StoreError, check_whole
+from skild_phys.errors import BadInput, OutputLarger, StoreError, check_whole, warn
 from skild_phys.files import check_output
 from skild_phys.runner import Run
 
@@ -127,13 +126,14 @@ def command(
             if output is not None:
                 raise
             held = f"{open_store(path).n_samples} samples of this run, more than the {samples}"
-            warn([f"{path} is left as it is: it holds {held} asked for"])
+            warn(f"{path} is left as it is: it holds {held} asked for")
         return open_store(path)
 
     default = _default_output(spec, given)
     path, store = stored("simulating", spec.n_samples, output, default, made, given, "numba")
     result = summary(store)
-    warn(result["warnings"])
+    for text in result["warnings"]:
+        warn(text)
     answer(result, _report(result), as_json, path)
     if append:
         end_append(path)

@@ -11,6 +11,9 @@ from numpy.typing import NDArray
 
 import skild_phys.kernel_cache  # noqa: F401
 
+LARGEST_SIDE = {2: 2**15, 3: 2**10}
+"""By dimension; what memory and int32 counts of sites hold."""
+
 
 def row_parity(shape: tuple[int, ...]) -> NDArray[np.int64]:
     """Return the parity of y (2D) or y + z (3D) of every row of a lattice (..., Lx)."""

@@ -10,12 +10,12 @@ from typing import Any
 
 from skild_phys.errors import BadInput, check_whole
 from skild_phys.models import Model, Update, find_model, get_model, parse_temperature
+from skild_phys.models.geometry import LARGEST_SIDE
 from skild_phys.rng import STREAMS, system_seed
 from skild_phys.simulation.algorithms import get_update
 from skild_phys.simulation.expected import sweeps_between_samples
 
 _HOTTEST = 1e12
-_LARGEST_SIDE = {2: 2**15, 3: 2**10}
 
 _STINT_SITES = 2**19
 _STINT_UPDATES = 2**26
@@ -40,7 +40,7 @@ def parse_shape(sides: Any, model: Model) -> tuple[int, ...]:
     `sides` is one for all axes or a sequence of them, or a text such as `64` or `256x128`. Raises
     BadInput naming --L.
     """
-    d, most = model.dimension, _LARGEST_SIDE[model.dimension]
+    d, most = model.dimension, LARGEST_SIDE[model.dimension]
     several = isinstance(sides, tuple | list)
     shown = "x".join(map(str, sides)) if several else sides
     known = [*sides] if several else [sides]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,9 +11,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from skild_phys.errors import BadInput, InputWarning, check_whole
+from skild_phys.errors import BadInput, check_whole, warn
 from skild_phys.files import AnyPath, printable
 from skild_phys.models import MODELS
+from skild_phys.models.geometry import LARGEST_SIDE
 from skild_phys.rng import STREAMS, system_seed
 from skild_phys.runner import GPU_BATCH, Filled, Run, fill_store
 from skild_phys.skild.chain import Chain
@@ -27,7 +27,6 @@ from skild_phys.skild.streams import Streams
 from skild_phys.skild.weights import Weights
 from skild_phys.store import Lattices, Plan, Source, open_lattices, sides, streams_at
 
-LARGEST_SIDE = 2**15
 _CPU_NUMBERS = 2**16
 """Of images that make a batch on a CPU: of 32 x 32 pixels of 3 channels there are 21."""
 
@@ -77,7 +76,7 @@ def start_of(
         if len(both) != 2:
             raise BadInput("L", L, "a side, or sides (Ly, Lx)")
         for side in both:
-            check_whole("L", side, 2, LARGEST_SIDE)
+            check_whole("L", side, 2, LARGEST_SIDE[2])
         return (int(both[0]), int(both[1])), samples or 100
     if L is not None:
         raise BadInput("L", L, "no size with truth=, whose size it is")
@@ -154,7 +153,7 @@ def generate(
     given = None if truth is None else truth.read
     filled = fill_store(output, plan, make, run, batch=group, given=given)
     for text in minded:
-        warnings.warn(text, InputWarning, stacklevel=2)
+        warn(text)
     return filled, minded
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import warnings
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter1d
 from scipy.optimize import curve_fit
 
-from skild_phys.errors import BadInput
+from skild_phys.errors import BadInput, warn
 from skild_phys.skild.data import Source
 from skild_phys.skild.equations import Process
 from skild_phys.skild.recipe import Recipe
@@ -397,8 +396,7 @@ def _check_sign(batches: Sequence[NDArray[np.generic]], symmetries: Sequence[str
     mean = float(means.mean())
     if "sign" in symmetries and len(means) >= 64 and mean**2 > 0.25 * float((means**2).mean()):
         others = [name for name in symmetries if name != "sign"]
-        warnings.warn(
+        warn(
             f"symmetries: {list(symmetries)}, but the mean of the lattices is {mean:.3g}, not 0: "
             f"they are trained on with either sign, unless symmetries = {others}",
-            stacklevel=2,
         )

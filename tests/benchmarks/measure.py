@@ -19,7 +19,7 @@ import numpy as np
 import scipy.fft
 
 import skild_phys as sp
-from skild_phys.cli.options import announced, check_threads, json_option, threads_option
+from skild_phys.cli.options import announced, thread_count, json_option, threads_option
 from skild_phys.cli.terminal import say
 from skild_phys.errors import BadInput
 from skild_phys.measurement.measure import collect, workers
@@ -78,7 +78,7 @@ def command(
         raise BadInput("--memory", min(gibibytes), "gibibytes above 0")
     if folder is not None and not folder.is_dir():
         raise BadInput("--folder", str(folder), "a directory")
-    cores = check_threads(threads)
+    cores = thread_count(threads)
     with tempfile.TemporaryDirectory(dir=folder) as place, announced("measuring ..."):
         path = Path(place) / "critical.zarr"
         sp.simulate("ising2d", L=side, T="Tc", samples=count, seed=1, output=path, threads=cores)
