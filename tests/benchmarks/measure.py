@@ -19,7 +19,7 @@ import numpy as np
 import scipy.fft
 
 import skild_phys as sp
-from skild_phys.cli.options import announced, thread_count, json_option, threads_option
+from skild_phys.cli.options import announced, json_option, thread_count, threads_option
 from skild_phys.cli.terminal import say
 from skild_phys.errors import BadInput
 from skild_phys.measurement.measure import collect, workers
