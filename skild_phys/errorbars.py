@@ -1,6 +1,6 @@
 """Error bars of any function of averages: Gamma method, jackknife and bootstrap over bins.
 
-A jackknife leaves out one row (a lattice, or a bin of them) at a time; what the estimate moves
+A jackknife leaves out one row (a sample, or a bin of them) at a time; what the estimate moves
 by is that row's influence. The influences form a time series for every chain, and the Gamma
 method of U. Wolff (hep-lat/0306017) turns their autocorrelation into a factor 2 tau on the
 variance. Without chains the rows are taken as independent. Over bins that are longer than the
@@ -25,7 +25,7 @@ _S_TAU = 1.5  # ratio of the exponential to the integrated time that the automat
 _KINDS = ("gamma", "jackknife", "bootstrap")
 _MOST_RESAMPLES = 100_000
 _BINS = 50  # of a jackknife or bootstrap; all rows where there are fewer
-FEWEST = 50
+_FEWEST = 50
 """Rows below which an integrated autocorrelation time that comes out below 1/2 is unknown: that
 of 50 independent rows scatters by 0.14."""
 
@@ -70,7 +70,7 @@ class Chains:
 class Autocorrelation:
     """Integrated autocorrelation times, in draws; independent draws have tau = 1/2.
 
-    `known` is False for what comes out below 1/2 of fewer than `FEWEST` draws: that is noise.
+    `known` is False for what comes out below 1/2 of fewer than `_FEWEST` draws: that is noise.
     """
 
     tau: Array
@@ -99,7 +99,7 @@ class Estimate:
     ----------
     value, error : of the function's shape.
     tau, tau_error : integrated autocorrelation time in rows (1/2: independent; NaN: unknown, see
-        `FEWEST`) and its own error; with bins what the error over bins makes of it, its error NaN.
+        `_FEWEST`) and its own error; with bins what the error over bins makes of it, its error NaN.
     n_eff : so many independent rows would have this error.
     influence : what its rows move it by, one for each independent ensemble; if asked for.
     """
@@ -199,7 +199,7 @@ class ErrorMethod:
             with np.errstate(invalid="ignore", divide="ignore"):
                 tau = np.where(plain > 0, 0.5 * error**2 / plain, 0.5)
                 n_eff = n / np.maximum(2 * tau, 1)
-            tau, tau_error = np.where((tau >= 0.5) | (n >= FEWEST), tau, np.nan), unknown
+            tau, tau_error = np.where((tau >= 0.5) | (n >= _FEWEST), tau, np.nan), unknown
         kept = (Influence(moved.reshape(len(moved), -1), chains),) if influence else ()
         return Estimate(value, error, tau, tau_error, n_eff, kept)
 
@@ -271,7 +271,7 @@ def integrated_autocorrelation_time(
     ]
     tau, window = (np.concatenate(a).reshape(values.shape[1:]) for a in zip(*parts, strict=True))
     error = 2 * tau * np.sqrt(np.maximum(window + 0.5 - tau, 0) / n)
-    return Autocorrelation(tau, error, window, (tau >= 0.5) | (n >= FEWEST))
+    return Autocorrelation(tau, error, window, (tau >= 0.5) | (n >= _FEWEST))
 
 
 def _influences(function: Callable[..., Array], rows: tuple[Means, ...]) -> tuple[Array, Array]:

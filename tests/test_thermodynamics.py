@@ -119,7 +119,7 @@ def test_moments_over_three_axes_and_of_an_order_parameter() -> None:
 
 def test_moments_of_a_field_with_components_are_of_the_length_of_the_mean() -> None:
     field = np.random.default_rng(11).normal(size=(3, 2, 4, 4))
-    part = Slice(System((4, 4), "field"), field, np.arange(3))
+    part = Slice(System((4, 4), "field", components=2), field, np.arange(3))
     length = np.hypot(*field.mean(axis=(2, 3)).T)
     assert np.allclose(STATISTICS["moments"](part)[:, 2], length**2)
     assert np.allclose(STATISTICS["along_k"](part)[:, 0], 16 * length**2)

@@ -48,7 +48,7 @@ class Agreement:
     n_eff: float
 
 
-def agreement_of(residual: Estimate, places: NDArray[np.int64]) -> Agreement:
+def agreement_of(residual: Estimate, at: NDArray[np.int64]) -> Agreement:
     """Return whether residuals, as an estimate with its influence, agree with zero together.
 
     C is the covariance of rows, or, of Markov chains, of bins in time: every combination of the
@@ -64,11 +64,11 @@ def agreement_of(residual: Estimate, places: NDArray[np.int64]) -> Agreement:
     Parameters
     ----------
     residual : (n,) estimate with its influence.
-    places : the components that are judged.
+    at : the components that are judged.
     """
-    x = residual.value[places]
-    parts = [Influence(part.rows[:, places], part.chains) for part in residual.influence]
-    spread = sum((part.rows**2).sum(axis=0) for part in parts) if parts else np.zeros(len(places))
+    x = residual.value[at]
+    parts = [Influence(part.rows[:, at], part.chains) for part in residual.influence]
+    spread = sum((part.rows**2).sum(axis=0) for part in parts) if parts else np.zeros(len(at))
     alive = np.isfinite(x) & np.isfinite(spread) & (spread > 0)
     if not alive.any():
         return Agreement(math.nan, 0, math.nan, 0.0)

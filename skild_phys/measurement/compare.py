@@ -67,7 +67,7 @@ class Compared:
     paired : whether residuals carry paired errors.
     lattices, parents : samples used, and samples of the truth they are compared with.
     notes : what the reader must know about the pairing.
-    cost : what the store says of its making (method, steps, seconds a lattice, ...).
+    cost : what the store says of its making (method, steps, seconds per lattice, ...).
     """
 
     name: str
@@ -274,7 +274,7 @@ class _Truth:
             residual = sides.difference(one)
             if sides.paired:
                 residual = self._settled(one, residual)
-            about = f"{one.long_name}, model - truth"
+            about = f"{one.long_name}, store - truth"
             add_estimate(data, replace(one, name=f"{one.name}_residual", long_name=about), residual)
             if one.judged:
                 together[one.name] = _judged(one, residual)
@@ -322,11 +322,11 @@ class _Truth:
 
 
 def _judged(observable: Observable, residual: Estimate) -> Agreement:
-    """Judge a residual at every place, of a dense axis at 1, 2, 4 .. steps."""
-    places = np.arange(residual.value.size)
+    """Judge a residual at every distance, on a dense axis at 1, 2, 4 .. steps."""
+    at = np.arange(residual.value.size)
     if observable.axis is not None and observable.axis.dense:
-        places = places[1:][(places[1:] & places[:-1]) == 0]
-    return agreement_of(residual, places)
+        at = at[1:][(at[1:] & at[:-1]) == 0]
+    return agreement_of(residual, at)
 
 
 def _together(own: Estimate, truth: Estimate) -> Estimate:
@@ -370,7 +370,7 @@ def _joints(
             "patterns_tv": ("total variation of 3x3 patterns", total_variation),
             _NOISE: ("total variation of 3x3 patterns that noise alone would give", np.subtract),
             "patterns_kl": (
-                "Kullback-Leibler divergence of 3x3 patterns, truth from model",
+                "Kullback-Leibler divergence of 3x3 patterns, truth from store",
                 lambda own, truth: kl_divergence(truth, own, 0.5 / windows),
             ),
         }  # fmt: skip
@@ -421,7 +421,7 @@ def check_names(names: Sequence[str], stores: int) -> None:
     """Raise BadInput unless there is a good name for each of so many stores."""
     good = all(re.fullmatch(r"[^\W_][\w .+-]*", name) for name in names)
     if not good or len({*names}) != stores or len(names) != stores:
-        accepted = f"{stores} different names, one a model, of letters and digits"
+        accepted = f"{stores} different names, one per store, of letters and digits"
         raise BadInput("names", ", ".join(names), accepted)
 
 

@@ -192,12 +192,12 @@ def rows_of(lattices: Lattices, max_rows: int = MAX_ROWS) -> Rows:
     row, kept = np.arange(n) // group, None
     if chains is not None:
         chain, time = chains.grid()
-        places, of_place = np.unique(np.stack([chain, time // group]), axis=1, return_inverse=True)
-        if places.shape[1] > 2 * max_rows:
+        cells, of_cell = np.unique(np.stack([chain, time // group]), axis=1, return_inverse=True)
+        if cells.shape[1] > 2 * max_rows:
             # Chains shorter than a group: they are independent, and go together by their number.
             row = np.argsort(np.lexsort((time, chain))) // group
         else:
-            row, kept = of_place.ravel(), Chains(*places)
+            row, kept = of_cell.ravel(), Chains(*cells)
     return Rows(row[label], int(row.max()) + 1, np.bincount(row), kept)
 
 
@@ -238,7 +238,7 @@ class Statistics:
 
 
 _Part = tuple[int, NDArray[np.int64], dict[str, Array], Array, Array]
-"""Of one slice: samples, rows of those used, their averages, sums of S(k) and of S(k)^2."""
+"""What a slice gives: samples, rows of those used, their averages, sums of S(k) and of S(k)^2."""
 
 
 @contextlib.contextmanager

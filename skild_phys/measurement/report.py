@@ -22,7 +22,7 @@ from skild_phys.models import MODELS
 SIGNIFICANT = 3.0
 """Residuals beyond so many standard errors are called off; below, in agreement."""
 
-COLUMNS = (
+_COLUMNS = (
     "model", "observable", "at", "unit", "truth", "truth_err", "value", "err",
     "residual", "residual_err", "sigmas", "theory",
 )  # fmt: skip
@@ -35,7 +35,7 @@ _OF_BOTH = (
 def table(comparison: Comparison) -> pd.DataFrame:
     """Return one line per store, observable and distance: values, errors, residual, theory.
 
-    Columns as in `COLUMNS`; `at` is the side, distance, wave number or size (NaN for scalars).
+    Columns as in `_COLUMNS`; `at` is the side, distance, wave number or size (NaN for scalars).
     Pattern frequencies are left out: their distances are in the table, all 512 in the datasets.
     """
     lines = [
@@ -44,7 +44,7 @@ def table(comparison: Comparison) -> pd.DataFrame:
         for name in (*_compared(store), *(n for n in _OF_BOTH if n in store.data))
         for line in _lines(comparison, store, name)
     ]
-    return pd.DataFrame(lines, columns=list(COLUMNS))
+    return pd.DataFrame(lines, columns=list(_COLUMNS))
 
 
 def _compared(store: Compared) -> list[str]:
@@ -54,7 +54,7 @@ def _compared(store: Compared) -> list[str]:
 
 def _lines(comparison: Comparison, store: Compared, name: str) -> list[dict[str, Any]]:
     """Return the lines of one observable."""
-    at = _places(store.data, name)
+    at = _positions(store.data, name)
 
     def column(data: xr.Dataset, end: str) -> NDArray[np.float64]:
         return _column(data, f"{name}{end}", len(at))
@@ -67,7 +67,7 @@ def _lines(comparison: Comparison, store: Compared, name: str) -> list[dict[str,
     )  # fmt: skip
     unit = store.data[name].attrs["units"]
     return [
-        dict(zip(COLUMNS, (store.name, name, place, unit, *map(float, values))))
+        dict(zip(_COLUMNS, (store.name, name, place, unit, *map(float, values))))
         for place, *values in zip(at, *columns)
     ]
 
@@ -94,7 +94,7 @@ def estimates_table(data: xr.Dataset) -> pd.DataFrame:
     ends["theory"] = "_theory"
     lines = []
     for name in estimated(data):
-        at, unit = _places(data, name), data[name].attrs["units"]
+        at, unit = _positions(data, name), data[name].attrs["units"]
         columns = [_column(data, f"{name}{end}", len(at)) for end in ends.values()]
         lines += [
             {"observable": name, "at": place, "unit": unit} | dict(zip(ends, map(float, values)))
@@ -110,7 +110,7 @@ def position(data: xr.Dataset, name: str) -> xr.DataArray:
     return next(data[c] for c in there if data[c].dims == (dim,))
 
 
-def _places(data: xr.Dataset, name: str) -> list[Any]:
+def _positions(data: xr.Dataset, name: str) -> list[Any]:
     if not data[name].dims:
         return [math.nan]
     values = position(data, name).values
@@ -118,7 +118,7 @@ def _places(data: xr.Dataset, name: str) -> list[Any]:
 
 
 def _column(data: xr.Dataset, name: str, n: int) -> NDArray[np.float64]:
-    """Return one number for each of `n` places, NaN for what was not estimated."""
+    """Return one number for each of `n` distances, NaN for what was not estimated."""
     if name not in data:
         return np.full(n, np.nan)
     return np.atleast_1d(np.asarray(data[name].values, dtype=np.float64))
@@ -146,7 +146,7 @@ def scalar_lines(data: xr.Dataset, names: Sequence[str]) -> tuple[list[str], lis
 def curve_lines(data: xr.Dataset, names: Sequence[str]) -> tuple[list[str], list[list[str]]]:
     """Return headings and lines of the table of curves over one dimension.
 
-    Of a dense one with symbols 1, 2, 4 .. steps are shown.
+    A dense one with symbols shows 1, 2, 4 .. steps.
     """
     over = position(data, names[0])
     known = {name: f"{name}_theory" in data for name in names}
@@ -211,7 +211,7 @@ def csv_text(frame: pd.DataFrame) -> str:
 def to_plain(value: Any) -> Any:
     """Return what json can write: NaN and infinity become None, NumPy numbers plain ones.
 
-    Of a measurement its attributes, and one record per observable and distance.
+    A measurement becomes its attributes, and one record per observable and distance.
     """
     if isinstance(value, xr.Dataset):
         value = {**value.attrs, "observables": estimates_table(value).to_dict("records")}
@@ -339,7 +339,7 @@ def _residual(store: Compared, name: str, i: int = 0) -> str:
 
 def _four_point_sentence(store: Compared) -> str:
     name = "connected_four_point"
-    sides = _places(store.data, name)
+    sides = _positions(store.data, name)
     off = [i for i in range(len(sides)) if _off(store, name, i)]
     within = ", ".join(f"{r:g}" for i, r in enumerate(sides) if i not in off)
     parts = [f"G4c agrees within {SIGNIFICANT:g} errors at r = {within}"] if within else []
@@ -406,7 +406,7 @@ def ranking(comparison: Comparison) -> list[str]:
     lines = []
     for name in ("energy", "abs_magnetization", "connected_four_point"):
         having = [s for s in stores if f"{name}_residual" in s.data]
-        for i, at in enumerate(_places(having[0].data, name) if having else ()):
+        for i, at in enumerate(_positions(having[0].data, name) if having else ()):
             place = "" if math.isnan(at) else f" at r = {at:g}"
             lines.append(f"{label(having[0].data, name)}{place}: {_closest(having, name, i)}")
     if having := [s for s in stores if "patterns_tv" in s.data]:

@@ -34,6 +34,7 @@ class System:
     temperature : in J / k_B; NaN if it is not known.
     offsets : sets of four sites for the four-point function, besides squares.
     seed : of the bonds of FK clusters.
+    components : numbers per site of a field; with k > 1 a sample is an array (k, *shape).
     """
 
     shape: Shape
@@ -43,6 +44,7 @@ class System:
     temperature: float = math.nan
     offsets: tuple[Offsets, ...] = ()
     seed: int = 0
+    components: int = 1
 
     @classmethod
     def of(cls, lattices: Lattices, *, offsets: tuple[Offsets, ...] = (), seed: int = 0) -> System:
@@ -53,7 +55,8 @@ class System:
         kind = lattices.field if lattices.field in ("spins", "states") else "field"
         for one in offsets:
             check_offsets(np.array(one, dtype=np.int64), lattices.shape)
-        return cls(lattices.shape, kind, lattices.q, model, known, offsets, seed)
+        components = lattices.layout.components
+        return cls(lattices.shape, kind, lattices.q, model, known, offsets, seed, components)
 
     @property
     def sites(self) -> int:
@@ -126,9 +129,8 @@ class Slice:
         if self.system.q:
             q, scale = self.system.q, math.sqrt(self.system.q / (self.system.q - 1.0))
             return np.stack([scale * ((self.values == a) - 1.0 / q) for a in range(q)])
-        if self.values.ndim == self.system.dimension + 1:
-            return self.values[np.newaxis]
-        return np.moveaxis(self.values, 1, 0)
+        several = self.system.components > 1
+        return np.moveaxis(self.values, 1, 0) if several else self.values[np.newaxis]
 
 
 def check_offsets(offsets: NDArray[np.int64], shape: Shape) -> None:

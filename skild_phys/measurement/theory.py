@@ -42,7 +42,7 @@ def theory(system: System) -> dict[str, Theory]:
 
     Energy, specific heat and domain walls of the 2D Ising model at any temperature, on tori of
     any sides; correlations and what follows from them at Tc, in the scaling limit, on tori whose
-    sides are `_SMALLEST` or longer. The magnetization itself is 0 by symmetry. Of the Potts model
+    sides are `_SMALLEST` or longer. The magnetization itself is 0 by symmetry. For the Potts model
     with q = 2, which is Ising's with e = (e_Ising(2 T) - 2) / 2, the energy is known.
     """
     if system.model is None or not math.isfinite(system.temperature) or min(system.shape) < 2:

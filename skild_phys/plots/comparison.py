@@ -199,8 +199,8 @@ def _distributions(comparison: Comparison) -> Figure:
     axes = figure.subplots(1, len(names), squeeze=False)[0]
     for ax, name in zip(axes, names, strict=True):
         _histogram(ax, comparison, f"{name}_per_lattice", name == "magnetization")
-        energy = "energy per site of a lattice (J)"
-        ax.set(xlabel=energy if name == "energy" else "|m| of a lattice", ylabel="density")
+        energy = "energy per site of a sample (J)"
+        ax.set(xlabel=energy if name == "energy" else "|m| of a sample", ylabel="density")
         ax.set_ylim(bottom=0)
     legend_above(figure, axes[0])
     return figure

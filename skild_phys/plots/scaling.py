@@ -15,7 +15,7 @@ from skild_phys.measurement.scaling import Collapse, Curve, Scaling
 from skild_phys.plots.style import MARKERS, STYLE, THEORY, colour, legend_above, new_figure
 
 _KB = r"$\mathrm{k_B}$"
-LABELS = {
+_LABELS = {
     "binder_cumulant": "Binder cumulant $U_4$",
     "xi_over_l": r"$\xi / L$",
     "log_susceptibility": r"$\chi\, L^{-(2 - \eta)}$",
@@ -59,7 +59,7 @@ def _curves(ax: Axes, found: Scaling, name: str) -> None:
     ax.xaxis.set_major_locator(MaxNLocator(5))
     ax.set(
         xlabel=rf"T (J / {_KB}); dashed: published",
-        ylabel=LABELS[name],
+        ylabel=_LABELS[name],
     )
 
 
@@ -81,7 +81,7 @@ def _collapsed(ax: Axes, found: Scaling, name: str) -> None:
     tc, nu = collapse.temperature.value, collapse.nu.value
     ax.set(
         xlabel=rf"$(T - {tc:.5g})\, L^{{1/{nu:.3g}}}$ (J / {_KB})",
-        ylabel=LABELS[name],
+        ylabel=_LABELS[name],
     )
 
 

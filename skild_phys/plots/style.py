@@ -1,6 +1,6 @@
 """What all figures share: colours, the style, ticks, and how they are saved.
 
-Colours are Okabe and Ito's, distinct to colour-blind readers; every model has a marker of its
+Colours are Okabe and Ito's, distinct to colour-blind readers; every store has a marker of its
 own as well. Figures are made without pyplot, so that no global state and no display is needed.
 """
 
@@ -44,7 +44,7 @@ TRUTH_STYLE: Any = {"color": TRUTH, "marker": ".", "zorder": 1.9}
 
 
 def colour(i: int) -> str:
-    """Return the colour of model `i`."""
+    """Return the colour of store `i`."""
     return COLOURS[i % len(COLOURS)]
 
 

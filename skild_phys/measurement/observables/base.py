@@ -63,8 +63,8 @@ class Coordinate:
 class Axis:
     """A dimension of observables. Plots and tables are over the first of its coordinates.
 
-    Of a dense one, with a place at every step, tables show 1, 2, 4 .. steps, which are what is
-    judged together.
+    A dense one has a value at every step; tables show 1, 2, 4 .. steps, and these are judged
+    together.
     """
 
     dim: str
@@ -111,13 +111,13 @@ class Observable:
         return () if self.axis is None else (self.axis.dim,)
 
 
-Needed = str | Statistic | Callable[[Slice], Array]
+_Needed = str | Statistic | Callable[[Slice], Array]
 
 
 def observable(
     name: str,
     unit: str = "1",
-    needs: Needed | Sequence[Needed] = (),
+    needs: _Needed | Sequence[_Needed] = (),
     label: str = "",
     *,
     axis: Axis | str | None = None,
@@ -178,7 +178,7 @@ def mean(value: Array, system: System) -> Array:
     return value
 
 
-def _statistic(needed: Needed) -> Statistic:
+def _statistic(needed: _Needed) -> Statistic:
     if isinstance(needed, Statistic):
         return needed
     if callable(needed):

@@ -134,7 +134,7 @@ def connected_at_offsets(terms: Array, system: System | None = None) -> Array:
 
 
 def _real(system: System) -> bool:
-    return not system.q and system.dimension > 1
+    return not system.q and system.components == 1 and system.dimension > 1
 
 
 @statistic(lambda system: _real(system) and min(system.shape) >= 2)

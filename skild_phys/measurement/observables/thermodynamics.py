@@ -32,7 +32,7 @@ def moments(part: Slice) -> Array:
     if system.q:
         shares = (order(part) * math.sqrt((system.q - 1.0) / system.q)).max(axis=-1)
         m = shares * system.q / (system.q - 1.0)
-    elif values.ndim == system.dimension + 1:
+    elif system.components == 1:
         exact = np.issubdtype(values.dtype, np.integer)
         total = values.sum(axis=part.axes, dtype=np.int64 if exact else np.float64)
         m = total * (1.0 / system.sites)

@@ -63,10 +63,12 @@ def _fold_modes(modes, scale, mirrors, folded, total, squares):  # type: ignore[
     share = 1.0 / mirrors.shape[1]
     for n in range(lattices):
         for row in range(rows):
+            power[row] = 0.0
+            for c in range(components):
+                for x in range(width):
+                    power[row, x] += modes[c, n, row, x, 0] ** 2 + modes[c, n, row, x, 1] ** 2
             for x in range(width):
-                p = scale * (modes[0, n, row, x, 0] ** 2 + modes[0, n, row, x, 1] ** 2)
-                for c in range(1, components):
-                    p += scale * (modes[c, n, row, x, 0] ** 2 + modes[c, n, row, x, 1] ** 2)
+                p = scale * power[row, x]
                 power[row, x] = p
                 total[row, x] += p
                 squares[row, x] += p * p

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields, is_dataclass
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
 from skild_phys.errors import BadInput
-from skild_phys.measurement.measure import workers
+from skild_phys.measurement.measure import collect, workers
 from skild_phys.measurement.report import to_plain
 from skild_phys.measurement.scaling.collapse import Collapse, collapses_of
 from skild_phys.measurement.scaling.crossings import (
@@ -21,7 +22,7 @@ from skild_phys.measurement.scaling.crossings import (
     common_level,
     crossing_of,
 )
-from skild_phys.measurement.scaling.curves import Curve, Number, by_side, curve_of, jackknife_error
+from skild_phys.measurement.scaling.curves import Curve, by_side, curve_of
 from skild_phys.measurement.scaling.exponents import (
     COMBINED,
     Exponent,
@@ -30,7 +31,7 @@ from skild_phys.measurement.scaling.exponents import (
     exponents_of,
     nu_of,
 )
-from skild_phys.measurement.scaling.fits import POOR
+from skild_phys.measurement.scaling.fits import POOR, Number, jackknife_error
 from skild_phys.measurement.system import Array, hamiltonian
 from skild_phys.models import Model
 from skild_phys.models.exact import EXPONENTS
@@ -116,12 +117,10 @@ def scaling(
         have no Hamiltonian, more bins than samples, or curves that do not reach one another; a
         window or omega that is not positive; fewer sizes than a correction has unknowns.
     """
-    if window is not None and not (math.isfinite(window) and window > 0):
+    if not (window is None or 0 < window < math.inf):
         raise BadInput("window", window, "a positive number")
-    if isinstance(omega, str):
-        if omega != "fit":
-            raise BadInput("omega", omega, "a positive number, or fit")
-    elif omega is not None and not (math.isfinite(omega) and omega > 0):
+    positive = not isinstance(omega, str) and (omega is None or 0 < omega < math.inf)
+    if not (positive or omega == "fit"):
         raise BadInput("omega", omega, "a positive number, or fit")
     sizes = by_side(stores, bins)
     model = hamiltonian(stores[0])
@@ -132,9 +131,9 @@ def scaling(
         raise BadInput("omega", omega, f"{unknown} sizes or more")
     lowest = int(min(sizes) * _LARGEST_K / (2 * np.pi))
     with workers(threads) as at_work:
+        read = partial(collect, at_work=at_work, progress=progress)
         curves = tuple(
-            curve_of(side, sizes[side], bins, max(lowest, 1), at_work, progress)
-            for side in sorted(sizes)
+            curve_of(side, sizes[side], bins, max(lowest, 1), read) for side in sorted(sizes)
         )
     crossings = tuple(crossing_of(name, a, b) for name in CROSSING for a, b in pairwise(curves))
     level = common_level(curves, crossings)
@@ -160,49 +159,32 @@ def scaling(
 
 def summary(found: Scaling) -> dict[str, Any]:
     """Return the analysis in plain types, ready for JSON."""
-
-    def number(of: Number | None) -> dict[str, float]:
-        return {"value": of.value, "error": of.error} if of else {}
-
-    plain: dict[str, Any] = to_plain(
+    sizes = [
         {
-            "model": found.model,
-            "sizes": [
-                {
-                    "L": curve.side,
-                    "lattices": curve.samples,
-                    "simulated": curve.simulated,
-                    "reach": [curve.temperature[0], curve.temperature[-1]],
-                }
-                for curve in found.curves
-            ],
-            "temperature": number(found.temperature),
-            "published": found.published,
-            "level": found.level,
-            "crossings": [
-                {
-                    "observable": c.observable,
-                    "L": c.sides,
-                    "temperature": number(c.temperature),
-                    "height": number(c.height),
-                }
-                for c in found.crossings
-            ],
-            "exponents": [
-                {"name": e.name, "source": e.source}
-                | number(e.number) | asdict(e.quality) | {"omega": number(e.omega)}
-                for e in found.exponents
-            ],
-            "collapses": [
-                {"observable": c.observable, "window": c.window}
-                | {n: number(getattr(c, n)) for n in ("temperature", "nu", "eta", "omega")}
-                | asdict(c.quality)
-                for c in found.collapses
-            ],
-            "warnings": found.warnings(),
+            "L": c.side, "lattices": c.samples, "simulated": c.simulated,
+            "reach": [c.temperature[0], c.temperature[-1]],
         }
-    )  # fmt: skip
-    return plain
+        for c in found.curves
+    ]  # fmt: skip
+    skipped = ("curves", "points")
+    plain = {f.name: getattr(found, f.name) for f in fields(found) if f.name not in skipped}
+    told: dict[str, Any] = to_plain(_plain(plain) | {"sizes": sizes, "warnings": found.warnings()})
+    return told
+
+
+def _plain(value: Any) -> Any:
+    """Return dataclasses as dictionaries: numbers and qualities among their owner's keys."""
+    if is_dataclass(value):
+        found: dict[str, Any] = {}
+        for key, own in ((f.name, getattr(value, f.name)) for f in fields(value)):
+            if key in ("number", "quality"):
+                found |= _plain(own)
+            else:
+                found["L" if key == "sides" else key] = {} if own is None else _plain(own)
+        return found
+    if isinstance(value, dict):
+        return {key: _plain(own) for key, own in value.items()}
+    return [_plain(own) for own in value] if isinstance(value, tuple) else value
 
 
 def _published(model: Model) -> dict[str, float]:

@@ -10,9 +10,9 @@ import numpy as np
 from scipy.optimize import least_squares
 
 from skild_phys.measurement.scaling.crossings import Crossing, best_crossing
-from skild_phys.measurement.scaling.curves import Curve, Number, jackknife_error, over_sizes
+from skild_phys.measurement.scaling.curves import Curve
 from skild_phys.measurement.scaling.exponents import Omega
-from skild_phys.measurement.scaling.fits import Quality
+from skild_phys.measurement.scaling.fits import Number, Quality, jackknife_error, over_sizes
 from skild_phys.measurement.system import Array
 
 _DEGREE = 4  # of the polynomial that the curves collapse on

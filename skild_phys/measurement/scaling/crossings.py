@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from scipy.optimize import brentq
 
 from skild_phys.errors import BadInput
-from skild_phys.measurement.scaling.curves import Curve, Number, jackknife_error, over_sizes
+from skild_phys.measurement.scaling.curves import Curve
+from skild_phys.measurement.scaling.fits import NOTHING, Number, jackknife_error, over_sizes
 from skild_phys.measurement.system import Array
 
 CROSSING = ("binder_cumulant", "xi_over_l")
@@ -33,18 +34,17 @@ class Crossing:
 
 def crossing_of(name: str, small: Curve, large: Curve) -> Crossing:
     """Return where two curves meet; bins move the crossing by the difference over its slope."""
-    nothing = Number(math.nan, math.nan)
     sides = (small.side, large.side)
     low = max(small.temperature[0], large.temperature[0])
     high = min(small.temperature[-1], large.temperature[-1])
     if not low < high:
-        return Crossing(name, sides, nothing, nothing)
+        return Crossing(name, sides, NOTHING, NOTHING)
     a, b = small.spline(name), large.spline(name)
     grid = np.linspace(low, high, _FINE)
     difference = a(grid)[0] - b(grid)[0]
     changes = np.flatnonzero(np.diff(np.sign(difference)) != 0)
     if not len(changes):
-        return Crossing(name, sides, nothing, nothing)
+        return Crossing(name, sides, NOTHING, NOTHING)
     error = np.hypot(jackknife_error(a(grid)), jackknife_error(b(grid)))
     middle = _clearest(difference / np.maximum(error, 1e-300), changes)
     root = float(brentq(lambda t: a(t)[0] - b(t)[0], grid[middle], grid[middle + 1]))
@@ -79,7 +79,7 @@ def best_crossing(crossings: Sequence[Crossing]) -> Number:
         ]
         if found:
             return found[-1].temperature
-    return Number(math.nan, math.nan)
+    return NOTHING
 
 
 def common_level(curves: Sequence[Curve], crossings: Sequence[Crossing]) -> float:

@@ -13,11 +13,11 @@ from scipy.interpolate import CubicSpline
 from scipy.optimize import brentq
 
 from skild_phys.errors import BadInput
-from skild_phys.executors import Executor
-from skild_phys.measurement.measure import collect, rows_of
+from skild_phys.measurement.measure import Statistics, rows_of
 from skild_phys.measurement.observables.thermodynamics import energy as energies
 from skild_phys.measurement.observables.thermodynamics import moments
 from skild_phys.measurement.observables.two_point import along_k
+from skild_phys.measurement.scaling.fits import jackknife_error
 from skild_phys.measurement.scaling.reweighting import effective_share, free_energies, log_weights
 from skild_phys.measurement.system import Array, System, hamiltonian
 from skild_phys.store import Lattices, shared
@@ -27,14 +27,6 @@ _GRID = 33  # least temperatures of a curve, between which a cubic spline interp
 _STEP = 0.25  # most between these, in units of 1 / beta that the energy fluctuates by in one run
 _LEAST_BETWEEN = 0.9  # between runs the share may fall to a tenth of that at the ends
 _SHARE = 0.3  # of a run's samples that weights must still make use of at the ends of a curve
-
-
-@dataclass(frozen=True)
-class Number:
-    """A value with its standard error."""
-
-    value: float
-    error: float
 
 
 @dataclass(frozen=True)
@@ -65,18 +57,6 @@ class Curve:
     def error(self, name: str) -> Array:
         """Return the jackknife error over the bins, (n,)."""
         return jackknife_error(self.values[name])
-
-
-def jackknife_error(values: Array) -> Array:
-    """Return the error from (1 + bins, ...) values, the first of all samples."""
-    bins = len(values) - 1
-    return np.asarray(np.sqrt((bins - 1) * values[1:].var(axis=0)))
-
-
-def over_sizes(values: Sequence[Array]) -> Number:
-    """Return a function of several sizes from its values (1 + bins,), one size jackknifed each."""
-    total = sum(float(jackknife_error(v)) ** 2 for v in values)
-    return Number(float(values[0][0]), math.sqrt(total))
 
 
 def by_side(stores: Sequence[Lattices], bins: int) -> dict[int, list[Lattices]]:
@@ -111,44 +91,22 @@ def by_side(stores: Sequence[Lattices], bins: int) -> dict[int, list[Lattices]]:
     return found
 
 
-@dataclass(frozen=True)
-class _Samples:
-    """Of every lattice of one size: total energy, run, bin, and averages |m|, m^2, m^4, S(k)."""
-
-    energy: Array
-    run: NDArray[np.int64]
-    bin: NDArray[np.int64]
-    averages: Array
-    beta: Array
-
-
 def _samples(
-    stores: Sequence[Lattices],
-    bins: int,
-    lowest: int,
-    at_work: Executor | None,
-    progress: Callable[[int], None] | None,
-) -> _Samples:
-    """Read |m|, m^2, m^4, S at the lowest wave numbers of every lattice; bins in time order."""
-    energy, run, bin_of, averages, beta = [], [], [], [], []
+    stores: Sequence[Lattices], bins: int, lowest: int, read: Callable[..., Statistics]
+) -> tuple[Array, NDArray[np.int64], NDArray[np.int64], Array]:
+    """Return total energy (J), run, bin (in time order) and averages of every sample.
+
+    The averages are |m|, m^2, m^4 and S at wave numbers 0 .. `lowest` along an axis.
+    """
+    parts = []
     for number, store in enumerate(stores):
         system, n = System.of(store), store.n_samples
-        found = collect(
-            store, system, np.arange(n), n,
-            needed=(energies, moments, along_k), at_work=at_work, progress=progress,
-        ).rows  # fmt: skip
-        energy.append(found["energy"][:, 0] * system.sites)
-        averages.append(np.hstack([found["moments"][:, 1:], found["along_k"][:, : lowest + 1]]))
-        bin_of.append(_bins_of(store, bins))
-        run.append(np.full(n, number))
-        beta.append(1.0 / system.temperature)
-    return _Samples(
-        np.concatenate(energy),
-        np.concatenate(run),
-        np.concatenate(bin_of),
-        np.concatenate(averages),
-        np.array(beta),
-    )
+        found = read(store, system, np.arange(n), n, needed=(energies, moments, along_k)).rows
+        energy = found["energy"][:, 0] * system.sites
+        averages = np.hstack([found["moments"][:, 1:], found["along_k"][:, : lowest + 1]])
+        parts.append((energy, np.full(n, number), _bins_of(store, bins), averages))
+    energy, run, bin_of, averages = (np.concatenate(column) for column in zip(*parts))
+    return energy, run, bin_of, averages
 
 
 def _bins_of(store: Lattices, bins: int) -> NDArray[np.int64]:
@@ -169,40 +127,35 @@ def curve_of(
     stores: Sequence[Lattices],
     bins: int,
     lowest: int,
-    at_work: Executor | None,
-    progress: Callable[[int], None] | None,
+    read: Callable[..., Statistics],
 ) -> Curve:
     """Return the curve of one size; `lowest` is how many wave numbers it knows S(k) at."""
-    samples = _samples(stores, bins, lowest, at_work, progress)
-    shift = samples.energy.mean()
-    energy = samples.energy - shift
-    runs = len(samples.beta)
-    count = np.bincount(samples.run, minlength=runs).astype(np.float64)
-    free = free_energies(energy, samples.beta, count)
-    widest = max(float(energy[samples.run == k].std()) for k in range(runs))
-    temperature = _reach(side, energy, samples.beta, count, free, widest)
-    averages = np.column_stack([samples.averages, energy, energy**2])
+    beta = np.array([1.0 / System.of(store).temperature for store in stores])
+    energy, run, bin_of, averages = _samples(stores, bins, lowest, read)
+    energy = energy - energy.mean()
+    runs = len(beta)
+    count = np.bincount(run, minlength=runs).astype(np.float64)
+    free = free_energies(energy, beta, count)
+    widest = max(float(energy[run == k].std()) for k in range(runs))
+    temperature = _reach(side, energy, beta, count, free, widest)
+    averages = np.column_stack([averages, energy, energy**2])
     means = []
     for left_out in range(-1, bins):
-        kept = samples.bin != left_out
-        number = np.bincount(samples.run[kept], minlength=runs).astype(np.float64)
-        own = free_energies(energy[kept], samples.beta, number, free)
-        weights = np.exp(log_weights(energy[kept], samples.beta, number, own, 1 / temperature))
+        kept = bin_of != left_out
+        number = np.bincount(run[kept], minlength=runs).astype(np.float64)
+        own = free_energies(energy[kept], beta, number, free)
+        weights = np.exp(log_weights(energy[kept], beta, number, own, 1 / temperature))
         means.append(weights @ averages[kept] / weights.sum(axis=1, keepdims=True))
     values = _observables(np.array(means), side, stores[0].shape, temperature)
     finite = np.all([np.isfinite(v).all(axis=0) for v in values.values()], axis=0)
-    if finite.sum() < _FEWEST_POINTS:
-        raise BadInput("STORES", f"lattices of L = {side}", "more of them, that differ")
     inside = np.flatnonzero(finite)
+    if len(inside) < _FEWEST_POINTS:
+        raise BadInput("STORES", f"lattices of L = {side}", "more of them, that differ")
     if len(inside) != inside[-1] - inside[0] + 1:
         raise BadInput("STORES", f"lattices of L = {side}", "more of them, nearer to Tc")
-    return Curve(
-        side,
-        len(energy),
-        tuple(sorted(float(t) for t in 1.0 / samples.beta)),
-        temperature[inside],
-        {name: v[:, inside] for name, v in values.items()},
-    )
+    simulated = tuple(sorted(float(t) for t in 1.0 / beta))
+    curves = {name: v[:, inside] for name, v in values.items()}
+    return Curve(side, len(energy), simulated, temperature[inside], curves)
 
 
 def _observables(

@@ -1,4 +1,4 @@
-"""Least squares through values of several sizes, with jackknife errors and a chi^2."""
+"""Numbers with errors of several sizes, and least squares through them with a chi^2."""
 
 from __future__ import annotations
 
@@ -10,11 +10,32 @@ import numpy as np
 from scipy.optimize import least_squares
 from scipy.stats import chi2 as chi2_distribution
 
-from skild_phys.measurement.scaling.curves import Number, jackknife_error, over_sizes
 from skild_phys.measurement.system import Array
 
 POOR = 0.01
 """Probability of chi^2 below which a fit is called poor."""
+
+
+@dataclass(frozen=True)
+class Number:
+    """A value with its standard error."""
+
+    value: float
+    error: float
+
+
+NOTHING = Number(math.nan, math.nan)
+
+
+def jackknife_error(values: Array) -> Array:
+    """Return the error from (1 + bins, ...) values, the first of all samples."""
+    return np.asarray(np.sqrt((len(values) - 2) * values[1:].var(axis=0)))
+
+
+def over_sizes(values: Sequence[Array]) -> Number:
+    """Return a function of several sizes from its values (1 + bins,), one size jackknifed each."""
+    total = sum(float(jackknife_error(v)) ** 2 for v in values)
+    return Number(float(values[0][0]), math.sqrt(total))
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ at beta_k, N_k of each, have at beta the weight
 
     w_i(beta) = exp(-beta E_i) / sum_k N_k exp(f_k - beta_k E_i),
 
-where exp(-f_k) = sum_i w_i(beta_k) makes the free energies f_k consistent. Of one run this is
+where exp(-f_k) = sum_i w_i(beta_k) makes the free energies f_k consistent. For one run this is
 exp(-(beta - beta_k) E_i).
 """
 
