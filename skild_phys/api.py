@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from skild_phys.methods import Method, Own
     from skild_phys.models import Model
     from skild_phys.runner import Run
+    from skild_phys.skild.equations import Step
     from skild_phys.skild.weights import Weights
     from skild_phys.store import Lattices as Opened
     from skild_phys.store import Source
@@ -208,7 +209,7 @@ def refine(
     seed: int = 0,
     checkpoint: AnyPath | Weights | None = None,
     steps: int | None = None,
-    sampler: str | None = None,
+    sampler: str | Step | None = None,
     restarts: int | None = None,
     lambda_start: float | None = None,
     lambda_end: float | None = None,
@@ -238,8 +239,8 @@ def refine(
     samples_per_input : fine configurations for each coarse one.
     seed : of every stream.
     checkpoint, steps, sampler, restarts, lambda_start, lambda_end : of skild: weights (their path;
-        None: the shipped ones), network evaluations, `stochastic` or another sampler, and where
-        the chain goes.
+        None: the shipped ones), network evaluations, `stochastic`, another sampler or a step of
+        one's own (`equations.Step`), and where the chain goes.
     polish : of skild: Monte Carlo sweeps after.
     any_system : of skild: refine what the weights were not made for.
     sweeps : of exact; None for 20 autocorrelation times, measured.
@@ -293,7 +294,7 @@ def generate(
     split: str | None = None,
     checkpoint: AnyPath | Weights | None = None,
     steps: int | None = None,
-    sampler: str | None = None,
+    sampler: str | Step | None = None,
     restarts: int | None = None,
     lambda_start: float | None = None,
     lambda_end: float | None = None,

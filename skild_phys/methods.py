@@ -231,7 +231,7 @@ class Exact(Method):
 
 @dataclass(frozen=True)
 class SKILD(Chain, Method):
-    """The diffusion model: 2D spins and fields."""
+    """The diffusion model, of spins or fields; `sampler` is a step by name, or one's own."""
 
     name = "skild"
 
@@ -271,14 +271,15 @@ class SKILD(Chain, Method):
         """Return the chain that refines `coarse`; raises BadInput."""
         return self.refining(self.weights, coarse.rule, coarse.factor)
 
-    def check_lattices(self, coarse: CoarseInput, real: bool) -> None:
+    def check_lattices(self, coarse: CoarseInput, real: bool, dimension: int = 2) -> None:
         """Raise BadInput unless weights of spins, or of `real` fields, can refine `coarse`."""
-        if coarse.q or len(coarse.shape) != 2:
+        if coarse.q or len(coarse.shape) != dimension:
             held = (
                 f"Potts states (q = {coarse.q})" if coarse.q else f"{len(coarse.shape)}D lattices"
             )
             accepted = (
-                f"exact or fill: skild refines 2D spins and fields, {coarse.path} is of {held}"
+                f"exact or fill: the weights are of {dimension}D spins or fields,"
+                f" {coarse.path} is of {held}"
             )
             raise BadInput("method", self.name, accepted)
         if real:
@@ -288,7 +289,7 @@ class SKILD(Chain, Method):
             raise BadInput("polish", self.polish, accepted)
 
     def check(self, coarse: CoarseInput) -> list[str]:
-        self.check_lattices(coarse, not self.spins)
+        self.check_lattices(coarse, not self.spins, self.weights.dimension)
         system = coarse.attrs | {"temperature": self.temperature(coarse)}
         if self.checkpoint is None and coarse.attrs.get("model") is None:
             text = "does not say of what system it is; the shipped weights are of the critical 2D"
@@ -301,18 +302,20 @@ class SKILD(Chain, Method):
         return [f"{coarse.path.name} {differs}"] if differs else []
 
     def prepare(self, task: Task) -> Prepared:
+        from skild_phys.skild.equations import sampler_name
         from skild_phys.skild.networks import arithmetic
         from skild_phys.skild.refine import SkildRefiner
         from skild_phys.skild.schedule import chain_record
 
         coarse, seed, run, _ = task
-        lambdas, name = self.lambdas(coarse), self.sampler or "stochastic"
-        sampler: Sampler = SkildRefiner(self.weights, coarse, lambdas, name, seed, run.device)
+        lambdas, step = self.lambdas(coarse), self.sampler or "stochastic"
+        sampler: Sampler = SkildRefiner(self.weights, coarse, lambdas, step, seed, run.device)
         if self.polish:
             model = _hamiltonian_of(coarse, "polish", self.polish)
             heat = self.temperature(coarse) or 0.0
             sampler = _MonteCarlo(_target(coarse, model, heat), seed, self.polish, sampler)
-        attrs = {"polish": self.polish, "weights_sha256": sha256_of(self.weights), "sampler": name}
+        attrs = {"polish": self.polish, "weights_sha256": sha256_of(self.weights)}
+        attrs["sampler"] = sampler_name(step)
         return Prepared(
             sampler, attrs | chain_record(lambdas) | {"arithmetic": arithmetic(run.device)}
         )

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import functools
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+import skild_phys as sp
+from skild_phys.errors import BadInput
 from skild_phys.models import MODELS
 from skild_phys.rng import kernel_state
 from skild_phys.rules import RULES, TieBreak, coarsen
 from skild_phys.simulation.wolff import wolff
-from skild_phys.skild.equations import Process
-from skild_phys.skild.measured import fit_couplings, fit_spectrum, measure_shells
+from skild_phys.skild.measured import fit_couplings, untrained
 from skild_phys.skild.schedule import restarting_lambdas, starting_lambda
-from skild_phys.skild.skild import Skild, SpinDenoiser
-from skild_phys.skild.spectrum import make_basis
+from skild_phys.skild.skild import Skild
 from skild_phys.skild.spins import Couplings
 from skild_phys.skild.streams import Streams
+from skild_phys.skild.weights import load_weights, save_weights
 
 TC = MODELS["ising3d"].critical_temperature
 SHAPE, N = (8, 8, 8), 48
@@ -46,10 +48,8 @@ def refined(rule: str, couplings: Couplings) -> np.ndarray:
     """Return the first N configurations, coarse-grained by a factor of 2 and refined."""
     raw, one = coarsen(truth()[:N], rule, 2), RULES[rule]
     ties = TieBreak(0, np.arange(N)).signs(raw.shape[1:]) if one.ties else None
-    basis = make_basis("dft", SHAPE)
-    process = Process(fit_spectrum(measure_shells([truth()], basis).power, basis), SHAPE)
+    skild = Skild.of(untrained(truth(), couplings), SHAPE)
     lambdas = restarting_lambdas(starting_lambda(2, one.start_scale), 0.1, None, 2)
-    skild = Skild(process, SpinDenoiser(process, couplings))
     return skild.refine(raw, one, 2, lambdas, [Streams.of(5, i) for i in range(N)], ties)
 
 
@@ -94,3 +94,18 @@ def test_a_low_pass_field_guides_it() -> None:
     wanted = operator.apply(truth()[:N].astype(np.float64))
     missing = operator.apply(refined("spectral", EXACT).astype(np.float64)) - wanted
     assert np.square(missing).mean() < 0.1 * np.square(wanted).mean()
+
+
+def test_refine_takes_weights_without_a_network(tmp_path: Path) -> None:
+    """By `sp.refine`, weights in memory or from a file; those of two dimensions are refused."""
+    weights = untrained(truth(), system={"model": "ising3d", "temperature": TC})
+    save_weights(tmp_path / "w.safetensors", weights)
+    loaded = load_weights(tmp_path / "w.safetensors")
+    assert (loaded.spectrum, loaded.couplings) == (weights.spectrum, weights.couplings)
+    coarse = sp.coarsen(truth()[:3], 2)
+    fine = sp.refine(coarse, checkpoint=weights, seed=3)
+    again = sp.refine(coarse, checkpoint=tmp_path / "w.safetensors", seed=3)
+    assert np.array_equal(fine["spins"], again["spins"])
+    assert np.array_equal(sp.coarsen(fine, 2)["block_sum"], coarse["block_sum"])
+    with pytest.raises(BadInput, match="2D spins"):
+        sp.refine(coarse)

@@ -13,6 +13,7 @@ from skild_phys.errors import BadInput, check_whole
 
 if TYPE_CHECKING:
     from skild_phys.rules import Rule
+    from skild_phys.skild.equations import Step
     from skild_phys.skild.weights import Weights
 
     Array = NDArray[np.float64]
@@ -25,7 +26,7 @@ class Chain:
     Attributes
     ----------
     steps : network evaluations per sample (`schedule.restarting_lambdas`).
-    sampler : of `equations.STEPS`.
+    sampler : of `equations.STEPS`, or a step of one's own.
     restarts : how often the chain goes back up (`schedule.restarting_lambdas`).
     lambda_start, lambda_end : its ends.
     """
@@ -34,7 +35,7 @@ class Chain:
         default=None,
         metadata={"help": "Network evaluations per sample.  [default: by where it starts]"},
     )
-    sampler: str | None = field(
+    sampler: str | Step | None = field(
         default=None,
         metadata={
             "help": "stochastic, ancestral (the paper's), angle1 or angle2.  [default: stochastic;"

@@ -19,7 +19,7 @@ from skild_phys.rng import STREAMS, system_seed
 from skild_phys.runner import GPU_BATCH, Filled, Run, fill_store
 from skild_phys.skild.chain import Chain
 from skild_phys.skild.data import ImageLattices, pixels_of
-from skild_phys.skild.equations import Stop
+from skild_phys.skild.equations import Stop, sampler_name
 from skild_phys.skild.networks import arithmetic
 from skild_phys.skild.refine import built
 from skild_phys.skild.schedule import chain_record
@@ -121,7 +121,7 @@ def generate(
         "method": "generate" if truth is None else "forward_marginal",
         "seed": seed,
         "streams": streams,
-        "sampler": sampler,
+        "sampler": sampler_name(sampler),
         "weights_sha256": weights_sha256,
         "arithmetic": arithmetic(run.device),
         "warnings": minded or None,
@@ -164,7 +164,7 @@ class _Generate:
     weights: Weights
     lambdas: NDArray[np.float64]
     shape: tuple[int, int]
-    sampler: str
+    sampler: Any
     device: str
     seed: int
     batch: int

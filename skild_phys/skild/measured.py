@@ -37,6 +37,7 @@ from skild_phys.skild.spectrum import (
     make_basis,
 )
 from skild_phys.skild.spins import Couplings
+from skild_phys.skild.weights import Weights
 
 _Array = NDArray[np.float64]
 _Offset = tuple[int, ...]
@@ -331,6 +332,29 @@ def measure_shells(batches: Iterable[NDArray[np.generic]], basis: Basis) -> Shel
     spread = np.sqrt(np.maximum(squares / n - mean**2, 0.0))
     error = spread / math.sqrt(n - 1) if n > 1 else np.full_like(mean, np.nan)
     return ShellPower(basis, n, power / n, np.exp(_shells(basis)[2]), mean, error)
+
+
+def untrained(
+    samples: NDArray[np.generic],
+    couplings: Couplings | None = None,
+    *,
+    reach: int = 1,
+    system: dict[str, Any] | None = None,
+) -> Weights:
+    """Return weights without a network: the mean field of spins alone, in any dimension.
+
+    Parameters
+    ----------
+    samples : (n, *shape) spins of +-1, independent, whose spectrum is measured.
+    couplings : of the pairs, where they are known; None to learn those within `reach`.
+    system : their model and temperature, by which lattices of another are refused.
+    """
+    basis, d = make_basis("dft", samples.shape[1:]), samples.ndim - 1
+    if couplings is None:
+        couplings = fit_couplings([samples[i::_GROUPS] for i in range(_GROUPS)], reach)
+    spectrum = fit_spectrum(measure_shells([samples], basis).power, basis)
+    reached, system = (0.0, 1000.0), system or {}
+    return Weights({}, None, spectrum, "logits", reached, system, couplings=couplings, dimension=d)
 
 
 _MOST_BYTES = 2**31  # of the samples that spectrum and couplings are measured on

@@ -22,7 +22,7 @@ Lattices = NDArray[Any]
 
 
 @functools.lru_cache(maxsize=8)
-def built(weights: Weights, shape: tuple[int, ...], device: str, sampler: str) -> Skild:
+def built(weights: Weights, shape: tuple[int, ...], device: str, sampler: Any) -> Skild:
     """Return weights at work on fields of one shape; the last few are kept."""
     return Skild.of(weights, shape, device, sampler)
 
@@ -34,7 +34,7 @@ class SkildRefiner:
     weights: Weights
     coarse: CoarseInput
     lambdas: NDArray[np.float64]
-    sampler: str
+    sampler: Any
     seed: int
     device: str = "cpu"
 

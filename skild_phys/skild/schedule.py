@@ -189,7 +189,7 @@ def chain_lambdas(schedule: Schedule, start: float, end: float, steps: int) -> _
 
 
 def usual_restarts(
-    restarts: int | None, steps: int | None, sampler: str, tuning: Tuning = USUAL
+    restarts: int | None, steps: int | None, sampler: object, tuning: Tuning = USUAL
 ) -> int:
     """Return `restarts`, or their usual number where it is None; raises BadInput.
 

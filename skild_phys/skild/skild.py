@@ -226,9 +226,10 @@ class Skild:
         sampler: Sampler = "stochastic",
     ) -> Skild:
         """Return the method with `weights`, built for fields of `shape`."""
-        process, network = weights.process(shape, device), weights.build(device)
+        process = weights.process(shape, device)
         denoiser: Denoiser
-        if weights.output == "logits":
+        network = None if weights.network is None else weights.build(device)
+        if network is None or weights.output == "logits":
             denoiser = SpinDenoiser(
                 process, weights.couplings, network, network_from=weights.network_from,
                 symmetries=weights.symmetries, tuning=weights.tuning,

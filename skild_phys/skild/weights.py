@@ -60,7 +60,7 @@ class Weights:
     Attributes
     ----------
     tensors : the network's parameters by name.
-    network : its shape.
+    network : its shape; None where the mean field of spins is all there is.
     spectrum : P(kappa) of the data; part of the process, so part of the weights.
     output : 'logits' (spins); 'v', 'eps', 'white_eps' or 'x0' (continuous fields).
     lambda_range : the lambdas the weights are good for, (smallest, largest): those seen in
@@ -75,10 +75,11 @@ class Weights:
     cutoff : kappa_c of the process; None for the lowest wave number above zero.
     schedule : along which lambda was drawn, and chains take their steps; None for log-uniform.
     tuning : numbers that suit the system.
+    dimension : of the lattice.
     """
 
     tensors: dict[str, Tensor]
-    network: AnyNetworkConfig
+    network: AnyNetworkConfig | None
     spectrum: Spectrum
     output: str
     lambda_range: tuple[float, float]
@@ -92,6 +93,7 @@ class Weights:
     cutoff: float | None = None
     schedule: Schedule | None = None
     tuning: Tuning = USUAL
+    dimension: int = 2
 
     def lambdas(
         self, start: float, end: float | None, steps: int | None, restarts: int = 0
@@ -188,8 +190,15 @@ class Weights:
 
     def make_network(self) -> Network:
         """Return an untrained network of the shape of these weights."""
+        if self.network is None:
+            raise BadInput("checkpoint", "weights without a network", "weights with one")
         return make_network(
-            self.network, self.output, self.basis, max(1, self.channels), self.schedule
+            self.network,
+            self.output,
+            self.basis,
+            max(1, self.channels),
+            self.schedule,
+            self.dimension,
         )
 
     def build(
@@ -224,10 +233,11 @@ def refining_lambda(weights: Weights, factor: float) -> float:
 
 
 def _record(weights: Weights) -> dict[str, Any]:
-    """Return what the header holds: all but the tensors; `tuning` where it is not the usual one."""
+    """Return what the header holds: all but the tensors, and what is as usual of late entries."""
     record = {name: as_record(value) for name, value in vars(weights).items() if name != "tensors"}
-    if weights.tuning == USUAL:
-        del record["tuning"]
+    for name, usual in (("tuning", USUAL), ("dimension", 2)):
+        if getattr(weights, name) == usual:
+            del record[name]
     return record | {"format": _FORMAT, "spectrum": weights.spectrum.record()}
 
 
@@ -255,7 +265,7 @@ def load_weights(path: str | Path) -> Weights:
         if fields["output"] not in OUTPUTS:
             raise ValueError(f"output '{fields['output']}' is none of {', '.join(OUTPUTS)}")
         weights = Weights(tensors, **fields)
-        expected = weights.make_network().state_dict()
+        expected = {} if weights.network is None else weights.make_network().state_dict()
     except (BadInput, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise WeightsError(f"{path}: the record in its header is incomplete ({error})") from None
     if "converted" in weights.training and weights.output == "eps":
@@ -267,7 +277,7 @@ def load_weights(path: str | Path) -> Weights:
 
 
 _READ: dict[str, Callable[[Any], Any]] = {
-    "network": lambda table: from_table(table, NETWORKS, "network"),
+    "network": lambda table: table and from_table(table, NETWORKS, "network"),
     "spectrum": spectrum_from_record,
     "lambda_range": lambda pair: (float(pair[0]), float(pair[1])),
     "couplings": couplings_from_record,

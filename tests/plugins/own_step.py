@@ -6,11 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+import skild_phys as sp
 from skild_phys.skild.equations import STEPS, Noise, Posterior, Process
-from skild_phys.skild.skild import Skild, SpinDenoiser
 from skild_phys.skild.spectrum import PowerLaw
-from skild_phys.skild.spins import Couplings
-from skild_phys.skild.streams import Streams
 
 
 class Rotation:
@@ -29,21 +27,18 @@ class Rotation:
         return d.cos() * y - d.sin() * v
 
 
-def spins(sampler: object) -> np.ndarray:
-    """Return spins from noise by the mean field alone, with this step."""
-    process = Process(PowerLaw(1.0, 1.0, 0.3), (8, 12))
-    neighbours = Couplings(((0, 1), (1, 0)), (0.4, 0.4))
-    skild = Skild(process, SpinDenoiser(process, neighbours), sampler)  # type: ignore[arg-type]
-    streams = [Streams.of(1, i) for i in range(4)]
-    return skild.run(skild.from_noise(streams), np.geomspace(20.0, 0.1, 6), streams)
-
-
 def test_a_step_is_handed_in_or_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(STEPS, "rotation", Rotation)
-    handed, named = spins(Rotation()), spins("rotation")
-    assert np.array_equal(handed, named)
-    assert np.isin(handed, (-1, 1)).all()
-    assert not np.array_equal(handed, spins("ancestral"))
+    spins = 2 * np.random.default_rng(1).integers(0, 2, (2, 16, 16)).astype(np.int8) - 1
+    coarse = sp.coarsen(spins, 4)
+    handed, named, other = (
+        sp.refine(coarse, 4, steps=4, seed=1, sampler=sampler)
+        for sampler in (Rotation(), "rotation", "ancestral")
+    )
+    assert np.array_equal(handed["spins"], named["spins"])
+    assert not np.array_equal(handed["spins"], other["spins"])
+    assert handed.attrs["sampler"] == "Rotation"
+    assert np.array_equal(sp.coarsen(handed, 4)["block_sum"], coarse["block_sum"])
 
 
 def test_the_rotation_is_exact_where_x0_is_known() -> None:
