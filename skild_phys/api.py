@@ -50,15 +50,22 @@ def open_dataset(path: AnyPath) -> xr.Dataset:
     All of it is read once here, to see that it is as it was written. Raises StoreError for what
     is no store of this program, or one that is damaged.
     """
-    import xarray as xr
-
     from skild_phys.errors import StoreError
-    from skild_phys.store import is_store, open_lattices, open_store, zarr_folder
-    from skild_phys.store.dataset import as_text
+    from skild_phys.store import is_store, open_lattices, open_store
 
     if not is_store(path) and open_lattices(path).n_samples:
         raise StoreError(f"{path}: not a store: 'skild_phys.save' makes one of it")
     open_store(path).verify()
+    return _as_dataset(path)
+
+
+def _as_dataset(path: AnyPath) -> xr.Dataset:
+    """Return a store that was verified, or written just now, as a Dataset."""
+    import xarray as xr
+
+    from skild_phys.store import zarr_folder
+    from skild_phys.store.dataset import as_text
+
     data: xr.Dataset = xr.open_zarr(zarr_folder(path, read_only=True), chunks=None)
     data.encoding["source"] = str(path)
     return data.assign_attrs(as_text(data.attrs))
@@ -85,7 +92,7 @@ def save(lattices: Source, path: AnyPath, **attrs: Any) -> xr.Dataset:
     from skild_phys.store.dataset import write_lattices
 
     write_lattices(open_lattices(lattices, **attrs), path)
-    return open_dataset(path)
+    return _as_dataset(path)
 
 
 def simulate(
@@ -371,7 +378,7 @@ def _dataset(lattices: Opened) -> xr.Dataset:
 
     if isinstance(lattices, MemoryLattices):
         return lattices.dataset()
-    return open_dataset(lattices.path)
+    return _as_dataset(lattices.path)
 
 
 def train(

@@ -187,8 +187,8 @@ def _with_options(error: SkildPhysError, words: Sequence[str]) -> str:
     text = str(error)
     if isinstance(error, BadInput):
         names = ", ".join(shown.get(name, name) for name in error.name.split(", "))
-        kind = "option " if error.value is None and names.startswith("-") else ""
-        text = error.message(kind + names)
+        kind = "option " if names.startswith("-") else "argument " if names.isupper() else ""
+        text = error.message((kind if error.value is None else "") + names)
     return _ADVICE.sub(lambda found: shown.get(found[1], found[0]), text)
 
 

@@ -11,7 +11,6 @@ from skild_phys.store.memory import MemoryLattices, MemoryWriter
 from skild_phys.store.reader import Lattices, LatticeStore, open_store
 from skild_phys.store.schema import APPEND_TOTAL, Plan, is_store, sides
 from skild_phys.store.writer import (
-    COMMIT_SECONDS,
     Region,
     StoreWriter,
     create_store,
@@ -23,7 +22,6 @@ from skild_phys.store.writer import (
 
 __all__ = [
     "APPEND_TOTAL",
-    "COMMIT_SECONDS",
     "FIELDS",
     "LatticeStore",
     "Lattices",

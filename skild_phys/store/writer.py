@@ -68,9 +68,6 @@ from skild_phys.store.schema import (
     write_json,
 )
 
-COMMIT_SECONDS = 8.0
-"""A run commits at least so often, as far as single samples allow: what a kill may cost."""
-
 _KEPT = "kept.npz"
 """What `StoreWriter.keep` writes; it is gone from every store with a sample."""
 
