@@ -450,7 +450,9 @@ def measure(
 
     Returns
     -------
-    Dataset in float64, see `skild_phys.measurement.measure.measure`; `to_netcdf` writes it.
+    Dataset in float64: every observable NAME with its standard error NAME_err, the integrated
+    autocorrelation time NAME_tau_int (and NAME_tau_int_err), the number of independent samples
+    NAME_n_eff that it is worth, and, where known, NAME_theory. `to_netcdf` writes it.
 
     Examples
     --------

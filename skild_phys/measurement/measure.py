@@ -62,43 +62,25 @@ def measure(
     progress: Callable[[int], None] | None = None,
     **attrs: Any,
 ) -> xr.Dataset:
-    """Measure lattices in one pass, with bounded memory.
+    """Measure lattices in one pass, with bounded memory; see `skild_phys.measure`.
 
     Parameters
     ----------
-    lattices : a store or its path, an xarray Dataset or DataArray (read slice by slice), or an
-        array (n, Ly, Lx) or (n, Lz, Ly, Lx): spins of -1 and +1, Potts states, or a real field.
-    only : names or labels of observables, in a list or with commas between; all by default.
-    extra : observables of your own, made by `observables.observable`.
-    offsets : sets of four sites, each (y, x) or (z, y, x), for the four-point function there.
-    errors : how errors are made; its seed is that of the bonds of Fortuin-Kasteleyn clusters too.
-    threads : change no bit of the result.
-    dask : address of a scheduler whose workers read and reduce a store, or `local:N`; neither does
-        it change a bit.
-    progress : called with the number of configurations just reduced.
-    attrs : `model` and `temperature` (J / k_B) of a Dataset or an array, which give energies,
-        FK clusters and theory.
+    errors : its seed is that of the bonds of Fortuin-Kasteleyn clusters too.
+    progress : called with the number of samples just reduced.
 
     Returns
     -------
     Dataset in float64: every observable NAME with its standard error NAME_err, the integrated
     autocorrelation time NAME_tau_int (with NAME_tau_int_err) and the number of independent
-    configurations NAME_n_eff that it is worth, and, where known, NAME_theory; all with units and
+    samples NAME_n_eff that it is worth, and, where known, NAME_theory; all with units and
     long_name. Attributes say how the errors were made.
 
     Raises
     ------
     StoreError : a store without lattices, of counts of states, or a damaged one.
     BadInput : an observable that is not known, or not for these lattices; bins that do not suit
-        the number of configurations; four sites that are not.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> spins = np.random.default_rng(1).choice(np.array([-1, 1], dtype=np.int8), (100, 8, 8))
-    >>> found = measure(spins, only=["two_point_axis", "binder_cumulant"])
-    >>> float(found["two_point_axis"][0])
-    1.0
+        the number of samples; four sites that are not.
     """
     opened = open_lattices(lattices, **attrs)
     system = System.of(opened, offsets=tuple(offsets), seed=errors.seed)

@@ -323,7 +323,7 @@ def _others(comparison: Comparison) -> Figure:
             for i, store in enumerate(comparison.stores) if f"{name}_residual" in store.data
         ]  # fmt: skip
         differences(ax, found)
-        ax.set(xlabel=f"{x.attrs['long_name']} ({x.attrs['units']})")
+        ax.set(xlabel=f"{x.attrs['symbol']} ({x.attrs['units']})")
         ax.set_ylabel(f"{literal(label(data, name))}, store $-$ truth")
     legend_above(figure, axes[0])
     return figure

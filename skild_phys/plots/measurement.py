@@ -60,7 +60,7 @@ def measurement_figure(data: xr.Dataset) -> Figure | None:
         if name not in named and known.dims and known.size and "symbol" in known.attrs:
             over, shown = position(data, name), literal(label(data, name))
             if over.dtype.kind != "U":
-                words = f"{over.attrs['long_name']} ({over.attrs['units']})"
+                words = f"{over.attrs['symbol']} ({over.attrs['units']})"
                 panels.append(({name: (shown, 1.0)}, words, f"|{shown}|"))
     if not panels:
         return None

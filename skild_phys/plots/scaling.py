@@ -11,15 +11,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from skild_phys.measurement.report import with_error
-from skild_phys.measurement.scaling import Collapse, Curve, Scaling
-from skild_phys.plots.style import MARKERS, STYLE, THEORY, colour, legend_above, new_figure
+from skild_phys.measurement.scaling import Scaling
+from skild_phys.plots.style import MARKERS, STYLE, THEORY, band, colour, legend_above, new_figure
 
-_KB = r"$\mathrm{k_B}$"
-_LABELS = {
-    "binder_cumulant": "Binder cumulant $U_4$",
-    "xi_over_l": r"$\xi / L$",
-    "log_susceptibility": r"$\chi\, L^{-(2 - \eta)}$",
-}
+_J = r"J / $\mathrm{k_B}$"
+_LABELS = {"binder_cumulant": "Binder cumulant $U_4$", "xi_over_l": r"$\xi / L$"}
 
 
 def scaling_figure(found: Scaling) -> Figure:
@@ -27,16 +23,11 @@ def scaling_figure(found: Scaling) -> Figure:
     with mpl.rc_context(STYLE):
         figure = new_figure(7.2, 6.6)
         axes = figure.subplots(3, 2)
-        for column, name in enumerate(("binder_cumulant", "xi_over_l")):
+        for column, name in enumerate(_LABELS):
             _curves(axes[0, column], found, name)
             _collapsed(axes[1, column], found, name)
-        _lines(
-            axes[2, 0],
-            found,
-            "nu",
-            "slope",
-            rf"slope at fixed $U_4$ ({_KB} / J)",
-        )
+        slope = r"slope at fixed $U_4$ ($\mathrm{k_B}$ / J)"
+        _lines(axes[2, 0], found, "nu", "slope", slope)
         _lines(axes[2, 1], found, "eta", "chi", r"$\chi$, $S(2\pi / L)$ at fixed $U_4$")
         legend_above(figure, axes[0, 0])
     return figure
@@ -44,23 +35,16 @@ def scaling_figure(found: Scaling) -> Figure:
 
 def _curves(ax: Axes, found: Scaling, name: str) -> None:
     for i, curve in enumerate(found.curves):
-        values, error = curve.values[name][0], curve.error(name)
-        ax.plot(curve.temperature, values, color=colour(i), label=f"L = {curve.side}")
-        ax.fill_between(
-            curve.temperature, values - error, values + error, color=colour(i), alpha=0.25, lw=0
-        )
+        values, error, label = curve.values[name][0], curve.error(name), f"L = {curve.side}"
+        band(ax, curve.temperature, values, error, i, marker="", label=label)
     for crossing in found.crossings:
         if crossing.observable == name and np.isfinite(crossing.temperature.value):
             t, h = crossing.temperature, crossing.height
-            ax.errorbar(
-                t.value, h.value, h.error, t.error, color="black", marker=".", capsize=0, lw=0.8
-            )
+            style: Any = {"color": "black", "marker": ".", "capsize": 0, "lw": 0.8}
+            ax.errorbar(t.value, h.value, h.error, t.error, **style)
     ax.axvline(found.published["temperature"], color=THEORY, ls="--", lw=0.8)
     ax.xaxis.set_major_locator(MaxNLocator(5))
-    ax.set(
-        xlabel=rf"T (J / {_KB}); dashed: published",
-        ylabel=_LABELS[name],
-    )
+    ax.set(xlabel=f"T ({_J}); dashed: published", ylabel=_LABELS[name])
 
 
 def _collapsed(ax: Axes, found: Scaling, name: str) -> None:
@@ -68,26 +52,11 @@ def _collapsed(ax: Axes, found: Scaling, name: str) -> None:
     if collapse is None:
         ax.set_visible(False)
         return
+    tc, nu = collapse.temperature.value, collapse.nu.value
     for i, curve in enumerate(found.curves):
-        ax.plot(
-            _scaled(curve, collapse), curve.values[name][0], color=colour(i),
-            marker=MARKERS[i % len(MARKERS)], markevery=4, ms=3, lw=0.8,
-        )  # fmt: skip
-        values, error = curve.values[name][0], curve.error(name)
-        ax.fill_between(
-            _scaled(curve, collapse), values - error, values + error,
-            color=colour(i), alpha=0.25, lw=0,
-        )  # fmt: skip
-    tc, nu = collapse.temperature.value, collapse.nu.value
-    ax.set(
-        xlabel=rf"$(T - {tc:.5g})\, L^{{1/{nu:.3g}}}$ (J / {_KB})",
-        ylabel=_LABELS[name],
-    )
-
-
-def _scaled(curve: Curve, collapse: Collapse) -> Any:
-    tc, nu = collapse.temperature.value, collapse.nu.value
-    return (curve.temperature - tc) * curve.side ** (1.0 / nu)
+        x = (curve.temperature - tc) * curve.side ** (1.0 / nu)
+        band(ax, x, curve.values[name][0], curve.error(name), i, markevery=4, lw=0.8)
+    ax.set(xlabel=rf"$(T - {tc:.5g})\, L^{{1/{nu:.3g}}}$ ({_J})", ylabel=_LABELS[name])
 
 
 def _lines(ax: Axes, found: Scaling, name: str, kind: str, ylabel: str) -> None:
@@ -106,11 +75,6 @@ def _lines(ax: Axes, found: Scaling, name: str, kind: str, ylabel: str) -> None:
     ax.set_xticks(sides, [f"{side:.0f}" for side in sides])
     ax.minorticks_off()
     symbol = r"1/\nu" if name == "nu" else r"2 - \eta"
-    ax.text(
-        0.97,
-        0.05,
-        rf"lines: ${symbol} = {with_error(power, error)}$",
-        transform=ax.transAxes,
-        ha="right",
-    )
+    text = rf"lines: ${symbol} = {with_error(power, error)}$"
+    ax.text(0.97, 0.05, text, transform=ax.transAxes, ha="right")
     ax.legend()

@@ -79,8 +79,16 @@ def legend_above(figure: Figure, ax: Axes) -> None:
     figure.legend(handles, labels, loc="outside upper center", ncols=min(len(labels), 6))
 
 
-def band(ax: Axes, x: NDArray[Any], values: NDArray[Any], errors: NDArray[Any], i: int) -> None:
-    ax.plot(x, values, color=colour(i), marker=MARKERS[i % len(MARKERS)], ms=3)
+def band(
+    ax: Axes, x: NDArray[Any], values: NDArray[Any], errors: NDArray[Any], i: int, **style: Any
+) -> None:
+    """Draw a line of store `i` in a band of its errors."""
+    line: dict[str, Any] = {
+        "color": colour(i),
+        "marker": MARKERS[i % len(MARKERS)],
+        "ms": 3,
+    } | style
+    ax.plot(x, values, **line)
     ax.fill_between(x, values - errors, values + errors, color=colour(i), alpha=0.25, lw=0)
 
 
@@ -90,7 +98,7 @@ def spread_out(last: int, most: int) -> NDArray[np.int64]:
 
 
 Line = tuple[NDArray[Any], NDArray[Any], NDArray[Any], int]
-"""x, values, their errors, and the number of the model."""
+"""x, values, their errors, and the number of the store."""
 
 
 def differences(ax: Axes, lines: list[Line]) -> None:

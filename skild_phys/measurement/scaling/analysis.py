@@ -98,18 +98,7 @@ def scaling(
     threads: int = 1,
     progress: Callable[[int], None] | None = None,
 ) -> Scaling:
-    """Analyse stores of one model at two sizes or more.
-
-    Parameters
-    ----------
-    stores : lattices with equal sides, of one model with a temperature; several temperatures
-        of a size are joined. Curves reach as far from these as the samples allow.
-    bins : of each size, in time order.
-    window : largest |T / Tc - 1| L^(1/nu) of the points of a collapse; by default the widest of
-        `collapse.WINDOWS` that is fitted well.
-    omega : exponent of corrections to scaling L^-omega, or `fit`: fits with a correction are
-        given beside those without.
-    threads, progress : as in `dataset.measure`.
+    """Analyse stores of one model at two sizes or more; see `skild_phys.scaling`.
 
     Raises
     ------
