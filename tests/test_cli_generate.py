@@ -11,7 +11,8 @@ import pytest
 from conftest import exit_code, files_of
 from skild_helpers import critical_lattices, tiny_weights
 
-from skild_phys.cli.train import _size
+from skild_phys.skild.data import training_source
+from skild_phys.skild.recipe import Recipe
 from skild_phys.skild.weights import save_weights
 from skild_phys.store import open_store
 
@@ -55,7 +56,8 @@ def test_another_size_than_the_weights_comes_with_a_warning(
     Planted, seen to fail: no comparison of shapes; the attribute left out.
     """
     square = replace(tiny_weights(), system={"model": "ising2d", "temperature": None, "side": 8})
-    oblong = replace(square, system=square.system | _size((8, 12)))
+    recorded = training_source(np.ones((2, 8, 12), dtype=np.int8), Recipe())[1]
+    oblong = replace(square, system=square.system | recorded)
     cases = (
         (square, "8x8", (), None),
         (square, "16x16", (), "16 x 16 from noise by weights trained on 8 x 8"),

@@ -13,7 +13,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ from scipy.ndimage import gaussian_filter1d
 from scipy.optimize import curve_fit
 
 from skild_phys.errors import BadInput, warn
-from skild_phys.skild.data import Source
+from skild_phys.skild.data import ImageLattices, Source
 from skild_phys.skild.equations import Process
 from skild_phys.skild.recipe import Recipe
 from skild_phys.skild.spectrum import (
@@ -424,3 +424,65 @@ def _check_sign(batches: Sequence[NDArray[np.generic]], symmetries: Sequence[str
             f"symmetries: {list(symmetries)}, but the mean of the lattices is {mean:.3g}, not 0: "
             f"they are trained on with either sign, unless symmetries = {others}",
         )
+
+
+@dataclass(frozen=True)
+class SpectrumFit:
+    """The power spectrum of samples by shell, and a fit of it.
+
+    Attributes
+    ----------
+    kind : of the fit, of KINDS.
+    shells : what was measured.
+    spectrum : the fit, as the `spectrum` of a recipe.
+    values : its means over the shells.
+    """
+
+    kind: str
+    shells: ShellPower
+    spectrum: Spectrum
+    values: _Array
+
+    @classmethod
+    def of(cls, lattices: Any, kind: str = RadialSpectrum.kind, basis: str | None = None) -> Self:
+        """Measure and fit opened lattices of numbers, or of images those to train on.
+
+        `basis` None is 'dct' for images, 'dft' for others. Raises BadInput.
+        """
+        where = str(lattices.path)
+        if lattices.field == "image":
+            lattices = ImageLattices(lattices, "train" if lattices.has("split") else None)
+        elif lattices.q or len(lattices.shape) < 2:
+            raise BadInput("lattices", where, "lattices of numbers in two or three dimensions")
+        if math.prod(lattices.shape) == 1:
+            raise BadInput("lattices", where, "lattices of two sites or more")
+        modes = make_basis(basis or ("dct" if lattices.channels else "dft"), lattices.shape)
+        batches = (
+            lattices.read(*span).astype(np.float64) * lattices.scale for span in lattices.batches()
+        )
+        shells = measure_shells(batches, modes)
+        spectrum = fit_spectrum(shells.power, modes, kind)
+        return cls(kind, shells, spectrum, shells.over_shells(spectrum.variances(modes)))
+
+    def record(self) -> dict[str, Any]:
+        """Return all of it, for JSON."""
+        shells = {
+            "kappa": self.shells.kappa.tolist(),
+            "power": self.shells.mean.tolist(),
+            "power_err": self.shells.error.tolist(),
+            "fit": self.values.tolist(),
+        }
+        found = {"lattices": self.shells.n, "basis": self.shells.basis.name}
+        return found | {"spectrum": self.spectrum.record(), "shells": shells}
+
+    def text(self, rows: int = 12) -> str:
+        """Return a table of some shells, and the constants of a power law."""
+        m = self.shells
+        lines = [f"{'kappa':>9}  {'P':>11}  {'error':>9}  {self.kind:>11}"]
+        for i in np.unique(np.linspace(0, m.kappa.size - 1, rows).round().astype(int)):
+            shell = f"{m.kappa[i]:9.4f}  {m.mean[i]:11.5g}  {m.error[i]:9.2g}"
+            lines.append(f"{shell}  {self.values[i]:11.5g}")
+        if isinstance(self.spectrum, PowerLaw):
+            law = "P = {amplitude:.5g} (kappa^2 + {k0_squared:.4g})^-{alpha:.5g}"
+            lines.append(law.format(**self.spectrum.record()))
+        return "\n".join(lines)
