@@ -13,9 +13,8 @@ around Tc. Every fit has its chi^2, and may have a correction L^-omega. Every er
 over bins in time order of each size; sizes are independent.
 """
 
-from skild_phys.measurement.scaling.analysis import BINS, NAMES, Scaling, scaling, summary
+from skild_phys.measurement.scaling.analysis import BINS, NAMES, Crossing, Scaling, scaling, summary
 from skild_phys.measurement.scaling.collapse import Collapse
-from skild_phys.measurement.scaling.crossings import Crossing
 from skild_phys.measurement.scaling.curves import Curve
 from skild_phys.measurement.scaling.exponents import Exponent, Omega
 from skild_phys.measurement.scaling.fits import POOR, Number, Quality

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.optimize import least_squares
 
-from skild_phys.measurement.scaling.crossings import Crossing, best_crossing
 from skild_phys.measurement.scaling.curves import Curve
 from skild_phys.measurement.scaling.exponents import Omega
 from skild_phys.measurement.scaling.fits import Number, Quality, jackknife_error, over_sizes
@@ -48,17 +47,16 @@ class Collapse:
 
 def collapses_of(
     curves: Sequence[Curve],
-    crossings: Sequence[Crossing],
+    start: float,
     nu: float,
     window: float | None,
     omega: Omega,
 ) -> tuple[Collapse, ...]:
-    """Return the collapses of U4, xi / L and chi; none where no curves cross.
+    """Return the collapses of U4, xi / L and chi; none if `start` is NaN.
 
     The window is the widest of `WINDOWS` whose chi^2 has a probability of `_GOOD`, or else the
     best of them, unless one is given; with a correction there is a second fit of each.
     """
-    start = best_crossing(crossings).value
     if not math.isfinite(start):
         return ()
     found = []

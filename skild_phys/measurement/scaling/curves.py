@@ -22,6 +22,9 @@ from skild_phys.measurement.scaling.reweighting import effective_share, free_ene
 from skild_phys.measurement.system import Array, System, hamiltonian
 from skild_phys.store import Lattices, shared
 
+CROSSING = ("binder_cumulant", "xi_over_l")
+"""Dimensionless, so that their slopes have no correction 1 / L^(1/nu), as that of ln chi has."""
+
 _FEWEST_POINTS = 8
 _GRID = 33  # least temperatures of a curve, between which a cubic spline interpolates
 _STEP = 0.25  # most between these, in units of 1 / beta that the energy fluctuates by in one run

@@ -11,8 +11,7 @@ from scipy.optimize import brentq
 from scipy.special import exprel
 
 from skild_phys.errors import BadInput
-from skild_phys.measurement.scaling.crossings import CROSSING
-from skild_phys.measurement.scaling.curves import Curve
+from skild_phys.measurement.scaling.curves import CROSSING, Curve
 from skild_phys.measurement.scaling.fits import Fit, Number, Quality, fit_sizes
 from skild_phys.measurement.system import Array
 
