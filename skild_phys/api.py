@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from skild_phys.measurement.scaling import Scaling
     from skild_phys.methods import Method, Own
     from skild_phys.models import Model
+    from skild_phys.rules import Rule
     from skild_phys.runner import Run
     from skild_phys.skild.equations import Step
     from skild_phys.skild.weights import Weights
@@ -164,7 +165,7 @@ def coarsen(
     fine: Lattices | Arrays,
     factor: int = 4,
     *,
-    rule: str = "block_mean",
+    rule: str | Rule | None = None,
     tie_seed: int | None = None,
     output: AnyPath | None = None,
     threads: int | None = None,
@@ -178,7 +179,8 @@ def coarsen(
     ----------
     fine : spins, Potts states or a real field; an array (n, y, x) of -1 and +1 is of spins.
     factor : side of a block; divides the lattice.
-    rule : block_mean, majority (not of fields), decimate or spectral.
+    rule : block_mean (None), majority (not of fields), decimate, spectral, or one of your own, by
+        its name in `skild_phys.rules.RULES` or itself.
     tie_seed : names the tie-breaks of majority; None for those of `fine`, or 0.
     output : store to write; None keeps the result in memory.
     threads, chunk, dask, overwrite : as for `simulate`.
@@ -191,7 +193,7 @@ def coarsen(
     Examples
     --------
     >>> fine = simulate(L=16, T="Tc", samples=4, seed=1)
-    >>> coarsen(fine, 4, rule="majority")["spins"].shape
+    >>> coarsen(fine, 4, rule='majority')["spins"].shape
     (4, 4, 4)
     """
     from skild_phys.simulation.coarsening import coarsen as made
@@ -211,7 +213,7 @@ def refine(
     factor: int | None = None,
     *,
     method: str | Own | Method = "skild",
-    rule: str | None = None,
+    rule: str | Rule | None = None,
     samples_per_input: int = 1,
     seed: int = 0,
     checkpoint: AnyPath | Weights | None = None,

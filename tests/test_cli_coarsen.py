@@ -316,3 +316,19 @@ def test_lattices_that_are_not_of_the_model_they_name(
         assert f"variable '{field}': 2D" in text
         assert f"which {name} is not" in text
     assert not (tmp_path / "coarse.zarr").exists()
+
+
+@pytest.mark.parametrize("rule", ["block_mean", "decimate", "spectral"])
+def test_fields_with_components_are_coarse_grained_each_by_itself(
+    tmp_path: Path, rule: str
+) -> None:
+    values = np.random.default_rng(4).normal(size=(3, 2, 4, 6))
+    plan = {"field": "field", "dtype": "float64", "components": 2, "n_samples": 3, "shape": (4, 6)}
+    with create_store(tmp_path / "f.zarr", **plan, chunk=2, attrs={}, variables=()) as writer:  # type: ignore[arg-type]
+        writer.commit({"field": values})
+    assert (
+        coarsen(tmp_path / "f.zarr", "--factor", 2, "-o", tmp_path / "c.zarr", "--rule", rule) == 0
+    )
+    store = open_store(tmp_path / "c.zarr")
+    assert (store.layout.components, store.shape) == (2, (2, 3))
+    assert np.array_equal(store.read(0, 3), rules.coarsen(values, rule, 2, dimension=2))

@@ -27,9 +27,7 @@ from skild_phys.runner import Run
 @output_option
 @click.option(
     "--rule",
-    default="block_mean",
-    show_default=True,
-    help="block_mean, majority, decimate or spectral.",
+    help="block_mean, majority, decimate, spectral, or your own.  [default: block_mean]",
 )
 @click.option(
     "--tie-seed", type=int, help="Of majority's tie-breaks.  [default: those of FINE, or 0]"
@@ -40,19 +38,19 @@ def command(
     fine: Path,
     factor: int,
     output: Path | None,
-    rule: str,
+    rule: str | None,
     tie_seed: int | None,
     as_json: bool,
     **given: Any,
 ) -> dict[str, Any]:
     """Coarse-grain every lattice of FINE.
 
-    Rules: block_mean keeps the exact sum of each block; majority its sign, ties decided by a fair
-    coin that --tie-seed names (a refined FINE has the tie-breaks of its ancestor); decimate the
-    spin at each block's corner; spectral the modes inside the coarse box (2D only). Of Potts
-    states, block_mean counts how many sites of a block are in each, majority keeps the commonest;
-    real fields have block means, decimated values and modes. FINE is a store, or any .npy file or
-    Zarr array (n, [z,] y, x). Run again, the same command resumes an unfinished store.
+    Rules: block_mean keeps the exact sum of each block; majority its sign, ties by a fair tie-break
+    that --tie-seed names (a refined FINE has the tie-breaks of its ancestor); decimate the spin at
+    each block's corner; spectral the modes inside the coarse box. Of Potts states, block_mean
+    counts how many sites of a block are in each, majority keeps the commonest; real fields have
+    block means, decimated values and modes. FINE is a store, or any .npy file or Zarr array
+    (n, [z,] y, x). Run again, the same command resumes an unfinished store.
 
     \b
     skild-phys coarsen fine.zarr
@@ -75,10 +73,10 @@ def command(
     result = {
         "path": str(output),
         "samples": store.n_samples,
-        "rule": rule,
+        "rule": chosen.name,
         "factor": factor,
         "shape": list(store.shape),
     }
     before, after = (" x ".join(map(str, shape)) for shape in (source.shape, store.shape))
-    text = f"{store.n_samples} lattices, {before} to {after} by {rule}"
+    text = f"{store.n_samples} lattices, {before} to {after} by {chosen.name}"
     return answer(result, text, as_json, output)

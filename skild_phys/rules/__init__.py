@@ -17,7 +17,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skild_phys.rules.base import (
-    DEFAULT_RULE,
     RULES,
     Rule,
     TieBreak,
@@ -32,7 +31,6 @@ from skild_phys.rules.operators import Operator, check_factor, coarse_shape
 from skild_phys.rules.spectral import Spectral
 
 __all__ = [
-    "DEFAULT_RULE",
     "RULES",
     "Operator",
     "Rule",

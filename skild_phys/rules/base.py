@@ -31,7 +31,7 @@ RULES: dict[str, Rule] = {}
 """The rules by name; `RULES["mine"] = Mine()`, or an entry point of the group
 `skild_phys.rules`, adds one."""
 
-DEFAULT_RULE = "block_mean"
+_DEFAULT = "block_mean"
 
 
 @dataclass(frozen=True)
@@ -222,11 +222,11 @@ def kind_of(values: NDArray[Any], q: int) -> str:
     return "field" if values.dtype.kind == "f" else "states" if q else "spins"
 
 
-def get_rule(rule: str | Rule) -> Rule:
-    """Return the rule of that name, or the rule itself; raises BadInput for an unknown name."""
+def get_rule(rule: str | Rule | None) -> Rule:
+    """Return the rule of that name (None: block means), or the rule itself; raises BadInput."""
     if isinstance(rule, Rule):
         return rule
-    return look_up(RULES, "skild_phys.rules", "rule", rule)
+    return look_up(RULES, "skild_phys.rules", "rule", _DEFAULT if rule is None else rule)
 
 
 def all_rules() -> dict[str, Rule]:

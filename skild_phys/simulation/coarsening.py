@@ -22,7 +22,7 @@ _ALONGSIDE = ("chain", "draw")
 def coarsen(
     fine: Lattices,
     output: AnyPath | None,
-    rule: str | Rule,
+    rule: str | Rule | None,
     factor: int,
     run: Run,
     *,
@@ -72,6 +72,7 @@ def coarsen(
         variables=tuple(scalars),
         scale=chosen.scale(fine.field, factor, d),
         q=fine.q,
+        components=fine.layout.components,
     )
     make = _Coarsen(fine, field, chosen, factor, TieBreak(tie_seed, parent), scalars)
     return fill_store(output, plan, make, run, batch=fine.chunk)
@@ -94,8 +95,9 @@ class _Coarsen:
         kind = np.float64 if self.fine.field == "field" else np.int8
         ties = replace(self.ties, ids=self.ties.ids[here])
         coarse = self.rule.coarsen(
-            values.astype(kind, copy=False), self.factor, q=self.fine.q, ties=ties
-        )
+            values.astype(kind, copy=False), self.factor, q=self.fine.q, ties=ties,
+            dimension=len(self.fine.shape),
+        )  # fmt: skip
         return {self.field: coarse} | {name: v[here] for name, v in self.scalars.items()}
 
 
