@@ -227,70 +227,40 @@ def _chain(parent, follow):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True, inline="always")
-def _breaks(gap, block, n, old, new, winner, amount, states):  # type: ignore[no-untyped-def]
-    """Return whether `amount` sites of a block, turning from old to new, break its majority.
-
-    If they do, more of them do too.
-    """
-    broken = False
-    if old == winner:
-        for state in range(states):
-            if gap[state * n + block] < (2 * amount if state == new else amount):
-                broken = True
-    elif new != winner:
-        broken = gap[new * n + block] < amount
-    return broken
-
-
-@njit(cache=True, nogil=True, inline="always")
-def _shift_gaps(gap, block, n, old, new, winner, amount, states):  # type: ignore[no-untyped-def]
-    """Turn `amount` sites of a block; return how many states share the top before and after."""
-    lead = amount * (np.int64(new == winner) - np.int64(old == winner))
-    before, after = np.int64(1), np.int64(1)
+def _turn(gap, block, n, old, new, winner, states):  # type: ignore[no-untyped-def]
+    """Turn a site of a block; return how many states share the top before and after, and whether
+    the majority breaks: if it does, it also does when more sites of the cluster turn."""
+    lead = np.int16(new == winner) - np.int16(old == winner)
+    before, after, broken = 1, 1, False
     for state in range(states):
         place = state * n + block
-        change = lead + amount * (np.int64(old == state) - np.int64(new == state))
-        before += np.int64(gap[place] == 0)
-        gap[place] += change
-        after += np.int64(gap[place] == 0)
-    return before, after
+        before += gap[place] == 0
+        gap[place] += lead + np.int16(old == state) - np.int16(new == state)
+        after += gap[place] == 0
+        broken |= gap[place] < 0
+    return before, after, broken
 
 
 @njit(cache=True, nogil=True)
-def _count_blocks(cells, root, new, follow, home, votes, n, states, amount, touched):  # type: ignore[no-untyped-def]
-    """Count a cluster's sites in each block it touches; return (blocks, whether one breaks)."""
-    winner, gap = votes.winner, votes.gap
-    old, site, count = cells[root], np.int64(root), 0
-    while site < follow.size:
+def _redraw(cells, root, new, follow, home, votes, states, source):  # type: ignore[no-untyped-def]
+    """Turn a cluster unless that breaks a majority; more ties of unknown outcome in proportion."""
+    gap, n, old = votes.gap, votes.winner.size, cells[root]
+    site, share, refused = np.int64(root), 1.0, False
+    while site < follow.size and not refused:
         block = np.int64(home[site])
-        if amount[block] == 0:
-            touched[count] = block
-            count += 1
-        amount[block] += 1
-        if _breaks(gap, block, n, old, new, winner[block], amount[block], states):
-            return count, True
-        site = np.int64(follow[site])
-    return count, False
-
-
-@njit(cache=True, nogil=True)
-def _turn(cells, root, new, follow, votes, n, states, amount, touched, count, source):  # type: ignore[no-untyped-def]
-    """Turn a cluster that breaks nothing; more ties of unknown outcome are taken in proportion."""
-    winner, gap = votes.winner, votes.gap
-    old, share = cells[root], 1.0
-    for k in range(count):
-        block = touched[k]
-        before, after = _shift_gaps(gap, block, n, old, new, winner[block], amount[block], states)
+        before, after, refused = _turn(gap, block, n, old, new, votes.winner[block], states)
         if votes.unknown[block]:
             share *= before / after
-    if share < 1.0 and take(source, 1)[0] >= share * 2.0**32:
-        for k in range(count):
-            block = touched[k]
-            _shift_gaps(gap, block, n, new, old, winner[block], amount[block], states)
-        return
-    site = np.int64(root)
-    while site < follow.size:
-        cells[site] = new
+        site = np.int64(follow[site])
+    end, site = site, np.int64(root)
+    if not refused and share < 1.0 - 1e-9:  # what multiplies to 1 but for rounding is 1
+        refused = take(source, 1)[0] >= share * 2.0**32
+    while site != end:
+        if refused:
+            block = np.int64(home[site])
+            _turn(gap, block, n, new, old, votes.winner[block], states)
+        else:
+            cells[site] = new
         site = np.int64(follow[site])
 
 
@@ -299,26 +269,16 @@ def cluster_majority(cells, layout, votes, states, bond, source, sweeps):  # typ
     """Redraw the clusters one after the other `sweeps` times; see `cluster_free`, `Votes`."""
     positions, n = layout.bonds.shape[0], layout.ahead.shape[1]
     parent = np.empty(positions * n, dtype=np.uint32)
-    follow = np.empty(positions * n, dtype=np.uint32)
+    follow, both = np.empty_like(parent), np.empty(n, dtype=np.uint32)
     home = np.arange(positions * n).astype(np.uint32) % np.uint32(n)
-    both = np.empty(n, dtype=np.uint32)
-    amount, touched = np.zeros(n, dtype=np.int64), np.empty(n, dtype=np.int64)
     for _ in range(sweeps):
         label_clusters(cells, layout, bond, source, parent, both)
         _chain(parent, follow)
         for root in range(parent.size):
-            if parent[root] != root:
-                continue
-            new = np.int8((np.uint64(take(source, 1)[0]) * np.uint64(states)) >> np.uint64(32))
-            if new == cells[root]:
-                continue
-            count, broken = _count_blocks(
-                cells, root, new, follow, home, votes, n, states, amount, touched
-            )
-            if not broken:
-                _turn(cells, root, new, follow, votes, n, states, amount, touched, count, source)
-            for k in range(count):
-                amount[touched[k]] = 0
+            if parent[root] == root:
+                new = np.int8((np.uint64(take(source, 1)[0]) * np.uint64(states)) >> np.uint64(32))
+                if new != cells[root]:
+                    _redraw(cells, root, new, follow, home, votes, states, source)
 
 
 class MajorityFlips(Moves):

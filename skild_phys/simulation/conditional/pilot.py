@@ -29,10 +29,10 @@ from skild_phys.simulation.conditional.chains import (
     run,
 )
 
-TAUS = 20
+_TAUS = 20
 """Sweeps a lattice over the largest tau: what is left of the random fill is of order exp(-20)."""
 
-LEAST_SWEEPS = 32
+_LEAST_SWEEPS = 32
 
 _SITES = 2**18  # of all chains of a pilot together, at most; at least one lattice
 _MOST_CHAINS = 8
@@ -91,50 +91,19 @@ def _block_moments(cells, layout, step, state, moments):  # type: ignore[no-unty
 
 def _record(chain: Chain) -> tuple[list[float], NDArray[np.int32]]:
     """Return (energy and mean squares of a lattice, the moments of its blocks and all states)."""
-    target, layout = chain.target, chain.target.moves.layout
-    n = layout.ahead.shape[1]
+    moves = chain.target.moves
+    d, n = moves.layout.ahead.shape
     step = -(-n // _MOST_BLOCKS)
-    moments = np.empty(
-        (target.moves.states - 1, len(target.shape) + 1, -(-n // step)), dtype=np.int32
-    )
-    for state in range(target.moves.states - 1):
-        _block_moments(chain.cells, layout, step, state, moments[state])
+    moments = np.empty((moves.states - 1, d + 1, -(-n // step)), dtype=np.int32)
+    for state in range(moves.states - 1):
+        _block_moments(chain.cells, moves.layout, step, state, moments[state])
     squares = (moments.astype(np.float64) ** 2).mean(axis=(0, 2))
-    energy = float(_equal_bonds(chain.cells, layout))
+    energy = float(_equal_bonds(chain.cells, moves.layout))
     return [energy, float(squares[:-1].mean()), float(squares[-1])], moments
 
 
-class _Watch:
-    """Chains and their records, every `stride` sweeps."""
-
-    def __init__(self, chains: list[Chain], stop: Stop) -> None:
-        self.chains, self.stop, self.stride = chains, stop, 1
-        self.sweeps = 0
-        self.records: list[list[tuple[list[float], NDArray[np.int32]]]] = []
-
-    def extend(self) -> None:
-        """Run until there are `_RECORDS` records."""
-        while len(self.records) < _RECORDS:
-            for chain in self.chains:
-                run(chain, self.stride, self.stop)
-            self.sweeps += self.stride
-            self.records.append([_record(chain) for chain in self.chains])
-
-    def thin(self) -> None:
-        """Drop every other record."""
-        self.records, self.stride = self.records[1::2], 2 * self.stride
-
-    def tau(self) -> float:
-        """Return the largest tau of the second half, one standard error up, in records."""
-        half = self.records[len(self.records) // 2 :]
-        whole = np.array([[scalars for scalars, _ in row] for row in half])
-        blocks = np.array([[moments for _, moments in row] for row in half], dtype=np.float64)
-        blocks = np.moveaxis(blocks, -2, -1)  # records, chains, states, blocks, moments
-        return max(_tau(whole), _tau(blocks))
-
-
 def _tau(series: Array) -> float:
-    """Return the largest tau of series (records, .., observables), pooled over what lies between.
+    """Return the largest tau of series (records, .., observables), one standard error up.
 
     Every series has a mean of its own, given its coarse lattice.
     """
@@ -142,11 +111,9 @@ def _tau(series: Array) -> float:
     centred = series - series.mean(axis=0)
     # What a constraint holds fixed is off its mean by rounding alone, which is correlated for ever.
     centred[np.abs(centred) <= ROUNDING * np.abs(series)] = 0.0
-    rows = centred.reshape(records, -1, observables)
-    chain, draw = np.meshgrid(np.arange(rows.shape[1]), np.arange(records), indexing="ij")
-    found = integrated_autocorrelation_time(
-        rows.transpose(1, 0, 2).reshape(-1, observables), Chains(chain.ravel(), draw.ravel())
-    )
+    rows = centred.reshape(records, -1, observables).swapaxes(0, 1)
+    chain, draw = np.indices(rows.shape[:2]).reshape(2, -1)
+    found = integrated_autocorrelation_time(rows.reshape(-1, observables), Chains(chain, draw))
     return float((found.tau + found.error).max())
 
 
@@ -163,14 +130,24 @@ def measure_sweeps(
     Parameters
     ----------
     givens : the first `pilot_chains` coarse lattices (`Conditional.read`).
-    seed : lattice i has the streams (seed; i, 5) and (seed; i, 6).
+    seed : lattice i has the streams "pilot fill" and "pilot sweeps" of sample i.
     stop : asked every fraction of a second; raises Interrupted.
     """
     chains = [fill_chain(target, given, seed, i, pilot=True) for i, given in enumerate(givens)]
-    watch = _Watch(chains, stop)
-    watch.extend()
-    while (tau := watch.tau()) * _TAUS_MEASURED > _RECORDS / 2 and watch.sweeps < _MOST_SWEEPS:
-        watch.thin()
-        watch.extend()
-    tau = float(f"{tau * watch.stride:.3g}")
-    return Pilot(tau, max(LEAST_SWEEPS, math.ceil(TAUS * tau)))
+    records: list[list[tuple[list[float], NDArray[np.int32]]]] = []
+    sweeps, stride = 0, 1
+    while True:
+        while len(records) < _RECORDS:
+            for chain in chains:
+                run(chain, stride, stop)
+            sweeps += stride
+            records.append([_record(chain) for chain in chains])
+        half = records[_RECORDS // 2 :]
+        lattices = np.array([[scalars for scalars, _ in row] for row in half])
+        blocks = np.array([[moments for _, moments in row] for row in half], dtype=np.float64)
+        tau = max(_tau(lattices), _tau(np.moveaxis(blocks, -2, -1)))
+        if tau * _TAUS_MEASURED <= _RECORDS / 2 or sweeps >= _MOST_SWEEPS:
+            break
+        records, stride = records[1::2], 2 * stride
+    tau = float(f"{tau * stride:.3g}")
+    return Pilot(tau, max(_LEAST_SWEEPS, math.ceil(_TAUS * tau)))
