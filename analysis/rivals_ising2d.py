@@ -44,7 +44,7 @@ from local_rule import LocalRule
 from study import Study, kept, residuals, skild_phys
 
 from skild_phys.models import MODELS
-from skild_phys.rng import kernel_state
+from skild_phys.rng import Streams, kernel_state
 from skild_phys.rules import RULES, coarsen
 from skild_phys.rules.sampling import sample_blocks
 from skild_phys.runner import Run, fill_store
@@ -54,9 +54,8 @@ from skild_phys.skild.losses import Batch, Loss, stratified
 from skild_phys.skild.networks import network_dtype
 from skild_phys.skild.recipe import Recipe, read_recipe
 from skild_phys.skild.schedule import Linear, chain_lambdas
-from skild_phys.skild.skild import Skild
+from skild_phys.skild.skild import Skild, white_noise
 from skild_phys.skild.spectrum import PowerLaw
-from skild_phys.skild.streams import Streams, white_noise
 from skild_phys.skild.symmetries import see_through_symmetries
 from skild_phys.skild.train import Trainer
 from skild_phys.skild.unet import UNet

@@ -17,6 +17,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -122,6 +123,19 @@ def kernel_state(seed: int, *key: int | str) -> NDArray[np.uint64]:
 def generator(seed: int, *key: int | str) -> np.random.Generator:
     """Return a NumPy generator (PCG64) for the stream `key` of `seed`."""
     return np.random.Generator(np.random.PCG64(seed_sequence(seed, *key)))
+
+
+@dataclass
+class Streams:
+    """The random streams of one sample of SKILD: Gaussian noise, and the state of its kernels."""
+
+    noise: np.random.Generator
+    state: NDArray[np.uint64]
+
+    @classmethod
+    def of(cls, seed: int, sample: int) -> Streams:
+        """Return the streams of a sample under `seed`."""
+        return cls(generator(seed, "noise", sample), kernel_state(seed, "spins", sample))
 
 
 @njit(cache=True, nogil=True, inline="always")

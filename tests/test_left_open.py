@@ -9,12 +9,12 @@ import pytest
 import torch
 from skild_helpers import critical_lattices, white
 
+from skild_phys.rng import Streams
 from skild_phys.rules.conditions import Blocks, Free, Sites
 from skild_phys.skild.equations import Process
 from skild_phys.skild.skild import Given, Skild
 from skild_phys.skild.spectrum import RadialSpectrum
 from skild_phys.skild.spins import PosteriorSpectrum, SpinPosterior
-from skild_phys.skild.streams import Streams
 from skild_phys.skild.weights import load_weights, shipped_weights
 
 SHAPE = (24, 30)

@@ -21,12 +21,12 @@ import torch
 from safetensors.torch import load_file
 
 from skild_phys.errors import BadInput, WeightsError
+from skild_phys.rng import Streams
 from skild_phys.skild.convert import convert_ncsnpp, published_weights
 from skild_phys.skild.equations import Process, field_target, make_step, y0_from_output
 from skild_phys.skild.recipe import Recipe, read_recipe
 from skild_phys.skild.skild import Skild
 from skild_phys.skild.spectrum import PaperSpectrum, spectrum_from_record
-from skild_phys.skild.streams import Streams
 from skild_phys.skild.weights import load_weights, save_weights
 
 N = 1000

@@ -9,10 +9,12 @@ import pytest
 import torch
 from skild_helpers import NEIGHBOURS, critical_lattices, white
 
+from skild_phys.rng import Streams
 from skild_phys.rules import RULES, coarsen
 from skild_phys.rules.conditions import Blocks, Constraint, Free, KeptModes
 from skild_phys.skild import spins
 from skild_phys.skild.equations import Process
+from skild_phys.skild.skild import white_noise
 from skild_phys.skild.spectrum import RadialSpectrum
 from skild_phys.skild.spins import (
     MeanField,
@@ -21,7 +23,6 @@ from skild_phys.skild.spins import (
     SpinPosterior,
     spin_logits,
 )
-from skild_phys.skild.streams import Streams, white_noise
 
 SPECTRUM = RadialSpectrum((0.1, 0.5, 1.0, 4.5), (45.0, 3.0, 1.0, 0.15), 0.66)
 N, SIDE = 100, 48

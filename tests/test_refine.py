@@ -17,10 +17,9 @@ from skild_phys.cli import run
 from skild_phys.errors import BadInput, Interrupted, OutputTaken, StoreError, WeightsError
 from skild_phys.methods import SKILD, Exact, Fill, Method, Prepared, method_of
 from skild_phys.models import MODELS
-from skild_phys.rng import kernel_state
+from skild_phys.rng import Streams, kernel_state
 from skild_phys.rules import RULES, TieBreak, coarsen, get_rule
 from skild_phys.skild.coarse import CoarseInput, open_coarse
-from skild_phys.skild.streams import Streams
 from skild_phys.skild.tuning import Tuning
 from skild_phys.store import create_store, open_store
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from skild_helpers import POWER_LAW, TINY, shell_deviations, tiny_weights, white
 
 from skild_phys.errors import BadInput, Interrupted
+from skild_phys.rng import Streams
 from skild_phys.rules import RULES, Operator
 from skild_phys.rules.conditions import Blocks, Free
 from skild_phys.skild.equations import STEPS, Correct, Process, make_step, run_chain
@@ -30,7 +31,6 @@ from skild_phys.skild.spins import (
     SpinLogits,
     SpinPosterior,
 )
-from skild_phys.skild.streams import Streams
 from skild_phys.skild.symmetries import SYMMETRIES, see_through_symmetries
 
 Array = NDArray[np.float64]

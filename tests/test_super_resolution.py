@@ -18,6 +18,7 @@ from skild_phys.images.refine import (
     coarsen_images,
     refine_images,
 )
+from skild_phys.rng import Streams
 from skild_phys.runner import Run
 from skild_phys.skild.data import ImageLattices, fields_of
 from skild_phys.skild.equations import Process
@@ -32,7 +33,6 @@ from skild_phys.skild.spectrum import (
     cosines,
     spectrum_from_record,
 )
-from skild_phys.skild.streams import Streams
 from skild_phys.store import open_store
 
 

@@ -12,14 +12,13 @@ import torch
 import skild_phys as sp
 from skild_phys.errors import BadInput
 from skild_phys.models import MODELS
-from skild_phys.rng import kernel_state
+from skild_phys.rng import Streams, kernel_state
 from skild_phys.rules import RULES, TieBreak, coarsen
 from skild_phys.simulation.wolff import wolff
 from skild_phys.skild.measured import fit_couplings, untrained
 from skild_phys.skild.schedule import restarting_lambdas, starting_lambda
 from skild_phys.skild.skild import Skild
 from skild_phys.skild.spins import Couplings
-from skild_phys.skild.streams import Streams
 from skild_phys.skild.weights import load_weights, save_weights
 
 TC = MODELS["ising3d"].critical_temperature

@@ -10,10 +10,10 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from skild_phys.rng import Streams
 from skild_phys.skild.data import pixels_of
 from skild_phys.skild.skild import Skild
 from skild_phys.skild.spectrum import make_basis
-from skild_phys.skild.streams import Streams
 from skild_phys.skild.weights import Weights
 
 _GAP, _PAPER = 2, 255  # pixels between images, and their grey

@@ -16,7 +16,7 @@ from skild_phys.files import AnyPath, printable
 from skild_phys.images.datasets import image_plan
 from skild_phys.images.lowres import LowResolution, coarse_shape, enlarged, fine_shape
 from skild_phys.images.spec import ImageRefineSpec
-from skild_phys.rng import input_seed
+from skild_phys.rng import Streams, input_seed
 from skild_phys.runner import GPU_BATCH, Filled, Run, fill_store
 from skild_phys.skild.data import ImageLattices, fields_of, pixels_of
 from skild_phys.skild.equations import Correct, Stop
@@ -24,9 +24,8 @@ from skild_phys.skild.generate import image_batch, padded
 from skild_phys.skild.networks import arithmetic
 from skild_phys.skild.refine import Lattices, built
 from skild_phys.skild.schedule import chain_record
-from skild_phys.skild.skild import Skild
+from skild_phys.skild.skild import Skild, white_noise
 from skild_phys.skild.spectrum import turned
-from skild_phys.skild.streams import Streams, white_noise
 from skild_phys.skild.weights import Weights, refining_lambda, weights_sha256
 from skild_phys.store import Lattices as Input
 from skild_phys.store import streams_at

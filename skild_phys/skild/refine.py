@@ -11,11 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skild_phys.errors import BadInput
+from skild_phys.rng import Streams
 from skild_phys.skild.coarse import CoarseInput
 from skild_phys.skild.equations import Stop
 from skild_phys.skild.skild import Skild
 from skild_phys.skild.spectrum import Torus
-from skild_phys.skild.streams import Streams
 from skild_phys.skild.weights import Weights
 
 Lattices = NDArray[Any]

@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from skild_phys.rng import Streams
 from skild_phys.rules.conditions import Constraint, Free
 from skild_phys.skild.equations import (
     Correct,
@@ -39,13 +40,18 @@ from skild_phys.skild.spins import (
     SpinPosterior,
     spin_logits,
 )
-from skild_phys.skild.streams import Streams, white_noise
 from skild_phys.skild.symmetries import SYMMETRIES, see_through_symmetries
 from skild_phys.skild.tuning import USUAL, Tuning
 
 if TYPE_CHECKING:
     from skild_phys.rules import Rule
     from skild_phys.skild.weights import Weights
+
+
+def white_noise(streams: Sequence[Streams], shape: tuple[int, ...], device: torch.device) -> Tensor:
+    """Return standard normal fields (n, *shape) float32, one stream a field."""
+    fields = [s.noise.standard_normal(shape, dtype=np.float32) for s in streams]
+    return torch.from_numpy(np.stack(fields)).to(device)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from skild_phys.skild.streams import Streams
+from skild_phys.rng import Streams
 
 SYMMETRIES = ("shift", "flip", "turn", "sign")
 """What configurations are taken to be symmetric under: translations, reflections of an axis,
