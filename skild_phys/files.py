@@ -302,7 +302,7 @@ def check_output(
     *,
     overwrite: bool,
     inputs: Sequence[AnyPath] = (),
-    option: str = "-o",
+    option: str = "output",
     directory: bool = False,
 ) -> None:
     """Raise BadInput naming `option` unless something may be written at `path`.
@@ -328,7 +328,7 @@ def check_output(
         if path.exists() and not (path.is_file() or path.is_dir()):
             raise BadInput(option, shown, "a file or a directory, not a device or a FIFO")
         if os.path.lexists(path) and not overwrite:
-            raise OutputTaken(option, shown, "a path that does not exist (or --overwrite)")
+            raise OutputTaken(option, shown, "a path that does not exist (or overwrite=True)")
         if not os.access(path if path.exists() else path.parent, os.W_OK):
             raise BadInput(option, shown, "a path that you may write to")
         if directory:
@@ -338,7 +338,7 @@ def check_output(
         raise BadInput(option, shown, f"a path that can be used: {reason}") from error
 
 
-def check_directory(path: AnyPath, option: str = "-o") -> None:
+def check_directory(path: AnyPath, option: str = "output") -> None:
     """Raise BadInput for what is no directory for files: a store, a path inside one, a file."""
     real = Path(path).resolve()
     _check_outside_stores(path, (real, *real.parents), option)

@@ -198,4 +198,4 @@ def test_what_users_add_is_one_small_file_of_public_names(name: str) -> None:
     private = [n for n in used if any(p.startswith("_") and p[-2:] != "__" for p in n.split("."))]
     assert not private
     inside = {i.split(".")[1] for i in used if i.startswith("skild_phys.")} - {*dir(sp)}
-    assert inside <= {"rules", "models", "measurement", "skild", "simulation"}
+    assert inside <= {"errors", "rules", "models", "measurement", "skild", "simulation"}

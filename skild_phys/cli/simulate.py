@@ -105,11 +105,11 @@ def command(
     from skild_phys.store import end_append, open_store
 
     if append and given["overwrite"]:
-        raise BadInput("--append", "--overwrite", "one of the two")
+        raise BadInput("append", "--overwrite", "one of the two")
     more: dict[str, Any] = {}
     if append:
         if output is None:
-            raise BadInput("-o", None, "the store to append to")
+            raise BadInput("output", None, "the store to append to")
         check_output(output, overwrite=True)
         spec, more = _appended(output, samples)
         _check_agreement(context, given, spec, output)
@@ -174,13 +174,13 @@ def _appended(output: Path, samples: int) -> tuple[SimulationSpec, dict[str, Any
     from skild_phys.simulation.spec import spec_of
     from skild_phys.store import APPEND_TOTAL, open_store
 
-    check_whole("-n", samples)
+    check_whole("samples", samples)
     store = open_store(output)
     planned = int(store.attrs["samples_planned"])
     unfinished = not store.complete
     if unfinished and store.attrs.get("append") != samples:
         accepted = "a finished store: call the command that began it again to finish it"
-        raise BadInput("--append", str(output), accepted)
+        raise BadInput("append", str(output), accepted)
     # Killed after its last commit, an append is complete and has not ended.
     same = store.attrs.get(APPEND_TOTAL) == planned and store.attrs.get("append") == samples
     begun = unfinished or same

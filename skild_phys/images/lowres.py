@@ -64,17 +64,17 @@ def enlarged(rule: str, images: Array, shape: tuple[int, int]) -> Array:
 def fine_shape(shape: tuple[int, int], factor: float) -> tuple[int, int]:
     """Return the sides that are `factor` times those of `shape`, to the nearest whole number."""
     if not (math.isfinite(factor) and 1.0 < factor <= 64.0):
-        raise BadInput("--factor", factor, "a number above 1, up to 64")
+        raise BadInput("factor", factor, "a number above 1, up to 64")
     return round(shape[0] * factor), round(shape[1] * factor)
 
 
 def coarse_shape(shape: tuple[int, int], factor: float) -> tuple[int, int]:
     """Return the sides that are `factor` times smaller than those of `shape`; raises BadInput."""
     if not (math.isfinite(factor) and 1.0 < factor <= 64.0):
-        raise BadInput("--factor", factor, "a number above 1, up to 64")
+        raise BadInput("factor", factor, "a number above 1, up to 64")
     sides = round(shape[0] / factor), round(shape[1] / factor)
     if min(sides) < 2:
-        raise BadInput("--factor", factor, f"one that leaves sides of 2 or more of {shape}")
+        raise BadInput("factor", factor, f"one that leaves sides of 2 or more of {shape}")
     return sides
 
 
@@ -89,7 +89,7 @@ class LowResolution:
 
     def __init__(self, rule: str, fine: tuple[int, int], coarse: tuple[int, int]) -> None:
         if rule not in RULES:
-            raise BadInput("--rule", rule, " or ".join(RULES))
+            raise BadInput("rule", rule, " or ".join(RULES))
         self.rule, self.fine, self.coarse = rule, fine, coarse
         self._rows, self._columns = (resampling(rule, *sides) for sides in zip(fine, coarse))
         self._fine = [cosines(side).numpy() for side in fine]

@@ -40,7 +40,7 @@ def get_model(name: str) -> Model:
     """Return the model called `name`; raises BadInput naming the known ones."""
     model = find_model({"model": name})
     if model is None:
-        raise BadInput("--model", name, ", ".join(MODELS))
+        raise BadInput("model", name, ", ".join(MODELS))
     return model
 
 
@@ -58,5 +58,5 @@ def parse_temperature(text: str | float, model: Model) -> float:
         if not (math.isfinite(value) and value > 0):
             raise ValueError
     except ValueError:
-        raise BadInput("--T", str(text), accepted) from None
+        raise BadInput("T", str(text), accepted) from None
     return value

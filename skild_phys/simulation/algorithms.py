@@ -84,9 +84,9 @@ def get_update(name: str, model: Model) -> Update:
     """
     known = updates_of(model)
     if not known:
-        raise BadInput("--model", model.name, "a model with updates")
+        raise BadInput("model", model.name, "a model with updates")
     if name == "auto":
         return known.get("swendsen-wang") or next(iter(known.values()))
     if name.replace("_", "-") not in known:
-        raise BadInput("--algorithm", name, f"{', '.join(known)} (for {model.name}), or auto")
+        raise BadInput("algorithm", name, f"{', '.join(known)} (for {model.name}), or auto")
     return known[name.replace("_", "-")]

@@ -159,9 +159,9 @@ def _pilot(work: _Work, note: Note) -> None:
             return
         if now.updates >= _MOST_UPDATES:
             raise BadInput(
-                "--burn-in", "measured",
-                f"a number, with --every: after {now.updates} {update}s the chains do not agree "
-                f"yet (tau > {slowest * now.stride:.3g}); a cluster algorithm or --start cold may "
+                "burn_in", "measured",
+                f"a number, with every=: after {now.updates} {update}s the chains do not agree "
+                f"yet (tau > {slowest * now.stride:.3g}); a cluster algorithm or a cold start may "
                 "help",
             )  # fmt: skip
         while slowest > _FINE:

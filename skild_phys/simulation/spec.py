@@ -24,11 +24,11 @@ SETTLED = ("every", "burn_in", "tau_energy", "tau_magnetization_squared")
 """Parameters that the burn-in may settle; a store keeps them from its first commit on."""
 
 _WHOLE = {
-    "n_samples": ("-n", 1, 2**40),
-    "chains": ("--chains", 1, 2**20),
-    "seed": ("--seed", 0, None),
-    "every": ("--every", 1, None),
-    "burn_in": ("--burn-in", 0, None),
+    "n_samples": ("samples", 1, 2**40),
+    "chains": ("chains", 1, 2**20),
+    "seed": ("seed", 0, None),
+    "every": ("every", 1, None),
+    "burn_in": ("burn_in", 0, None),
     "stint": ("stint", 1, None),
 }
 """What the whole numbers of a simulation are called in errors, and their least and most."""
@@ -49,7 +49,7 @@ def parse_shape(sides: Any, model: Model) -> tuple[int, ...]:
     if len(known) not in (1, d) or not all(type(n) is int and 2 <= n <= most for n in known):
         example = "x".join(["128", "64", "64"][:d])
         accepted = f"a side such as 64, or {d} sides such as {example}, each from 2 to {most}"
-        raise BadInput("--L", shown, accepted)
+        raise BadInput("L", shown, accepted)
     return tuple(known if len(known) == d else known * d)
 
 
@@ -114,16 +114,16 @@ class SimulationSpec:
         self._set("L", shape[0] if len(set(shape)) == 1 else shape)
         self._set("temperature", parse_temperature(self.temperature, model))
         if self.temperature > _HOTTEST:
-            raise BadInput("--T", self.temperature, f"a positive temperature up to {_HOTTEST:g}")
+            raise BadInput("T", self.temperature, f"a positive temperature up to {_HOTTEST:g}")
         chosen = get_update(self.algorithm, model)
         self._set("algorithm", chosen.name)
         if chosen.even_sides and any(side % 2 for side in shape):
             accepted = (
                 f"even sides for the checkerboard of {chosen.name} (cluster updates take any)"
             )
-            raise BadInput("--L", shown, accepted)
+            raise BadInput("L", shown, accepted)
         if self.start not in ("cold", "hot"):
-            raise BadInput("--start", self.start, "cold or hot")
+            raise BadInput("start", self.start, "cold or hot")
         if self.streams not in (None, STREAMS):
             raise BadInput("streams", self.streams, f"{STREAMS}, or None")
         if self.chains is None:
@@ -133,7 +133,7 @@ class SimulationSpec:
                 self._set(name, check_whole(option, value, least, most))
         if self.n_chains % chosen.replicas:
             accepted = f"a multiple of {chosen.replicas} for {chosen.name}"
-            raise BadInput("--chains", self.chains, accepted)
+            raise BadInput("chains", self.chains, accepted)
 
     def _set(self, name: str, value: Any) -> None:
         object.__setattr__(self, name, value)

@@ -132,7 +132,7 @@ def published_weights(path: Path, config: Recipe, preset: str) -> Weights:
         network = make_network(config.network, config.output, config.basis, channels, lam)
     if lam is None or law is None or config.output != "white_eps" or type(network) is not Ncsnpp:
         accepted = "a recipe of ncsnpp with the paper's spectrum and output, white_eps"
-        raise BadInput("--preset", preset, accepted)
+        raise BadInput("preset", preset, accepted)
     tensors = convert_ncsnpp(network, read_tensors(path))
     for end in ("weight", "bias"):
         tensors[f"leave.{end}"] = tensors[f"leave.{end}"] * (2.0 / law.side)

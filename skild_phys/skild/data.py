@@ -226,10 +226,10 @@ class ImageLattices:
         """Index of the first image in the store."""
         if split is not None:
             if split not in SPLITS:
-                raise BadInput("--split", split, " or ".join(SPLITS))
+                raise BadInput("split", split, " or ".join(SPLITS))
             places = np.flatnonzero(store.variable("split") == SPLITS.index(split))
             if not len(places):
-                raise BadInput("--split", split, f"a split that {store.path} has")
+                raise BadInput("split", split, f"a split that {store.path} has")
             self.first, last = int(places[0]), int(places[-1]) + 1
             if last - self.first != len(places):
                 raise StoreError(f"{store.path}: variable 'split': not in one piece")

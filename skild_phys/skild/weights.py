@@ -110,12 +110,12 @@ class Weights:
         if not (low <= end < start <= high and end > 0):
             accepted = f"{low:.3g} <= end < start <= {high:.3g}, what the weights have seen"
             wrong = start > high or start <= low
-            option, value = ("--lambda-start", start) if wrong else ("--lambda-end", end)
+            option, value = ("lambda_start", start) if wrong else ("lambda_end", end)
             raise BadInput(option, value, accepted)
         if self.schedule is None:
             return restarting_lambdas(start, end, steps, restarts, self.tuning)
         if restarts:
-            raise BadInput("--restarts", restarts, "0 for weights with a schedule of their own")
+            raise BadInput("restarts", restarts, "0 for weights with a schedule of their own")
         if steps is None:
             t = self.schedule.inverse(np.array([start, end]))
             steps = 1 + max(1, round(TIMES * float(t[0] - t[1])))
@@ -142,7 +142,7 @@ class Weights:
         longest = lowest if self.cutoff is None else self.cutoff
         if self.schedule is not None and math.exp(-(longest**2) * high) > NOISE_SEES:
             accepted = "weights that begin with noise: these begin with an image, coarse or true"
-            raise BadInput("--checkpoint", f"lambda up to {high:.3g}", accepted)
+            raise BadInput("checkpoint", f"lambda up to {high:.3g}", accepted)
         return min(high, ERASED / lowest**2) if self.schedule is None else high
 
     def warnings(self, shape: tuple[int, ...], start: float) -> list[str]:
@@ -227,7 +227,7 @@ def refining_lambda(weights: Weights, factor: float) -> float:
     if max(math.pi / factor, weights.cutoff or 0.0) < lowest:
         most = math.pi / lowest
         raise BadInput(
-            "--factor", factor, f"at most {most:.2g}, which these weights were trained for"
+            "factor", factor, f"at most {most:.2g}, which these weights were trained for"
         )
     return min(start, high)
 

@@ -362,10 +362,10 @@ class StoreWriter:
             _remove(self.path / _KEPT)  # damaged, or of before the last commit
         if self.committed > self._planned:
             raise OutputLarger(
-                "-o",
+                "output",
                 str(self.path),
                 f"a path that does not exist: this store has {self.committed} samples, more than "
-                f"the {self._planned} asked for (--overwrite starts afresh)",
+                f"the {self._planned} asked for (overwrite=True starts afresh)",
             )
         # A finished store of these very parameters is the answer: it is left as it is.
         if self.committed < self._planned or not store.complete:
@@ -378,10 +378,11 @@ class StoreWriter:
             for key in [*wanted, *(key for key in there if key not in wanted)]:
                 if key not in self._apart and wanted.get(key) != there.get(key):
                     raise OutputTaken(
-                        "-o",
+                        "output",
                         str(self.path),
                         f"a store made with the same parameters: there '{key}' is "
-                        f"{there.get(key)!r}, here {wanted.get(key)!r} (--overwrite starts afresh)",
+                        f"{there.get(key)!r}, here {wanted.get(key)!r}"
+                        " (overwrite=True starts afresh)",
                     )
 
     def _clear(self) -> None:
@@ -497,7 +498,7 @@ def create_store(
 
 
 def _taken(path: Path) -> OutputTaken:
-    return OutputTaken("-o", str(path), "a path that does not exist, or a store to go on with")
+    return OutputTaken("output", str(path), "a path that does not exist, or a store to go on with")
 
 
 def streams_at(path: AnyPath, overwrite: bool) -> str | None:

@@ -9,16 +9,28 @@ import socket
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from conftest import files_of
+from distributed import LocalCluster
+from numpy.typing import NDArray
+from skild_helpers import tiny_weights
 from store_helpers import simulate
 
 from skild_phys import executors
 from skild_phys.errors import BadInput
+from skild_phys.methods import SKILD, Exact, Fill, refine
+from skild_phys.runner import Run
+from skild_phys.simulation.coarsening import coarsen
 from skild_phys.simulation.spec import SimulationSpec
-from skild_phys.store import open_store
+from skild_phys.skild.chain import Chain
+from skild_phys.skild.coarse import open_coarse
+from skild_phys.skild.generate import generate
+from skild_phys.store import open_lattices, open_store
 
 SPEC = SimulationSpec(16, 2.25, 3000, chains=4, every=40, burn_in=100, stint=8)
 
@@ -88,3 +100,60 @@ def test_a_scheduler_that_is_killed(tmp_path: Path, caplog: pytest.LogCaptureFix
     simulate(SPEC, path, threads=1)
     simulate(SPEC, tmp_path / "b.zarr", threads=1)
     assert files_of(path) == files_of(tmp_path / "b.zarr")
+
+
+def lattices(n: int) -> NDArray[np.int8]:
+    return (2 * np.random.default_rng(1).integers(0, 2, (n, 16, 16)) - 1).astype(np.int8)
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Any]:
+    with LocalCluster(
+        n_workers=2, threads_per_worker=1, dashboard_address=":0", silence_logs=logging.CRITICAL
+    ) as running:
+        yield running
+
+
+def made(kind: str, run: Run, folder: Path) -> Path:
+    """Make a small store of a kind, from 24 lattices in memory; return where it lies."""
+    fine, path = open_lattices(lattices(24)), folder / f"{kind}.zarr"
+    if kind == "coarsen":
+        coarsen(fine, path, "majority", 4, run)
+        return path
+    if kind == "generate":
+        sha, chain = "0" * 64, Chain(steps=2)
+        generate(path, chain, tiny_weights(), 8, (16, 16), run, seed=2, weights_sha256=sha)
+        return path
+    coarse = open_coarse(coarsen(fine, None, "block_mean", 4, Run()).lattices, None, None)
+    how = {"skild": SKILD(steps=2, checkpoint=tiny_weights(), any_system=True), "fill": Fill()}
+    refine(coarse, path, how.get(kind) or Exact(sweeps=40, T=2.3), run, seed=3, samples_per_input=2)
+    return path
+
+
+@pytest.mark.filterwarnings("ignore::skild_phys.errors.InputWarning")
+@pytest.mark.parametrize("kind", ["coarsen", "skild", "exact", "generate"])
+def test_workers_make_the_bytes_of_threads(tmp_path: Path, cluster: Any, kind: str) -> None:
+    for name in ("dask", "threads"):
+        (tmp_path / name).mkdir()
+    made(kind, Run(dask=cluster.scheduler_address, chunk=5), tmp_path / "dask")
+    made(kind, Run(threads=2, chunk=5), tmp_path / "threads")
+    assert files_of(tmp_path / "dask") == files_of(tmp_path / "threads")
+
+
+@pytest.mark.filterwarnings("ignore::skild_phys.errors.InputWarning")
+def test_a_worker_that_is_killed_changes_no_refinement(tmp_path: Path, cluster: Any) -> None:
+    """The scheduler gives its work, and the method itself, to the other worker or a new one."""
+    killed: list[int] = []
+
+    def kill_one(count: int) -> None:
+        if count and not killed:
+            killed.append(next(iter(cluster.workers.values())).process.pid)
+            os.kill(killed[0], signal.SIGKILL)
+
+    for name in ("dask", "threads"):
+        (tmp_path / name).mkdir()
+    run = Run(dask=cluster.scheduler_address, chunk=5, progress=kill_one)
+    made("exact", run, tmp_path / "dask")
+    assert killed
+    made("exact", Run(threads=1, chunk=5), tmp_path / "threads")
+    assert files_of(tmp_path / "dask") == files_of(tmp_path / "threads")

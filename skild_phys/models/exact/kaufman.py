@@ -21,7 +21,7 @@ _HOT, _COLD = 1e-3, 3.3  # K below and above which the products lose more than t
 
 def _coupling(temperature: float) -> float:
     if not (math.isfinite(temperature) and temperature > 0):
-        raise BadInput("--T", temperature, "a positive number")
+        raise BadInput("T", temperature, "a positive number")
     return min(1.0 / temperature, 1e100)
 
 
@@ -91,7 +91,7 @@ def _kaufman(L: int | tuple[int, int], k: float) -> tuple[float, float]:
     """
     height, width = (L, L) if isinstance(L, int | np.integer) else L
     if isinstance(L, bool) or min(height, width) < 2:
-        raise BadInput("--L", L, "sides of at least 2")
+        raise BadInput("L", L, "sides of at least 2")
     if not _HOT < k < _COLD:
         return _series(height, width, k)
     odd, even = _gammas(width, k, odd=True), _gammas(width, k, odd=False)
