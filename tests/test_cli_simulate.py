@@ -160,10 +160,10 @@ def test_append_goes_on_where_it_was_killed(tmp_path: Path, call: Call) -> None:
     output = tmp_path / "a.zarr"
     assert call(*SMALL, "-o", str(output))[0] == 0
     stopped: list[int] = []
-    from skild_phys.cli.simulate import _appended
     from skild_phys.errors import Interrupted
+    from skild_phys.simulation.chain import appended
 
-    spec, attrs = _appended(output, 3000)
+    spec, attrs = appended(output, 3000, {})
     with pytest.raises(Interrupted):
         simulate(
             spec, output, attrs=attrs, stop=lambda: sum(stopped) > 100, progress=stopped.append
@@ -179,9 +179,9 @@ def test_append_goes_on_where_it_was_killed(tmp_path: Path, call: Call) -> None:
 def test_append_that_was_killed_after_its_last_commit(tmp_path: Path, call: Call) -> None:
     """The samples are there and the command has not ended: called again, it adds no more.
 
-    Planted, seen to fail: `_appended` that takes every complete store for a finished call's.
+    Planted, seen to fail: `appended` that takes every complete store for a finished call's.
     """
-    from skild_phys.cli.simulate import _appended
+    from skild_phys.simulation.chain import appended
 
     more = ["simulate", "--append", "-n", "15", "-o"]
     for name in ("whole", "killed"):
@@ -189,7 +189,7 @@ def test_append_that_was_killed_after_its_last_commit(tmp_path: Path, call: Call
         output.parent.mkdir()
         assert call(*SMALL, "-o", str(output))[0] == 0
         if name == "killed":
-            spec, attrs = _appended(output, 15)
+            spec, attrs = appended(output, 15, {})
             simulate(spec, output, attrs=attrs)
         code, out, _ = call(*more, str(output))
         assert code == 0
@@ -199,7 +199,7 @@ def test_append_that_was_killed_after_its_last_commit(tmp_path: Path, call: Call
     assert (last[0] == last[1]).all()
     for total in (50, 65):
         assert f"{total} samples" in call(*more, str(output))[1]
-    spec, attrs = _appended(output, 15)
+    spec, attrs = appended(output, 15, {})
     simulate(spec, output, attrs=attrs)
     assert "87 samples" in call("simulate", "--append", "-n", "7", "-o", str(output))[1]
 

@@ -64,11 +64,12 @@ def rehearse(steps: Sequence[Step]) -> None:
 
 
 def _simulate(params: Params) -> _Store:
-    from skild_phys.cli.simulate import PARAMETERS, spec_of_options
-    from skild_phys.simulation.chain import settled_chunk
+    from skild_phys.cli.simulate import PARAMETERS
+    from skild_phys.simulation.chain import plan_of
+    from skild_phys.simulation.spec import SimulationSpec
 
-    spec = spec_of_options(params["samples"], **{name: params[name] for name in PARAMETERS})
-    settled_chunk(spec, Run(**{name: params[name] for name in ("chunk", "threads", "dask")}))
+    spec = SimulationSpec(**{name: params[name] for name in PARAMETERS})
+    plan_of(spec, Run(**{name: params[name] for name in ("chunk", "threads", "dask")}))
     return _Store(spec.n_samples, spec.shape, spec.model, spec.temperature)
 
 

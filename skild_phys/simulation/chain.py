@@ -1,4 +1,4 @@
-"""The loop that runs Markov chains and commits their samples to a store.
+"""The loop that runs Markov chains and commits their samples.
 
 Units advance by themselves, each a few draws at a time, and run up to two blocks of samples ahead
 of the last commit. A block is committed when all its samples are there, on a thread of its own,
@@ -15,7 +15,7 @@ import dataclasses
 import math
 import queue
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,12 +23,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from skild_phys.errors import BadInput, Interrupted, OutputTaken, StoreError
+from skild_phys.errors import BadInput, Interrupted, OutputTaken, StoreError, check_whole
 from skild_phys.executors import Executor
 from skild_phys.files import AnyPath
 from skild_phys.runner import Run, interrupted, open_writer
 from skild_phys.simulation import burn_in as burning
-from skild_phys.simulation.spec import SETTLED, SimulationSpec
+from skild_phys.simulation.spec import SETTLED, SimulationSpec, spec_of
 from skild_phys.simulation.unit import (
     Samples,
     Unit,
@@ -38,7 +38,7 @@ from skild_phys.simulation.unit import (
     units_state,
     updates_in,
 )
-from skild_phys.store import Lattices, MemoryWriter, Plan, StoreWriter, open_store
+from skild_phys.store import APPEND_TOTAL, Lattices, MemoryWriter, Plan, StoreWriter, open_store
 
 COMMIT_SECONDS = 2.5
 """About how long a block takes; a kill may cost the two that are under way."""
@@ -48,9 +48,7 @@ _CHUNK_BYTES = 2**30
 _AHEAD = 2
 _POLL_SECONDS = 0.1
 
-Note = Callable[[str], None]
 Writer = StoreWriter | MemoryWriter
-_PLAIN = Run()
 
 
 @dataclass
@@ -68,39 +66,58 @@ class _Block:
         return len(self.parts) == self.units
 
 
-class _Run:
-    """One run of the loop: what has been made, what is on its way, what is committed."""
+class _Loop:
+    """What has been made, what is on its way, what is committed."""
 
     def __init__(
-        self,
-        spec: SimulationSpec,
-        writer: Writer,
-        units: list[Unit],
-        run: Executor,
-        progress: Callable[..., None],
+        self, spec: SimulationSpec, writer: Writer, units: list[Unit], executor: Executor, run: Run
     ) -> None:
-        self.spec, self.writer, self.units, self.run = spec, writer, list(units), run
-        self.region = writer.region() if isinstance(writer, StoreWriter) and run.remote else None
-        self.progress = progress
+        self.spec, self.writer, self.executor, self.run = spec, writer, executor, run
+        store = writer if executor.remote and isinstance(writer, StoreWriter) else None
+        self.region = store and store.region()
         self.blocks: list[_Block] = []
         self.gone = 0  # blocks committed
         self.rounds = 1  # in the next block
         self.at = [0] * spec.units  # the block each unit works on next
         self.made = [spec.made(unit, writer.committed) for unit in range(spec.units)]
         self.busy: set[int] = set()
-        self.before = units
-        """The units as they stand at the last commit."""
-        self.ahead = [0] * spec.units
-        """Updates that each unit has made since its last draw."""
+        self.before, self.units = units, list(units)  # at the last commit, and now
+        self.ahead = [0] * spec.units  # updates that each unit has made since its last draw
+        self.every, self.replicas = spec.every or 1, spec.kernel.replicas
         self.piece = updates_in(spec, burning.PIECE_SECONDS)
-        self.long = (spec.every or 1) > 2 * self.piece and spec.stretch == spec.kernel.replicas
-        if self.long and "ahead" in writer.kept:
-            kept = writer.kept
+        self.long = self.every > 2 * self.piece and spec.stretch == self.replicas
+        if self.long and "ahead" in (kept := writer.kept):
             self.units = restored_units(spec, {n: kept[f"now_{n}"] for n in ("spins", "rng")})
             self.ahead = kept["ahead"].tolist()
         self.kept_at = time.monotonic()
         self.events: queue.SimpleQueue[tuple[int | None, Future[Any]]] = queue.SimpleQueue()
         self.committing = False
+
+    def run_all(self) -> None:
+        """Run until every sample is committed; raises Interrupted once told to stop."""
+        with ThreadPoolExecutor(1) as pool:
+            try:
+                while self._missing or self.committing:
+                    self._feed()
+                    self._commit(pool)
+                    with contextlib.suppress(queue.Empty):
+                        self._take(*self.events.get(timeout=_POLL_SECONDS))
+                    overdue = time.monotonic() - self.kept_at > burning.KEEP_SECONDS
+                    if overdue and not self.committing:
+                        self._keep()
+                    if self.run.stop():
+                        raise Interrupted("stopped")
+            except (Interrupted, KeyboardInterrupt):
+                while self.committing:
+                    unit, done = self.events.get()
+                    if unit is None:
+                        self._take(unit, done)
+                self._keep()
+                raise
+
+    @property
+    def _missing(self) -> bool:
+        return self.writer.committed < self.spec.n_samples
 
     def _block(self, number: int) -> _Block | None:
         """Return a block, making the next one if there is more to do."""
@@ -116,7 +133,7 @@ class _Run:
         self.blocks.append(_Block(first, last, len(busy)))
         return self.blocks[number]
 
-    def feed(self) -> None:
+    def _feed(self) -> None:
         """Give every idle unit its next piece of work, unless it is far ahead."""
         ahead = _AHEAD * (self.spec.units if self.long else 1)
         for unit in range(self.spec.units):
@@ -125,68 +142,57 @@ class _Run:
                 if block is None:
                     break
                 stretches = list(self.spec.stretches(unit, block.first, block.last))
-                if not stretches:
+                if stretches:
+                    self._submit(unit, stretches)
+                else:
                     self.at[unit] += 1
-                    continue
-                self._submit(unit, stretches)
 
     def _submit(self, unit: int, stretches: list[tuple[int, int]]) -> None:
         self.busy.add(unit)
-        in_draw = self.made[unit] % self.spec.kernel.replicas != 0
-        if self.long and not in_draw and (self.spec.every or 1) - self.ahead[unit] > self.piece:
-            work = self.run.submit(burn, self.spec, self.units[unit], self.piece)
+        left = self.every - self.ahead[unit]
+        if self.long and self.made[unit] % self.replicas == 0 and left > self.piece:
+            work = self.executor.submit(burn, self.spec, self.units[unit], self.piece)
         else:
-            work = self.run.submit(
+            work = self.executor.submit(
                 draw, self.spec, unit, self.units[unit], self.made[unit], stretches, self.region,
-                tick=self.progress, ahead=self.ahead[unit],
+                tick=self.run.progress, ahead=self.ahead[unit],
             )  # fmt: skip
         work.add_done_callback(lambda done: self.events.put((unit, done)))
 
-    def receive(self, unit: int, samples: Samples | Unit) -> None:
-        """Take in what a unit has made, or that it is nearer to its next draw."""
-        if isinstance(samples, Unit):
-            self.units[unit] = samples
+    def _take(self, unit: int | None, done: Future[Any]) -> None:
+        """Take in the end of a piece of work, or (None) of a commit; raises what it raised."""
+        result = done.result()
+        if unit is None:
+            self._committed()
+            return
+        self.busy.discard(unit)
+        if isinstance(result, Unit):  # nearer to its next draw
+            self.units[unit] = result
             self.ahead[unit] += self.piece
-            self.busy.discard(unit)
             return
         self.ahead[unit] = 0
-        self.blocks[self.at[unit]].parts[unit] = samples
-        self.units[unit] = samples.unit
-        self.made[unit] += len(samples.energy)
+        self.blocks[self.at[unit]].parts[unit] = result
+        self.units[unit] = result.unit
+        self.made[unit] += len(result.energy)
         self.at[unit] += 1
-        self.busy.discard(unit)
-        if self.run.remote:
-            self.progress(len(samples.energy))
+        if self.executor.remote:
+            self.run.progress(len(result.energy))
 
-    def commit(self, pool: ThreadPoolExecutor) -> None:
+    def _commit(self, pool: ThreadPoolExecutor) -> None:
         """Start to commit the next block, if it is whole and none is being committed."""
         if self.committing or self.gone == len(self.blocks) or not self.blocks[self.gone].whole:
             return
         block = self.blocks[self.gone]
-        state = units_state([self._state(u, block) for u in range(len(self.at))])
-        arrays = self._arrays(block)
-        written = block.last - block.first if self.run.remote else None
+        # Units that have made none of its samples stand where the last block left them.
+        state = units_state(
+            [block.parts[u].unit if u in block.parts else b for u, b in enumerate(self.before)]
+        )
+        written = block.last - block.first if self.region else None
         self.committing = True
-        job = pool.submit(self.writer.commit, arrays, state, written=written)
+        job = pool.submit(self.writer.commit, self._arrays(block), state, written=written)
         job.add_done_callback(lambda done: self.events.put((None, done)))
 
-    def _state(self, unit: int, block: _Block) -> Unit:
-        """Return a unit as it stands after a block, though it may be ahead by now."""
-        if unit in block.parts:
-            return block.parts[unit].unit
-        # It has made none of this block's samples: it stands where the last block left it.
-        return self.before[unit]
-
-    def keep(self) -> None:
-        """Keep how far the units are with their next draws; those of a block beyond it lose it."""
-        made = {unit for block in self.blocks[self.gone :] for unit in block.parts}
-        units = [self.before[u] if u in made else unit for u, unit in enumerate(self.units)]
-        now = {f"now_{name}": values for name, values in units_state(units).items()}
-        ahead = [0 if u in made else updates for u, updates in enumerate(self.ahead)]
-        self.writer.keep({**self.writer.kept, **now, "ahead": np.array(ahead)})
-        self.kept_at = time.monotonic()
-
-    def committed(self) -> None:
+    def _committed(self) -> None:
         """Drop a block that is in the store, and see how many draws the next ones should have."""
         block = self.blocks[self.gone]
         for unit, part in block.parts.items():
@@ -195,8 +201,7 @@ class _Run:
         size = self.spec.units * self.spec.stretch * self.spec.sites
         if self.long:
             self.kept_at = -math.inf  # the commit dropped what was kept of the other units
-        room = size * self.rounds * 2 <= _BLOCK_BYTES and not self.long
-        if seconds < COMMIT_SECONDS / 2 and room:
+        elif seconds < COMMIT_SECONDS / 2 and size * self.rounds * 2 <= _BLOCK_BYTES:
             self.rounds *= 2
         elif seconds > COMMIT_SECONDS * 2:
             self.rounds = max(1, self.rounds // 2)
@@ -205,16 +210,26 @@ class _Run:
         self.gone += 1
         self.committing = False
 
+    def _keep(self) -> None:
+        """Keep how far the units are with long draws; those of a block beyond the next lose it."""
+        if not (self.long and self._missing):
+            return
+        made = {unit for block in self.blocks[self.gone :] for unit in block.parts}
+        units = [self.before[u] if u in made else unit for u, unit in enumerate(self.units)]
+        now = {f"now_{name}": values for name, values in units_state(units).items()}
+        ahead = [0 if u in made else updates for u, updates in enumerate(self.ahead)]
+        self.writer.keep({**self.writer.kept, **now, "ahead": np.array(ahead)})
+        self.kept_at = time.monotonic()
+
     def _arrays(self, block: _Block) -> dict[str, NDArray[Any]]:
-        spec, count = self.spec, block.last - block.first
-        model, replicas = spec.model, spec.kernel.replicas
+        spec, model, count = self.spec, self.spec.model, block.last - block.first
         arrays: dict[str, NDArray[Any]] = {
             "energy": np.empty(count),
             "magnetization": np.empty(count),
             "chain": np.empty(count, dtype=np.int32),
             "draw": np.empty(count, dtype=np.int64),
         }
-        if not self.run.remote:
+        if not self.region:
             shape = (count, *model.site_shape(spec.shape))
             arrays[model.field] = np.empty(shape, dtype=model.dtype)
         for unit, part in block.parts.items():
@@ -225,95 +240,44 @@ class _Run:
                 arrays["energy"][here] = part.energy[rows]
                 arrays["magnetization"][here] = part.magnetization[rows]
                 place = spec.made(unit, start) + np.arange(stop - start)
-                arrays["chain"][here] = unit * replicas + place % replicas
-                arrays["draw"][here] = place // replicas
-                if not self.run.remote:
+                arrays["chain"][here] = unit * self.replicas + place % self.replicas
+                arrays["draw"][here] = place // self.replicas
+                if not self.region:
                     arrays[model.field][here] = part.lattices[number]
                 used = rows.stop
         return arrays
 
-    def loop(self) -> None:
-        """Run until every sample is committed; raises Interrupted once told to stop."""
-        with ThreadPoolExecutor(1) as pool:
-            try:
-                while self.missing or self.committing:
-                    self.feed()
-                    self.commit(pool)
-                    with contextlib.suppress(queue.Empty):
-                        self.take(*self.events.get(timeout=_POLL_SECONDS))
-                    overdue = time.monotonic() - self.kept_at > burning.KEEP_SECONDS
-                    if self.long and self.missing and overdue and not self.committing:
-                        self.keep()
-                    if self.run.stop():
-                        raise Interrupted("stopped")
-            except Interrupted:
-                while self.committing:
-                    unit, done = self.events.get()
-                    if unit is None:
-                        self.take(unit, done)
-                if self.long and self.missing:
-                    self.keep()
-                raise
 
-    @property
-    def missing(self) -> bool:
-        return self.writer.committed < self.spec.n_samples
-
-    def take(self, unit: int | None, done: Future[Any]) -> None:
-        """Take in the end of a piece of work, or (None) of a commit; raises what it raised."""
-        if unit is None:
-            done.result()
-            self.committed()
-        else:
-            self.receive(unit, done.result())
-
-
-def _go(
-    spec: SimulationSpec,
-    writer: Writer,
-    run: Executor,
-    progress: Callable[..., None],
-) -> None:
-    note: Note = lambda text: progress(0, text)  # noqa: E731
+def _fill(spec: SimulationSpec, writer: Writer, executor: Executor, run: Run) -> None:
     unsettled = [name for name in SETTLED if getattr(spec, name) is None]
+    there = writer.attributes if writer.committed else {}
+    for name in ("every", "burn_in"):
+        if there and name in unsettled and "tau_energy" not in there:
+            accepted = f"{there.get(name)}, as it was given for {writer.path}"
+            raise OutputTaken(name, "measured", accepted)
+    if writer.committed == spec.n_samples:
+        return
+    run.progress(writer.committed)
     try:
-        if writer.committed:
-            there = writer.attributes
+        if there:
             found = {name: there[name] for name in unsettled if name in there}
             spec, units = dataclasses.replace(spec, **found), restored_units(spec, writer.state)
         else:
-            spec, units = burning.burn_in(spec, run, note, kept=writer.kept, keep=writer.keep)
+            spec, units = burning.burn_in(
+                spec, executor, lambda text: run.progress(0, text),
+                kept=writer.kept, keep=writer.keep,
+            )  # fmt: skip
             found = {name: getattr(spec, name) for name in unsettled}
             writer.settle({name: value for name, value in found.items() if value is not None})
-        note("")
-        _Run(spec, writer, units, run, progress).loop()
+            run.progress(0, "")
+        _Loop(spec, writer, units, executor, run).run_all()
     except (Interrupted, KeyboardInterrupt):
         what = "there" if writer.committed else "in the burn-in"
         raise interrupted(writer.path, writer.committed, spec.n_samples, what) from None
 
 
-def _check_measured(spec: SimulationSpec, writer: Writer) -> None:
-    """Raise OutputTaken if a measured spacing is asked for, and the store's own was given."""
-    there = writer.attributes
-    for name, option in (("every", "every"), ("burn_in", "burn_in")):
-        if writer.committed and getattr(spec, name) is None and "tau_energy" not in there:
-            accepted = f"{there.get(name)}, as it was given for {writer.path}"
-            raise OutputTaken(option, "measured", accepted)
-
-
-def _begun(spec: SimulationSpec, path: AnyPath) -> tuple[SimulationSpec, int | None]:
-    """Return the spec with stint and streams of a store at `path`, and that store's chunk size."""
-    try:
-        store = open_store(path)
-    except StoreError:
-        return spec, None  # none, or one that create_store will find fault with
-    if spec.stint is None and isinstance(store.attrs.get("stint"), int):
-        spec = dataclasses.replace(spec, stint=store.attrs["stint"])
-    return dataclasses.replace(spec, streams=store.attrs.get("streams")), store.chunk
-
-
-def settled_chunk(spec: SimulationSpec, run: Run) -> tuple[SimulationSpec, int]:
-    """Return the spec with a stint, and samples in a chunk of the store; raises BadInput."""
+def plan_of(spec: SimulationSpec, run: Run) -> tuple[SimulationSpec, Plan]:
+    """Return the spec with a stint, and what its store will hold; raises BadInput."""
     spec = spec.with_stint()
     chunk = run.chunk or spec.default_chunk()
     if chunk * spec.sites > _CHUNK_BYTES:
@@ -321,51 +285,87 @@ def settled_chunk(spec: SimulationSpec, run: Run) -> tuple[SimulationSpec, int]:
     if run.dask is not None and spec.stretch % chunk:
         accepted = f"a divisor of {spec.stretch} with dask=: workers write whole chunks"
         raise BadInput("chunk", chunk, accepted)
-    return spec, chunk
-
-
-def _plan(spec: SimulationSpec, chunk: int, attrs: Mapping[str, Any]) -> Plan:
-    return Plan(
-        field=spec.model.field,
-        shape=spec.shape,
-        chunk=chunk,
-        variables=("energy", "magnetization", "chain", "draw"),
-        q=spec.model.q,
-        components=spec.model.components,
-        dtype=spec.model.dtype,
-        n_samples=spec.n_samples,
-        attrs={**spec.attributes(), **attrs},
+    model = spec.model
+    plan = Plan(
+        field=model.field, shape=spec.shape, chunk=chunk, q=model.q, components=model.components,
+        dtype=model.dtype, variables=("energy", "magnetization", "chain", "draw"),
+        n_samples=spec.n_samples, attrs={**spec.attributes(), **run.attrs},
         unsettled=[name for name in SETTLED if getattr(spec, name) is None],
-    )
+    )  # fmt: skip
+    return spec, plan
 
 
-def simulate(spec: SimulationSpec, output: AnyPath | None, run: Run = _PLAIN) -> Lattices:
-    """Simulate into a store, or into memory; a store that the same parameters began is resumed.
+def simulate(
+    spec: SimulationSpec, output: AnyPath | None = None, run: Run | None = None
+) -> Lattices:
+    """Simulate into a store, or go on with one that the same parameters began.
 
     Parameters
     ----------
     spec : what is simulated.
     output : path of the store; None to keep the samples in memory.
-    run : threads or dask, chunk (by default what a unit makes in a row), progress, stop.
+    run : how; its progress is called with the samples just made, and 0 and a text on burn-in.
 
     Returns
     -------
-    The finished store, or the lattices in memory. Raises BadInput, StoreError, WriteError as
+    The finished store, open for reading. Raises BadInput, StoreError, WriteError as
     `create_store` does, and Interrupted once `run.stop` says so.
     """
+    run = run or Run()
     if output is None and run.dask is not None:
         raise BadInput("dask", run.dask, "output=, a store that all workers write to")
     if output is not None and not run.overwrite:
-        spec, kept = _begun(spec, output)
-        run = dataclasses.replace(run, chunk=run.chunk or kept)
-    spec, chunk = settled_chunk(spec, run)
-    plan = _plan(spec, chunk, run.attrs)
-    # First of all the workers: an address where nobody answers must leave nothing behind.
-    with run.open(spec.units) as executor, open_writer(output, plan, run.overwrite) as writer:
-        _check_measured(spec, writer)
-        run.progress(writer.committed)
-        if writer.committed < spec.n_samples:
-            _go(spec, writer, executor, run.progress)
+        with contextlib.suppress(StoreError):  # none, or one that create_store finds fault with
+            store = open_store(output)
+            stint = store.attrs.get("stint") if spec.stint is None else spec.stint
+            spec = dataclasses.replace(spec, stint=stint, streams=store.attrs.get("streams"))
+            run = dataclasses.replace(run, chunk=run.chunk or store.chunk)
+    spec, plan = plan_of(spec, run)
+    with (
+        # First of all: an address where nobody answers must leave nothing behind.
+        run.open(spec.units) as executor,
+        open_writer(output, plan, run.overwrite) as writer,
+    ):
+        _fill(spec, writer, executor, run)
         if isinstance(writer, MemoryWriter):
             return writer.lattices()
-    return open_store(writer.path)
+    assert output is not None
+    return open_store(output)
+
+
+def appended(
+    output: AnyPath, samples: int, given: Mapping[str, Any]
+) -> tuple[SimulationSpec, dict[str, Any]]:
+    """Return the spec of a store with `samples` more, and attributes that say so.
+
+    `given` are parameters of the spec, which must agree with the store's. Raises BadInput,
+    StoreError.
+    """
+    check_whole("samples", samples)
+    store = open_store(output)
+    planned = int(store.attrs["samples_planned"])
+    unfinished = not store.complete
+    if unfinished and store.attrs.get("append") != samples:
+        accepted = "a finished store: call the command that began it again to finish it"
+        raise BadInput("append", str(output), accepted)
+    # Killed after its last commit, an append is complete and has not ended.
+    same = store.attrs.get(APPEND_TOTAL) == planned and store.attrs.get("append") == samples
+    begun = unfinished or same
+    total = planned if begun else planned + samples
+    try:
+        spec = spec_of(store.attrs, total)
+        if spec.every is None or spec.burn_in is None:
+            raise KeyError("every, burn_in")
+    except (KeyError, TypeError) as error:
+        raise StoreError(
+            f"{output}: was not simulated, or by an earlier version: attributes lack {error}"
+        ) from None
+    asked = dataclasses.replace(spec, **given)
+    for name, value in given.items():
+        if getattr(asked, name) != (there := getattr(spec, name)):
+            shown = getattr(there, "name", there)
+            raise BadInput(name, value, f"what {output} was made with, {shown}, or nothing")
+    commands = str(store.attrs.get("command", ""))
+    if not begun:
+        commands += f"; skild-phys simulate --append --samples {samples}"
+    return spec, {"append": samples, APPEND_TOTAL: total, "command": commands}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from skild_phys.errors import BadInput, check_whole
@@ -24,21 +24,21 @@ SETTLED = ("every", "burn_in", "tau_energy", "tau_magnetization_squared")
 """Parameters that the burn-in may settle; a store keeps them from its first commit on."""
 
 _WHOLE = {
-    "n_samples": ("samples", 1, 2**40),
-    "chains": ("chains", 1, 2**20),
-    "seed": ("seed", 0, None),
-    "every": ("every", 1, None),
-    "burn_in": ("burn_in", 0, None),
-    "stint": ("stint", 1, None),
+    "n_samples": (1, 2**40),
+    "chains": (1, 2**20),
+    "seed": (0, None),
+    "every": (1, None),
+    "burn_in": (0, None),
+    "stint": (1, None),
 }
-"""What the whole numbers of a simulation are called in errors, and their least and most."""
+"""The least and the most that whole numbers of a simulation may be."""
 
 
 def parse_shape(sides: Any, model: Model) -> tuple[int, ...]:
     """Return the shape of a lattice that `model` can live on, slowest axis first.
 
     `sides` is one for all axes or a sequence of them, or a text such as `64` or `256x128`. Raises
-    BadInput naming --L.
+    BadInput naming L.
     """
     d, most = model.dimension, LARGEST_SIDE[model.dimension]
     several = isinstance(sides, tuple | list)
@@ -91,17 +91,40 @@ class SimulationSpec:
     BadInput naming the option that cannot be used.
     """
 
-    L: Any
-    temperature: Any
-    n_samples: int
-    model: Any = "ising2d"
-    algorithm: str = "auto"
-    chains: int | None = None
-    every: int | None = None
-    burn_in: int | None = None
+    L: Any = field(
+        default=None, metadata={"help": "Side of the lattice, or sides such as 256x128."}
+    )
+    temperature: Any = field(
+        default=None, metadata={"help": "J/k_B: a number, Tc or 1.05Tc.", "opts": ("--T",)}
+    )
+    n_samples: int = field(
+        default=100, metadata={"help": "Of all chains together.", "opts": ("-n", "--samples")}
+    )
+    model: Any = field(default="ising2d", metadata={"help": "ising2d, ising3d, potts2 .. potts8."})
+    algorithm: str = field(
+        default="auto",
+        metadata={
+            "help": "wolff, swendsen-wang, metropolis, multispin (64 lattices a word), or the"
+            " fastest."
+        },
+    )
+    chains: int | None = field(
+        default=None, metadata={"help": "Independent chains.  [default: 4; multispin: 64]"}
+    )
+    every: int | None = field(
+        default=None,
+        metadata={
+            "help": "Clusters or sweeps between samples.  [default: two autocorrelation times,"
+            " measured]"
+        },
+    )
+    burn_in: int | None = field(
+        default=None,
+        metadata={"help": "The same before the first.  [default: 20 autocorrelation times]"},
+    )
     stint: int | None = None
-    seed: int = 0
-    start: str = "cold"
+    start: str = field(default="cold", metadata={"help": "cold or hot."})
+    seed: int = field(default=0, metadata={"help": "Seed of every stream."})
     tau_energy: float | None = None
     tau_magnetization_squared: float | None = None
     streams: str | None = STREAMS
@@ -109,6 +132,10 @@ class SimulationSpec:
     def __post_init__(self) -> None:
         model = self.model if isinstance(self.model, Model) else get_model(str(self.model))
         self._set("model", model)
+        if self.L is None:
+            raise BadInput("L", None, "a side such as 256, or sides such as 256x128")
+        if self.temperature is None:
+            raise BadInput("T", None, "a number, Tc, or a multiple such as 1.05Tc")
         shape = parse_shape(self.L, model)
         shown = "x".join(map(str, shape)) if isinstance(self.L, str | tuple) else self.L
         self._set("L", shape[0] if len(set(shape)) == 1 else shape)
@@ -128,9 +155,10 @@ class SimulationSpec:
             raise BadInput("streams", self.streams, f"{STREAMS}, or None")
         if self.chains is None:
             self._set("chains", max(4, chosen.replicas))
-        for name, (option, least, most) in _WHOLE.items():
+        for name, (least, most) in _WHOLE.items():
             if (value := getattr(self, name)) is not None:
-                self._set(name, check_whole(option, value, least, most))
+                shown_as = "samples" if name == "n_samples" else name
+                self._set(name, check_whole(shown_as, value, least, most))
         if self.n_chains % chosen.replicas:
             accepted = f"a multiple of {chosen.replicas} for {chosen.name}"
             raise BadInput("chains", self.chains, accepted)

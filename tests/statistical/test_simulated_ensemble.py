@@ -134,10 +134,9 @@ def pilot_taus(algorithm: str, side: int, pilots: int) -> NDArray[np.float64]:
     found = []
     for seed in range(pilots):
         spec = SimulationSpec(side, TC, 1, algorithm=algorithm, seed=1000 + seed)
-        begun = burn_in.Progress.begin(spec, {})
-        work = burn_in._Work(spec, HERE, begun, lambda arrays: None)
-        burn_in._pilot(work, lambda text: None)
-        found.append(work.now.stride * work.now.tau()[0][0])
+        work = burn_in._BurnIn(spec, HERE, lambda text: None, {}, lambda arrays: None)
+        work.pilot()
+        found.append(work.tau()[0][0])
     return np.array(found)
 
 
