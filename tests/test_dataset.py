@@ -231,6 +231,23 @@ def test_real_fields_have_no_clusters_and_no_energy() -> None:
     assert float(found["two_point_axis"][0]) == pytest.approx((field**2).mean())
 
 
+def test_fields_with_components_are_measured(tmp_path: Path) -> None:
+    """Reference: sums over both components, written out. A square of sites needs one number."""
+    field = np.random.default_rng(64).normal(size=(N, 2, 6, 8)).astype(np.float32)
+    with create_store(
+        tmp_path / "a.zarr", field="field", n_samples=N, shape=(6, 8), chunk=7, components=2,
+        attrs={}, variables=(),
+    ) as writer:  # fmt: skip
+        writer.commit({"field": field})
+    found, field = measure(tmp_path / "a.zarr"), field.astype(float)
+    along = [(field * np.roll(field, 2, axis)).sum(axis=1).mean() for axis in (2, 3)]
+    assert float(found["two_point_axis"][2]) == pytest.approx(np.mean(along), rel=1e-6)
+    length = np.linalg.norm(field.mean(axis=(2, 3)), axis=1)
+    assert float(found["magnetization_squared"]) == pytest.approx((length**2).mean())
+    assert float(found["susceptibility"]) == pytest.approx(48 * (length**2).mean())
+    assert "connected_four_point" not in found
+
+
 def test_workers_of_dask_read_the_store_and_change_no_bit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

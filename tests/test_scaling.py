@@ -337,7 +337,7 @@ def test_what_cannot_be_scaled_is_refused(tmp_path: Path, stores: dict[int, Latt
     for side in (8, 16):
         simulate(SimulationSpec(side, TC, 3, seed=73), tmp_path / f"few{side}.zarr")
     few = [open_store(tmp_path / f"few{side}.zarr") for side in (8, 16)]
-    with pytest.raises(BadInput, match="STORES"):
+    with pytest.raises(BadInput, match="stores"):
         scaling(few, bins=3)
     simulate(SimulationSpec(32, 4.0, 100, seed=72), tmp_path / "hot.zarr")
     with pytest.raises(BadInput, match="nearer to one another, and to Tc"):

@@ -394,10 +394,12 @@ def _noise(difference: Estimate) -> Estimate:
 
 def _check(store: Lattices, truth: Lattices) -> None:
     check_measurable(store)
-    if (store.shape, store.q) != (truth.shape, truth.q):
-        size = "x".join(map(str, truth.shape))
+    kinds = [(s.shape, s.q, s.layout.components) for s in (store, truth)]
+    if kinds[0] != kinds[1]:
+        size, components = "x".join(map(str, truth.shape)), truth.layout.components
         states = f" of {truth.q} states" if truth.q else ""
-        raise BadInput("MODEL", str(store.path), f"lattices of {size}{states} like {truth.path}")
+        states += f" of {components} components" if components > 1 else ""
+        raise BadInput("stores", str(store.path), f"lattices of {size}{states} like {truth.path}")
 
 
 def numbered(names: Sequence[str]) -> list[str]:

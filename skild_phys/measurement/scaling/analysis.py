@@ -262,7 +262,7 @@ def _common_level(curves: Sequence[Curve], crossings: Sequence[Crossing]) -> flo
     if not low < high:
         texts = [f"{min(e):.3g} .. {max(e):.3g} (L = {c.side})" for c, e in zip(curves, ends)]
         accepted = "temperatures nearer to one another, and to Tc"
-        raise BadInput("STORES", f"U4 of {', '.join(texts)}", accepted)
+        raise BadInput("stores", f"U4 of {', '.join(texts)}", accepted)
     heights = [c.height.value for c in crossings if c.observable == "binder_cumulant"]
     inside = [h for h in heights if low < h < high]
     return inside[-1] if inside else 0.5 * (low + high)

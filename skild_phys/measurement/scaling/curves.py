@@ -70,12 +70,14 @@ def by_side(stores: Sequence[Lattices], bins: int) -> dict[int, list[Lattices]]:
         model, temperature = hamiltonian(store), store.attrs.get("temperature")
         if model is None or not isinstance(temperature, float | int):
             accepted = "lattices of a Hamiltonian at a temperature ('skild_phys.save' records both)"
-            raise BadInput("STORE", str(store.path), accepted)
+            raise BadInput("stores", str(store.path), accepted)
         if first is not None and model.name != first.name:
-            raise BadInput("STORE", str(store.path), f"lattices of {first.name}, as the first ones")
+            raise BadInput(
+                "stores", str(store.path), f"lattices of {first.name}, as the first ones"
+            )
         if len(set(store.shape)) != 1:
             size = "x".join(map(str, store.shape))
-            raise BadInput("STORE", str(store.path), f"lattices with equal sides, not {size}")
+            raise BadInput("stores", str(store.path), f"lattices with equal sides, not {size}")
         if not 2 <= bins <= store.n_samples:
             raise BadInput("bins", bins, f"2 to {store.n_samples}, the lattices of {store.path}")
         before = found.setdefault(store.shape[0], [])
@@ -83,14 +85,14 @@ def by_side(stores: Sequence[Lattices], bins: int) -> dict[int, list[Lattices]]:
             if temperature != other.attrs["temperature"]:
                 continue
             if store.digest() == other.digest():
-                raise BadInput("STORE", str(store.path), "every store once")
+                raise BadInput("stores", str(store.path), "every store once")
             if n := shared(other, store):
                 accepted = f"samples of its own (another --seed): {n} are those of {other.path}"
-                raise BadInput("STORE", str(store.path), accepted)
+                raise BadInput("stores", str(store.path), accepted)
         before.append(store)
     if len(found) < 2:
         names = ", ".join(store.path.name for store in stores)
-        raise BadInput("STORES", names, "lattices of two sizes or more")
+        raise BadInput("stores", names, "lattices of two sizes or more")
     return found
 
 
@@ -153,9 +155,9 @@ def curve_of(
     finite = np.all([np.isfinite(v).all(axis=0) for v in values.values()], axis=0)
     inside = np.flatnonzero(finite)
     if len(inside) < _FEWEST_POINTS:
-        raise BadInput("STORES", f"lattices of L = {side}", "more of them, that differ")
+        raise BadInput("stores", f"lattices of L = {side}", "more of them, that differ")
     if len(inside) != inside[-1] - inside[0] + 1:
-        raise BadInput("STORES", f"lattices of L = {side}", "more of them, nearer to Tc")
+        raise BadInput("stores", f"lattices of L = {side}", "more of them, nearer to Tc")
     simulated = tuple(sorted(float(t) for t in 1.0 / beta))
     curves = {name: v[:, inside] for name, v in values.items()}
     return Curve(side, len(energy), simulated, temperature[inside], curves)
@@ -201,6 +203,6 @@ def _reach(
         middle = 0.5 * (1.0 / cold + 1.0 / hot)
         if used(middle) < -_LEAST_BETWEEN * least:
             texts = f"energies of L = {side} at T = {cold:.5g} and {hot:.5g}"
-            raise BadInput("STORES", texts, "temperatures so near that they overlap")
+            raise BadInput("stores", texts, "temperatures so near that they overlap")
     number = math.ceil(abs(ends[0] - ends[1]) * widest / _STEP)
     return np.linspace(1.0 / ends[0], 1.0 / ends[1], max(number, _GRID))

@@ -56,7 +56,7 @@ def at_level_of(curve: Curve, level: float, near: float) -> dict[str, Array]:
     root = float(brentq(lambda t: float(cumulant(t)[0]) - level, t[i], t[i + 1]))
     moved = root - (cumulant(root) - level) / float(cumulant(root, 1)[0])
     if not (t[0] <= moved.min() and moved.max() <= t[-1]):
-        raise BadInput("STORES", f"U4 of L = {curve.side}", "more samples, nearer to Tc")
+        raise BadInput("stores", f"U4 of L = {curve.side}", "more samples, nearer to Tc")
 
     def at(name: str, order: int = 0) -> Array:
         return np.diagonal(curve.spline(name)(moved, order)).copy()
