@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from typing import TypeVar
 
 from skild_phys.errors import BadInput
 
 T = TypeVar("T")
+
+
+@functools.cache
+def _points(group: str) -> tuple[EntryPoint, ...]:
+    """Return the entry points of a group; to look for them takes milliseconds."""
+    return tuple(entry_points(group=group))
 
 
 def load_plugins(registry: dict[str, T], group: str) -> dict[str, T]:
@@ -17,7 +24,7 @@ def load_plugins(registry: dict[str, T], group: str) -> dict[str, T]:
     What is registered already stays. An entry point names an object, or a class without
     arguments to make one.
     """
-    for point in entry_points(group=group):
+    for point in _points(group):
         if point.name not in registry:
             found = point.load()
             registry[point.name] = found() if isinstance(found, type) else found

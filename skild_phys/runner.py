@@ -193,15 +193,16 @@ def fill_store(
     began, n, made = time.perf_counter(), plan.n_samples, 0
     besides: dict[str, list[NDArray[Any]]] = {}
     hold_memory()
+    at_once = run.dask is None and n <= batch  # no threads for a single piece
     # First the workers: an address where nobody answers must leave nothing behind.
     with (
         _torch_as_it_was(),
-        run.open() as executor,
+        contextlib.nullcontext() if at_once else run.open(-(-n // batch)) as executor,
         open_writer(output, plan, run.overwrite) as writer,
     ):
         run.progress(writer.committed)
         if writer.committed < n:
-            work = _Work(writer.committed, plan, executor, executor.share(make), batch, given)
+            work = _Work(writer.committed, plan, executor, make, batch, given)
             for arrays in work.results(run):
                 own = {name: arrays.pop(name) for name in (plan.field, *plan.variables)}
                 writer.commit(own)
@@ -224,21 +225,23 @@ class _Work:
         self,
         first: int,
         plan: Plan,
-        executor: Executor,
-        make: Any,
+        executor: Executor | None,
+        make: Make,
         batch: int,
         given: Callable[[int, int], NDArray[Any]] | None,
     ) -> None:
-        self.next, self.plan, self.executor, self.make = first, plan, executor, make
+        self.next, self.plan, self.executor = first, plan, executor
+        self.make = make if executor is None else executor.share(make)
         self.batch, self.piece, self.given = batch, batch, given
         self.chunk = range(first, first)
         self.rows: NDArray[Any] | None = None
         self.ahead: deque[tuple[int, Future[tuple[Arrays, float]]]] = deque()
 
-    def feed(self) -> None:
+    def feed(self, stop: Stop) -> None:
         """Give out work for about three pieces per worker."""
         n, size = self.plan.n_samples, self.plan.chunk
-        while self.next < n and len(self.ahead) < 3 * self.executor.at_once:
+        most = 3 * self.executor.at_once if self.executor else 1
+        while self.next < n and len(self.ahead) < most:
             first = self.next
             if first not in self.chunk:
                 self.chunk = range(first, min((first // size + 1) * size, n))
@@ -247,7 +250,11 @@ class _Work:
             here = slice(first - self.chunk.start, last - self.chunk.start)
             rows = () if self.rows is None else (self.rows[here],)
             index = np.arange(first, last)
-            job = self.executor.submit(_made, self.make, self.batch, index, *rows)
+            if self.executor:
+                job = self.executor.submit(_made, self.make, self.batch, index, *rows)
+            else:
+                job = Future()
+                job.set_result(_made(self.make, self.batch, index, *rows, stop=stop))
             self.ahead.append((last, job))
             self.next = last
 
@@ -262,7 +269,7 @@ class _Work:
             while self.next < self.plan.n_samples or self.ahead:
                 try:
                     if not stopped:
-                        self.feed()
+                        self.feed(run.stop)
                     last, job = self.ahead[0]
                     while not job.done() and not stopped:
                         wait([job], timeout=_POLL_SECONDS)
@@ -278,7 +285,7 @@ class _Work:
                 self.ahead.popleft()
                 held.append(arrays)
                 run.progress(_length(arrays))
-                if self.executor.remote and seconds < _PIECE_SECONDS:
+                if self.executor and self.executor.remote and seconds < _PIECE_SECONDS:
                     self.piece = min(2 * self.piece, _MOST_PIECE * self.batch)
                 if time.monotonic() - since > COMMIT_SECONDS or last % size == 0:
                     yield _joined(held)
