@@ -15,8 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -623,73 +622,3 @@ def _opened(data: Lattices | Arrays, name: str) -> Opened:
     if not isinstance(data, str | os.PathLike):
         opened.path = Path(f"{name}.zarr")
     return opened
-
-
-@contextlib.contextmanager
-def _on_disk(
-    inputs: Sequence[tuple[str, object]],
-    options: Mapping[str, object],
-    *,
-    repeats: bool = False,
-) -> Iterator[tuple[list[Path], dict[str, object]]]:
-    """Yield paths of `inputs`, and `options` with paths in place of data and weights.
-
-    With `repeats` samples of the inputs that are there twice stay.
-    """
-    import numpy as np
-    import xarray as xr
-
-    with tempfile.TemporaryDirectory() as folder:
-        where = Path(folder)
-        paths = [
-            _path_of(name, data, where / str(i), repeats) for i, (name, data) in enumerate(inputs)
-        ]
-        told = {
-            name: _path_of(name, value, where, True)
-            if isinstance(value, xr.Dataset | xr.DataArray | np.ndarray)
-            or (name in _WEIGHTS and value is not None)
-            else value
-            for name, value in options.items()
-        }
-        yield paths, told
-
-
-_WEIGHTS = ("checkpoint", "from")
-"""Options that take weights."""
-
-
-def _path_of(name: str, data: object, folder: Path, repeats: bool) -> Path:
-    """Return the path of what is given: Datasets and DataArrays become Zarr, arrays `.npy`.
-
-    An unchanged Dataset is the store that it was opened from, as far as digests tell.
-    """
-    import numpy as np
-    import xarray as xr
-
-    from skild_phys.store import FIELDS, open_lattices
-    from skild_phys.store.dataset import write_lattices, write_numbers
-
-    if isinstance(data, str | os.PathLike):
-        return Path(data)
-    folder.mkdir(exist_ok=True)
-    if isinstance(data, xr.DataArray):
-        data = data.to_dataset(name=data.name or "array")
-    if isinstance(data, xr.Dataset):
-        path = folder / f"{name}.zarr"
-        if FIELDS.keys() & data.data_vars.keys():
-            write_lattices(open_lattices(data, repeats=repeats), path)
-        else:  # the command knows what numbers are whose name does not say it
-            write_numbers(open_lattices(data, "field", repeats=True), path)
-    elif isinstance(data, np.ndarray):
-        path = folder / f"{name}.npy"
-        opened = open_lattices(data, "field", repeats=True)
-        np.save(path, opened.read(0, opened.n_samples))
-    else:
-        from skild_phys.skild.weights import Weights, save_weights
-
-        path = folder / f"{name}.safetensors"
-        if name not in _WEIGHTS or not isinstance(data, Weights):
-            accepted = "weights" if name in _WEIGHTS else "a Dataset, an array"
-            raise TypeError(f"{name}: expected {accepted} or a path, not {type(data).__name__}")
-        save_weights(path, data)
-    return path

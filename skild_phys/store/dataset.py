@@ -9,12 +9,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import xarray as xr
 
 from skild_phys.files import AnyPath, parse_json
-from skild_phys.store.chunks import zarr_folder
 from skild_phys.store.reader import Lattices, LatticeStore, open_store
-from skild_phys.store.schema import MANAGED, Plan, readable, usual_axes
+from skild_phys.store.schema import MANAGED, Plan
 from skild_phys.store.writer import create_store
 
 _CHUNK_SITES = 2**19
@@ -49,17 +47,6 @@ def write_lattices(lattices: Lattices, path: AnyPath) -> LatticeStore:
                 values = lattices.read(first, last).astype(plan.dtype)
             writer.commit({field: values} | {k: v[first:last] for k, v in scalars.items()})
     return open_store(path)
-
-
-def write_numbers(lattices: Lattices, path: AnyPath) -> None:
-    """Write numbers, whatever they stand for, with scalars and attributes to a Zarr group."""
-    numbers = lattices.read(0, lattices.n_samples)
-    data = xr.Dataset(
-        {"array": (usual_axes("array", numbers.ndim), numbers)}
-        | {name: ("sample", lattices.variable(name)) for name in lattices.variables},
-        attrs=readable(lattices.attrs),
-    )
-    data.to_zarr(zarr_folder(path), zarr_format=3, consolidated=False)
 
 
 def as_text(attrs: Mapping[Any, Any]) -> dict[str, Any]:
