@@ -88,8 +88,7 @@ def save(lattices: Source, path: AnyPath, **attrs: Any) -> xr.Dataset:
     >>> save(spins, "mine.zarr", model="ising2d", temperature="1.5Tc")["spins"].shape
     (100, 8, 8)
     """
-    from skild_phys.store import open_lattices
-    from skild_phys.store.dataset import write_lattices
+    from skild_phys.store import open_lattices, write_lattices
 
     write_lattices(open_lattices(lattices, **attrs), path)
     return _as_dataset(path)

@@ -5,8 +5,8 @@ Only this package knows Zarr and the schema.
 
 from skild_phys.fields import FIELDS
 from skild_phys.store.chunks import zarr_folder
+from skild_phys.store.dataset import Source, open_lattices, write_lattices
 from skild_phys.store.identity import shared
-from skild_phys.store.inputs import Source, open_lattices
 from skild_phys.store.memory import MemoryLattices, MemoryWriter
 from skild_phys.store.reader import Lattices, LatticeStore, open_store
 from skild_phys.store.schema import APPEND_TOTAL, Plan, is_store, sides
@@ -40,6 +40,7 @@ __all__ = [
     "shared",
     "sides",
     "streams_at",
+    "write_lattices",
     "write_timing",
     "zarr_folder",
 ]
