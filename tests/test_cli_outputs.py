@@ -10,10 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import files_of
+from conftest import Call, files_of
 from store_helpers import simulate
 
-from skild_phys.cli import run
 from skild_phys.errors import Interrupted
 from skild_phys.models.ising import ISING_2D
 from skild_phys.simulation.spec import SimulationSpec
@@ -29,19 +28,15 @@ Typed = Callable[[str], tuple[int, list[str], str]]
 
 
 @pytest.fixture
-def typed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Typed:
+def typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: Call) -> Typed:
     """Return a function that runs a line in an empty folder: (exit code, lines, stderr)."""
     monkeypatch.chdir(tmp_path)
 
-    def call(line: str) -> tuple[int, list[str], str]:
-        with pytest.raises(SystemExit) as left:
-            run(shlex.split(line))
-        printed = capsys.readouterr()
-        return int(left.value.code or 0), printed.out.splitlines(), printed.err
+    def answer(line: str) -> tuple[int, list[str], str]:
+        code, out, err = call(*shlex.split(line))
+        return code, out.splitlines(), err
 
-    return call
+    return answer
 
 
 def test_the_first_example_of_readme_runs_as_it_is_typed(typed: Typed, tmp_path: Path) -> None:

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 import xarray as xr
 import zarr
+from conftest import exit_code
 from numpy.typing import NDArray
 from PIL import Image
 
 import skild_phys as sp
-from skild_phys.cli import run
 from skild_phys.errors import BadInput, SkildPhysError, StoreError
 from skild_phys.rules import get_rule
 from skild_phys.skild.coarse import open_coarse
@@ -38,12 +38,7 @@ def fine() -> xr.Dataset:
 def said(capfd: pytest.CaptureFixture[str]) -> Said:
     """Return what gives the exit code of a command, and what it says on stderr."""
 
-    def call(*words: object) -> tuple[int, str]:
-        with pytest.raises(SystemExit) as left:
-            run([str(word) for word in words])
-        return int(left.value.code or 0), capfd.readouterr().err
-
-    return call
+    return lambda *words: (exit_code(*words), capfd.readouterr().err)
 
 
 @pytest.mark.parametrize("version", [2, 3])

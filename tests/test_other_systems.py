@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import exit_code
 
-from skild_phys.cli import run
 from skild_phys.skild.measured import measure_shells
 from skild_phys.skild.spectrum import make_basis
 from skild_phys.skild.weights import load_weights
@@ -31,10 +31,8 @@ blocks = [1, 1]
 """
 
 
-def skild_phys(*words: object) -> None:
-    with pytest.raises(SystemExit) as left:
-        run([str(word) for word in words])
-    assert left.value.code == 0
+def done(*words: object) -> None:
+    assert exit_code(*words) == 0
 
 
 def shells(lattices: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -52,13 +50,13 @@ def test_a_warm_ising_model(tmp_path: Path) -> None:
     more: the planted fault.
     """
     for name, seed, n in (("mine", 1, 512), ("other", 2, 128)):
-        skild_phys("simulate", "--L", SIDE, "--T", "1.05Tc", "-n", n, "--seed", seed, "-o",
+        done("simulate", "--L", SIDE, "--T", "1.05Tc", "-n", n, "--seed", seed, "-o",
                    tmp_path / name)  # fmt: skip
     more = "lambda_min = 0.1\nlambda_far = 8.0\nlambda_max = 40.0\nnetwork_from = 0.3\n"
-    (tmp_path / "recipe.toml").write_text(RECIPE.format(steps=150, more=more))
+    (tmp_path / "recipe.toml").write_text(RECIPE.format(steps=60, more=more))
     weights = tmp_path / "w.safetensors"
-    skild_phys("train", tmp_path / "mine", "--config", tmp_path / "recipe.toml", "-o", weights)
-    skild_phys("coarsen", tmp_path / "other", "--factor", 2, "-o", tmp_path / "coarse")
+    done("train", tmp_path / "mine", "--config", tmp_path / "recipe.toml", "-o", weights)
+    done("coarsen", tmp_path / "other", "--factor", 2, "-o", tmp_path / "coarse")
     couplings = load_weights(weights).couplings
     temperature = open_store(tmp_path / "mine").attrs["temperature"]
     assert set(couplings.offsets) == {(0, 1), (1, 0)}
@@ -67,7 +65,7 @@ def test_a_warm_ising_model(tmp_path: Path) -> None:
     off = {}
     for method in ("skild", "fill"):
         words = ["--checkpoint", weights, "--steps", 12] if method == "skild" else []
-        skild_phys("refine", tmp_path / "coarse", "--method", method, *words, "-o",
+        done("refine", tmp_path / "coarse", "--method", method, *words, "-o",
                    tmp_path / method)  # fmt: skip
         found = shells(open_store(tmp_path / method).read(0, 128))
         off[method] = np.abs(found[1] - truth[1]) - 3 * np.hypot(found[2], truth[2])
@@ -104,8 +102,8 @@ def test_a_free_field_with_a_mass(tmp_path: Path) -> None:
     recipe = recipe.replace("\n[network]", "spectrum_batches = 128\n[network]")
     (tmp_path / "recipe.toml").write_text(recipe)
     weights = tmp_path / "w.safetensors"
-    skild_phys("train", tmp_path / "mine.npy", "--config", tmp_path / "recipe.toml", "-o", weights)
-    skild_phys("refine", tmp_path / "coarse.npy", "--rule", "decimate", "--factor", 4,
+    done("train", tmp_path / "mine.npy", "--config", tmp_path / "recipe.toml", "-o", weights)
+    done("refine", tmp_path / "coarse.npy", "--rule", "decimate", "--factor", 4,
                "--checkpoint", weights, "--steps", 8, "-o", tmp_path / "fine")  # fmt: skip
     refined = open_store(tmp_path / "fine").read(0, 400)
     assert np.abs(refined[:, ::4, ::4] - np.load(tmp_path / "coarse.npy")).max() < 1e-3

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import TC
+from conftest import TC, Call
 from store_helpers import simulate
 
 import skild_phys as sp
-from skild_phys.cli import run
 from skild_phys.errors import BadInput
 from skild_phys.measurement.compare import compare
 from skild_phys.measurement.scaling import Number, Quality, Scaling, exponents, reweighting, scaling
@@ -344,40 +342,27 @@ def test_what_cannot_be_scaled_is_refused(tmp_path: Path, stores: dict[int, Latt
         scaling([stores[16], open_store(tmp_path / "hot.zarr")])
 
 
-@pytest.fixture
-def cli(capfd: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
-    def call(*args: object) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as ended:
-            run([str(a) for a in args])
-        out, err = capfd.readouterr()
-        return int(ended.value.code or 0), out, err
-
-    return call
-
-
-def test_warnings_go_to_stderr_and_into_the_json(
-    cli: Callable[..., tuple[int, str, str]], tmp_path: Path
-) -> None:
+def test_warnings_go_to_stderr_and_into_the_json(call: Call, tmp_path: Path) -> None:
     """Above Tc nothing crosses. Planted, seen to fail: the warning among the results."""
     paths = [tmp_path / f"L{side}.zarr" for side in (8, 16)]
     for side, path in zip((8, 16), paths):
         sp.simulate(L=side, T="1.15Tc", samples=200, every=4, burn_in=50, output=path)
     words = ("scaling", *paths, "--bins", 20, "--threads", 1)
     warning = "no curves cross: no Tc and no collapse"
-    code, out, err = cli(*words)
+    code, out, err = call(*words)
     assert (code, "warning" in out) == (0, False)
     assert f"warning: {warning}\n" in err
-    code, out, err = cli(*words, "--json")
+    code, out, err = call(*words, "--json")
     assert warning in json.loads(out)["warnings"]
     assert f"warning: {warning}\n" in err
 
 
 def test_the_command_prints_writes_and_draws(
-    cli: Callable[..., tuple[int, str, str]], stores: dict[int, LatticeStore], tmp_path: Path
+    call: Call, stores: dict[int, LatticeStore], tmp_path: Path
 ) -> None:
     paths = [store.path for store in stores.values()]
     output = tmp_path / "out"
-    code, out, err = cli("scaling", *paths, "-o", output)
+    code, out, err = call("scaling", *paths, "-o", output)
     assert code == 0, err
     assert out.splitlines()[-1] == str(output / "scaling.png")
     for text in (
@@ -391,15 +376,15 @@ def test_the_command_prints_writes_and_draws(
         assert text in out
     names = {"scaling.csv", "scaling.json", "scaling.png", "scaling.pdf"}
     assert {p.name for p in output.iterdir()} == names
-    code, out, _ = cli("scaling", *paths, "--json")
+    code, out, _ = call("scaling", *paths, "--json")
     assert json.loads(out) == json.loads((output / "scaling.json").read_text())
     assert {"window", "chi2", "dof", "p"} <= {*json.loads(out)["collapses"][0]}
     for words in (("--window", 0), ("--omega", -1), ("--omega", "x"), ("--omega", "fit")):
-        code, _, err = cli("scaling", *paths, *words)
+        code, _, err = call("scaling", *paths, *words)
         assert (code, err.count("\n")) == (2, 1)
         assert words[0] in err
-    code, _, err = cli("scaling", *paths, "-o", output)
+    code, _, err = call("scaling", *paths, "-o", output)
     assert (code, err.count("\n")) == (2, 1)
-    code, _, err = cli("scaling", paths[0])
+    code, _, err = call("scaling", paths[0])
     assert (code, err.count("\n")) == (2, 1)
     assert "two sizes or more" in err
