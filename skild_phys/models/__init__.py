@@ -1,7 +1,8 @@
 """Lattice models: the Hamiltonian and where it is critical, one model (family) a file.
 
 A further model is a subclass of `Model` in a file of its own: here, in a package that names it
-under the entry point group `skild_phys.models`, or in a notebook.
+under the entry point group `skild_phys.models`, or in a notebook. Its updates draw from `uniform`
+and `normal`, and find neighbours by `neighbour_sites`.
 """
 
 from __future__ import annotations
@@ -14,11 +15,24 @@ from typing import Any
 
 from skild_phys.errors import BadInput
 from skild_phys.models.base import Bond, Model, Update
+from skild_phys.models.geometry import neighbour_sites
 from skild_phys.models.ising import ISING_2D, ISING_3D
 from skild_phys.models.potts import POTTS
 from skild_phys.plugins import load_plugins
+from skild_phys.rng import normal, uniform
 
-__all__ = ["MODELS", "Bond", "Model", "Update", "find_model", "get_model", "parse_temperature"]
+__all__ = [
+    "MODELS",
+    "Bond",
+    "Model",
+    "Update",
+    "find_model",
+    "get_model",
+    "neighbour_sites",
+    "normal",
+    "parse_temperature",
+    "uniform",
+]
 
 MODELS: dict[str, Model] = {model.name: model for model in (ISING_2D, ISING_3D, *POTTS)}
 """Every model by its name; `MODELS["mine"] = model` adds one."""
