@@ -270,7 +270,8 @@ def test_what_is_measured_goes_into_the_weights(tmp_path: Path) -> None:
     assert fields.couplings.offsets == ()
     save_weights(tmp_path / "w", fields)
     loaded = load_weights(tmp_path / "w")
-    assert replace(loaded, tensors={}, training={}) == replace(fields, tensors={}, training={})
+    for name in {*vars(fields)} - {"tensors", "training"}:
+        assert getattr(loaded, name) == getattr(fields, name)
 
 
 def test_resuming_measures_nothing_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,7 +20,9 @@ from skild_phys.rules import RULES, Rule
 from skild_phys.rules.conditions import Constraint, differentiable_means
 from skild_phys.skild.data import Source
 from skild_phys.skild.equations import (
+    Process,
     Sight,
+    each,
     field_loss,
     field_target,
     see_fields,
@@ -29,10 +31,13 @@ from skild_phys.skild.measured import Measured
 from skild_phys.skild.networks import OUTPUTS, make_network
 from skild_phys.skild.recipe import Recipe
 from skild_phys.skild.schedule import TIMES, starting_lambda
-from skild_phys.skild.spins import Evidence, MeanField, half_tanh, spin_logits
-from skild_phys.skild.targets import (
-    spin_surrogate,
-    wave_slope,
+from skild_phys.skild.spins import (
+    Evidence,
+    MeanField,
+    Means,
+    SpinLogits,
+    half_tanh,
+    spin_logits,
 )
 
 
@@ -102,8 +107,8 @@ class FieldLoss:
         self.process = measured.process(recipe, source.shape, device)
 
     def make_network(self) -> nn.Module:
-        c = self.recipe
-        return make_network(c.network, c.output, c.basis, self.channels, c.lambdas)
+        c, d = self.recipe, len(self.process.shape)
+        return make_network(c.network, c.output, c.basis, self.channels, c.lambdas, d)
 
     def draw(self, n: int, random: torch.Generator) -> tuple[Tensor, None]:
         """Return lambda along the recipe's schedule, t being a multiple of 1 / TIMES."""
@@ -163,7 +168,8 @@ class SpinLoss:
         ]
 
     def make_network(self) -> nn.Module:
-        return make_network(self.recipe.network, self.recipe.output, self.recipe.basis)
+        c, d = self.recipe, len(self.process.shape)
+        return make_network(c.network, c.output, c.basis, dimension=d)
 
     def _task(self, n: int, random: torch.Generator) -> Task:
         """Draw which part of the batch is given its coarse lattices, by which rule and factor."""
@@ -222,7 +228,7 @@ class SpinLoss:
         found = spin_logits(network, self.mean_field, xt, lam, differentiable, alone)
         with torch.no_grad():
             targets = self.targets(found.evidence, x0, task, bound, batch.random)
-        minimized = spin_surrogate(found, targets, means)
+        minimized = spin_surrogate(found, targets, means, self.recipe.draft_weight)
         if self.recipe.wave_weight:
             fields = differentiable(found.logits)
             with torch.no_grad():
@@ -231,6 +237,36 @@ class SpinLoss:
         free = slice(task.n_free)
         logged = F.softplus(-x0[free] * found.logits[free].detach()).mean()
         return logged + (minimized - minimized.detach())
+
+
+def spin_surrogate(
+    found: SpinLogits, targets: Tensor, means: Means, draft_weight: float = 0.1
+) -> Tensor:
+    """Return a number whose gradient is that of the cross-entropy with `targets`, nats per site.
+
+    For sites of logits l, conditioned on their coarse lattice, the gradient of -ln p(x0) is
+    (E[s] - x0) / 2 with the mean under the condition; `targets` are the spins x0, or numbers whose
+    mean given X_t is theirs. The draft's cross-entropy has the weight `draft_weight`.
+    """
+    total = torch.zeros((), device=targets.device)
+    for logits, share in ((found.logits, 1.0), (found.draft, draft_weight)):
+        with torch.no_grad():
+            slope = 0.5 * (means(logits) - targets)
+        total = total + share * (slope * logits).mean()
+    return total
+
+
+def wave_slope(process: Process, lam: Tensor, missing: Tensor) -> Tensor:
+    """Return the gradient by m, times sites, of sum_k W |m_k - target_k|^2 / (2 sites).
+
+    A cross-entropy weighs all Fourier modes alike and hardly sees the few of long wavelength, which
+    carry most of the power: W = min(lambda, 4) P / ((1 - abar) P + 1), with which its gradient is
+    about as noisy as that of the cross-entropy. `missing` (n, *sides) is m - target.
+    """
+    at = torch.as_tensor(each(lam, missing))
+    left_open = -torch.expm1(-process.kappa2 * at) * process.power
+    weight = (at.clamp(max=4.0) * process.power / (left_open + 1.0)).float()
+    return process.basis.fields(weight * process.basis.modes(missing))
 
 
 LOSSES: dict[str, Callable[[Recipe, Source, Measured, torch.device], Loss]] = {

@@ -213,6 +213,9 @@ class Recipe:
         least=1,
     )
 
+    draft_weight: float = _key(
+        0.1, "weight of the network's own draft in the loss of spins", late=True, least=0.0
+    )
     tuning: Tuning = _key(
         USUAL, "numbers of the chain and the spin denoiser: the table [tuning]", late=True
     )
