@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from skild_phys.campaign import Step
     from skild_phys.models import Model
 
-Params = Mapping[str, Any]
+_Params = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def rehearse(steps: Sequence[Step]) -> None:
             raise SkildPhysError(f"{step.output}: {error}") from None
 
 
-def _simulate(params: Params) -> _Store:
+def _simulate(params: _Params) -> _Store:
     from skild_phys.cli.simulate import PARAMETERS
     from skild_phys.simulation.chain import plan_of
     from skild_phys.simulation.spec import SimulationSpec
@@ -73,7 +73,7 @@ def _simulate(params: Params) -> _Store:
     return _Store(spec.n_samples, spec.shape, spec.model, spec.temperature)
 
 
-def _coarsen(params: Params, fine: _Store) -> _Store:
+def _coarsen(params: _Params, fine: _Store) -> _Store:
     from skild_phys.rules import TieBreak, coarse_shape, get_rule
 
     rule, factor = get_rule(params["rule"]), params["factor"]
@@ -87,7 +87,7 @@ def _coarsen(params: Params, fine: _Store) -> _Store:
     return replace(fine, shape=shape, rule=rule.name, factor=factor, tie_seed=seed)
 
 
-def _refine(params: Params, coarse: _Store, trained: bool) -> _Store:
+def _refine(params: _Params, coarse: _Store, trained: bool) -> _Store:
     from skild_phys.cli.refine import named_method
     from skild_phys.methods import SKILD
     from skild_phys.rules import get_rule
@@ -117,7 +117,7 @@ def _refine(params: Params, coarse: _Store, trained: bool) -> _Store:
     return replace(coarse, n=n, shape=source.fine_shape, rule=None, factor=1, field=field)
 
 
-def _train(params: Params) -> None:
+def _train(params: _Params) -> None:
     from skild_phys.cli.options import check_device
     from skild_phys.skild.fit import Fit
 
@@ -126,7 +126,7 @@ def _train(params: Params) -> None:
     Fit.of(params["store"], **{key: params[key] for key in params if key not in others})
 
 
-def _measure(params: Params, stores: Sequence[_Store]) -> None:
+def _measure(params: _Params, stores: Sequence[_Store]) -> None:
     """Check what `measure` and `compare` are told."""
     from skild_phys.cli.measure import parse_offsets
     from skild_phys.cli.options import error_method

@@ -204,7 +204,7 @@ def image_folder(folder: Path, size: int | None = None) -> ImageFiles:
         path = paths[order[i]]
         image = _opened_image(path)
         if size is not None:
-            if max(image.size) > NARROWEST * min(image.size):
+            if max(image.size) > _NARROWEST * min(image.size):
                 raise StoreError(f"{path}: is {image.size}, too narrow to be cropped to a square")
             image = centre_crop(image, size)
         elif image.size != sides:
@@ -214,7 +214,7 @@ def image_folder(folder: Path, size: int | None = None) -> ImageFiles:
     return ImageFiles(len(order), label[order], split[order], classes, read, digest.hexdigest())
 
 
-NARROWEST = 100
+_NARROWEST = 100
 """Most of a longer side over the shorter one; what is beyond would be a huge image once resized."""
 
 
