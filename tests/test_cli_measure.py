@@ -224,7 +224,7 @@ def test_compare_writes_a_report_and_ends_with_its_path(
     names = {p.name for p in output.iterdir()}
     assert {"report.html", "comparison.csv", "comparison.json", "four_point.pdf"} <= names
     page = (output / "report.html").read_text()
-    assert page.count("src='data:image/png;base64,") == 6
+    assert page.count("src='data:image/png;base64,") == 7
     assert not re.search(r"(src|href)=(?!'data:)", page)
     frame = pd.read_csv(output / "comparison.csv")
     line = frame[frame["observable"] == "energy"].iloc[0]
