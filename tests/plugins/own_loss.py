@@ -48,7 +48,6 @@ def stream() -> SimulationSource:
 
 
 def test_it_is_trained_stopped_and_resumed_to_the_same_bytes(tmp_path: Path) -> None:
-    torch.set_num_threads(1)
     whole, part = (Trainer(RECIPE, stream(), Sr3()) for _ in range(2))
     assert whole.train_step() == pytest.approx(1.0, abs=0.1)  # an untrained network says 0
     train(whole, tmp_path / "whole", log_every=4)
