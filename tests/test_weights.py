@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import pickle
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +32,7 @@ def path(tmp_path: Path) -> Path:
 def test_round_trip(path: Path) -> None:
     loaded, original = load_weights(path), tiny_weights()
     assert weights_sha256(loaded) == weights_sha256(original)
-    assert replace(loaded, tensors={}) == replace(original, tensors={})
+    assert vars(loaded) | {"tensors": 0} == vars(original) | {"tensors": 0}
     x, lam = torch.randn(1, 5, 16, 16), torch.tensor([1.0])
     with torch.inference_mode():
         assert torch.equal(loaded.build()(x, lam), original.build()(x, lam))

@@ -52,100 +52,60 @@ def _key(default: Any, text: str, late: bool = False, **limits: Any) -> Any:
 class Recipe:
     """What is trained, on what, and for how long."""
 
-    output: str = _key(
-        "logits",
+    # fmt: off
+    output: str = _key("logits",
         "'logits' for spins; 'v', 'eps', 'white_eps' or 'x0' for continuous fields",
-        choices=tuple(OUTPUTS),
-    )
-    data: str = _key(
-        "lattices",
+        choices=tuple(OUTPUTS))
+    data: str = _key("lattices",
         "'lattices', or 'images', which have channels and are `side` pixels wide and high",
-        choices=("lattices", "images"),
-    )
-    basis: str = _key(
-        "dft",
-        "'dft' for periodic lattices, 'dct' for fields with open edges",
-        choices=tuple(BASES),
-    )
-    symmetries: tuple[str, ...] = _key(
-        SYMMETRIES,
-        "symmetries of the data: 'shift', 'flip', 'turn', 'sign'; of images 'mirror', left for"
-        " right",
-        choices=(*SYMMETRIES, MIRROR),
-    )
+        choices=("lattices", "images"))
+    basis: str = _key("dft",
+        "'dft' for periodic lattices, 'dct' for fields with open edges", choices=tuple(BASES))
+    symmetries: tuple[str, ...] = _key(SYMMETRIES,
+        "symmetries of the data: 'shift', 'flip', 'turn', 'sign'; of images 'mirror', left for "
+        "right", choices=(*SYMMETRIES, MIRROR))
     model: str = _key("ising2d", "model of the running simulation, where no store is given")
-    temperature: str = _key(
-        "Tc", "temperature of the simulation: a number, Tc or a multiple such as 1.05Tc"
-    )
+    temperature: str = _key("Tc",
+        "temperature of the simulation: a number, Tc or a multiple such as 1.05Tc")
     side: int = _key(64, "side of the simulated lattices, or of the images", least=2)
-    clusters: int = _key(
-        0,
-        "Wolff clusters between two lattices of one chain; 0 takes the number that `simulate` takes"
-        " for side and temperature",
-        least=0,
-    )
-    spectrum_batches: int = _key(
-        64,
-        "batches that spectrum and pair couplings are measured on, before the first step; of a"
-        " store no more than there are",
-        least=1,
-    )
-    spectrum: str = _key(
-        "radial",
-        "'radial', 'power_law' or 'modes'; of images also 'channels'; 'white', or 'paper', whose"
-        " fit is the table [paper_spectrum]",
-        choices=(*KINDS, "channels", "white", "paper"),
-    )
-    cutoff: float = _key(
-        -1.0, "kappa_c in radians per site; below 0 for the lowest wave number above zero"
-    )
-    weighting: str = _key(
-        "flat",
+    clusters: int = _key(0,
+        "Wolff clusters between two lattices of one chain; 0 takes the number that `simulate` "
+        "takes for side and temperature", least=0)
+    spectrum_batches: int = _key(64,
+        "batches that spectrum and pair couplings are measured on, before the first step; of a "
+        "store no more than there are", least=1)
+    spectrum: str = _key("radial",
+        "'radial', 'power_law' or 'modes'; of images also 'channels'; 'white', or 'paper', "
+        "whose fit is the table [paper_spectrum]", choices=(*KINDS, "channels", "white", "paper"))
+    cutoff: float = _key(-1.0,
+        "kappa_c in radians per site; below 0 for the lowest wave number above zero")
+    weighting: str = _key("flat",
         "of the loss of fields: 'flat', the mean square, or 'scales', every scale alike",
-        choices=("flat", "scales"),
-    )
-    couplings_reach: int = _key(
-        2,
-        "largest distance along an axis of the pair couplings in the mean field of spins; 0 for"
-        " none",
-        least=0,
-    )
-    network_from: float = _key(
-        0.0, "lambda below which the spin denoiser has no trainable part", least=0.0
-    )
+        choices=("flat", "scales"))
+    couplings_reach: int = _key(2,
+        "largest distance along an axis of the pair couplings in the mean field of spins; 0 for "
+        "none", least=0)
+    network_from: float = _key(0.0,
+        "lambda below which the spin denoiser has no trainable part", least=0.0)
     lambda_min: float = _key(0.006, "smallest lambda of training, in sites squared")
     lambda_far: float = _key(40.0, "lambda is drawn log-uniformly from `lambda_min` to this, and")
-    lambda_max: float = _key(
-        1000.0,
-        "for a share `far_share` of the batch from there to this, which generation from noise"
-        " visits, and refinement by a factor of 8 from majorities or decimated spins",
-    )
+    lambda_max: float = _key(1000.0,
+        "for a share `far_share` of the batch from there to this, which generation from noise "
+        "visits, and refinement by a factor of 8 from majorities or decimated spins")
     far_share: float = _key(0.1, "share of each batch above `lambda_far`", least=0.0, below=1.0)
-    coarse_share: float = _key(
-        0.5,
-        "share of each batch of spins that is given its coarse lattices: the mean field then runs"
-        " under them",
-        least=0.0,
-        below=1.0,
-    )
-    targets: str = _key(
-        "auto",
-        "of spins, 'spins', or 'conditional': their means given all the others, with a fraction of"
-        " the noise, right where pair couplings within `couplings_reach` explain the data; 'auto'"
-        " takes these unless the data show more",
-        choices=("auto", "spins", "conditional"),
-    )
-    wave_weight: float = _key(
-        0.0,
+    coarse_share: float = _key(0.5,
+        "share of each batch of spins that is given its coarse lattices: the mean field then "
+        "runs under them", least=0.0, below=1.0)
+    targets: str = _key("auto",
+        "of spins, 'spins', or 'conditional': their means given all the others, with a fraction "
+        "of the noise, right where pair couplings within `couplings_reach` explain the data; "
+        "'auto' takes these unless the data show more", choices=("auto", "spins", "conditional"))
+    wave_weight: float = _key(0.0,
         "of spins, weight of the long-wavelength error beside the cross-entropy per site",
-        least=0.0,
-    )
-    trained: str = _key(
-        "all",
-        "'all' of the network, or its 'waves' alone (`network.waves` bands), quickly: the rest"
-        " stays as it began (`train --from`)",
-        choices=("all", "waves"),
-    )
+        least=0.0)
+    trained: str = _key("all",
+        "'all' of the network, or its 'waves' alone (`network.waves` bands), quickly: the rest "
+        "stays as it began (`train --from`)", choices=("all", "waves"))
     initial: str = _key("", "SHA-256 of the weights that the run starts from; none if empty")
     steps: int = _key(10_000, "optimizer steps", least=1)
     batch: int = _key(32, "samples per step", least=1)
@@ -153,72 +113,45 @@ class Recipe:
     warmup: int = _key(300, "steps of the linear rise of the learning rate", least=0)
     weight_decay: float = _key(0.01, "of AdamW", least=0.0)
     beta2: float = _key(0.99, "of AdamW", above=0.0, below=1.0)
-    accumulate: int = _key(
-        1, "parts that a batch goes through the network in, one after the other", least=1
-    )
+    accumulate: int = _key(1,
+        "parts that a batch goes through the network in, one after the other", least=1)
     clip: float = _key(1.0, "largest norm of a gradient; larger ones are clipped", above=0.0)
-    schedule: str = _key(
-        "constant-decay",
-        "of the learning rate: 'constant-decay' (constant, then linear to 0 over the last"
-        " `decay_fraction` of the steps), 'cosine' or 'constant'",
-        choices=("constant-decay", "cosine", "constant"),
-    )
+    schedule: str = _key("constant-decay",
+        "of the learning rate: 'constant-decay' (constant, then linear to 0 over the last "
+        "`decay_fraction` of the steps), 'cosine' or 'constant'",
+        choices=("constant-decay", "cosine", "constant"))
     decay_fraction: float = _key(0.4, "see `schedule`", above=0.0, most=1.0)
-    ema: float = _key(
-        0.999,
-        "decay per step of the averaged weights, which are the ones that are kept; less in the"
-        " first steps",
-        above=0.0,
-        below=1.0,
-    )
-    precision: str = _key(
-        "auto",
-        "of the network's arithmetic, 'bf16' (autocast; float32 weights, spectra and fields) or"
-        " 'float32'; 'auto' is bf16 where the machine has instructions for it",
-        choices=("auto", "bf16", "float32"),
-    )
+    ema: float = _key(0.999,
+        "decay per step of the averaged weights, which are the ones that are kept; less in the "
+        "first steps", above=0.0, below=1.0)
+    precision: str = _key("auto",
+        "of the network's arithmetic, 'bf16' (autocast; float32 weights, spectra and fields) or "
+        "'float32'; 'auto' is bf16 where the machine has instructions for it",
+        choices=("auto", "bf16", "float32"))
     seed: int = _key(0, "seed of weights, noise and data", least=0)
-    save_every: int = _key(
-        250,
-        "steps between checkpoints, at most; they are written about every 8 seconds unless that"
-        " takes more than 3% of the time",
-        least=1,
-    )
+    save_every: int = _key(250,
+        "steps between checkpoints, at most; they are written about every 8 seconds unless that "
+        "takes more than 3% of the time", least=1)
     sample_every: int = _key(0, "steps between grids of samples, of images; 0 for none", least=0)
     network: AnyNetworkConfig = _key(NetworkConfig(), "shape of the network: the table [network]")
-    lambdas: Schedule | None = _key(
-        None,
-        "the schedule that lambda follows instead of the log-uniform one, of fields: the table"
-        " [lambdas]; chains take their steps along it",
-    )
+    lambdas: Schedule | None = _key(None,
+        "the schedule that lambda follows instead of the log-uniform one, of fields: the table "
+        "[lambdas]; chains take their steps along it")
     paper_spectrum: PaperSpectrum | None = _key(None, "the fit of `spectrum` 'paper'")
-    coarse_factors: tuple[int, ...] = _key(
-        (2, 4, 8),
-        "factors of the coarse lattices of `coarse_share`, as far as they divide the sides; their"
-        " rule is drawn by `Rule.shown`",
-        late=True,
-    )
-    coarse_reach: float = _key(
-        4.0,
-        "these are given up to so many times the lambda where a chain usually starts: a margin for"
-        " chains that start elsewhere",
-        late=True,
-        above=0.0,
-    )
-    pairings: int = _key(
-        4,
-        "random pairings that conditional targets under block sums are averaged over: with 4 their"
-        " noise is half that of one",
-        late=True,
-        least=1,
-    )
-
-    draft_weight: float = _key(
-        0.1, "weight of the network's own draft in the loss of spins", late=True, least=0.0
-    )
-    tuning: Tuning = _key(
-        USUAL, "numbers of the chain and the spin denoiser: the table [tuning]", late=True
-    )
+    coarse_factors: tuple[int, ...] = _key((2, 4, 8),
+        "factors of the coarse lattices of `coarse_share`, as far as they divide the sides; "
+        "their rule is drawn by `Rule.shown`", late=True)
+    coarse_reach: float = _key(4.0,
+        "these are given up to so many times the lambda where a chain usually starts: a margin "
+        "for chains that start elsewhere", late=True, above=0.0)
+    pairings: int = _key(4,
+        "random pairings that conditional targets under block sums are averaged over: with 4 "
+        "their noise is half that of one", late=True, least=1)
+    draft_weight: float = _key(0.1,
+        "weight of the network's own draft in the loss of spins", late=True, least=0.0)
+    tuning: Tuning = _key(USUAL,
+        "numbers of the chain and the spin denoiser: the table [tuning]", late=True)
+    # fmt: on
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
