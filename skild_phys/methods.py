@@ -29,7 +29,7 @@ from skild_phys.files import AnyPath, printable
 from skild_phys.models import MODELS, Model, parse_temperature
 from skild_phys.models.ising import ISING_2D, ISING_3D
 from skild_phys.models.potts import potts
-from skild_phys.plugins import look_up, one_of
+from skild_phys.plugins import load_plugins, one_of
 from skild_phys.rng import STREAMS, generator, input_seed
 from skild_phys.rules import RULES, coarsen
 from skild_phys.runner import GPU_BATCH, Filled, Run, fill_store
@@ -357,6 +357,14 @@ METHODS: dict[str, type[Method]] = {"skild": SKILD, "exact": Exact, "fill": Fill
 """Methods by name; a dataclass that is added is one for `refine` and the command line too."""
 
 
+def all_methods() -> dict[str, type[Method]]:
+    """Return every method, those of installed packages (`skild_phys.methods`) among them."""
+    load_plugins(METHODS, "skild_phys.methods")
+    for name, found in METHODS.items():
+        METHODS[name] = found if isinstance(found, type) else type(found)
+    return METHODS
+
+
 def method_of(method: str | Own | Method, **options: Any) -> Method:
     """Return a method by its name, or of a user's function; `options` that are None are not given.
 
@@ -365,8 +373,10 @@ def method_of(method: str | Own | Method, **options: Any) -> Method:
     given = {k: v for k, v in options.items() if v is not None and v is not False}
     kind: Callable[..., Method]
     if isinstance(method, str):
-        found = look_up(METHODS, "skild_phys.methods", "method", method)
-        kind, own, name = found, {one.name for one in fields(found)}, method
+        known = all_methods()
+        if method not in known:
+            raise BadInput("method", method, one_of(known))
+        kind, own, name = known[method], {one.name for one in fields(known[method])}, method
     elif isinstance(method, Method):
         kind, own, name = (lambda: method), set(), method.name
     elif callable(method):

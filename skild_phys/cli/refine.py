@@ -19,11 +19,13 @@ from skild_phys.cli.options import (
     warn_of,
 )
 from skild_phys.cli.outputs import beside
-from skild_phys.methods import METHODS, Method, Refined, method_of, refine
+from skild_phys.methods import Method, Refined, all_methods, method_of, refine
 from skild_phys.runner import Run
 
 if TYPE_CHECKING:
     from skild_phys.skild.coarse import CoarseInput
+
+_METHODS = all_methods()
 
 
 @click.command()
@@ -33,10 +35,10 @@ if TYPE_CHECKING:
 @click.option(
     "--rule", help="How an array was coarsened: block_mean, majority, decimate, spectral."
 )
-@click.option("--method", default="skild", show_default=True, help=f"{', '.join(METHODS)}.")
+@click.option("--method", default="skild", show_default=True, help=f"{', '.join(_METHODS)}.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of every stream.")
 @click.option("--samples-per-input", type=int, default=1, show_default=True)
-@options_from(*METHODS.values(), Run)
+@options_from(*_METHODS.values(), Run)
 @json_option
 def command(
     coarse: Path,
@@ -104,7 +106,7 @@ def command(
 
 def named_method(given: Mapping[str, Any]) -> Method:
     """Return the method that the parameters of the command ask for; raises BadInput."""
-    names = {one.name for kind in METHODS.values() for one in dataclasses.fields(kind)}
+    names = {one.name for kind in _METHODS.values() for one in dataclasses.fields(kind)}
     return method_of(given["method"], **{name: given[name] for name in names})
 
 
