@@ -18,7 +18,6 @@ from skild_phys.cli.options import (
 )
 from skild_phys.cli.outputs import beside, shape_name
 from skild_phys.errors import BadInput
-from skild_phys.methods import SKILD
 from skild_phys.runner import Run
 from skild_phys.skild.chain import Chain
 
@@ -28,8 +27,9 @@ from skild_phys.skild.chain import Chain
 @click.option("--shape", help="LYxLX instead of --L, such as 96x128.")
 @click.option("-n", "--samples", type=int, help="Lattices.  [default: 100; with --truth all]")
 @output_option
-@options_from(SKILD, skip=("polish", "any_system"))
+@options_from(Chain)
 @click.option("--seed", type=int, default=0, show_default=True, help="Of every stream.")
+@click.option("--checkpoint", type=click.Path(path_type=Path), help="Weights.  [default: shipped]")
 @click.option(
     "--truth",
     type=click.Path(path_type=Path),

@@ -21,6 +21,7 @@ from skild_phys.cli.options import (
 from skild_phys.cli.outputs import beside
 from skild_phys.methods import Method, Refined, all_methods, method_of, refine
 from skild_phys.runner import Run
+from skild_phys.skild.chain import Chain
 
 if TYPE_CHECKING:
     from skild_phys.skild.coarse import CoarseInput
@@ -36,9 +37,10 @@ _METHODS = all_methods()
     "--rule", help="How an array was coarsened: block_mean, majority, decimate, spectral."
 )
 @click.option("--method", default="skild", show_default=True, help=f"{', '.join(_METHODS)}.")
+@options_from(Chain)
 @click.option("--seed", type=int, default=0, show_default=True, help="Of every stream.")
 @click.option("--samples-per-input", type=int, default=1, show_default=True)
-@options_from(*_METHODS.values(), Run)
+@options_from(*_METHODS.values(), Run, skip=[one.name for one in dataclasses.fields(Chain)])
 @json_option
 def command(
     coarse: Path,
