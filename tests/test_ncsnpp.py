@@ -12,7 +12,7 @@ from image_helpers import image_weights
 from safetensors.torch import load_file, save_file
 
 from skild_phys.errors import BadInput, WeightsError
-from skild_phys.skild.convert import convert_ncsnpp, read_tensors
+from skild_phys.skild.convert import convert_ncsnpp, read_published
 from skild_phys.skild.ncsnpp import Ncsnpp, NcsnppConfig, doubled, halved
 from skild_phys.skild.networks import make_network
 from skild_phys.skild.schedule import Linear
@@ -63,14 +63,14 @@ def test_only_tensors_are_read(tmp_path: Path) -> None:
 
     tensors = {"a": torch.ones(2)}
     torch.save({"step": 3, "model": tensors}, tmp_path / "good.pth")
-    assert torch.equal(read_tensors(tmp_path / "good.pth")["a"], tensors["a"])
+    assert torch.equal(read_published(tmp_path / "good.pth")["a"], tensors["a"])
     save_file(tensors, tmp_path / "good.safetensors")
-    assert torch.equal(read_tensors(tmp_path / "good.safetensors")["a"], tensors["a"])
+    assert torch.equal(read_published(tmp_path / "good.safetensors")["a"], tensors["a"])
     (tmp_path / "evil.pth").write_bytes(pickle.dumps(Evil()))
     torch.save({"model": tensors, "other": Evil()}, tmp_path / "worse.pth")
     for name in ("evil.pth", "worse.pth"):
         with pytest.raises(WeightsError, match=f"{name}: holds no tensors alone"):
-            read_tensors(tmp_path / name)
+            read_published(tmp_path / name)
     assert not (tmp_path / "ran").exists()
 
 
@@ -136,21 +136,21 @@ def test_averages_of_the_published_code_are_taken(tmp_path: Path) -> None:
         "step": 3,
     }
     torch.save(held, tmp_path / "c.pth")
-    state = convert_ncsnpp(network, read_tensors(tmp_path / "c.pth"))
+    state = convert_ncsnpp(network, read_published(tmp_path / "c.pth"))
     plain = convert_ncsnpp(network, given)
     assert torch.equal(state["enter.weight"], 2.0 * plain["enter.weight"])
     held["ema"]["shadow_params"] = [torch.ones(2)]  # type: ignore[index]
     torch.save(held, tmp_path / "c.pth")
     with pytest.raises(WeightsError, match="shadow_params"):
-        read_tensors(tmp_path / "c.pth")
+        read_published(tmp_path / "c.pth")
     for i, other in enumerate((torch.ones(2), [torch.ones(2)], {"a": 1})):
         torch.save(other, tmp_path / f"{i}.pth")
         with pytest.raises(WeightsError, match="no named tensors"):
-            read_tensors(tmp_path / f"{i}.pth")
+            read_published(tmp_path / f"{i}.pth")
     for i, data in enumerate((b"", b"\x80\x02.")):
         (tmp_path / f"junk{i}.pth").write_bytes(data)
         with pytest.raises(WeightsError, match=f"junk{i}.pth: holds no tensors"):
-            read_tensors(tmp_path / f"junk{i}.pth")
+            read_published(tmp_path / f"junk{i}.pth")
 
 
 def test_time_is_counted_along_the_schedule() -> None:

@@ -29,7 +29,7 @@ from torch.nn import functional as F
 
 from skild_phys.errors import BadInput, StoreError, WeightsError, how_to_install
 from skild_phys.files import sha256_file
-from skild_phys.skild.convert import read_tensors
+from skild_phys.skild.convert import read_published
 
 Array = NDArray[np.float64]
 Pixels = NDArray[np.uint8]
@@ -178,7 +178,7 @@ def _lpips(folder: Path | None) -> _OfPairs:
     with contextlib.redirect_stdout(sys.stderr):
         judge = lpips.LPIPS(net="alex", pnet_rand=True, verbose=False).eval()
     own = judge.net.state_dict()
-    theirs = read_tensors(path)
+    theirs = read_published(path)
     try:
         for key in own:
             _, layer, end = key.split(".")
@@ -219,7 +219,7 @@ def inception_scores(
     with tempfile.TemporaryDirectory(prefix="skild-phys-") as place:
         # torch-fidelity would unpickle anything: it is given what was read as tensors alone.
         safe = Path(place) / path.with_suffix(".pth").name
-        torch.save(read_tensors(path), safe)
+        torch.save(read_published(path), safe)
         found = fidelity.calculate_metrics(
             input1=_Dataset(images), input2=None if reference is None else _Dataset(reference),
             cuda=device != "cpu", batch_size=BATCH, verbose=False, save_cpu_ram=True,
@@ -263,7 +263,7 @@ def feature_network(path: Path) -> nn.Module:
         else:
             layers.append(nn.MaxPool2d(2))
     network = nn.Sequential(*layers)
-    theirs = read_tensors(path)
+    theirs = read_published(path)
     kept = {k: theirs.get(f"features.{k}", torch.empty(0)) for k in network.state_dict()}
     try:
         network.load_state_dict(kept)

@@ -83,33 +83,28 @@ def _renamed(name: str, kind: str, theirs: Mapping[str, Tensor]) -> Iterator[tup
 def convert_ncsnpp(network: Ncsnpp, theirs: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the state of `network` from a state_dict of the published NCSN++.
 
-    Parameters
-    ----------
-    network : of the same width, multipliers, blocks and attention; 'biggan' blocks with FIR
-        resampling, progressive input 'residual', positional embedding.
-    theirs : name -> tensor; a prefix such as `module.` before `all_modules` does no harm, and what
-        lies beside it (`sigmas`) is left out.
-
+    `network` is of the same width, multipliers, blocks and attention; theirs has 'biggan' blocks
+    with FIR resampling, progressive input 'residual', positional embedding. A prefix such as
+    `module.` before `all_modules` does no harm, and what lies beside it (`sigmas`) is left out.
     Raises WeightsError that names the first tensor that is missing, or of another shape.
     """
     by_module: dict[int, dict[str, Tensor]] = {}
     for name, tensor in theirs.items():
-        found = re.search(r"all_modules\.(\d+)\.(.+)$", name)
-        if found:
+        if found := re.search(r"all_modules\.(\d+)\.(.+)$", name):
             by_module.setdefault(int(found[1]), {})[found[2]] = tensor
     state: dict[str, Tensor] = {}
-    expected = network.state_dict()
     for index, (name, kind) in enumerate(_modules(network)):
         try:
             state |= dict(_renamed(name, kind, by_module.pop(index)))
         except KeyError as error:
+            c = network.config
             raise WeightsError(
-                f"all_modules.{index}: {error} does not fit '{name}' of a network with"
-                f" multipliers {network.config.multipliers}, blocks {network.config.blocks},"
-                f" attention {network.config.attention}"
+                f"all_modules.{index}: {error} does not fit '{name}' of a network with multipliers"
+                f" {c.multipliers}, blocks {c.blocks}, attention {c.attention}"
             ) from None
     if by_module:
         raise WeightsError(f"all_modules.{min(by_module)}: one module too many for this network")
+    expected = network.state_dict()
     for name, tensor in expected.items():
         shape = tuple(state[name].shape) if name in state else None
         if shape != tuple(tensor.shape):
@@ -118,7 +113,7 @@ def convert_ncsnpp(network: Ncsnpp, theirs: Mapping[str, Tensor]) -> dict[str, T
 
 
 def published_weights(path: Path, config: Recipe, preset: str) -> Weights:
-    """Return weights from a file of the published code (`read_tensors`), of the recipe `config`.
+    """Return weights from a file of the published code (`read_published`), of the recipe `config`.
 
     There eps_k, standard normal, is the network's output after a DCT that is 2/L of a sum of
     cosines along each axis; the last layer divides by side / 2, and white noise is of variance 1.
@@ -133,7 +128,7 @@ def published_weights(path: Path, config: Recipe, preset: str) -> Weights:
     if lam is None or law is None or config.output != "white_eps" or type(network) is not Ncsnpp:
         accepted = "a recipe of ncsnpp with the paper's spectrum and output, white_eps"
         raise BadInput("preset", preset, accepted)
-    tensors = convert_ncsnpp(network, read_tensors(path))
+    tensors = convert_ncsnpp(network, read_published(path))
     for end in ("weight", "bias"):
         tensors[f"leave.{end}"] = tensors[f"leave.{end}"] * (2.0 / law.side)
     low, high = (float(lam(t)) for t in (np.array(1.0 / TIMES), np.array(1.0)))
@@ -147,7 +142,7 @@ def published_weights(path: Path, config: Recipe, preset: str) -> Weights:
     )  # fmt: skip
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
+def read_published(path: Path) -> dict[str, Tensor]:
     """Return the named tensors of a safetensors file, or of a PyTorch file that holds no objects.
 
     Of a file with several, those under 'ema', 'model', 'model_state_dict' or 'state_dict', the
@@ -167,24 +162,18 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         reason = " ".join(str(error).split())[:120]
         raise WeightsError(f"{path}: holds no tensors alone that can be read ({reason})") from None
     holders = [held.get(name) for name in _HOLDERS] + [held] if isinstance(held, Mapping) else []
-    for holder in holders:
-        tensors = _named(holder)
+    for holder in (one for one in holders if isinstance(one, Mapping)):
+        named = (item for item in holder.items() if isinstance(item[0], str))
+        tensors = {name: tensor for name, tensor in named if isinstance(tensor, Tensor)}
         if tensors:
             return _averaged(tensors, held)
     raise WeightsError(f"{path}: holds no named tensors")
 
 
-def _named(holder: Any) -> dict[str, Tensor]:
-    if not isinstance(holder, Mapping):
-        return {}
-    return {k: v for k, v in holder.items() if isinstance(k, str) and isinstance(v, Tensor)}
-
-
 def _averaged(tensors: dict[str, Tensor], held: Mapping[str, Any]) -> dict[str, Tensor]:
     """Return tensors with the averages of the published code in place of them, where it has any.
 
-    There `ema` holds a list, `shadow_params`: of the parameters, in the order of the state_dict,
-    which has a buffer (`sigmas`) beside them.
+    There `ema.shadow_params` is a list, in the order of the parameters in the state_dict.
     """
     ema = held.get("ema")
     shadow = ema.get("shadow_params") if isinstance(ema, Mapping) else None

@@ -153,22 +153,15 @@ class _Block(nn.Module):
     """Residual block, which may halve or double the sides; the embedding shifts its middle."""
 
     def __init__(
-        self,
-        inputs: int,
-        outputs: int,
-        embedding: int,
-        dropout: float,
-        beyond: Beyond,
-        to: str = "",
+        self, c: NcsnppConfig, inputs: int, outputs: int, beyond: Beyond, to: str = ""
     ) -> None:
         super().__init__()
         self.to_sides, self.beyond = to, beyond
         self.norm1, self.conv1 = _norm(inputs), _conv3(inputs, outputs, beyond)
-        self.condition = _started(nn.Linear(embedding, outputs))
-        self.norm2, self.dropout = _norm(outputs), nn.Dropout(dropout)
+        self.condition = _started(nn.Linear(4 * c.width, outputs))
+        self.norm2, self.dropout = _norm(outputs), nn.Dropout(c.dropout)
         self.conv2 = _conv3(outputs, outputs, beyond, zero=True)
-        changes = inputs != outputs or to
-        self.skip = _conv1(inputs, outputs) if changes else nn.Identity()
+        self.skip = _conv1(inputs, outputs) if inputs != outputs or to else nn.Identity()
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         h = F.silu(self.norm1(x))
@@ -217,12 +210,12 @@ class _Down(nn.Module):
         self, c: NcsnppConfig, level: int, inputs: int, raw: int, last: bool, beyond: Beyond
     ) -> None:
         super().__init__()
-        width, embedding = c.width * c.multipliers[level], 4 * c.width
+        width = c.width * c.multipliers[level]
         widths = [inputs] + [width] * (c.blocks - 1)
-        self.blocks = nn.ModuleList(_Block(w, width, embedding, c.dropout, beyond) for w in widths)
+        self.blocks = nn.ModuleList(_Block(c, w, width, beyond) for w in widths)
         looking = c.blocks if c.attends(level) else 0
         self.attention = nn.ModuleList(_Attention(width) for _ in range(looking))
-        self.shrink = None if last else _Block(width, width, embedding, c.dropout, beyond, "half")
+        self.shrink = None if last else _Block(c, width, width, beyond, "half")
         self.raw = None if last else _Shrink(raw, width, beyond)
 
     def forward(
@@ -246,13 +239,11 @@ class _Up(nn.Module):
         self, c: NcsnppConfig, level: int, inputs: int, kept: list[int], beyond: Beyond
     ) -> None:
         super().__init__()
-        width, embedding = c.width * c.multipliers[level], 4 * c.width
+        width = c.width * c.multipliers[level]
         widths = [inputs] + [width] * c.blocks
-        self.blocks = nn.ModuleList(
-            _Block(w + k, width, embedding, c.dropout, beyond) for w, k in zip(widths, kept)
-        )
+        self.blocks = nn.ModuleList(_Block(c, w + k, width, beyond) for w, k in zip(widths, kept))
         self.attention = _Attention(width) if c.attends(level) else None
-        self.grow = _Block(width, width, embedding, c.dropout, beyond, "double") if level else None
+        self.grow = _Block(c, width, width, beyond, "double") if level else None
 
     def forward(self, h: Tensor, embedding: Tensor, kept: list[Tensor]) -> Tensor:
         for block in self.blocks:
@@ -290,7 +281,7 @@ class Ncsnpp(nn.Module):
             self.down.append(_Down(c, level, width, raw, last, beyond))
             width = raw = c.width * c.multipliers[level]
             kept += [width] * (c.blocks + (not last))
-        around = [_Block(width, width, 4 * c.width, c.dropout, beyond) for _ in range(2)]
+        around = [_Block(c, width, width, beyond) for _ in range(2)]
         self.middle = nn.ModuleList([around[0], _Attention(width), around[1]])
         self.up = nn.ModuleList()
         for level in reversed(levels):
