@@ -61,12 +61,12 @@ class ImageRefineSpec:
         for name in ("factor", "rule"):
             # Of images that were refined, these say how, not how they were made coarse.
             own = None if "method" in low.attrs else low.attrs.get(name)
-            told = getattr(self, name)
-            if told is None and own is None:
+            given = getattr(self, name)
+            if given is None and own is None:
                 raise BadInput(name, None, f"a {name}: {low.path} does not say its own")
-            if told is not None and own is not None and told != own:
-                raise BadInput(name, told, f"{own}, by which {low.path} was coarsened")
-            known[name] = own if told is None else told
+            if given is not None and own is not None and given != own:
+                raise BadInput(name, given, f"{own}, by which {low.path} was coarsened")
+            known[name] = own if given is None else given
         return replace(self, factor=float(known["factor"]), rule=str(known["rule"]))
 
 

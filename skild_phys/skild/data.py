@@ -45,7 +45,7 @@ class Source(Protocol):
         """Return, for JSON, what tells this stream from every other."""
 
     def state(self) -> State:
-        """Return what `restore` needs to go on with the very next lattice."""
+        """Return what `restore` needs to resume with the very next sample."""
 
     def restore(self, state: State) -> None:
         """Go on where the source that gave `state` stood."""

@@ -1,4 +1,4 @@
-"""Lattices that are no store of this program: what they are is told by names, CF and values."""
+"""Samples that are no store of this program: names, CF and values say what they are."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _FROM_BITS = " (from 0 and 1: 2*s.astype('i1')-1)"  # 2*s-1 of uint8 has 255 in 
 
 
 class ForeignLattices(Lattices):
-    """Lattices of a Dataset, in memory or of a file, read as they are asked for.
+    """Samples of a Dataset, in memory or of a file, read as they are asked for.
 
     The field is the variable that is named as in a store (`FIELDS`), or else the only one with
     samples and two or three axes of sites; then integers -1 and +1 are spins, as are real
@@ -267,8 +267,8 @@ def _plane(name: str, dims: Sequence[Any]) -> str:
     return plane if name != "field" or plane in dims else ""
 
 
-def _check_sides(name: str, told: object, shape: Sequence[int]) -> None:
+def _check_sides(name: str, stated: object, shape: Sequence[int]) -> None:
     """Raise BadInput where lattices are not of the sides that the attribute L tells of."""
-    if told is not None and np.any(np.asarray(told) != np.asarray(sides(shape))):
-        accepted = f"L = {told}, as the attributes say: a part is no torus (without L it is one)"
+    if stated is not None and np.any(np.asarray(stated) != np.asarray(sides(shape))):
+        accepted = f"L = {stated}, as the attributes say: a part is no torus (without L it is one)"
         raise BadInput(name, f"lattices of {'x'.join(map(str, shape))}", accepted)

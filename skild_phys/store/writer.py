@@ -5,7 +5,7 @@ What a commit does, in this order:
 1. chunk files of the new samples, each written beside, synced and renamed; a chunk that is
    already part full is replaced by one with the same first samples. Those of the field may
    have been written before, by other processes (`StoreWriter.region`);
-2. the state to go on from, under a new name (`state/SAMPLES`);
+2. the state to resume from, under a new name (`state/SAMPLES`);
 3. the root `zarr.json`, replaced in one step: it alone says how many samples there are, in its
    consolidated metadata and in `samples_committed`, and the digest of every chunk;
 4. the old state goes.
@@ -135,7 +135,7 @@ class StoreWriter:
     path : where it lies.
     committed : samples that are already complete.
     kept : arrays that `keep` put on disk after the last commit; empty if none, or damaged.
-    state : arrays that the last commit saved to go on from; empty if none.
+    state : arrays that the last commit saved to resume from; empty if none.
 
     One thread at a time may call it, and it may be another one each time.
     """
@@ -191,7 +191,7 @@ class StoreWriter:
         return Region(path, self._plan, self.committed, self._planned, token)
 
     def keep(self, arrays: _Arrays) -> None:
-        """Put arrays on disk to go on from before there is a sample to commit; it drops them.
+        """Put arrays on disk to resume from before there is a sample to commit; it drops them.
 
         Raises WriteError if the disk refuses.
         """
@@ -223,7 +223,7 @@ class StoreWriter:
         ----------
         arrays : for the field (n, *shape), for `state_count` (n, q, *shape), and for every
             scalar (n,): the next n samples.
-        state : arrays to go on from after a break; replaces what the last commit saved.
+        state : arrays to resume from after a break; replaces what the last commit saved.
         written : n, if `Region.write` has put the field of the next n samples on disk;
             `arrays` are then the scalars alone.
 
@@ -455,7 +455,7 @@ def _remove(path: Path) -> None:
 def create_store(
     path: AnyPath, plan: Plan | None = None, *, overwrite: bool = False, **fields: Any
 ) -> StoreWriter:
-    """Open a store for writing: a new one, or one to go on with.
+    """Open a store for writing: a new one, or one to resume.
 
     A store that lies at `path` with fewer samples than planned, and agrees in every parameter, is
     resumed where its last commit left it; one that differs is refused unless `overwrite`.
@@ -498,7 +498,7 @@ def create_store(
 
 
 def _taken(path: Path) -> OutputTaken:
-    return OutputTaken("output", str(path), "a path that does not exist, or a store to go on with")
+    return OutputTaken("output", str(path), "a path that does not exist, or a store to resume")
 
 
 def streams_at(path: AnyPath, overwrite: bool) -> str | None:
