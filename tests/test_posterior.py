@@ -98,7 +98,7 @@ def test_spins_drawn_in_parts_meet_the_coarse_lattice() -> None:
     assert np.array_equal(coarsen(drawn(1.0, Blocks(raw, 4)), "block_mean", 4), raw)
     coins = np.ones(raw.shape, dtype=np.int8)
     majority = np.where(raw == 0, 1, np.sign(raw)).astype(np.int8)
-    spins = drawn(1.0, Blocks(majority, 4, majority=True, coins=coins))
+    spins = drawn(1.0, Blocks(majority, 4, majority=True, ties=coins))
     sums = spins.reshape(N, SIDE // 4, 4, SIDE // 4, 4).sum(axis=(2, 4))
     assert np.array_equal(np.where(sums == 0, 1, np.sign(sums)), majority)
 
