@@ -191,10 +191,10 @@ def test_kill_9_of_refine_and_train_ends_in_the_same_bytes(folder: Path) -> None
 
 
 KERNELS = [
-    sampling._blocks, sampling._uniforms, block_mean.exchange,
-    decimate.flip_free, majority.flip_majority,
-    decimate.cluster_free, majority.cluster_majority, block_mean.fill_counts,
-    majority.fill_majority, decimate.fill_free, pilot._equal_bonds, pilot._block_moments,
+    sampling._blocks, sampling._uniforms, block_mean._exchange,
+    decimate._flip_free, majority._flip_majority,
+    decimate._cluster_free, majority._cluster_majority, block_mean._fill_counts,
+    majority._fill_majority, decimate._fill_free, pilot._equal_bonds, pilot._block_moments,
 ]  # fmt: skip
 
 

@@ -1,6 +1,6 @@
 """Block means: of spins the sum of each block, of states their numbers, of fields the mean.
 
-The moves exchange two sites of a block, which keeps the number of each state in it. A sweep pairs
+The moves _exchange two sites of a block, which keeps the number of each state in it. A sweep pairs
 the positions of a block at random, the same way in all blocks, and exchanges each pair with
 Metropolis' probability in all blocks at once. Two sites of one pair are neighbours of those of the
 next block only if they lie at opposite edges of the same row; such a pair is exchanged first in
@@ -116,7 +116,7 @@ class BlockMean(Rule):
         return Blocks(raw, factor)
 
     def moves(self, layout: Layout, values: tuple[int, ...], coupling: float) -> Moves:
-        return Exchanges(layout, values, coupling)
+        return _Exchanges(layout, values, coupling)
 
 
 def counted(fine: NDArray[Any], factor: int, dimension: int, q: int) -> NDArray[np.int16]:
@@ -147,7 +147,7 @@ def _adjacency(place, sides, factor, p, r):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, nogil=True, inline="always")
 def _lost_by_swap(lost, cells, bonds, sides, p, r, shared, gain):  # type: ignore[no-untyped-def]
-    """Set `lost` to the bonds lost if planes p and r exchange their states; half, if not `gain`.
+    """Set `lost` to the bonds lost if planes p and r _exchange their states; half, if not `gain`.
 
     The bonds between the two stay; the sums over neighbours miss that, and count them as gained.
     Where the two states are equal the numbers mean nothing.
@@ -173,7 +173,7 @@ def _swap(cells, p, r, lost, bits, thresholds):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def exchange(cells, layout, gain, thresholds, source, sweeps):  # type: ignore[no-untyped-def]
+def _exchange(cells, layout, gain, thresholds, source, sweeps):  # type: ignore[no-untyped-def]
     """Make `sweeps` sweeps of exchanges, in place.
 
     Parameters
@@ -209,7 +209,7 @@ def exchange(cells, layout, gain, thresholds, source, sweeps):  # type: ignore[n
 
 
 @njit(cache=True, nogil=True)
-def fill_counts(cells, counts, state):  # type: ignore[no-untyped-def]
+def _fill_counts(cells, counts, state):  # type: ignore[no-untyped-def]
     """Fill the planes `cells` (P, n) uniformly, given the counts (q, n) of states in blocks."""
     positions, n = cells.shape
     left = np.empty(len(counts), dtype=np.int64)
@@ -224,7 +224,7 @@ def fill_counts(cells, counts, state):  # type: ignore[no-untyped-def]
             cells[p, block] = value
 
 
-class Exchanges(Moves):
+class _Exchanges(Moves):
     """Exchanges of two sites inside their blocks."""
 
     changed = 2
@@ -243,7 +243,7 @@ class Exchanges(Moves):
         return counts
 
     def fill(self, planes: States, given: Given, state: NDArray[np.uint64]) -> None:
-        fill_counts(planes, given.values, state)
+        _fill_counts(planes, given.values, state)
 
     def holds(self, planes: States, given: Given) -> bool:
         return bool(np.array_equal(count_states(planes, self.states), given.values))
@@ -254,7 +254,7 @@ class Exchanges(Moves):
         """Return the sweeps alone. Redraws of the clusters inside a block, at their total, gained
         nothing at factors 8 and 16: the slow modes lie elsewhere."""
         layout, gain, thresholds = self.layout, self.states > 2, self.thresholds
-        return lambda k: exchange(cells, layout, gain, thresholds, source, k), None
+        return lambda k: _exchange(cells, layout, gain, thresholds, source, k), None
 
 
 def count_states(planes: States, states: int) -> NDArray[np.int64]:

@@ -2,7 +2,7 @@
 
 Equal neighbours are bound with probability 1 - exp(-coupling). Given the bonds every assignment
 of states to clusters that the coarse lattice allows has the weight of its ties, and the clusters
-are redrawn from that law: for decimation all at once, those with a kept site staying; for
+are redrawn from that distribution: for decimation all at once, those with a kept site staying; for
 majority one after the other, which leaves it invariant too.
 """
 

@@ -21,7 +21,7 @@ from skild_phys.rules.operators import Array, Operator, corners
 from skild_phys.rules.planes import Layout, States
 
 
-class Corners(Operator):
+class _Corners(Operator):
     """The value at site (0, 0) of each block; A A^T = 1."""
 
     def filter(self, side: int) -> NDArray[np.complex128]:
@@ -48,7 +48,7 @@ class Decimate(Rule):
         return kept.astype(np.float32) if fine.dtype.kind == "f" else kept
 
     def operator(self, shape: Shape, factor: int) -> Operator:
-        return Corners(shape, factor)
+        return _Corners(shape, factor)
 
     def condition(self, raw: Raw, shape: Shape, factor: int, ties: Ties, device: Any) -> Any:
         from skild_phys.rules.conditions import Sites
@@ -56,11 +56,11 @@ class Decimate(Rule):
         return Sites(raw, factor, device)
 
     def moves(self, layout: Layout, values: tuple[int, ...], coupling: float) -> Moves:
-        return FreeFlips(layout, values, coupling)
+        return _FreeFlips(layout, values, coupling)
 
 
 @njit(cache=True, nogil=True)
-def flip_free(cells, layout, states, thresholds, source, sweeps):  # type: ignore[no-untyped-def]
+def _flip_free(cells, layout, states, thresholds, source, sweeps):  # type: ignore[no-untyped-def]
     """Make `sweeps` sweeps over every position but the first, which decimation keeps, in place.
 
     Parameters
@@ -88,10 +88,10 @@ def flip_free(cells, layout, states, thresholds, source, sweeps):  # type: ignor
 
 
 @njit(cache=True, nogil=True)
-def cluster_free(cells, layout, states, bond, source, sweeps):  # type: ignore[no-untyped-def]
+def _cluster_free(cells, layout, states, bond, source, sweeps):  # type: ignore[no-untyped-def]
     """Redraw the clusters `sweeps` times; those with a site of plane 0 keep their state.
 
-    Arguments as in `flip_free`; `bond` is the threshold of 1 - exp(-coupling).
+    Arguments as in `_flip_free`; `bond` is the threshold of 1 - exp(-coupling).
     """
     positions, n = layout.bonds.shape[0], layout.ahead.shape[1]
     parent = np.empty(positions * n, dtype=np.uint32)
@@ -109,7 +109,7 @@ def cluster_free(cells, layout, states, bond, source, sweeps):  # type: ignore[n
 
 
 @njit(cache=True, nogil=True)
-def fill_free(cells, kept, states, state):  # type: ignore[no-untyped-def]
+def _fill_free(cells, kept, states, state):  # type: ignore[no-untyped-def]
     """Fill `cells` uniformly, but for plane 0, which becomes `kept` (n,)."""
     positions, n = cells.shape
     cells[0] = kept
@@ -119,11 +119,11 @@ def fill_free(cells, kept, states, state):  # type: ignore[no-untyped-def]
             cells[p, block] = value
 
 
-class FreeFlips(Moves):
+class _FreeFlips(Moves):
     """Changes of the sites that are not kept."""
 
     def fill(self, planes: States, given: Given, state: NDArray[np.uint64]) -> None:
-        fill_free(planes, given.values, self.states, state)
+        _fill_free(planes, given.values, self.states, state)
 
     def holds(self, planes: States, given: Given) -> bool:
         return bool(np.array_equal(planes[0], given.values))
@@ -133,6 +133,6 @@ class FreeFlips(Moves):
     ) -> tuple[Callable[[int], None], Callable[[int], None]]:
         layout, q, thresholds, bond = self.layout, self.states, self.thresholds, self.bond
         return (
-            lambda k: flip_free(cells, layout, q, thresholds, source, k),
-            lambda k: cluster_free(cells, layout, q, bond, source, k),
+            lambda k: _flip_free(cells, layout, q, thresholds, source, k),
+            lambda k: _cluster_free(cells, layout, q, bond, source, k),
         )

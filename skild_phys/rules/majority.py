@@ -75,13 +75,13 @@ class Majority(Rule):
         return Blocks(raw, factor, True, ties)
 
     def moves(self, layout: Layout, values: tuple[int, ...], coupling: float) -> Moves:
-        return MajorityFlips(layout, values, coupling)
+        return _MajorityFlips(layout, values, coupling)
 
 
 _WINNER = np.int16(2**15 - 1)  # above every gap: the winner is not behind itself
 
 
-class Votes(NamedTuple):
+class _Votes(NamedTuple):
     """The winners of n blocks and the gaps of all q states to them.
 
     Attributes
@@ -99,7 +99,7 @@ class Votes(NamedTuple):
     open_ties: bool
 
 
-def build_votes(planes: States, winner: States, priority: NDArray[np.int8]) -> Votes:
+def _build_votes(planes: States, winner: States, priority: NDArray[np.int8]) -> _Votes:
     """Return the votes of `planes` (P, n), for winners (n,) and priorities (q, n)."""
     states, blocks = len(priority), np.arange(len(winner))
     counts = count_states(planes, states)
@@ -107,11 +107,11 @@ def build_votes(planes: States, winner: States, priority: NDArray[np.int8]) -> V
     gap = (counts[winner, blocks] - counts - ahead).astype(np.int16)
     gap[winner, blocks] = _WINNER
     unknown = np.all(priority == priority[0], axis=0).astype(np.int8)
-    return Votes(winner, gap.ravel(), unknown, bool(unknown.any()))
+    return _Votes(winner, gap.ravel(), unknown, bool(unknown.any()))
 
 
 @njit(cache=True, nogil=True)
-def fill_majority(cells, winner, priority, state):  # type: ignore[no-untyped-def]
+def _fill_majority(cells, winner, priority, state):  # type: ignore[no-untyped-def]
     """Fill `cells` uniformly, given winners (n,) and priorities (q, n), by rejection.
 
     Where all priorities are equal a tie of k states is taken with probability 1 / k.
@@ -189,7 +189,7 @@ def _commit(moves, lead, cells, old, new, gap, states):  # type: ignore[no-untyp
 
 
 @njit(cache=True, nogil=True)
-def flip_majority(cells, layout, votes, states, thresholds, source, sweeps):  # type: ignore[no-untyped-def]
+def _flip_majority(cells, layout, votes, states, thresholds, source, sweeps):  # type: ignore[no-untyped-def]
     """Make `sweeps` sweeps over all positions; arguments as in `flip_free`, and `votes`."""
     bonds, sides = layout.bonds, layout.sides
     winner, gap, unknown = votes.winner, votes.gap, votes.unknown
@@ -265,8 +265,8 @@ def _redraw(cells, root, new, follow, home, votes, states, source):  # type: ign
 
 
 @njit(cache=True, nogil=True)
-def cluster_majority(cells, layout, votes, states, bond, source, sweeps):  # type: ignore[no-untyped-def]
-    """Redraw the clusters one after the other `sweeps` times; see `cluster_free`, `Votes`."""
+def _cluster_majority(cells, layout, votes, states, bond, source, sweeps):  # type: ignore[no-untyped-def]
+    """Redraw the clusters one after the other `sweeps` times; see `cluster_free`, `_Votes`."""
     positions, n = layout.bonds.shape[0], layout.ahead.shape[1]
     parent = np.empty(positions * n, dtype=np.uint32)
     follow, both = np.empty_like(parent), np.empty(n, dtype=np.uint32)
@@ -281,21 +281,21 @@ def cluster_majority(cells, layout, votes, states, bond, source, sweeps):  # typ
                     _redraw(cells, root, new, follow, home, votes, states, source)
 
 
-class MajorityFlips(Moves):
+class _MajorityFlips(Moves):
     """Changes of single sites that break no block's majority."""
 
     def fill(self, planes: States, given: Given, state: NDArray[np.uint64]) -> None:
-        fill_majority(planes, given.values, given.priority, state)
+        _fill_majority(planes, given.values, given.priority, state)
 
     def holds(self, planes: States, given: Given) -> bool:
-        return bool((build_votes(planes, given.values, given.priority).gap >= 0).all())
+        return bool((_build_votes(planes, given.values, given.priority).gap >= 0).all())
 
     def start(
         self, given: Given, planes: States, cells: States, source: Source
     ) -> tuple[Callable[[int], None], Callable[[int], None]]:
-        votes = build_votes(planes, given.values, given.priority)
+        votes = _build_votes(planes, given.values, given.priority)
         layout, q, thresholds, bond = self.layout, self.states, self.thresholds, self.bond
         return (
-            lambda k: flip_majority(cells, layout, votes, q, thresholds, source, k),
-            lambda k: cluster_majority(cells, layout, votes, q, bond, source, k),
+            lambda k: _flip_majority(cells, layout, votes, q, thresholds, source, k),
+            lambda k: _cluster_majority(cells, layout, votes, q, bond, source, k),
         )

@@ -82,7 +82,7 @@ def _shift(logits, sign, wanted, lane, p, q):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def _end(n, most, majority, coin, sign, shift, lane, after):  # type: ignore[no-untyped-def]
+def _end(n, most, majority, tie, sign, shift, lane, after):  # type: ignore[no-untyped-def]
     """after[n, j]: which numbers j of sites with the rarer sign a lane may end in.
 
     What a block of known sum may hold does not depend on the shift, a majority does.
@@ -95,7 +95,7 @@ def _end(n, most, majority, coin, sign, shift, lane, after):  # type: ignore[no-
     for j in range(most + 1):
         after[n, j, lane] = math.exp(shift * (0.5 * n - j))
     if 2 * most == n:
-        after[n, most, lane] = 0.5 if coin == 0 else 1.0 if coin == sign else 0.0
+        after[n, most, lane] = 0.5 if tie == 0 else 1.0 if tie == sign else 0.0
 
 
 @njit(cache=True, nogil=True)
@@ -166,7 +166,7 @@ def _sample_lane(p, q, lane, most, exact, sign, after, state, spins):  # type: i
 
 
 @njit(cache=True, nogil=True)
-def _tables(logits, ups, downs, coarse, coins, majority, blocks, rarer, p, q, signs, after):  # type: ignore[no-untyped-def]
+def _tables(logits, ups, downs, coarse, ties, majority, blocks, rarer, p, q, signs, after):  # type: ignore[no-untyped-def]
     """Fill p and q (the odds of the rarer and the other sign), signs and `after` for _LANES blocks.
 
     Returns the range of j they may end in.
@@ -181,7 +181,7 @@ def _tables(logits, ups, downs, coarse, coins, majority, blocks, rarer, p, q, si
             p[i, lane], q[i, lane] = rare[k, i], common[k, i]
         widest = max(widest, rarer[k])
         narrowest = min(narrowest, 0 if majority else rarer[k])
-        _end(n, rarer[k], majority, coins[k], signs[lane], 0.0, lane, after)
+        _end(n, rarer[k], majority, ties[k], signs[lane], 0.0, lane, after)
     _fill_after(p, q, widest, narrowest, after)
     shifted = False
     for lane in range(_LANES):
@@ -189,14 +189,14 @@ def _tables(logits, ups, downs, coarse, coins, majority, blocks, rarer, p, q, si
             shifted, k = True, blocks[lane]
             wanted = 0.5 * n if majority else float(rarer[k])
             shift = _shift(logits[k], signs[lane], wanted, lane, p, q)
-            _end(n, rarer[k], majority, coins[k], signs[lane], shift, lane, after)
+            _end(n, rarer[k], majority, ties[k], signs[lane], shift, lane, after)
     if shifted:
         _fill_after(p, q, widest, narrowest, after)
     return widest, narrowest
 
 
 @njit(cache=True, nogil=True)
-def _blocks(logits, ups, downs, coarse, coins, majority, rarer, order, state, means, spins):  # type: ignore[no-untyped-def]
+def _blocks(logits, ups, downs, coarse, ties, majority, rarer, order, state, means, spins):  # type: ignore[no-untyped-def]
     """Fill `means` (blocks, sites), or `spins` sampled with `state`; the other is of size 0.
 
     Of the blocks in `order`, whose numbers of sites of the `rarer` sign (at most) rise.
@@ -210,7 +210,7 @@ def _blocks(logits, ups, downs, coarse, coins, majority, rarer, order, state, me
         for lane in range(_LANES):
             blocks[lane] = order[first + min(lane, used - 1)]
         widest, narrowest = _tables(
-            logits, ups, downs, coarse, coins, majority, blocks, rarer, p, q, signs, after
+            logits, ups, downs, coarse, ties, majority, blocks, rarer, p, q, signs, after
         )
         if not samples:
             _lane_means(p, q, widest, narrowest, signs, after, before, found)
@@ -245,14 +245,14 @@ def _run_blocks(
     coarse: NDArray[np.generic],
     factor: int,
     majority: bool,
-    coins: NDArray[np.int8] | None,
+    ties: NDArray[np.int8] | None,
     state: NDArray[np.uint64] | None,
 ) -> NDArray[Any]:
     rows, sums = to_blocks(logits, factor, logits.ndim), coarse.astype(np.int64).ravel()
     n = rows.shape[1]
     rarer = np.full(sums.size, n // 2) if majority else (n - np.abs(sums)) // 2
     order = np.argsort(rarer, kind="stable")
-    marks = np.zeros(sums.size, np.int8) if coins is None or not majority else coins.ravel()
+    marks = np.zeros(sums.size, np.int8) if ties is None or not majority else ties.ravel()
     # Blocks of one sign throughout are passed over: they are what they must be already.
     out = np.sign(sums)[:, None].repeat(n, axis=1)
     means = np.empty((0, 0), np.float32) if state is not None else out.astype(np.float32)
@@ -292,7 +292,7 @@ def sample_blocks(
     coarse: NDArray[np.generic],
     factor: int,
     majority: bool,
-    coins: NDArray[np.int8] | None,
+    ties: NDArray[np.int8] | None,
     state: NDArray[np.uint64],
 ) -> NDArray[np.int8]:
     """Sample one configuration of independent sites with `logits`, given each block's sum or sign.
@@ -302,7 +302,7 @@ def sample_blocks(
     logits : (Ly, Lx), or of another dimension: log odds of spin up, finite; cut at +-87 (+-MOST).
     coarse : (Ly / factor, Lx / factor) block sums, or their signs if `majority`.
     factor : side of a block.
-    coins : of the shape of `coarse`, int8, the tie-break of a block, 0 where it is not known;
+    ties : of the shape of `coarse`, int8, the tie-break of a block, 0 where it is not known;
         majority only. None: none is known.
     state : (4,) uint64 generator state, advanced in place.
 
@@ -311,7 +311,7 @@ def sample_blocks(
     int8 of +-1 that coarse-grain to `coarse` exactly. Probabilities are float32's, right to 1e-7 of
     themselves; their sums and products float64's.
     """
-    return _run_blocks(logits, coarse, factor, majority, coins, state)
+    return _run_blocks(logits, coarse, factor, majority, ties, state)
 
 
 def block_means(
@@ -319,10 +319,10 @@ def block_means(
     coarse: NDArray[np.generic],
     factor: int,
     majority: bool = False,
-    coins: NDArray[np.int8] | None = None,
+    ties: NDArray[np.int8] | None = None,
 ) -> NDArray[np.float32]:
     """Return E[s] of what `sample_blocks` samples, with the same arguments."""
-    return _run_blocks(logits, coarse, factor, majority, coins, None)
+    return _run_blocks(logits, coarse, factor, majority, ties, None)
 
 
 def rounded_sums(

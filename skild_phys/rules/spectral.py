@@ -11,7 +11,7 @@ from skild_phys.rules.base import Raw, Rule, Shape, Ties
 from skild_phys.rules.operators import Operator
 
 
-class LowPass(Operator):
+class _LowPass(Operator):
     """The modes inside the coarse box, with amplitude b^(-d/2); A A^T = b^-d.
 
     In the orthonormal DFT y(K) = b^(-d/2) x(K) for |K| below the coarse Nyquist mode. For an even
@@ -38,7 +38,7 @@ class Spectral(Rule):
     end_lambda = 0.13
 
     def operator(self, shape: Shape, factor: int) -> Operator:
-        return LowPass(shape, factor)
+        return _LowPass(shape, factor)
 
     def condition(self, raw: Raw, shape: Shape, factor: int, ties: Ties, device: Any) -> Any:
         from skild_phys.rules.conditions import KeptModes
