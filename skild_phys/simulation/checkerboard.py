@@ -10,10 +10,13 @@ a whole row are two slices, one of them shifted.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
-from numba import njit
+from numba import njit, types
 from numpy.typing import NDArray
+
+from skild_phys.vectors import I64, data_of, intrinsic
 
 MARGIN = 16
 """Entries beside the sites of a row, on either end; no vector of a kernel is longer."""
@@ -65,3 +68,30 @@ def merge(parts, parity, rows):  # type: ignore[no-untyped-def]
             source = parts[part, r]
             for j in range(half):
                 rows[r, 2 * j + first] = source[MARGIN + j]
+
+
+@intrinsic
+def rows_beside(typingctx, beside, row, width, shape):  # type: ignore[no-untyped-def]
+    """Return where the rows beside row `row` of a sublattice start: a tuple of 2 (d - 1) places.
+
+    `beside` is `geometry.neighbour_rows`; `shape`, of the lattice, says the dimension.
+    """
+    count = 2 * (len(shape) - 1)
+
+    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        table, row, width, _ = data_of(context, builder, signature, args)
+        first = builder.mul(row, I64(count))
+        places = [builder.add(first, I64(i)) for i in range(count)]
+        starts = [builder.mul(builder.load(builder.gep(table, [n])), width) for n in places]
+        return context.make_tuple(builder, signature.return_type, starts)
+
+    return types.UniTuple(types.int64, count)(beside, types.int64, types.int64, shape), codegen  # type: ignore[no-untyped-call]
+
+
+def places_near(builder: Any, site: Any, side: Any, column: Any, starts: Any) -> list[Any]:
+    """Emit where the neighbours of a site stand in the other sublattice, those along x first.
+
+    A site at 2 j + first has the other sublattice's j on one side, j +- 1 = j + `side` beyond.
+    """
+    rows = [builder.extract_value(starts, i) for i in range(starts.type.count)]
+    return [site, builder.add(site, side), *(builder.add(row, column) for row in rows)]

@@ -10,7 +10,6 @@ the work of `checkerboard.LAZINESS`. The acceptance is a threshold for 32 bits: 
 from __future__ import annotations
 
 import functools
-from typing import Any
 
 import numpy as np
 from llvmlite import ir
@@ -24,6 +23,8 @@ from skild_phys.simulation.checkerboard import (
     MARGIN,
     close_row,
     merge,
+    places_near,
+    rows_beside,
     split,
     sublattices,
 )
@@ -57,81 +58,43 @@ def acceptance(temperature: float, neighbours: int) -> NDArray[np.float64]:
     return p
 
 
-def _emit_update(builder: Any, arrays: list[Any], site: Any, near: list[Any]) -> None:
-    """Update the _SITES sites from `site` on; `near` are the places of their neighbours.
-
-    `arrays` are the two sublattices, the generator state, and the thresholds by field.
-    """
-    mine, other, state, limits = arrays
-    spins = load(builder, mine, site, _SPINS)
-    around = functools.reduce(builder.add, [load(builder, other, n, _SPINS) for n in near])
-    h = builder.mul(spins, around)
-    limit = spread(builder, builder.load(limits), _BITS)
-    for i in range(1, len(near) // 2 + 1):
-        entry = spread(builder, builder.load(builder.gep(limits, [I64(i)])), _BITS)
-        costs = builder.icmp_signed("==", h, constant(_SPINS, 2 * i))
-        limit = builder.select(costs, entry, limit)
-    words, lanes = emit_next(builder, load_lanes(builder, state, VECTOR))
-    store_lanes(builder, lanes, state)
-    accepted = builder.icmp_unsigned("<", builder.bitcast(words, _BITS), limit)
-    flipped = builder.sub(constant(_SPINS, 0), spins)
-    store(builder, builder.select(accepted, flipped, spins), mine, site)
-
-
 @intrinsic
-def _update_2d(typingctx, mine, other, state, limits, site, a, b, c, d):  # type: ignore[no-untyped-def]
+def _update(typingctx, mine, other, state, limits, site, side, column, starts):  # type: ignore[no-untyped-def]
+    """Update the _SITES sites from `site` on, by the thresholds `limits` by field."""
+
     def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
-        *arrays, first, n1, n2, n3, n4 = data_of(context, builder, signature, args)
-        _emit_update(builder, arrays, first, [n1, n2, n3, n4])
+        mine, other, state, limits, *place = data_of(context, builder, signature, args)
+        near = places_near(builder, *place)
+        spins = load(builder, mine, place[0], _SPINS)
+        around = functools.reduce(builder.add, [load(builder, other, n, _SPINS) for n in near])
+        h = builder.mul(spins, around)
+        limit = spread(builder, builder.load(limits), _BITS)
+        for i in range(1, len(near) // 2 + 1):
+            entry = spread(builder, builder.load(builder.gep(limits, [I64(i)])), _BITS)
+            costs = builder.icmp_signed("==", h, constant(_SPINS, 2 * i))
+            limit = builder.select(costs, entry, limit)
+        words, lanes = emit_next(builder, load_lanes(builder, state, VECTOR))
+        store_lanes(builder, lanes, state)
+        accepted = builder.icmp_unsigned("<", builder.bitcast(words, _BITS), limit)
+        flipped = builder.sub(constant(_SPINS, 0), spins)
+        store(builder, builder.select(accepted, flipped, spins), mine, place[0])
         return context.get_dummy_value()
 
-    return types.void(mine, other, state, limits, site, a, b, c, d), codegen
-
-
-@intrinsic
-def _update_3d(typingctx, mine, other, state, limits, site, a, b, c, d, e, f):  # type: ignore[no-untyped-def]
-    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
-        *arrays, first, n1, n2, n3, n4, n5, n6 = data_of(context, builder, signature, args)
-        _emit_update(builder, arrays, first, [n1, n2, n3, n4, n5, n6])
-        return context.get_dummy_value()
-
-    return types.void(mine, other, state, limits, site, a, b, c, d, e, f), codegen
+    kinds = (types.int64, types.int64, types.int64)
+    return types.void(mine, other, state, limits, *kinds, starts), codegen
 
 
 @njit(cache=True, nogil=True)
-def _sweeps_2d(parts, half, parity, beside, limits, state, sweeps):  # type: ignore[no-untyped-def]
-    width = parts.shape[2]
-    for step in range(2 * sweeps):
-        part = step & 1
-        mine, other = parts[part], parts[1 - part]
-        for r in range(mine.shape[0]):
-            # A site at 2 j + first has the other sublattice's j on one side, j +- 1 beyond.
-            side = 1 if (parity[r] + part) & 1 else -1
-            up, down = beside[r, 0] * width, beside[r, 1] * width
-            row = r * width
-            for j in range(MARGIN, MARGIN + half, _SITES):
-                site = row + j
-                _update_2d(mine, other, state, limits, site, site, site + side, up + j, down + j)
-            close_row(mine[r], half)
-
-
-@njit(cache=True, nogil=True)
-def _sweeps_3d(parts, half, parity, beside, limits, state, sweeps):  # type: ignore[no-untyped-def]
-    width = parts.shape[2]
+def _sweeps(parts, shape, beside, parity, limits, state, sweeps):  # type: ignore[no-untyped-def]
+    width, half = parts.shape[2], shape[-1] // 2
     for step in range(2 * sweeps):
         part = step & 1
         mine, other = parts[part], parts[1 - part]
         for r in range(mine.shape[0]):
             side = 1 if (parity[r] + part) & 1 else -1
-            up, down = beside[r, 0] * width, beside[r, 1] * width
-            front, back = beside[r, 2] * width, beside[r, 3] * width
-            row = r * width
+            starts = rows_beside(beside, r, width, shape)
             for j in range(MARGIN, MARGIN + half, _SITES):
-                site = row + j
-                _update_3d(
-                    mine, other, state, limits, site,
-                    site, site + side, up + j, down + j, front + j, back + j,
-                )  # fmt: skip
+                _update(mine, other, state, limits, r * width + j, side, j, starts)
             close_row(mine[r], half)
 
 
@@ -152,6 +115,5 @@ def metropolis(
     limits = (acceptance(temperature, 2 * len(shape)) * 2.0**32).astype(np.uint32)
     parts = sublattices(shape, np.int8)
     split(rows, parity, parts)
-    kernel = _sweeps_2d if len(shape) == 2 else _sweeps_3d
-    kernel(parts, shape[-1] // 2, parity, neighbour_rows(shape), limits, state, sweeps)
+    _sweeps(parts, shape, neighbour_rows(shape), parity, limits, state, sweeps)
     merge(parts, parity, rows)

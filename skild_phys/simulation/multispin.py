@@ -28,6 +28,8 @@ from skild_phys.simulation.checkerboard import (
     MARGIN,
     close_row,
     merge,
+    places_near,
+    rows_beside,
     split,
     sublattices,
 )
@@ -80,40 +82,46 @@ def _classes_3d(builder: Any, unlike: list[Any]) -> list[Any]:
     return [many, two, one, none]
 
 
-def _emit_update(
-    builder: Any, classes: Any, arrays: list[Any], column: Any, site: Any, near: list[Any]
-) -> None:
+@intrinsic
+def _update(typingctx, mine, other, state, planes, inside, site, side, column, starts):  # type: ignore[no-untyped-def]
     """Update the LANES sites from `site` on, each in 64 replicas.
 
-    `arrays` are the two sublattices, the generator state, the planes (64, classes): bit j of
-    the threshold of every class, spread over a word; and a word for each column of a row, all of
-    whose bits are set if it has sites. What stands beside the sites is no spin: it stays as it is,
-    and has no say in how many planes are drawn, so that one call or many make the same of them.
+    `planes` (64, classes): bit j of the threshold of every class, spread over a word; `inside` a
+    word for each column of a row, all of whose bits are set if it has sites. What stands beside
+    the sites is no spin: it stays as it is, and has no say in how many planes are drawn, so that
+    one call or many make the same of them.
     """
-    mine, other, state, planes, inside = arrays
-    spins = load(builder, mine, site, VECTOR)
-    unlike = [builder.xor(spins, load(builder, other, n, VECTOR)) for n in near]
-    kinds = classes(builder, unlike)
 
-    def plane(number: Any, held: list[Any]) -> list[Any]:
-        accepted, undecided, *lanes = held
-        bits, after = emit_next(builder, tuple(lanes))
-        threshold = _ZERO
-        for i, kind in enumerate(kinds):
-            index = builder.add(builder.mul(number, I64(len(kinds))), I64(i))
-            word = spread(builder, builder.load(builder.gep(planes, [index])), VECTOR)
-            threshold = builder.or_(threshold, builder.and_(kind, word))
-        below = builder.and_(undecided, builder.and_(threshold, builder.not_(bits)))
-        equal = builder.not_(builder.xor(bits, threshold))
-        return [builder.or_(accepted, below), builder.and_(undecided, equal), *after]
+    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        mine, other, state, planes, inside, *place = data_of(context, builder, signature, args)
+        near = places_near(builder, *place)
+        spins = load(builder, mine, place[0], VECTOR)
+        unlike = [builder.xor(spins, load(builder, other, n, VECTOR)) for n in near]
+        kinds = (_classes_2d if len(near) == 4 else _classes_3d)(builder, unlike)
 
-    undecided = load(builder, inside, column, VECTOR)
-    held = [_ZERO, undecided, *load_lanes(builder, state, VECTOR)]
-    for number in range(_PLANES):
-        held = plane(I64(number), held)
-    accepted, _, *lanes = _while_undecided(builder, plane, held)
-    store(builder, builder.xor(spins, accepted), mine, site)
-    store_lanes(builder, tuple(lanes), state)
+        def plane(number: Any, held: list[Any]) -> list[Any]:
+            accepted, undecided, *lanes = held
+            bits, after = emit_next(builder, tuple(lanes))
+            threshold = _ZERO
+            for i, kind in enumerate(kinds):
+                index = builder.add(builder.mul(number, I64(len(kinds))), I64(i))
+                word = spread(builder, builder.load(builder.gep(planes, [index])), VECTOR)
+                threshold = builder.or_(threshold, builder.and_(kind, word))
+            below = builder.and_(undecided, builder.and_(threshold, builder.not_(bits)))
+            equal = builder.not_(builder.xor(bits, threshold))
+            return [builder.or_(accepted, below), builder.and_(undecided, equal), *after]
+
+        undecided = load(builder, inside, place[2], VECTOR)
+        held = [_ZERO, undecided, *load_lanes(builder, state, VECTOR)]
+        for number in range(_PLANES):
+            held = plane(I64(number), held)
+        accepted, _, *lanes = _while_undecided(builder, plane, held)
+        store(builder, builder.xor(spins, accepted), mine, place[0])
+        store_lanes(builder, tuple(lanes), state)
+        return context.get_dummy_value()
+
+    kinds = (types.int64, types.int64, types.int64)
+    return types.void(mine, other, state, planes, inside, *kinds, starts), codegen
 
 
 def _while_undecided(builder: Any, plane: Any, held: list[Any]) -> list[Any]:
@@ -139,62 +147,17 @@ def _while_undecided(builder: Any, plane: Any, held: list[Any]) -> list[Any]:
     return values
 
 
-@intrinsic
-def _update_2d(typingctx, mine, other, state, planes, inside, column, site, a, b, c, d):  # type: ignore[no-untyped-def]
-    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
-        *arrays, column, first, n1, n2, n3, n4 = data_of(context, builder, signature, args)
-        _emit_update(builder, _classes_2d, arrays, column, first, [n1, n2, n3, n4])
-        return context.get_dummy_value()
-
-    return types.void(mine, other, state, planes, inside, column, site, a, b, c, d), codegen
-
-
-@intrinsic
-def _update_3d(typingctx, mine, other, state, planes, inside, column, site, a, b, c, d, e, f):  # type: ignore[no-untyped-def]
-    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
-        *arrays, column, first, n1, n2, n3, n4, n5, n6 = data_of(context, builder, signature, args)
-        _emit_update(builder, _classes_3d, arrays, column, first, [n1, n2, n3, n4, n5, n6])
-        return context.get_dummy_value()
-
-    return types.void(mine, other, state, planes, inside, column, site, a, b, c, d, e, f), codegen
-
-
 @njit(cache=True, nogil=True)
-def _sweeps_2d(parts, half, parity, beside, planes, inside, state, sweeps):  # type: ignore[no-untyped-def]
-    width = parts.shape[2]
+def _sweeps(parts, shape, beside, parity, planes, inside, state, sweeps):  # type: ignore[no-untyped-def]
+    width, half = parts.shape[2], shape[-1] // 2
     for step in range(2 * sweeps):
         part = step & 1
         mine, other = parts[part], parts[1 - part]
         for r in range(mine.shape[0]):
             side = 1 if (parity[r] + part) & 1 else -1
-            up, down = beside[r, 0] * width, beside[r, 1] * width
-            row = r * width
+            starts = rows_beside(beside, r, width, shape)
             for j in range(MARGIN, MARGIN + half, LANES):
-                site = row + j
-                _update_2d(
-                    mine, other, state, planes, inside, j, site,
-                    site, site + side, up + j, down + j,
-                )  # fmt: skip
-            close_row(mine[r], half)
-
-
-@njit(cache=True, nogil=True)
-def _sweeps_3d(parts, half, parity, beside, planes, inside, state, sweeps):  # type: ignore[no-untyped-def]
-    width = parts.shape[2]
-    for step in range(2 * sweeps):
-        part = step & 1
-        mine, other = parts[part], parts[1 - part]
-        for r in range(mine.shape[0]):
-            side = 1 if (parity[r] + part) & 1 else -1
-            up, down = beside[r, 0] * width, beside[r, 1] * width
-            front, back = beside[r, 2] * width, beside[r, 3] * width
-            row = r * width
-            for j in range(MARGIN, MARGIN + half, LANES):
-                site = row + j
-                _update_3d(
-                    mine, other, state, planes, inside, j, site,
-                    site, site + side, up + j, down + j, front + j, back + j,
-                )  # fmt: skip
+                _update(mine, other, state, planes, inside, r * width + j, side, j, starts)
             close_row(mine[r], half)
 
 
@@ -250,7 +213,7 @@ def multispin(
     lattices = spins.reshape(REPLICAS, -1)
     pack(lattices, words)
     split(rows, parity, parts)
-    kernel = _sweeps_2d if len(shape) == 2 else _sweeps_3d
-    kernel(parts, half, parity, neighbour_rows(shape), planes, inside, state, sweeps)
+    beside = neighbour_rows(shape)
+    _sweeps(parts, shape, beside, parity, planes, inside, state, sweeps)
     merge(parts, parity, rows)
     unpack(words, lattices)

@@ -20,6 +20,8 @@ from skild_phys.simulation.checkerboard import (
     MARGIN,
     close_row,
     merge,
+    places_near,
+    rows_beside,
     split,
     sublattices,
 )
@@ -62,13 +64,12 @@ def _equal(builder: Any, states: Any, near: list[Any]) -> Any:
 
 
 @intrinsic
-def _update(typingctx, mine, other, state, limits, q, site, a, b, c, d):  # type: ignore[no-untyped-def]
-    """Update the _SITES sites from `site` on; a .. d are the places of their neighbours."""
+def _update(typingctx, mine, other, state, limits, q, site, side, column, starts):  # type: ignore[no-untyped-def]
+    """Update the _SITES sites from `site` on, by the thresholds `limits` by rise of the energy."""
 
     def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
-        own, others, words, table, states, first, *places = data_of(
-            context, builder, signature, args
-        )
+        own, others, words, table, states, *place = data_of(context, builder, signature, args)
+        first, places = place[0], places_near(builder, *place)
         old = load(builder, own, first, _STATES)
         near = [load(builder, others, n, _STATES) for n in places]
         chosen, lanes = emit_next(builder, load_lanes(builder, words, VECTOR))
@@ -83,7 +84,7 @@ def _update(typingctx, mine, other, state, limits, q, site, a, b, c, d):  # type
         new = builder.select(over, builder.sub(shifted, top), shifted)
         rise = builder.sub(_equal(builder, new, near), _equal(builder, old, near))
         limit = spread(builder, builder.load(table), _BITS)
-        for i in range(1, 5):
+        for i in range(1, len(near) + 1):
             entry = spread(builder, builder.load(builder.gep(table, [I64(i)])), _BITS)
             limit = builder.select(
                 builder.icmp_signed("==", rise, constant(_STATES, i)), entry, limit
@@ -92,22 +93,21 @@ def _update(typingctx, mine, other, state, limits, q, site, a, b, c, d):  # type
         store(builder, builder.select(accepted, new, old), own, first)
         return context.get_dummy_value()
 
-    return types.void(mine, other, state, limits, q, site, a, b, c, d), codegen
+    kinds = (types.int64, types.int64, types.int64, types.int64)
+    return types.void(mine, other, state, limits, *kinds, starts), codegen
 
 
 @njit(cache=True, nogil=True)
-def _sweeps(parts, half, parity, beside, limits, q, state, sweeps):  # type: ignore[no-untyped-def]
-    width = parts.shape[2]
+def _sweeps(parts, shape, beside, parity, limits, q, state, sweeps):  # type: ignore[no-untyped-def]
+    width, half = parts.shape[2], shape[-1] // 2
     for step in range(2 * sweeps):
         part = step & 1
         mine, other = parts[part], parts[1 - part]
         for r in range(mine.shape[0]):
             side = 1 if (parity[r] + part) & 1 else -1
-            up, down = beside[r, 0] * width, beside[r, 1] * width
-            row = r * width
+            starts = rows_beside(beside, r, width, shape)
             for j in range(MARGIN, MARGIN + half, _SITES):
-                site = row + j
-                _update(mine, other, state, limits, q, site, site, site + side, up + j, down + j)
+                _update(mine, other, state, limits, q, r * width + j, side, j, starts)
             close_row(mine[r], half)
 
 
@@ -129,7 +129,6 @@ def potts_metropolis(
     limits = (acceptance(temperature) * 2.0**32).astype(np.uint32)
     parts = sublattices(shape, np.int8)
     split(states, parity, parts)
-    _sweeps(
-        parts, shape[-1] // 2, parity, neighbour_rows(shape), limits, np.int64(q), state, sweeps
-    )
+    beside = neighbour_rows(shape)
+    _sweeps(parts, shape, beside, parity, limits, np.int64(q), state, sweeps)
     merge(parts, parity, states)

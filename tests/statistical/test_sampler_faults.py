@@ -320,15 +320,15 @@ FAULTS = {
         plant=wrong_acceptance(multispin, never_lazy),
     ),
     "multispin, an adder without a carry": multispin_at_tc(
-        100_000, plant=anew(multispin, ("_sweeps_2d",), _classes_2d=_no_carry_2d)
+        100_000, plant=anew(multispin, ("_sweeps",), _classes_2d=_no_carry_2d)
     ),
     "multispin, 3D, an adder without a carry": cubic(
         "multispin", every=31, count=100_000,
-        plant=anew(multispin, ("_sweeps_3d",), _classes_3d=_no_carry_3d),
+        plant=anew(multispin, ("_sweeps",), _classes_3d=_no_carry_3d),
     ),
     "multispin, sites that share their bits": Fault(
         "multispin", 3.5, 15, 100_000,
-        plant=anew(multispin, ("_sweeps_2d",), emit_next=_shared_lanes),
+        plant=anew(multispin, ("_sweeps",), emit_next=_shared_lanes),
     ),
     "potts metropolis, beta + 2%": potts_hot(
         100_000, warmer("metropolis", POTTS_3, 1.02), shape=(2, 4)
@@ -362,7 +362,7 @@ def test_replicas_that_share_random_bits_are_seen(monkeypatch: pytest.MonkeyPatc
 
     Each of them by itself is sound.
     """
-    anew(multispin, ("_sweeps_2d",), emit_next=_shared_bits)(monkeypatch)
+    anew(multispin, ("_sweeps",), emit_next=_shared_bits)(monkeypatch)
     start = np.stack([hot((4, 4), ISING, seed) for seed in range(64)])
     lattices = sample("multispin", ISING, (4, 4), 3.5, 15, 64 * 5000, seed=6, start=start)
     assert p_value(ISING, lattices[:, [1]], 3.5) > 1e-4
@@ -370,7 +370,7 @@ def test_replicas_that_share_random_bits_are_seen(monkeypatch: pytest.MonkeyPatc
 
 
 def test_kernels_compiled_anew_are_sound_without_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
-    anew(multispin, ("_sweeps_2d",))(monkeypatch)
+    anew(multispin, ("_sweeps",))(monkeypatch)
     lattices = sample("multispin", ISING, (4, 4), 3.5, 15, 400_000, seed=3)
     assert p_value(ISING, lattices, 3.5) > 1e-4
     anew(swendsen_wang_runs, ("_label", "_sweeps"))(monkeypatch)
