@@ -85,8 +85,8 @@ def command(
     Values are shown as 1.234(56), the standard error in units of the last digits, beside exact
     values where they are known. tau is the integrated autocorrelation time in samples (1/2 where
     they are independent), n_eff how many independent samples an error is worth. STORE is a store,
-    which is read once, chunk by chunk, or any .npy file or Zarr array (n, [z,] y, x), which is
-    read once more, to count samples that are there twice once.
+    or any .npy file or Zarr array (n, [z,] y, x); it is read once, chunk by chunk (a file of more
+    than 256 MiB that is no store twice, to count samples that are there twice once).
 
     \b
     skild-phys measure refined.zarr

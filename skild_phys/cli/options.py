@@ -92,10 +92,10 @@ def error_options(command: Function) -> Function:
         click.option(
             "--bins", type=int, help="Bins of jackknife and bootstrap.  [default: 50]"
         ),
-        click.option("--resamples", type=int, help="Of the bootstrap.  [default: 1000]"),
+        click.option("--resamples", type=int, help="Resamples of the bootstrap.  [default: 1000]"),
         click.option(
             "--seed", type=int, default=0, show_default=True,
-            help="Of the bootstrap, and of the bonds of FK clusters.",
+            help="Seed of the bootstrap, and of the bonds of FK clusters.",
         ),
     )  # fmt: skip
     for option in reversed(options):
