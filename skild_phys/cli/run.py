@@ -51,7 +51,8 @@ def command(
     A step is done if its output is there and was made with the same options from the same
     inputs. One that was made otherwise is left alone, and the run refused, unless --overwrite
     says to make it anew; one that was interrupted is resumed. All comparisons
-    together are written to results.csv. Tables and their sweeps are described in simulations/README.md.
+    together are written to results.csv. Tables and their sweeps are described in
+    simulations/README.md.
 
     \b
     skild-phys run simulations/headline.toml --dry-run
