@@ -21,8 +21,7 @@ from skild_phys.rng import next_words
 _ZERO, _ONE = np.uint64(0), np.uint64(1)
 _LOW, _HALF = np.uint64(0xFFFFFFFF), np.uint64(32)
 # A place in the queue: coordinates of 16 bits each in two dimensions, of 10 in three.
-_10, _16, _20 = np.uint64(10), np.uint64(16), np.uint64(20)
-_LOW_10, _LOW_16 = np.uint64(0x3FF), np.uint64(0xFFFF)
+_10, _16 = np.uint64(10), np.uint64(16)
 
 
 def bond_threshold(cost: float, temperature: float) -> np.uint64:
@@ -64,9 +63,36 @@ def _other(old, q, bits):  # type: ignore[no-untyped-def]
     return np.int8((old + shift) % q)
 
 
+@njit(cache=True, nogil=True, inline="always")
+def _packed(site, sides, bits_each):  # type: ignore[no-untyped-def]
+    """Return the place in the queue of a site: its coordinates, the fastest one lowest."""
+    place, shift = _ZERO, _ZERO
+    for axis in range(len(sides) - 1, -1, -1):
+        side = np.uint64(sides[axis])
+        rest = site // side
+        place |= (site - rest * side) << shift
+        site = rest
+        shift += bits_each
+    return place
+
+
+@njit(cache=True, nogil=True, inline="always")
+def _site(place, sides, bits_each):  # type: ignore[no-untyped-def]
+    """Return the site at a place in the queue."""
+    low = (_ONE << bits_each) - _ONE
+    site, stride, shift = _ZERO, _ONE, _ZERO
+    for axis in range(len(sides) - 1, -1, -1):
+        site += ((place >> shift) & low) * stride
+        stride *= np.uint64(sides[axis])
+        shift += bits_each
+    return site
+
+
 @njit(cache=True, nogil=True)
-def _wolff_2d(spins, threshold, q, idle, state, clusters, queue):  # type: ignore[no-untyped-def]
-    height, width = np.uint64(spins.shape[0]), np.uint64(spins.shape[1])
+def _wolff(spins, threshold, q, idle, state, clusters, queue):  # type: ignore[no-untyped-def]
+    sides = spins.shape
+    bits_each = _16 if len(sides) == 2 else _10
+    low = (_ONE << bits_each) - _ONE
     flat = spins.reshape(-1)
     flipped = np.int64(0)
     words = (state[0], state[1], state[2], state[3])
@@ -78,88 +104,27 @@ def _wolff_2d(spins, threshold, q, idle, state, clusters, queue):  # type: ignor
         old = flat[seed]
         new = _other(old, q, bits)
         flat[seed] = new
-        y = seed // width
-        queue[0] = (y << _16) | (seed - y * width)
+        queue[0] = _packed(seed, sides, bits_each)
         head, tail = _ZERO, _ONE
         while head < tail:
             here = np.uint64(queue[head])
             head += _ONE
-            y, x = here >> _16, here & _LOW_16
-            right = _ZERO if x + _ONE == width else x + _ONE
-            left = width - _ONE if x == _ZERO else x - _ONE
-            down = _ZERO if y + _ONE == height else y + _ONE
-            up = height - _ONE if y == _ZERO else y - _ONE
-            row, lower, upper = y * width, down * width, up * width
-            a, words = next_words(words)
-            b, words = next_words(words)
-            join = (a & _LOW) < threshold
-            tail = _visit(flat, row + right, (y << _16) | right, old, new, join, queue, tail)
-            join = (a >> _HALF) < threshold
-            tail = _visit(flat, row + left, (y << _16) | left, old, new, join, queue, tail)
-            join = (b & _LOW) < threshold
-            tail = _visit(flat, lower + x, (down << _16) | x, old, new, join, queue, tail)
-            join = (b >> _HALF) < threshold
-            tail = _visit(flat, upper + x, (up << _16) | x, old, new, join, queue, tail)
-        flipped += np.int64(tail)
-    state[0], state[1], state[2], state[3] = words
-    return flipped
-
-
-@njit(cache=True, nogil=True)
-def _wolff_3d(spins, threshold, q, idle, state, clusters, queue):  # type: ignore[no-untyped-def]
-    depth, height = np.uint64(spins.shape[0]), np.uint64(spins.shape[1])
-    width = np.uint64(spins.shape[2])
-    flat = spins.reshape(-1)
-    layer = height * width
-    flipped = np.int64(0)
-    words = (state[0], state[1], state[2], state[3])
-    for _ in range(clusters):
-        bits, words = next_words(words)
-        if (bits & _LOW) < idle:
-            continue
-        seed = ((bits >> _HALF) * np.uint64(flat.size)) >> _HALF
-        old = flat[seed]
-        new = _other(old, q, bits)
-        flat[seed] = new
-        z = seed // layer
-        y = (seed - z * layer) // width
-        queue[0] = (z << _20) | (y << _10) | (seed - z * layer - y * width)
-        head, tail = _ZERO, _ONE
-        while head < tail:
-            here = np.uint64(queue[head])
-            head += _ONE
-            z, y, x = here >> _20, (here >> _10) & _LOW_10, here & _LOW_10
-            right = _ZERO if x + _ONE == width else x + _ONE
-            left = width - _ONE if x == _ZERO else x - _ONE
-            down = _ZERO if y + _ONE == height else y + _ONE
-            up = height - _ONE if y == _ZERO else y - _ONE
-            back = _ZERO if z + _ONE == depth else z + _ONE
-            front = depth - _ONE if z == _ZERO else z - _ONE
-            row, column = z * layer + y * width, y * width + x
-            beside, at = z * layer + x, here - x
-            a, words = next_words(words)
-            b, words = next_words(words)
-            c, words = next_words(words)
-            join = (a & _LOW) < threshold
-            tail = _visit(flat, row + right, at | right, old, new, join, queue, tail)
-            join = (a >> _HALF) < threshold
-            tail = _visit(flat, row + left, at | left, old, new, join, queue, tail)
-            at = (z << _20) | x
-            join = (b & _LOW) < threshold
-            tail = _visit(
-                flat, beside + down * width, at | (down << _10), old, new, join, queue, tail
-            )
-            join = (b >> _HALF) < threshold
-            tail = _visit(flat, beside + up * width, at | (up << _10), old, new, join, queue, tail)
-            at = (y << _10) | x
-            join = (c & _LOW) < threshold
-            tail = _visit(
-                flat, column + back * layer, at | (back << _20), old, new, join, queue, tail
-            )
-            join = (c >> _HALF) < threshold
-            tail = _visit(
-                flat, column + front * layer, at | (front << _20), old, new, join, queue, tail
-            )
+            site = _site(here, sides, bits_each)
+            stride, shift = _ONE, _ZERO
+            for axis in range(len(sides) - 1, -1, -1):
+                side = np.uint64(sides[axis])
+                x = (here >> shift) & low
+                ahead = (_ZERO if x + _ONE == side else x + _ONE) - x
+                back = (side - _ONE if x == _ZERO else x - _ONE) - x
+                drawn, words = next_words(words)
+                join = (drawn & _LOW) < threshold
+                there, place = site + ahead * stride, here + (ahead << shift)
+                tail = _visit(flat, there, place, old, new, join, queue, tail)
+                join = (drawn >> _HALF) < threshold
+                there, place = site + back * stride, here + (back << shift)
+                tail = _visit(flat, there, place, old, new, join, queue, tail)
+                stride *= side
+                shift += bits_each
         flipped += np.int64(tail)
     state[0], state[1], state[2], state[3] = words
     return flipped
@@ -192,5 +157,4 @@ def wolff(
     threshold = bond_threshold(1.0 if q else 2.0, temperature)
     # The end of the queue is written before it is known whether it is kept.
     queue = np.empty(spins.size + 1, dtype=np.uint32)
-    kernel = _wolff_2d if spins.ndim == 2 else _wolff_3d
-    return int(kernel(spins, threshold, q, idle_threshold(threshold, q), state, clusters, queue))
+    return int(_wolff(spins, threshold, q, idle_threshold(threshold, q), state, clusters, queue))
