@@ -131,7 +131,7 @@ def _hamiltonian_of(coarse: CoarseInput, option: str, value: object) -> Model:
         named = coarse.attrs.get("model")
         what = "says no model" if named is None else f"is of model {named}, which is not known here"
         raise BadInput(option, value, f"fill, or a known Hamiltonian: {coarse.path} {what}")
-    if model.bond is None:
+    if model.bond is None or not model.nearest:
         what = f"is of model {model.name}, not a sum over nearest-neighbour bonds alone"
         raise BadInput(option, value, f"fill or skild: {coarse.path} {what}")
     return model

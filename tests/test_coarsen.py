@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 from scipy.stats import chisquare
 
+from skild_phys import plugins
 from skild_phys.errors import BadInput
 from skild_phys.rules import RULES, Operator, TieBreak, coarsen, get_rule
 
@@ -346,3 +348,31 @@ def test_components_of_fields_are_coarse_grained_each_by_itself(rule: str) -> No
     if rule == "spectral":
         want = np.cos(2 * np.pi * np.arange(3) / 3)[:, None] * np.ones((2, 1, 4))
         assert np.abs(coarsen(wave[None], rule, 2)[0] - want).max() < 1e-6
+
+
+def test_rules_of_installed_packages_are_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By their entry points, when a name is asked for that is not there; what is there stays."""
+    package = tmp_path / "mine-1.0.dist-info"
+    package.mkdir()
+    (package / "METADATA").write_text("Metadata-Version: 2.1\nName: mine\nVersion: 1.0\n")
+    points = "[skild_phys.rules]\nfirst = mine_rules:First\nmajority = mine_rules:First\n"
+    (package / "entry_points.txt").write_text(points)
+    (tmp_path / "mine_rules.py").write_text(
+        "from skild_phys.rules.decimate import Decimate\n"
+        "class First(Decimate):\n    name = 'first'\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    before = dict(RULES)
+    try:
+        plugins._points.cache_clear()
+        spins = random_spins((1, 8, 8))
+        assert np.array_equal(coarsen(spins, "first", 2), coarsen(spins, "decimate", 2))
+        assert RULES["majority"] is before["majority"]
+        with pytest.raises(BadInput, match="block_mean, majority, decimate, spectral or first"):
+            get_rule("last")
+    finally:
+        RULES.clear()
+        RULES.update(before)
+        plugins._points.cache_clear()

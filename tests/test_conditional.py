@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from sampler_helpers import EXACT, conditional
 
 from skild_phys.errors import BadInput, Interrupted
 from skild_phys.models import MODELS
+from skild_phys.models.base import Bond
 from skild_phys.rules import TieBreak, coarsen
 from skild_phys.rules.moves import metropolis, threshold
 from skild_phys.rules.planes import build_layout, join, split
@@ -288,6 +290,9 @@ def test_bad_input() -> None:
             sample(conditional(wrong + 1, name, 2, 1.0, MODELS["potts3"]), wrong + 1, 1, ids, 1)
     with pytest.raises(ValueError, match="no coarse lattices of shape"):
         Conditional(MODELS["ising3d"], "block_mean", 4, TC, (2, 2))
+    diagonal = replace(MODELS["ising2d"], bonds=(Bond((1, 1)), Bond((1, -1))))
+    with pytest.raises(ValueError, match="nearest neighbours"):
+        Conditional(diagonal, "block_mean", 4, TC, (2, 2))
     with pytest.raises(BadInput, match="at most 31"):
         Conditional(MODELS["ising3d"], "decimate", 32, 1.0, (1, 1, 1))
     with pytest.raises(BadInput, match="rule: 'spectral'"):

@@ -64,7 +64,7 @@ class Conditional:
             raise BadInput("T", self.temperature, "a positive number")
         if len(self.shape) != self.model.dimension or min(self.shape) < 1:
             raise ValueError(f"{self.model.name} has no coarse lattices of shape {self.shape}")
-        if self.model.bond is None:
+        if self.model.bond is None or not self.model.nearest:
             raise ValueError(f"{self.model.name} is not a sum over bonds of nearest neighbours")
         _ = self.moves
 
