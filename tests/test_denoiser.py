@@ -13,7 +13,7 @@ from torch.nn.functional import softplus
 from skild_phys.rules import coarsen
 from skild_phys.rules.conditions import Blocks
 from skild_phys.skild.equations import Process, field_target, y0_from_output
-from skild_phys.skild.losses import spin_surrogate, wave_slope
+from skild_phys.skild.losses import _spin_surrogate, _wave_slope
 from skild_phys.skild.networks import OUTPUTS, make_network, odd_outputs
 from skild_phys.skild.spectrum import BASES
 from skild_phys.skild.spins import MeanField, SpinLogits, half_tanh, spin_logits
@@ -113,7 +113,7 @@ def test_the_gradient_is_that_of_the_cross_entropy(model: MeanField) -> None:
     found = spin_logits(silent, model, xt, lam)
     gradients = []
     for loss in (
-        lambda a, b: spin_surrogate(SpinLogits(a, b, found.evidence), x0, half_tanh),
+        lambda a, b: _spin_surrogate(SpinLogits(a, b, found.evidence), x0, half_tanh),
         lambda a, b: (softplus(-x0 * a) + 0.1 * softplus(-x0 * b)).mean(),
     ):
         both = found.logits.clone().requires_grad_(), found.draft.clone().requires_grad_()
@@ -130,7 +130,7 @@ def test_the_gradient_under_a_condition(model: MeanField) -> None:
     bound = Blocks(raw, 2)
     no_draft = torch.zeros_like(logits)
     evidence = model.evidence(white(1, model.process.shape, 1), torch.tensor([1.0]))
-    loss = spin_surrogate(SpinLogits(logits, no_draft, evidence), x0, bound.means)
+    loss = _spin_surrogate(SpinLogits(logits, no_draft, evidence), x0, bound.means)
     (told,) = torch.autograd.grad(loss, logits)
     states = torch.tensor(list(itertools.product((-1.0, 1.0), repeat=4)))
     exact = torch.zeros(())
@@ -158,7 +158,9 @@ def test_the_pull_on_long_waves(model: MeanField) -> None:
         modes = torch.fft.fft2(m[i] - targets[i], norm="ortho")
         total = total + 0.5 * (weight * modes.abs().square()).sum()
     (want,) = torch.autograd.grad(total, m)
-    assert torch.allclose(wave_slope(process, lam, (m - targets).detach()), want.float(), atol=1e-4)
+    assert torch.allclose(
+        _wave_slope(process, lam, (m - targets).detach()), want.float(), atol=1e-4
+    )
 
 
 def test_known_block_sums_make_logits_better(model: MeanField) -> None:

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from skild_phys.errors import BadInput, WeightsError
 from skild_phys.skild.convert import convert_ncsnpp, read_published
-from skild_phys.skild.ncsnpp import Ncsnpp, NcsnppConfig, doubled, halved
+from skild_phys.skild.ncsnpp import Ncsnpp, NcsnppConfig, _doubled, _halved
 from skild_phys.skild.networks import make_network
 from skild_phys.skild.schedule import Linear
 
@@ -79,7 +79,7 @@ def test_resampling_keeps_constants_inside_and_shifts_nothing() -> None:
     """FIR of [1, 3, 3, 1] / 8: half the sides average 4 sites, twice the sides interpolate."""
     line = torch.arange(12.0)[None, None, None, :].expand(1, 1, 12, 12)
     for beyond in ("zeros", "circular"):
-        half, double = halved(line, beyond), doubled(line, beyond)
+        half, double = _halved(line, beyond), _doubled(line, beyond)
         assert half[0, 0, 2, 1:-1] == pytest.approx(2.0 * torch.arange(1, 5) + 0.5)
         assert double[0, 0, 5, 2:-2] == pytest.approx(torch.arange(20) / 2.0 + 0.75)
         assert half.shape[-2:] == (6, 6)

@@ -22,8 +22,8 @@ from skild_phys.skild.recipe import Recipe
 from skild_phys.skild.symmetries import MIRROR, SYMMETRIES
 from skild_phys.store import Lattices, open_lattices
 
-State = dict[str, NDArray[np.generic]]
-EVERY = slice(None)
+_State = dict[str, NDArray[np.generic]]
+_EVERY = slice(None)
 
 
 class Source(Protocol):
@@ -35,7 +35,7 @@ class Source(Protocol):
     n_samples: int | None
     """Number of different lattices; None where there is no end of them."""
 
-    def next(self, n: int, part: slice = EVERY) -> NDArray[np.generic]:
+    def next(self, n: int, part: slice = _EVERY) -> NDArray[np.generic]:
         """Return the next `n` lattices, (n, Ly, Lx), or images, (n, channels, Ly, Lx).
 
         Only `part` of them, if not all are wanted; the others are passed over.
@@ -44,10 +44,10 @@ class Source(Protocol):
     def identity(self) -> dict[str, Any]:
         """Return, for JSON, what tells this stream from every other."""
 
-    def state(self) -> State:
+    def state(self) -> _State:
         """Return what `restore` needs to resume with the very next sample."""
 
-    def restore(self, state: State) -> None:
+    def restore(self, state: _State) -> None:
         """Go on where the source that gave `state` stood."""
 
 
@@ -95,7 +95,7 @@ class SimulationSource:
         with ThreadPoolExecutor(self.threads or torch.get_num_threads()) as pool:
             list(pool.map(one, range(len(self.spins))))
 
-    def next(self, n: int, part: slice = EVERY) -> NDArray[np.generic]:
+    def next(self, n: int, part: slice = _EVERY) -> NDArray[np.generic]:
         if n != len(self.spins):
             raise ValueError(f"asked for {n} lattices of {len(self.spins)} chains")
         self._burn()
@@ -111,11 +111,11 @@ class SimulationSource:
         names = ("shape", "temperature", "clusters", "burn_in", "seed")
         return {"simulation": "wolff"} | {name: getattr(self, name) for name in names}
 
-    def state(self) -> State:
+    def state(self) -> _State:
         self._burn()
         return {"spins": self.spins.copy(), "states": self.states.copy()}
 
-    def restore(self, state: State) -> None:
+    def restore(self, state: _State) -> None:
         if state["spins"].shape != self.spins.shape or state["states"].shape != self.states.shape:
             raise ValueError(f"chains of shape {state['spins'].shape}, not {self.spins.shape}")
         self.spins = state["spins"].astype(np.int8)
@@ -159,7 +159,7 @@ class StoreSource:
             self._orders = (self.epoch, order)
         return self._orders[1]
 
-    def next(self, n: int, part: slice = EVERY) -> NDArray[np.generic]:
+    def next(self, n: int, part: slice = _EVERY) -> NDArray[np.generic]:
         out: list[NDArray[np.generic]] = []
         first, last, _ = part.indices(n)
         have = 0
@@ -182,14 +182,14 @@ class StoreSource:
             np.concatenate(out) if self.store.scale == 1 else np.concatenate(out) * self.store.scale
         )
 
-    def state(self) -> State:
+    def state(self) -> _State:
         return {"place": np.array([self.epoch, self.position], dtype=np.int64)}
 
-    def restore(self, state: State) -> None:
+    def restore(self, state: _State) -> None:
         self.epoch, self.position = (int(i) for i in state["place"])
 
 
-SPLITS = ("train", "test")
+_SPLITS = ("train", "test")
 """Values of the scalar `split`: 0 and 1. The images of a split lie one after the other."""
 
 
@@ -225,9 +225,9 @@ class ImageLattices:
         self.first, last = 0, store.n_samples
         """Index of the first image in the store."""
         if split is not None:
-            if split not in SPLITS:
-                raise BadInput("split", split, " or ".join(SPLITS))
-            places = np.flatnonzero(store.variable("split") == SPLITS.index(split))
+            if split not in _SPLITS:
+                raise BadInput("split", split, " or ".join(_SPLITS))
+            places = np.flatnonzero(store.variable("split") == _SPLITS.index(split))
             if not len(places):
                 raise BadInput("split", split, f"a split that {store.path} has")
             self.first, last = int(places[0]), int(places[-1]) + 1
@@ -266,7 +266,7 @@ def symmetry(
     samples: Tensor,
     random: torch.Generator,
     symmetries: Sequence[str] = SYMMETRIES,
-    part: slice = EVERY,
+    part: slice = _EVERY,
     batch: int | None = None,
     dimension: int = 2,
 ) -> Tensor:

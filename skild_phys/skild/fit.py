@@ -36,12 +36,12 @@ from skild_phys.skild.weights import (
     weights_sha256,
 )
 
-Progress = Callable[[int, float], None]
-Watch = Callable[[Trainer], AbstractContextManager[tuple[Progress, Callable[[], bool]]]]
+_Progress = Callable[[int, float], None]
+_Watch = Callable[[Trainer], AbstractContextManager[tuple[_Progress, Callable[[], bool]]]]
 """(trainer) -> a context that yields `progress` and `stop` of `train`."""
 
 
-def _unwatched(trainer: Trainer) -> AbstractContextManager[tuple[Progress, Callable[[], bool]]]:
+def _unwatched(trainer: Trainer) -> AbstractContextManager[tuple[_Progress, Callable[[], bool]]]:
     return nullcontext((lambda step, loss: None, lambda: False))
 
 
@@ -97,7 +97,7 @@ class Fit:
         ranks: Ranks = Ranks(),  # noqa: B008
         *,
         overwrite: bool = False,
-        watch: Watch = _unwatched,
+        watch: _Watch = _unwatched,
         sample: Callable[[Weights, tuple[int, int], torch.device], bytes] | None = None,
     ) -> dict[str, Any] | None:
         """Train, or resume, and write the weights to `output`; of several processes the first.

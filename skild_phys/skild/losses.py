@@ -228,18 +228,18 @@ class SpinLoss:
         found = spin_logits(network, self.mean_field, xt, lam, differentiable, alone)
         with torch.no_grad():
             targets = self.targets(found.evidence, x0, task, bound, batch.random)
-        minimized = spin_surrogate(found, targets, means, self.recipe.draft_weight)
+        minimized = _spin_surrogate(found, targets, means, self.recipe.draft_weight)
         if self.recipe.wave_weight:
             fields = differentiable(found.logits)
             with torch.no_grad():
-                slope = wave_slope(p, lam, fields - targets)
+                slope = _wave_slope(p, lam, fields - targets)
             minimized = minimized + self.recipe.wave_weight * (slope * fields).mean()
         free = slice(task.n_free)
         logged = F.softplus(-x0[free] * found.logits[free].detach()).mean()
         return logged + (minimized - minimized.detach())
 
 
-def spin_surrogate(
+def _spin_surrogate(
     found: SpinLogits, targets: Tensor, means: Means, draft_weight: float = 0.1
 ) -> Tensor:
     """Return a number whose gradient is that of the cross-entropy with `targets`, nats per site.
@@ -256,7 +256,7 @@ def spin_surrogate(
     return total
 
 
-def wave_slope(process: Process, lam: Tensor, missing: Tensor) -> Tensor:
+def _wave_slope(process: Process, lam: Tensor, missing: Tensor) -> Tensor:
     """Return the gradient by m, times sites, of sum_k W |m_k - target_k|^2 / (2 sites).
 
     A cross-entropy weighs all Fourier modes alike and hardly sees the few of long wavelength, which

@@ -61,7 +61,7 @@ class NcsnppConfig:
             raise BadInput("width", self.width, "a multiple of 4")
         for multiplier in self.multipliers or (0,):
             channels = multiplier * self.width
-            if multiplier < 1 or channels % groups(channels):
+            if multiplier < 1 or channels % _groups(channels):
                 accepted = "whole numbers from 1 on; channels over 128 are multiples of 32"
                 raise BadInput("multipliers", list(self.multipliers), accepted)
         if not 0 <= self.dropout < 1:
@@ -91,13 +91,13 @@ class NcsnppConfig:
         return Ncsnpp(self, inputs, outputs, basis, schedule)
 
 
-def groups(channels: int) -> int:
+def _groups(channels: int) -> int:
     """Return the number of groups that `channels` are normalized in."""
     return max(1, min(channels // 4, 32))
 
 
 def _norm(channels: int) -> nn.GroupNorm:
-    return nn.GroupNorm(groups(channels), channels, eps=_EPSILON)
+    return nn.GroupNorm(_groups(channels), channels, eps=_EPSILON)
 
 
 def _started(layer: nn.Conv2d | nn.Linear, zero: bool = False) -> nn.Conv2d | nn.Linear:
@@ -129,12 +129,12 @@ def _beyond(x: Tensor, margin: int, beyond: Beyond) -> Tensor:
     return F.pad(x, (margin,) * 4, mode=mode)
 
 
-def halved(x: Tensor, beyond: Beyond) -> Tensor:
+def _halved(x: Tensor, beyond: Beyond) -> Tensor:
     """Return `x` (n, c, Ly, Lx), even sides, filtered and of half the sides."""
     return F.conv2d(_beyond(x, 1, beyond), _taps(x, 1.0), stride=2, groups=x.shape[1])
 
 
-def doubled(x: Tensor, beyond: Beyond) -> Tensor:
+def _doubled(x: Tensor, beyond: Beyond) -> Tensor:
     """Return `x` (n, c, Ly, Lx) of twice the sides, filtered."""
     wide = F.conv_transpose2d(
         _beyond(x, 1, beyond), _taps(x, 4.0), stride=2, padding=1, groups=x.shape[1]
@@ -166,7 +166,7 @@ class _Block(nn.Module):
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         h = F.silu(self.norm1(x))
         if self.to_sides:
-            resample = halved if self.to_sides == "half" else doubled
+            resample = _halved if self.to_sides == "half" else _doubled
             h, x = resample(h, self.beyond), resample(x, self.beyond)
         h = self.conv1(h) + self.condition(F.silu(embedding))[:, :, None, None]
         h = self.conv2(self.dropout(F.silu(self.norm2(h))))

@@ -140,7 +140,7 @@ class Weights:
         """
         high = self.lambda_range[1]
         longest = lowest if self.cutoff is None else self.cutoff
-        if self.schedule is not None and math.exp(-(longest**2) * high) > NOISE_SEES:
+        if self.schedule is not None and math.exp(-(longest**2) * high) > _NOISE_SEES:
             accepted = "weights that begin with noise: these begin with an image, coarse or true"
             raise BadInput("checkpoint", f"lambda up to {high:.3g}", accepted)
         return min(high, ERASED / lowest**2) if self.schedule is None else high
@@ -211,7 +211,7 @@ class Weights:
         return network.to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload, no-any-return]
 
 
-START_SEES, NOISE_SEES = 0.35, 0.2
+_START_SEES, _NOISE_SEES = 0.35, 0.2
 """Most of the power of a wave that may be left where a chain starts: of a coarse lattice's finest
 one for refining (the paper's chains by 4: 0.30), of the longest one for what starts from noise."""
 
@@ -223,7 +223,7 @@ def refining_lambda(weights: Weights, factor: float) -> float:
     it, as of white noise, erases it sooner.
     """
     start, high = starting_lambda(factor), weights.lambda_range[1]
-    lowest = math.sqrt(math.log(1.0 / START_SEES) / high)  # what may have been seen of it
+    lowest = math.sqrt(math.log(1.0 / _START_SEES) / high)  # what may have been seen of it
     if max(math.pi / factor, weights.cutoff or 0.0) < lowest:
         most = math.pi / lowest
         raise BadInput(
