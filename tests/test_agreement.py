@@ -147,12 +147,12 @@ def test_probabilities_are_uniform_on_correlated_chains(kind: str) -> None:
 
 @pytest.mark.statistical
 def test_probabilities_are_uniform_on_metropolis_chains(tmp_path: Path) -> None:
-    """H0: G(r, 0) of one Metropolis chain is that of another; 150 pairs of 16x16 at T = 2.6.
+    """H0: G(r, 0) of one Metropolis chain is that of another; 100 pairs of 16x16 at T = 2.6.
 
     400 draws two sweeps apart, worth about 130; p uniform by KS > 1e-3. And where the other is
     at T = 2.7, p < 0.05 in more than half of the pairs: a bar that is not too long.
     """
-    draws, rows, chains = 400, {}, 150
+    draws, rows, chains = 400, {}, 100
     for temperature, seed in ((2.6, 1), (2.6, 2), (2.7, 3)):
         path = tmp_path / f"{seed}.zarr"
         simulate(

@@ -79,7 +79,7 @@ def test_parents_that_are_missing(runs: tuple[xr.Dataset, xr.Dataset]) -> None:
     Planted, seen to fail: NaN as one parent.
     """
     few = runs[0].isel(sample=slice(0, 20))
-    refined = sp.refine(sp.coarsen(few, 4), method="exact", threads=1)
+    refined = sp.refine(sp.coarsen(few, 4), method="exact", sweeps=10, threads=1)
     mix = xr.concat([few, refined], "sample")
     by_hand = xr.concat([few.assign(parent=("sample", np.arange(20))), refined], "sample")
     assert energy(mix) == energy(by_hand)
