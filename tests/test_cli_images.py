@@ -187,7 +187,7 @@ def test_published_weights_are_converted_and_generate(tmp_path: Path, call: Call
         ("generate --checkpoint w.safetensors --L 8 --split test -o x.zarr", "--split: 'test'"),
         ("train i.zarr --preset ising2d -o x", "STORE: 'i.zarr'"),
         ("train i.zarr --preset cifar10 -o x", "STORE: 'images of 16 x 16'"),
-        ("train --preset cifar10 -o x", "missing STORE"),
+        ("train --preset cifar10 -o x", "missing argument STORE"),
         ("images refine s.zarr --factor 2 --rule area --method bicubic -o x.zarr", "not images"),
         ("images refine l.zarr --checkpoint sr.safetensors -o x.zarr", "--factor: 2"),
         ("generate --checkpoint sr.safetensors --L 16 -o x.zarr", "--checkpoint: 'lambda up to"),

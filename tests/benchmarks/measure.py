@@ -37,7 +37,9 @@ _TWO_POINT = ("radial", "along_k", "axis", "diagonal", "distance")
 
 @click.command("measure")
 @click.option("--L", "side", type=int, default=256, show_default=True, help="Side of the lattices.")
-@click.option("-n", "count", type=int, default=1000, show_default=True, help="Lattices.")
+@click.option(
+    "-n", "--samples", "count", type=int, default=1000, show_default=True, help="Lattices."
+)
 @click.option("--runs", type=int, default=3, show_default=True, help="Runs, of which the median.")
 @click.option(
     "--memory",

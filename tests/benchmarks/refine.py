@@ -40,7 +40,9 @@ _MEMORY_SIDES = (512, 1024, 2048)
 @click.option("--rule", default="block_mean", show_default=True)
 @click.option("--steps", type=int, help="Denoiser calls a lattice.  [default: as refine]")
 @click.option("--restarts", type=int, help="Restarts of a chain.  [default: as refine]")
-@click.option("-n", "count", type=int, default=8, show_default=True, help="Lattices; the median.")
+@click.option(
+    "-n", "--samples", "count", type=int, default=8, show_default=True, help="Lattices; the median."
+)
 @click.option("--checkpoint", type=click.Path(path_type=Path), help="Weights.  [default: shipped]")
 @click.option("--memory", is_flag=True, help="Also the peak memory at L = 512, 1024, 2048.")
 @threads_option
