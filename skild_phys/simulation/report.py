@@ -6,7 +6,6 @@ import math
 from typing import Any
 
 import numpy as np
-import scipy.stats
 
 from skild_phys.errorbars import Chains, integrated_autocorrelation_time, jackknife
 from skild_phys.store import Lattices
@@ -63,7 +62,9 @@ def _drifts(energy: Any, chains: Chains) -> bool:
         changes.append(of[: len(of) // 4].mean() - of[len(of) // 2 :].mean())
     if len(changes) < 4 or np.ptp(changes) == 0.0:
         return False
-    return bool(scipy.stats.ttest_1samp(changes, 0.0).pvalue < _DRIFT)
+    from scipy.stats import ttest_1samp  # a second to import
+
+    return bool(ttest_1samp(changes, 0.0).pvalue < _DRIFT)
 
 
 def _updates(tau: float, every: int) -> float:

@@ -35,6 +35,7 @@ KILLED_OFTEN = """
 import json, os, random, signal, sys, time
 from pathlib import Path
 from skild_phys.cli.simulate import compile_kernels
+from skild_phys.runner import Run
 from skild_phys.simulation import chain
 from skild_phys.simulation.spec import SimulationSpec
 from skild_phys.store import open_store
@@ -48,7 +49,7 @@ for _ in range(kills):
     child = os.fork()
     if child == 0:
         try:
-            chain.simulate(spec, path, threads=2)
+            chain.simulate(spec, path, Run(threads=2))
         finally:
             os._exit(0)
     time.sleep(delays.uniform(0.0, longest))
