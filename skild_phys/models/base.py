@@ -18,7 +18,7 @@ from skild_phys.rng import kernel_state, next_u64, normal
 
 Array: TypeAlias = NDArray[np.float64]
 State: TypeAlias = NDArray[np.uint64]
-Symmetry: TypeAlias = tuple[int, ...] | Callable[[NDArray[Any]], NDArray[Any]]
+_Symmetry: TypeAlias = tuple[int, ...] | Callable[[NDArray[Any]], NDArray[Any]]
 
 
 class Bond(NamedTuple):
@@ -103,7 +103,7 @@ class Model(ABC):
     values: tuple[int, ...] = ()
     field: str = "field"
     critical_temperature: float = math.nan
-    symmetries: tuple[Symmetry, ...] = ()
+    symmetries: tuple[_Symmetry, ...] = ()
     bond: float | None = None
     dtype: str = "int8"
     components: int = 1

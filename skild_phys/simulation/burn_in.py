@@ -45,7 +45,7 @@ PIECE_SECONDS = 1.5
 KEEP_SECONDS = 5.0
 """About how long until it is kept how far they are."""
 
-Kept = Mapping[str, NDArray[Any]]
+_Kept = Mapping[str, NDArray[Any]]
 
 
 def autocorrelation(series: Array) -> tuple[Array, Array]:
@@ -70,8 +70,8 @@ class _BurnIn:
         spec: SimulationSpec,
         executor: Executor,
         note: Callable[[str], None],
-        kept: Kept,
-        keep: Callable[[Kept], None],
+        kept: _Kept,
+        keep: Callable[[_Kept], None],
     ) -> None:
         self.spec, self.executor, self.note, self.keep = spec, executor, note, keep
         if "series" in kept:
@@ -155,8 +155,8 @@ def burn_in(
     executor: Executor,
     note: Callable[[str], None] = lambda text: None,
     *,
-    kept: Kept | None = None,
-    keep: Callable[[Kept], None] = lambda arrays: None,
+    kept: _Kept | None = None,
+    keep: Callable[[_Kept], None] = lambda arrays: None,
 ) -> tuple[SimulationSpec, list[Unit]]:
     """Return the spec with every number settled, and the units ready for their first sample.
 

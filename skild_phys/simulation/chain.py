@@ -48,7 +48,7 @@ _CHUNK_BYTES = 2**30
 _AHEAD = 2
 _POLL_SECONDS = 0.1
 
-Writer = StoreWriter | MemoryWriter
+_Writer = StoreWriter | MemoryWriter
 
 
 @dataclass
@@ -70,7 +70,7 @@ class _Loop:
     """What has been made, what is on its way, what is committed."""
 
     def __init__(
-        self, spec: SimulationSpec, writer: Writer, units: list[Unit], executor: Executor, run: Run
+        self, spec: SimulationSpec, writer: _Writer, units: list[Unit], executor: Executor, run: Run
     ) -> None:
         self.spec, self.writer, self.executor, self.run = spec, writer, executor, run
         store = writer if executor.remote and isinstance(writer, StoreWriter) else None
@@ -248,7 +248,7 @@ class _Loop:
         return arrays
 
 
-def _fill(spec: SimulationSpec, writer: Writer, executor: Executor, run: Run) -> None:
+def _fill(spec: SimulationSpec, writer: _Writer, executor: Executor, run: Run) -> None:
     unsettled = [name for name in SETTLED if getattr(spec, name) is None]
     there = writer.attributes if writer.committed else {}
     for name in ("every", "burn_in"):
