@@ -36,10 +36,16 @@ FLOORS = [
     )
 ]
 """From the ground up. A file imports from the floors below, and from its own folder."""
-NOT_YET = {"api -> cli"}
-MANY = 30
-PUBLIC_NAMES = 720
-WALK_FILES, WALK_FUNCTIONS = 50, 350
+NOT_YET: set[str] = set()
+MANY = {
+    "api.generate", "api.refine", "api.simulate", "cli.generate.command",
+    "rules.majority._weigh_ties", "rules.sampling._blocks", "rules.sampling._combine",
+    "rules.sampling._tables", "simulation.multispin._update", "simulation.potts._update",
+    "skild.generate.generate",
+}  # fmt: skip
+"""Functions with ten parameters or more: plain keywords of the API, and compiled kernels."""
+PUBLIC_NAMES = 655
+WALK_FILES, WALK_FUNCTIONS = 34, 220
 
 
 def modules() -> dict[str, Path]:
@@ -148,7 +154,7 @@ def test_functions_have_few_parameters() -> None:
         given = [a.arg for a in node.args.posonlyargs + node.args.args + node.args.kwonlyargs]
         if len(given) - (given[:1] in (["self"], ["cls"])) >= 10:
             many.add(name)
-    assert len(many) <= MANY, f"ten or more: make it a dataclass. {sorted(many)}"
+    assert many <= MANY, "ten or more: make it a dataclass"
 
 
 def test_there_are_few_public_names() -> None:
