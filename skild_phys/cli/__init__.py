@@ -180,7 +180,7 @@ def _with_options(error: SkildPhysError, words: Sequence[str]) -> str:
     shown: dict[str, str] = {}
     for param in command.params:
         option = isinstance(param, click.Option)
-        name = param.opts[0] if option else param.human_readable_name
+        name = min(param.opts, key=len) if option else param.human_readable_name
         for one in ("lattices",) if not option else ():
             shown.setdefault(one, name)
         shown |= {_python_name(one): name for one in (param.name or "", *param.opts)}

@@ -25,7 +25,7 @@ from skild_phys.skild.chain import Chain
 @click.command()
 @click.option("--L", "side", type=int, help="Side of square lattices.")
 @click.option("--shape", help="LYxLX instead of --L, such as 96x128.")
-@click.option("-n", "--samples", type=int, help="Lattices.  [default: 100; with --truth all]")
+@click.option("--samples", "-n", type=int, help="Lattices.  [default: 100; with --truth all]")
 @output_option
 @options_from(Chain)
 @click.option("--seed", type=int, default=0, show_default=True, help="Of every stream.")

@@ -128,7 +128,7 @@ def coarsen(
 @command.command()
 @click.argument("low", type=_PATH)
 @click.option("--checkpoint", type=_PATH, help="Weights of images.")
-@click.option("-n", "--samples", "n_samples", type=int, help="Images.  [default: all of them]")
+@click.option("--samples", "-n", "n_samples", type=int, help="Images.  [default: all of them]")
 @output_option
 @options_from(ImageRefineSpec, Run, skip=("chunk",))
 @json_option
@@ -230,7 +230,7 @@ def _recipe(name: str, option: str) -> Recipe:
 )
 @click.option("--low", type=_PATH, help="What IMAGES were refined from.")
 @click.option(
-    "-n", "--samples", "n_samples", type=int, help="The first so many.  [default: all of them]"
+    "--samples", "-n", "n_samples", type=int, help="The first so many.  [default: all of them]"
 )
 @click.option(
     "--weights", type=click.Path(path_type=Path),
