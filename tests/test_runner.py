@@ -83,8 +83,11 @@ def test_memory_has_the_numbers_of_the_store(tmp_path: Path) -> None:
 
 
 def test_ctrl_c_in_python_keeps_what_was_made(tmp_path: Path) -> None:
+    told: list[int] = []
+
     def progress(count: int) -> None:
-        if count == 1:
+        if count and not told:  # how many are committed at once depends on the machine
+            told.append(count)
             os.kill(os.getpid(), signal.SIGINT)
 
     with pytest.raises((Interrupted, KeyboardInterrupt)):
