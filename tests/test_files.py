@@ -83,7 +83,7 @@ def test_output_that_is_refused(tmp_path: Path) -> None:
     (tmp_path / "old").write_bytes(b"")
     source = tmp_path / "in.zarr"
     for path, overwrite, words in [
-        (tmp_path / "old", False, "--overwrite"),
+        (tmp_path / "old", False, "overwrite=True"),
         (tmp_path / "no" / "x", True, "a directory that exists"),
         (source, True, "apart from the input"),
         (source / "x", True, "apart from the input"),

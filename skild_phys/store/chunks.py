@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -78,6 +79,18 @@ class ChunkFiles:
             raise self.fault(f"chunk {file} is missing") from None
         except OSError as error:
             raise self.fault(f"chunk {file} cannot be read: {error.strerror}") from error
+
+    def check_files(self, first: int = 0) -> None:
+        """Raise StoreError unless the files of all chunks from `first` on are there."""
+        try:
+            there = set(os.listdir(self.path / self.name))
+        except FileNotFoundError:
+            there = set()
+        except OSError as error:
+            raise self.fault(f"cannot be read: {error.strerror}") from error
+        for index in range(first, self.count):
+            if (file := self.file(index)) not in there:
+                raise self.fault(f"chunk {file} is missing")
 
     def _used(self, index: int) -> int:
         return int(min(self.step, self.metadata["shape"][0] - index * self.step))

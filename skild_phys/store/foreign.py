@@ -60,7 +60,7 @@ class ForeignLattices(Lattices):
             raise StoreError(f"{path}: variable '{name}' is {self._values.dtype}, not {wanted}")
         sample = self._dims[0]
         self._shape = tuple(int(self._values.sizes[dim]) for dim in self._dims)
-        self.n_samples, *shape = self._shape
+        samples, *shape = self._shape
         plane = shape.pop(0) if _plane(name, self._dims) else 0
         _check_sides(f"{path}: {name}", self.attrs.get("L"), shape)
         self._check_temperature()
@@ -74,7 +74,7 @@ class ForeignLattices(Lattices):
             name = "field"  # means of blocks that nothing tells the size of
         name = (name if name in FIELDS else field) or self._seen()
         own = name == "field" and "schema_version" in data.attrs  # a store of this program
-        self.layout = Layout(
+        layout = Layout(
             field=name,
             shape=tuple(shape),
             chunk=self._step,
@@ -89,7 +89,7 @@ class ForeignLattices(Lattices):
             components=max(1, plane) if name == "field" else 1,
             dtype="float64" if own and self._values.dtype == np.float64 else "",
         )
-        self.variables = self.layout.variables
+        super().__init__(path, self.attrs, layout, samples)
 
     def _check_temperature(self) -> None:
         known, model = self.attrs.get("temperature"), find_model(self.attrs)
@@ -125,7 +125,7 @@ class ForeignLattices(Lattices):
     def _seen(self) -> str:
         """Return whether numbers whose name does not say it are spins or a real field."""
         found = "field"
-        for start in range(0, self.n_samples, self._step):
+        for start in range(0, self._shape[0], self._step):
             values = self._slice(start, start + self._step)
             if np.isin(values, (-1, 1)).all():
                 found = "spins"
@@ -191,9 +191,7 @@ class ForeignLattices(Lattices):
             raise self._error(start, len(values), str(fault))
         return np.ascontiguousarray(whole, dtype=kind)
 
-    def variable(self, name: str) -> NDArray[Any]:
-        if not self.has(name):
-            raise StoreError(f"{self.path}: has no variable '{name}'")
+    def _scalar(self, name: str) -> NDArray[Any]:
         return self._scalars[name]
 
     @functools.cached_property

@@ -5,13 +5,12 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from skild_phys.errors import BadInput, StoreError
+from skild_phys.errors import BadInput
 from skild_phys.fields import FIELDS
 from skild_phys.store.reader import Lattices
 from skild_phys.store.schema import (
@@ -50,15 +49,13 @@ class MemoryLattices(Lattices):
         attrs: dict[str, Any],
         path: Path = Path("dataset"),
     ) -> None:
-        self.layout, self._arrays, self.attrs, self.path = layout, arrays, attrs, path
-        self.variables, self.n_samples = layout.variables, len(arrays[layout.field])
+        super().__init__(path, attrs, layout, len(arrays[layout.field]))
+        self._arrays = arrays
 
     def read(self, start: int, stop: int) -> NDArray[Any]:
         return self._arrays[self.field][start:stop]
 
-    def variable(self, name: str) -> NDArray[Any]:
-        if not self.has(name):
-            raise StoreError(f"{self.path}: has no variable '{name}'")
+    def _scalar(self, name: str) -> NDArray[Any]:
         return self._arrays[name]
 
     def digest(self) -> str:
@@ -100,12 +97,7 @@ class MemoryWriter:
     def __enter__(self) -> MemoryWriter:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None: ...
+    def __exit__(self, *error: object) -> None: ...
 
     def settle(self, attrs: Mapping[str, Any]) -> None:
         """Add attributes that were not known when the writer was made."""

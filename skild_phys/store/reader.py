@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -49,35 +48,12 @@ class Lattices(ABC):
     """
 
     in_file = True
-    path: Path
-    attrs: dict[str, Any]
-    layout: Layout
-    n_samples: int
-    variables: tuple[str, ...]
 
-    @property
-    def field(self) -> str:
-        return self.layout.field
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.layout.shape
-
-    @property
-    def chunk(self) -> int:
-        return self.layout.chunk
-
-    @property
-    def scale(self) -> float:
-        return self.layout.scale
-
-    @property
-    def q(self) -> int:
-        return self.layout.q
-
-    @property
-    def channels(self) -> int:
-        return self.layout.channels
+    def __init__(self, path: Path, attrs: dict[str, Any], layout: Layout, n_samples: int) -> None:
+        self.path, self.attrs, self.layout, self.n_samples = path, attrs, layout, n_samples
+        self.field, self.shape, self.chunk = layout.field, layout.shape, layout.chunk
+        self.scale, self.q, self.channels = layout.scale, layout.q, layout.channels
+        self.variables = layout.variables
 
     @abstractmethod
     def read(self, start: int, stop: int) -> NDArray[Any]:
@@ -88,8 +64,13 @@ class Lattices(ABC):
         """
 
     @abstractmethod
+    def _scalar(self, name: str) -> NDArray[Any]: ...
+
     def variable(self, name: str) -> NDArray[Any]:
         """Return the scalar `name` of every sample, (n_samples,); raises StoreError."""
+        if not self.has(name):
+            raise StoreError(f"{self.path}: has no variable '{name}'")
+        return self._scalar(name)
 
     @abstractmethod
     def digest(self) -> str:
@@ -126,15 +107,11 @@ class LatticeStore(Lattices):
     """A store, open for reading: its committed samples only, and each checked when read."""
 
     def __init__(self, path: AnyPath) -> None:
-        self.path = Path(path)
-        root = Root.read(self.path)
-        self.attrs = root.attributes
-        self.layout = Layout.of(self.path, root.nodes)
-        self.variables = self.layout.variables
-        samples = self.attrs.get("samples_committed")
-        if not isinstance(samples, int) or isinstance(samples, bool) or samples < 0:
-            raise StoreError(f"{self.path}: attribute 'samples_committed' is {samples!r}")
-        self.n_samples = samples
+        root = Root.read(path := Path(path))
+        samples = root.attributes.get("samples_committed")
+        if type(samples) is not int or samples < 0:
+            raise StoreError(f"{path}: attribute 'samples_committed' is {samples!r}")
+        super().__init__(path, root.attributes, Layout.of(path, root.nodes), samples)
         digests = root.nodes.get(DIGESTS, {}).get("attributes", {})
         self.arrays = {
             name: ChunkFiles(self.path, name, metadata, digests.get(name, ""))
@@ -145,32 +122,18 @@ class LatticeStore(Lattices):
             for node, metadata in root.nodes.items()
             if node.split("/")[0] == "state"
         }
+        # An array's own record is brought up to date at the end of a run only.
+        skip = () if self.complete else ("shape",)
         for name, array in self.arrays.items():
             _compare(array, root.nodes[name])
             # A kill while the store was made may have left an array without its own record.
             if samples:
-                self._check_record(array)
-            self._check_chunks(array)
+                _compare(array, read_json(self.path, f"{name}/{ROOT}"), skip)
+            array.check_files()
         root.check(self.path)
         for key, value in self.attrs.items():
             if kind_of(key, value):
                 raise StoreError(f"{self.path}: attribute '{key}' is {str(value)[:60]!r}")
-
-    def _check_record(self, array: ChunkFiles) -> None:
-        # The array's own record is brought up to date at the end of a run only.
-        skip = () if self.complete else ("shape",)
-        _compare(array, read_json(self.path, f"{array.name}/{ROOT}"), skip)
-
-    def _check_chunks(self, array: ChunkFiles) -> None:
-        try:
-            there = set(os.listdir(self.path / array.name))
-        except FileNotFoundError:
-            there = set()
-        except OSError as error:
-            raise array.fault(f"cannot be read: {error.strerror}") from error
-        for index in range(array.count):
-            if (file := array.file(index)) not in there:
-                raise array.fault(f"chunk {file} is missing")
 
     @property
     def complete(self) -> bool:
@@ -180,23 +143,18 @@ class LatticeStore(Lattices):
     def read(self, start: int, stop: int) -> NDArray[Any]:
         if not 0 <= start <= stop <= self.n_samples:
             raise IndexError(f"samples {start}..{stop} of {self.n_samples}")
-        return self._read(self.field, start, stop)
-
-    def _read(self, name: str, start: int, stop: int) -> NDArray[Any]:
-        return self.arrays[name].checked(self.layout, start, stop)
+        return self.arrays[self.field].checked(self.layout, start, stop)
 
     def verify(self) -> None:
         """Read all that is stored; raises StoreError for what is not as it was written."""
-        for name, array in self.arrays.items():
+        for array in self.arrays.values():
             array.check_digests()
             if not array.digests:
                 for start in range(0, self.n_samples, array.step):
-                    self._read(name, start, min(start + array.step, self.n_samples))
+                    array.checked(self.layout, start, min(start + array.step, self.n_samples))
 
-    def variable(self, name: str) -> NDArray[Any]:
-        if not self.has(name):
-            raise StoreError(f"{self.path}: has no variable '{name}'")
-        return self._read(name, 0, self.n_samples)
+    def _scalar(self, name: str) -> NDArray[Any]:
+        return self.arrays[name].checked(self.layout, 0, self.n_samples)
 
     def digest(self) -> str:
         """Return the SHA-256 that names the samples and what they are.

@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -266,37 +266,44 @@ def chunk_shape(metadata: Mapping[str, Any]) -> tuple[int, ...]:
 
 # -- attributes -------------------------------------------------------------------------------
 
-_WHOLE = ("samples_planned", "chains", "every", "burn_in", "stint", "seed", "tie_seed")
-_TEXT = ("model", "algorithm", "rule", "method", "start")
-
-
-def kind_of(key: str, value: object) -> str:
-    """Return the kind of value that an attribute must have, "" if `value` is of it."""
-    fits, accepted = True, ""
-    if key == "temperature":
-        fits, accepted = is_temperature(value), "a positive number"
-    elif value is None:
-        fits, accepted = key != "samples_planned", "a whole number"
-    elif key in _WHOLE:
-        most = math.inf if key in ("seed", "tie_seed") else 2**63 - 1
-        fits, accepted = type(value) is int and 0 <= value <= most, "a whole number from 0 on"
-    elif key == "factor":
-        fits = type(value) in (int, float) and 1 <= value <= 2**31  # type: ignore[operator]
-        accepted = "a number from 1 on"
-    elif key == "L":
-        several = value if isinstance(value, list) else [value]
-        fits = several != [] and all(type(side) is int and 0 < side < 2**31 for side in several)
-        accepted = "a side, or a list of sides"
-    elif key in _TEXT:
-        fits, accepted = isinstance(value, str), "a text"
-    return "" if fits else accepted
-
 
 def is_temperature(value: object) -> bool:
     """Return whether an attribute can be a temperature: a positive number, or None."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return value is None
     return 0.0 < value < math.inf
+
+
+def _whole(value: Any, most: float = 2**63 - 1) -> bool:
+    return type(value) is int and 0 <= value <= most
+
+
+_Kind = tuple[Callable[[Any], bool], str]
+_WHOLE: _Kind = (_whole, "a whole number from 0 on")
+_SEED: _Kind = (lambda value: _whole(value, math.inf), _WHOLE[1])
+_TEXT: _Kind = (lambda value: isinstance(value, str), "a text")
+_KINDS: dict[str, _Kind] = {
+    "temperature": (is_temperature, "a positive number"),
+    "factor": (lambda v: type(v) in (int, float) and 1 <= v <= 2**31, "a number from 1 on"),
+    "L": (
+        lambda v: (
+            v != []
+            and all(
+                _whole(side, 2**31 - 1) and side for side in (v if isinstance(v, list) else [v])
+            )
+        ),
+        "a side, or a list of sides",
+    ),
+    **dict.fromkeys(("samples_planned", "chains", "every", "burn_in", "stint"), _WHOLE),
+    **dict.fromkeys(("seed", "tie_seed"), _SEED),
+    **dict.fromkeys(("model", "algorithm", "rule", "method", "start"), _TEXT),
+}
+
+
+def kind_of(key: str, value: object) -> str:
+    """Return the kind of value that an attribute must have, "" if `value` is of it."""
+    fits, accepted = _KINDS.get(key, (bool, ""))
+    return "" if fits(value) or (value is None and key != "samples_planned") else accepted
 
 
 def _plain(value: Any) -> Any:

@@ -26,7 +26,6 @@ import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -155,12 +154,7 @@ class StoreWriter:
     def __enter__(self) -> StoreWriter:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._lock.release()
 
     @property
@@ -282,9 +276,7 @@ class StoreWriter:
         """
         step, array = array.step, replace(array, digests="")
         first, last = self.committed // step, (total - 1) // step
-        for index in range(first, last + 1):
-            if not (self.path / array.name / (file := array.file(index))).is_file():
-                raise array.fault(f"chunk {file} is missing")
+        array.check_files(first)
         for index in sorted({first, last}):
             start, stop = max(self.committed, index * step), min(total, (index + 1) * step)
             array.checked(self._plan, start, stop)
