@@ -343,9 +343,8 @@ def generate(
             dask=dask, overwrite=overwrite,
         )  # fmt: skip
         filled, _ = made(
-            output, chain, weights, n, shape, run, seed=seed, truth=source, factor=factor,
-            weights_sha256=methods.sha256_of(weights),
-        )  # fmt: skip
+            output, chain, weights, n, shape, run, seed=seed, truth=source, factor=factor
+        )
         return _dataset(filled.lattices)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import math
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -17,21 +18,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from skild_phys.errors import (
-    BadInput,
-    Interrupted,
-    OutputTaken,
-    StoreError,
-    check_whole,
-    warn,
-)
+from skild_phys.errors import BadInput, Interrupted, OutputTaken, StoreError, check_whole, warn
 from skild_phys.files import AnyPath, printable
 from skild_phys.models import MODELS, Model, parse_temperature
 from skild_phys.models.ising import ISING_2D, ISING_3D
 from skild_phys.models.potts import potts
 from skild_phys.plugins import load_plugins, one_of
-from skild_phys.rng import STREAMS, generator, input_seed
-from skild_phys.rules import RULES, coarsen
+from skild_phys.rng import STREAMS, Streams, generator, input_seed
+from skild_phys.rules import RULES
 from skild_phys.runner import GPU_BATCH, Filled, Run, fill_store
 from skild_phys.skild.chain import Chain
 from skild_phys.skild.coarse import CoarseInput
@@ -53,18 +47,6 @@ Called once per sample. `coarse` (ly, lx) or (lz, ly, lx) float64: means of bloc
 a field (of Potts states int8 states, or the counts (q, ly, lx) of each in a block). Returns one
 configuration, `factor` times its sides: spins of -1 and +1, states, or for coarse fields a field.
 """
-
-
-class Task(NamedTuple):
-    """What a method is asked to do: refine `coarse` under `seed`.
-
-    `there` are the attributes of a store that the run may resume.
-    """
-
-    coarse: CoarseInput
-    seed: int
-    run: Run
-    there: Mapping[str, Any]
 
 
 class Prepared(NamedTuple):
@@ -96,8 +78,13 @@ class Method(ABC):
         """
 
     @abstractmethod
-    def prepare(self, task: Task) -> Prepared:
-        """Return the sampler for a coarse input that `check` has seen."""
+    def prepare(
+        self, coarse: CoarseInput, seed: int, run: Run, there: Mapping[str, Any]
+    ) -> Prepared:
+        """Return the sampler for a coarse input that `check` has seen.
+
+        `there` are the attributes of a store that the run may resume.
+        """
 
     def temperature(self, coarse: CoarseInput) -> float | None:
         """Return the temperature (J / k_B) that the samples are of, as far as it is known."""
@@ -137,15 +124,6 @@ def _hamiltonian_of(coarse: CoarseInput, option: str, value: object) -> Model:
     return model
 
 
-def _exact_rules() -> str:
-    return one_of(rule.name for rule in RULES.values() if rule.exact)
-
-
-def _needs_monte_carlo(coarse: CoarseInput, name: str) -> None:
-    if not coarse.rule.exact:
-        raise BadInput("rule", coarse.rule.name, f"{_exact_rules()} for {name}")
-
-
 def _temperature(coarse: CoarseInput, given: float | str | None, option: str, value: Any) -> float:
     """Return the temperature that is given, or else the input's own; raises BadInput."""
     model = _hamiltonian_of(coarse, option, value)
@@ -153,6 +131,10 @@ def _temperature(coarse: CoarseInput, given: float | str | None, option: str, va
     if known is None:
         raise BadInput("T", None, "the temperature: the input does not say it")
     return float(known)
+
+
+def _exact_rules() -> str:
+    return one_of(rule.name for rule in RULES.values() if rule.exact)
 
 
 # -- the methods -------------------------------------------------------------------------------
@@ -165,20 +147,30 @@ class Fill(Method):
     name = "fill"
 
     def check(self, coarse: CoarseInput) -> list[str]:
-        _needs_monte_carlo(coarse, self.name)
+        if not coarse.rule.exact:
+            raise BadInput("rule", coarse.rule.name, f"{_exact_rules()} for {self.name}")
         return []
 
-    def prepare(self, task: Task) -> Prepared:
+    def prepare(
+        self, coarse: CoarseInput, seed: int, run: Run, there: Mapping[str, Any]
+    ) -> Prepared:
         # A fill makes no moves: any temperature does.
-        target = _target(task.coarse, _model_of_values(task.coarse), 1.0)
-        return Prepared(_MonteCarlo(target, task.seed, 0), {})
+        return Prepared(_MonteCarlo.of(coarse, _model_of_values(coarse), 1.0, seed, 0), {})
 
     def compile(self, coarse: CoarseInput) -> None:
-        _compile_moves(coarse, 0)
+        """Fill one coarse block, for a factor whose moves are the same."""
+        from skild_phys.simulation.conditional.chains import CLUSTERS_FROM
+
+        factor, d = CLUSTERS_FROM if coarse.factor >= CLUSTERS_FROM else 2, len(coarse.shape)
+        fine = np.full((1, *[factor] * d), _model_of_values(coarse).values[-1], dtype=np.int8)
+        raw = coarse.rule.coarsen(fine, factor, q=coarse.q)
+        one = replace(coarse, n=1, shape=(1,) * d, factor=factor, read=lambda *span: raw)
+        sampler, _ = self.prepare(one, 0, Run(), {})
+        sampler(raw, [0], one.ties(slice(1)), lambda: False)
 
 
 @dataclass(frozen=True)
-class Exact(Method):
+class Exact(Fill):
     """Constrained Monte Carlo of the known Hamiltonian: a random fill, then sweeps."""
 
     name = "exact"
@@ -200,12 +192,13 @@ class Exact(Method):
         return _temperature(coarse, self.T, "method", self.name)
 
     def check(self, coarse: CoarseInput) -> list[str]:
-        _needs_monte_carlo(coarse, self.name)
+        super().check(coarse)
         self.temperature(coarse)
         return []
 
-    def prepare(self, task: Task) -> Prepared:
-        coarse, seed, run, there = task
+    def prepare(
+        self, coarse: CoarseInput, seed: int, run: Run, there: Mapping[str, Any]
+    ) -> Prepared:
         model, heat = _hamiltonian_of(coarse, "method", self.name), self.temperature(coarse)
         sweeps, measured = self.sweeps, {}
         if sweeps is None and {"tau_int", "sweeps"} <= there.keys():
@@ -217,16 +210,14 @@ class Exact(Method):
         if sweeps is None:
             sweeps, tau = _pilot(coarse, model, heat, seed, run.stop)
             measured = {"tau_int": tau}
-        sampler = _MonteCarlo(_target(coarse, model, heat), seed, sweeps)
+        sampler = _MonteCarlo.of(coarse, model, heat, seed, sweeps)
         return Prepared(sampler, {"sweeps": sweeps, **measured})
 
     def compile(self, coarse: CoarseInput) -> None:
-        _compile_moves(coarse, 1)
-        if self.sweeps is None:
-            one = (1,) * len(coarse.shape)
-            model, factor, raw = _one_block(coarse)
-            small = replace(coarse, n=1, shape=one, factor=factor, read=lambda start, stop: raw)
-            _pilot(small, model, 1.0, 0, lambda: False)
+        from skild_phys.simulation.conditional.chains import SWEEPS_PER_CLUSTERS
+
+        sweeps = self.sweeps and SWEEPS_PER_CLUSTERS
+        super(Exact, replace(self, T=1.0, sweeps=sweeps)).compile(coarse)
 
 
 @dataclass(frozen=True)
@@ -301,20 +292,23 @@ class SKILD(Chain, Method):
         differs = self.weights.differs(system)
         return [f"{coarse.path.name} {differs}"] if differs else []
 
-    def prepare(self, task: Task) -> Prepared:
+    def prepare(
+        self, coarse: CoarseInput, seed: int, run: Run, there: Mapping[str, Any]
+    ) -> Prepared:
         from skild_phys.skild.equations import sampler_name
         from skild_phys.skild.networks import arithmetic
-        from skild_phys.skild.refine import SkildRefiner
         from skild_phys.skild.schedule import chain_record
+        from skild_phys.skild.weights import weights_sha256
 
-        coarse, seed, run, _ = task
+        if self.weights.basis != "dft":
+            raise BadInput("checkpoint", f"weights in the basis {self.weights.basis}", "dft")
         lambdas, step = self.lambdas(coarse), self.sampler or "stochastic"
-        sampler: Sampler = SkildRefiner(self.weights, coarse, lambdas, step, seed, run.device)
+        sampler: Sampler = SkildSampler(self.weights, coarse, lambdas, step, seed, run.device)
         if self.polish:
             model = _hamiltonian_of(coarse, "polish", self.polish)
             heat = self.temperature(coarse) or 0.0
-            sampler = _MonteCarlo(_target(coarse, model, heat), seed, self.polish, sampler)
-        attrs = {"polish": self.polish, "weights_sha256": sha256_of(self.weights)}
+            sampler = _MonteCarlo.of(coarse, model, heat, seed, self.polish, sampler)
+        attrs = {"polish": self.polish, "weights_sha256": weights_sha256(self.weights)}
         attrs["sampler"] = sampler_name(step)
         return Prepared(
             sampler, attrs | chain_record(lambdas) | {"arithmetic": arithmetic(run.device)}
@@ -325,7 +319,7 @@ class SKILD(Chain, Method):
 
         compile_sampling()
         if self.polish:
-            _compile_moves(coarse, 1)
+            Exact(self.polish).compile(coarse)
 
 
 @dataclass(frozen=True)
@@ -349,8 +343,10 @@ class OwnMethod(Method):
     def check(self, coarse: CoarseInput) -> list[str]:
         return []
 
-    def prepare(self, task: Task) -> Prepared:
-        return Prepared(_Own(task.coarse, self.function, task.seed), {})
+    def prepare(
+        self, coarse: CoarseInput, seed: int, run: Run, there: Mapping[str, Any]
+    ) -> Prepared:
+        return Prepared(_Own(coarse, self.function, self.name, seed), {})
 
 
 METHODS: dict[str, type[Method]] = {"skild": SKILD, "exact": Exact, "fill": Fill}
@@ -370,29 +366,29 @@ def method_of(method: str | Own | Method, **options: Any) -> Method:
 
     Raises BadInput for an unknown name, and for an option that the method does not use.
     """
-    given = {k: v for k, v in options.items() if v is not None and v is not False}
-    kind: Callable[..., Method]
+    own: set[str] = set()
     if isinstance(method, str):
-        known = all_methods()
-        if method not in known:
-            raise BadInput("method", method, one_of(known))
-        kind, own, name = known[method], {one.name for one in fields(known[method])}, method
+        if method not in METHODS and method not in all_methods():
+            raise BadInput("method", method, one_of(METHODS))
+        own, name = {one.name for one in fields(METHODS[method])}, method
     elif isinstance(method, Method):
-        kind, own, name = (lambda: method), set(), method.name
+        name = method.name
     elif callable(method):
-        kind, own = functools.partial(OwnMethod, method), set()
-        name = getattr(method, "__name__", "own")
+        method = OwnMethod(method)
+        name = method.name
     else:
         raise BadInput("method", type(method).__name__, f"{one_of(METHODS)}, or a function")
+    given = {k: v for k, v in options.items() if v is not None and v is not False}
     for option, value in given.items():
-        if option not in own:
-            if option == "polish" and value == 0:
-                continue
-            if option == "T":
-                raise BadInput("T", value, "no temperature: only exact and polish= use one")
-            zero = "0" if option == "polish" else "nothing"
-            raise BadInput(option, str(value), f"{zero}: method {name} does not use it")
-    return kind(**{option: value for option, value in given.items() if option in own})
+        if option in own or (option == "polish" and value == 0):
+            continue
+        if option == "T":
+            raise BadInput("T", value, "no temperature: only exact and polish= use one")
+        zero = "0" if option == "polish" else "nothing"
+        raise BadInput(option, str(value), f"{zero}: method {name} does not use it")
+    if isinstance(method, Method):
+        return method
+    return METHODS[method](**{option: value for option, value in given.items() if option in own})
 
 
 # -- weights -----------------------------------------------------------------------------------
@@ -400,8 +396,6 @@ def method_of(method: str | Own | Method, **options: Any) -> Method:
 
 def weights_of(checkpoint: AnyPath | Weights | None) -> Weights:
     """Return weights, from a file if it is one, or the shipped ones; raises WeightsError."""
-    import os
-
     from skild_phys.skild.weights import Weights, shipped_weights
 
     if isinstance(checkpoint, Weights):
@@ -421,21 +415,28 @@ def _loaded(path: Path, state: object) -> Weights:
     return load_weights(path)
 
 
-@functools.lru_cache(maxsize=4)
-def sha256_of(weights: Weights) -> str:
-    """Return the SHA-256 of weights; the last few are kept."""
-    from skild_phys.skild.weights import weights_sha256
-
-    return weights_sha256(weights)
-
-
 # -- samplers ----------------------------------------------------------------------------------
 
 
-def _target(coarse: CoarseInput, model: Model, temperature: float) -> Conditional:
-    from skild_phys.simulation.conditional import Conditional
+@dataclass(frozen=True)
+class SkildSampler:
+    """A chain of SKILD for each coarse configuration."""
 
-    return Conditional(model, coarse.rule, coarse.factor, temperature, coarse.shape)
+    weights: Weights
+    coarse: CoarseInput
+    lambdas: NDArray[np.float64]
+    step: Any
+    seed: int
+    device: str = "cpu"
+
+    def __call__(
+        self, raw: Lattices, index: Sequence[int], ties: Lattices | None, stop: Stop
+    ) -> Lattices:
+        from skild_phys.skild.skild import built
+
+        coarse, streams = self.coarse, [Streams.of(self.seed, i) for i in index]
+        skild = built(self.weights, coarse.fine_shape, self.device, self.step)
+        return skild.refine(raw, coarse.rule, coarse.factor, self.lambdas, streams, ties, stop)
 
 
 @dataclass(frozen=True)
@@ -446,6 +447,13 @@ class _MonteCarlo:
     seed: int
     sweeps: int
     first: Sampler | None = None
+
+    @classmethod
+    def of(cls, coarse: CoarseInput, model: Model, temperature: float, *more: Any) -> _MonteCarlo:
+        from skild_phys.simulation.conditional import Conditional
+
+        known = Conditional(model, coarse.rule, coarse.factor, temperature, coarse.shape)
+        return cls(known, *more)
 
     def __call__(
         self, raw: Lattices, index: Sequence[int], ties: Lattices | None, stop: Stop
@@ -462,23 +470,21 @@ class _MonteCarlo:
 class _Own:
     coarse: CoarseInput
     function: Own
+    name: str
     seed: int
 
     def __call__(
         self, raw: Lattices, index: Sequence[int], ties: Lattices | None, stop: Stop
     ) -> Lattices:
-        coarse = self.coarse
-        scale = coarse.rule.scale("spins", coarse.factor, len(coarse.shape))
-        whole = raw.dtype.kind == "i"
-        values = raw if coarse.q else raw.astype(np.float64) * (scale if whole else 1.0)
-        fine = []
-        for i, one in zip(index, values):
-            made = np.asarray(
-                self.function(one, coarse.factor, generator(self.seed, "noise", int(i)))
-            )
+        coarse, fine = self.coarse, []
+        if not coarse.q:
+            scale = coarse.rule.scale("spins", coarse.factor, len(coarse.shape))
+            raw = raw.astype(np.float64) * (scale if raw.dtype.kind == "i" else 1.0)
+        for i, one in zip(index, raw):
+            made = np.asarray(self.function(one, coarse.factor, generator(self.seed, "noise", i)))
             if made.shape != coarse.fine_shape or made.dtype.kind not in "iuf":
                 shown = f"numbers of shape {coarse.fine_shape}, not {made.dtype} {made.shape}"
-                raise BadInput("method", f"what {_name(self.function)} returned", shown)
+                raise BadInput("method", f"what {self.name} returned", shown)
             fine.append(made)
         made = np.stack(fine)
         if coarse.real:
@@ -486,12 +492,8 @@ class _Own:
         allowed = _model_of_values(coarse).values
         if not np.isin(made, allowed).all():
             accepted = f"configurations of {', '.join(map(str, allowed))} alone"
-            raise BadInput("method", f"what {_name(self.function)} returned", accepted)
+            raise BadInput("method", f"what {self.name} returned", accepted)
         return made.astype(np.int8)
-
-
-def _name(function: object) -> str:
-    return str(getattr(function, "__name__", type(function).__name__))
 
 
 def _pilot(
@@ -500,7 +502,7 @@ def _pilot(
     """Return how many sweeps method `exact` makes, and tau of the first lattices of `coarse`."""
     from skild_phys.simulation.conditional import measure_sweeps, pilot_chains
 
-    target = _target(coarse, model, temperature)
+    target = _MonteCarlo.of(coarse, model, temperature, seed, 0).target
     first = pilot_chains(coarse.n, target)
     ties = coarse.ties(slice(first))
     try:
@@ -508,24 +510,6 @@ def _pilot(
     except Interrupted:
         raise Interrupted("interrupted before the first lattice; nothing was changed") from None
     return found.sweeps, found.tau
-
-
-def _one_block(coarse: CoarseInput) -> tuple[Model, int, Lattices]:
-    """Return a model like the input's, a factor whose moves are the same, and one coarse block."""
-    from skild_phys.simulation.conditional.chains import CLUSTERS_FROM
-
-    model, factor = _model_of_values(coarse), CLUSTERS_FROM if coarse.factor >= CLUSTERS_FROM else 2
-    fine = np.full((1, *[factor] * model.dimension), model.values[-1], dtype=np.int8)
-    return model, factor, coarsen(fine, coarse.rule, factor, q=coarse.q)
-
-
-def _compile_moves(coarse: CoarseInput, rounds: int) -> None:
-    from skild_phys.simulation.conditional import sample
-    from skild_phys.simulation.conditional.chains import SWEEPS_PER_CLUSTERS
-
-    model, factor, raw = _one_block(coarse)
-    small = replace(coarse, factor=factor, shape=(1,) * model.dimension)
-    sample(_target(small, model, 1.0), raw, 0, [0], rounds * SWEEPS_PER_CLUSTERS)
 
 
 # -- refinement --------------------------------------------------------------------------------
@@ -571,7 +555,7 @@ def refine(
     there = {} if output is None or run.overwrite else _attributes_at(output)
     streams = there.get("streams") if there else STREAMS
     own_seed = input_seed(streams, seed, coarse.n, coarse.read)
-    sampler, known = method.prepare(Task(coarse, own_seed, run, there))
+    sampler, known = method.prepare(coarse, own_seed, run, there)
     real = coarse.real if method.spins is None else not method.spins
     make = _Refine(coarse, sampler, method.name, copies, real)
     carried = {key: coarse.attrs[key] for key in ("model", "couplings") if key in coarse.attrs}

@@ -67,7 +67,7 @@ def command(
     skild-phys generate --L 64
     skild-phys generate --truth fine.zarr --factor 4 -o marginal.zarr
     """
-    from skild_phys.methods import sha256_of, weights_of
+    from skild_phys.methods import weights_of
     from skild_phys.skild.generate import generate, opened_truth, start_of
     from skild_phys.skild.weights import shipped_weights
 
@@ -87,7 +87,7 @@ def command(
         "generating", n, output, default,
         lambda path, run: generate(
             path, chain, weights, n, sides, run,
-            seed=seed, truth=source, factor=factor, weights_sha256=sha256_of(weights),
+            seed=seed, truth=source, factor=factor,
         ),
         given, "torch", inputs=[truth] if truth else [],
     )  # fmt: skip

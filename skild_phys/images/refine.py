@@ -22,13 +22,11 @@ from skild_phys.skild.data import ImageLattices, fields_of, pixels_of
 from skild_phys.skild.equations import Correct, Stop
 from skild_phys.skild.generate import image_batch, padded
 from skild_phys.skild.networks import arithmetic
-from skild_phys.skild.refine import Lattices, built
 from skild_phys.skild.schedule import chain_record
-from skild_phys.skild.skild import Skild, white_noise
+from skild_phys.skild.skild import Skild, built, white_noise
 from skild_phys.skild.spectrum import turned
 from skild_phys.skild.weights import Weights, refining_lambda, weights_sha256
-from skild_phys.store import Lattices as Input
-from skild_phys.store import streams_at
+from skild_phys.store import Lattices, streams_at
 
 _ROUNDS, _HALF_A_LEVEL = 30, 0.5 / 127.5
 # Of cutting off what is beyond black and white and making good what that takes away, at most; and
@@ -113,7 +111,9 @@ def coarsen_images(
     attrs |= {"parent_store": printable(images.path.name), "parent_sha256": images.digest()}
     attrs |= {"truth_sha256": images.identity(), **run.attrs}
 
-    def make(index: NDArray[np.int64], fields: Lattices, *, stop: Stop) -> dict[str, Lattices]:
+    def make(
+        index: NDArray[np.int64], fields: NDArray[Any], *, stop: Stop
+    ) -> dict[str, NDArray[Any]]:
         low = pixels_of(operator.apply(fields.astype(np.float64)))
         return {"image": low, "parent": images.first + index}
 
@@ -122,7 +122,7 @@ def coarsen_images(
 
 
 def refine_images(
-    low: Input,
+    low: Lattices,
     output: AnyPath,
     spec: ImageRefineSpec,
     weights: Weights | None,
@@ -189,7 +189,7 @@ class _Refine:
 
     def __call__(
         self, index: NDArray[np.int64], pixels: NDArray[np.uint8], *, stop: Stop
-    ) -> dict[str, Lattices]:
+    ) -> dict[str, NDArray[Any]]:
         full, fields = padded(index, self.batch), fields_of(pixels)
         given = fields[full - index[0]]
         made: NDArray[Any]
@@ -204,7 +204,7 @@ class _Refine:
         return {"image": images, "parent": self.ids[index], "misfit": squares}
 
 
-def _check_weights(weights: Weights, images: Input) -> None:
+def _check_weights(weights: Weights, images: Lattices) -> None:
     """Raise BadInput or StoreError unless `weights` are of images with these channels."""
     if not weights.channels or weights.basis != "dct":
         raise BadInput("checkpoint", "weights of lattices", "weights of images, in the basis dct")

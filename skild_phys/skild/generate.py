@@ -21,9 +21,9 @@ from skild_phys.skild.chain import Chain
 from skild_phys.skild.data import ImageLattices, pixels_of
 from skild_phys.skild.equations import Stop, sampler_name
 from skild_phys.skild.networks import arithmetic
-from skild_phys.skild.refine import built
 from skild_phys.skild.schedule import chain_record
-from skild_phys.skild.weights import Weights
+from skild_phys.skild.skild import built
+from skild_phys.skild.weights import Weights, weights_sha256
 from skild_phys.store import Lattices, Plan, Source, open_lattices, sides, streams_at
 
 _CPU_NUMBERS = 2**16
@@ -97,7 +97,6 @@ def generate(
     seed: int = 0,
     truth: Lattices | ImageLattices | None = None,
     factor: int | None = None,
-    weights_sha256: str | None = None,
 ) -> tuple[Filled, list[str]]:
     """Generate `n_samples` lattices into the store `output`, or into memory.
 
@@ -110,7 +109,7 @@ def generate(
     What was done, and what is to be minded (`Weights.warnings`), an attribute of the store too.
     """
     check_whole("seed", seed, 0)
-    sampler = chain.sampler or weights.usual_sampler
+    sha256, sampler = weights_sha256(weights), chain.sampler or weights.usual_sampler
     lambdas, minded = chain.generating(weights, shape, factor)
     minded = minded if truth is None else []
     streams = STREAMS if output is None else streams_at(output, run.overwrite)
@@ -121,7 +120,7 @@ def generate(
         "seed": seed,
         "streams": streams,
         "sampler": sampler_name(sampler),
-        "weights_sha256": weights_sha256,
+        "weights_sha256": sha256,
         "arithmetic": arithmetic(run.device),
         "warnings": minded or None,
         **chain_record(lambdas),
@@ -135,7 +134,7 @@ def generate(
     batch = image_batch((weights.channels, *shape), run.device) if weights.channels else 1
     make = _Generate(
         weights, lambdas, shape, sampler, run.device,
-        system_seed(streams, seed, weights_sha256, *shape), batch,
+        system_seed(streams, seed, sha256, *shape), batch,
         None if truth is None else getattr(truth, "first", 0), getattr(truth, "scale", 1.0),
     )  # fmt: skip
     usual = max(1, min(1024, 2**19 // math.prod(shape))) if not weights.channels else 4 * batch

@@ -314,3 +314,9 @@ class Skild:
         denoise = functools.partial(self.denoiser, given=given)
         y, found = run_chain(self.process, y, lambdas, denoise, step, noise, stop)
         return found.last(step, y)
+
+
+@functools.lru_cache(maxsize=8)
+def built(weights: Weights, shape: tuple[int, ...], device: str, sampler: Sampler) -> Skild:
+    """Return `Skild.of` weights; the last few are kept."""
+    return Skild.of(weights, shape, device, sampler)

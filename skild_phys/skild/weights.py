@@ -5,6 +5,7 @@ A record without an entry, of an earlier version, has its default.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -241,8 +242,9 @@ def _record(weights: Weights) -> dict[str, Any]:
     return record | {"format": _FORMAT, "spectrum": weights.spectrum.record()}
 
 
+@functools.lru_cache(maxsize=4)
 def weights_sha256(weights: Weights) -> str:
-    """Return the SHA-256 that stands in the file of `weights`: of its record and tensors."""
+    """Return the SHA-256 that stands in the file of `weights`; the last few are kept."""
     return content_sha256(_record(weights), weights.tensors)
 
 

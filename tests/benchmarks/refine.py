@@ -97,13 +97,13 @@ def _measured(coarse: CoarseInput, method: SKILD, threads: int) -> dict[str, Any
     """
     import torch
 
-    from skild_phys.methods import Exact
+    from skild_phys.methods import Exact, SkildSampler
     from skild_phys.rules.conditions import Blocks, KeptModes, Sites
-    from skild_phys.skild.refine import SkildRefiner, built
+    from skild_phys.skild.skild import built
     from skild_phys.skild.spins import MeanField
 
     lambdas, clock = method.lambdas(coarse), Clock()
-    refiner = SkildRefiner(method.weights, coarse, lambdas, method.sampler or "stochastic", 0)
+    refiner = SkildSampler(method.weights, coarse, lambdas, method.sampler or "stochastic", 0)
     coins = coarse.ties(slice(None))
 
     def refine_one(i: int) -> None:

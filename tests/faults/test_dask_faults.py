@@ -121,8 +121,7 @@ def made(kind: str, run: Run, folder: Path) -> Path:
         coarsen(fine, path, "majority", 4, run)
         return path
     if kind == "generate":
-        sha, chain = "0" * 64, Chain(steps=2)
-        generate(path, chain, tiny_weights(), 8, (16, 16), run, seed=2, weights_sha256=sha)
+        generate(path, Chain(steps=2), tiny_weights(), 8, (16, 16), run, seed=2)
         return path
     coarse = open_coarse(coarsen(fine, None, "block_mean", 4, Run()).lattices, None, None)
     how = {"skild": SKILD(steps=2, checkpoint=tiny_weights(), any_system=True), "fill": Fill()}
