@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 from store_helpers import simulate
 
-from skild_phys.errorbars import Chains, ErrorMethod, Estimate, jackknife
+from skild_phys.errorbars import Chains, ErrorMethod, Estimate, Means, jackknife
 from skild_phys.measurement.agreement import Agreement, agreement_of
 from skild_phys.measurement.compare import _independent
 from skild_phys.measurement.measure import collect
@@ -19,6 +19,11 @@ from skild_phys.simulation.spec import SimulationSpec
 from skild_phys.store import open_store
 
 PLACES = np.arange(5)
+
+
+def apart_of(*sides: tuple[Means, Chains]) -> Estimate:
+    """Return the difference of two independent ensembles."""
+    return _independent(ErrorMethod(), lambda a, b: a["x"] - b["x"], *sides, influence=True)
 
 
 def residuals(n: int, seed: int, shift: float = 0.0) -> np.ndarray:
@@ -137,11 +142,8 @@ def test_probabilities_are_uniform_on_correlated_chains(kind: str) -> None:
     assert stats.kstest(naive, "uniform").pvalue < 1e-6
     apart = []
     for one, two in zip(sets, autoregressive(kind, 200, 200, 9)):
-        sides = (
-            jackknife(lambda m: m["x"], {"x": a}, chains=one_chain(len(a)), influence=True)
-            for a in (one, two)
-        )
-        apart.append(agreement_of(_independent(*sides), np.arange(7)).p)
+        sides = (({"x": a}, one_chain(len(a))) for a in (one, two))
+        apart.append(agreement_of(apart_of(*sides), np.arange(7)).p)
     assert stats.kstest(apart, "uniform").pvalue > 1e-3
 
 
@@ -173,11 +175,8 @@ def test_probabilities_are_uniform_on_metropolis_chains(tmp_path: Path) -> None:
     def differences(one: int, two: int) -> list[float]:
         found = []
         for sides in zip(rows[one], rows[two]):
-            estimates = [
-                jackknife(lambda m: m["x"], {"x": a}, chains=one_chain(draws), influence=True)
-                for a in sides
-            ]
-            found.append(agreement_of(_independent(*estimates), np.arange(4)).p)
+            estimates = (({"x": a}, one_chain(draws)) for a in sides)
+            found.append(agreement_of(apart_of(*estimates), np.arange(4)).p)
         return found
 
     assert stats.kstest(differences(1, 2), "uniform").pvalue > 1e-3

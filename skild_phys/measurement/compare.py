@@ -136,7 +136,9 @@ def compare(
     BadInput : a store whose lattices do not fit the truth's; names that are not one a store.
     StoreError : a store without lattices, of counts of states, or a damaged one.
     """
-    called = _names(stores, names)
+    if names is not None:
+        check_names(names, len(stores))
+    called = names or numbered([printable(Path(s.path).resolve().stem) for s in stores])
     for store in (truth, *stores):
         _check(store, truth)
     system, rows = System.of(truth, seed=errors.seed), rows_of(truth, max_rows)
@@ -193,33 +195,24 @@ class _Sides:
         """Whether rows belong together; then `shared` compares configurations with parents."""
         return self.shared is not None
 
+    def both(
+        self, function: Callable[[Means, Means], Array], of: Observable, influence: bool = False
+    ) -> Estimate:
+        """Return a function of the means of what `of` needs, the store's and the truth's."""
+        own, truth = self.found.needed(of), self.reference.needed(of)
+        if self.paired:
+            return self.errors(function, own, truth, chains=self.chains, influence=influence)
+        sides = (own, self.chains), (truth, self.reference_chains)
+        return _independent(self.errors, function, *sides, influence)
+
     def difference(self, observable: Observable) -> Estimate:
         """Return the store's value less the truth's."""
-        influence = observable.judged
-        if not self.paired:
-            return _independent(
-                estimate(observable, self.found, self.chains, self.errors, influence),
-                estimate(observable, self.reference, self.reference_chains, self.errors, influence),
-            )
         system = self.found.system
-        return self.errors(
-            lambda m, t: np.asarray(observable(m, system) - observable(t, system)),
-            self.found.needed(observable),
-            self.reference.needed(observable),
-            chains=self.chains,
-            influence=influence,
-        )
 
-    def joint(self, joint: Observable) -> Estimate:
-        """Return a function of both; errors of independent ensembles add in quadrature."""
-        own, truth = self.found.needed(joint), self.reference.needed(joint)
-        if self.paired:
-            return self.errors(joint.function, own, truth, chains=self.chains)
-        means = [{n: a.mean(axis=0) for n, a in side.items()} for side in (own, truth)]
-        return _together(
-            self.errors(lambda m: joint.function(m, means[1]), own, chains=self.chains),
-            self.errors(lambda t: joint.function(means[0], t), truth, chains=self.reference_chains),
-        )
+        def less(own: Means, truth: Means) -> Array:
+            return np.asarray(observable(own, system) - observable(truth, system))
+
+        return self.both(less, observable, observable.judged)
 
 
 @dataclass(frozen=True)
@@ -277,12 +270,20 @@ class _Truth:
             about = f"{one.long_name}, store - truth"
             add_estimate(data, replace(one, name=f"{one.name}_residual", long_name=about), residual)
             if one.judged:
-                together[one.name] = _judged(one, residual)
+                at = np.arange(residual.value.size)
+                if one.axis is not None and one.axis.dense:
+                    at = at[1:][(at[1:] & at[:-1]) == 0]  # 1, 2, 4 .. steps
+                together[one.name] = agreement_of(residual, at)
         for one in sides.shared or ():
             add_estimate(data, one, estimate(one, found, sides.chains, self.errors))
         for one in _joints(found, sides.reference, self.wanted):
-            both = sides.joint(one)
-            add_estimate(data, one, _noise(both) if one.name == _NOISE else both)
+            both = sides.both(one.function, one)
+            if one.name == _NOISE:
+                # The mean of |x| for a Gaussian x of standard deviation sigma is sigma sqrt(2/pi).
+                unknown = np.asarray(np.nan)
+                noise = np.asarray(both.error.sum() / np.sqrt(2 * np.pi))
+                both = Estimate(noise, unknown, unknown, unknown, unknown)
+            add_estimate(data, one, both)
         own, truth = (s.attrs.get("temperature") for s in (store, self.store))
         notes = list(pairing.notes)
         if not (own is None or truth is None or math.isclose(own, truth, rel_tol=1e-9)):
@@ -321,31 +322,31 @@ class _Truth:
         return replace(residual, value=value, error=error, influence=moved)
 
 
-def _judged(observable: Observable, residual: Estimate) -> Agreement:
-    """Judge a residual at every distance, on a dense axis at 1, 2, 4 .. steps."""
-    at = np.arange(residual.value.size)
-    if observable.axis is not None and observable.axis.dense:
-        at = at[1:][(at[1:] & at[:-1]) == 0]
-    return agreement_of(residual, at)
-
-
-def _together(own: Estimate, truth: Estimate) -> Estimate:
-    """Return `own` with the error of both, which are independent."""
-    return replace(
-        own,
-        error=np.hypot(own.error, truth.error),
-        tau=np.maximum(own.tau, truth.tau),
-        tau_error=np.full_like(own.tau_error, np.nan),
-        n_eff=np.minimum(own.n_eff, truth.n_eff),
+def _independent(
+    errors: ErrorMethod,
+    function: Callable[[Means, Means], Array],
+    own: tuple[Means, Chains | None],
+    truth: tuple[Means, Chains | None],
+    influence: bool = False,
+) -> Estimate:
+    """Return a function of two independent ensembles: errors add in quadrature."""
+    means = [{name: a.mean(axis=0) for name, a in rows.items()} for rows, _ in (own, truth)]
+    first, second = (
+        errors(of, rows, chains=chains, influence=influence)
+        for of, (rows, chains) in (
+            (lambda m: function(m, means[1]), own),
+            (lambda m: function(means[0], m), truth),
+        )
     )
-
-
-def _independent(own: Estimate, truth: Estimate) -> Estimate:
-    """Return own - truth of two independent ensembles."""
-    with np.errstate(invalid="ignore"):
-        value = np.asarray(own.value - truth.value)
-    both = own.influence + truth.influence if own.influence and truth.influence else ()
-    return replace(_together(own, truth), value=value, influence=both)
+    both = first.influence + second.influence
+    return replace(
+        first,
+        error=np.hypot(first.error, second.error),
+        tau=np.maximum(first.tau, second.tau),
+        tau_error=np.full_like(first.tau_error, np.nan),
+        n_eff=np.minimum(first.n_eff, second.n_eff),
+        influence=both if len(both) == 2 else (),
+    )
 
 
 def _joints(
@@ -385,13 +386,6 @@ def _joints(
     return made
 
 
-def _noise(difference: Estimate) -> Estimate:
-    """Return the total variation that the errors of a difference alone would give."""
-    # The mean of |x| for a Gaussian x of standard deviation sigma is sigma sqrt(2 / pi).
-    noise, unknown = np.asarray(difference.error.sum() / np.sqrt(2 * np.pi)), np.asarray(np.nan)
-    return Estimate(noise, unknown, unknown, unknown, unknown)
-
-
 def _check(store: Lattices, truth: Lattices) -> None:
     check_measurable(store)
     kinds = [(s.shape, s.q, s.layout.components) for s in (store, truth)]
@@ -409,14 +403,6 @@ def numbered(names: Sequence[str]) -> list[str]:
         tries = (name, *(f"{name} {i}" for i in range(2, len(names) + 1)))
         found.append(next(n for n in tries if n not in found))
     return found
-
-
-def _names(stores: Sequence[Lattices], names: Sequence[str] | None) -> list[str]:
-    """Return the names of the stores, those of their files by default; raises BadInput."""
-    if names is None:
-        return numbered([printable(Path(store.path).resolve().stem) for store in stores])
-    check_names(names, len(stores))
-    return list(names)
 
 
 def check_names(names: Sequence[str], stores: int) -> None:
@@ -474,7 +460,4 @@ def _pictures(
 
 
 def _layer(values: NDArray[Any], scale: float) -> NDArray[Any]:
-    found = np.asarray(values[0] * scale)
-    while found.ndim > 2:
-        found = found[0]
-    return found
+    return np.asarray(values[(0,) * (values.ndim - 2)] * scale)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +26,7 @@ _COLUMNS = (
     "model", "observable", "at", "unit", "truth", "truth_err", "value", "err",
     "residual", "residual_err", "sigmas", "theory",
 )  # fmt: skip
+_FREQUENCY = "pattern_frequency_residual"
 _OF_BOTH = (
     "patterns_tv", "patterns_tv_noise", "patterns_kl", "site_agreement", "coarse_agreement",
     *(f"{name}_ratio" for name in RATIOS),
@@ -38,37 +39,32 @@ def table(comparison: Comparison) -> pd.DataFrame:
     Columns as in `_COLUMNS`; `at` is the side, distance, wave number or size (NaN for scalars).
     Pattern frequencies are left out: their distances are in the table, all 512 in the datasets.
     """
-    lines = [
-        line
-        for store in comparison.stores
-        for name in (*_compared(store), *(n for n in _OF_BOTH if n in store.data))
-        for line in _lines(comparison, store, name)
-    ]
-    return pd.DataFrame(lines, columns=list(_COLUMNS))
+    lines, truth = [], comparison.truth
+    for store in comparison.stores:
+        columns = {
+            "truth": (truth, ""), "truth_err": (truth, "_err"), "theory": (truth, "_theory"),
+            "value": (store.data, ""), "err": (store.data, "_err"),
+            **{end: (store.data, f"_{end}") for end in ("residual", "residual_err")},
+        }  # fmt: skip
+        residuals = [n for n in map(str, store.data) if n.endswith("_residual")]
+        names = [n.removesuffix("_residual") for n in residuals if n != _FREQUENCY]
+        for name in (*names, *(n for n in _OF_BOTH if n in store.data)):
+            lines += [{"model": store.name} | r for r in _records(store.data, name, columns)]
+    frame = pd.DataFrame(lines, columns=list(_COLUMNS))
+    error = frame["residual_err"]
+    frame["sigmas"] = (frame["residual"] / error).where(error > 0)
+    return frame
 
 
-def _compared(store: Compared) -> list[str]:
-    names = [str(n)[: -len("_residual")] for n in store.data if str(n).endswith("_residual")]
-    return [n for n in names if n != "pattern_frequency"]
-
-
-def _lines(comparison: Comparison, store: Compared, name: str) -> list[dict[str, Any]]:
-    """Return the lines of one observable."""
-    at = _positions(store.data, name)
-
-    def column(data: xr.Dataset, end: str) -> NDArray[np.float64]:
-        return _column(data, f"{name}{end}", len(at))
-
-    residual, error = (column(store.data, end) for end in ("_residual", "_residual_err"))
-    sigmas = np.divide(residual, error, out=np.full(len(at), np.nan), where=error > 0)
-    columns = (
-        column(comparison.truth, ""), column(comparison.truth, "_err"), column(store.data, ""),
-        column(store.data, "_err"), residual, error, sigmas, column(comparison.truth, "_theory"),
-    )  # fmt: skip
-    unit = store.data[name].attrs["units"]
+def _records(
+    data: xr.Dataset, name: str, columns: Mapping[str, tuple[xr.Dataset, str]]
+) -> list[dict[str, Any]]:
+    """Return one line for each distance; `columns` are variables NAME and an end of some data."""
+    at, unit = _positions(data, name), data[name].attrs["units"]
+    values = [_column(of, f"{name}{end}", len(at)) for of, end in columns.values()]
     return [
-        dict(zip(_COLUMNS, (store.name, name, place, unit, *map(float, values))))
-        for place, *values in zip(at, *columns)
+        {"observable": name, "at": place, "unit": unit} | dict(zip(columns, map(float, row)))
+        for place, *row in zip(at, *values)
     ]
 
 
@@ -91,16 +87,8 @@ def estimates_table(data: xr.Dataset) -> pd.DataFrame:
     configurations stay in the Dataset.
     """
     ends = {"value": "", **{e: f"_{e}" for e in ("err", "tau_int", "tau_int_err", "n_eff")}}
-    ends["theory"] = "_theory"
-    lines = []
-    for name in estimated(data):
-        at, unit = _positions(data, name), data[name].attrs["units"]
-        columns = [_column(data, f"{name}{end}", len(at)) for end in ends.values()]
-        lines += [
-            {"observable": name, "at": place, "unit": unit} | dict(zip(ends, map(float, values)))
-            for place, *values in zip(at, *columns)
-        ]
-    return pd.DataFrame(lines)
+    columns = {key: (data, end) for key, end in (ends | {"theory": "_theory"}).items()}
+    return pd.DataFrame([r for name in estimated(data) for r in _records(data, name, columns)])
 
 
 def position(data: xr.Dataset, name: str) -> xr.DataArray:
@@ -111,10 +99,7 @@ def position(data: xr.Dataset, name: str) -> xr.DataArray:
 
 
 def _positions(data: xr.Dataset, name: str) -> list[Any]:
-    if not data[name].dims:
-        return [math.nan]
-    values = position(data, name).values
-    return [str(x) if values.dtype.kind == "U" else float(x) for x in values]
+    return position(data, name).values.tolist() if data[name].dims else [math.nan]
 
 
 def _column(data: xr.Dataset, name: str, n: int) -> NDArray[np.float64]:
@@ -128,17 +113,21 @@ def _at(data: xr.Dataset, name: str, i: int = 0) -> float:
     return float(_column(data, name, i + 1)[i])
 
 
+def _shown(data: xr.Dataset, name: str, i: int = 0) -> str:
+    return with_error(_at(data, name, i), _at(data, f"{name}_err", i))
+
+
 def scalar_lines(data: xr.Dataset, names: Sequence[str]) -> tuple[list[str], list[list[str]]]:
     """Return headings and lines of the table of scalars."""
     lines = []
     for name in names:
-        tau, tau_error = (_at(data, f"{name}_tau_int{e}") for e in ("", "_err"))
-        shown = with_error(tau, tau_error) if math.isfinite(tau_error) else f"{tau:.2g}"
+        tau, unsure = (_at(data, f"{name}_tau_int{end}") for end in ("", "_err"))
+        shown = f"{tau:.2g}" if math.isnan(unsure) else with_error(tau, unsure)
         about = data[name].attrs
         lines.append([
-            name.replace("_", " "), about.get("symbol", ""), about["units"],
-            with_error(_at(data, name), _at(data, f"{name}_err")), _theory(data, name, 0),
-            shown if math.isfinite(tau) else "unknown", f"{_at(data, f'{name}_n_eff'):.0f}",
+            name.replace("_", " "), about.get("symbol", ""), about["units"], _shown(data, name),
+            _theory(data, name, 0), "unknown" if math.isnan(tau) else shown,
+            f"{_at(data, f'{name}_n_eff'):.0f}",
         ])  # fmt: skip
     return ["observable", "", "unit", "value", "theory", "tau", "n_eff"], lines
 
@@ -149,20 +138,20 @@ def curve_lines(data: xr.Dataset, names: Sequence[str]) -> tuple[list[str], list
     A dense one with symbols shows 1, 2, 4 .. steps.
     """
     over = position(data, names[0])
-    known = {name: f"{name}_theory" in data for name in names}
-    heads = [str(over.attrs["symbol"])]
+    columns: list[tuple[str, Callable[[xr.Dataset, str, int], str], str]] = []
     for name in names:
-        heads += [label(data, name), *(["theory"] if known[name] else [])]
-    lines, n = [], over.size
+        columns.append((label(data, name), _shown, name))
+        columns += [("theory", _theory, name)] if f"{name}_theory" in data else []
     few = over.attrs["dense"] and "symbol" in data[names[0]].attrs
-    for i in (2**j for j in range(n.bit_length()) if 2**j < n) if few else range(n):
-        at = over.values[i]
-        line = [str(at) if over.dtype.kind == "U" else f"{at:.4g}"]
-        for name in names:
-            line.append(with_error(_at(data, name, i), _at(data, f"{name}_err", i)))
-            line += [_theory(data, name, i)] if known[name] else []
-        lines.append(line)
-    return heads, lines
+    lines = [
+        [
+            str(at) if isinstance(at, str) else f"{at:.4g}",
+            *(cell(data, name, i) for _, cell, name in columns),
+        ]
+        for i, at in enumerate(over.values.tolist())
+        if not few or (i and i & (i - 1) == 0)
+    ]
+    return [str(over.attrs["symbol"]), *(head for head, *_ in columns)], lines
 
 
 def _theory(data: xr.Dataset, name: str, i: int) -> str:
@@ -175,19 +164,17 @@ def _theory(data: xr.Dataset, name: str, i: int) -> str:
 
 def residual_lines(found: Comparison) -> tuple[list[str], list[list[str]]]:
     """Return headings and lines of scalars and G4c of all stores beside the truth."""
-    frame, lines = table(found), []
+    frame, lines, stores = table(found), [], [s.name for s in found.stores]
     wanted = frame[frame["at"].isna() | (frame["observable"] == "connected_four_point")]
     for (name, at), group in wanted.groupby(["observable", "at"], sort=False, dropna=False):
-        by_store = {str(line["model"]): line for line in group.to_dict("records")}
-        first = next(iter(by_store.values()))
+        cells = {str(line["model"]): _cell(line) for line in group.to_dict("records")}
+        first = group.iloc[0]
         lines.append([
             label(found.truth, str(name)), "" if at != at else f"{at:g}",
             with_error(first["truth"], first["truth_err"]),
-            *(_cell(by_store[s.name]) if s.name in by_store else "" for s in found.stores),
-            with_error(first["theory"], 0.0),
+            *(cells.get(name, "") for name in stores), with_error(first["theory"], 0.0),
         ])  # fmt: skip
-    of_stores = (f"{store.name} - truth" for store in found.stores)
-    return ["observable", "r", "truth", *of_stores, "theory"], lines
+    return ["observable", "r", "truth", *(f"{n} - truth" for n in stores), "theory"], lines
 
 
 def _cell(line: dict[Any, Any]) -> str:
@@ -226,38 +213,25 @@ def to_plain(value: Any) -> Any:
 
 def summary(comparison: Comparison) -> dict[str, Any]:
     """Return the whole comparison in plain types, ready for JSON."""
-    frame = table(comparison)
-    plain: dict[str, Any] = to_plain(
-        {
-            "truth": comparison.name,
-            "lattices": comparison.truth.attrs["lattices"],
-            "errors": comparison.truth.attrs["errors"],
-            "patterns_floor": comparison.patterns_floor,
-            "models": [
-                {
-                    "name": store.name,
-                    "paired": store.paired,
-                    "lattices": store.lattices,
-                    "truth_lattices": store.parents,
-                    "notes": store.notes,
-                    "cost": store.cost,
-                    "verdict": verdict(comparison, store),
-                    "together": {
-                        name: {
-                            "chi2": a.chi2, "dof": a.dof, "p": a.p, "independent_lattices": a.n_eff,
-                        }
-                        for name, a in store.together.items()
-                    },
-                    "residuals": frame[frame["model"] == store.name]
-                    .drop(columns="model")
-                    .to_dict("records"),
-                }
-                for store in comparison.stores
-            ],
-            "ranking": ranking(comparison),
+    frame, attrs, models = table(comparison), comparison.truth.attrs, []
+    for store in comparison.stores:
+        together = {
+            name: {"chi2": a.chi2, "dof": a.dof, "p": a.p, "independent_lattices": a.n_eff}
+            for name, a in store.together.items()
         }
-    )  # fmt: skip
-    return plain
+        residuals = frame[frame["model"] == store.name].drop(columns="model")
+        models.append({
+            "name": store.name, "paired": store.paired, "lattices": store.lattices,
+            "truth_lattices": store.parents, "notes": store.notes, "cost": store.cost,
+            "verdict": verdict(comparison, store), "together": together,
+            "residuals": residuals.to_dict("records"),
+        })  # fmt: skip
+    found: dict[str, Any] = to_plain({
+        "truth": comparison.name, "lattices": attrs["lattices"], "errors": attrs["errors"],
+        "patterns_floor": comparison.patterns_floor, "models": models,
+        "ranking": ranking(comparison),
+    })  # fmt: skip
+    return found
 
 
 @dataclass(frozen=True)
@@ -293,7 +267,8 @@ class Report:
 
 def verdict(comparison: Comparison, store: Compared) -> str:
     """Return in plain words where a store agrees with the truth and where it does not."""
-    data, kind = store.data, "paired errors" if store.paired else _UNPAIRED
+    data = store.data
+    kind = "paired errors" if store.paired else "errors of two independent ensembles"
     if not np.isfinite(data["abs_magnetization_residual_err"]).all():
         return "Too few lattices for error bars: nothing can be said."
     sentences = [f"{store.lattices} lattices against {store.parents} of the truth, {kind}."]
@@ -321,9 +296,6 @@ def verdict(comparison: Comparison, store: Compared) -> str:
             "The Hamiltonian is known here: refine --method exact draws exactly, and is cheaper."
         )
     return " ".join(s for s in sentences if s)
-
-
-_UNPAIRED = "errors of two independent ensembles"
 
 
 def _off(store: Compared, name: str, i: int = 0) -> bool:
@@ -412,16 +384,12 @@ def ranking(comparison: Comparison) -> list[str]:
     if having := [s for s in stores if "patterns_tv" in s.data]:
         best = min(having, key=lambda s: _at(s.data, "patterns_tv"))
         lines.append(f"3x3 patterns: {best.name} is closest")
-    timed = {s.name: s.cost["seconds_per_lattice"] for s in stores if _TIME in s.cost}
+    time = "seconds_per_lattice"
+    timed = {s.name: s.cost[time] for s in stores if time in s.cost}
     if len(timed) > 1:
-        shown = ", ".join(
-            f"{name} {timed[name]:.2g} s" for name in sorted(timed, key=lambda n: timed[n])
-        )
+        shown = ", ".join(f"{n} {timed[n]:.2g} s" for n in sorted(timed, key=timed.__getitem__))
         lines.append(f"wall time a lattice, as measured when they were made: {shown}")
     return lines
-
-
-_TIME = "seconds_per_lattice"
 
 
 def _closest(stores: Sequence[Compared], name: str, i: int) -> str:
@@ -536,33 +504,25 @@ def _residual_table(frame: pd.DataFrame) -> str:
     lines = []
     for line in frame.to_dict("records"):
         sigmas, at = line["sigmas"], line["at"]
-        known = math.isfinite(sigmas)
+        pairs = (("truth", "truth_err"), ("value", "err"), ("residual", "residual_err"))
         cells = [
-            line["model"],
-            line["observable"].replace("_", " "),
+            line["model"], line["observable"].replace("_", " "),
             at if isinstance(at, str) else "" if math.isnan(at) else f"{at:.4g}",
-            with_error(line["truth"], line["truth_err"]),
-            with_error(line["value"], line["err"]),
-            with_error(line["residual"], line["residual_err"]),
-            f"{sigmas:+.1f}" if known else "",
-            with_error(line["theory"], 0),
-        ]
-        lines.append((cells, 6 if known and abs(sigmas) > SIGNIFICANT else None))
+            *(with_error(line[value], line[error]) for value, error in pairs),
+            "" if math.isnan(sigmas) else f"{sigmas:+.1f}", with_error(line["theory"], 0),
+        ]  # fmt: skip
+        lines.append((cells, 6 if abs(sigmas) > SIGNIFICANT else None))
     return _html_table(head, lines)
 
 
 def _together_table(comparison: Comparison) -> str:
-    """Return chi^2 of the residuals of each store with their full covariance."""
+    head = ("store", "observable", "chi^2", "degrees of freedom", "probability")
     lines = []
     for store in comparison.stores:
         for name, a in store.together.items():
-            known = math.isfinite(a.chi2)
-            cells = [
-                store.name,
-                label(store.data, name),
-                f"{a.chi2:.4g}" if known else f"too few lattices ({a.n_eff:.0f}) for {a.dof}",
-                str(a.dof) if known else "",
-                _probability(a) if known else "",
-            ]
-            lines.append((cells, 4 if known and a.p < 2.7e-3 else None))
-    return _html_table(("store", "observable", "chi^2", "degrees of freedom", "probability"), lines)
+            judged = [f"{a.chi2:.4g}", str(a.dof), _probability(a)]
+            few = [f"too few lattices ({a.n_eff:.0f}) for {a.dof}", "", ""]
+            cells = [store.name, label(store.data, name)]
+            cells += judged if math.isfinite(a.chi2) else few
+            lines.append((cells, 4 if a.p < 2.7e-3 else None))
+    return _html_table(head, lines)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 
 from skild_phys.files import whole_directory, write_text_atomically
 from skild_phys.measurement import JSON, REPORT, TABLE
-from skild_phys.measurement.compare import Compared, Comparison
+from skild_phys.measurement.compare import Comparison
 from skild_phys.measurement.observables.patterns import fold_patterns
 from skild_phys.measurement.report import (
     csv_text,
@@ -58,26 +59,40 @@ def _with_error(data: xr.Dataset, name: str, at: Any = slice(None)) -> tuple[Val
     return value, error
 
 
+_Shown = Callable[[Values, Values, Values, Values], tuple[Values, Values, Values]]
+"""Truth, residual or ratio, its error, a store's own -> value shown, difference and its error."""
+
+
 def _beside(
     comparison: Comparison,
     axes: Sequence[Axes],
+    name: str,
     x: Values,
-    truth: tuple[Values, Values],
-    each: Callable[[Compared], tuple[Values, Values, Values] | None],
+    shown: _Shown,
+    end: str = "ratio",
+    at: Any = slice(None),
+    scale: Values | float = 1.0,
     line: str = "-",
 ) -> None:
-    """Draw the truth, and of each store (values, difference, its error), on two panels."""
+    """Draw an observable of the truth and of each store, over `scale`, and what it is off by."""
     top, bottom = axes
-    top.errorbar(x, *truth, label=literal(comparison.name), **{**TRUTH_STYLE, "ls": line})
+    truth, error = (a / scale for a in _with_error(comparison.truth, name, at))
+    equal, *_ = shown(truth, np.full(len(truth), float(end == "ratio")), error, truth)
+    style: dict[str, Any] = {"ls": line}
+    top.errorbar(x, equal, error, label=literal(comparison.name), **TRUTH_STYLE, **style)
     lines: list[Line] = []
     for i, store in enumerate(comparison.stores):
-        if (found := each(store)) is not None:
-            values, difference, error = found
-            style = {**open_marker(i), "ls": line}
-            top.plot(x, values, label=literal(store.name), **style)
-            lines.append((x, difference, error, i))
+        if f"{name}_{end}" in store.data:
+            both = _with_error(store.data, f"{name}_{end}", at)
+            values, off, spread = shown(truth, *both, store.data[name].values[at] / scale)
+            top.plot(x, values, label=literal(store.name), **open_marker(i), **style)
+            lines.append((x, off, spread, i))
     differences(bottom, lines)
     top.tick_params(labelbottom=False)
+
+
+def _ratio(truth: Values, ratio: Values, error: Values, own: Values) -> Any:
+    return truth * ratio, ratio - 1, error
 
 
 def _four_point(comparison: Comparison) -> Figure | None:
@@ -95,16 +110,14 @@ def _four_point(comparison: Comparison) -> Figure | None:
     left = grid[0].subgridspec(2, 1, height_ratios=(1.5, 1.0))
     top = figure.add_subplot(left[0])
     bottom = figure.add_subplot(left[1], sharex=top)
-    sides, (truth, error) = data["side"].values, _with_error(data, name)
+    sides = data["side"].values
     if f"{name}_theory" in data:
         theory = np.abs(data[f"{name}_theory"].values)
         top.plot(sides, theory, color=THEORY, ls="--", label="torus, continuum limit")
-
-    def residual(store: Compared) -> tuple[Values, Values, Values]:
-        value, spread = _with_error(store.data, f"{name}_residual")
-        return np.abs(truth + value), value, spread
-
-    _beside(comparison, (top, bottom), sides, (np.abs(truth), error), residual, line="")
+    _beside(
+        comparison, (top, bottom), name, sides, lambda t, r, e, _: (np.abs(t + r), r, e),
+        "residual", line="",
+    )  # fmt: skip
     top.set(xscale="log", yscale="log", ylabel="$|G_{4c}(r)|$")
     low, high = top.get_ylim()
     ticks = [t for t in (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.8, 1.0) if low <= t <= high]
@@ -139,18 +152,17 @@ def _structure_factor(comparison: Comparison) -> Figure | None:
     figure = new_figure(5.0, 4.6)
     top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(1.6, 1.0))
     drawn = spread_out(len(data["k"]) - 1, _SHELLS)
-    k, (truth, error) = data["k"].values[drawn], _with_error(data, name, drawn)
+    k, truth = data["k"].values[drawn], data[name].values[drawn]
     if f"{name}_theory" in data:
         theory = data[f"{name}_theory"].values[drawn]
         top.plot(k, theory, color=THEORY, ls="--", label="theory, torus")
 
-    def ratio(store: Compared) -> tuple[Values, Values, Values]:
-        value, spread = _with_error(store.data, f"{name}_ratio", drawn)
-        known, own = np.isfinite(value), store.data[name].values[drawn]
-        shown = np.where(known, truth * np.nan_to_num(value), own)
-        return shown, np.where(known, value - 1, np.nan), spread
+    def shown(truth: Values, ratio: Values, error: Values, own: Values) -> Any:
+        known = np.isfinite(ratio)
+        values = np.where(known, truth * np.nan_to_num(ratio), own)
+        return values, np.where(known, ratio - 1, np.nan), error
 
-    _beside(comparison, (top, bottom), k, (truth, error), ratio)
+    _beside(comparison, (top, bottom), name, k, shown, at=drawn)
     top.set(xscale="log", ylabel="structure factor S(k)")
     if (truth > 0).any():
         top.set_yscale("log")
@@ -176,13 +188,7 @@ def _two_point(comparison: Comparison) -> Figure | None:
         scale = data[f"{name}_theory"].values[r] if known else np.ones(len(r))
         if known:
             top.axhline(1.0, color=THEORY, ls="--", label="theory, torus")
-        truth, error = (a / scale for a in _with_error(data, name, r))
-
-        def ratio(store: Compared, name: str = name, truth: Values = truth) -> Any:
-            value, spread = _with_error(store.data, f"{name}_ratio", r)
-            return truth * value, value - 1, spread
-
-        _beside(comparison, (top, bottom), r * step, (truth, error), ratio)
+        _beside(comparison, (top, bottom), name, r * step, _ratio, at=r, scale=scale)
         top.set_title(title)
         bottom.set_xlabel("distance (lattice constants)")
         log_ticks(bottom, 2 ** np.arange(int(np.log2(max(last * step, 1))) + 1))
@@ -194,34 +200,34 @@ def _two_point(comparison: Comparison) -> Figure | None:
 
 def _distributions(comparison: Comparison) -> Figure:
     """Draw how energy and |m| are distributed over configurations."""
-    names = [n for n in ("energy", "magnetization") if f"{n}_per_lattice" in comparison.truth]
+    words = {"energy": "energy per site of a sample (J)", "magnetization": "|m| of a sample"}
+    names = [n for n in words if f"{n}_per_lattice" in comparison.truth]
     figure = new_figure(3.6 * len(names), 3.0)
     axes = figure.subplots(1, len(names), squeeze=False)[0]
     for ax, name in zip(axes, names, strict=True):
-        _histogram(ax, comparison, f"{name}_per_lattice", name == "magnetization")
-        energy = "energy per site of a sample (J)"
-        ax.set(xlabel=energy if name == "energy" else "|m| of a sample", ylabel="density")
+        _histogram(ax, comparison, f"{name}_per_lattice")
+        ax.set(xlabel=words[name], ylabel="density")
         ax.set_ylim(bottom=0)
     legend_above(figure, axes[0])
     return figure
 
 
-def _histogram(ax: Axes, comparison: Comparison, name: str, absolute: bool) -> None:
-    having = [(i, s) for i, s in enumerate(comparison.stores) if name in s.data]
-    truth, *found = (
-        np.abs(data[name].values) if absolute else data[name].values
-        for data in (comparison.truth, *(s.data for _, s in having))
-    )  # fmt: skip
-    every = np.concatenate([truth, *found])
+def _histogram(ax: Axes, comparison: Comparison, name: str) -> None:
+    of = np.abs if "magnetization" in name else np.asarray  # the figure shows |m|
+    truth = of(comparison.truth[name].values)
+    found = {i: of(s.data[name].values) for i, s in enumerate(comparison.stores) if name in s.data}
+    every = np.concatenate([truth, *found.values()])
     low, high = float(every.min()), float(every.max())
     number = int(np.clip(2 * np.cbrt(len(truth)) * (high - low) / max(np.ptp(truth), 1e-9), 8, 60))
     edges = np.linspace(low, high, number + 1) if high > low else np.array([low - 0.5, low + 0.5])
-    density, _ = np.histogram(truth, bins=edges, density=True)
-    ax.stairs(density, edges, color="#bbbbbb", fill=True, label=literal(comparison.name))
-    for n, ((i, store), values) in enumerate(zip(having, found)):
+
+    def stairs(values: Values, label: str, **style: Any) -> None:
         density, _ = np.histogram(values, bins=edges, density=True)
-        style = ("-", "--", ":", "-.")[n % 4]
-        ax.stairs(density, edges, color=colour(i), lw=1.3, ls=style, label=literal(store.name))
+        ax.stairs(density, edges, label=literal(label), **style)
+
+    stairs(truth, comparison.name, color="#bbbbbb", fill=True)
+    for (i, values), ls in zip(found.items(), itertools.cycle(("-", "--", ":", "-."))):
+        stairs(values, comparison.stores[i].name, color=colour(i), lw=1.3, ls=ls)
 
 
 def _patterns(comparison: Comparison) -> Figure | None:
@@ -263,18 +269,10 @@ def _clusters(comparison: Comparison) -> Figure | None:
     axes = figure.subplots(2, len(kinds), sharex=True, squeeze=False, height_ratios=(1.5, 1.0))
     for name, both in zip(kinds, axes.T):
         seen = data[name].values > 0
-        truth, error = _with_error(data, name, seen)
-
-        def relative(
-            store: Compared, name: str = name, seen: Values = seen, truth: Values = truth
-        ) -> Any:
-            if f"{name}_residual" not in store.data:
-                return None
-            value, spread = _with_error(store.data, f"{name}_residual", seen)
-            shown = np.where(truth + value > 0, truth + value, np.nan)
-            return shown, value / truth, spread / truth
-
-        _beside(comparison, both, data["cluster_size"].values[seen], (truth, error), relative)
+        _beside(
+            comparison, both, name, data["cluster_size"].values[seen],
+            lambda t, r, e, _: (np.where(t + r > 0, t + r, np.nan), r / t, e / t), "residual", seen,
+        )  # fmt: skip
         both[0].set(xscale="log", yscale="log", title=_CLUSTERS[name])
         both[1].set(xlabel="size s of a cluster (sites)")
     axes[0, 0].set_ylabel("clusters of size s per site")
