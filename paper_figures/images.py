@@ -20,7 +20,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
-from skild_phys.images.grids import grid, png
+from skild_phys.images.grids import grid
 from skild_phys.plots import MARKERS, STYLE, TRUTH, colour, save_figure
 from skild_phys.skild.data import ImageLattices, pixels_of
 from skild_phys.store import open_store
@@ -73,7 +73,7 @@ def images(name: str, n: int) -> np.ndarray:
 real = ImageLattices(open_store(CIFAR10), "test")
 rows = [pixels_of(np.concatenate([real.read(i, i + 1) for i in range(0, 16 * 617, 617)]))]
 rows += [images(f"{model}-angle2-100", 16) for model in LABELS]
-(HERE / "images-samples.png").write_bytes(png(grid(np.concatenate(rows), 16, zoom=2)))
+grid(np.concatenate(rows), 16, zoom=2).save(HERE / "images-samples.png")
 
 factors = (2, 2.5, 3, 4, 6, 8)
 truth = images("strip", 1)
@@ -92,4 +92,4 @@ def enlarged(image: np.ndarray) -> np.ndarray:
 sheet = [enlarged(image) for image in low] + [truth[0]]
 for model in ("bicubic", "ddpm", "skild"):
     sheet += [images(f"strip-{factor}x-{model}", 1)[0] for factor in factors] + [truth[0]]
-(HERE / "images-factors.png").write_bytes(png(grid(np.stack(sheet), len(factors) + 1)))
+grid(np.stack(sheet), len(factors) + 1).save(HERE / "images-factors.png")

@@ -88,8 +88,10 @@ def evaluate(
         found.append(consistency(mine, low, images))
     inception = [name for name in scores if name in ("fid", "is")]
     if inception:
-        same = reference is not None and _papers_protocol(len(mine), reference)
-        paper = metrics.PAPER if same else {}
+        # The paper's protocol: 50,000 images beside CIFAR-10's own 50,000 to train on.
+        own = reference is not None and reference.store.attrs.get("source") == "official"
+        counts = [len(mine), reference.n_samples, reference.first] if reference and own else []
+        paper = metrics.PAPER if counts == [50_000, 50_000, 0] else {}
         made = metrics.inception_scores(inception, mine, theirs, weights, device)
         found += [replace(score, paper=paper.get(score.name)) for score in made]
     if "frechet" in scores and theirs is not None and features is not None:
@@ -114,16 +116,6 @@ def _parents(images: ImageLattices, reference: ImageLattices) -> NDArray[np.int6
     inside = parents.min() >= 0 and parents.max() < reference.n_samples
     refuse(inside, f"the store or split that {images.path} comes from")
     return parents
-
-
-def _papers_protocol(n: int, reference: ImageLattices) -> bool:
-    """Return whether 50,000 images are beside CIFAR-10's own 50,000 to train on."""
-    attrs = reference.store.attrs
-    return (
-        attrs.get("source") == "official"
-        and n == reference.n_samples == 50_000
-        and reference.first == 0
-    )
 
 
 def consistency(mine: StoredImages, low: ImageLattices, images: ImageLattices) -> Score:

@@ -36,13 +36,6 @@ def grid(images: NDArray[np.uint8], columns: int | None = None, zoom: int = 1) -
     return Image.fromarray(sheet)
 
 
-def _png(image: Image.Image) -> bytes:
-    """Return an image as the bytes of a PNG."""
-    buffer = io.BytesIO()
-    image.save(buffer, "png")
-    return buffer.getvalue()
-
-
 _SAMPLES = 36
 _STEPS = {"ancestral": 100, "stochastic": 40, "angle2": 20}
 
@@ -60,4 +53,6 @@ def sample_grid(
     lambdas = weights.lambdas(weights.largest_lambda(lowest), None, _STEPS[sampler])
     streams = [Streams.of(0, i) for i in range(_SAMPLES)]
     fields = np.asarray(skild.run(skild.from_noise(streams), lambdas, streams), np.float32)
-    return _png(grid(pixels_of(fields if fields.ndim == 4 else fields[:, None]), zoom=2))
+    buffer = io.BytesIO()
+    grid(pixels_of(fields if fields.ndim == 4 else fields[:, None]), zoom=2).save(buffer, "png")
+    return buffer.getvalue()

@@ -8,7 +8,6 @@ x + Sigma A^T (A Sigma A^T)^-1 (y - A x), the correction that lattices get.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 import numpy as np
@@ -61,17 +60,20 @@ def enlarged(rule: str, images: Array, shape: tuple[int, int]) -> Array:
     return np.asarray(rows @ images @ columns.T)
 
 
+def _check_factor(factor: float) -> None:
+    if not 1.0 < factor <= 64.0:
+        raise BadInput("factor", factor, "a number above 1, up to 64")
+
+
 def fine_shape(shape: tuple[int, int], factor: float) -> tuple[int, int]:
     """Return the sides that are `factor` times those of `shape`, to the nearest whole number."""
-    if not (math.isfinite(factor) and 1.0 < factor <= 64.0):
-        raise BadInput("factor", factor, "a number above 1, up to 64")
+    _check_factor(factor)
     return round(shape[0] * factor), round(shape[1] * factor)
 
 
 def coarse_shape(shape: tuple[int, int], factor: float) -> tuple[int, int]:
     """Return the sides that are `factor` times smaller than those of `shape`; raises BadInput."""
-    if not (math.isfinite(factor) and 1.0 < factor <= 64.0):
-        raise BadInput("factor", factor, "a number above 1, up to 64")
+    _check_factor(factor)
     sides = round(shape[0] / factor), round(shape[1] / factor)
     if min(sides) < 2:
         raise BadInput("factor", factor, f"one that leaves sides of 2 or more of {shape}")

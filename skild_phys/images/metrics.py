@@ -19,7 +19,7 @@ import types
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
@@ -171,6 +171,11 @@ def _float(pixels: Pixels) -> Tensor:
     return torch.from_numpy(pixels.astype(np.float32))
 
 
+def _colours(images: ImageSet, index: Sequence[int]) -> Tensor:
+    """Return images of three channels, 0 to 1; grey ones have three equal channels."""
+    return _float(images.pixels(index)).expand(-1, 3, -1, -1) / 255.0
+
+
 def _lpips(folder: Path | None) -> _OfPairs:
     """Return LPIPS of version 0.1 on AlexNet; ImageNet's weights lie in a file."""
     path = weights_file(_ALEXNET, folder)
@@ -245,7 +250,6 @@ def inception_scores(
 
 _FEATURE_SIDE = 64  # smaller images are enlarged to it before their features are taken
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-_VGG16 = (64, 64, 0, 128, 128, 0, 256, 256, 256, 0, 512, 512, 512, 0, 512, 512, 512)
 
 
 def feature_network(path: Path) -> nn.Module:
@@ -254,15 +258,8 @@ def feature_network(path: Path) -> nn.Module:
     The file has the names of torchvision (`features.0.weight`, ...), as safetensors or a PyTorch
     file of tensors alone. WeightsError if it is something else.
     """
-    layers: list[nn.Module] = []
-    inputs = 3
-    for width in _VGG16:
-        if width:
-            layers += [nn.Conv2d(inputs, width, 3, padding=1), nn.ReLU()]
-            inputs = width
-        else:
-            layers.append(nn.MaxPool2d(2))
-    network = nn.Sequential(*layers)
+    vgg = library("torchvision.models.vgg")
+    network = vgg.make_layers(vgg.cfgs["D"])[:-1]
     theirs = read_published(path)
     kept = {k: theirs.get(f"features.{k}", torch.empty(0)) for k in network.state_dict()}
     try:
@@ -271,24 +268,22 @@ def feature_network(path: Path) -> nn.Module:
         raise WeightsError(
             f"{path}: has no 'features' of VGG16 as torchvision names them"
         ) from None
-    return network.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+    network = network.eval().to(memory_format=torch.channels_last)
+    return cast(nn.Module, network)
 
 
-def features(
-    network: nn.Module, images: ImageSet, progress: Callable[[int], None] = lambda n: None
-) -> Array:
+def features(network: nn.Module, images: ImageSet) -> Array:
     """Return the features (n, 512) of all images: means over sites, float32's as float64."""
     mean, std = (torch.tensor(x)[:, None, None] for x in (_MEAN, _STD))
     out = []
     with torch.inference_mode():
         for index in batches(len(images)):
-            x = _float(images.pixels(index)).expand(-1, 3, -1, -1) / 255.0
+            x = _colours(images, index)
             if (least := min(x.shape[-2:])) < _FEATURE_SIDE:
                 size = [round(side * _FEATURE_SIDE / least) for side in x.shape[-2:]]
                 x = F.interpolate(x, size, mode="bilinear", antialias=False)
             seen = network(((x - mean) / std).contiguous(memory_format=torch.channels_last))
             out.append(seen.mean((-2, -1)).double().numpy())
-            progress(len(index))
     return np.concatenate(out)
 
 
@@ -363,6 +358,5 @@ def quality_score(name: str, images: ImageSet, folder: Path | None = None) -> Sc
     values = []
     with torch.inference_mode():
         for index in batches(len(images)):
-            x = _float(images.pixels(index)).expand(-1, 3, -1, -1) / 255.0
-            values.append(np.asarray(judge(x).double()).reshape(-1))
+            values.append(np.asarray(judge(_colours(images, index)).double()).reshape(-1))
     return _mean(name, np.concatenate(values))
