@@ -3,47 +3,43 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from skild_phys.cli import check
-from skild_phys.errors import BadInput, SkildPhysError, check_whole
+from skild_phys.errors import SkildPhysError, check_whole
 from skild_phys.runner import Run
+from skild_phys.store import MemoryLattices, Plan
 
 if TYPE_CHECKING:
     from skild_phys.campaign import Step
-    from skild_phys.models import Model
 
 _Params = Mapping[str, Any]
 
 
-@dataclass(frozen=True)
-class _Store:
-    """What a step will have written: `n` lattices of a model; `rule` and `factor` of coarse ones.
+class _Promised(MemoryLattices):
+    """What a step will have written, of no memory and no meaning.
 
-    `field` says that they may be real numbers, as trained weights may make them.
+    Whether trained weights make spins or fields is not `known` before they are there.
     """
 
-    n: int
-    shape: tuple[int, ...]
-    model: Model
-    temperature: float
-    rule: str | None = None
-    factor: int = 1
-    tie_seed: int | None = None
-    field: bool = False
+    def __init__(self, plan: Plan, known: bool = True) -> None:
+        arrays = {
+            name: np.broadcast_to(np.zeros((), node["data_type"]), node["shape"])
+            for name, node in plan.metadata(plan.n_samples).items()
+        }
+        super().__init__(plan, arrays, dict(plan.attrs))
+        self.known = known
 
-    @property
-    def q(self) -> int:
-        return self.model.q
+    def digest(self) -> str:
+        return ""
 
 
 def rehearse(steps: Sequence[Step]) -> None:
     """Raise SkildPhysError for the first step with a value that its command would refuse."""
-    made: dict[Path, _Store] = {}
+    made: dict[Path, _Promised] = {}
     for step in steps:
         params = check(step.command, step.inputs, step.options | {"output": step.output})
         inputs = [made[path] for path in step.inputs]
@@ -63,58 +59,51 @@ def rehearse(steps: Sequence[Step]) -> None:
             raise SkildPhysError(f"{step.output}: {error}") from None
 
 
-def _simulate(params: _Params) -> _Store:
+def _run(params: _Params) -> Run:
+    names = ("threads", "chunk", "device", "dask")
+    return Run(**{name: params[name] for name in names if name in params})
+
+
+def _simulate(params: _Params) -> _Promised:
     from skild_phys.cli.simulate import PARAMETERS
     from skild_phys.simulation.chain import plan_of
     from skild_phys.simulation.spec import SimulationSpec
 
     spec = SimulationSpec(**{name: params[name] for name in PARAMETERS})
-    plan_of(spec, Run(**{name: params[name] for name in ("chunk", "threads", "dask")}))
-    return _Store(spec.n_samples, spec.shape, spec.model, spec.temperature)
+    return _Promised(plan_of(spec, _run(params))[1])
 
 
-def _coarsen(params: _Params, fine: _Store) -> _Store:
-    from skild_phys.rules import TieBreak, coarse_shape, get_rule
+def _coarsen(params: _Params, fine: _Promised) -> _Promised:
+    from skild_phys.rules import get_rule
+    from skild_phys.simulation.coarsening import coarse_plan
 
-    rule, factor = get_rule(params["rule"]), params["factor"]
-    kind = "states" if fine.q else "spins"
-    rule.variable(kind)
-    shape = coarse_shape(fine.shape, factor)
-    rule.scale(kind, factor, len(shape))
-    seed = (params["tie_seed"] or 0) if rule.ties else None
-    if seed is not None:
-        TieBreak(seed, np.zeros(0, dtype=np.int64))
-    return replace(fine, shape=shape, rule=rule.name, factor=factor, tie_seed=seed)
+    rule, seed = get_rule(params["rule"]), params["tie_seed"]
+    return _Promised(coarse_plan(fine, rule, params["factor"], _run(params), seed, digest=False)[0])
 
 
-def _refine(params: _Params, coarse: _Store, trained: bool) -> _Store:
+def _refine(params: _Params, coarse: _Promised, trained: bool) -> _Promised:
     from skild_phys.cli.refine import named_method
     from skild_phys.methods import SKILD
-    from skild_phys.rules import get_rule
-    from skild_phys.skild.coarse import CoarseInput
+    from skild_phys.skild.coarse import open_coarse
 
-    Run(chunk=params["chunk"], device=params["device"], dask=params["dask"])
+    _run(params)
     method = named_method(dict(params) | ({"checkpoint": None} if trained else {}))
-    for name in ("factor", "rule"):
-        own = getattr(coarse, name)
-        if params[name] is not None and params[name] != own:
-            raise BadInput(name, params[name], f"{own}, by which it is coarsened")
-    attrs = {"model": coarse.model.name, "temperature": coarse.temperature}
-    source = CoarseInput(
-        Path("coarse.zarr"), get_rule(str(coarse.rule)), coarse.factor, coarse.n, coarse.shape,
-        np.arange(coarse.n), coarse.tie_seed, lambda start, stop: np.zeros(0), "", attrs,
-        q=coarse.q,
-    )  # fmt: skip
+    known = not (trained and isinstance(method, SKILD))
+    source = open_coarse(
+        coarse, params["factor"], params["rule"], spins=method.spins if known else None
+    )
     if isinstance(method, SKILD) and trained:
-        # Trained weights may turn out to be of fields or of spins.
         method.temperature(source)
         method.check_lattices(source, real=False)
-        field = True
     else:
         method.check(source)
-        field = not method.spins
-    n = coarse.n * check_whole("samples_per_input", params["samples_per_input"])
-    return replace(coarse, n=n, shape=source.fine_shape, rule=None, factor=1, field=field)
+    real = source.real if not known or method.spins is None else not method.spins
+    plan = Plan(
+        field="field" if real else source.kind, shape=source.fine_shape, chunk=1, q=source.q,
+        n_samples=source.n * check_whole("samples_per_input", params["samples_per_input"]),
+        attrs=coarse.attrs | {"method": method.name},
+    )  # fmt: skip
+    return _Promised(plan, known)
 
 
 def _train(params: _Params) -> None:
@@ -126,29 +115,19 @@ def _train(params: _Params) -> None:
     Fit.of(params["store"], **{key: params[key] for key in params if key not in others})
 
 
-def _measure(params: _Params, stores: Sequence[_Store]) -> None:
+def _measure(params: _Params, stores: Sequence[_Promised]) -> None:
     """Check what `measure` and `compare` are told."""
     from skild_phys.cli.measure import parse_offsets
     from skild_phys.cli.options import error_method
     from skild_phys.measurement.compare import check_names
     from skild_phys.measurement.observables import chosen
-    from skild_phys.measurement.system import System, check_offsets
+    from skild_phys.measurement.system import System
 
     if params.get("names") is not None:
         check_names([name.strip() for name in params["names"].split(",")], len(stores) - 1)
-    first, fewest = stores[0], min(store.n for store in stores)
-    errors, bins, resamples, seed = (
-        params[name] for name in ("errors", "bins", "resamples", "seed")
-    )
-    error_method(errors, bins, resamples, seed, fewest)
-    if any(store.field for store in stores):
-        return  # what of fields is measured is told when they are there
-    offsets = tuple(parse_offsets(text) for text in params.get("offsets", ()))
-    for one in offsets:
-        check_offsets(np.array(one, dtype=np.int64), first.shape)
-    system = System(
-        first.shape, "states" if first.q else "spins", first.q, first.model, first.temperature,
-        offsets, seed,
-    )  # fmt: skip
-    only = params.get("only")
-    chosen(system, None if only is None else [name.strip() for name in only.split(",")])
+    errors = {name: params[name] for name in ("errors", "bins", "resamples", "seed")}
+    error_method(**errors, lattices=min(store.n_samples for store in stores))
+    if all(store.known for store in stores):
+        offsets = tuple(parse_offsets(text) for text in params.get("offsets", ()))
+        system = System.of(stores[0], offsets=offsets, seed=params["seed"])
+        chosen(system, params.get("only"))

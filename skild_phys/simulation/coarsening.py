@@ -47,6 +47,20 @@ def coarsen(
     BadInput, StoreError, WriteError, Interrupted : as `Rule.coarsen` and `fill_store` do.
     """
     chosen = get_rule(rule)
+    plan, ties, scalars = coarse_plan(
+        fine, chosen, factor, run, tie_seed, digest=output is not None
+    )
+    make = _Coarsen(fine, plan.field, chosen, factor, ties, scalars)
+    return fill_store(output, plan, make, run, batch=fine.chunk)
+
+
+def coarse_plan(
+    fine: Lattices, chosen: Rule, factor: int, run: Run, tie_seed: int | None, *, digest: bool
+) -> tuple[Plan, TieBreak, dict[str, NDArray[Any]]]:
+    """Return what the coarse store will hold, its tie-breaks and its scalars; raises BadInput.
+
+    Without a `digest` lattices in memory are not read.
+    """
     _check_input(fine)
     shape, d = coarse_shape(fine.shape, factor), len(fine.shape)
     field = chosen.variable(fine.field)
@@ -58,7 +72,7 @@ def coarsen(
     attrs |= {"tie_seed": tie_seed} if chosen.ties else {}
     attrs |= {name: fine.attrs[name] for name in _CARRIED if name in fine.attrs}
     attrs |= {"L": sides(shape), "parent_store": printable(fine.path.name)}
-    if output is not None or not isinstance(fine, MemoryLattices):
+    if digest or not isinstance(fine, MemoryLattices):
         attrs["parent_sha256"] = fine.digest()
     parent = fine.variable("parent") if fine.has("parent") else np.arange(fine.n_samples)
     scalars = {"parent": parent}
@@ -74,8 +88,7 @@ def coarsen(
         q=fine.q,
         components=fine.layout.components,
     )
-    make = _Coarsen(fine, field, chosen, factor, TieBreak(tie_seed, parent), scalars)
-    return fill_store(output, plan, make, run, batch=fine.chunk)
+    return plan, TieBreak(tie_seed, parent), scalars
 
 
 @dataclass(frozen=True)
