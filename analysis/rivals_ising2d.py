@@ -51,12 +51,11 @@ from skild_phys.runner import Run, fill_store
 from skild_phys.skild.data import SimulationSource
 from skild_phys.skild.equations import Process, Sight, y0_from_output
 from skild_phys.skild.losses import Batch, Loss, stratified
-from skild_phys.skild.networks import network_dtype
+from skild_phys.skild.networks import network_dtype, see_through_symmetries
 from skild_phys.skild.recipe import Recipe, read_recipe
 from skild_phys.skild.schedule import Linear, chain_lambdas
 from skild_phys.skild.skild import Skild, white_noise
 from skild_phys.skild.spectrum import PowerLaw
-from skild_phys.skild.symmetries import see_through_symmetries
 from skild_phys.skild.train import Trainer
 from skild_phys.skild.unet import UNet
 from skild_phys.skild.weights import save_weights

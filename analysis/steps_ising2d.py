@@ -18,7 +18,7 @@ import pandas as pd
 from study import RESIDUALS, Study, campaign_results, signed, skild_phys
 
 from skild_phys.measurement import TABLE
-from skild_phys.skild.schedule import restarting_lambdas
+from skild_phys.skild.chain import restarting_lambdas
 from skild_phys.skild.weights import load_weights, shipped_weights
 from skild_phys.store import open_store
 

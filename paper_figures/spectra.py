@@ -8,6 +8,7 @@ Right: the size that is still to be seen (`effective_resolution`, of 32 pixels) 
 of the paper, and along one with steps equal in log lambda.
 """
 
+import math
 from pathlib import Path
 
 import matplotlib as mpl
@@ -19,7 +20,7 @@ from matplotlib.figure import Figure
 from skild_phys.models.exact import torus_structure_factor
 from skild_phys.plots import MARKERS, STYLE, THEORY, colour, save_figure
 from skild_phys.skild.recipe import read_recipe
-from skild_phys.skild.schedule import Geometric, effective_resolution
+from skild_phys.skild.schedule import Geometric
 from skild_phys.skild.spectrum import make_basis
 from skild_phys.skild.weights import load_weights, shipped_weights
 
@@ -27,6 +28,15 @@ HERE = Path(__file__).parent
 SPECTRA = pd.read_csv(HERE.parent / "analysis" / "images_spectra.csv")
 SIDE = 64
 DIRECTIONS = ("intensity", "first colour", "second colour")
+
+
+def effective_resolution(lam: float, side: int, tau: float = 0.1) -> float:
+    """Return the R of a state at `lam`: its R x R box of the DCT is still to be seen.
+
+    abar / (1 - abar) = tau on the corner of the box, kappa = sqrt(2) pi R / side.
+    """
+    return side * math.sqrt(math.log1p(1.0 / tau) / lam) / (math.sqrt(2.0) * math.pi)
+
 
 # %% What is drawn
 torus = make_basis("dft", (SIDE, SIDE))

@@ -27,7 +27,7 @@ from skild_phys.plugins import load_plugins, one_of
 from skild_phys.rng import STREAMS, Streams, generator, input_seed
 from skild_phys.rules import RULES
 from skild_phys.runner import GPU_BATCH, Filled, Run, fill_store
-from skild_phys.skild.chain import Chain
+from skild_phys.skild.chain import Chain, chain_record, usual_restarts
 from skild_phys.skild.coarse import CoarseInput
 from skild_phys.store import Plan, open_store, sides
 
@@ -236,8 +236,6 @@ class SKILD(Chain, Method):
     )
 
     def __post_init__(self) -> None:
-        from skild_phys.skild.schedule import usual_restarts
-
         super().__post_init__()
         check_whole("polish", self.polish, 0)
         usual_restarts(self.restarts, self.steps, self.sampler or "stochastic")
@@ -297,7 +295,6 @@ class SKILD(Chain, Method):
     ) -> Prepared:
         from skild_phys.skild.equations import sampler_name
         from skild_phys.skild.networks import arithmetic
-        from skild_phys.skild.schedule import chain_record
         from skild_phys.skild.weights import weights_sha256
 
         if self.weights.basis != "dft":

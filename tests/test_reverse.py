@@ -15,6 +15,7 @@ from skild_phys.rng import Streams
 from skild_phys.rules import RULES, Operator
 from skild_phys.rules.conditions import Blocks, Free
 from skild_phys.skild.equations import STEPS, Correct, Process, make_step, run_chain
+from skild_phys.skild.networks import SYMMETRIES, see_through_symmetries
 from skild_phys.skild.schedule import (
     Geometric,
     Linear,
@@ -31,7 +32,6 @@ from skild_phys.skild.spins import (
     SpinLogits,
     SpinPosterior,
 )
-from skild_phys.skild.symmetries import SYMMETRIES, see_through_symmetries
 
 Array = NDArray[np.float64]
 CHAIN = Geometric(1e-4, 1000.0)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from skild_phys.errors import BadInput
+from skild_phys.skild.chain import restarting_lambdas, starting_lambda, usual_restarts
 from skild_phys.skild.schedule import (
     Geometric,
     Linear,
@@ -18,11 +19,7 @@ from skild_phys.skild.schedule import (
     Schedule,
     VariancePreserving,
     chain_lambdas,
-    effective_resolution,
-    restarting_lambdas,
     schedule_from_record,
-    starting_lambda,
-    usual_restarts,
 )
 from skild_phys.skild.spectrum import make_basis
 from skild_phys.skild.tuning import USUAL
@@ -96,7 +93,9 @@ def test_the_papers_presets_end_at_the_coarse_lattice(
     """lambda(1) = side^2 theta / lambda_f^2 leaves a box of R x R to be seen; R is the input's."""
     end = float(SCHEDULES[name](np.array(1.0)))
     assert end == pytest.approx(side**2 * theta / lambda_f**2, rel=1e-12)
-    assert effective_resolution(end, side, tau) == pytest.approx(resolution, rel=1e-5)
+    # abar / (1 - abar) = tau at its corner, kappa = sqrt(2) pi R / side.
+    seen = (math.sqrt(2.0) * math.pi * resolution / side) ** 2 * end
+    assert 1.0 / math.expm1(seen) == pytest.approx(tau, rel=1e-4)
 
 
 @pytest.mark.parametrize("name", ["imagenet256 4x", "imagenet128 4x", "imagenet128 8x"])
@@ -112,7 +111,7 @@ def test_the_generating_presets_end_in_noise() -> None:
     """What is left at the end, abar / (1 - abar) = 1e-4 at R = 1: nothing of any wave."""
     linear = float(SCHEDULES["cifar10"](np.array(1.0)))
     assert linear == pytest.approx(32**2 * 5.0 / 1.57**2, rel=1e-12)
-    assert effective_resolution(linear, 32, 1e-4) < 1.0
+    assert 1.0 / math.expm1(2.0 * (math.pi / 32) ** 2 * linear) < 1e-4
     log_linear = float(SCHEDULES["cifar10 log"](np.array(1.0)))
     assert log_linear == pytest.approx(32**2 * 1e-2, rel=1e-12)
     # With the paper's cut-off k_c = 31.2, in radians a box, every mode is erased.

@@ -19,14 +19,14 @@ from skild_phys.models.exact import kaufman_energy, kaufman_specific_heat
 from skild_phys.rules import RULES, coarsen
 from skild_phys.rules.conditions import Blocks
 from skild_phys.skild import train as module
+from skild_phys.skild.chain import starting_lambda
 from skild_phys.skild.data import SimulationSource, Source, StoreSource, symmetry
 from skild_phys.skild.losses import SpinLoss, Task
 from skild_phys.skild.measured import measure
+from skild_phys.skild.networks import SYMMETRIES
 from skild_phys.skild.recipe import Recipe, read_recipe
 from skild_phys.skild.records import read_tensors, write_tensors
-from skild_phys.skild.schedule import starting_lambda
 from skild_phys.skild.spectrum import PowerLaw
-from skild_phys.skild.symmetries import SYMMETRIES
 from skild_phys.skild.train import Trainer, averaged, learning_rate, train
 from skild_phys.skild.weights import load_weights, save_weights
 from skild_phys.store import create_store, open_lattices, open_store

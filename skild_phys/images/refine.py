@@ -18,14 +18,14 @@ from skild_phys.images.lowres import LowResolution, coarse_shape, enlarged, fine
 from skild_phys.images.spec import ImageRefineSpec
 from skild_phys.rng import Streams, input_seed
 from skild_phys.runner import GPU_BATCH, Filled, Run, fill_store
+from skild_phys.skild.chain import chain_record
 from skild_phys.skild.data import ImageLattices, fields_of, pixels_of
 from skild_phys.skild.equations import Correct, Stop
 from skild_phys.skild.generate import image_batch, padded
 from skild_phys.skild.networks import arithmetic
-from skild_phys.skild.schedule import chain_record
 from skild_phys.skild.skild import Skild, built, white_noise
 from skild_phys.skild.spectrum import turned
-from skild_phys.skild.weights import Weights, refining_lambda, weights_sha256
+from skild_phys.skild.weights import Weights, weights_sha256
 from skild_phys.store import Lattices, streams_at
 
 _ROUNDS, _HALF_A_LEVEL = 30, 0.5 / 127.5
@@ -49,7 +49,7 @@ class ImageRefiner:
         self.operator = LowResolution(spec.rule or "area", high, low)
         start = spec.lambda_start
         if start is None:
-            start = refining_lambda(weights, spec.factor or high[0] / low[0])
+            start = weights.refining_lambda(spec.factor or high[0] / low[0])
         end = weights.lambda_range[0] if spec.lambda_end is None else spec.lambda_end
         self.lambdas = weights.lambdas(start, end, spec.steps)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from numbers import Real
 from typing import TYPE_CHECKING
@@ -10,13 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skild_phys.errors import BadInput, check_whole
+from skild_phys.skild.tuning import USUAL, Tuning
 
 if TYPE_CHECKING:
     from skild_phys.rules import Rule
     from skild_phys.skild.equations import Step
     from skild_phys.skild.weights import Weights
 
-    Array = NDArray[np.float64]
+Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -25,9 +27,9 @@ class Chain:
 
     Attributes
     ----------
-    steps : network evaluations per sample (`schedule.restarting_lambdas`).
+    steps : network evaluations per sample (`restarting_lambdas`).
     sampler : of `equations.STEPS`, or a step of one's own.
-    restarts : how often the chain goes back up (`schedule.restarting_lambdas`).
+    restarts : how often the chain goes back up (`restarting_lambdas`).
     lambda_start, lambda_end : its ends.
     """
 
@@ -73,8 +75,6 @@ class Chain:
         It starts where the coarse lattice's finest mode is erased, or farther out, as far as the
         weights have seen, for rules that say less.
         """
-        from skild_phys.skild.schedule import check_restarts, starting_lambda, usual_restarts
-
         tuning, start, end = weights.tuning, self.lambda_start, self.lambda_end
         if start is None:
             scale = tuning.start_scale.get(rule.name, rule.start_scale)
@@ -84,10 +84,9 @@ class Chain:
             own = tuning.rule_end.get(rule.name, rule.end_lambda)
             end = None if own is None else max(own, weights.lambda_range[0])
         sampler = self.sampler or "stochastic"
-        restarts = usual_restarts(self.restarts, self.steps, sampler, tuning)
-        lambdas = weights.lambdas(start, end, self.steps, restarts)
-        check_restarts(lambdas, self.restarts, tuning)
-        return lambdas
+        return self._lambdas(
+            weights, start, end, usual_restarts(self.restarts, self.steps, sampler, tuning)
+        )
 
     def generating(
         self, weights: Weights, shape: tuple[int, int], factor: int | None
@@ -97,18 +96,88 @@ class Chain:
         From noise it starts where no mode is left, or at the largest lambda that the weights have
         seen; from a truth where refinement by `factor` would. Raises BadInput.
         """
-        from skild_phys.skild.schedule import check_restarts, starting_lambda, usual_restarts
-        from skild_phys.skild.spectrum import make_basis
-        from skild_phys.skild.weights import refining_lambda
-
         start, sampler = self.lambda_start, self.sampler or weights.usual_sampler
         if start is None and factor is not None:
-            start = (
-                refining_lambda(weights, factor) if weights.channels else starting_lambda(factor)
-            )
+            usual = weights.refining_lambda if weights.channels else starting_lambda
+            start = usual(factor)
         elif start is None:
-            start = weights.largest_lambda(make_basis(weights.basis, shape).lowest)
+            start = weights.largest_lambda(weights.process(shape).basis.lowest)
         restarts = usual_restarts(self.restarts or 0, self.steps, sampler, weights.tuning)
-        lambdas = weights.lambdas(start, self.lambda_end, self.steps, restarts)
-        check_restarts(lambdas, restarts, weights.tuning)
+        lambdas = self._lambdas(weights, start, self.lambda_end, restarts)
         return lambdas, weights.warnings(shape, start)
+
+    def _lambdas(self, weights: Weights, start: float, end: float | None, restarts: int) -> Array:
+        lambdas = weights.lambdas(start, end, self.steps, restarts)
+        if self.restarts is not None and self.restarts != chain_record(lambdas)["restarts"]:
+            turn, low = weights.tuning.turn, weights.tuning.low
+            accepted = f"0 for a chain from {lambdas[0]:.3g} to {lambdas[-1]:.3g}"
+            accepted += f": one starts above {turn} and ends below {low}"
+            raise BadInput("restarts", self.restarts, accepted)
+        return lambdas
+
+
+def usual_restarts(
+    restarts: int | None, steps: int | None, sampler: object, tuning: Tuning = USUAL
+) -> int:
+    """Return `restarts`, or their usual number where it is None; raises BadInput.
+
+    Only the sampler `stochastic` samples what a restart begins with. None `steps` are enough;
+    so few steps that so many restarts do not fit are refused.
+    """
+    fixed = tuning.tail + 2
+    if restarts is None:
+        enough = steps is None or steps >= tuning.restarts * tuning.again + fixed
+        return tuning.restarts if enough and sampler == "stochastic" else 0
+    if restarts < 0 or (restarts and sampler != "stochastic"):
+        accepted = "a whole number from 0 on" if restarts < 0 else f"0 with sampler {sampler}"
+        raise BadInput("restarts", restarts, accepted)
+    if steps is not None and restarts and steps < restarts * tuning.again + fixed:
+        most = max(0, (steps - fixed) // tuning.again)
+        raise BadInput("restarts", restarts, f"0 to {most} in {steps} steps")
+    return restarts
+
+
+def restarting_lambdas(
+    start: float, end: float, steps: int | None, restarts: int, tuning: Tuning = USUAL
+) -> Array:
+    """Return `steps` lambdas that go back up `restarts` times.
+
+    start -> turn, restart -> turn and so on (`Tuning`); at last low -> end, each leg equal in log
+    lambda. One that starts below `turn` or ends above `low` falls all the way. What a configuration
+    becomes at short distance given the long ones is sampled anew each time: its distribution comes
+    nearer that of the denoiser's small lambdas, whatever was wrong above (arXiv 2306.14878). None
+    `steps` are as many as the strides ask for.
+
+    Raises BadInput if there are too few steps for so many restarts.
+    """
+    turn, again, tail = tuning.turn, tuning.again, tuning.tail
+    if not restarts or start <= turn or end >= tuning.low:
+        if steps is None:
+            steps = 1 + math.ceil(math.log(start / end) / tuning.fine_stride)
+        check_whole("steps", steps)
+        lambdas = end * (start / end) ** np.linspace(1.0, 0.0, steps)
+        lambdas[-1], lambdas[0] = end, start
+        return np.asarray(lambdas)
+    fixed = restarts * again + tail
+    if steps is None:
+        steps = fixed + max(2, 1 + math.ceil(math.log(start / turn) / tuning.stride))
+    usual_restarts(restarts, steps, "stochastic", tuning)
+    legs = [np.geomspace(start, turn, steps - fixed)]
+    legs += [np.geomspace(min(start, tuning.restart), turn, again)] * restarts
+    return np.concatenate([*legs, np.geomspace(tuning.low, end, tail)])
+
+
+def chain_record(lambdas: Array) -> dict[str, float]:
+    """Return what a store keeps of a chain."""
+    rises = int((np.diff(lambdas) > 0.0).sum())
+    record: dict[str, float] = {"steps": len(lambdas), "restarts": rises}
+    return record | {"lambda_start": float(lambdas[0]), "lambda_end": float(lambdas[-1])}
+
+
+def starting_lambda(factor: float, scale: float = 1.0) -> float:
+    """Return the lambda at which a chain that refines by `factor` starts.
+
+    The coarse lattice's Nyquist mode, kappa = pi / factor, has abar = exp(-pi^2 scale / 4)
+    there: past its transition, so that the start need not know anything finer.
+    """
+    return scale * factor**2 / 4.0

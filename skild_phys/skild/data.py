@@ -18,8 +18,8 @@ from skild_phys.models import find_model, get_model, parse_temperature
 from skild_phys.rng import generator, kernel_state
 from skild_phys.simulation.expected import default_every
 from skild_phys.simulation.wolff import wolff
+from skild_phys.skild.networks import MIRROR, SYMMETRIES
 from skild_phys.skild.recipe import Recipe
-from skild_phys.skild.symmetries import MIRROR, SYMMETRIES
 from skild_phys.store import Lattices, open_lattices
 
 _State = dict[str, NDArray[np.generic]]

@@ -1,8 +1,7 @@
 """Where lambda goes: sqrt(lambda) is the length, in sites, below which detail has been erased.
 
 A schedule is a monotonic map from t in [0, 1] to lambda with its inverse; a leg of a chain takes
-steps that are equal in t, between any two lambdas. Chains that refine, generate, or follow the
-paper's protocol are put together from such legs.
+steps that are equal in t, between any two lambdas (`chain.Chain`).
 """
 
 from __future__ import annotations
@@ -18,7 +17,6 @@ from numpy.typing import NDArray
 from scipy.special import lambertw
 
 from skild_phys.errors import BadInput, check_whole
-from skild_phys.skild.tuning import USUAL, Tuning
 
 _Array = NDArray[np.float64]
 
@@ -186,83 +184,3 @@ def chain_lambdas(schedule: Schedule, start: float, end: float, steps: int) -> _
     lambdas = np.asarray(schedule(t), dtype=np.float64)
     lambdas[0], lambdas[-1] = start, end
     return lambdas
-
-
-def usual_restarts(
-    restarts: int | None, steps: int | None, sampler: object, tuning: Tuning = USUAL
-) -> int:
-    """Return `restarts`, or their usual number where it is None; raises BadInput.
-
-    Only the sampler `stochastic` samples what a restart begins with. None `steps` are enough;
-    so few steps that so many restarts do not fit are refused.
-    """
-    fixed = tuning.tail + 2
-    if restarts is None:
-        enough = steps is None or steps >= tuning.restarts * tuning.again + fixed
-        return tuning.restarts if enough and sampler == "stochastic" else 0
-    if restarts < 0 or (restarts and sampler != "stochastic"):
-        accepted = "a whole number from 0 on" if restarts < 0 else f"0 with sampler {sampler}"
-        raise BadInput("restarts", restarts, accepted)
-    if steps is not None and restarts and steps < restarts * tuning.again + fixed:
-        most = max(0, (steps - fixed) // tuning.again)
-        raise BadInput("restarts", restarts, f"0 to {most} in {steps} steps")
-    return restarts
-
-
-def restarting_lambdas(
-    start: float, end: float, steps: int | None, restarts: int, tuning: Tuning = USUAL
-) -> _Array:
-    """Return `steps` lambdas that go back up `restarts` times.
-
-    start -> turn, restart -> turn and so on (`Tuning`); at last low -> end, each leg equal in log
-    lambda. One that starts below `turn` or ends above `low` falls all the way. What a configuration
-    becomes at short distance given the long ones is sampled anew each time: its distribution comes
-    nearer that of the denoiser's small lambdas, whatever was wrong above (arXiv 2306.14878). None
-    `steps` are as many as the strides ask for.
-
-    Raises BadInput if there are too few steps for so many restarts.
-    """
-    turn, again, tail = tuning.turn, tuning.again, tuning.tail
-    if not restarts or start <= turn or end >= tuning.low:
-        if steps is None:
-            steps = 1 + math.ceil(math.log(start / end) / tuning.fine_stride)
-        return chain_lambdas(Geometric(end, start), start, end, steps)
-    fixed = restarts * again + tail
-    if steps is None:
-        steps = fixed + max(2, 1 + math.ceil(math.log(start / turn) / tuning.stride))
-    usual_restarts(restarts, steps, "stochastic", tuning)
-    legs = [np.geomspace(start, turn, steps - fixed)]
-    legs += [np.geomspace(min(start, tuning.restart), turn, again)] * restarts
-    return np.concatenate([*legs, np.geomspace(tuning.low, end, tail)])
-
-
-def check_restarts(lambdas: _Array, wanted: int | None, tuning: Tuning = USUAL) -> None:
-    """Raise BadInput where a chain has other restarts than were asked for (None: any do)."""
-    if wanted is not None and wanted != chain_record(lambdas)["restarts"]:
-        ends = f"{lambdas[0]:.3g} to {lambdas[-1]:.3g}"
-        accepted = f"0 for a chain from {ends}: one starts above {tuning.turn} and ends below"
-        raise BadInput("restarts", wanted, f"{accepted} {tuning.low}")
-
-
-def chain_record(lambdas: _Array) -> dict[str, float]:
-    """Return what a store keeps of a chain."""
-    rises = int((np.diff(lambdas) > 0.0).sum())
-    record: dict[str, float] = {"steps": len(lambdas), "restarts": rises}
-    return record | {"lambda_start": float(lambdas[0]), "lambda_end": float(lambdas[-1])}
-
-
-def effective_resolution(lam: float, side: int, tau: float = 0.1) -> float:
-    """Return the R of a state at `lam`: its R x R box of the DCT is still to be seen.
-
-    abar / (1 - abar) = tau on the corner of the box, kappa = sqrt(2) pi R / side.
-    """
-    return side * math.sqrt(math.log1p(1.0 / tau) / lam) / (math.sqrt(2.0) * math.pi)
-
-
-def starting_lambda(factor: float, scale: float = 1.0) -> float:
-    """Return the lambda at which a chain that refines by `factor` starts.
-
-    The coarse lattice's Nyquist mode, kappa = pi / factor, has abar = exp(-pi^2 scale / 4)
-    there: past its transition, so that the start need not know anything finer.
-    """
-    return scale * factor**2 / 4.0

@@ -32,7 +32,7 @@ from skild_phys.skild.equations import (
     see_fields,
     y0_from_output,
 )
-from skild_phys.skild.networks import odd_outputs
+from skild_phys.skild.networks import SYMMETRIES, odd_outputs, see_through_symmetries
 from skild_phys.skild.spins import (
     Couplings,
     MeanField,
@@ -40,7 +40,6 @@ from skild_phys.skild.spins import (
     SpinPosterior,
     spin_logits,
 )
-from skild_phys.skild.symmetries import SYMMETRIES, see_through_symmetries
 from skild_phys.skild.tuning import USUAL, Tuning
 
 if TYPE_CHECKING:

@@ -136,15 +136,6 @@ class _Block(nn.Module):
         return out
 
 
-class _Level(nn.ModuleList):
-    """Blocks at one resolution, one after the other."""
-
-    def forward(self, h: Tensor, embedding: Tensor) -> Tensor:
-        for block in self:
-            h = block(h, embedding)
-        return h
-
-
 class _Waves(nn.Module):
     """Isotropic filters of the inputs on a torus: gains of bands of wave numbers.
 
@@ -163,30 +154,25 @@ class _Waves(nn.Module):
         nn.init.zeros_(self.gains.weight)
         nn.init.zeros_(self.gains.bias)
 
-    def _bands(self, shape: torch.Size, device: torch.device) -> Tensor:
-        """Return the weight of each band at each mode of rfftn, (bands, *modes)."""
-        c = self.config
-        axes = [2.0 * math.pi * torch.fft.fftfreq(n, device=device) for n in shape[:-1]]
-        axes.append(2.0 * math.pi * torch.fft.rfftfreq(shape[-1], device=device))
-        kappa = functools.reduce(torch.hypot, torch.meshgrid(*axes, indexing="ij"))
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        c, axes, sides = self.config, tuple(range(2, x.dim())), x.shape[2:]
+        waves = [2.0 * math.pi * torch.fft.fftfreq(n, device=x.device) for n in sides[:-1]]
+        waves.append(2.0 * math.pi * torch.fft.rfftfreq(sides[-1], device=x.device))
+        kappa = functools.reduce(torch.hypot, torch.meshgrid(*waves, indexing="ij"))
         at = (kappa.clamp(min=c.waves_from) / c.waves_from).log()
         at = at / math.log(c.waves_to / c.waves_from)
-        centres = torch.arange(c.waves, device=device).reshape(-1, *[1] * len(shape))
-        return (1.0 - (at * (c.waves - 1) - centres).abs()).clamp(min=0.0)
-
-    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        axes = tuple(range(2, x.dim()))
+        centres = torch.arange(c.waves, device=x.device).reshape(-1, *[1] * len(sides))
+        bands = (1.0 - (at * (c.waves - 1) - centres).abs()).clamp(min=0.0)
         square, size = x.square().mean(axes), x.abs().mean(axes)
         loud = [square, 0.5 * (square + _QUIET**2).log(), (size + _QUIET).log()]
         seen = F.silu(self.look(torch.cat([embedding, torch.cat(loud, 1).to(embedding.dtype)], 1)))
-        shape = (self.outputs, x.shape[1], self.config.waves)
-        gains = self.gains(seen).float().unflatten(1, shape)
-        bands, modes = self._bands(x.shape[2:], x.device), torch.fft.rfftn(x, dim=axes)
+        gains = self.gains(seen).float().unflatten(1, (self.outputs, x.shape[1], c.waves))
+        modes = torch.fft.rfftn(x, dim=axes)
         total = torch.zeros((), device=x.device)
         for i in range(x.shape[1]):
             filters = torch.einsum("nob,b...->no...", gains[:, :, i], bands)
             total = total + filters * modes[:, None, i]
-        out: Tensor = torch.fft.irfftn(total, s=x.shape[2:], dim=axes)
+        out: Tensor = torch.fft.irfftn(total, s=sides, dim=axes)
         return out
 
 
@@ -251,9 +237,9 @@ class UNet(nn.Module):
         self.level = nn.Linear(config.embedding, outputs)
         levels = range(len(width))
 
-        def level(first: int, i: int, n: int) -> _Level:
+        def level(first: int, i: int, n: int) -> nn.ModuleList:
             more = (width[i], config.embedding, dimension, _PADDING[basis])
-            return _Level(_Block(w, *more) for w in [first] + [width[i]] * (n - 1))
+            return nn.ModuleList(_Block(w, *more) for w in [first] + [width[i]] * (n - 1))
 
         self.down = nn.ModuleList(level(width[i], i, n) for i, n in enumerate(config.blocks))
         self.shrink = nn.ModuleList(conv3(width[i], width[i + 1], stride=2) for i in levels[:-1])
@@ -270,31 +256,30 @@ class UNet(nn.Module):
         dtype = self.leave.weight.dtype
         angles = torch.log(lam)[:, None] * self.frequencies
         embedding = F.silu(self.embed(torch.cat([angles.sin(), angles.cos()], 1).to(dtype)))
-        extended, crop = on_multiples(x, self.config.multiple, self.periodic)
-        out = self._body(extended, embedding)[crop]
-        if self.waves is None:
-            return out
-        waves = torch.zeros_like(out)
-        waves[:, self.filtered] = self.waves(x, embedding)
-        return out + waves
-
-    def _body(self, x: Tensor, embedding: Tensor) -> Tensor:
-        h = _unshuffled(x, self.config.patch).to(self.leave.weight.dtype)
-        h = self.enter(h.contiguous(memory_format=self.memory_format))
-        kept = []
+        wide, crop = on_multiples(x, self.config.multiple, self.periodic)
+        h = _unshuffled(wide, self.config.patch).to(dtype)
+        h, kept = self.enter(h.contiguous(memory_format=self.memory_format)), []
         for level, blocks in enumerate(self.down):
-            h = blocks(h, embedding)
+            for block in blocks.children():
+                h = block(h, embedding)
             if level < len(self.shrink):
                 kept.append(h)
                 h = self.shrink[level](h)
         for level in reversed(range(len(self.up))):
             h = F.interpolate(self.grow[level](h), scale_factor=2, mode="nearest")
-            h = self.up[level](torch.cat([h, kept[level]], dim=1), embedding)
-        h = self.leave(F.silu(_site_norm(h))).float()
-        out = _shuffled(h, self.config.patch) + _by_site(self.level(embedding).float(), x)
-        grouped = x.reshape(len(x), -1, self.channels, *x.shape[2:])
+            h = torch.cat([h, kept[level]], dim=1)
+            for block in self.up[level].children():
+                h = block(h, embedding)
+        h = _shuffled(self.leave(F.silu(_site_norm(h))).float(), self.config.patch)
+        out = h + _by_site(self.level(embedding).float(), wide)
+        grouped = wide.reshape(len(x), -1, self.channels, *wide.shape[2:])
         passed = (_by_site(self.direct(embedding).float(), grouped) * grouped).sum(dim=1)
-        return torch.cat([out[:, : self.channels] + passed, out[:, self.channels :]], dim=1)
+        out = torch.cat([out[:, : self.channels] + passed, out[:, self.channels :]], dim=1)[crop]
+        if self.waves is None:
+            return out
+        waves = torch.zeros_like(out)
+        waves[:, self.filtered] = self.waves(x, embedding)
+        return out + waves
 
     def cast(self, dtype: torch.dtype) -> UNet:
         """Cast all but the angles of the embedding of log lambda: bfloat16 has 3 digits."""

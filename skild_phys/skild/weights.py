@@ -19,10 +19,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from skild_phys.errors import BadInput, WeightsError
+from skild_phys.skild.chain import restarting_lambdas, starting_lambda
 from skild_phys.skild.equations import Process
 from skild_phys.skild.networks import (
     NETWORKS,
     OUTPUTS,
+    SYMMETRIES,
     AnyNetworkConfig,
     Network,
     make_network,
@@ -41,17 +43,19 @@ from skild_phys.skild.schedule import (
     TIMES,
     Schedule,
     chain_lambdas,
-    restarting_lambdas,
     schedule_from_record,
-    starting_lambda,
 )
 from skild_phys.skild.spectrum import Spectrum, spectrum_from_record
 from skild_phys.skild.spins import Couplings, couplings_from_record
-from skild_phys.skild.symmetries import SYMMETRIES
 from skild_phys.skild.tuning import USUAL, Tuning
 
 _FORMAT = "skild-phys weights 6"
 _KEY = "skild-phys"
+
+
+_START_SEES, _NOISE_SEES = 0.35, 0.2
+"""Most of the power of a wave that may be left where a chain starts: of a coarse lattice's finest
+one for refining (the paper's chains by 4: 0.30), of the longest one for what starts from noise."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,7 +75,7 @@ class Weights:
     basis : 'dft' or 'dct'.
     couplings : pair couplings of the mean field; spins only.
     network_from : the lambda below which spins are left to the mean field alone.
-    symmetries : what the data are taken to be symmetric under (`symmetries.SYMMETRIES`).
+    symmetries : what the data are taken to be symmetric under (`networks.SYMMETRIES`).
     channels : of images; 0 for lattices.
     cutoff : kappa_c of the process; None for the lowest wave number above zero.
     schedule : along which lambda was drawn, and chains take their steps; None for log-uniform.
@@ -146,6 +150,19 @@ class Weights:
             raise BadInput("checkpoint", f"lambda up to {high:.3g}", accepted)
         return min(high, ERASED / lowest**2) if self.schedule is None else high
 
+    def refining_lambda(self, factor: float) -> float:
+        """Return where chains that refine by `factor` start, as far as the weights have seen.
+
+        Raises BadInput if the coarse lattice's finest wave is still to be seen there. A cutoff
+        above it, as of white noise, erases it sooner.
+        """
+        high = self.lambda_range[1]
+        lowest = math.sqrt(math.log(1.0 / _START_SEES) / high)  # what may have been seen of it
+        if max(math.pi / factor, self.cutoff or 0.0) < lowest:
+            accepted = f"at most {math.pi / lowest:.2g}, which these weights were trained for"
+            raise BadInput("factor", factor, accepted)
+        return min(starting_lambda(factor), high)
+
     def warnings(self, shape: tuple[int, ...], start: float) -> list[str]:
         """Return what to mind of fields of `shape` that chains from noise at lambda `start` make.
 
@@ -210,27 +227,6 @@ class Weights:
         network.load_state_dict(self.tensors)
         network.to(device).cast(dtype or network_dtype(device))
         return network.to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload, no-any-return]
-
-
-_START_SEES, _NOISE_SEES = 0.35, 0.2
-"""Most of the power of a wave that may be left where a chain starts: of a coarse lattice's finest
-one for refining (the paper's chains by 4: 0.30), of the longest one for what starts from noise."""
-
-
-def refining_lambda(weights: Weights, factor: float) -> float:
-    """Return where chains that refine by `factor` start, as far as the weights have seen.
-
-    Raises BadInput if the coarse lattice's finest wave is still to be seen there. A cutoff above
-    it, as of white noise, erases it sooner.
-    """
-    start, high = starting_lambda(factor), weights.lambda_range[1]
-    lowest = math.sqrt(math.log(1.0 / _START_SEES) / high)  # what may have been seen of it
-    if max(math.pi / factor, weights.cutoff or 0.0) < lowest:
-        most = math.pi / lowest
-        raise BadInput(
-            "factor", factor, f"at most {most:.2g}, which these weights were trained for"
-        )
-    return min(start, high)
 
 
 def _record(weights: Weights) -> dict[str, Any]:
