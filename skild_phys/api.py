@@ -508,7 +508,7 @@ def compare(
     >>> report.table[report.table["observable"] == "coarse_agreement"]["value"].tolist()
     [1.0]
     """
-    from skild_phys.files import Lock, check_output
+    from skild_phys.files import claimed
     from skild_phys.measurement.compare import compare as compared
     from skild_phys.measurement.measure import workers
     from skild_phys.measurement.report import Report
@@ -523,10 +523,7 @@ def compare(
         first, *others = (_opened(data, _name(data, i)) for i, data in enumerate((truth, *stores)))
         if path is not None:
             paths = [Path(p) for p in (truth, *stores, coarse) if isinstance(p, str | os.PathLike)]
-            check_output(path, overwrite=how.overwrite, inputs=paths, directory=True)
-            held.enter_context(Lock(path, beside=True))
-            # Who had the lock until now may have written it.
-            check_output(path, overwrite=how.overwrite, inputs=paths, directory=True)
+            held.enter_context(claimed(path, overwrite=how.overwrite, inputs=paths, directory=True))
         at_work = held.enter_context(workers(how.threads or os.cpu_count() or 1, how.dask))
         found = compared(
             first, others, names=names,

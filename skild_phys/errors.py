@@ -10,7 +10,6 @@ from typing import Any
 
 _LONGEST = 200
 """Characters of a value that a message shows."""
-_ALIASES = {"-n": "samples", "-o": "output", "STORE": "lattices"}
 
 
 class SkildPhysError(Exception):
@@ -27,8 +26,7 @@ class BadInput(SkildPhysError):
 
     def __init__(self, name: str, value: Any, accepted: str) -> None:
         super().__init__(name, value, accepted)
-        words = [_ALIASES.get(word) or _parameter(word) for word in name.split(", ")]
-        self.name, self.value, self.accepted = ", ".join(words), value, accepted
+        self.name, self.value, self.accepted = name, value, accepted
 
     def __str__(self) -> str:
         return self.message(self.name)
@@ -40,10 +38,6 @@ class BadInput(SkildPhysError):
         shown = f"'{self.value}'" if isinstance(self.value, str) else str(self.value)
         shown = shown if len(shown) <= _LONGEST else f"{shown[:_LONGEST]} ..."
         return f"{name}: {shown} is not accepted; expected {self.accepted}"
-
-
-def _parameter(word: str) -> str:
-    return word.lstrip("-").replace("-", "_") if word.startswith("-") else word
 
 
 class OutputTaken(BadInput):

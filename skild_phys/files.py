@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import functools
 import hashlib
 import json
 import math
@@ -113,18 +114,16 @@ def parse_json(text: str | bytes, *, finite: bool = True) -> Any:
 
     With `finite` also for numbers that are not: NaN, Infinity, and what float64 cannot hold.
     """
+    hooks: dict[str, Any] = {}
+    if finite:
+        hooks = {"parse_constant": _finite, "parse_float": _finite, "parse_int": _finite}
+    return _shallow(lambda: json.loads(text, **hooks))
 
-    def number(word: str) -> float:
-        if not math.isfinite(value := float(word)):
-            raise ValueError(f"{word} is no finite number")
-        return value
 
-    def whole(word: str) -> int:
-        number(word)
-        return int(word)
-
-    hooks: dict[str, Any] = {"parse_constant": number, "parse_float": number, "parse_int": whole}
-    return _shallow(lambda: json.loads(text, **(hooks if finite else {})))
+def _finite(word: str) -> int | float:
+    if not math.isfinite(value := float(word)):
+        raise ValueError(f"{word} is no finite number")
+    return int(word) if word.removeprefix("-").isdecimal() else value
 
 
 def read_toml(path: AnyPath, option: str) -> dict[str, Any]:
@@ -344,3 +343,20 @@ def _check_outside_stores(path: AnyPath, folders: Sequence[Path], option: str) -
     for folder in folders:
         if (folder / "zarr.json").exists():
             raise BadInput(option, os.fspath(path), f"a path outside the store {folder}")
+
+
+@contextlib.contextmanager
+def claimed(
+    path: AnyPath, *, overwrite: bool, inputs: Sequence[AnyPath] = (), directory: bool = False
+) -> Iterator[None]:
+    """Hold the lock of an output that is no store, if `check_output` allows it.
+
+    Raises what `check_output` does, and StoreError when another process writes there.
+    """
+    check = functools.partial(
+        check_output, path, overwrite=overwrite, inputs=inputs, directory=directory
+    )
+    check()
+    with Lock(path, beside=True):
+        check()  # who had the lock until now may have written it
+        yield

@@ -91,7 +91,7 @@ def test_output_that_is_refused(tmp_path: Path) -> None:
         (tmp_path, True, "apart from the input"),
     ]:
         with pytest.raises(BadInput, match=words) as refused:
-            check_output(path, overwrite=overwrite, inputs=[source], option="--out")
+            check_output(path, overwrite=overwrite, inputs=[source], option="out")
         assert str(refused.value).startswith("out: ")
 
 

@@ -14,7 +14,7 @@ import click
 
 from skild_phys import __version__
 from skild_phys.cli.terminal import flush, open_streams, say, warnings_after
-from skild_phys.errors import BadInput, SkildPhysError, as_in_python, nearest
+from skild_phys.errors import BadInput, SkildPhysError, as_in_python
 
 COMMANDS = {
     "simulate": "Exact Monte Carlo into a store.",
@@ -81,8 +81,8 @@ def call(command: str, inputs: Sequence[object], options: Mapping[str, object]) 
 
     Raises
     ------
-    TypeError : an option that the command does not have. BadInput : a value that it cannot
-    parse, or misses; and what the command raises. Names are those of Python.
+    BadInput : a value that the command cannot parse, or misses; and what it raises. Names are those
+    of Python. KeyError : an option that it does not have.
     """
     with as_in_python(), _parsed(command, inputs, options) as context:
         return context.command.invoke(context)
@@ -99,12 +99,22 @@ def _parsed(command: str, inputs: Sequence[object], options: Mapping[str, object
     told = main.get_command(click.Context(main), command)
     if told is None:
         raise ValueError(command)
-    words = [*option_words(_checked(command, options)), "--", *map(str, inputs)]
+    known = options_of(command)
+    for name, value in options.items():
+        option = known[name]
+        if any(known.get(other) is option for other in options if other != name):
+            raise BadInput(name, value, "one of the names of its option alone")
+        several = isinstance(value, list | tuple) and not option.multiple
+        if not option.is_flag and (isinstance(value, bool) or several):
+            raise BadInput(name, value, "one value")
+        if option.type.name == "path" and not isinstance(value, str | os.PathLike | None):
+            raise BadInput(name, type(value).__name__, "a path")
+    given = {name: bool(v) if known[name].is_flag else v for name, v in options.items()}
+    words = [*option_words(given), "--", *map(str, inputs)]
     try:
         return told.make_context(command, words, obj=FROM_PYTHON)
     except click.BadParameter as error:
         name = error.param.human_readable_name if error.param else ""
-        known = options_of(command)
         name, value = next(
             ((k, v) for k, v in options.items() if known[k] is error.param), (name, None)
         )
@@ -126,29 +136,6 @@ def options_of(command: str) -> dict[str, click.Option]:
         if isinstance(param, click.Option)
         for opt in param.opts
     }
-
-
-def _checked(command: str, options: Mapping[str, object]) -> dict[str, object]:
-    """Return options with what is given to a flag as True or False.
-
-    Raises TypeError for names that the command does not have, BadInput for values of other types.
-    """
-    found = dict(options)
-    known = options_of(command)
-    for name, value in options.items():
-        if name not in known:
-            hint = nearest(name, known)
-            raise TypeError(f"{command}() got an unexpected keyword argument '{name}'{hint}")
-        option = known[name]
-        if any(known.get(other) is option for other in options if other != name):
-            raise TypeError(f"{command}() got several values for '{option.human_readable_name}'")
-        if option.is_flag:
-            found[name] = bool(value)
-        elif isinstance(value, bool) or (isinstance(value, list | tuple) and not option.multiple):
-            raise BadInput(name, value, "one value")
-        elif option.type.name == "path" and not isinstance(value, str | os.PathLike | None):
-            raise BadInput(name, type(value).__name__, "a path")
-    return found
 
 
 NO_MEMORY = ("can't allocate memory", "out of memory", "can't start new thread")

@@ -18,6 +18,7 @@ from skild_phys.cli.options import (
 )
 from skild_phys.cli.outputs import beside, shape_name
 from skild_phys.errors import BadInput
+from skild_phys.methods import SKILD, weights_of
 from skild_phys.runner import Run
 from skild_phys.skild.chain import Chain
 
@@ -29,7 +30,7 @@ from skild_phys.skild.chain import Chain
 @output_option
 @options_from(Chain)
 @click.option("--seed", type=int, default=0, show_default=True, help="Of every stream.")
-@click.option("--checkpoint", type=click.Path(path_type=Path), help="Weights.  [default: shipped]")
+@options_from(SKILD, only=["checkpoint"])
 @click.option(
     "--truth",
     type=click.Path(path_type=Path),
@@ -45,7 +46,6 @@ def command(
     samples: int | None,
     output: Path | None,
     seed: int,
-    checkpoint: Path | None,
     truth: Path | None,
     factor: int | None,
     split: str | None,
@@ -67,7 +67,6 @@ def command(
     skild-phys generate --L 64
     skild-phys generate --truth fine.zarr --factor 4 -o marginal.zarr
     """
-    from skild_phys.methods import weights_of
     from skild_phys.skild.generate import generate, opened_truth, start_of
     from skild_phys.skild.weights import shipped_weights
 
@@ -75,6 +74,7 @@ def command(
     if side is not None and shape is not None:
         raise BadInput("L", side, "a side, or --shape")
     size = side if shape is None else parse_sides("shape", shape, 2)
+    checkpoint = given.pop("checkpoint")
     Run(**given)
     weights = weights_of(checkpoint)
     source = None if truth is None else opened_truth(truth, split, weights)

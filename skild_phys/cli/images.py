@@ -186,7 +186,7 @@ def info(preset: str, shape: str | None, as_json: bool, **given: Any) -> None:
     from skild_phys.images.cost import cost
 
     recipe, gpu = _recipe(preset, "PRESET"), GPU(**given)
-    height, width = parse_sides("--shape", shape, 8) if shape else (recipe.side, recipe.side)
+    height, width = parse_sides("shape", shape, 8) if shape else (recipe.side, recipe.side)
     channels = 3 if recipe.data == "images" else 1
     found = cost(recipe, (height, width), channels)
     hours, sampling = gpu.seconds(found.training) / 3600, gpu.seconds(1000 * found.forward)

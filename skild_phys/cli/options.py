@@ -23,7 +23,7 @@ from click.core import ParameterSource
 from skild_phys.cli.outputs import fill
 from skild_phys.cli.terminal import say
 from skild_phys.errors import BadInput, warn
-from skild_phys.files import Lock, check_output, printable
+from skild_phys.files import check_output, claimed, printable
 from skild_phys.models.geometry import LARGEST_SIDE
 from skild_phys.runner import Run, versions
 
@@ -65,14 +65,10 @@ threads_option = click.option(
 def claim_output(
     output: Path, *, overwrite: bool, inputs: Sequence[Path] = (), directory: bool = False
 ) -> None:
-    """Keep what is no store to the running command until it ends, if `check_output` allows it.
-
-    Raises BadInput, and StoreError when another process writes there.
-    """
-    check_output(output, overwrite=overwrite, inputs=inputs, directory=directory)
-    click.get_current_context().with_resource(Lock(output, beside=True))
-    # Who had the lock until now may have written it.
-    check_output(output, overwrite=overwrite, inputs=inputs, directory=directory)
+    """Keep what is no store to the running command until it ends (`files.claimed`)."""
+    click.get_current_context().with_resource(
+        claimed(output, overwrite=overwrite, inputs=inputs, directory=directory)
+    )
 
 
 class Advance(Protocol):
@@ -83,23 +79,15 @@ class Advance(Protocol):
 
 def error_options(command: Function) -> Function:
     """Add the options of how error bars are made."""
-    options = (
-        click.option(
-            "--errors",
-            help="gamma (autocorrelation by the Gamma method), jackknife or bootstrap over bins."
-            "  [default: gamma; jackknife with --bins]",
-        ),
-        click.option(
-            "--bins", type=int, help="Bins of jackknife and bootstrap.  [default: 50]"
-        ),
-        click.option("--resamples", type=int, help="Resamples of the bootstrap.  [default: 1000]"),
-        click.option(
-            "--seed", type=int, default=0, show_default=True,
-            help="Seed of the bootstrap, and of the bonds of FK clusters.",
-        ),
-    )  # fmt: skip
-    for option in reversed(options):
-        command = option(command)
+    kinds = "gamma (autocorrelation by the Gamma method), jackknife or bootstrap over bins."
+    seeded = "Seed of the bootstrap, and of the bonds of FK clusters."
+    for name, about in (
+        ("seed", {"type": int, "default": 0, "show_default": True, "help": seeded}),
+        ("resamples", {"type": int, "help": "Resamples of the bootstrap.  [default: 1000]"}),
+        ("bins", {"type": int, "help": "Bins of jackknife and bootstrap.  [default: 50]"}),
+        ("errors", {"help": f"{kinds}  [default: gamma; jackknife with --bins]"}),
+    ):
+        command = click.option(f"--{name}", **about)(command)
     return command
 
 
@@ -244,9 +232,9 @@ def interruptible() -> Iterator[Callable[[], bool]]:
 
 
 @contextlib.contextmanager
-def announced(text: str, after: float = 1.0) -> Iterator[None]:
-    """Print `text` on stderr if what is done inside takes longer than `after` seconds."""
-    timer = threading.Timer(after, say, [text, True])
+def announced(text: str) -> Iterator[None]:
+    """Print `text` on stderr if what is done inside takes longer than a second."""
+    timer = threading.Timer(1.0, say, [text, True])
     timer.daemon = True
     timer.start()
     try:
@@ -277,11 +265,6 @@ def command_line() -> str:
     return printable(shlex.join(words))
 
 
-def provenance(*packages: str) -> dict[str, Any]:
-    """Return the attributes that say how a store came about: `command` and `versions`."""
-    return {"command": command_line(), "versions": versions("numpy", "zarr", *packages)}
-
-
 def from_python() -> bool:
     """Return whether the running command was called by `skild_phys.api`, which prints nothing."""
     from skild_phys.cli import FROM_PYTHON
@@ -302,7 +285,8 @@ def answer(
 def warn_of(stores: Iterable[Lattices | CoarseInput]) -> None:
     """Warn of what is to be minded of `stores`: that one is unfinished, and its `warnings`."""
     for store in stores:
-        texts = warnings_of(store.attrs)
+        known = store.attrs.get("warnings")
+        texts = [str(text) for text in known] if isinstance(known, list) else []
         kept, planned = (store.attrs.get(f"samples_{n}") for n in ("committed", "planned"))
         if kept != planned:
             texts = [f"is unfinished: {kept} of {planned} samples are there", *texts]
@@ -310,43 +294,31 @@ def warn_of(stores: Iterable[Lattices | CoarseInput]) -> None:
             warn(f"{store.path.name}: {text}")
 
 
-def warnings_of(attrs: Mapping[str, Any]) -> list[str]:
-    """Return what is to be minded of lattices with these attributes."""
-    known = attrs.get("warnings")
-    return [str(text) for text in known] if isinstance(known, list) else []
-
-
-def check_device(device: str) -> None:
-    """Raise BadInput unless PyTorch can use `device` here."""
-    Run(device=device)
-
-
 _TYPES: dict[str, Any] = {"int": int, "float": float, "AnyPath": click.Path(path_type=Path)}
 
 
-def options_from(*kinds: type, skip: Sequence[str] = ()) -> Callable[[Function], Function]:
+def options_from(
+    *kinds: type, skip: Sequence[str] = (), only: Sequence[str] | None = None
+) -> Callable[[Function], Function]:
     """Return what adds an option for every field with a help text of dataclasses.
 
     `metadata` may have `help`, and the option's own names (`opts`); the type follows from the
     field's. Of fields with one name the first counts.
     """
-    known = {
-        one.name: one
-        for kind in reversed(kinds)
-        for one in reversed(dataclasses.fields(kind))
-        if "help" in one.metadata and one.name not in skip
-    }
+    known: dict[str, dataclasses.Field[Any]] = {}
+    for one in (one for kind in kinds for one in dataclasses.fields(kind)):
+        if "help" in one.metadata and one.name not in skip and one.name in (only or (one.name,)):
+            known.setdefault(one.name, one)
 
     def add(command: Function) -> Function:
-        for name, one in known.items():
+        for name, one in reversed(known.items()):
             names = one.metadata.get("opts", ("--" + name.replace("_", "-"),))
             about: dict[str, Any] = {"help": one.metadata["help"]}
             if one.type == "bool":
                 about["is_flag"] = True
             else:
-                about["type"] = _TYPES.get(str(one.type).split(" | ")[0], str)
-                if "str" in str(one.type).split(" | ")[1:]:
-                    about["type"] = str
+                kind, *others = str(one.type).split(" | ")
+                about["type"] = str if "str" in others else _TYPES.get(kind, str)
                 about |= {"default": one.default, "show_default": one.default is not None}
             command = click.option(*names, name, **about)(command)
         return command
@@ -370,7 +342,8 @@ def stored(
     those whose versions the store keeps. Returns its path, and what `make` returned.
     """
     own = {one.name: given[one.name] for one in dataclasses.fields(Run) if one.name in given}
-    plain, attrs = Run(**own), provenance(*packages)
+    plain = Run(**own)
+    attrs = {"command": command_line(), "versions": versions("numpy", "zarr", *packages)}
 
     def write(path: Path) -> Result:
         # An output that exists may be one to resume; the store itself decides.

@@ -107,10 +107,9 @@ def _refine(params: _Params, coarse: _Promised, trained: bool) -> _Promised:
 
 
 def _train(params: _Params) -> None:
-    from skild_phys.cli.options import check_device
     from skild_phys.skild.fit import Fit
 
-    check_device(params["device"])
+    Run(device=params["device"])
     others = ("store", "output", "device", "overwrite", "as_json")
     Fit.of(params["store"], **{key: params[key] for key in params if key not in others})
 

@@ -11,7 +11,6 @@ import click
 
 from skild_phys.cli.options import (
     answer,
-    check_device,
     interruptible,
     json_option,
     output_option,
@@ -20,22 +19,10 @@ from skild_phys.cli.options import (
 )
 from skild_phys.cli.outputs import beside, fill
 from skild_phys.cli.terminal import say
+from skild_phys.runner import Run
 
 if TYPE_CHECKING:
     from skild_phys.skild.train import Trainer
-
-_Function = Callable[..., Any]
-
-
-def _recipe_options(command: _Function) -> _Function:
-    for name, what in (
-        ("side", "Side of the simulated lattices (no STORE)."),
-        ("seed", "Seed of weights, noise and data."),
-        ("batch", "Lattices a step, instead of the recipe's."),
-        ("steps", "Steps, instead of the recipe's."),
-    ):
-        command = click.option(f"--{name}", type=int, help=what)(command)
-    return command
 
 
 @click.command()
@@ -53,7 +40,10 @@ def _recipe_options(command: _Function) -> _Function:
     help="Weights to start from, of the same network; 'shipped' for those of the package.",
 )
 @output_option
-@_recipe_options
+@click.option("--steps", type=int, help="Steps, instead of the recipe's.")
+@click.option("--batch", type=int, help="Lattices a step, instead of the recipe's.")
+@click.option("--seed", type=int, help="Seed of weights, noise and data.")
+@click.option("--side", type=int, help="Side of the simulated lattices (no STORE).")
 @threads_option
 @click.option("--device", default="cpu", show_default=True, help="cpu or cuda.")
 @click.option("--overwrite", is_flag=True, help="Replace what lies there: begin anew.")
@@ -87,7 +77,7 @@ def command(
     from skild_phys.skild.fit import Fit
     from skild_phys.skild.ranks import joined
 
-    check_device(device)
+    Run(device=device)
     fit = Fit.of(store, **recipe)
     default = (
         Path(f"{fit.recipe.model}-weights.safetensors")

@@ -226,7 +226,8 @@ def get_rule(rule: str | Rule | None) -> Rule:
     """Return the rule of that name (None: block means), or the rule itself; raises BadInput."""
     if isinstance(rule, Rule):
         return rule
-    return look_up(RULES, "skild_phys.rules", "rule", _DEFAULT if rule is None else rule)
+    name = _DEFAULT if rule is None else rule
+    return RULES.get(name) or look_up(RULES, "skild_phys.rules", "rule", name)
 
 
 def all_rules() -> dict[str, Rule]:

@@ -61,7 +61,12 @@ def coarse_plan(
 
     Without a `digest` lattices in memory are not read.
     """
-    _check_input(fine)
+    if fine.field not in ("spins", "states", "field"):
+        accepted = "only 'spins' or 'states' or 'field' are coarse-grained"
+        raise StoreError(f"{fine.path}: variable '{fine.field}': {accepted}")
+    fine.model()  # refuses lattices that are not of the model they name
+    if fine.n_samples == 0:
+        raise StoreError(f"{fine.path}: variable '{fine.field}': no sample is complete")
     shape, d = coarse_shape(fine.shape, factor), len(fine.shape)
     field = chosen.variable(fine.field)
     if tie_seed is None:
@@ -112,13 +117,3 @@ class _Coarsen:
             dimension=len(self.fine.shape),
         )  # fmt: skip
         return {self.field: coarse} | {name: v[here] for name, v in self.scalars.items()}
-
-
-def _check_input(fine: Lattices) -> None:
-    usable = ("spins", "states", "field")
-    if fine.field not in usable:
-        names = " or ".join(f"'{name}'" for name in usable)
-        raise StoreError(f"{fine.path}: variable '{fine.field}': only {names} are coarse-grained")
-    fine.model()  # refuses lattices that are not of the model they name
-    if fine.n_samples == 0:
-        raise StoreError(f"{fine.path}: variable '{fine.field}': no sample is complete")

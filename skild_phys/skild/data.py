@@ -131,7 +131,7 @@ class StoreSource:
 
     def __init__(self, store: Lattices | ImageLattices, seed: int) -> None:
         if store.n_samples < 1 or len(store.shape) != 2 or min(store.shape) < 2:
-            raise BadInput("STORE", str(store.path), "a sample or more, of 2 x 2 sites or more")
+            raise BadInput("lattices", str(store.path), "a sample or more, of 2 x 2 sites or more")
         height, width = store.shape
         self.store, self.seed, self.shape = store, seed, (height, width)
         self.n_samples: int | None = store.n_samples
@@ -218,7 +218,7 @@ class ImageLattices:
 
     def __init__(self, store: Lattices, split: str | None = None) -> None:
         if store.field != "image":
-            raise BadInput("STORE", str(store.path), f"images, not '{store.field}'")
+            raise BadInput("lattices", str(store.path), f"images, not '{store.field}'")
         self.path: Path = store.path
         self.store, self.channels, self.chunk = store, store.channels, store.chunk
         self.shape = (store.shape[0], store.shape[1])

@@ -50,7 +50,7 @@ def fit_spectrum(power: _Array, basis: Basis, kind: str = RadialSpectrum.kind) -
     if kind not in KINDS:
         raise BadInput("spectrum", kind, " or ".join(KINDS))
     if not 0 < power.mean() < math.inf:
-        raise BadInput("STORE", float(power.mean()), "lattices whose mean square is above 0")
+        raise BadInput("lattices", float(power.mean()), "lattices whose mean square is above 0")
     floored = np.maximum(power, _FLOOR * np.average(power, weights=basis.weight))
     if kind == ModeSpectrum.kind:
         return ModeSpectrum(basis.name, basis.shape, tuple(floored.ravel().tolist()))

@@ -77,9 +77,9 @@ def command(
         if value < least:
             raise BadInput(option, value, f"a whole number of at least {least}")
     if any(not 0 < size < 1e4 for size in gibibytes):
-        raise BadInput("--memory", min(gibibytes), "gibibytes above 0")
+        raise BadInput("memory", min(gibibytes), "gibibytes above 0")
     if folder is not None and not folder.is_dir():
-        raise BadInput("--folder", str(folder), "a directory")
+        raise BadInput("folder", str(folder), "a directory")
     cores = thread_count(threads)
     with tempfile.TemporaryDirectory(dir=folder) as place, announced("measuring ..."):
         path = Path(place) / "critical.zarr"

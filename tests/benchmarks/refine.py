@@ -64,11 +64,11 @@ def command(
     from skild_phys.methods import SKILD, Exact
     from skild_phys.skild.coarse import open_coarse
 
-    check_whole("-n", count)
+    check_whole("n", count)
     if factor < 2:
         raise BadInput("factor", factor, "a whole number from 2 on")
     if side < 2 * factor or side % factor:
-        raise BadInput("--L", side, f"a multiple of the factor {factor}")
+        raise BadInput("L", side, f"a multiple of the factor {factor}")
     method = SKILD(checkpoint=checkpoint, steps=chain["steps"], restarts=chain["restarts"])
     with tempfile.TemporaryDirectory() as place:
         fine, path = Path(place) / "fine.zarr", Path(place) / "coarse.zarr"

@@ -60,11 +60,11 @@ class Setting:
     def __post_init__(self) -> None:
         parse_shape(self.shape, self.system)
         if not (math.isfinite(self.temperature) and self.temperature > 0.0):
-            raise BadInput("--T", self.temperature, "a positive temperature")
-        check_whole("--runs", self.runs)
-        check_whole("--seed", self.seed, 0)
+            raise BadInput("T", self.temperature, "a positive temperature")
+        check_whole("runs", self.runs)
+        check_whole("seed", self.seed, 0)
         if not (math.isfinite(self.seconds) and self.seconds > 0.0):
-            raise BadInput("--seconds", self.seconds, "a positive number of seconds")
+            raise BadInput("seconds", self.seconds, "a positive number of seconds")
 
     @property
     def system(self) -> Model:
