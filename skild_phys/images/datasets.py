@@ -18,7 +18,6 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -170,10 +169,14 @@ def image_folder(folder: Path, size: int | None = None) -> ImageFiles:
     Raises StoreError for a folder without images, or an image that cannot be read or is of another
     size.
     """
-    paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in _SUFFIXES and p.is_file())
+    paths = sorted(
+        p
+        for p in folder.rglob("*")
+        if p.suffix.lower() in _SUFFIXES
+        and not any(name.startswith(".") for name in p.relative_to(folder).parts)
+        and p.is_file()
+    )
     parts = [p.relative_to(folder).parts for p in paths]
-    shown = [not any(name.startswith(".") for name in part) for part in parts]
-    paths, parts = list(compress(paths, shown)), list(compress(parts, shown))
     if not paths:
         raise StoreError(f"{folder}: holds no images ({', '.join(_SUFFIXES)})")
     while all(len(part) > 2 and part[0] == parts[0][0] for part in parts):

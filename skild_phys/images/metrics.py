@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, cast
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -315,24 +316,18 @@ def _nothing_fetched(folder: Path | None) -> Iterator[None]:
         where = target or Path(torch.hub.get_dir(), "clip", Path(url).name)
         raise WeightsError(f"{where}: is missing, or another file; it is at {url}")
 
-    before = dict(os.environ)
-    os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"
-    if folder is not None:
-        os.environ["TORCH_HOME"] = str(folder)
     loader: Any = importlib.import_module("pyiqa.utils.download_util")
     clip: Any = importlib.import_module("pyiqa.archs.clip_model")
-    fetch, place, urllib = loader.download_url_to_file, loader.DEFAULT_CACHE_DIR, clip.urllib
-    loader.download_url_to_file = refuse
-    loader.DEFAULT_CACHE_DIR = str(Path(torch.hub.get_dir()) / "pyiqa")
-    clip.urllib = types.SimpleNamespace(request=types.SimpleNamespace(urlopen=refuse))
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):  # it says "Downloading", and "Loading"
+    urllib = types.SimpleNamespace(request=types.SimpleNamespace(urlopen=refuse))
+    home = {} if folder is None else {"TORCH_HOME": str(folder)}
+    with patch.dict(os.environ, {"TORCH_FORCE_WEIGHTS_ONLY_LOAD": "1", **home}):
+        cache = str(Path(torch.hub.get_dir()) / "pyiqa")
+        with (
+            patch.multiple(loader, download_url_to_file=refuse, DEFAULT_CACHE_DIR=cache),
+            patch.object(clip, "urllib", urllib),
+            contextlib.redirect_stdout(io.StringIO()),  # it says "Downloading", and "Loading"
+        ):
             yield
-    finally:
-        loader.download_url_to_file, loader.DEFAULT_CACHE_DIR = fetch, place
-        clip.urllib = urllib
-        os.environ.clear()
-        os.environ.update(before)
 
 
 def quality_score(name: str, images: ImageSet, folder: Path | None = None) -> Score:

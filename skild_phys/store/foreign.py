@@ -22,7 +22,7 @@ from skild_phys.store.dataset import as_stored
 from skild_phys.store.formats import field_name
 from skild_phys.store.identity import copied, whole_numbers
 from skild_phys.store.reader import Lattices
-from skild_phys.store.schema import AXES, Layout, is_temperature, sides
+from skild_phys.store.schema import AXES, Layout, is_temperature, plane_length, sides
 
 _CHUNK_SITES = 2**22
 _IN_MEMORY = 2**28  # bytes of a file that are kept once they are read
@@ -84,10 +84,8 @@ class ForeignLattices(Lattices):
                 for k, v in data.variables.items()
                 if v.dims == (sample,) and k != sample and v.dtype.kind in "iuf"
             ),
-            q=self._states() if name == "states" else plane if name == "state_count" else 0,
-            channels=plane if name == "image" else 0,
-            components=max(1, plane) if name == "field" else 1,
             dtype="float64" if own and self._values.dtype == np.float64 else "",
+            **({"q": self._states()} if name == "states" else plane_length(name, plane)),
         )
         super().__init__(path, self.attrs, layout, samples)
 

@@ -103,6 +103,12 @@ def array_metadata(
     }
 
 
+def plane_length(field: str, size: int) -> dict[str, int]:
+    """Return what of a `Layout` is the length of the axis between samples and sites."""
+    known = {"state_count": "q", "image": "channels", "field": "components"}
+    return {known[field]: size} if size and field in known else {}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Layout:
     """Which arrays a store has, apart from how many samples.
@@ -199,6 +205,20 @@ class Layout:
         """The type of the numbers of every array."""
         return {name: node["data_type"] for name, node in self.metadata(0).items()}
 
+    def check(self, path: Path, name: str, count: int, values: NDArray[Any]) -> None:
+        """Raise unless `values` are `count` samples of variable `name` of the store `path`.
+
+        ValueError for a wrong shape or type, StoreError for a value that is not allowed.
+        """
+        metadata = self.metadata(count)[name]
+        shape, dtype = tuple(metadata["shape"]), metadata["data_type"]
+        if values.shape != shape:
+            raise ValueError(f"variable '{name}' has shape {values.shape}, expected {shape}")
+        if not np.can_cast(values.dtype, dtype, "same_kind"):
+            raise ValueError(f"variable '{name}' is {values.dtype}, expected {dtype}")
+        if fault := self.fault(name, values):
+            raise StoreError(f"{path}: variable '{name}': refused {fault}")
+
     def fault(self, name: str, values: NDArray[Any]) -> str | None:
         """Return what is wrong with values of a variable, if anything is."""
         if name == self.field:
@@ -223,14 +243,12 @@ class Layout:
                 raise ValueError
             q = len(attributes["flag_values"]) if field == "states" else 0
             planes = shape.pop(0) if kind.plane in node["dimension_names"] else 0
+            known = {"q": q} | plane_length(field, planes)
             return cls(
                 field=field, shape=tuple(shape), chunk=int(chunk),
                 scale=float(attributes["scale_factor"] if kind.scaled else 1.0),
                 variables=tuple(name for name in names if name != field),
-                q=planes if field == "state_count" else q,
-                channels=planes if field == "image" else 0,
-                components=max(1, planes) if field == "field" else 1,
-                dtype=node["data_type"] if field == "field" else "",
+                dtype=node["data_type"] if field == "field" else "", **known,
             )  # fmt: skip
         except (KeyError, TypeError, ValueError, IndexError, BadInput):
             wrong = f"variable '{field}': wrong shape, chunks, scale or states"

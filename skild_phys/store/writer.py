@@ -119,9 +119,9 @@ class Region:
             raise ValueError(
                 f"{len(lattices)} samples from {first} on, of {self.committed} .. {self.planned}"
             )
-        metadata, name = self.layout.metadata(last), self.layout.field
-        _check_values(self.path, self.layout, metadata[name], name, len(lattices), lattices)
-        array = ChunkFiles(self.path, name, metadata[name])
+        name = self.layout.field
+        self.layout.check(self.path, name, len(lattices), lattices)
+        array = ChunkFiles(self.path, name, self.layout.metadata(last)[name])
         array.checked(self.layout, first - first % array.step, first)
         array.write(first, lattices)
 
@@ -256,14 +256,13 @@ class StoreWriter:
 
     def _check_samples(self, arrays: _Arrays, written: int | None) -> int:
         plan = self._plan
-        metadata = plan.metadata(self._planned)
-        expected = [name for name in metadata if not written or name != plan.field]
+        expected = [name for name in plan.dtypes if not written or name != plan.field]
         if set(arrays) != set(expected):
             names = ", ".join(expected) or "none"
             raise ValueError(f"a commit to this store needs the variables {names}")
         count = written or len(arrays[plan.field])
         for name, values in arrays.items():
-            _check_values(self.path, plan, metadata[name], name, count, values)
+            plan.check(self.path, name, count, values)
         if count < 1 or self.committed + count > self._planned:
             raise ValueError(f"{count} samples after {self.committed} of {self._planned}")
         return count
@@ -408,27 +407,6 @@ class StoreWriter:
             data = array.encode(array.decode(index)[:used])
             if array.bytes_of(index) != data:
                 write_bytes_atomically(self.path / array.name / array.file(index), data)
-
-
-def _check_values(
-    path: Path,
-    layout: Layout,
-    metadata: Mapping[str, Any],
-    name: str,
-    count: int,
-    values: NDArray[Any],
-) -> None:
-    """Raise unless `values` are `count` samples of variable `name`.
-
-    ValueError for a wrong shape or type, StoreError for a value that is not allowed.
-    """
-    shape, dtype = (count, *metadata["shape"][1:]), metadata["data_type"]
-    if values.shape != shape:
-        raise ValueError(f"variable '{name}' has shape {values.shape}, expected {shape}")
-    if not np.can_cast(values.dtype, dtype, "same_kind"):
-        raise ValueError(f"variable '{name}' is {values.dtype}, expected {dtype}")
-    if fault := layout.fault(name, values):
-        raise StoreError(f"{path}: variable '{name}': refused {fault}")
 
 
 def _remove(path: Path) -> None:
