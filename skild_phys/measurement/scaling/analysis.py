@@ -132,7 +132,11 @@ def scaling(
         )
     crossings = tuple(_crossing_of(name, a, b) for name in CROSSING for a, b in pairwise(curves))
     level = _common_level(curves, crossings)
-    temperature = _best_crossing(crossings)
+    # That of xi / L, of the two largest sizes that have one: it converges faster than that of U4,
+    # whose amplitude of the leading correction is larger.
+    ranked = sorted(crossings, key=lambda c: CROSSING.index(c.observable))
+    met = [c.temperature for c in ranked if math.isfinite(c.temperature.value)]
+    temperature = met[-1] if met else NOTHING
     near = temperature.value if math.isfinite(temperature.value) else model.critical_temperature
     at_level = [at_level_of(curve, level, near) for curve in curves]
     exponents = exponents_of(curves, at_level, lowest, omega)
@@ -195,13 +199,10 @@ def _published(model: Model) -> dict[str, float]:
 def _points(
     at_level: Sequence[dict[str, Array]], names: dict[str, str]
 ) -> list[tuple[str, Array, Array]]:
+    rows = {label: [values[name] for values in at_level] for label, name in names.items()}
     return [
-        (
-            label,
-            np.array([values[name][0] for values in at_level]),
-            np.array([float(jackknife_error(values[name])) for values in at_level]),
-        )
-        for label, name in names.items()
+        (label, np.array([v[0] for v in of]), np.array([float(jackknife_error(v)) for v in of]))
+        for label, of in rows.items()
     ]
 
 
@@ -210,13 +211,11 @@ def _crossing_of(name: str, small: Curve, large: Curve) -> Crossing:
     sides = (small.side, large.side)
     low = max(small.temperature[0], large.temperature[0])
     high = min(small.temperature[-1], large.temperature[-1])
-    if not low < high:
-        return Crossing(name, sides, NOTHING, NOTHING)
     a, b = small.spline(name), large.spline(name)
     grid = np.linspace(low, high, _FINE)
     difference = a(grid)[0] - b(grid)[0]
     changes = np.flatnonzero(np.diff(np.sign(difference)) != 0)
-    if not len(changes):
+    if not (low < high and len(changes)):
         return Crossing(name, sides, NOTHING, NOTHING)
     error = np.hypot(jackknife_error(a(grid)), jackknife_error(b(grid)))
     middle = _clearest(difference / np.maximum(error, 1e-300), changes)
@@ -239,20 +238,6 @@ def _clearest(z: Array, changes: NDArray[np.int64]) -> int:
     parts = np.split(np.abs(z), changes + 1)
     peaks = [float(part.max()) for part in parts]
     return int(changes[np.argmax([min(pair) for pair in pairwise(peaks)])])
-
-
-def _best_crossing(crossings: Sequence[Crossing]) -> Number:
-    """Return the crossing of xi / L of the two largest sizes that have one.
-
-    It converges faster than that of U4, whose amplitude of the leading correction is larger.
-    """
-    for name in reversed(CROSSING):
-        found = [
-            c for c in crossings if c.observable == name and math.isfinite(c.temperature.value)
-        ]
-        if found:
-            return found[-1].temperature
-    return NOTHING
 
 
 def _common_level(curves: Sequence[Curve], crossings: Sequence[Crossing]) -> float:

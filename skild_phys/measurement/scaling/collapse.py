@@ -62,11 +62,9 @@ def collapses_of(
     found = []
     for name in ("binder_cumulant", "xi_over_l", "log_susceptibility"):
         for correction in (None, omega) if omega is not None else (None,):
-            tried = []
+            tried: list[Collapse] = []
             for reach in WINDOWS if window is None else (window,):
-                problem = _Problem.of(name, curves, start, nu, reach, correction)
-                if problem is not None:
-                    tried.append(problem.solved())
+                tried += _collapse_of(name, curves, start, nu, reach, correction)
                 if tried and tried[-1].quality.p >= _GOOD:
                     break
             if tried:
@@ -76,87 +74,67 @@ def collapses_of(
     return tuple(found)
 
 
-@dataclass(frozen=True)
-class _Problem:
-    """Points of every curve in a window; their errors are the weights of the fit."""
+def _collapse_of(
+    name: str, curves: Sequence[Curve], start: float, nu: float, reach: float, omega: Omega
+) -> list[Collapse]:
+    """Return the fit in one window, with the data's errors as weights; none without points."""
+    times, values = [], []
+    for curve in curves:
+        width = start * reach * curve.side ** (-1.0 / nu)
+        low = max(curve.temperature[0], start - width)
+        high = min(curve.temperature[-1], start + width)
+        if not low < high:
+            return []
+        times.append(np.linspace(low, high, _POINTS))
+        values.append(curve.spline(name)(times[-1]))
+    t, side = np.concatenate(times), np.repeat([float(c.side) for c in curves], _POINTS)
+    error = np.maximum(np.concatenate([jackknife_error(v) for v in values]), 1e-300)
+    with_eta, free = name == "log_susceptibility", isinstance(omega, str)
 
-    name: str
-    start: float
-    nu: float
-    reach: float
-    omega: Omega
-    t: Array
-    side: Array
-    values: list[Array]
-    error: Array
-
-    @classmethod
-    def of(
-        cls, name: str, curves: Sequence[Curve], start: float, nu: float, reach: float, omega: Omega
-    ) -> _Problem | None:
-        """Return the points that the data support; None where a curve has none in the window."""
-        times, values = [], []
-        for curve in curves:
-            width = start * reach * curve.side ** (-1.0 / nu)
-            low = max(curve.temperature[0], start - width)
-            high = min(curve.temperature[-1], start + width)
-            if not low < high:
-                return None
-            times.append(np.linspace(low, high, _POINTS))
-            values.append(curve.spline(name)(times[-1]))
-        side = np.repeat([float(c.side) for c in curves], _POINTS)
-        error = np.maximum(np.concatenate([jackknife_error(v) for v in values]), 1e-300)
-        return cls(name, start, nu, reach, omega, np.concatenate(times), side, values, error)
-
-    def _residual(self, p: Array, y: Array) -> Array:
-        """Return what is left of y after the best polynomial; p as in `solved`."""
-        with_eta = self.name == "log_susceptibility"
-        x = (self.t - self.start * (1.0 + p[0])) * self.side ** p[1]
+    def residual(p: Array, y: Array) -> Array:
+        """Return what is left of y after the best polynomial; p as `first` below."""
+        x = (t - start * (1.0 + p[0])) * side ** p[1]
         x = x / np.abs(x).max()
-        shifted = y - (2.0 - p[2]) * np.log(self.side) if with_eta else y
+        shifted = y - (2.0 - p[2]) * np.log(side) if with_eta else y
         basis = np.polynomial.chebyshev.chebvander(x, _DEGREE)
         if with_eta:
             # The amplitude of chi is a function of T, whatever the size.
-            basis = np.column_stack([basis, (self.t - self.start) / np.ptp(self.t)])
-        if self.omega is not None:
-            omega = p[-1] if isinstance(self.omega, str) else self.omega
-            small = (self.side / self.side.min()) ** -omega
+            basis = np.column_stack([basis, (t - start) / np.ptp(t)])
+        if omega is not None:
+            small = (side / side.min()) ** -(p[-1] if isinstance(omega, str) else omega)
             basis = np.column_stack([basis, small, small * x])
-        basis, shifted = basis / self.error[:, np.newaxis], shifted / self.error
+        basis, shifted = basis / error[:, np.newaxis], shifted / error
         coefficients = np.linalg.lstsq(basis, shifted, rcond=None)[0]
         return np.asarray(basis @ coefficients - shifted)
 
-    def solved(self) -> Collapse:
-        """Fit Tc / start - 1, 1 / nu, for chi eta, and omega if it is free."""
-        with_eta, free = self.name == "log_susceptibility", isinstance(self.omega, str)
-        first = [0.0, 1.0 / self.nu, *([0.25] if with_eta else []), *([1.5] if free else [])]
-        full = np.concatenate([v[0] for v in self.values])
-        found = least_squares(self._residual, first, args=(full,), x_scale="jac")
-        response, left = np.linalg.pinv(found.jac), self._residual(found.x, full)
-        rows, spread = [], []
-        for i, values in enumerate(self.values):
-            at = slice(i * _POINTS, (i + 1) * _POINTS)
-            of_size, moved = [found.x], []
-            for row in values[1:]:
-                y = full.copy()
-                y[at] = row
-                change = self._residual(found.x, y) - left
-                of_size.append(found.x - response @ change)
-                moved.append(change - found.jac @ (response @ change))
-            rows.append(np.array(of_size))
-            spread.append(np.array(moved))
-        omega = None
-        if self.omega is not None:
-            omega = over_sizes([r[:, -1] for r in rows]) if free else Number(float(self.omega), 0.0)
-        return Collapse(
-            self.name,
-            over_sizes([self.start * (1.0 + r[:, 0]) for r in rows]),
+    # Tc / start - 1, 1 / nu, for chi eta, and omega if it is free.
+    first = [0.0, 1.0 / nu, *([0.25] if with_eta else []), *([1.5] if free else [])]
+    full = np.concatenate([v[0] for v in values])
+    found = least_squares(residual, first, args=(full,), x_scale="jac")
+    response, left = np.linalg.pinv(found.jac), residual(found.x, full)
+    rows, spread = [], []
+    for i, of_curve in enumerate(values):
+        of_size, moved = [found.x], []
+        for row in of_curve[1:]:
+            y = full.copy()
+            y[i * _POINTS : (i + 1) * _POINTS] = row
+            change = residual(found.x, y) - left
+            of_size.append(found.x - response @ change)
+            moved.append(change - found.jac @ (response @ change))
+        rows.append(np.array(of_size))
+        spread.append(np.array(moved))
+    correction = over_sizes([r[:, -1] for r in rows]) if free else None
+    return [
+        Collapse(
+            name,
+            over_sizes([start * (1.0 + r[:, 0]) for r in rows]),
             over_sizes([1.0 / r[:, 1] for r in rows]),
             over_sizes([r[:, 2] for r in rows]) if with_eta else None,
-            self.reach,
+            reach,
             _quality(left - found.jac @ (response @ left), spread),
-            omega,
+            correction if free or omega is None else Number(float(omega), 0.0),
         )
+    ]
 
 
 def _quality(residual: Array, spread: Sequence[Array]) -> Quality:

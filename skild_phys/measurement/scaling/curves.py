@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from scipy.interpolate import CubicSpline
 from scipy.optimize import brentq
 
+from skild_phys.errorbars import bins_in_time
 from skild_phys.errors import BadInput
 from skild_phys.measurement.measure import Statistics, rows_of
 from skild_phys.measurement.observables.thermodynamics import energy as energies
@@ -109,22 +110,13 @@ def _samples(
         found = read(store, system, np.arange(n), n, needed=(energies, moments, along_k)).rows
         energy = found["energy"][:, 0] * system.sites
         averages = np.hstack([found["moments"][:, 1:], found["along_k"][:, : lowest + 1]])
-        parts.append((energy, np.full(n, number), _bins_of(store, bins), averages))
+        rows = rows_of(store, n)  # refinements of one parent share theirs
+        if bins > rows.size:
+            raise BadInput("bins", bins, f"2 to {rows.size}, the parents of {store.path}")
+        bin_of = bins_in_time(rows.size, bins, rows.chains)[rows.label]
+        parts.append((energy, np.full(n, number), bin_of, averages))
     energy, run, bin_of, averages = (np.concatenate(column) for column in zip(*parts))
     return energy, run, bin_of, averages
-
-
-def _bins_of(store: Lattices, bins: int) -> NDArray[np.int64]:
-    """Return the bin of each lattice, in time order; refinements of one parent share theirs."""
-    rows = rows_of(store, store.n_samples)
-    if bins > rows.size:
-        raise BadInput("bins", bins, f"2 to {rows.size}, the parents of {store.path}")
-    order = np.arange(rows.size)
-    if rows.chains is not None:
-        order = np.lexsort((rows.chains.draw, rows.chains.chain))
-    of_row = np.empty(rows.size, dtype=np.int64)
-    of_row[order] = np.arange(rows.size) * bins // rows.size
-    return of_row[rows.label]
 
 
 def curve_of(

@@ -95,12 +95,14 @@ def exponents_of(
         lines = {s: [values[key] for values in at_level] for s, key in of.items()}
         if len(lines) > 1:
             lines[COMBINED] = _combined(sides, [*lines.values()])
-        for source, values in lines.items():
-            fit = fit_sizes(_line, (0.0, 1.0), sides, values)
-            found.append(Exponent(name, source, fit.number(1, _TURNED[name]), fit.quality))
-        for first in range(1, len(curves) - 1):
-            fit = fit_sizes(_line, (0.0, 1.0), sides[first:], values[first:])
-            label = f"{source}, L >= {sides[first]:.0f}"
+        kept = [(source, 0, values) for source, values in lines.items()]
+        source, _, values = kept[-1]
+        kept += [
+            (f"{source}, L >= {sides[first]:.0f}", first, values)
+            for first in range(1, len(curves) - 1)
+        ]
+        for label, first, of_line in kept:
+            fit = fit_sizes(_line, (0.0, 1.0), sides[first:], of_line[first:])
             found.append(Exponent(name, label, fit.number(1, _TURNED[name]), fit.quality))
         if omega is not None:
             found.append(_corrected(name, source, sides, values, omega))
@@ -112,19 +114,14 @@ def _corrected(
 ) -> Exponent:
     """Return an exponent from a line with the correction c L^-omega."""
     plain = fit_sizes(_line, (0.0, 1.0), sides, values).parameters[0][0]
-    if isinstance(omega, str):
+    free = isinstance(omega, str)
 
-        def free(p: Array, sides: Array) -> Array:
-            return np.asarray(_line(p, sides) + p[2] * sides ** -p[3])
+    def corrected(p: Array, sides: Array) -> Array:
+        power = p[3] if isinstance(omega, str) else omega
+        return np.asarray(_line(p, sides) + p[2] * sides**-power)
 
-        fit = fit_sizes(free, (*plain, 0.1, 1.5), sides, values)
-        found = fit.number(3)
-    else:
-
-        def fixed(p: Array, sides: Array) -> Array:
-            return np.asarray(_line(p, sides) + p[2] * sides**-omega)
-
-        fit, found = fit_sizes(fixed, (*plain, 0.0), sides, values), Number(omega, 0.0)
+    fit = fit_sizes(corrected, (*plain, *((0.1, 1.5) if free else (0.0,))), sides, values)
+    found = fit.number(3) if free else Number(float(omega), 0.0)
     label = f"{source}, with L^-omega"
     return Exponent(name, label, fit.number(1, _TURNED[name]), fit.quality, found)
 
