@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import warnings
 from collections.abc import Iterable
@@ -104,10 +105,8 @@ def how_to_install(extra: str) -> str:
     return f"pip install -e '.[{extra}]' in the folder of the clone of skild-phys"
 
 
-class as_in_python:
+class as_in_python(contextlib.AbstractContextManager[None]):
     """Show no frame below the function that was called for what the user can mend."""
-
-    def __enter__(self) -> None: ...
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: object

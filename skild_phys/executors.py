@@ -75,19 +75,12 @@ class _Threads(Executor):
     def __init__(self, threads: int, stop: Stop) -> None:
         super().__init__(stop)
         self.at_once = threads
-        self._ended = False
-        self._pool = ThreadPoolExecutor(threads)
+        self.ended = False
+        self.pool = ThreadPoolExecutor(threads)
 
     def submit(self, function: Callable[..., Any], *args: Any, **options: Any) -> Future[Any]:
-        def halt() -> bool:
-            return self._ended or self.stop()
-
-        return self._pool.submit(function, *args, stop=halt, **options)
-
-    def close(self) -> None:
-        """End what still runs, soon, and the threads."""
-        self._ended = True
-        self._pool.shutdown(cancel_futures=True)
+        stop = lambda: self.ended or self.stop()  # noqa: E731
+        return self.pool.submit(function, *args, stop=stop, **options)
 
 
 class _Dask(Executor):
@@ -136,7 +129,7 @@ class _Dask(Executor):
         # A task of its own: a worker gets it once, and one that dies takes nothing with it.
         return self._client.submit(pickle.loads, pickle.dumps(value), pure=False)
 
-    def close(self) -> None:
+    def call_off(self) -> None:
         """Call off what still runs, as far as workers hear of it."""
         with contextlib.suppress(Exception):  # the scheduler may be gone
             self._client.cancel(list(self._tasks), force=True)
@@ -150,7 +143,8 @@ def threads(count: int | None, stop: Stop, most: int | None = None) -> Iterator[
     try:
         yield run
     finally:
-        run.close()
+        run.ended = True  # what still runs ends soon
+        run.pool.shutdown(cancel_futures=True)
 
 
 @contextlib.contextmanager
@@ -195,7 +189,7 @@ def dask(address: str, stop: Stop) -> Iterator[_Dask]:
             accepted = f"the address of a running scheduler ({' '.join(str(error).split())})"
             raise BadInput("dask", shown, accepted) from None
         run = _Dask(client, shown, stop)
-        opened.callback(run.close)
+        opened.callback(run.call_off)
         yield run
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 
 _MMAP_THRESHOLD, _TRIM_THRESHOLD = -3, -1  # of glibc's malloc.h
 _HELD = 32 * 2**20  # bytes up to which an array's memory stays with the process
 
 
+@functools.cache  # once a process
 def hold_memory() -> None:
     """Keep the memory of arrays that are let go, for the next ones.
 

@@ -107,16 +107,11 @@ class Run:
             if not torch.cuda.is_available():
                 raise BadInput("device", self.device, "cpu: this machine has no CUDA device")
 
-    @contextlib.contextmanager
-    def open(self, most: int | None = None) -> Iterator[Executor]:
+    def open(self, most: int | None = None) -> contextlib.AbstractContextManager[Executor]:
         """Open what does the work: dask's workers, or threads, at most `most` of them."""
         if self.dask is not None:
-            with dask(self.dask, self.stop) as remote:
-                yield remote
-            return
-        count = self.threads or (1 if self.device != "cpu" else None)
-        with threads(count, self.stop, most) as local:
-            yield local
+            return dask(self.dask, self.stop)
+        return threads(self.threads or (1 if self.device != "cpu" else None), self.stop, most)
 
 
 def versions(*packages: str) -> dict[str, str]:
@@ -278,13 +273,11 @@ class _Work:
                     if not job.done():
                         break
                     arrays, seconds = job.result()
-                except KeyboardInterrupt:
-                    break
-                except Interrupted:
+                except (KeyboardInterrupt, Interrupted):
                     break
                 self.ahead.popleft()
                 held.append(arrays)
-                run.progress(_length(arrays))
+                run.progress(len(next(iter(arrays.values()))))
                 if self.executor and self.executor.remote and seconds < _PIECE_SECONDS:
                     self.piece = min(2 * self.piece, _MOST_PIECE * self.batch)
                 if time.monotonic() - since > COMMIT_SECONDS or last % size == 0:
@@ -297,10 +290,6 @@ class _Work:
                 job.cancel()
         if held:
             yield _joined(held)
-
-
-def _length(arrays: Arrays) -> int:
-    return len(next(iter(arrays.values())))
 
 
 def _joined(parts: Sequence[Arrays]) -> Arrays:
