@@ -166,15 +166,9 @@ def read_published(path: Path) -> dict[str, Tensor]:
         named = (item for item in holder.items() if isinstance(item[0], str))
         tensors = {name: tensor for name, tensor in named if isinstance(tensor, Tensor)}
         if tensors:
-            return _averaged(tensors, held)
-    raise WeightsError(f"{path}: holds no named tensors")
-
-
-def _averaged(tensors: dict[str, Tensor], held: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Return tensors with the averages of the published code in place of them, where it has any.
-
-    There `ema.shadow_params` is a list, in the order of the parameters in the state_dict.
-    """
+            break
+    else:
+        raise WeightsError(f"{path}: holds no named tensors")
     ema = held.get("ema")
     shadow = ema.get("shadow_params") if isinstance(ema, Mapping) else None
     if not isinstance(shadow, list):

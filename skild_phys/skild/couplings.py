@@ -49,21 +49,6 @@ def _around(s: NDArray[Any], offset: _Offset) -> NDArray[Any]:
     return both
 
 
-def _dimensions(orbits: _Orbits) -> tuple[int, ...]:
-    """Return how many values s_i times the spins' sum over each orbit about i can have."""
-    return tuple(4 * len(orbit) + 1 for orbit in orbits)
-
-
-def _keys(spins: NDArray[np.generic], orbits: _Orbits) -> NDArray[np.int64]:
-    """Return one number for each site that stands for these sums; `np.unravel_index` undoes it."""
-    s = spins.astype(np.int8)
-    sums = [
-        s * sum((_around(s, offset) for offset in orbit), np.zeros_like(s)) + 2 * len(orbit)
-        for orbit in orbits
-    ]
-    return np.ravel_multi_index(tuple(sums), _dimensions(orbits)).ravel()
-
-
 def _maximum(rows: _Array, counts: _Array) -> _Array:
     """Return the J that maximizes sum of counts ln p, p = 1 / (1 + exp(-2 rows J)), by Newton.
 
@@ -102,13 +87,20 @@ def fit_couplings(
         orbits = orbits or _orbits(reach, spins.ndim - 1, symmetric)
         if not orbits or min(spins.shape[1:]) < 2 * reach + 1:
             return Couplings()
-        seen, times = np.unique(_keys(spins, orbits), return_counts=True)
+        # One number for each site that stands for s_i times the spins' sum over each orbit about i.
+        s = spins.astype(np.int8)
+        sums = [
+            s * sum((_around(s, offset) for offset in orbit), np.zeros_like(s)) + 2 * len(orbit)
+            for orbit in orbits
+        ]
+        values = tuple(4 * len(orbit) + 1 for orbit in orbits)
+        seen, times = np.unique(np.ravel_multi_index(tuple(sums), values), return_counts=True)
         tables[index % GROUPS].update(dict(zip(seen.tolist(), times.tolist(), strict=True)))
     keys = sorted(set().union(*tables))
     if not keys:
         return Couplings()
-    sums = np.stack(np.unravel_index(np.array(keys), _dimensions(orbits)), axis=1)
-    rows = sums - 2.0 * np.array([len(orbit) for orbit in orbits])
+    raised = np.stack(np.unravel_index(np.array(keys), values), axis=1)
+    rows = raised - 2.0 * np.array([len(orbit) for orbit in orbits])
     counts = np.array([[table[key] for key in keys] for table in tables], dtype=np.float64)
     counts = counts[counts.sum(axis=1) > 0]
     kept = list(range(len(orbits)))
@@ -147,7 +139,7 @@ def beyond_pairs(
         for offset, j in zip(couplings.offsets, couplings.values, strict=True):
             pull += j * _around(s, offset)
         rest, found = s - np.tanh(pull), np.zeros(4)
-        for plane in itertools.combinations(range(s.ndim - 1), 2):
+        for plane in itertools.combinations(range(1, s.ndim), 2):
             for i, made in enumerate(_in_plane(s, plane, reach + 1)):
                 found[i] += (rest * made).mean()
         means.append(found)
@@ -159,7 +151,7 @@ def beyond_pairs(
 
 def _in_plane(s: _Array, plane: tuple[int, ...], far: int) -> tuple[_Array, ...]:
     def at(dy: int, dx: int) -> _Array:
-        return np.roll(s, (-dy, -dx), (plane[0] + 1, plane[1] + 1))
+        return np.roll(s, (-dy, -dx), plane)
 
     around = [at(0, 1), at(1, 0), at(0, -1), at(-1, 0)]
     corners = [at(1, 1), at(1, -1), at(-1, -1), at(-1, 1)]

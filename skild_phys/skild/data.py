@@ -139,43 +139,39 @@ class StoreSource:
         self.epoch = self.position = 0
         self._spans = list(store.batches())
         self._held: tuple[int, int, NDArray[np.generic]] | None = None
-        self._orders: tuple[int, NDArray[np.int64]] | None = None
         self._identity = {"data": store.digest(), "seed": seed}
 
     def identity(self) -> dict[str, Any]:
         return self._identity
 
-    def _chunk(self, which: int) -> NDArray[np.generic]:
+    def _chunk(self, which: int, start: int, stop: int) -> NDArray[np.generic]:
         if self._held is None or self._held[:2] != (self.epoch, which):
-            lattices = self.store.read(*self._spans[self._order()[which]])
+            lattices = self.store.read(start, stop)
             inside = generator(self.seed, "stretch", self.epoch, which).permutation(len(lattices))
             self._held = (self.epoch, which, lattices[inside])
         return self._held[2]
 
     def _order(self) -> NDArray[np.int64]:
-        """Return the chunks in the order of this epoch."""
-        if self._orders is None or self._orders[0] != self.epoch:
-            order = generator(self.seed, "epoch", self.epoch).permutation(len(self._spans))
-            self._orders = (self.epoch, order)
-        return self._orders[1]
+        return generator(self.seed, "epoch", self.epoch).permutation(len(self._spans))
 
     def next(self, n: int, part: slice = _EVERY) -> NDArray[np.generic]:
         out: list[NDArray[np.generic]] = []
         first, last, _ = part.indices(n)
-        have = 0
+        have, order = 0, self._order()
         while have < n:
             which, offset = divmod(self.position, self.store.chunk)
             if which >= len(self._spans):
                 self.epoch, self.position = self.epoch + 1, 0
+                order = self._order()
                 continue
-            start, stop = self._spans[self._order()[which]]
+            start, stop = self._spans[order[which]]
             count = min(stop - start - offset, n - have)
             if count <= 0:
                 self.position = (which + 1) * self.store.chunk
                 continue
             low, high = max(first - have, 0), min(last - have, count)
             if low < high:
-                out.append(self._chunk(which)[offset + low : offset + high])
+                out.append(self._chunk(which, start, stop)[offset + low : offset + high])
             have += count
             self.position += count
         return (

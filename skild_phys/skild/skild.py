@@ -174,15 +174,15 @@ class FieldPosterior:
         self.process, self.y0, self.lam, self.noise = process, y0, lam, noise
         self.correct, self.spread = correct, process.sine(lam)
 
-    def _corrected(self, fields: Tensor) -> Tensor:
-        assert self.correct is not None
+    def _corrected(self, y0: Tensor) -> Tensor:
+        fields = self.process.fields(y0)
+        if self.correct is None:
+            return fields
         sigma = self.spread.double() ** 2 * self.process.power
         return self.correct(fields, sigma.cpu().numpy())
 
     def _modes(self, y0: Tensor) -> Tensor:
-        if self.correct is None:
-            return y0
-        return self.process.modes(self._corrected(self.process.fields(y0)))
+        return y0 if self.correct is None else self.process.modes(self._corrected(y0))
 
     def mean(self) -> Tensor:
         return self._modes(self.y0)
@@ -193,10 +193,7 @@ class FieldPosterior:
     def last(self, step: Step, y: Tensor) -> NDArray[Any]:
         """Return float32 fields: a step to lambda = 0, on which A x = y holds."""
         y = step(self.process, y, self, self.lam, 0.0, self.noise)
-        fields = self.process.fields(y)
-        if self.correct is not None:
-            fields = self._corrected(fields)
-        return np.asarray(fields.cpu().numpy())
+        return np.asarray(self._corrected(y).cpu().numpy())
 
 
 class Skild:

@@ -115,14 +115,6 @@ class Evidence(NamedTuple):
     loops: Tensor
 
 
-def _interpolated(table: Tensor, at: Tensor) -> Tensor:
-    """Return the values (n,) at `at` (n,) of a table (n or 1, 2, entries), constant beyond it."""
-    x, y = table.unbind(dim=1)
-    width = x.diff()
-    along = (at[:, None] - x[:, :-1]).clamp(min=0.0).minimum(width)
-    return y[:, 0] + (along * (y.diff() / width)).sum(dim=1)
-
-
 class MeanField:
     """The iteration for lattices of one shape, of any dimension.
 
@@ -147,22 +139,19 @@ class MeanField:
 
     def evidence(self, xt: Tensor, lam: Tensor) -> Evidence:
         """Return the likelihood of spins given fields `xt` (n, *shape) at `lam`, (n,) or (1,)."""
-        at = self._recalled(float(lam)) if len(lam) == 1 else self._at(lam.double())
+        # The lambdas of a chain are those of the next: what is known of one of them is kept.
+        at = self._remembered.get(float(lam)) if len(lam) == 1 else self._at(lam.double())
+        if at is None:
+            # Under inference mode tensors would be made that no gradient may ever pass.
+            with torch.inference_mode(False), torch.no_grad():
+                one = torch.tensor([float(lam)], dtype=torch.float64, device=self.prior.device)
+                at = self._at(one)
+            if (len(self._remembered) + 1) * self.process.basis.sites > _REMEMBERED:
+                self._remembered.clear()
+            self._remembered[float(lam)] = at
         wiener = torch.fft.rfftn(xt, dim=self.axes) * at.cosine
         field, whitened = self._real(wiener * at.gain), self._real(wiener * at.whitening)
         return Evidence(field, self._real(wiener), whitened, at.kernels, at.loops)
-
-    def _recalled(self, lam: float) -> _AtLambda:
-        """Return `_at` of one lambda: the lambdas of a chain are those of the next."""
-        found = self._remembered.get(lam)
-        if found is None:
-            # Under inference mode tensors would be made that no gradient may ever pass.
-            with torch.inference_mode(False), torch.no_grad():
-                found = self._at(torch.tensor([lam], dtype=torch.float64, device=self.prior.device))
-            if (len(self._remembered) + 1) * self.process.basis.sites > _REMEMBERED:
-                self._remembered.clear()
-            self._remembered[lam] = found
-        return found
 
     def _at(self, lam: Tensor) -> _AtLambda:
         p, axes, sites = self.process, self.axes, float(self.process.basis.sites)
@@ -211,7 +200,10 @@ class MeanField:
         left = 1.0 - m * m
         both = torch.fft.rfftn(torch.stack([m, left], dim=1), dim=self.axes) * evidence.kernels
         pull, unknown = self._real(both).unbind(dim=1)
-        share = _interpolated(evidence.loops, left.detach().mean(self.axes))
+        chi, c = evidence.loops.unbind(dim=1)  # interpolated, constant beyond the table
+        width, at = chi.diff(), left.detach().mean(self.axes)[:, None]
+        along = (at - chi[:, :-1]).clamp(min=0.0).minimum(width)
+        share = c[:, 0] + (along * (c.diff() / width)).sum(dim=1)
         return pull, share.reshape(-1, *[1] * len(self.axes)) * unknown
 
     def given(

@@ -13,7 +13,6 @@ import json
 import math
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -181,7 +180,9 @@ class Trainer:
                 masks = seed_sequence(c.seed, "dropout", self.step, mine.start + first)
                 torch.manual_seed(int(masks.generate_state(1, np.uint64)[0] >> 1))
             own = [array[part].to(self.device) for array in (x0, lam, noise)]
-            with contextlib.nullcontext() if first + size == len(x0) else self._unshared():
+            # Gradients of all but the last part stay with their process.
+            last = first + size == len(x0) or not isinstance(self._shared, DistributedDataParallel)
+            with contextlib.nullcontext() if last else self._shared.no_sync():
                 loss = self.loss(self._call, Batch(own[0], own[1], own[2], drawn, self.random))
                 (loss / c.accumulate).backward()  # type: ignore[no-untyped-call]
             total += float(loss.detach()) / c.accumulate
@@ -203,12 +204,6 @@ class Trainer:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=bf16):
             outputs: Tensor = self._shared(features, lam)
         return outputs.float()
-
-    def _unshared(self) -> AbstractContextManager[None]:
-        """Return a context in which gradients stay with their process."""
-        if isinstance(self._shared, DistributedDataParallel):
-            return self._shared.no_sync()  # type: ignore[no-any-return]
-        return contextlib.nullcontext()
 
     def weights(self, system: dict[str, Any]) -> Weights:
         """Return the averaged network with its record; of spins in bfloat16, half as large.
