@@ -11,7 +11,7 @@ import math
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
@@ -23,6 +23,7 @@ from skild_phys.files import AnyPath, printable
 from skild_phys.models import MODELS, Model, parse_temperature
 from skild_phys.models.ising import ISING_2D, ISING_3D
 from skild_phys.models.potts import potts
+from skild_phys.options import option
 from skild_phys.plugins import load_plugins, one_of
 from skild_phys.rng import STREAMS, Streams, generator, input_seed
 from skild_phys.rules import RULES
@@ -175,14 +176,8 @@ class Exact(Fill):
 
     name = "exact"
 
-    sweeps: int | None = field(
-        default=None,
-        metadata={"help": "Of method exact.  [default: 20 autocorrelation times]"},
-    )
-    T: float | str | None = field(
-        default=None,
-        metadata={"help": "For exact and --polish.  [default: what COARSE says]"},
-    )
+    sweeps: int | None = option(None, "Of method exact.  [default: 20 autocorrelation times]")
+    T: float | str | None = option(None, "For exact and --polish.  [default: what COARSE says]")
 
     def __post_init__(self) -> None:
         if self.sweeps is not None:
@@ -226,14 +221,10 @@ class SKILD(Chain, Method):
 
     name = "skild"
 
-    checkpoint: AnyPath | Weights | None = field(
-        default=None, metadata={"help": "Weights.  [default: shipped]"}
-    )
-    polish: int = field(default=0, metadata={"help": "Monte Carlo sweeps after."})
+    checkpoint: AnyPath | Weights | None = option(None, "Weights.  [default: shipped]")
+    polish: int = option(0, "Monte Carlo sweeps after.")
     T: float | str | None = None
-    any_system: bool = field(
-        default=False, metadata={"help": "Refine what the weights were not made for."}
-    )
+    any_system: bool = option(False, "Refine what the weights were not made for.")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -376,16 +367,16 @@ def method_of(method: str | Own | Method, **options: Any) -> Method:
     else:
         raise BadInput("method", type(method).__name__, f"{one_of(METHODS)}, or a function")
     given = {k: v for k, v in options.items() if v is not None and v is not False}
-    for option, value in given.items():
-        if option in own or (option == "polish" and value == 0):
+    for one, value in given.items():
+        if one in own or (one == "polish" and value == 0):
             continue
-        if option == "T":
+        if one == "T":
             raise BadInput("T", value, "no temperature: only exact and polish= use one")
-        zero = "0" if option == "polish" else "nothing"
-        raise BadInput(option, str(value), f"{zero}: method {name} does not use it")
+        zero = "0" if one == "polish" else "nothing"
+        raise BadInput(one, str(value), f"{zero}: method {name} does not use it")
     if isinstance(method, Method):
         return method
-    return METHODS[method](**{option: value for option, value in given.items() if option in own})
+    return METHODS[method](**{one: value for one, value in given.items() if one in own})
 
 
 # -- weights -----------------------------------------------------------------------------------

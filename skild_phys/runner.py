@@ -25,6 +25,7 @@ from skild_phys.errors import BadInput, Interrupted, check_whole
 from skild_phys.executors import Executor, Stop, dask, parse_address, threads
 from skild_phys.files import AnyPath
 from skild_phys.memory import hold_memory
+from skild_phys.options import option
 from skild_phys.store import Lattices, MemoryWriter, Plan, StoreWriter, create_store, open_store
 
 Arrays = dict[str, NDArray[Any]]
@@ -72,19 +73,11 @@ class Run:
     BadInput : a value that cannot be used.
     """
 
-    threads: int | None = field(
-        default=None, metadata={"help": "Threads; change no number.  [default: all cores]"}
-    )
-    device: str = field(default="cpu", metadata={"help": "cpu or cuda."})
-    chunk: int | None = field(
-        default=None,
-        metadata={"help": "Samples in a chunk of the store.  [default: half a MiB]"},
-    )
-    overwrite: bool = field(default=False, metadata={"help": "Replace what OUTPUT holds."})
-    dask: str | None = field(
-        default=None,
-        metadata={"help": "A scheduler's address, or local:4 for four processes."},
-    )
+    threads: int | None = option(None, "Threads; change no number.  [default: all cores]")
+    device: str = option("cpu", "cpu or cuda.")
+    chunk: int | None = option(None, "Samples in a chunk of the store.  [default: half a MiB]")
+    overwrite: bool = option(False, "Replace what OUTPUT holds.")
+    dask: str | None = option(None, "A scheduler's address, or local:4 for four processes.")
     progress: Callable[..., None] = _silent
     stop: Stop = _never
     attrs: Mapping[str, Any] = field(default_factory=dict)

@@ -20,7 +20,8 @@ PLUGINS = Path(__file__).parent / "plugins"
 FLOORS = [
     set(names.split())
     for names in (
-        "errors files rng errorbars fields executors plugins memory vectors kernel_cache forks",
+        "errors files rng errorbars fields options executors plugins memory vectors"
+        " kernel_cache forks",
         "rules models",
         "store",
         "runner",

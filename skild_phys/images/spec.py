@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from skild_phys.errors import BadInput, check_whole
+from skild_phys.options import option
 from skild_phys.store import Lattices
-
-
-def _option(default: Any, text: str) -> Any:
-    return field(default=default, metadata={"help": text})
 
 
 @dataclass(frozen=True)
@@ -31,16 +28,14 @@ class ImageRefineSpec:
     seed : of all noise.
     """
 
-    factor: float | None = _option(None, "Of the sides.  [default: what LOW was coarsened by]")
-    rule: str | None = _option(
-        None, "area or bicubic: how LOW came about.  [default: what it says]"
-    )
-    method: str = _option("skild", "skild or bicubic.")
-    steps: int | None = _option(None, "Network evaluations per image.  [default: by the weights]")
-    sampler: str | None = _option(None, "As in generate.  [default: by the weights]")
-    lambda_start: float | None = _option(None, "Where it starts, in pixels squared.")
-    lambda_end: float | None = _option(None, "Where its last network evaluation is.")
-    seed: int = _option(0, "Of every stream.")
+    factor: float | None = option(None, "Of the sides.  [default: what LOW was coarsened by]")
+    rule: str | None = option(None, "area or bicubic: how LOW came about.  [default: what it says]")
+    method: str = option("skild", "skild or bicubic.")
+    steps: int | None = option(None, "Network evaluations per image.  [default: by the weights]")
+    sampler: str | None = option(None, "As in generate.  [default: by the weights]")
+    lambda_start: float | None = option(None, "Where it starts, in pixels squared.")
+    lambda_end: float | None = option(None, "Where its last network evaluation is.")
+    seed: int = option(0, "Of every stream.")
 
     def __post_init__(self) -> None:
         if self.rule not in (None, "area", "bicubic"):
@@ -74,8 +69,8 @@ class ImageRefineSpec:
 class GPU:
     """What computes: dense bf16 operations, and the share that such networks usually reach."""
 
-    gpu_tflops: float = _option(989.0, "Of one GPU, dense bf16; 989 is an H100.")
-    utilization: float = _option(0.35, "Share of it that is reached.")
+    gpu_tflops: float = option(989.0, "Of one GPU, dense bf16; 989 is an H100.")
+    utilization: float = option(0.35, "Share of it that is reached.")
 
     def __post_init__(self) -> None:
         if not 0 < self.gpu_tflops < math.inf:

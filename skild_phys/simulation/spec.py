@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from skild_phys.errors import BadInput, check_whole
 from skild_phys.models import Model, Update, find_model, get_model, parse_temperature
 from skild_phys.models.geometry import LARGEST_SIDE
+from skild_phys.options import option
 from skild_phys.rng import STREAMS, system_seed
 from skild_phys.simulation.algorithms import get_update
 from skild_phys.simulation.expected import sweeps_between_samples
@@ -91,40 +92,23 @@ class SimulationSpec:
     BadInput naming the option that cannot be used.
     """
 
-    L: Any = field(
-        default=None, metadata={"help": "Side of the lattice, or sides such as 256x128."}
+    L: Any = option(None, "Side of the lattice, or sides such as 256x128.")
+    temperature: Any = option(None, "J/k_B: a number, Tc or 1.05Tc.", "--T")
+    n_samples: int = option(100, "Of all chains together.", "-n", "--samples")
+    model: Any = option("ising2d", "ising2d, ising3d, potts2 .. potts8.")
+    algorithm: str = option(
+        "auto", "wolff, swendsen-wang, metropolis, multispin (64 lattices a word), or the fastest."
     )
-    temperature: Any = field(
-        default=None, metadata={"help": "J/k_B: a number, Tc or 1.05Tc.", "opts": ("--T",)}
+    chains: int | None = option(None, "Independent chains.  [default: 4; multispin: 64]")
+    every: int | None = option(
+        None, "Clusters or sweeps between samples.  [default: two autocorrelation times, measured]"
     )
-    n_samples: int = field(
-        default=100, metadata={"help": "Of all chains together.", "opts": ("-n", "--samples")}
-    )
-    model: Any = field(default="ising2d", metadata={"help": "ising2d, ising3d, potts2 .. potts8."})
-    algorithm: str = field(
-        default="auto",
-        metadata={
-            "help": "wolff, swendsen-wang, metropolis, multispin (64 lattices a word), or the"
-            " fastest."
-        },
-    )
-    chains: int | None = field(
-        default=None, metadata={"help": "Independent chains.  [default: 4; multispin: 64]"}
-    )
-    every: int | None = field(
-        default=None,
-        metadata={
-            "help": "Clusters or sweeps between samples.  [default: two autocorrelation times,"
-            " measured]"
-        },
-    )
-    burn_in: int | None = field(
-        default=None,
-        metadata={"help": "The same before the first.  [default: 20 autocorrelation times]"},
+    burn_in: int | None = option(
+        None, "The same before the first.  [default: 20 autocorrelation times]"
     )
     stint: int | None = None
-    start: str = field(default="cold", metadata={"help": "cold or hot."})
-    seed: int = field(default=0, metadata={"help": "Seed of every stream."})
+    start: str = option("cold", "cold or hot.")
+    seed: int = option(0, "Seed of every stream.")
     tau_energy: float | None = None
     tau_magnetization_squared: float | None = None
     streams: str | None = STREAMS

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from numbers import Real
 from typing import TYPE_CHECKING
 
@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skild_phys.errors import BadInput, check_whole
+from skild_phys.options import option
 from skild_phys.skild.tuning import USUAL, Tuning
 
 if TYPE_CHECKING:
@@ -33,30 +34,21 @@ class Chain:
     lambda_start, lambda_end : its ends.
     """
 
-    steps: int | None = field(
-        default=None,
-        metadata={"help": "Network evaluations per sample.  [default: by where it starts]"},
+    steps: int | None = option(
+        None, "Network evaluations per sample.  [default: by where it starts]"
     )
-    sampler: str | Step | None = field(
-        default=None,
-        metadata={
-            "help": "stochastic, ancestral (the paper's), angle1 or angle2.  [default: stochastic;"
-            " images: ancestral for eps, angle2 for v]"
-        },
+    sampler: str | Step | None = option(
+        None,
+        "stochastic, ancestral (the paper's), angle1 or angle2.  [default: stochastic;"
+        " images: ancestral for eps, angle2 for v]",
     )
-    restarts: int | None = field(
-        default=None,
-        metadata={
-            "help": "Times the chain goes back up.  [default: refine 2, or 0 with few steps or"
-            " another sampler; generate 0]"
-        },
+    restarts: int | None = option(
+        None,
+        "Times the chain goes back up.  [default: refine 2, or 0 with few steps or"
+        " another sampler; generate 0]",
     )
-    lambda_start: float | None = field(
-        default=None, metadata={"help": "Where it starts, in sites squared."}
-    )
-    lambda_end: float | None = field(
-        default=None, metadata={"help": "Where its last network evaluation is."}
-    )
+    lambda_start: float | None = option(None, "Where it starts, in sites squared.")
+    lambda_end: float | None = option(None, "Where its last network evaluation is.")
 
     def __post_init__(self) -> None:
         from skild_phys.skild.equations import make_step
