@@ -57,12 +57,13 @@ class Chains:
         np.minimum.at(first, chain, self.draw)
         time = self.draw - first[chain]
         time = time // max(int(np.gcd.reduce(time)), 1)
-        ranks = _ranks(chain, time)
         place = np.lexsort((time, chain))
         steps = np.diff(time[place])[np.diff(chain[place]) == 0]
         sparse = (chain.max() + 1) * (time.max() + 1) > 8 * len(time) + 1024
         if sparse or (len(steps) and (steps == 1).mean() < 0.25):
-            time = ranks
+            time[place] = (
+                np.arange(len(time)) - np.unique(chain[place], return_index=True)[1][chain[place]]
+            )
         return chain, time
 
 
@@ -177,19 +178,17 @@ class ErrorMethod:
             )
         plain = (moves**2).sum(axis=0) / (n * (n - 1.0))
         if self.kind == "gamma":
-            time = None if chains is None else integrated_autocorrelation_time(moves, chains)
-            tau, tau_error = np.full(value.shape, 0.5), unknown
-            if time is not None:
-                tau, tau_error = time.tau, time.error
+            tau, tau_error, known = np.full(value.shape, 0.5), unknown, True
+            if chains is not None:
+                time = integrated_autocorrelation_time(moves, chains)
+                tau, tau_error, known = time.tau, time.error, time.known
             # A reversible chain has no negative tau - 1/2; an estimate below that is noise, and
             # would shorten the error bar.
             factor = np.maximum(2 * tau, 1)
             moved = moves / np.sqrt(n * (n - 1.0))
-            if time is not None:
-                tau, tau_error = (np.where(time.known, a, np.nan) for a in (tau, tau_error))
             error, n_eff = np.sqrt(plain * factor), n / factor
         else:
-            bins = self.number_of_bins(n)
+            bins, tau_error = self.number_of_bins(n), unknown
             binned = tuple(_binned(r, n, bins, chains) for r in rows)
             moved, chains = _influences(function, binned)[1] / np.sqrt(bins * (bins - 1.0)), None
             if self.kind == "bootstrap":
@@ -199,7 +198,8 @@ class ErrorMethod:
             with np.errstate(invalid="ignore", divide="ignore"):
                 tau = np.where(plain > 0, 0.5 * error**2 / plain, 0.5)
                 n_eff = n / np.maximum(2 * tau, 1)
-            tau, tau_error = np.where((tau >= 0.5) | (n >= _FEWEST), tau, np.nan), unknown
+            known = (tau >= 0.5) | (n >= _FEWEST)
+        tau, tau_error = (np.where(known, a, np.nan) for a in (tau, tau_error))
         kept = (Influence(moved.reshape(len(moved), -1), chains),) if influence else ()
         return Estimate(value, error, tau, tau_error, n_eff, kept)
 
@@ -299,13 +299,11 @@ def bins_in_time(n: int, bins: int, chains: Chains | None) -> NDArray[np.int64]:
     return label
 
 
-def _average(values: Array, label: NDArray[np.int64], rows: int) -> Array:
-    flat = np.asarray(values, dtype=np.float64).reshape(len(values), -1)
-    total = np.zeros((rows, flat.shape[1]))
-    np.add.at(total, label, flat)
-    count = np.bincount(label, minlength=rows)[:, None]
-    with np.errstate(invalid="ignore"):
-        return np.asarray((total / count).reshape(rows, *np.shape(values)[1:]))
+def bin_sums(values: Array, label: NDArray[np.int64], bins: int) -> Array:
+    """Return the sums over the rows of each bin, (rows, ...) -> (bins, ...)."""
+    total = np.zeros((bins, *np.shape(values)[1:]))
+    np.add.at(total, label, values)
+    return total
 
 
 def _common_length(rows: tuple[Means, ...]) -> int:
@@ -319,15 +317,8 @@ def _binned(rows: Means, n: int, bins: int, chains: Chains | None) -> dict[str, 
     if not 2 <= bins <= n:
         raise BadInput("bins", bins, f"2 to {n}, the number of lattices")
     label = bins_in_time(n, bins, chains)
-    return {name: _average(a, label, bins) for name, a in rows.items()}
-
-
-def _ranks(chain: NDArray[np.int64], time: NDArray[np.int64]) -> NDArray[np.int64]:
-    order = np.lexsort((time, chain))
-    _, first = np.unique(chain[order], return_index=True)
-    ranks = np.empty(len(time), dtype=np.int64)
-    ranks[order] = np.arange(len(time)) - first[chain[order]]
-    return ranks
+    count = np.bincount(label, minlength=bins)
+    return {name: (bin_sums(a, label, bins).T / count).T for name, a in rows.items()}
 
 
 def _autocovariance(centred: Array, chains: Chains) -> Array:

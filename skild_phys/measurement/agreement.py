@@ -13,6 +13,7 @@ from skild_phys.errorbars import (
     Array,
     Estimate,
     Influence,
+    bin_sums,
     bins_in_time,
     integrated_autocorrelation_time,
 )
@@ -106,13 +107,7 @@ def _binned(part: Influence) -> Array:
     bins = min(n / max(_LENGTH * (tau - 0.5), 1.0), _MOST * size)
     bins = max(int(max(bins, min(n / max(2.0 * tau, 1.0), _ENOUGH * size))), 2)
     label, scale = bins_in_time(n, bins, chains), math.sqrt((1 - 1 / n) / (1 - 1 / bins))
-    of_bins, white_bins = (_sums(a, label, bins) * scale for a in (rows, white))
+    of_bins, white_bins = (bin_sums(a, label, bins) * scale for a in (rows, white))
     # Neighbours share what is correlated across their edge: the Gamma method knows the whole.
     short = 2.0 * float(white_taus.mean()) / float((white_bins**2).sum(axis=0).mean())
     return np.asarray(of_bins * math.sqrt(max(short, 0.0)))
-
-
-def _sums(rows: Array, label: NDArray[np.int64], bins: int) -> Array:
-    total = np.zeros((bins, rows.shape[1]))
-    np.add.at(total, label, rows)
-    return total
