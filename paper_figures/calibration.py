@@ -13,7 +13,7 @@ import pandas as pd
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from skild_phys.plots import MARKERS, STYLE, colour, save_figure
+from skild_phys.plots.style import MARKERS, STYLE, colour, save_figure
 
 HERE = Path(__file__).parent
 TABLE = pd.read_csv(HERE.parent / "analysis" / "calibration_ising2d.csv")

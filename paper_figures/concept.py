@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 import skild_phys as sp
-from skild_phys.plots import STYLE, figure_bytes
+from skild_phys.plots.style import STYLE, figure_bytes
 from skild_phys.skild.equations import Process
 from skild_phys.skild.measured import fit_channels
 from skild_phys.skild.spectrum import Box

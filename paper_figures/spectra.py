@@ -18,7 +18,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from skild_phys.models.exact import torus_structure_factor
-from skild_phys.plots import MARKERS, STYLE, THEORY, colour, save_figure
+from skild_phys.plots.style import MARKERS, STYLE, THEORY, colour, save_figure
 from skild_phys.skild.recipe import read_recipe
 from skild_phys.skild.schedule import Geometric
 from skild_phys.skild.spectrum import make_basis

@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from skild_phys.plots import MARKERS, STYLE, TRUTH, colour, save_figure
+from skild_phys.plots.style import MARKERS, STYLE, TRUTH, colour, save_figure
 
 HERE = Path(__file__).parent
 TABLE = pd.read_csv(HERE.parent / "analysis" / "temperatures_ising2d.csv")

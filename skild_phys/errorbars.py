@@ -178,7 +178,7 @@ class ErrorMethod:
             )
         plain = (moves**2).sum(axis=0) / (n * (n - 1.0))
         if self.kind == "gamma":
-            tau, tau_error, known = np.full(value.shape, 0.5), unknown, True
+            tau, tau_error, known = np.full(value.shape, 0.5), unknown, np.full(value.shape, True)
             if chains is not None:
                 time = integrated_autocorrelation_time(moves, chains)
                 tau, tau_error, known = time.tau, time.error, time.known

@@ -18,7 +18,7 @@ from skild_phys.measurement.measure import measure, rows_of
 from skild_phys.measurement.report import html_report, ranking, summary, table, verdict, with_error
 from skild_phys.measurement.system import read_lattices
 from skild_phys.models import MODELS
-from skild_phys.plots import FIGURES, caption
+from skild_phys.plots.comparison import FIGURES, caption
 from skild_phys.rng import kernel_state
 from skild_phys.rules import coarsen
 from skild_phys.simulation.wolff import wolff

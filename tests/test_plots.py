@@ -13,7 +13,8 @@ from matplotlib.figure import Figure
 
 from skild_phys.measurement.compare import Comparison, compare
 from skild_phys.models import MODELS
-from skild_phys.plots import COLOURS, FIGURES, MARKERS, STYLE, draw, figure_bytes, save_figure
+from skild_phys.plots.comparison import FIGURES, draw
+from skild_phys.plots.style import COLOURS, MARKERS, STYLE, figure_bytes, save_figure
 from skild_phys.rng import kernel_state
 from skild_phys.rules import coarsen
 from skild_phys.simulation.wolff import wolff

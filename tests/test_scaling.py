@@ -14,10 +14,11 @@ from store_helpers import simulate
 import skild_phys as sp
 from skild_phys.errors import BadInput
 from skild_phys.measurement.compare import compare
-from skild_phys.measurement.scaling import Number, Quality, Scaling, exponents, reweighting, scaling
 from skild_phys.measurement.scaling import curves as module
+from skild_phys.measurement.scaling import exponents, reweighting
+from skild_phys.measurement.scaling.analysis import Scaling, scaling
 from skild_phys.measurement.scaling.collapse import WINDOWS
-from skild_phys.measurement.scaling.fits import fit_sizes
+from skild_phys.measurement.scaling.fits import Number, Quality, fit_sizes
 from skild_phys.measurement.scaling.reweighting import effective_share, free_energies, log_weights
 from skild_phys.models import MODELS
 from skild_phys.models.exact import kaufman_energy, kaufman_specific_heat

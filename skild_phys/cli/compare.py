@@ -79,7 +79,7 @@ def command(
     from skild_phys.measurement.compare import compare
     from skild_phys.measurement.measure import workers
     from skild_phys.measurement.report import ranking, residual_lines, summary, verdict
-    from skild_phys.plots import write_report
+    from skild_phys.plots.comparison import write_report
     from skild_phys.store import open_lattices
 
     inputs = [truth, *stores, *([coarse] if coarse else [])]

@@ -130,7 +130,8 @@ def command(
 def _write(result: xr.Dataset, output: Path) -> None:
     """Write a measurement as NetCDF, Zarr or CSV, or into a directory; raises WriteError."""
     from skild_phys.measurement.report import csv_text, estimates_table
-    from skild_phys.plots import measurement_figure, save_figure
+    from skild_phys.plots.measurement import measurement_figure
+    from skild_phys.plots.style import save_figure
     from skild_phys.store import zarr_folder
 
     if output.suffix == ".zarr":

@@ -23,7 +23,8 @@ from skild_phys.errors import BadInput, warn
 from skild_phys.files import whole_directory, write_text_atomically
 
 if TYPE_CHECKING:
-    from skild_phys.measurement.scaling import Number, Quality, Scaling
+    from skild_phys.measurement.scaling.analysis import Scaling
+    from skild_phys.measurement.scaling.fits import Number, Quality
 
 _NAME = "scaling"
 
@@ -76,7 +77,7 @@ def command(
     for L in 32 64 128; do skild-phys simulate --L $L --T Tc -n 8000 -o L$L.zarr; done
     skild-phys scaling L32.zarr L64.zarr L128.zarr -o scaling/
     """
-    from skild_phys.measurement.scaling import scaling, summary
+    from skild_phys.measurement.scaling.analysis import scaling, summary
     from skild_phys.store import open_lattices
 
     opened = [open_lattices(path) for path in stores]
@@ -115,8 +116,9 @@ def _omega(text: str | None) -> float | str | None:
 def _write(found: Scaling, folder: Path) -> None:
     import pandas as pd
 
-    from skild_phys.measurement.scaling import summary
-    from skild_phys.plots import save_figure, scaling_figure
+    from skild_phys.measurement.scaling.analysis import summary
+    from skild_phys.plots.scaling import scaling_figure
+    from skild_phys.plots.style import save_figure
 
     lines = [
         {"L": curve.side, "temperature": t, "observable": name, "value": value, "err": error}
@@ -132,7 +134,8 @@ def _write(found: Scaling, folder: Path) -> None:
 
 def _print(found: Scaling) -> None:
     from skild_phys.measurement.report import with_error
-    from skild_phys.measurement.scaling import NAMES, POOR
+    from skild_phys.measurement.scaling.analysis import NAMES
+    from skild_phys.measurement.scaling.fits import POOR
 
     for curve in found.curves:
         low, high = curve.temperature[0], curve.temperature[-1]

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from skild_phys.measurement.report import with_error
-from skild_phys.measurement.scaling import Scaling
+from skild_phys.measurement.scaling.analysis import Scaling
 from skild_phys.plots.style import MARKERS, STYLE, THEORY, band, colour, legend_above, new_figure
 
 _J = r"J / $\mathrm{k_B}$"

@@ -12,25 +12,3 @@ same.) A collapse fits one function of (T - Tc) L^(1/nu) to the curves of all si
 around Tc. Every fit has its chi^2, and may have a correction L^-omega. Every error is a jackknife
 over bins in time order of each size; sizes are independent.
 """
-
-from skild_phys.measurement.scaling.analysis import BINS, NAMES, Crossing, Scaling, scaling, summary
-from skild_phys.measurement.scaling.collapse import Collapse
-from skild_phys.measurement.scaling.curves import Curve
-from skild_phys.measurement.scaling.exponents import Exponent, Omega
-from skild_phys.measurement.scaling.fits import POOR, Number, Quality
-
-__all__ = [
-    "BINS",
-    "NAMES",
-    "POOR",
-    "Collapse",
-    "Crossing",
-    "Curve",
-    "Exponent",
-    "Number",
-    "Omega",
-    "Quality",
-    "Scaling",
-    "scaling",
-    "summary",
-]
