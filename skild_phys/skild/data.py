@@ -24,6 +24,7 @@ from skild_phys.store import Lattices, open_lattices
 
 _State = dict[str, NDArray[np.generic]]
 _EVERY = slice(None)
+_A_STORE_OF_IMAGES = "a store of images ('skild-phys images prepare')"
 
 
 class Source(Protocol):
@@ -296,8 +297,17 @@ def training_source(lattices: Any, recipe: Recipe) -> tuple[Source, dict[str, An
     `lattices` is what `open_lattices` takes; None for the running simulation of the recipe. Raises
     BadInput for what the recipe is not of.
     """
+    if lattices is None and recipe.data == "images":
+        raise BadInput("lattices", None, _A_STORE_OF_IMAGES)
     if lattices is None:
-        return _simulated(recipe)
+        model = get_model(recipe.model)
+        if model.name != "ising2d":
+            raise BadInput("model", model.name, "ising2d, or a STORE: no other model is simulated")
+        temperature = parse_temperature(recipe.temperature, model)
+        source = SimulationSource(
+            recipe.side, temperature, recipe.batch, recipe.clusters, recipe.seed, threads=None
+        )
+        return source, {"model": model.name, "temperature": temperature, "side": recipe.side}
     spins = recipe.output == "logits"
     system: dict[str, Any] = {"model": None, "temperature": None}
     opened = open_lattices(lattices, None if spins else "field", repeats=True)
@@ -327,19 +337,3 @@ def training_source(lattices: Any, recipe: Recipe) -> tuple[Source, dict[str, An
     system |= {name: opened.attrs[name] for name in names if name in opened.attrs}
     shape = {} if len(set(opened.shape)) == 1 else {"shape": list(opened.shape)}
     return StoreSource(opened, recipe.seed), system | {"side": min(opened.shape)} | shape
-
-
-_A_STORE_OF_IMAGES = "a store of images ('skild-phys images prepare')"
-
-
-def _simulated(recipe: Recipe) -> tuple[SimulationSource, dict[str, Any]]:
-    if recipe.data == "images":
-        raise BadInput("lattices", None, _A_STORE_OF_IMAGES)
-    model = get_model(recipe.model)
-    if model.name != "ising2d":
-        raise BadInput("model", model.name, "ising2d, or a STORE: no other model is simulated")
-    temperature = parse_temperature(recipe.temperature, model)
-    source = SimulationSource(
-        recipe.side, temperature, recipe.batch, recipe.clusters, recipe.seed, threads=None
-    )
-    return source, {"model": model.name, "temperature": temperature, "side": recipe.side}
