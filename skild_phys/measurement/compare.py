@@ -234,7 +234,7 @@ class _Truth:
         These are the rows all of whose members have a child.
         """
         rows = self.rows
-        label = rows.of_parents(parent)
+        label = np.where(parent >= 0, rows.label[parent], -1)
         first = label[np.unique(parent, return_index=True)[1]]
         there = np.bincount(first[first >= 0], minlength=rows.size)
         complete = np.asarray(there == rows.members)

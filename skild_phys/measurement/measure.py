@@ -122,10 +122,6 @@ class Rows:
     members: NDArray[np.int64]
     chains: Chains | None
 
-    def of_parents(self, parent: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return the rows of lattices of the store, (n,) indices; -1 for the index -1."""
-        return np.where(parent >= 0, self.label[parent], -1)
-
 
 def _chains_of(lattices: Lattices, first: NDArray[np.int64]) -> Chains | None:
     """Return the chain and draw of the samples `first`, None if they are not recorded.

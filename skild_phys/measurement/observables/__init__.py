@@ -17,7 +17,9 @@ from skild_phys.measurement.observables import (
     thermodynamics,
     two_point,
 )
-from skild_phys.measurement.observables.base import Axis, Coordinate, Observable, Statistic
+from skild_phys.measurement.observables.base import Axis
+from skild_phys.measurement.observables.base import Observable as Observable
+from skild_phys.measurement.observables.base import Statistic as Statistic
 from skild_phys.measurement.observables.base import observable as observable
 from skild_phys.measurement.system import System
 from skild_phys.plugins import load_plugins
@@ -72,17 +74,3 @@ def chosen(
             raise BadInput("only", text, f"{what} {', '.join(names)}")
         wanted.add(name)
     return tuple(o for o in there if o.name in wanted)
-
-
-__all__ = [
-    "AXES",
-    "OBSERVABLES",
-    "STATISTICS",
-    "Axis",
-    "Coordinate",
-    "Observable",
-    "Statistic",
-    "chosen",
-    "observable",
-    "observables",
-]
