@@ -37,8 +37,10 @@ if TYPE_CHECKING:
     from skild_phys.skild.weights import Weights
 
 Lattices = NDArray[Any]
+Attrs = Mapping[str, Any]
+Ties = Lattices | None
 Stop = Callable[[], bool]
-Sampler = Callable[[Lattices, Sequence[int], Lattices | None, Stop], Lattices]
+Sampler = Callable[[Lattices, Sequence[int], Ties, Stop], Lattices]
 """(raw coarse lattices, indices, tie-breaks, stop) -> fine lattices (n, *shape); picklable."""
 
 Own = Callable[[Lattices, int, np.random.Generator], Lattices]
@@ -79,9 +81,7 @@ class Method(ABC):
         """
 
     @abstractmethod
-    def prepare(
-        self, coarse: CoarseInput, seed: int, run: Run, there: Mapping[str, Any]
-    ) -> Prepared:
+    def prepare(self, coarse: CoarseInput, seed: int, run: Run, there: Attrs) -> Prepared:
         """Return the sampler for a coarse input that `check` has seen.
 
         `there` are the attributes of a store that the run may resume.
@@ -152,9 +152,7 @@ class Fill(Method):
             raise BadInput("rule", coarse.rule.name, f"{_exact_rules()} for {self.name}")
         return []
 
-    def prepare(
-        self, coarse: CoarseInput, seed: int, run: Run, there: Mapping[str, Any]
-    ) -> Prepared:
+    def prepare(self, coarse: CoarseInput, seed: int, run: Run, there: Attrs) -> Prepared:
         # A fill makes no moves: any temperature does.
         return Prepared(_MonteCarlo.of(coarse, _model_of_values(coarse), 1.0, seed, 0), {})
 
@@ -191,9 +189,7 @@ class Exact(Fill):
         self.temperature(coarse)
         return []
 
-    def prepare(
-        self, coarse: CoarseInput, seed: int, run: Run, there: Mapping[str, Any]
-    ) -> Prepared:
+    def prepare(self, coarse: CoarseInput, seed: int, run: Run, there: Attrs) -> Prepared:
         model, heat = _hamiltonian_of(coarse, "method", self.name), self.temperature(coarse)
         sweeps, measured = self.sweeps, {}
         if sweeps is None and {"tau_int", "sweeps"} <= there.keys():
@@ -281,9 +277,7 @@ class SKILD(Chain, Method):
         differs = self.weights.differs(system)
         return [f"{coarse.path.name} {differs}"] if differs else []
 
-    def prepare(
-        self, coarse: CoarseInput, seed: int, run: Run, there: Mapping[str, Any]
-    ) -> Prepared:
+    def prepare(self, coarse: CoarseInput, seed: int, run: Run, there: Attrs) -> Prepared:
         from skild_phys.skild.equations import sampler_name
         from skild_phys.skild.networks import arithmetic
         from skild_phys.skild.weights import weights_sha256
@@ -331,10 +325,30 @@ class OwnMethod(Method):
     def check(self, coarse: CoarseInput) -> list[str]:
         return []
 
-    def prepare(
-        self, coarse: CoarseInput, seed: int, run: Run, there: Mapping[str, Any]
-    ) -> Prepared:
-        return Prepared(_Own(coarse, self.function, self.name, seed), {})
+    def prepare(self, coarse: CoarseInput, seed: int, run: Run, there: Attrs) -> Prepared:
+        return Prepared(functools.partial(self._refined, coarse, seed), {})
+
+    def _refined(
+        self, coarse: CoarseInput, seed: int, raw: Lattices, index: Sequence[int], *_: Any
+    ) -> Lattices:
+        fine = []
+        if not coarse.q:
+            scale = coarse.rule.scale("spins", coarse.factor, len(coarse.shape))
+            raw = raw.astype(np.float64) * (scale if raw.dtype.kind == "i" else 1.0)
+        for i, one in zip(index, raw):
+            made = np.asarray(self.function(one, coarse.factor, generator(seed, "noise", i)))
+            if made.shape != coarse.fine_shape or made.dtype.kind not in "iuf":
+                shown = f"numbers of shape {coarse.fine_shape}, not {made.dtype} {made.shape}"
+                raise BadInput("method", f"what {self.name} returned", shown)
+            fine.append(made)
+        made = np.stack(fine)
+        if coarse.real:
+            return made.astype(np.float32)
+        allowed = _model_of_values(coarse).values
+        if not np.isin(made, allowed).all():
+            accepted = f"configurations of {', '.join(map(str, allowed))} alone"
+            raise BadInput("method", f"what {self.name} returned", accepted)
+        return made.astype(np.int8)
 
 
 METHODS: dict[str, type[Method]] = {"skild": SKILD, "exact": Exact, "fill": Fill}
@@ -417,9 +431,7 @@ class SkildSampler:
     seed: int
     device: str = "cpu"
 
-    def __call__(
-        self, raw: Lattices, index: Sequence[int], ties: Lattices | None, stop: Stop
-    ) -> Lattices:
+    def __call__(self, raw: Lattices, index: Sequence[int], ties: Ties, stop: Stop) -> Lattices:
         from skild_phys.skild.skild import built
 
         coarse, streams = self.coarse, [Streams.of(self.seed, i) for i in index]
@@ -443,45 +455,13 @@ class _MonteCarlo:
         known = Conditional(model, coarse.rule, coarse.factor, temperature, coarse.shape)
         return cls(known, *more)
 
-    def __call__(
-        self, raw: Lattices, index: Sequence[int], ties: Lattices | None, stop: Stop
-    ) -> Lattices:
+    def __call__(self, raw: Lattices, index: Sequence[int], ties: Ties, stop: Stop) -> Lattices:
         from skild_phys.simulation.conditional import relax, sample
 
         if self.first is None:
             return sample(self.target, raw, self.seed, index, self.sweeps, ties, stop)
         fine = self.first(raw, index, ties, stop)
         return relax(self.target, fine, raw, self.seed, index, self.sweeps, ties, stop)
-
-
-@dataclass(frozen=True)
-class _Own:
-    coarse: CoarseInput
-    function: Own
-    name: str
-    seed: int
-
-    def __call__(
-        self, raw: Lattices, index: Sequence[int], ties: Lattices | None, stop: Stop
-    ) -> Lattices:
-        coarse, fine = self.coarse, []
-        if not coarse.q:
-            scale = coarse.rule.scale("spins", coarse.factor, len(coarse.shape))
-            raw = raw.astype(np.float64) * (scale if raw.dtype.kind == "i" else 1.0)
-        for i, one in zip(index, raw):
-            made = np.asarray(self.function(one, coarse.factor, generator(self.seed, "noise", i)))
-            if made.shape != coarse.fine_shape or made.dtype.kind not in "iuf":
-                shown = f"numbers of shape {coarse.fine_shape}, not {made.dtype} {made.shape}"
-                raise BadInput("method", f"what {self.name} returned", shown)
-            fine.append(made)
-        made = np.stack(fine)
-        if coarse.real:
-            return made.astype(np.float32)
-        allowed = _model_of_values(coarse).values
-        if not np.isin(made, allowed).all():
-            accepted = f"configurations of {', '.join(map(str, allowed))} alone"
-            raise BadInput("method", f"what {self.name} returned", accepted)
-        return made.astype(np.int8)
 
 
 def _pilot(
