@@ -19,7 +19,7 @@ import types
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 from unittest.mock import patch
 
 import numpy as np
@@ -251,6 +251,7 @@ def inception_scores(
 
 _FEATURE_SIDE = 64  # smaller images are enlarged to it before their features are taken
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+_VGG16 = (64, 64, 0, 128, 128, 0, 256, 256, 256, 0, 512, 512, 512, 0, 512, 512, 512)
 
 
 def feature_network(path: Path) -> nn.Module:
@@ -259,8 +260,15 @@ def feature_network(path: Path) -> nn.Module:
     The file has the names of torchvision (`features.0.weight`, ...), as safetensors or a PyTorch
     file of tensors alone. WeightsError if it is something else.
     """
-    vgg = library("torchvision.models.vgg")
-    network = vgg.make_layers(vgg.cfgs["D"])[:-1]
+    layers: list[nn.Module] = []
+    inputs = 3
+    for width in _VGG16:
+        if width:
+            layers += [nn.Conv2d(inputs, width, 3, padding=1), nn.ReLU()]
+            inputs = width
+        else:
+            layers.append(nn.MaxPool2d(2))
+    network = nn.Sequential(*layers)
     theirs = read_published(path)
     kept = {k: theirs.get(f"features.{k}", torch.empty(0)) for k in network.state_dict()}
     try:
@@ -269,8 +277,7 @@ def feature_network(path: Path) -> nn.Module:
         raise WeightsError(
             f"{path}: has no 'features' of VGG16 as torchvision names them"
         ) from None
-    network = network.eval().to(memory_format=torch.channels_last)
-    return cast(nn.Module, network)
+    return network.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 
 def features(network: nn.Module, images: ImageSet) -> Array:
