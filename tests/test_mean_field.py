@@ -15,6 +15,7 @@ from torch.nn.functional import softplus
 
 from skild_phys.rules.sampling import MOST
 from skild_phys.skild import spins as module
+from skild_phys.skild.chain import USUAL, Tuning
 from skild_phys.skild.equations import Process
 from skild_phys.skild.spins import (
     _LOOPS,
@@ -24,7 +25,6 @@ from skild_phys.skild.spins import (
     half_tanh,
     spin_logits,
 )
-from skild_phys.skild.tuning import USUAL, Tuning
 
 Array = NDArray[np.float64]
 DIAGONAL = Couplings(((0, 1), (1, 0), (1, 1), (1, -1)), (0.31, 0.17, -0.12, 0.05))

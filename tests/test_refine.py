@@ -19,8 +19,8 @@ from skild_phys.methods import SKILD, Exact, Fill, Method, Prepared, method_of
 from skild_phys.models import MODELS
 from skild_phys.rng import Streams, kernel_state
 from skild_phys.rules import RULES, TieBreak, coarsen, get_rule
+from skild_phys.skild.chain import Tuning
 from skild_phys.skild.coarse import CoarseInput, open_coarse
-from skild_phys.skild.tuning import Tuning
 from skild_phys.store import create_store, open_store
 
 WEIGHTS = tiny_weights()

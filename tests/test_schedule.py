@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from skild_phys.errors import BadInput
-from skild_phys.skild.chain import restarting_lambdas, starting_lambda, usual_restarts
+from skild_phys.skild.chain import USUAL, restarting_lambdas, starting_lambda, usual_restarts
 from skild_phys.skild.schedule import (
     Geometric,
     Linear,
@@ -22,7 +22,6 @@ from skild_phys.skild.schedule import (
     schedule_from_record,
 )
 from skild_phys.skild.spectrum import make_basis
-from skild_phys.skild.tuning import USUAL
 
 SCHEDULES: dict[str, Schedule] = {
     "geometric": Geometric(0.05, 40.0),

@@ -14,12 +14,12 @@ from typing import Any
 
 from skild_phys.errors import BadInput, check_whole
 from skild_phys.files import read_toml
+from skild_phys.skild.chain import USUAL, Tuning
 from skild_phys.skild.ncsnpp import NcsnppConfig
 from skild_phys.skild.networks import MIRROR, NETWORKS, OUTPUTS, SYMMETRIES, AnyNetworkConfig
 from skild_phys.skild.records import LATE, changed
 from skild_phys.skild.schedule import SCHEDULES, Schedule, VariancePreserving
 from skild_phys.skild.spectrum import BASES, KINDS, PaperSpectrum
-from skild_phys.skild.tuning import USUAL, Tuning
 from skild_phys.skild.unet import NetworkConfig
 
 _TABLES: dict[str, Any] = {

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from skild_phys.rng import Streams
 from skild_phys.rules.conditions import Constraint, Free
+from skild_phys.skild.chain import USUAL, Tuning
 from skild_phys.skild.equations import (
     Correct,
     Noise,
@@ -40,7 +41,6 @@ from skild_phys.skild.spins import (
     SpinPosterior,
     spin_logits,
 )
-from skild_phys.skild.tuning import USUAL, Tuning
 
 if TYPE_CHECKING:
     from skild_phys.rules import Rule

@@ -35,8 +35,8 @@ from torch import Tensor
 from skild_phys.rng import Streams
 from skild_phys.rules.conditions import Constraint, Settled
 from skild_phys.rules.sampling import MOST
+from skild_phys.skild.chain import USUAL, Tuning
 from skild_phys.skild.equations import Noise, Process, Sight, Step, each
-from skild_phys.skild.tuning import USUAL, Tuning
 
 # Entries of the table of c, and how far its L are from the largest J_k. Nearer than that chi is
 # larger than it is where an iteration ends, and c returns to 1.

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from skild_phys.errors import BadInput, WeightsError
-from skild_phys.skild.chain import restarting_lambdas, starting_lambda
+from skild_phys.skild.chain import USUAL, Tuning, restarting_lambdas, starting_lambda
 from skild_phys.skild.equations import Process
 from skild_phys.skild.networks import (
     NETWORKS,
@@ -47,7 +47,6 @@ from skild_phys.skild.schedule import (
 )
 from skild_phys.skild.spectrum import Spectrum, spectrum_from_record
 from skild_phys.skild.spins import Couplings, couplings_from_record
-from skild_phys.skild.tuning import USUAL, Tuning
 
 _FORMAT = "skild-phys weights 6"
 _KEY = "skild-phys"
