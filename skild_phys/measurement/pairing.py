@@ -9,8 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skild_phys.measurement.measure import identities
-from skild_phys.measurement.observables import Observable, Statistic
-from skild_phys.measurement.observables.base import mean
+from skild_phys.measurement.observables import Observable, observable
 from skild_phys.measurement.system import Array, Slice, read_lattices
 from skild_phys.rules import Rule, all_rules, coarsen
 from skild_phys.store import Lattices, shared
@@ -74,21 +73,18 @@ def agreements(
     def parents(part: Slice) -> NDArray[Any]:
         return read_lattices(truth, parent[part.index])
 
+    names = identities(store)
+
+    @observable("site_agreement", about="share of spins equal to the truth's")
     def sites(part: Slice) -> Array:
         return _share(part.raw == part.once(parents))
 
+    @observable("coarse_agreement", about="share of coarse values equal to the truth's")
     def coarse(part: Slice) -> Array:
         both = (part.raw, part.once(parents))
         return _same(*(coarse_by(store, a, names[part.index]) for a in both))
 
-    names = identities(store)
-    made = {"site_agreement": (sites, "share of spins equal to the truth's")}
-    if rule_of(store)[0] is not None:
-        made["coarse_agreement"] = (coarse, "share of coarse values equal to the truth's")
-    return tuple(
-        Observable(name, "1", about, "", None, (Statistic(name, compute),), mean)
-        for name, (compute, about) in made.items()
-    )
+    return (sites,) if rule_of(store)[0] is None else (sites, coarse)
 
 
 def _alike(truth: Lattices, store: Lattices) -> bool:

@@ -68,7 +68,11 @@ def measurement_figure(data: xr.Dataset) -> Figure | None:
     with mpl.rc_context(STYLE):
         figure = new_figure(3.6 * columns, 3.0 * rows)
         axes = figure.subplots(rows, columns, squeeze=False).ravel()
-        figure.suptitle(_title(data))
+        about = data.attrs
+        title = [f"{about['lattices']} lattices of {'x'.join(map(str, about['shape']))}"]
+        title += [str(about["model"])] if "model" in about else []
+        title += [f"T = {about['temperature']:.6g}"] if "temperature" in about else []
+        figure.suptitle(", ".join([*title, "bars are one standard error"]))
         for spare in axes[len(panels) :]:
             spare.set_visible(False)
         for ax, (lines, xlabel, ylabel) in zip(axes, panels):
@@ -87,14 +91,6 @@ def measurement_figure(data: xr.Dataset) -> Figure | None:
                 log_ticks(ax, at[(low <= at) & (at <= high)])
             ax.legend()
     return figure
-
-
-def _title(data: xr.Dataset) -> str:
-    size = "x".join(map(str, data.attrs["shape"]))
-    known = [f"{data.attrs['lattices']} lattices of {size}"]
-    known += [str(data.attrs["model"])] if "model" in data.attrs else []
-    known += [f"T = {data.attrs['temperature']:.6g}"] if "temperature" in data.attrs else []
-    return ", ".join([*known, "bars are one standard error"])
 
 
 def _line(ax: Axes, data: xr.Dataset, name: str, words: str, step: float, i: int) -> None:
