@@ -199,6 +199,7 @@ def coarsen(
 
     with as_in_python():
         _check_kind("fine", fine)
+        fine = _own_store(fine)
         opened = open_lattices(fine)
         run = _run(
             output, source=fine, threads=threads, chunk=chunk, dask=dask, overwrite=overwrite
@@ -280,6 +281,7 @@ def refine(
             any_system=any_system, sweeps=sweeps, T=T,
         )  # fmt: skip
         _check_kind("coarse", coarse)
+        coarse = _own_store(coarse)
         run = _run(
             output, "torch", source=coarse, threads=threads, device=device, chunk=chunk,
             dask=dask, overwrite=overwrite,
@@ -336,6 +338,7 @@ def generate(
     with as_in_python():
         weights = methods.weights_of(checkpoint)
         chain = Chain(steps, sampler, restarts, lambda_start, lambda_end)
+        truth = None if truth is None else _own_store(truth)
         source = None if truth is None else opened_truth(truth, split, weights)
         shape, n = start_of(L, samples, source, factor, chain, split)
         run = _run(
@@ -600,20 +603,30 @@ def _name(data: object, i: int) -> str:
 
 def _opened(data: Lattices | Arrays, name: str) -> Opened:
     """Open lattices of any origin; a Dataset that is as its store is that store."""
-    from skild_phys.store import is_store, open_lattices, open_store
-    from skild_phys.store.dataset import as_text
+    from skild_phys.store import open_lattices
 
+    data = _own_store(data)
     opened = open_lattices(data)
-    source = getattr(data, "encoding", {}).get("source")
-    if source and is_store(source):
-        store = open_store(source)
-        if (store.n_samples, store.shape) == (opened.n_samples, opened.shape) and as_text(
-            store.attrs
-        ) == as_text(opened.attrs):
-            step = range(0, store.n_samples, store.chunk)
-            parts = ((i, min(i + store.chunk, store.n_samples)) for i in step)
-            if all((store.read(*p) == opened.read(*p)).all() for p in parts):
-                return store
     if not isinstance(data, str | os.PathLike):
         opened.path = Path(f"{name}.zarr")
     return opened
+
+
+def _own_store(data: Lattices | Arrays) -> Lattices | Arrays:
+    """Return the path of the store that a Dataset was opened from, if it is still as that is."""
+    import xarray as xr
+
+    from skild_phys.store import is_store, open_lattices, open_store
+    from skild_phys.store.dataset import as_stored, as_text
+
+    source = getattr(data, "encoding", {}).get("source")
+    if not isinstance(data, xr.Dataset) or not source or not is_store(source):
+        return data
+    store, opened = open_store(source), open_lattices(data, repeats=True)
+    same = (store.n_samples, store.shape) == (opened.n_samples, opened.shape)
+    same = same and as_text(as_stored(store.attrs)) == as_text(opened.attrs)
+    same = same and store.variables == opened.variables
+    if not same or any((store.variable(v) != opened.variable(v)).any() for v in store.variables):
+        return data
+    parts = store.batches()
+    return str(source) if all((store.read(*p) == opened.read(*p)).all() for p in parts) else data

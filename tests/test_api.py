@@ -85,6 +85,33 @@ def test_a_dataset_that_was_not_changed_is_its_store(
     assert again.attrs["couplings"] == {"J": 1.0}  # a text in the Dataset
 
 
+def test_children_of_an_opened_store_are_the_stores(tmp_path: Path) -> None:
+    """So that a Dataset and the path of its store make the same store, which either finishes.
+
+    Planted, seen to fail: the name and the digest of the Dataset in memory.
+    """
+    at = {name: tmp_path / f"{name}.zarr" for name in ("fine", "coarse", "refined", "made")}
+    fine = sp.simulate(L=8, T="Tc", samples=4, every=2, burn_in=10, output=at["fine"])
+    coarse = sp.coarsen(fine, 2, output=at["coarse"])
+    sp.refine(coarse, method="fill", output=at["refined"])
+    sp.generate(truth=fine, factor=2, steps=2, output=at["made"])
+    for child, parent in (("coarse", "fine"), ("refined", "coarse"), ("made", "fine")):
+        attrs = open_store(at[child]).attrs
+        assert attrs["parent_store"] == at[parent].name
+        assert attrs["parent_sha256"] == open_store(at[parent]).digest()
+    sp.coarsen(at["fine"], 2, output=at["coarse"])  # is done: nothing is refused
+    with pytest.raises(BadInput, match="apart from the input"):
+        sp.coarsen(fine, 2, output=at["fine"], overwrite=True)
+    changed = fine.assign(spins=-fine["spins"])
+    assert np.array_equal(sp.coarsen(changed, 2)["block_sum"], -coarse["block_sum"])
+
+
+def test_fields_in_memory_keep_their_parents() -> None:
+    """Nothing but a digest shows whose children fields are."""
+    fine = sp.coarsen(np.random.default_rng(1).normal(size=(4, 16, 16)), 2)
+    assert "parent_sha256" in sp.coarsen(fine, 2).attrs
+
+
 def test_potts_states_and_their_counts_go_through(tmp_path: Path) -> None:
     states = sp.simulate("potts3", L=(8, 12), T="Tc", samples=4, every=2, burn_in=10)
     assert states["states"].shape == (4, 8, 12)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from skild_phys.errors import StoreError
 from skild_phys.files import AnyPath, printable
-from skild_phys.rules import Rule, TieBreak, coarse_shape, get_rule
+from skild_phys.rules import Rule, TieBreak, all_rules, coarse_shape, get_rule
 from skild_phys.runner import Filled, Run, fill_store
 from skild_phys.store import Lattices, MemoryLattices, Plan, sides
 
@@ -33,7 +33,7 @@ def coarsen(
     The new store records rule, factor, the parent's name and digest, and for each sample
     `parent`: its index in `fine`, or what `fine` itself has as `parent` (a refined store). That
     number names the tie-breaks, so that a refined lattice coarse-grains as its ancestor did.
-    `chain` and `draw` come along where `fine` has them. In memory no digest is made.
+    `chain` and `draw` come along where `fine` has them. In memory spins get no digest.
 
     Parameters
     ----------
@@ -59,7 +59,8 @@ def coarse_plan(
 ) -> tuple[Plan, TieBreak, dict[str, NDArray[Any]]]:
     """Return what the coarse store will hold, its tie-breaks and its scalars; raises BadInput.
 
-    Without a `digest` lattices in memory are not read.
+    Without a `digest` spins in memory are not read: their coarse values show whose children
+    they are.
     """
     if fine.field not in ("spins", "states", "field"):
         accepted = "only 'spins' or 'states' or 'field' are coarse-grained"
@@ -77,7 +78,8 @@ def coarse_plan(
     attrs |= {"tie_seed": tie_seed} if chosen.ties else {}
     attrs |= {name: fine.attrs[name] for name in _CARRIED if name in fine.attrs}
     attrs |= {"L": sides(shape), "parent_store": printable(fine.path.name)}
-    if digest or not isinstance(fine, MemoryLattices):
+    shown = fine.field != "field" and all_rules().get(chosen.name) is chosen
+    if digest or not (shown and isinstance(fine, MemoryLattices)):
         attrs["parent_sha256"] = fine.digest()
     parent = fine.variable("parent") if fine.has("parent") else np.arange(fine.n_samples)
     scalars = {"parent": parent}
