@@ -17,10 +17,12 @@ import contextlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from skild_phys.errors import BadInput, as_in_python, check_whole
 from skild_phys.files import AnyPath, printable
+
+_T = TypeVar("_T")
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -612,7 +614,7 @@ def _opened(data: Lattices | Arrays, name: str) -> Opened:
     return opened
 
 
-def _own_store(data: Lattices | Arrays) -> Lattices | Arrays:
+def _own_store(data: _T) -> _T | str:
     """Return the path of the store that a Dataset was opened from, if it is still as that is."""
     import xarray as xr
 
