@@ -524,6 +524,7 @@ def compare(
         if not stores:
             raise BadInput("stores", None, "one or more beside the truth")
         how, method = Run(**run), _errors(errors, seed)
+        names = [names] if isinstance(names, str) else names
         path = None if output is None else Path(output)
         first, *others = (_opened(data, _name(data, i)) for i, data in enumerate((truth, *stores)))
         if path is not None:

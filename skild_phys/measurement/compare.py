@@ -407,7 +407,6 @@ def numbered(names: Sequence[str]) -> list[str]:
 
 def check_names(names: Sequence[str], stores: int) -> None:
     """Raise BadInput unless there is a good name for each of so many stores."""
-    names = [names] if isinstance(names, str) else names
     good = all(re.fullmatch(r"[^\W_][\w .+-]*", name) for name in names)
     if not good or len({*names}) != stores or len(names) != stores:
         accepted = f"{stores} different names, one per store, of letters and digits"
