@@ -416,7 +416,11 @@ def train(
     from skild_phys.images.grids import sample_grid
     from skild_phys.skild.fit import Fit
     from skild_phys.skild.ranks import joined
+    from skild_phys.skild.recipe import Recipe
 
+    for name in changes:
+        if name not in Recipe.__dataclass_fields__:
+            raise TypeError(f"train() got an unexpected keyword argument '{name}'")
     with as_in_python():
         fit = Fit.of(
             lattices, preset=preset, config=config, initial=initial, threads=threads, **changes

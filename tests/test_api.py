@@ -224,6 +224,10 @@ def test_errors_say_what_the_command_says(fine: xr.Dataset, tmp_path: Path) -> N
         sp.simulate(L="wide", T="Tc", samples=1)
     with pytest.raises(TypeError, match="unexpected keyword argument 'colour'"):
         sp.simulate(L=8, T="Tc", samples=1, colour=3)
+    with pytest.raises(TypeError, match=r"train\(\) got an unexpected keyword argument 'colour'"):
+        sp.train(fine, output=tmp_path / "w.safetensors", preset="ising2d", colour=3)
+    with pytest.raises(BadInput, match=r"^names: 'a,b' is not accepted"):
+        sp.compare(fine, fine, names="a,b")
     with pytest.raises(
         BadInput, match=r"^samples: 'many' is not accepted; expected a whole number"
     ):
