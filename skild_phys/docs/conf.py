@@ -42,7 +42,8 @@ def described(app: Any, what: str, name: str, item: Any, options: Any, lines: li
             out += [parts[1], "    " + parts[2]]
         else:
             out.append(line)
-    lines[:] = out
+    # `(n, *shape)` and |m| are no emphasis and no substitution.
+    lines[:] = [re.sub(r"(?<=[ (])\*(?=\w+\b[^*])|\|(?=\w)|(?<=\w)\|", r"\\\g<0>", x) for x in out]
 
 
 def setup(app: Any) -> None:
