@@ -46,7 +46,7 @@ from study import Study, kept, residuals, skild_phys
 from skild_phys.models import MODELS
 from skild_phys.rng import Streams, kernel_state
 from skild_phys.rules import RULES, coarsen
-from skild_phys.rules.sampling import sample_blocks
+from skild_phys.rules.conditions import sample_blocks
 from skild_phys.runner import Run, fill_store
 from skild_phys.skild.data import SimulationSource
 from skild_phys.skild.equations import Process, Sight, y0_from_output

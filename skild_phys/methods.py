@@ -158,7 +158,7 @@ class Fill(Method):
 
     def compile(self, coarse: CoarseInput) -> None:
         """Fill one coarse block, for a factor whose moves are the same."""
-        from skild_phys.simulation.conditional.chains import CLUSTERS_FROM
+        from skild_phys.simulation.conditional import CLUSTERS_FROM
 
         factor, d = CLUSTERS_FROM if coarse.factor >= CLUSTERS_FROM else 2, len(coarse.shape)
         fine = np.full((1, *[factor] * d), _model_of_values(coarse).values[-1], dtype=np.int8)
@@ -205,7 +205,7 @@ class Exact(Fill):
         return Prepared(sampler, {"sweeps": sweeps, **measured})
 
     def compile(self, coarse: CoarseInput) -> None:
-        from skild_phys.simulation.conditional.chains import SWEEPS_PER_CLUSTERS
+        from skild_phys.simulation.conditional import SWEEPS_PER_CLUSTERS
 
         sweeps = self.sweeps and SWEEPS_PER_CLUSTERS
         super(Exact, replace(self, T=1.0, sweeps=sweeps)).compile(coarse)
@@ -297,7 +297,7 @@ class SKILD(Chain, Method):
         )
 
     def compile(self, coarse: CoarseInput) -> None:
-        from skild_phys.rules.sampling import compile_sampling
+        from skild_phys.rules.conditions import compile_sampling
 
         compile_sampling()
         if self.polish:

@@ -12,7 +12,7 @@ import scipy.stats
 from numpy.typing import NDArray
 
 from skild_phys.models import MODELS, Model, Update
-from skild_phys.models.geometry import equal_bonds
+from skild_phys.models.base import equal_bonds
 from skild_phys.models.ising import ISING_2D
 from skild_phys.models.potts import Potts
 from skild_phys.rules import RULES

@@ -18,8 +18,8 @@ from store_helpers import coarsen_store, refine_store
 
 from skild_phys.methods import SKILD, Exact, Method
 from skild_phys.models import MODELS
-from skild_phys.rules import block_mean, coarsen, decimate, majority, sampling
-from skild_phys.simulation.conditional import pilot
+from skild_phys.rules import block_mean, coarsen, conditions, decimate, majority
+from skild_phys.simulation import conditional
 from skild_phys.skild.weights import load_weights, save_weights
 from skild_phys.store import create_store, open_store
 
@@ -191,10 +191,11 @@ def test_kill_9_of_refine_and_train_ends_in_the_same_bytes(folder: Path) -> None
 
 
 KERNELS = [
-    sampling._blocks, sampling._uniforms, block_mean._exchange,
+    conditions._blocks, conditions._uniforms, block_mean._exchange,
     decimate._flip_free, majority._flip_majority,
     decimate._cluster_free, majority._cluster_majority, block_mean._fill_counts,
-    majority._fill_majority, decimate._fill_free, pilot._equal_bonds, pilot._block_moments,
+    majority._fill_majority, decimate._fill_free, conditional._equal_bonds,
+    conditional._block_moments,
 ]  # fmt: skip
 
 

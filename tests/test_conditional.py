@@ -16,12 +16,11 @@ from skild_phys.errors import BadInput, Interrupted
 from skild_phys.models import MODELS
 from skild_phys.models.base import Bond
 from skild_phys.rules import TieBreak, coarsen
-from skild_phys.rules.moves import metropolis, threshold
-from skild_phys.rules.planes import build_layout, join, split
+from skild_phys.rules.moves import build_layout, join, metropolis, split, threshold
+from skild_phys.simulation import conditional as chains
 from skild_phys.simulation.conditional import (
     Chain,
     Conditional,
-    chains,
     fill_chain,
     measure_sweeps,
     pilot_chains,

@@ -13,14 +13,17 @@ from skild_helpers import critical_lattices, white
 from skild_phys.rng import kernel_state
 from skild_phys.rules import RULES, TieBreak, coarsen
 from skild_phys.rules.conditions import (
+    BY_CHANCE,
     Blocks,
     Constraint,
     Free,
     KeptModes,
     Sites,
+    block_means,
     differentiable_means,
+    rounded_sums,
+    sample_blocks,
 )
-from skild_phys.rules.sampling import BY_CHANCE, block_means, rounded_sums, sample_blocks
 
 Array = NDArray[np.float64]
 CPU = torch.device("cpu")

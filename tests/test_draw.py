@@ -13,7 +13,7 @@ from skild_helpers import critical_lattices
 
 from skild_phys.rng import kernel_state
 from skild_phys.rules import TieBreak, coarsen
-from skild_phys.rules.sampling import sample_blocks, sample_sites
+from skild_phys.rules.conditions import sample_blocks, sample_sites
 
 DRAWS = 4000
 

@@ -210,7 +210,7 @@ def test_torus_short_and_long_distances() -> None:
 def test_critical_correlations_near_by_against_extended_precision() -> None:
     """Along the axis: Toeplitz determinants of McCoy and Wu, chapter VIII, with 30 digits."""
     mpmath = pytest.importorskip("mpmath")
-    mp, far = mpmath.mp, exact.infinite.EXACT_UP_TO
+    mp, far = mpmath.mp, exact.EXACT_UP_TO
 
     def coefficient(n: int):  # type: ignore[no-untyped-def]
         """Return Fourier coefficient n of the generating function at Tc."""

@@ -13,7 +13,7 @@ from scipy.optimize import brentq
 from skild_helpers import NEIGHBOURS, POWER_LAW, critical_lattices, white
 from torch.nn.functional import softplus
 
-from skild_phys.rules.sampling import MOST
+from skild_phys.rules.conditions import MOST
 from skild_phys.skild import spins as module
 from skild_phys.skild.chain import USUAL, Tuning
 from skild_phys.skild.equations import Process

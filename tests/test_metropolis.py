@@ -13,7 +13,7 @@ import pytest
 from conftest import TC
 from numpy.typing import NDArray
 
-from skild_phys.models.geometry import row_parity
+from skild_phys.models.base import row_parity
 from skild_phys.rng import lane_state
 from skild_phys.simulation import potts
 from skild_phys.simulation.checkerboard import LAZINESS, MARGIN, merge, split, sublattices

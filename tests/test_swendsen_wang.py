@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from skild_phys.models.geometry import neighbour_rows
+from skild_phys.models.base import neighbour_rows
 from skild_phys.rng import BITS_BLOCK, fill_bits, lane_state
 from skild_phys.simulation.swendsen_wang import _redraw, draw_bonds, label_clusters, swendsen_wang
 from skild_phys.simulation.wolff import bond_threshold

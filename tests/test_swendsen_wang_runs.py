@@ -11,8 +11,8 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from skild_phys.models import MODELS
+from skild_phys.models.base import neighbour_rows
 from skild_phys.models.exact import kaufman_energy
-from skild_phys.models.geometry import neighbour_rows
 from skild_phys.rng import BITS_BLOCK, fill_bits, lane_state
 from skild_phys.simulation.swendsen_wang import swendsen_wang
 from skild_phys.simulation.swendsen_wang_runs import (

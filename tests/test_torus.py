@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from skild_phys.models.geometry import equal_bonds, neighbour_rows, row_parity
+from skild_phys.models.base import equal_bonds, neighbour_rows, row_parity
 
 SHAPES = [(2, 2), (3, 5), (4, 34), (2, 2, 2), (3, 4, 5), (2, 3, 33)]
 

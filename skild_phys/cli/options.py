@@ -24,7 +24,7 @@ from skild_phys.cli.outputs import fill
 from skild_phys.cli.terminal import say
 from skild_phys.errors import BadInput, warn
 from skild_phys.files import check_output, claimed, printable
-from skild_phys.models.geometry import LARGEST_SIDE
+from skild_phys.models.base import LARGEST_SIDE
 from skild_phys.runner import Run, versions
 
 if TYPE_CHECKING:

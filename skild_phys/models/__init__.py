@@ -14,8 +14,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from skild_phys.errors import BadInput
-from skild_phys.models.base import Bond, Model, Update
-from skild_phys.models.geometry import neighbour_sites
+from skild_phys.models.base import Bond, Model, Update, neighbour_sites
 from skild_phys.models.ising import ISING_2D, ISING_3D
 from skild_phys.models.potts import POTTS
 from skild_phys.plugins import load_plugins

@@ -7,8 +7,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from skild_phys.models.base import Array, Model
-from skild_phys.models.geometry import equal_bonds
+from skild_phys.models.base import Array, Model, equal_bonds
 
 
 class Potts(Model):

@@ -18,16 +18,18 @@ from numpy.typing import NDArray
 
 from skild_phys.rules.base import (
     RULES,
+    Operator,
     Rule,
     TieBreak,
     all_rules,
+    check_factor,
+    coarse_shape,
     get_rule,
     kind_of,
 )
 from skild_phys.rules.block_mean import BlockMean
 from skild_phys.rules.decimate import Decimate
 from skild_phys.rules.majority import Majority
-from skild_phys.rules.operators import Operator, check_factor, coarse_shape
 from skild_phys.rules.spectral import Spectral
 
 __all__ = [

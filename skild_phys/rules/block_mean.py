@@ -20,10 +20,19 @@ from numpy.typing import NDArray
 from skild_phys.errors import BadInput, StoreError
 from skild_phys.fields import FIELDS, Field
 from skild_phys.rng import below
-from skild_phys.rules.base import Raw, Rule, Shape, TieBreak, Ties
-from skild_phys.rules.moves import NEVER, Given, Moves, Source, shuffle, take, threshold_of
-from skild_phys.rules.operators import Array, Operator, block_totals
-from skild_phys.rules.planes import Layout, States, add_lost_bonds
+from skild_phys.rules.base import Array, Operator, Raw, Rule, Shape, TieBreak, Ties, block_totals
+from skild_phys.rules.moves import (
+    NEVER,
+    Given,
+    Layout,
+    Moves,
+    Source,
+    States,
+    add_lost_bonds,
+    shuffle,
+    take,
+    threshold_of,
+)
 
 _MOST_SITES = 2**15 - 1  # the last block sum that int16 holds
 

@@ -17,12 +17,20 @@ from numba import njit
 from numpy.typing import NDArray
 
 from skild_phys.rng import below
-from skild_phys.rules.base import Raw, Rule, Shape, TieBreak, Ties
+from skild_phys.rules.base import Array, Operator, Raw, Rule, Shape, TieBreak, Ties
 from skild_phys.rules.block_mean import Means, count_states, counted
-from skild_phys.rules.clusters import label_clusters
-from skild_phys.rules.moves import Given, Moves, Source, lost_by_flip, propose, take, threshold_of
-from skild_phys.rules.operators import Array, Operator
-from skild_phys.rules.planes import Layout, States
+from skild_phys.rules.moves import (
+    Given,
+    Layout,
+    Moves,
+    Source,
+    States,
+    label_clusters,
+    lost_by_flip,
+    propose,
+    take,
+    threshold_of,
+)
 
 
 class Majority(Rule):

@@ -7,8 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from skild_phys.rules.base import Raw, Rule, Shape, Ties
-from skild_phys.rules.operators import Operator
+from skild_phys.rules.base import Operator, Raw, Rule, Shape, Ties
 
 
 class _LowPass(Operator):

@@ -13,7 +13,7 @@ from llvmlite import ir
 from numba import njit, types
 from numpy.typing import NDArray
 
-from skild_phys.models.geometry import neighbour_rows, row_parity
+from skild_phys.models.base import neighbour_rows, row_parity
 from skild_phys.rng import VECTOR, emit_next
 from skild_phys.simulation.checkerboard import (
     LAZINESS,

@@ -19,7 +19,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from skild_phys.models.geometry import neighbour_rows
+from skild_phys.models.base import neighbour_rows
 from skild_phys.rng import BITS_BLOCK, fill_bits
 from skild_phys.simulation.swendsen_wang_runs import swendsen_wang_runs
 from skild_phys.simulation.union_find import unite, unite_near_roots

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from skild_phys.errors import BadInput, check_whole, warn
 from skild_phys.files import AnyPath, printable
 from skild_phys.models import MODELS
-from skild_phys.models.geometry import LARGEST_SIDE
+from skild_phys.models.base import LARGEST_SIDE
 from skild_phys.rng import STREAMS, Streams, system_seed
 from skild_phys.runner import GPU_BATCH, Filled, Run, fill_store
 from skild_phys.skild.chain import Chain, chain_record

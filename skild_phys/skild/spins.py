@@ -33,8 +33,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from skild_phys.rng import Streams
-from skild_phys.rules.conditions import Constraint, Settled
-from skild_phys.rules.sampling import MOST
+from skild_phys.rules.conditions import MOST, Constraint, Settled
 from skild_phys.skild.chain import USUAL, Tuning
 from skild_phys.skild.equations import Noise, Process, Sight, Step, each
 

@@ -25,8 +25,7 @@ from scipy.stats import chi2
 from skild_phys.models import MODELS
 from skild_phys.rng import kernel_state
 from skild_phys.rules import TieBreak, coarsen
-from skild_phys.rules.moves import build_source
-from skild_phys.rules.planes import Layout, join, split
+from skild_phys.rules.moves import Layout, build_source, join, split
 from skild_phys.simulation.conditional import (
     Chain,
     Conditional,

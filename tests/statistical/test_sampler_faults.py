@@ -21,7 +21,7 @@ from sampler_helpers import ISING, ISING_3D, TC, TC_3D, Advance, hot, p_value, s
 from test_samplers import correlation_scores
 
 from skild_phys.models import MODELS, Model
-from skild_phys.models.geometry import neighbour_rows, row_parity
+from skild_phys.models.base import neighbour_rows, row_parity
 from skild_phys.rng import VECTOR, below, emit_next, next_u64
 from skild_phys.simulation import (
     metropolis,

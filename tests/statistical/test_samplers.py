@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from sampler_helpers import ISING, ISING_3D, TC, TC_3D, p_value, sample, states
 
 from skild_phys.models import MODELS, Model
-from skild_phys.models.geometry import equal_bonds
+from skild_phys.models.base import equal_bonds
 from skild_phys.rng import lane_state
 from skild_phys.simulation.swendsen_wang import swendsen_wang
 

@@ -27,7 +27,7 @@ from skild_phys.measurement.observables.base import (
     observable,
 )
 from skild_phys.measurement.system import Array, Slice, System
-from skild_phys.models.geometry import neighbour_rows
+from skild_phys.models.base import neighbour_rows
 from skild_phys.rng import BITS_BLOCK, LANES, fill_bits, lane_state
 from skild_phys.simulation.swendsen_wang import draw_bonds, label_clusters
 from skild_phys.simulation.wolff import bond_threshold

@@ -9,7 +9,7 @@ import numpy as np
 from skild_phys.measurement.observables.base import LENGTH, mean, observable, statistic
 from skild_phys.measurement.observables.two_point import along_k, order
 from skild_phys.measurement.system import Array, Slice, System
-from skild_phys.models.geometry import equal_bonds
+from skild_phys.models.base import equal_bonds
 
 
 @statistic(lambda system: system.model is not None)
