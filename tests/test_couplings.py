@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from skild_helpers import TC
 
 from skild_phys.rules import coarsen
-from skild_phys.skild.couplings import SIGNIFICANT, beyond_pairs, fit_couplings
 from skild_phys.skild.data import SimulationSource
+from skild_phys.skild.measured import SIGNIFICANT, beyond_pairs, fit_couplings
 from skild_phys.skild.spins import Couplings, couplings_from_record
 
 Spins = NDArray[np.int8]

@@ -16,8 +16,7 @@ from skild_phys.rng import Streams, kernel_state
 from skild_phys.rules import RULES, TieBreak, coarsen
 from skild_phys.simulation.wolff import wolff
 from skild_phys.skild.chain import restarting_lambdas, starting_lambda
-from skild_phys.skild.couplings import fit_couplings
-from skild_phys.skild.measured import untrained
+from skild_phys.skild.measured import fit_couplings, untrained
 from skild_phys.skild.skild import Skild
 from skild_phys.skild.spins import Couplings
 from skild_phys.skild.weights import load_weights, save_weights

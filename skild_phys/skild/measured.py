@@ -1,10 +1,18 @@
-"""What is measured of the data before training: power spectrum, and pair couplings of spins."""
+"""What is measured of the data before training: power spectrum, and pair couplings of spins.
+
+Couplings are learned by maximum pseudo-likelihood. If p(s) ~ exp(sum over pairs of J_ij s_i s_j), a
+spin given all others is up with odds exp(2 sum_j J_ij s_j): a logistic regression, convex and
+consistent (Besag 1975; for spins Aurell and Ekeberg, arXiv 1107.3536). Where the data have more
+than pair couplings, these are the best that pairs can say; the network corrects the rest.
+"""
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -14,7 +22,6 @@ from scipy.ndimage import gaussian_filter1d
 from scipy.optimize import curve_fit
 
 from skild_phys.errors import BadInput, warn
-from skild_phys.skild.couplings import GROUPS, SIGNIFICANT, beyond_pairs, fit_couplings
 from skild_phys.skild.data import ImageLattices, Source
 from skild_phys.skild.equations import Process
 from skild_phys.skild.recipe import Recipe
@@ -33,107 +40,20 @@ from skild_phys.skild.spins import Couplings
 from skild_phys.skild.weights import Weights
 
 _Array = NDArray[np.float64]
-_FLOOR = 1e-4
-"""Lowest P kept, as a fraction of the mean over all modes."""
-_KNOTS = 48
-"""Shells, uniform in log kappa; those without a mode are dropped."""
+_Batches = Iterable[NDArray[np.generic]]
+_Offset = tuple[int, ...]
+
+_FLOOR = 1e-4  # lowest P kept, as a fraction of the mean over all modes
+_KNOTS = 48  # shells, uniform in log kappa; those without a mode are dropped
+_GROUPS = 8  # of batches, for the jackknife error of couplings
+SIGNIFICANT = 5.0
+"""Couplings within so many standard errors of zero are set to zero."""
+_MOST_BYTES = 2**31  # of the samples that spectrum and couplings are measured on
+
+# -- power spectrum ----------------------------------------------------------------------------
 
 
-def fit_spectrum(power: _Array, basis: Basis, kind: str = RadialSpectrum.kind) -> Spectrum:
-    """Return a spectrum of `kind` for measured mode powers; raises BadInput for none of KINDS.
-
-    Parameters
-    ----------
-    power : measured E|X|^2 of the modes of `basis` (`measure_shells`), not all zero.
-    kind : 'radial', 'power_law' or 'modes'.
-    """
-    if kind not in KINDS:
-        raise BadInput("spectrum", kind, " or ".join(KINDS))
-    if not 0 < power.mean() < math.inf:
-        raise BadInput("lattices", float(power.mean()), "lattices whose mean square is above 0")
-    floored = np.maximum(power, _FLOOR * np.average(power, weights=basis.weight))
-    if kind == ModeSpectrum.kind:
-        return ModeSpectrum(basis.name, basis.shape, tuple(floored.ravel().tolist()))
-    return _power_law(floored, basis) if kind == PowerLaw.kind else _radial(floored, basis)
-
-
-def fit_channels(batches: Sequence[NDArray[np.generic]], basis: Basis) -> ChannelSpectra:
-    """Return the spectra of images (n, channels, *shape) along their principal directions.
-
-    Directions are those of the covariance of the channels over all sites, the largest first; each
-    is turned so that its components have a sum above zero, or the first of them is.
-    """
-    channels = batches[0].shape[1]
-    total, count = np.zeros((channels, channels)), 0
-    for batch in batches:
-        flat = np.moveaxis(np.asarray(batch, dtype=np.float64), 1, 0).reshape(channels, -1)
-        total += np.cov(flat) * flat.shape[1]
-        count += flat.shape[1]
-    mixing = np.linalg.eigh(total / count)[1].T[::-1]
-    lead = np.where(np.abs(mixing.sum(1)) > 0.1, mixing.sum(1), mixing[:, 0])
-    mixing = mixing * np.sign(lead)[:, None]
-    turned = (np.einsum("kc,nc...->kn...", mixing, np.asarray(b, np.float64)) for b in batches)
-    power, count = np.zeros((channels, *basis.kappa.shape)), 0
-    for directions in turned:
-        modes = basis.modes(torch.from_numpy(np.ascontiguousarray(directions)))
-        power += (modes.abs() ** 2).sum(1).numpy()
-        count += directions.shape[1]
-    # Grey images have no colours at all: noise of theirs is next to none, but there is some.
-    power = np.maximum(power / count, _FLOOR * np.average(power[0] / count, weights=basis.weight))
-    spectra = (fit_spectrum(one, basis, RadialSpectrum.kind) for one in power)
-    radial = tuple(s for s in spectra if isinstance(s, RadialSpectrum))
-    return ChannelSpectra(tuple(tuple(float(x) for x in row) for row in mixing), radial)
-
-
-def _shells(basis: Basis) -> tuple[NDArray[np.int64], _Array, _Array]:
-    """Return the shell and weight of every mode above the zero mode, and log kappa of the shells.
-
-    log kappa is the mean over a shell's modes.
-    """
-    inside = basis.kappa.ravel() > 0
-    kappa, weight = basis.kappa.ravel()[inside], basis.weight.ravel()[inside]
-    edges = np.geomspace(kappa.min() * 0.999, kappa.max() * 1.001, _KNOTS + 1)
-    which = np.unique(np.digitize(kappa, edges), return_inverse=True)[1].astype(np.int64)
-    return which, weight, np.bincount(which, weight * np.log(kappa)) / np.bincount(which, weight)
-
-
-def _shell_means(power: _Array, basis: Basis) -> _Array:
-    """Return the means of `power` (n, *modes) over the shells, (n, shells)."""
-    which, weight, _ = _shells(basis)
-    flat = power.reshape(len(power), -1)[:, basis.kappa.ravel() > 0]
-    means = np.stack([np.bincount(which, weight * one) for one in flat])
-    return np.asarray(means / np.bincount(which, weight))
-
-
-def _radial(power: _Array, basis: Basis, smooth: float = 0.7) -> RadialSpectrum:
-    """Return a table of the shells; log P is smoothed against a cubic trend by a Gaussian
-    `smooth` shells wide."""
-    log_kappa, log_power = _shells(basis)[2], np.log(_shell_means(power[None], basis)[0])
-    degree = min(3, log_kappa.size - 1)
-    trend = np.polynomial.Polynomial.fit(log_kappa, log_power, degree)(log_kappa)
-    log_power = trend + gaussian_filter1d(log_power - trend, smooth, mode="nearest")
-    table = RadialSpectrum(tuple(np.exp(log_kappa)), tuple(np.exp(log_power)), 1.0)
-    grid = np.geomspace(1e-4, float(np.exp(log_kappa[0])), 4000)
-    zero = float(grid[np.argmin(np.abs(table(grid) - power.flat[0]))])
-    return RadialSpectrum(table.kappa, table.power, zero * basis.sites ** (1 / len(basis.shape)))
-
-
-def _power_law(power: _Array, basis: Basis) -> PowerLaw:
-    """Return the least-squares fit of log P over shells, all of equal weight."""
-    log_kappa, log_power = _shells(basis)[2], np.log(_shell_means(power[None], basis)[0])
-
-    def model(x: _Array, log_amplitude: float, alpha: float, log_k0: float) -> _Array:
-        return np.asarray(log_amplitude - alpha * np.log(np.exp(2.0 * x) + np.exp(2.0 * log_k0)))
-
-    low = float(log_kappa[0])
-    start = (float(log_power[-1]), 1.0, low)
-    bounds = ((-np.inf, 0.0, low - 10.0), (np.inf, 10.0, float(log_kappa[-1])))
-    best, _ = curve_fit(model, log_kappa, log_power, start, bounds=bounds)
-    return PowerLaw(math.exp(best[0]), float(best[1]), math.exp(2.0 * best[2]))
-
-
-@dataclass(frozen=True)
-class ShellPower:
+class ShellPower(NamedTuple):
     """Measured mode powers, and their means over shells of equal log kappa.
 
     Attributes
@@ -154,10 +74,26 @@ class ShellPower:
 
     def over_shells(self, power: _Array) -> _Array:
         """Return the means over the shells of another power of each mode."""
-        return np.asarray(_shell_means(power[None], self.basis)[0])
+        return np.asarray(_over_shells(power[None], self.basis)[0])
 
 
-def measure_shells(batches: Iterable[NDArray[np.generic]], basis: Basis) -> ShellPower:
+def _over_shells(power: _Array, basis: Basis) -> _Array:
+    """Return the means of `power` (n, *modes) over shells above the zero mode, (n, shells)."""
+    inside = basis.kappa.ravel() > 0
+    kappa, weight = basis.kappa.ravel()[inside], basis.weight.ravel()[inside]
+    edges = np.geomspace(kappa.min() * 0.999, kappa.max() * 1.001, _KNOTS + 1)
+    shell = np.unique(np.digitize(kappa, edges), return_inverse=True)[1]
+    flat = power.reshape(len(power), -1)[:, inside]
+    means = np.stack([np.bincount(shell, weight * one) for one in flat])
+    return np.asarray(means / np.bincount(shell, weight))
+
+
+def _log_kappa(basis: Basis) -> _Array:
+    """Return the mean of log kappa of each shell."""
+    return np.asarray(_over_shells(np.log(basis.kappa.clip(min=basis.lowest))[None], basis)[0])
+
+
+def measure_shells(batches: _Batches, basis: Basis) -> ShellPower:
     """Return the mode powers of batches of fields (n, *shape), and their errors by shell.
 
     Of fields with channels, (n, channels, *shape), they are means over the channels.
@@ -168,106 +104,83 @@ def measure_shells(batches: Iterable[NDArray[np.generic]], basis: Basis) -> Shel
         modes = basis.modes(torch.from_numpy(np.asarray(fields, dtype=np.float64)))
         each = (modes.abs() ** 2).numpy()
         each = each.mean(axis=1) if each.ndim > 1 + power.ndim else each
-        shells = _shell_means(each, basis)
+        shells = _over_shells(each, basis)
         power += each.sum(axis=0)
         total, squares = total + shells.sum(axis=0), squares + (shells**2).sum(axis=0)
         n += len(each)
     mean = total / n
     spread = np.sqrt(np.maximum(squares / n - mean**2, 0.0))
     error = spread / math.sqrt(n - 1) if n > 1 else np.full_like(mean, np.nan)
-    return ShellPower(basis, n, power / n, np.exp(_shells(basis)[2]), mean, error)
+    return ShellPower(basis, n, power / n, np.exp(_log_kappa(basis)), mean, error)
 
 
-def untrained(
-    samples: NDArray[np.generic],
-    couplings: Couplings | None = None,
-    *,
-    reach: int = 1,
-    system: dict[str, Any] | None = None,
-) -> Weights:
-    """Return weights without a network: the mean field of spins alone, in any dimension.
+def fit_spectrum(power: _Array, basis: Basis, kind: str = RadialSpectrum.kind) -> Spectrum:
+    """Return a spectrum of `kind` for measured mode powers; raises BadInput for none of KINDS.
 
     Parameters
     ----------
-    samples : (n, *shape) spins of +-1, independent, whose spectrum is measured.
-    couplings : of the pairs, where they are known; None to learn those within `reach`.
-    system : their model and temperature, by which lattices of another are refused.
+    power : measured E|X|^2 of the modes of `basis` (`measure_shells`), not all zero.
+    kind : 'radial', 'power_law' or 'modes'.
     """
-    basis, d = make_basis("dft", samples.shape[1:]), samples.ndim - 1
-    if couplings is None:
-        couplings = fit_couplings([samples[i::GROUPS] for i in range(GROUPS)], reach)
-    spectrum = fit_spectrum(measure_shells([samples], basis).power, basis)
-    reached, system = (0.0, 1000.0), system or {}
-    return Weights({}, None, spectrum, "logits", reached, system, couplings=couplings, dimension=d)
+    if kind not in KINDS:
+        raise BadInput("spectrum", kind, " or ".join(KINDS))
+    if not 0 < power.mean() < math.inf:
+        raise BadInput("lattices", float(power.mean()), "lattices whose mean square is above 0")
+    floored = np.maximum(power, _FLOOR * np.average(power, weights=basis.weight))
+    if kind == ModeSpectrum.kind:
+        return ModeSpectrum(basis.name, basis.shape, tuple(floored.ravel().tolist()))
+    log_kappa, log_power = _log_kappa(basis), np.log(_over_shells(floored[None], basis)[0])
+    if kind == PowerLaw.kind:
+        return _power_law(log_kappa, log_power)
+    table = _radial(log_kappa, log_power)
+    grid = np.geomspace(1e-4, float(np.exp(log_kappa[0])), 4000)
+    zero = float(grid[np.argmin(np.abs(table(grid) - floored.flat[0]))])
+    return replace(table, zero_scale=zero * basis.sites ** (1 / len(basis.shape)))
 
 
-_MOST_BYTES = 2**31  # of the samples that spectrum and couplings are measured on
+def _radial(log_kappa: _Array, log_power: _Array, smooth: float = 0.7) -> RadialSpectrum:
+    """Return a table whose log P is smoothed about a cubic by a Gaussian `smooth` shells wide."""
+    degree = min(3, log_kappa.size - 1)
+    trend = np.polynomial.Polynomial.fit(log_kappa, log_power, degree)(log_kappa)
+    log_power = trend + gaussian_filter1d(log_power - trend, smooth, mode="nearest")
+    return RadialSpectrum(tuple(np.exp(log_kappa)), tuple(np.exp(log_power)), 1.0)
 
 
-class Measured(NamedTuple):
-    """What is known of the data before the first step."""
+def _power_law(log_kappa: _Array, log_power: _Array) -> PowerLaw:
+    """Return the least-squares fit over shells, all of equal weight."""
 
-    spectrum: Spectrum
-    couplings: Couplings
-    conditional: bool = False
-    """Whether the targets of spins are their means given all the others."""
+    def model(x: _Array, log_amplitude: float, alpha: float, log_k0: float) -> _Array:
+        return np.asarray(log_amplitude - alpha * np.log(np.exp(2.0 * x) + np.exp(2.0 * log_k0)))
 
-    def process(
-        self, recipe: Recipe, shape: tuple[int, int], device: torch.device | str = "cpu"
-    ) -> Process:
-        """Return the forward process of these data for fields of `shape`."""
-        cutoff = None if recipe.cutoff < 0 else recipe.cutoff
-        return Process(self.spectrum, shape, device, recipe.basis, cutoff)
+    low, high = float(log_kappa[0]), float(log_kappa[-1])
+    bounds = ((-np.inf, 0.0, low - 10.0), (np.inf, 10.0, high))
+    start = (float(log_power[-1]), 1.0, low)
+    best, _ = curve_fit(model, log_kappa, log_power, start, bounds=bounds)
+    return PowerLaw(math.exp(best[0]), float(best[1]), math.exp(2.0 * best[2]))
 
 
-def measure(source: Source, recipe: Recipe) -> Measured:
-    """Measure the spectrum, and of spins the pair couplings, of the source's first batches.
+def fit_channels(batches: Sequence[NDArray[np.generic]], basis: Basis) -> ChannelSpectra:
+    """Return the spectra of images (n, channels, *shape) along their principal directions.
 
-    No lattice is counted twice, unless all are fewer than a batch: the errors of couplings are over
-    independent batches.
+    Directions are those of the covariance of the channels over all sites, the largest first; each
+    is turned so that its components have a sum above zero, or the first of them is.
     """
-    if recipe.spectrum == "white":
-        return Measured(WHITE, Couplings())
-    if recipe.paper_spectrum is not None:
-        return Measured(recipe.paper_spectrum, Couplings())
-    basis, count = make_basis(recipe.basis, source.shape), recipe.spectrum_batches
-    if source.n_samples is not None:
-        count = min(count, max(1, source.n_samples // recipe.batch))
-    batches = [source.next(recipe.batch)]
-    count = min(count, 1 + _MOST_BYTES // batches[0].nbytes)
-    batches += [source.next(recipe.batch) for _ in range(count - 1)]
-    _check_sign(batches, recipe.symmetries)
-    if recipe.spectrum == ChannelSpectra.kind:
-        if not source.channels:
-            raise BadInput("spectrum", recipe.spectrum, "another for lattices, without channels")
-        return Measured(fit_channels(batches, basis), Couplings())
-    spectrum = fit_spectrum(measure_shells(batches, basis).power, basis, recipe.spectrum)
-    couplings = Couplings()
-    if recipe.output == "logits":
-        alike = {"flip", "turn"} <= set(recipe.symmetries)
-        couplings = fit_couplings(batches, recipe.couplings_reach, symmetric=alike)
-    conditional = recipe.targets == "conditional"
-    if recipe.output == "logits" and recipe.targets == "auto":
-        deviations = beyond_pairs(batches, couplings, recipe.couplings_reach)
-        conditional = bool((np.abs(deviations) < SIGNIFICANT).all())
-    return Measured(spectrum, couplings, conditional)
-
-
-def _check_sign(batches: Sequence[NDArray[np.generic]], symmetries: Sequence[str]) -> None:
-    """Warn if lattices are to be symmetric under a change of sign, and do not look like it.
-
-    That is, of 64 or more, if the mean of all is above half the root mean square of the mean over
-    a lattice: 4 standard errors where lattices are independent, as those of one chain are not.
-    """
-    fields = [np.asarray(batch, dtype=np.float64).reshape(len(batch), -1) for batch in batches]
-    means = np.concatenate([batch.mean(axis=1) for batch in fields])
-    mean = float(means.mean())
-    if "sign" in symmetries and len(means) >= 64 and mean**2 > 0.25 * float((means**2).mean()):
-        others = [name for name in symmetries if name != "sign"]
-        warn(
-            f"symmetries: {list(symmetries)}, but the mean of the lattices is {mean:.3g}, not 0: "
-            f"they are trained on with either sign, unless symmetries = {others}",
-        )
+    channels = batches[0].shape[1]
+    total, count = np.zeros((channels, channels)), 0
+    for batch in batches:
+        flat = np.moveaxis(np.asarray(batch, dtype=np.float64), 1, 0).reshape(channels, -1)
+        total += np.cov(flat) * flat.shape[1]
+        count += flat.shape[1]
+    mixing = np.linalg.eigh(total / count)[1].T[::-1]
+    lead = np.where(np.abs(mixing.sum(1)) > 0.1, mixing.sum(1), mixing[:, 0])
+    mixing = mixing * np.sign(lead)[:, None]
+    wide = ([np.einsum("c,nc...->n...", row, batch) for batch in batches] for row in mixing)
+    power = np.stack([measure_shells(direction, basis).power for direction in wide])
+    # Grey images have no colours at all: noise of theirs is next to none, but there is some.
+    power = np.maximum(power, _FLOOR * np.average(power[0], weights=basis.weight))
+    spectra = (fit_spectrum(one, basis) for one in power)
+    radial = tuple(s for s in spectra if isinstance(s, RadialSpectrum))
+    return ChannelSpectra(tuple(tuple(float(x) for x in row) for row in mixing), radial)
 
 
 @dataclass(frozen=True)
@@ -310,14 +223,14 @@ class SpectrumFit:
 
     def record(self) -> dict[str, Any]:
         """Return all of it, for JSON."""
-        shells = {
-            "kappa": self.shells.kappa.tolist(),
-            "power": self.shells.mean.tolist(),
-            "power_err": self.shells.error.tolist(),
-            "fit": self.values.tolist(),
+        _, _, _, kappa, mean, error = self.shells
+        shells = {"kappa": kappa, "power": mean, "power_err": error, "fit": self.values}
+        return {
+            "lattices": self.shells.n,
+            "basis": self.shells.basis.name,
+            "spectrum": self.spectrum.record(),
+            "shells": {name: values.tolist() for name, values in shells.items()},
         }
-        found = {"lattices": self.shells.n, "basis": self.shells.basis.name}
-        return found | {"spectrum": self.spectrum.record(), "shells": shells}
 
     def text(self, rows: int = 12) -> str:
         """Return a table of some shells, and the constants of a power law."""
@@ -330,3 +243,226 @@ class SpectrumFit:
             law = "P = {amplitude:.5g} (kappa^2 + {k0_squared:.4g})^-{alpha:.5g}"
             lines.append(law.format(**self.spectrum.record()))
         return "\n".join(lines)
+
+
+# -- pair couplings ----------------------------------------------------------------------------
+
+
+def _orbits(reach: int, dimension: int, symmetric: bool) -> list[list[_Offset]]:
+    """Return the separations within `reach`, one of each opposite pair, in groups of equal J.
+
+    The groups are the orbits of flips and quarter turns if `symmetric`, else single separations.
+    """
+    groups: dict[_Offset, list[_Offset]] = {}
+    for offset in itertools.product(range(-reach, reach + 1), repeat=dimension):
+        if offset > (0,) * dimension:
+            key = tuple(sorted(map(abs, offset))) if symmetric else offset
+            groups.setdefault(key, []).append(offset)
+    return sorted(groups.values(), key=lambda group: max(sum(x * x for x in r) for r in group))
+
+
+def _around(s: NDArray[Any], offset: _Offset) -> NDArray[Any]:
+    """Return the sum of s (n, *shape) at both sites that are `offset` away."""
+    back, axes = tuple(-step for step in offset), tuple(range(1, s.ndim))
+    both: NDArray[Any] = np.roll(s, back, axes) + np.roll(s, offset, axes)
+    return both
+
+
+def _maximum(rows: _Array, counts: _Array) -> _Array:
+    """Return the J that maximizes sum of counts ln p, p = 1 / (1 + exp(-2 rows J)), by Newton.
+
+    A small ridge keeps it finite where the data would have it infinite (all spins alike).
+    """
+    total, ridge = counts.sum(), 1e-6
+    j = np.zeros(rows.shape[1])
+    for _ in range(50):
+        wrong = 1.0 / (1.0 + np.exp(2.0 * rows @ j))
+        gradient = 2.0 * (counts * wrong) @ rows / total - ridge * j
+        curvature = 4.0 * (rows.T * (counts * wrong * (1.0 - wrong))) @ rows / total
+        step = np.linalg.solve(curvature + ridge * np.eye(j.size), gradient)
+        j = j + step * min(1.0, 1.0 / max(np.abs(step).max(), 1e-300))
+        if np.abs(step).max() < 1e-10:
+            break
+    return np.asarray(j)
+
+
+def fit_couplings(batches: _Batches, reach: int = 2, symmetric: bool = True) -> Couplings:
+    """Return the pair couplings of spins (n, *shape) of +-1, periodic, of any dimension.
+
+    Parameters
+    ----------
+    batches : of independent configurations; the jackknife error is over groups of them.
+    reach : largest separation along an axis; 0 for no couplings at all.
+    symmetric : whether separations that flips and quarter turns take into each other share J.
+
+    Couplings that do not stand out from zero by SIGNIFICANT standard errors are left out, and the
+    others fitted again without them.
+    """
+    orbits: list[list[_Offset]] = []
+    tables: list[Counter[int]] = [Counter() for _ in range(_GROUPS)]
+    for index, spins in enumerate(batches):
+        orbits = orbits or _orbits(reach, spins.ndim - 1, symmetric)
+        if not orbits or min(spins.shape[1:]) < 2 * reach + 1:
+            return Couplings()
+        # One number for each site that stands for s_i times the spins' sum over each orbit about i.
+        s = spins.astype(np.int8)
+        sums = [
+            s * sum((_around(s, offset) for offset in orbit), np.zeros_like(s)) + 2 * len(orbit)
+            for orbit in orbits
+        ]
+        values = tuple(4 * len(orbit) + 1 for orbit in orbits)
+        seen, times = np.unique(np.ravel_multi_index(tuple(sums), values), return_counts=True)
+        tables[index % _GROUPS].update(dict(zip(seen.tolist(), times.tolist(), strict=True)))
+    keys = sorted(set().union(*tables))
+    if not keys:
+        return Couplings()
+    raised = np.stack(np.unravel_index(np.array(keys), values), axis=1)
+    rows = raised - 2.0 * np.array([len(orbit) for orbit in orbits])
+    counts = np.array([[table[key] for key in keys] for table in tables], dtype=np.float64)
+    counts = counts[counts.sum(axis=1) > 0]
+    kept = list(range(len(orbits)))
+    while kept:
+        best = _maximum(rows[:, kept], counts.sum(axis=0))
+        if len(counts) < 2:
+            break
+        left_out = np.array([_maximum(rows[:, kept], counts.sum(axis=0) - c) for c in counts])
+        error = np.sqrt((len(counts) - 1) * left_out.var(axis=0))
+        strength = np.abs(best) / np.maximum(error, 1e-12)
+        if strength.min() >= SIGNIFICANT:
+            break
+        del kept[int(np.argmin(strength))]
+    found = {offset: float(best[i]) for i, k in enumerate(kept) for offset in orbits[k]}
+    return Couplings(tuple(found), tuple(found.values()))
+
+
+def beyond_pairs(batches: _Batches, couplings: Couplings, reach: int = 2) -> _Array:
+    """Return by how many standard errors spins differ from what pair `couplings` make of them.
+
+    If p(s) ~ exp(sum over pairs of J_ij s_i s_j), then s_i - tanh(sum_j J_ij s_j) has a mean of
+    zero times anything that is made of the other spins. Here that is, summed over the planes of the
+    lattice: three of the four nearest neighbours, the other three corners of a plaquette, and pairs
+    just beyond `reach`, on axes and on diagonals. The error is over batches.
+
+    Returns
+    -------
+    (4,) mean over its error; NaN from fewer than two batches.
+    """
+    means = []
+    for spins in batches:
+        s = spins.astype(np.float64)
+        pull = np.zeros_like(s)
+        for offset, j in zip(couplings.offsets, couplings.values, strict=True):
+            pull += j * _around(s, offset)
+        rest, found = s - np.tanh(pull), np.zeros(4)
+        for plane in itertools.combinations(range(1, s.ndim), 2):
+            found += [(rest * made).mean() for made in _in_plane(s, plane, reach + 1)]
+        means.append(found)
+    if len(means) < 2:
+        return np.full(4, np.nan)
+    error = np.std(means, axis=0, ddof=1) / math.sqrt(len(means))
+    return np.asarray(np.mean(means, axis=0) / np.maximum(error, 1e-300))
+
+
+def _in_plane(s: _Array, plane: tuple[int, ...], far: int) -> tuple[_Array, ...]:
+    def at(dy: int, dx: int) -> _Array:
+        return np.roll(s, (-dy, -dx), plane)
+
+    around = [at(0, 1), at(1, 0), at(0, -1), at(-1, 0)]
+    corners = [at(1, 1), at(1, -1), at(-1, -1), at(-1, 1)]
+    return (
+        around[0] * around[1] * around[2] * around[3] * sum(around),
+        np.asarray(sum(around[k] * corners[k] * around[k - 3] for k in range(4))),
+        at(0, far) + at(far, 0) + at(0, -far) + at(-far, 0),
+        at(far, far) + at(far, -far) + at(-far, -far) + at(-far, far),
+    )
+
+
+# -- both --------------------------------------------------------------------------------------
+
+
+class Measured(NamedTuple):
+    """What is known of the data before the first step."""
+
+    spectrum: Spectrum
+    couplings: Couplings
+    conditional: bool = False
+    """Whether the targets of spins are their means given all the others."""
+
+    def process(
+        self, recipe: Recipe, shape: tuple[int, int], device: torch.device | str = "cpu"
+    ) -> Process:
+        """Return the forward process of these data for fields of `shape`."""
+        cutoff = None if recipe.cutoff < 0 else recipe.cutoff
+        return Process(self.spectrum, shape, device, recipe.basis, cutoff)
+
+
+def measure(source: Source, recipe: Recipe) -> Measured:
+    """Measure the spectrum, and of spins the pair couplings, of the source's first batches.
+
+    No lattice is counted twice, unless all are fewer than a batch: the errors of couplings are over
+    independent batches.
+    """
+    if recipe.spectrum == "white":
+        return Measured(WHITE, Couplings())
+    if recipe.paper_spectrum is not None:
+        return Measured(recipe.paper_spectrum, Couplings())
+    basis, count = make_basis(recipe.basis, source.shape), recipe.spectrum_batches
+    if source.n_samples is not None:
+        count = min(count, max(1, source.n_samples // recipe.batch))
+    batches = [source.next(recipe.batch)]
+    count = min(count, 1 + _MOST_BYTES // batches[0].nbytes)
+    batches += [source.next(recipe.batch) for _ in range(count - 1)]
+    _check_sign(batches, recipe.symmetries)
+    if recipe.spectrum == ChannelSpectra.kind:
+        if not source.channels:
+            raise BadInput("spectrum", recipe.spectrum, "another for lattices, without channels")
+        return Measured(fit_channels(batches, basis), Couplings())
+    spectrum = fit_spectrum(measure_shells(batches, basis).power, basis, recipe.spectrum)
+    if recipe.output != "logits":
+        return Measured(spectrum, Couplings(), recipe.targets == "conditional")
+    reach, alike = recipe.couplings_reach, {"flip", "turn"} <= set(recipe.symmetries)
+    couplings, targets = fit_couplings(batches, reach, symmetric=alike), recipe.targets
+    if targets == "auto":
+        pairs = (np.abs(beyond_pairs(batches, couplings, reach)) < SIGNIFICANT).all()
+        targets = "conditional" if pairs else "spins"
+    return Measured(spectrum, couplings, targets == "conditional")
+
+
+def _check_sign(batches: Sequence[NDArray[np.generic]], symmetries: Sequence[str]) -> None:
+    """Warn if configurations are to be symmetric under a change of sign, and do not look like it.
+
+    That is, of 64 or more, if the mean of all is above half the root mean square of the mean of
+    one: 4 standard errors where they are independent, as those of one chain are not.
+    """
+    fields = [np.asarray(batch, dtype=np.float64).reshape(len(batch), -1) for batch in batches]
+    means = np.concatenate([batch.mean(axis=1) for batch in fields])
+    mean = float(means.mean())
+    if "sign" in symmetries and len(means) >= 64 and mean**2 > 0.25 * float((means**2).mean()):
+        others = [name for name in symmetries if name != "sign"]
+        warn(
+            f"symmetries: {list(symmetries)}, but the mean of the lattices is {mean:.3g}, not 0: "
+            f"they are trained on with either sign, unless symmetries = {others}",
+        )
+
+
+def untrained(
+    samples: NDArray[np.generic],
+    couplings: Couplings | None = None,
+    *,
+    reach: int = 1,
+    system: dict[str, Any] | None = None,
+) -> Weights:
+    """Return weights without a network: the mean field of spins alone, in any dimension.
+
+    Parameters
+    ----------
+    samples : (n, *shape) spins of +-1, independent, whose spectrum is measured.
+    couplings : of the pairs, where they are known; None to learn those within `reach`.
+    system : their model and temperature, by which lattices of another are refused.
+    """
+    basis, d = make_basis("dft", samples.shape[1:]), samples.ndim - 1
+    if couplings is None:
+        couplings = fit_couplings([samples[i::_GROUPS] for i in range(_GROUPS)], reach)
+    spectrum = fit_spectrum(measure_shells([samples], basis).power, basis)
+    reached, system = (0.0, 1000.0), system or {}
+    return Weights({}, None, spectrum, "logits", reached, system, couplings=couplings, dimension=d)

@@ -5,7 +5,7 @@ Given X_t, spins s have p(s | X_t) ~ p(s) exp(h s - s K s / 2) with, mode by mod
     h = sqrt(abar) X_t / ((1 - abar) P)    and    K = abar / ((1 - abar) P):
 
 an Ising model in a field, whose couplings J = J_prior - K are known up to the prior's, which are
-learned from the data (`couplings.fit_couplings`). The equations of Thouless, Anderson and Palmer
+learned from the data (`measured.fit_couplings`). The equations of Thouless, Anderson and Palmer
 (Phil. Mag. 35, 593 (1977)),
 
     m_i = tanh(h_i + sum_j J_ij m_j - c m_i sum_j J_ij^2 (1 - m_j^2)),
