@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from skild_phys.errorbars import ErrorMethod
     from skild_phys.measurement.observables import Observable
     from skild_phys.measurement.report import Report
-    from skild_phys.measurement.scaling.analysis import Scaling
+    from skild_phys.measurement.scaling import Scaling
     from skild_phys.methods import Method, Own
     from skild_phys.models import Model
     from skild_phys.rules import Rule
@@ -568,7 +568,7 @@ def scaling(
     `Scaling`: crossings, exponents, collapses, each with its error and chi^2; `warnings()` says
     which fits are poor, `skild_phys.plots.scaling.scaling_figure` draws it.
     """
-    from skild_phys.measurement.scaling.analysis import scaling as scaled
+    from skild_phys.measurement.scaling import scaling as scaled
 
     with as_in_python():
         opened = [_opened(data, _name(data, 1)) for data in stores]

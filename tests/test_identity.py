@@ -179,7 +179,7 @@ def test_stores_that_share_samples(tmp_path: Path) -> None:
     for name, (side, samples, seed) in names.items():
         sp.simulate(L=side, samples=samples, seed=seed, output=tmp_path / name, **given)
     a, b, other, small = (sp.store.open_store(tmp_path / name) for name in names)
-    from skild_phys.measurement.scaling.analysis import scaling
+    from skild_phys.measurement.scaling import scaling
 
     with pytest.raises(BadInput, match=r"samples of its own .*: 40 are those of"):
         scaling([small, a, b], bins=4)

@@ -13,13 +13,11 @@ from store_helpers import simulate
 
 import skild_phys as sp
 from skild_phys.errors import BadInput
+from skild_phys.measurement import curves, fits
 from skild_phys.measurement.compare import compare
-from skild_phys.measurement.scaling import curves as module
-from skild_phys.measurement.scaling import exponents, reweighting
-from skild_phys.measurement.scaling.analysis import Scaling, scaling
-from skild_phys.measurement.scaling.collapse import WINDOWS
-from skild_phys.measurement.scaling.fits import Number, Quality, fit_sizes
-from skild_phys.measurement.scaling.reweighting import effective_share, free_energies, log_weights
+from skild_phys.measurement.curves import _effective_share, _free_energies, _log_weights
+from skild_phys.measurement.fits import Number, Quality
+from skild_phys.measurement.scaling import Scaling, scaling
 from skild_phys.models import MODELS
 from skild_phys.models.exact import kaufman_energy, kaufman_specific_heat
 from skild_phys.simulation.spec import SimulationSpec
@@ -53,8 +51,8 @@ def test_energies_at_other_temperatures(
             drawn(energies, t, int(n), 100 * repeat + i)
             for i, (t, n) in enumerate(zip(temperatures, count, strict=True))
         ])  # fmt: skip
-        free = free_energies(energy, beta, count)
-        weight = np.exp(log_weights(energy, beta, count, free, 1 / targets))
+        free = _free_energies(energy, beta, count)
+        weight = np.exp(_log_weights(energy, beta, count, free, 1 / targets))
         found.append((weight @ energy) / weight.sum(axis=1) / 16)
     exact = [kaufman_energy(4, t) for t in targets]
     z = (np.mean(found, axis=0) - exact) / (np.std(found, axis=0, ddof=1) / np.sqrt(50))
@@ -65,7 +63,7 @@ def test_free_energies_are_ratios_of_partition_functions(energies: np.ndarray) -
     """Reference: ln Z over all 4x4 lattices; 2% of kT at 20,000 samples a run."""
     temperatures = np.array([2.0, 2.4, 3.0])
     energy = np.concatenate([drawn(energies, t, 20000, i) for i, t in enumerate(temperatures)])
-    free = free_energies(energy, 1 / temperatures, np.full(3, 20000.0))
+    free = _free_energies(energy, 1 / temperatures, np.full(3, 20000.0))
     exact = [-np.log(np.exp(-energies / t).sum()) for t in temperatures]
     assert free - free[0] == pytest.approx(np.array(exact) - exact[0], abs=0.02)
 
@@ -73,9 +71,9 @@ def test_free_energies_are_ratios_of_partition_functions(energies: np.ndarray) -
 def test_weights_of_the_simulated_temperature_are_equal() -> None:
     energy = np.random.default_rng(1).normal(size=100)
     beta, count = np.array([0.4]), np.array([100.0])
-    logs = log_weights(energy, beta, count, np.zeros(1), np.array([0.4, 0.9]))
+    logs = _log_weights(energy, beta, count, np.zeros(1), np.array([0.4, 0.9]))
     assert np.ptp(logs[0]) == pytest.approx(0.0, abs=1e-12)
-    share = effective_share(np.exp(logs))
+    share = _effective_share(np.exp(logs))
     assert share[0] == pytest.approx(1.0)
     assert share[1] < 1.0
 
@@ -147,7 +145,7 @@ def test_the_classic_scan(tmp_path: Path) -> None:
     assert len(found.collapses) == 3
     assert max(abs(z(n, exact)) for n, exact in numbers) < 4.5
     assert all(q.p > 1e-4 for q in qualities(found))
-    assert all(c.window in WINDOWS for c in found.collapses)
+    assert all(c.window in fits.WINDOWS for c in found.collapses)
     wide = scaling(stores, window=8.0)
     assert any(c.quality.p < 1e-3 for c in wide.collapses)
     assert any(w.startswith("collapse of") for w in wide.warnings())
@@ -171,11 +169,11 @@ def test_corrections_to_scaling_are_fitted() -> None:
     """
     sides = np.array([8.0, 16, 32, 64, 128, 256])
     values = rows_of_size(1.0 + 1.75 * np.log(sides) + 0.8 * sides**-1.5, 5e-4)
-    plain = fit_sizes(exponents._line, (0.0, 1.0), sides, values)
+    plain = fits._fit(fits._line, (0.0, 1.0), sides, values)
     assert plain.quality.p < 1e-6
     assert abs(z(plain.number(1), 1.75)) > 10
     for omega in (1.5, "fit"):
-        found = exponents._corrected("gamma/nu", "chi", sides, values, omega)
+        found = fits._corrected("gamma/nu", "chi", sides, values, omega)
         assert found.number.value == pytest.approx(1.75, abs=1e-5)
         assert found.omega is not None
         assert found.omega.value == pytest.approx(1.5, abs=1e-3)
@@ -188,12 +186,12 @@ def test_the_specific_heat_grows_like_a_logarithm() -> None:
     """Kaufman's C at Tc of L = 32 .. 256, errors of 0.002: alpha / nu = 0, exactly a logarithm."""
     sides = np.array([32.0, 64, 128, 256])
     exact = np.array([kaufman_specific_heat(int(side), TC) for side in sides])
-    power, logarithm = exponents._heat(sides, rows_of_size(exact, 0.002))
+    power, logarithm = fits._heat(sides, rows_of_size(exact, 0.002))
     assert abs(power.number.value) < 0.01
     assert 0.005 < power.number.error < 0.05
     assert logarithm.quality.p > 0.5
     steeper = rows_of_size(2.0 + sides**0.4, 0.002)
-    power, logarithm = exponents._heat(sides, steeper)
+    power, logarithm = fits._heat(sides, steeper)
     assert power.number.value == pytest.approx(0.4, abs=1e-4)
     assert logarithm.quality.p < 1e-6
 
@@ -239,9 +237,9 @@ def test_planted_fault_weights_upside_down(
 
     def wrong(*arguments: np.ndarray) -> np.ndarray:
         energy, *others = arguments
-        return reweighting.log_weights(-energy, *others)
+        return _log_weights(-energy, *others)
 
-    monkeypatch.setattr(module, "log_weights", wrong)
+    monkeypatch.setattr(curves, "_log_weights", wrong)
     found = scaling([*stores.values()])
     rising = [c.values["binder_cumulant"][0] for c in found.curves]
     assert all(np.diff(values).mean() > 0 for values in rising)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -23,10 +23,7 @@ from skild_phys.errors import BadInput, warn
 from skild_phys.files import whole_directory, write_text_atomically
 
 if TYPE_CHECKING:
-    from skild_phys.measurement.scaling.analysis import Scaling
-    from skild_phys.measurement.scaling.fits import Number, Quality
-
-_NAME = "scaling"
+    from skild_phys.measurement.scaling import Scaling
 
 
 @click.command()
@@ -77,7 +74,11 @@ def command(
     for L in 32 64 128; do skild-phys simulate --L $L --T Tc -n 8000 -o L$L.zarr; done
     skild-phys scaling L32.zarr L64.zarr L128.zarr -o scaling/
     """
-    from skild_phys.measurement.scaling.analysis import scaling, summary
+    import pandas as pd
+
+    from skild_phys.measurement.scaling import scaling
+    from skild_phys.plots.scaling import scaling_figure
+    from skild_phys.plots.style import save_figure
     from skild_phys.store import open_lattices
 
     opened = [open_lattices(path) for path in stores]
@@ -93,15 +94,24 @@ def command(
         )  # fmt: skip
     if output is not None:
         with announced("drawing ..."), whole_directory(output) as folder:
-            _write(found, folder)
+            lines = [
+                {"L": curve.side, "temperature": t, "observable": name, "value": v, "err": error}
+                for curve in found.curves
+                for name, values in curve.values.items()
+                for t, v, error in zip(curve.temperature, values[0], curve.error(name))
+            ]
+            write_text_atomically(folder / "scaling.csv", pd.DataFrame(lines).to_csv(index=False))
+            text = json.dumps(found.summary(), indent=1, allow_nan=False)
+            write_text_atomically(folder / "scaling.json", f"{text}\n")
+            save_figure(scaling_figure(found), folder / "scaling")
     for text in found.warnings():
         warn(text)
     if as_json:
-        say(json.dumps(summary(found), allow_nan=False))
+        say(json.dumps(found.summary(), allow_nan=False))
         return
     _print(found)
     if output is not None:
-        say(str(output / f"{_NAME}.png"))
+        say(str(output / "scaling.png"))
 
 
 def _omega(text: str | None) -> float | str | None:
@@ -113,29 +123,9 @@ def _omega(text: str | None) -> float | str | None:
         raise BadInput("omega", text, "a positive number, or fit") from None
 
 
-def _write(found: Scaling, folder: Path) -> None:
-    import pandas as pd
-
-    from skild_phys.measurement.scaling.analysis import summary
-    from skild_phys.plots.scaling import scaling_figure
-    from skild_phys.plots.style import save_figure
-
-    lines = [
-        {"L": curve.side, "temperature": t, "observable": name, "value": value, "err": error}
-        for curve in found.curves
-        for name, values in curve.values.items()
-        for t, value, error in zip(curve.temperature, values[0], curve.error(name))
-    ]
-    write_text_atomically(folder / f"{_NAME}.csv", pd.DataFrame(lines).to_csv(index=False))
-    text = json.dumps(summary(found), indent=1, allow_nan=False)
-    write_text_atomically(folder / f"{_NAME}.json", f"{text}\n")
-    save_figure(scaling_figure(found), folder / _NAME)
-
-
 def _print(found: Scaling) -> None:
     from skild_phys.measurement.report import with_error
-    from skild_phys.measurement.scaling.analysis import NAMES
-    from skild_phys.measurement.scaling.fits import POOR
+    from skild_phys.measurement.scaling import NAMES, POOR
 
     for curve in found.curves:
         low, high = curve.temperature[0], curve.temperature[-1]
@@ -144,38 +134,28 @@ def _print(found: Scaling) -> None:
             f"between T = {low:.5g} and {high:.5g}"
         )
 
-    def shown(number: Number | None) -> str:
-        if number is None:
-            return ""
-        return with_error(number.value, number.error) or "no crossing in reach"
+    def shown(*numbers: Any) -> list[str]:
+        texts = (n and (with_error(n.value, n.error) or "no crossing in reach") for n in numbers)
+        return [text or "" for text in texts]
 
-    def judged(quality: Quality) -> tuple[str, str]:
-        if not quality.dof:
-            return "", ""
-        poor = "  poor" if quality.p < POOR else ""
-        return f"{quality.chi2:.2g} / {quality.dof}", f"{quality.p:.2g}{poor}"
+    def judged(fit: Any) -> list[str]:
+        q = fit.quality
+        poor = "  poor" if q.p < POOR else ""
+        return [f"{q.chi2:.2g} / {q.dof}", f"{q.p:.2g}{poor}"] if q.dof else ["", ""]
 
     quality = ("omega", "chi^2 / dof", "p")
-    crossings = (
-        (
-            NAMES[c.observable],
-            " and ".join(map(str, c.sides)),
-            shown(c.temperature),
-            shown(c.height),
-        )
+    crossings = [
+        [NAMES[c.observable], " and ".join(map(str, c.sides)), *shown(c.temperature, c.height)]
         for c in found.crossings
-    )
-    exponents = (
-        (e.name, e.source, shown(e.number), shown(e.omega), *judged(e.quality))
-        for e in found.exponents
-    )
-    collapses = (
-        (
-            NAMES[c.observable], f"{c.window:g}",
-            *map(shown, (c.temperature, c.nu, c.eta, c.omega)), *judged(c.quality),
-        )
+    ]
+    exponents = [[e.name, e.source, *shown(e.number, e.omega), *judged(e)] for e in found.exponents]
+    collapses = [
+        [
+            NAMES[c.observable], f"{c.window:g}", *shown(c.temperature, c.nu, c.eta, c.omega),
+            *judged(c),
+        ]
         for c in found.collapses
-    )  # fmt: skip
+    ]  # fmt: skip
     for headings, lines, left in (
         (("crossing of", "L", "T (J / k_B)", "height"), crossings, 2),
         (("exponent", "from", "value", *quality), exponents, 2),
@@ -183,8 +163,5 @@ def _print(found: Scaling) -> None:
     ):
         say("")
         show(columns(headings, lines, left=left), 120)
-    known = ", ".join(
-        f"{'Tc' if name == 'temperature' else name} = {value:.7g}"
-        for name, value in found.published.items()
-    )
-    say(f"\npublished: {known}")
+    known = ", ".join(f"{n} = {v:.7g}" for n, v in found.published.items())
+    say(f"\npublished: {known.replace('temperature', 'Tc')}")

@@ -10,8 +10,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from skild_phys.measurement.curves import jackknife_error
 from skild_phys.measurement.report import with_error
-from skild_phys.measurement.scaling.analysis import Scaling
+from skild_phys.measurement.scaling import Scaling
 from skild_phys.plots.style import MARKERS, STYLE, THEORY, band, colour, legend_above, new_figure
 
 _J = r"J / $\mathrm{k_B}$"
@@ -26,9 +27,10 @@ def scaling_figure(found: Scaling) -> Figure:
         for column, name in enumerate(_LABELS):
             _curves(axes[0, column], found, name)
             _collapsed(axes[1, column], found, name)
-        slope = r"slope at fixed $U_4$ ($\mathrm{k_B}$ / J)"
-        _lines(axes[2, 0], found, "nu", "slope", slope)
-        _lines(axes[2, 1], found, "eta", "chi", r"$\chi$, $S(2\pi / L)$ at fixed $U_4$")
+        slopes = {"U4": "slope_binder_cumulant", "xi/L": "slope_xi_over_l"}
+        _lines(axes[2, 0], found, "nu", slopes, r"slope at fixed $U_4$ ($\mathrm{k_B}$ / J)")
+        chis = {"chi": "log_susceptibility", "S(2 pi/L)": "log_power_1"}
+        _lines(axes[2, 1], found, "eta", chis, r"$\chi$, $S(2\pi / L)$ at fixed $U_4$")
         legend_above(figure, axes[0, 0])
     return figure
 
@@ -59,13 +61,15 @@ def _collapsed(ax: Axes, found: Scaling, name: str) -> None:
     ax.set(xlabel=rf"$(T - {tc:.5g})\, L^{{1/{nu:.3g}}}$ ({_J})", ylabel=_LABELS[name])
 
 
-def _lines(ax: Axes, found: Scaling, name: str, kind: str, ylabel: str) -> None:
+def _lines(ax: Axes, found: Scaling, name: str, logarithms: dict[str, str], ylabel: str) -> None:
     """Draw the points that an exponent is read off, and lines of its combined value."""
     sides = np.array([curve.side for curve in found.curves], dtype=float)
     best = found.best(name).number
     power = 1.0 / best.value if name == "nu" else 2.0 - best.value
     error = best.error / best.value**2 if name == "nu" else best.error
-    for i, (label, values, spread) in enumerate(found.points[kind]):
+    for i, (label, key) in enumerate(logarithms.items()):
+        values = np.array([of_size[key][0] for of_size in found.at_level])
+        spread = np.array([jackknife_error(of_size[key]) for of_size in found.at_level])
         y = np.exp(values)
         style: Any = {"color": colour(i), "marker": MARKERS[i], "ls": "", "ms": 4}
         ax.errorbar(sides, y, y * spread, label=label, **style)

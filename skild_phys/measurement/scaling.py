@@ -1,4 +1,17 @@
-"""The whole analysis of stores of several sizes."""
+"""Finite-size scaling: crossings, exponents and data collapse, from stores of several sizes.
+
+Each size is reweighted to the temperatures around those it was simulated at (`curves`). xi / L and
+U4 of two sizes cross near Tc. Exponents are read off where U4 has one and the same value for every
+size, which removes Tc, and most of its uncertainty, from them:
+
+    dU4/dT, d(xi/L)/dT ~ L^(1/nu);    chi, S(2 pi j / L) ~ L^(2 - eta) = L^(gamma/nu);
+    |m| ~ L^(-beta/nu);               C ~ a + b L^(alpha/nu).
+
+(Where xi / L has one value, chi / S(2 pi / L) is a function of L alone, and the two would say the
+same.) A collapse fits one function of (T - Tc) L^(1/nu) to the curves of all sizes in a window
+around Tc. Every fit has its chi^2, and may have a correction L^-omega. Every error is a jackknife
+over bins in time order of each size; sizes are independent.
+"""
 
 from __future__ import annotations
 
@@ -14,19 +27,25 @@ from numpy.typing import NDArray
 from scipy.optimize import brentq
 
 from skild_phys.errors import BadInput
+from skild_phys.measurement.curves import (
+    CROSSING,
+    Curve,
+    check_scalable,
+    curves_of,
+    jackknife_error,
+)
+from skild_phys.measurement.fits import (
+    COMBINED,
+    Collapse,
+    Exponent,
+    Number,
+    Omega,
+    collapses_of,
+    exponents_of,
+    over_sizes,
+)
 from skild_phys.measurement.measure import collect, workers
 from skild_phys.measurement.report import to_plain
-from skild_phys.measurement.scaling.collapse import Collapse, collapses_of
-from skild_phys.measurement.scaling.curves import CROSSING, Curve, by_side, curve_of
-from skild_phys.measurement.scaling.exponents import (
-    COMBINED,
-    Exponent,
-    Omega,
-    at_level_of,
-    exponents_of,
-    nu_of,
-)
-from skild_phys.measurement.scaling.fits import NOTHING, POOR, Number, jackknife_error, over_sizes
 from skild_phys.measurement.system import Array, hamiltonian
 from skild_phys.models import Model
 from skild_phys.models.exact import EXPONENTS
@@ -35,8 +54,8 @@ from skild_phys.store import Lattices
 NAMES = {"binder_cumulant": "U4", "xi_over_l": "xi/L", "log_susceptibility": "chi"}
 """Curves that cross or collapse -> what tables call them."""
 
-BINS = 40
-"""Bins of each size, unless told."""
+POOR = 0.01
+"""Probability of chi^2 below which a fit is called poor."""
 
 _FINE = 128  # points between which a change of sign is looked for
 _LARGEST_K = 0.3  # rad / lattice constant, on the smallest lattice; above, S(k) feels the lattice
@@ -64,7 +83,7 @@ class Scaling:
     crossings, exponents, collapses : what was found.
     temperature : Tc, the best crossing; NaN if no curves cross.
     published : temperature and exponents, as far as they are known.
-    points : `slope` and `chi`, what exponents are from: (label, logarithms by size, errors).
+    at_level : of each size, name -> (1 + bins,): logarithms where U4 has that value.
     """
 
     model: str
@@ -75,7 +94,7 @@ class Scaling:
     collapses: tuple[Collapse, ...]
     temperature: Number
     published: dict[str, float]
-    points: dict[str, list[tuple[str, Array, Array]]]
+    at_level: tuple[dict[str, Array], ...]
 
     def best(self, name: str) -> Exponent:
         """Return the estimate of an exponent from all sizes and, if there are several, lines."""
@@ -94,11 +113,45 @@ class Scaling:
         ]
         return found if self.collapses else [*found, "no curves cross: no Tc and no collapse"]
 
+    def summary(self) -> dict[str, Any]:
+        """Return the analysis in plain types, ready for JSON."""
+        sizes = [
+            {
+                "L": c.side, "lattices": c.samples, "simulated": c.simulated,
+                "reach": [c.temperature[0], c.temperature[-1]],
+            }
+            for c in self.curves
+        ]  # fmt: skip
+        found = {
+            f.name: getattr(self, f.name)
+            for f in fields(self)
+            if f.name not in ("curves", "at_level")
+        }
+        plain: dict[str, Any] = to_plain(
+            _plain(found) | {"sizes": sizes, "warnings": self.warnings()}
+        )
+        return plain
+
+
+def _plain(value: Any) -> Any:
+    """Return dataclasses as dictionaries: numbers and qualities among their owner's keys."""
+    if is_dataclass(value):
+        found: dict[str, Any] = {}
+        for key, own in ((f.name, getattr(value, f.name)) for f in fields(value)):
+            if key in ("number", "quality"):
+                found |= _plain(own)
+            else:
+                found["L" if key == "sides" else key] = {} if own is None else _plain(own)
+        return found
+    if isinstance(value, dict):
+        return {key: _plain(own) for key, own in value.items()}
+    return [_plain(own) for own in value] if isinstance(value, tuple) else value
+
 
 def scaling(
     stores: Sequence[Lattices],
     *,
-    bins: int = BINS,
+    bins: int = 40,
     window: float | None = None,
     omega: Omega = None,
     threads: int = 1,
@@ -117,73 +170,31 @@ def scaling(
     positive = not isinstance(omega, str) and (omega is None or 0 < omega < math.inf)
     if not (positive or omega == "fit"):
         raise BadInput("omega", omega, "a positive number, or fit")
-    sizes = by_side(stores, bins)
+    check_scalable(stores, bins)
     model = hamiltonian(stores[0])
     if model is None:
         raise ValueError("no Hamiltonian")
-    unknown = 4 if omega == "fit" else 3
-    if omega is not None and len(sizes) < unknown:
+    unknown, sides = 4 if omega == "fit" else 3, {store.shape[0] for store in stores}
+    if omega is not None and len(sides) < unknown:
         raise BadInput("omega", omega, f"{unknown} sizes or more")
-    lowest = int(min(sizes) * _LARGEST_K / (2 * np.pi))
+    lowest = int(min(sides) * _LARGEST_K / (2 * np.pi))
     with workers(threads) as at_work:
         read = partial(collect, at_work=at_work, progress=progress)
-        curves = tuple(
-            curve_of(side, sizes[side], bins, max(lowest, 1), read) for side in sorted(sizes)
-        )
-    crossings = tuple(_crossing_of(name, a, b) for name in CROSSING for a, b in pairwise(curves))
+        curves = curves_of(stores, bins, max(lowest, 1), read)
+    crossings = tuple(_crossing(name, a, b) for name in CROSSING for a, b in pairwise(curves))
     level = _common_level(curves, crossings)
     # That of xi / L, of the two largest sizes that have one: it converges faster than that of U4,
     # whose amplitude of the leading correction is larger.
-    ranked = sorted(crossings, key=lambda c: CROSSING.index(c.observable))
-    met = [c.temperature for c in ranked if math.isfinite(c.temperature.value)]
-    temperature = met[-1] if met else NOTHING
-    near = temperature.value if math.isfinite(temperature.value) else model.critical_temperature
-    at_level = [at_level_of(curve, level, near) for curve in curves]
+    met = [c.temperature for c in crossings if math.isfinite(c.temperature.value)]
+    temperature = met[-1] if met else Number(math.nan, math.nan)
+    near = temperature.value if met else model.critical_temperature
+    at_level = tuple(curve.at_level(level, near) for curve in curves)
     exponents = exponents_of(curves, at_level, lowest, omega)
+    collapses = collapses_of(curves, temperature.value, exponents, window, omega) if met else ()
     return Scaling(
-        model.name,
-        curves,
-        level,
-        crossings,
-        exponents,
-        collapses_of(curves, temperature.value, nu_of(exponents), window, omega),
-        temperature,
-        _published(model),
-        {
-            "slope": _points(at_level, {"U4": "slope_binder_cumulant", "xi/L": "slope_xi_over_l"}),
-            "chi": _points(at_level, {"chi": "log_susceptibility", "S(2 pi/L)": "log_power_1"}),
-        },
-    )
-
-
-def summary(found: Scaling) -> dict[str, Any]:
-    """Return the analysis in plain types, ready for JSON."""
-    sizes = [
-        {
-            "L": c.side, "lattices": c.samples, "simulated": c.simulated,
-            "reach": [c.temperature[0], c.temperature[-1]],
-        }
-        for c in found.curves
-    ]  # fmt: skip
-    skipped = ("curves", "points")
-    plain = {f.name: getattr(found, f.name) for f in fields(found) if f.name not in skipped}
-    told: dict[str, Any] = to_plain(_plain(plain) | {"sizes": sizes, "warnings": found.warnings()})
-    return told
-
-
-def _plain(value: Any) -> Any:
-    """Return dataclasses as dictionaries: numbers and qualities among their owner's keys."""
-    if is_dataclass(value):
-        found: dict[str, Any] = {}
-        for key, own in ((f.name, getattr(value, f.name)) for f in fields(value)):
-            if key in ("number", "quality"):
-                found |= _plain(own)
-            else:
-                found["L" if key == "sides" else key] = {} if own is None else _plain(own)
-        return found
-    if isinstance(value, dict):
-        return {key: _plain(own) for key, own in value.items()}
-    return [_plain(own) for own in value] if isinstance(value, tuple) else value
+        model.name, curves, level, crossings, exponents, collapses, temperature,
+        _published(model), at_level,
+    )  # fmt: skip
 
 
 def _published(model: Model) -> dict[str, float]:
@@ -196,17 +207,7 @@ def _published(model: Model) -> dict[str, float]:
     return published
 
 
-def _points(
-    at_level: Sequence[dict[str, Array]], names: dict[str, str]
-) -> list[tuple[str, Array, Array]]:
-    rows = {label: [values[name] for values in at_level] for label, name in names.items()}
-    return [
-        (label, np.array([v[0] for v in of]), np.array([float(jackknife_error(v)) for v in of]))
-        for label, of in rows.items()
-    ]
-
-
-def _crossing_of(name: str, small: Curve, large: Curve) -> Crossing:
+def _crossing(name: str, small: Curve, large: Curve) -> Crossing:
     """Return where two curves meet; bins move the crossing by the difference over its slope."""
     sides = (small.side, large.side)
     low = max(small.temperature[0], large.temperature[0])
@@ -216,7 +217,7 @@ def _crossing_of(name: str, small: Curve, large: Curve) -> Crossing:
     difference = a(grid)[0] - b(grid)[0]
     changes = np.flatnonzero(np.diff(np.sign(difference)) != 0)
     if not (low < high and len(changes)):
-        return Crossing(name, sides, NOTHING, NOTHING)
+        return Crossing(name, sides, Number(math.nan, math.nan), Number(math.nan, math.nan))
     error = np.hypot(jackknife_error(a(grid)), jackknife_error(b(grid)))
     middle = _clearest(difference / np.maximum(error, 1e-300), changes)
     root = float(brentq(lambda t: a(t)[0] - b(t)[0], grid[middle], grid[middle + 1]))
@@ -235,8 +236,7 @@ def _clearest(z: Array, changes: NDArray[np.int64]) -> int:
 
     Where both curves are flat, noise crosses zero as well.
     """
-    parts = np.split(np.abs(z), changes + 1)
-    peaks = [float(part.max()) for part in parts]
+    peaks = [float(part.max()) for part in np.split(np.abs(z), changes + 1)]
     return int(changes[np.argmax([min(pair) for pair in pairwise(peaks)])])
 
 
