@@ -48,12 +48,12 @@ from skild_phys.rng import Streams, kernel_state
 from skild_phys.rules import RULES, coarsen
 from skild_phys.rules.conditions import sample_blocks
 from skild_phys.runner import Run, fill_store
+from skild_phys.skild.chain import SCHEDULES
 from skild_phys.skild.data import SimulationSource
 from skild_phys.skild.equations import Process, Sight, y0_from_output
 from skild_phys.skild.losses import Batch, Loss, stratified
 from skild_phys.skild.networks import network_dtype, see_through_symmetries
 from skild_phys.skild.recipe import Recipe, read_recipe
-from skild_phys.skild.schedule import Linear, chain_lambdas
 from skild_phys.skild.skild import Skild, white_noise
 from skild_phys.skild.spectrum import PowerLaw
 from skild_phys.skild.train import Trainer
@@ -82,7 +82,7 @@ PAPER_CALLS, SAVE_EVERY = study.options.calls, 250
 SR3_CALLS = (study.options.calls, max(2, study.options.calls // 31))
 ISING = MODELS["ising2d"]
 SYSTEM = {"model": "ising2d", "temperature": ISING.critical_temperature, "side": TRAINED}
-PAPER = Linear(TRAINED, 9.0 * (128 / TRAINED) ** 2, 564.2461, 275.4361)
+PAPER = SCHEDULES["linear"](TRAINED, 9.0 * (128 / TRAINED) ** 2, 564.2461, 275.4361)
 """The paper's schedule of the Ising lattices of 128^2 at 4x, in sites^2: the same for all sides."""
 FIXED = ("flip", "turn", "sign")
 """Symmetries that keep blocks and edges where they are: those of sr3 and skild_paper."""
@@ -297,7 +297,7 @@ for calls in SR3_CALLS:
         note(variant, seconds + refined(variant, make), trainer=sr3, calls=calls)
 
 # %% skild_paper: from the truth's forward marginal
-chain = chain_lambdas(PAPER, float(PAPER(np.array(1.0))), float(PAPER(np.array(1 / PAPER_CALLS))),
+chain = PAPER.lambdas(float(PAPER(np.array(1.0))), float(PAPER(np.array(1 / PAPER_CALLS))),
                       PAPER_CALLS)  # fmt: skip
 published = Skild.of(paper.weights(SYSTEM), shape, sampler="ancestral")
 

@@ -18,7 +18,7 @@ import pandas as pd
 from study import RESIDUALS, Study, campaign_results, signed, skild_phys
 
 from skild_phys.measurement import TABLE
-from skild_phys.skild.chain import restarting_lambdas
+from skild_phys.skild.chain import USUAL
 from skild_phys.skild.weights import load_weights, shipped_weights
 from skild_phys.store import open_store
 
@@ -49,7 +49,7 @@ def network_calls(made: Path) -> int:
     """Return how often the chain of a store called the network for each lattice."""
     attrs = open_store(made).attrs
     ends = (float(attrs[key]) for key in ("lambda_start", "lambda_end"))
-    lambdas = restarting_lambdas(*ends, int(attrs["steps"]), int(attrs["restarts"]))
+    lambdas = USUAL.lambdas(*ends, int(attrs["steps"]), int(attrs["restarts"]))
     return int(np.sum(lambdas >= WEIGHTS.network_from))
 
 

@@ -19,8 +19,8 @@ from matplotlib.figure import Figure
 
 from skild_phys.models.exact import torus_structure_factor
 from skild_phys.plots.style import MARKERS, STYLE, THEORY, colour, save_figure
+from skild_phys.skild.chain import SCHEDULES
 from skild_phys.skild.recipe import read_recipe
-from skild_phys.skild.schedule import Geometric
 from skild_phys.skild.spectrum import make_basis
 from skild_phys.skild.weights import load_weights, shipped_weights
 
@@ -50,7 +50,7 @@ schedules = {
     "linear (CIFAR-10)": paper.lambdas,
     "log-linear (CIFAR-10)": read_recipe("cifar10-loglinear").lambdas,
     "linear (ImageNet 128, 8x)": read_recipe("imagenet128-8x").lambdas,
-    "equal in log lambda": Geometric(0.01, 1000.0),
+    "equal in log lambda": SCHEDULES["geometric"](0.01, 1000.0),
 }
 
 # %% Three panels

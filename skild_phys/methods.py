@@ -28,7 +28,7 @@ from skild_phys.plugins import load_plugins, one_of
 from skild_phys.rng import STREAMS, Streams, generator, input_seed
 from skild_phys.rules import RULES
 from skild_phys.runner import GPU_BATCH, Filled, Run, fill_store
-from skild_phys.skild.chain import Chain, chain_record, usual_restarts
+from skild_phys.skild.chain import Chain
 from skild_phys.skild.coarse import CoarseInput
 from skild_phys.store import Plan, open_store, sides
 
@@ -225,7 +225,6 @@ class SKILD(Chain, Method):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_whole("polish", self.polish, 0)
-        usual_restarts(self.restarts, self.steps, self.sampler or "stochastic")
         if self.T is not None and not self.polish:
             raise BadInput("T", self.T, "no temperature: only exact and polish= use one")
 
@@ -278,9 +277,7 @@ class SKILD(Chain, Method):
         return [f"{coarse.path.name} {differs}"] if differs else []
 
     def prepare(self, coarse: CoarseInput, seed: int, run: Run, there: Attrs) -> Prepared:
-        from skild_phys.skild.equations import sampler_name
-        from skild_phys.skild.networks import arithmetic
-        from skild_phys.skild.weights import weights_sha256
+        from skild_phys.skild.skild import chain_record
 
         if self.weights.basis != "dft":
             raise BadInput("checkpoint", f"weights in the basis {self.weights.basis}", "dft")
@@ -290,11 +287,8 @@ class SKILD(Chain, Method):
             model = _hamiltonian_of(coarse, "polish", self.polish)
             heat = self.temperature(coarse) or 0.0
             sampler = _MonteCarlo.of(coarse, model, heat, seed, self.polish, sampler)
-        attrs = {"polish": self.polish, "weights_sha256": weights_sha256(self.weights)}
-        attrs["sampler"] = sampler_name(step)
-        return Prepared(
-            sampler, attrs | chain_record(lambdas) | {"arithmetic": arithmetic(run.device)}
-        )
+        known = chain_record(self.weights, lambdas, step, run.device)
+        return Prepared(sampler, {"polish": self.polish, **known})
 
     def compile(self, coarse: CoarseInput) -> None:
         from skild_phys.rules.conditions import compile_sampling

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from skild_phys.skild.chain import SCHEDULES, Schedule
 from skild_phys.skild.networks import make_network
-from skild_phys.skild.schedule import Geometric, Schedule
 from skild_phys.skild.spectrum import PowerLaw, Spectrum
 from skild_phys.skild.unet import NetworkConfig
 from skild_phys.skild.weights import Weights
@@ -18,7 +18,7 @@ from skild_phys.store import LatticeStore, create_store, open_store
 
 SPECTRUM = PowerLaw(0.3, 1.05, 0.01)
 SMALL = NetworkConfig(patch=2, channels=(8, 8), blocks=(1, 1), embedding=16)
-SCHEDULE = Geometric(0.01, 200.0)
+SCHEDULE = SCHEDULES["geometric"](0.01, 200.0)
 
 
 def image_weights(

@@ -15,7 +15,7 @@ from image_helpers import image_store, image_weights, photographs
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from skild_phys.skild.schedule import Geometric
+from skild_phys.skild.chain import SCHEDULES
 from skild_phys.skild.train import LOG
 from skild_phys.skild.weights import load_weights, save_weights
 from skild_phys.store import open_store
@@ -207,7 +207,7 @@ def test_one_line_for_what_cannot_be(
     assert call("images", "coarsen", "i.zarr", "--factor", 2, "-o", "l.zarr")[0] == 0
     save_weights(folder / "w.safetensors", image_weights())
     if "sr.safetensors" in words:
-        short = image_weights(schedule=Geometric(0.01, 0.2))
+        short = image_weights(schedule=SCHEDULES["geometric"](0.01, 0.2))
         save_weights(
             folder / "sr.safetensors", replace(short, lambda_range=(0.01, 0.2), cutoff=0.0)
         )

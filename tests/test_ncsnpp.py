@@ -12,12 +12,12 @@ from image_helpers import image_weights
 from safetensors.torch import load_file, save_file
 
 from skild_phys.errors import BadInput, WeightsError
+from skild_phys.skild.chain import SCHEDULES
 from skild_phys.skild.convert import convert_ncsnpp, read_published
 from skild_phys.skild.ncsnpp import Ncsnpp, NcsnppConfig, _doubled, _halved
 from skild_phys.skild.networks import make_network
-from skild_phys.skild.schedule import Linear
 
-PAPER = Linear(32, 5.0, 137.7294, 1.57)
+PAPER = SCHEDULES["linear"](32, 5.0, 137.7294, 1.57)
 SMALL = NcsnppConfig(width=8, multipliers=(1, 2), blocks=1, side=8, attention=(4,))
 PUBLISHED = Path(__file__).parent / "data" / "ncsnpp_reference.safetensors"
 """A random network of the shape SMALL, 3 channels, under the names of the published code, with an

@@ -408,7 +408,7 @@ def test_an_output_is_not_gone_on_with_in_other_arithmetic_or_on_another_chain(
     kept = open_store(tmp_path / "r").attrs
     assert (kept["steps"], kept["restarts"], kept["lambda_start"]) == (3, 0, 4.0)
     assert (kept["lambda_end"], kept["arithmetic"].split()[0]) == (0.1, "cpu")
-    monkeypatch.setattr("skild_phys.skild.networks.arithmetic", lambda device: "cuda bfloat16")
+    monkeypatch.setattr("skild_phys.skild.skild.arithmetic", lambda device: "cuda bfloat16")
     with pytest.raises(BadInput, match="arithmetic"):
         refine_store(coarse, tmp_path / "r", SPEC)
     monkeypatch.undo()

@@ -14,15 +14,9 @@ from skild_phys.errors import BadInput, Interrupted
 from skild_phys.rng import Streams
 from skild_phys.rules import RULES, Operator
 from skild_phys.rules.conditions import Blocks, Free
+from skild_phys.skild.chain import SCHEDULES, Schedule
 from skild_phys.skild.equations import STEPS, Correct, Process, make_step, run_chain
 from skild_phys.skild.networks import SYMMETRIES, see_through_symmetries
-from skild_phys.skild.schedule import (
-    Geometric,
-    Linear,
-    LogLinear,
-    Schedule,
-    chain_lambdas,
-)
 from skild_phys.skild.skild import FieldDenoiser, FieldPosterior, Skild, SpinDenoiser
 from skild_phys.skild.spectrum import BASES, PowerLaw, make_basis
 from skild_phys.skild.spins import (
@@ -34,7 +28,7 @@ from skild_phys.skild.spins import (
 )
 
 Array = NDArray[np.float64]
-CHAIN = Geometric(1e-4, 1000.0)
+CHAIN = SCHEDULES["geometric"](1e-4, 1000.0)
 bases = pytest.mark.parametrize("basis", BASES)
 
 
@@ -76,7 +70,7 @@ def gaussian_chain(
 
 def generating(process: Process, steps: int, end: float = 0.01) -> Array:
     """Return lambdas from where every mode is erased (abar < 1e-9), equal in log lambda."""
-    return chain_lambdas(CHAIN, 21.0 / float(process.kappa2.min()), end, steps)
+    return CHAIN.lambdas(21.0 / float(process.kappa2.min()), end, steps)
 
 
 FIELDS = {4: 3000, 16: 3000, 64: 1200, 1000: 100}
@@ -156,7 +150,7 @@ def test_the_ancestral_sampler_loses_the_variance_that_it_must(basis: str, steps
     Planted, seen to fail: the prediction for 12% more steps; P itself.
     """
     process = Process(POWER_LAW, (16, 16), basis=basis, cutoff=3.0 / 32)
-    schedule = Linear(32, 5.0, 137.7294, 1.57)
+    schedule = SCHEDULES["linear"](32, 5.0, 137.7294, 1.57)
     fields = gaussian_chain(process, "ancestral", equal_in_t(schedule, steps), 3000)
     power, kappa2 = process.power.numpy(), process.kappa2.numpy()
 
@@ -171,7 +165,10 @@ def test_the_ancestral_sampler_loses_the_variance_that_it_must(basis: str, steps
 
 @pytest.mark.parametrize(
     ("schedule", "cutoff"),
-    [(Linear(32, 5.0, 137.7294, 1.57), 3.0), (LogLinear(32, -3.75, -2.0), 31.2)],
+    [
+        (SCHEDULES["linear"](32, 5.0, 137.7294, 1.57), 3.0),
+        (SCHEDULES["log-linear"](32, -3.75, -2.0), 31.2),
+    ],
 )
 def test_how_much_variance_the_papers_sampler_loses(schedule: Schedule, cutoff: float) -> None:
     """15% at 50 steps, 1% at 1000 on average over the modes, and 2% to 3% in the worst one.
@@ -371,7 +368,7 @@ def test_skild_at_work_on_gaussian_fields(start: str, steps: int) -> None:
         if correct is not None and start == "coarse":
             x0 = correct(process.gaussian(white(n, shape, 32)), process.power.numpy())
         y = skild.from_fields(x0, 3.0, streams)
-    lambdas = chain_lambdas(CHAIN, 90.0 if start == "noise" else 3.0, 0.03, steps)
+    lambdas = CHAIN.lambdas(90.0 if start == "noise" else 3.0, 0.03, steps)
     fields = skild.run(y, lambdas, streams, correct=correct)
     assert fields.dtype == np.float32
     if correct is not None:
@@ -386,7 +383,7 @@ def test_every_sampler_meets_the_coarse_field(sampler: str) -> None:
     means = RULES["block_mean"].operator(shape, 4)
     values = means.apply(white(3, shape, 5).double().numpy())
     streams = [Streams.of(3, i) for i in range(3)]
-    lambdas = chain_lambdas(CHAIN, 4.0, 0.1, 5)
+    lambdas = CHAIN.lambdas(4.0, 0.1, 5)
     fields = skild.run(
         skild.from_noise(streams), lambdas, streams, correct=corrected(means, values)
     )
@@ -451,7 +448,7 @@ def test_the_network_is_told_what_the_coarse_lattice_says(monkeypatch: pytest.Mo
 def test_spins_of_every_sampler_are_spins(sampler: str) -> None:
     skild = Skild.of(tiny_weights(), (16, 16), sampler=sampler)
     streams = [Streams.of(8, i) for i in range(2)]
-    spins = skild.run(skild.from_noise(streams), chain_lambdas(CHAIN, 400.0, 0.1, 4), streams)
+    spins = skild.run(skild.from_noise(streams), CHAIN.lambdas(400.0, 0.1, 4), streams)
     assert spins.dtype == np.int8
     assert set(np.unique(spins)) <= {-1, 1}
 
@@ -483,7 +480,7 @@ def test_no_other_samplers() -> None:
 @torch.inference_mode()
 def test_a_sample_depends_on_no_other() -> None:
     skild = Skild.of(tiny_weights("v"), (8, 12))
-    lambdas = chain_lambdas(CHAIN, 100.0, 0.1, 3)
+    lambdas = CHAIN.lambdas(100.0, 0.1, 3)
 
     def fields(*names: int) -> NDArray[np.generic]:
         streams = [Streams.of(4, name) for name in names]

@@ -5,39 +5,29 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Callable
 
 import numpy as np
 import pytest
 
 from skild_phys.errors import BadInput
-from skild_phys.skild.chain import USUAL, restarting_lambdas, starting_lambda, usual_restarts
-from skild_phys.skild.schedule import (
-    Geometric,
-    Linear,
-    LogLinear,
-    Schedule,
-    VariancePreserving,
-    chain_lambdas,
-    schedule_from_record,
-)
+from skild_phys.skild.chain import SCHEDULES, USUAL, Schedule, starting_lambda
 from skild_phys.skild.spectrum import make_basis
 
-SCHEDULES: dict[str, Schedule] = {
-    "geometric": Geometric(0.05, 40.0),
-    "cifar10": Linear(32, 5.0, 137.7294, 1.57),
-    "cifar10 log": LogLinear(32, -3.75, -2.0),
-    "imagenet256 4x": Linear(256, 9.0, 1132.9352, 550.8723),
-    "imagenet128 4x": Linear(128, 9.0, 564.2461, 275.4361),
-    "imagenet128 8x": Linear(128, 5.0, 564.2461, 102.6489),
-    "white noise": VariancePreserving(4.5),
+EVERY: dict[str, Schedule] = {
+    "geometric": SCHEDULES["geometric"](0.05, 40.0),
+    "cifar10": SCHEDULES["linear"](32, 5.0, 137.7294, 1.57),
+    "cifar10 log": SCHEDULES["log-linear"](32, -3.75, -2.0),
+    "imagenet256 4x": SCHEDULES["linear"](256, 9.0, 1132.9352, 550.8723),
+    "imagenet128 4x": SCHEDULES["linear"](128, 9.0, 564.2461, 275.4361),
+    "imagenet128 8x": SCHEDULES["linear"](128, 5.0, 564.2461, 102.6489),
+    "white noise": SCHEDULES["variance-preserving"](4.5),
 }
-every = pytest.mark.parametrize("name", SCHEDULES)
+every = pytest.mark.parametrize("name", EVERY)
 
 
 @every
 def test_the_inverse_is_the_inverse(name: str) -> None:
-    schedule = SCHEDULES[name]
+    schedule = EVERY[name]
     for t in (1e-6, 1e-3, 0.1, 0.37, 0.5, 0.9, 0.999, 1.0):
         assert schedule.inverse(float(schedule(np.array(t)))) == pytest.approx(t, rel=1e-9)
 
@@ -46,34 +36,33 @@ def test_white_noise_is_ddpms_linear_beta() -> None:
     """abar is the product of 1 - beta of 1000 steps from 1e-4 to 0.02, up to its steps' size."""
     betas = np.linspace(1e-4, 0.02, 1000)
     wanted = np.cumprod(1.0 - betas)
-    lam = SCHEDULES["white noise"](np.arange(1, 1001) / 1000.0)
+    lam = EVERY["white noise"](np.arange(1, 1001) / 1000.0)
     assert np.exp(-(4.5**2) * lam) == pytest.approx(wanted, rel=0.06, abs=2e-4)
 
 
 @pytest.mark.parametrize(
-    "make",
-    [lambda: Geometric(0.0, 1.0), lambda: Geometric(2.0, 1.0), lambda: Linear(32, 5.0, 1.0, 0.0),
-     lambda: Linear(0, 5.0, 1.0, 1.0), lambda: LogLinear(32, -2.0, -3.0),
-     lambda: LogLinear(32, float("nan"), -3.0), lambda: VariancePreserving(0.0),
-     lambda: VariancePreserving(4.5, 3.0, 2.0)],
+    ("kind", "numbers"),
+    [("geometric", (0.0, 1.0)), ("geometric", (2.0, 1.0)), ("linear", (32, 5.0, 1.0, 0.0)),
+     ("linear", (0, 5.0, 1.0, 1.0)), ("log-linear", (32, -2.0, -3.0)),
+     ("log-linear", (32, float("nan"), -3.0)), ("variance-preserving", (0.0,)),
+     ("variance-preserving", (4.5, 3.0, 2.0))],
 )  # fmt: skip
-def test_a_schedule_that_does_not_grow_is_refused(make: Callable[[], Schedule]) -> None:
+def test_a_schedule_that_does_not_grow_is_refused(kind: str, numbers: tuple[float, ...]) -> None:
     with pytest.raises(BadInput, match=r"\[lambdas\]"):
-        make()
+        SCHEDULES[kind](*numbers)
 
 
 def test_many_lambdas_at_once_and_back_from_a_record() -> None:
-    for schedule in SCHEDULES.values():
+    for schedule in EVERY.values():
         t = np.array([0.01, 0.5, 1.0])
         assert schedule.inverse(schedule(t)) == pytest.approx(t, rel=1e-9)
         record = json.loads(json.dumps(dataclasses.asdict(schedule)))  # type: ignore[call-overload]
-        assert schedule_from_record(record) == schedule
-    assert schedule_from_record(None) is None
+        assert SCHEDULES[record["kind"]](**record) == schedule
 
 
 @every
 def test_lambda_grows(name: str) -> None:
-    lam = SCHEDULES[name](np.linspace(0.0, 1.0, 1001))
+    lam = EVERY[name](np.linspace(0.0, 1.0, 1001))
     assert (np.diff(lam) > 0).all()
     assert lam[0] == (0.05 if name == "geometric" else 0.0)
 
@@ -90,7 +79,7 @@ def test_the_papers_presets_end_at_the_coarse_lattice(
     name: str, side: int, tau: float, resolution: float, theta: float, lambda_f: float
 ) -> None:
     """lambda(1) = side^2 theta / lambda_f^2 leaves a box of R x R to be seen; R is the input's."""
-    end = float(SCHEDULES[name](np.array(1.0)))
+    end = float(EVERY[name](np.array(1.0)))
     assert end == pytest.approx(side**2 * theta / lambda_f**2, rel=1e-12)
     # abar / (1 - abar) = tau at its corner, kappa = sqrt(2) pi R / side.
     seen = (math.sqrt(2.0) * math.pi * resolution / side) ** 2 * end
@@ -100,18 +89,17 @@ def test_the_papers_presets_end_at_the_coarse_lattice(
 @pytest.mark.parametrize("name", ["imagenet256 4x", "imagenet128 4x", "imagenet128 8x"])
 def test_the_papers_presets_begin_at_the_whole_lattice(name: str) -> None:
     """lambda_i = sqrt(2) pi (side - 1): kappa_ref of the corner of the full box."""
-    schedule = SCHEDULES[name]
-    assert isinstance(schedule, Linear)
+    schedule = EVERY[name]
     corner = math.sqrt(2.0) * math.pi * (schedule.side - 1)
     assert schedule.lambda_i == pytest.approx(corner, rel=1e-5)
 
 
 def test_the_generating_presets_end_in_noise() -> None:
     """What is left at the end, abar / (1 - abar) = 1e-4 at R = 1: nothing of any wave."""
-    linear = float(SCHEDULES["cifar10"](np.array(1.0)))
+    linear = float(EVERY["cifar10"](np.array(1.0)))
     assert linear == pytest.approx(32**2 * 5.0 / 1.57**2, rel=1e-12)
     assert 1.0 / math.expm1(2.0 * (math.pi / 32) ** 2 * linear) < 1e-4
-    log_linear = float(SCHEDULES["cifar10 log"](np.array(1.0)))
+    log_linear = float(EVERY["cifar10 log"](np.array(1.0)))
     assert log_linear == pytest.approx(32**2 * 1e-2, rel=1e-12)
     # With the paper's cut-off k_c = 31.2, in radians a box, every mode is erased.
     assert math.log(1e4) < 31.2**2 * 1e-2
@@ -122,7 +110,7 @@ def test_lambda_is_in_sites_squared() -> None:
     side, t = 128, np.array(0.3)
     lambda_ref = 9.0 * 0.3 / (564.2461 * 0.7 + 275.4361) ** 2
     kappa = make_basis("dct", (side, side)).kappa[0, 5]
-    exponent = kappa**2 * float(SCHEDULES["imagenet128 4x"](t))
+    exponent = kappa**2 * float(EVERY["imagenet128 4x"](t))
     assert exponent == pytest.approx((math.pi * 5) ** 2 * lambda_ref, rel=1e-12)
 
 
@@ -136,22 +124,22 @@ def test_the_effective_resolution_is_where_the_signal_is_tau_of_the_noise() -> N
 
 @every
 def test_a_chain_has_its_two_ends(name: str) -> None:
-    schedule = SCHEDULES[name]
+    schedule = EVERY[name]
     start, end = float(schedule(np.array(0.8))), float(schedule(np.array(0.05)))
-    lambdas = chain_lambdas(schedule, start, end, 9)
+    lambdas = schedule.lambdas(start, end, 9)
     assert (lambdas[0], lambdas[-1], len(lambdas)) == (start, end, 9)
     assert (np.diff(lambdas) < 0).all()
     t = [schedule.inverse(float(lam)) for lam in lambdas]
     assert np.allclose(np.diff(t), -0.75 / 8, rtol=1e-6)
-    assert chain_lambdas(schedule, start, end, 2).tolist() == [start, end]
-    assert chain_lambdas(schedule, start, end, 1).tolist() == [start]
+    assert schedule.lambdas(start, end, 2).tolist() == [start, end]
+    assert schedule.lambdas(start, end, 1).tolist() == [start]
     with pytest.raises(BadInput, match="steps"):
-        chain_lambdas(schedule, start, end, 0)
+        schedule.lambdas(start, end, 0)
 
 
 def test_geometric_chains_are_equal_in_log_lambda_wherever_their_table_ends() -> None:
-    one = chain_lambdas(Geometric(0.006, 1000.0), 4.0, 0.1, 7)
-    other = chain_lambdas(Geometric(0.06, 50.0), 4.0, 0.1, 7)
+    one = SCHEDULES["geometric"](0.006, 1000.0).lambdas(4.0, 0.1, 7)
+    other = SCHEDULES["geometric"](0.06, 50.0).lambdas(4.0, 0.1, 7)
     assert np.allclose(np.diff(np.log(one)), math.log(0.1 / 4.0) / 6)
     assert np.allclose(one, other)
 
@@ -168,7 +156,7 @@ def test_refinement_starts_past_the_coarse_nyquist_mode() -> None:
 @pytest.mark.parametrize("restarts", [0, 1, 2])
 def test_a_chain_that_goes_back_up(start: float, steps: int | None, restarts: int) -> None:
     """The ends are as asked, the number of calls too, and it rises as often as said."""
-    lam = restarting_lambdas(start, 0.1, steps, restarts)
+    lam = USUAL.lambdas(start, 0.1, steps, restarts)
     assert steps in (None, len(lam))
     assert (lam[0], lam[-1]) == pytest.approx((start, 0.1))
     rises = np.flatnonzero(np.diff(lam) > 0)
@@ -188,15 +176,15 @@ def test_a_chain_that_goes_back_up(start: float, steps: int | None, restarts: in
 
 def test_restarts_that_cannot_be() -> None:
     with pytest.raises(BadInput, match=r"restarts: 3 .* 0 to 1 in 8 steps"):
-        restarting_lambdas(4.0, 0.1, 8, 3)
+        USUAL.lambdas(4.0, 0.1, 8, 3)
     with pytest.raises(BadInput, match=r"restarts: 7 .* 0 to 6 in 24 steps"):
-        restarting_lambdas(4.0, 0.1, 24, 7)
-    assert (np.diff(restarting_lambdas(4.0, 0.1, 32, 3)) > 0).sum() == 3
-    assert len(restarting_lambdas(4.0, 0.1, 10, 1)) == 10
-    assert (np.diff(restarting_lambdas(0.25, 0.1, 24, 2)) < 0).all()
-    assert restarting_lambdas(0.55, 0.1, 24, 2).max() == pytest.approx(0.55)
-    assert [usual_restarts(None, n, "stochastic") for n in (8, 10, 11, None)] == [0, 0, 2, 2]
-    assert usual_restarts(None, 32, "angle2") == 0
+        USUAL.lambdas(4.0, 0.1, 24, 7)
+    assert (np.diff(USUAL.lambdas(4.0, 0.1, 32, 3)) > 0).sum() == 3
+    assert len(USUAL.lambdas(4.0, 0.1, 10, 1)) == 10
+    assert (np.diff(USUAL.lambdas(0.25, 0.1, 24, 2)) < 0).all()
+    assert USUAL.lambdas(0.55, 0.1, 24, 2).max() == pytest.approx(0.55)
+    assert [USUAL.restarts_of(None, n, "stochastic") for n in (8, 10, 11, None)] == [0, 0, 2, 2]
+    assert USUAL.restarts_of(None, 32, "angle2") == 0
     for restarts, sampler in ((-1, "stochastic"), (2, "ancestral")):
         with pytest.raises(BadInput, match="restarts"):
-            usual_restarts(restarts, 32, sampler)
+            USUAL.restarts_of(restarts, 32, sampler)

@@ -20,10 +20,10 @@ from skild_phys.images.refine import (
 )
 from skild_phys.rng import Streams
 from skild_phys.runner import Run
+from skild_phys.skild.chain import SCHEDULES
 from skild_phys.skild.data import ImageLattices, fields_of
 from skild_phys.skild.equations import Process
 from skild_phys.skild.measured import fit_channels
-from skild_phys.skild.schedule import VariancePreserving
 from skild_phys.skild.spectrum import (
     Box,
     ChannelSpectra,
@@ -53,7 +53,7 @@ def test_gaussian_images_are_drawn_given_the_low_resolution_exactly(
     fine = (4 * factor, 3 * factor)
     weights = image_weights(channels=1)
     if white:
-        schedule = VariancePreserving(4.5)
+        schedule = SCHEDULES["variance-preserving"](4.5)
         weights = replace(
             weights, spectrum=PowerLaw(1.0, 0.0, 1.0), cutoff=4.5, schedule=schedule,
             lambda_range=(float(schedule(1e-3)), float(schedule(1.0))),

@@ -18,14 +18,12 @@ from skild_phys.images.lowres import LowResolution, coarse_shape, enlarged, fine
 from skild_phys.images.spec import ImageRefineSpec
 from skild_phys.rng import Streams, input_seed
 from skild_phys.runner import GPU_BATCH, Filled, Run, fill_store
-from skild_phys.skild.chain import chain_record
 from skild_phys.skild.data import ImageLattices, fields_of, pixels_of
 from skild_phys.skild.equations import Correct, Stop
 from skild_phys.skild.generate import image_batch, padded
-from skild_phys.skild.networks import arithmetic
-from skild_phys.skild.skild import Skild, built, white_noise
+from skild_phys.skild.skild import Skild, built, chain_record, white_noise
 from skild_phys.skild.spectrum import turned
-from skild_phys.skild.weights import Weights, weights_sha256
+from skild_phys.skild.weights import Weights
 from skild_phys.store import Lattices, streams_at
 
 _ROUNDS, _HALF_A_LEVEL = 30, 0.5 / 127.5
@@ -159,8 +157,7 @@ def refine_images(
             raise BadInput("checkpoint", None, "weights of images for method skild")
         _check_weights(weights, low)
         refiner = ImageRefiner(weights, spec, sides, shape, run.device)
-        attrs |= {"weights_sha256": weights_sha256(weights), "sampler": refiner.sampler}
-        attrs |= chain_record(refiner.lambdas) | {"arithmetic": arithmetic(run.device)}
+        attrs |= chain_record(weights, refiner.lambdas, refiner.sampler, run.device)
     ids = low.variable("parent") if low.has("parent") else np.arange(low.n_samples)
     batch = image_batch((low.channels, *shape), run.device)
     make = _Refine(

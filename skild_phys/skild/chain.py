@@ -1,9 +1,13 @@
-"""How a chain of SKILD runs: the lambdas that it goes through, and the numbers that were tuned."""
+"""How lambda runs: schedules, chains, and the numbers that were tuned.
+
+sqrt(lambda) is the length, in sites, below which detail has been erased.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from numbers import Real
 from typing import TYPE_CHECKING
@@ -19,7 +23,158 @@ if TYPE_CHECKING:
     from skild_phys.skild.equations import Step
     from skild_phys.skild.weights import Weights
 
-Array = NDArray[np.float64]
+_Array = NDArray[np.float64]
+
+ERASED = 9.0
+"""-log abar of a mode of which nothing is left."""
+TIMES = 1000
+"""Training along a schedule draws t from 1/TIMES, 2/TIMES, ... 1, the paper's N steps."""
+
+# -- schedules ---------------------------------------------------------------------------------
+
+
+class Schedule(ABC):
+    """lambda(t), increasing in t of [0, 1], in sites squared, and its inverse; float64 arrays."""
+
+    kind: str
+    """Of SCHEDULES."""
+
+    def __call__(self, t: float | _Array) -> _Array:
+        return np.asarray(self._lambda(np.asarray(t, dtype=np.float64)))
+
+    def inverse(self, lam: float | _Array) -> _Array:
+        """Return the t at which lambda is `lam`."""
+        return np.asarray(self._t(np.asarray(lam, dtype=np.float64)))
+
+    def lambdas(self, start: float, end: float, steps: int) -> _Array:
+        """Return `steps` lambdas from `start` down to `end`, both included, equal in t."""
+        check_whole("steps", steps)
+        lambdas = self(np.linspace(float(self.inverse(start)), float(self.inverse(end)), steps))
+        lambdas[-1], lambdas[0] = end, start
+        return lambdas
+
+    @abstractmethod
+    def _lambda(self, t: _Array) -> _Array: ...
+
+    @abstractmethod
+    def _t(self, lam: _Array) -> _Array: ...
+
+    def _check(self, **bounds: float) -> None:
+        """Raise BadInput unless each field is a number above its bound."""
+        for name, bound in bounds.items():
+            if not bound < getattr(self, name) < math.inf:
+                accepted = f"a number above {bound:g}"
+                raise BadInput(f"[lambdas] {name}", getattr(self, name), accepted)
+
+
+@dataclass(frozen=True)
+class _Geometric(Schedule):
+    """lambda = low (high / low)^t, uniform in log lambda.
+
+    abar depends on kappa^2 lambda alone, so every mode crosses its transition at the same pace.
+    """
+
+    low: float
+    high: float
+    kind: str = "geometric"
+
+    def __post_init__(self) -> None:
+        self._check(low=0.0, high=self.low)
+
+    def _lambda(self, t: _Array) -> _Array:
+        return self.low * (self.high / self.low) ** t
+
+    def _t(self, lam: _Array) -> _Array:
+        return np.asarray(np.log(lam / self.low) / math.log(self.high / self.low))
+
+
+@dataclass(frozen=True)
+class _Linear(Schedule):
+    """lambda = side^2 theta t / (lambda_i (1 - t) + lambda_f)^2 (arXiv 2605.26032).
+
+    The paper counts wave numbers as pi u, u = 0, 1, ... in a box of side 1; `side` turns its
+    lambda into sites squared.
+    """
+
+    side: int
+    theta: float
+    lambda_i: float
+    lambda_f: float
+    kind: str = "linear"
+
+    def __post_init__(self) -> None:
+        self._check(side=0.0, theta=0.0, lambda_i=0.0, lambda_f=0.0)
+
+    def _lambda(self, t: _Array) -> _Array:
+        scale = float(self.side) ** 2 * self.theta
+        return scale * t / (self.lambda_i * (1.0 - t) + self.lambda_f) ** 2
+
+    def _t(self, lam: _Array) -> _Array:
+        # lam (i (1 - t) + f)^2 = c t is a quadratic in t; its smaller root lies in [0, 1].
+        c, i, s = float(self.side) ** 2 * self.theta, self.lambda_i, self.lambda_i + self.lambda_f
+        a, half_b, last = lam * i * i, lam * i * s + 0.5 * c, lam * s * s
+        return np.asarray(last / (half_b + np.sqrt(half_b * half_b - a * last)))
+
+
+@dataclass(frozen=True)
+class _LogLinear(Schedule):
+    """lambda = side^2 t 10^(lambda_i + (lambda_f - lambda_i) t), lambda_f > lambda_i (same)."""
+
+    side: int
+    lambda_i: float
+    lambda_f: float
+    kind: str = "log-linear"
+
+    def __post_init__(self) -> None:
+        self._check(side=0.0, lambda_i=-math.inf, lambda_f=self.lambda_i)
+
+    def _lambda(self, t: _Array) -> _Array:
+        exponent = self.lambda_i + (self.lambda_f - self.lambda_i) * t
+        return np.asarray(float(self.side) ** 2 * t * 10.0**exponent)
+
+    def _t(self, lam: _Array) -> _Array:
+        # With b = (lambda_f - lambda_i) ln 10: b t e^(b t) = b lambda / (side^2 10^lambda_i).
+        from scipy.special import lambertw
+
+        b = (self.lambda_f - self.lambda_i) * math.log(10.0)
+        scale = float(self.side) ** 2 * 10.0**self.lambda_i
+        return np.asarray(lambertw(b * lam / scale).real / b)
+
+
+@dataclass(frozen=True)
+class _VariancePreserving(Schedule):
+    """kappa_c^2 lambda = beta_min t + (beta_max - beta_min) t^2 / 2: DDPM's linear beta.
+
+    With a cutoff kappa_c above every wave number all modes share abar = exp(-kappa_c^2 lambda):
+    diffusion with white noise (arXiv 2006.11239 in the continuous form of arXiv 2011.13456).
+    """
+
+    cutoff: float
+    beta_min: float = 0.1
+    beta_max: float = 20.0
+    kind: str = "variance-preserving"
+
+    def __post_init__(self) -> None:
+        self._check(cutoff=0.0, beta_min=0.0, beta_max=self.beta_min)
+
+    def _lambda(self, t: _Array) -> _Array:
+        grown = self.beta_min * t + 0.5 * (self.beta_max - self.beta_min) * t * t
+        return grown / self.cutoff**2
+
+    def _t(self, lam: _Array) -> _Array:
+        slope, grown = self.beta_max - self.beta_min, self.cutoff**2 * lam
+        root = np.sqrt(self.beta_min**2 + 2.0 * slope * grown)
+        return np.asarray(2.0 * grown / (self.beta_min + root))
+
+
+SCHEDULES: dict[str, Callable[..., Schedule]] = {
+    "geometric": _Geometric,
+    "linear": _Linear,
+    "log-linear": _LogLinear,
+    "variance-preserving": _VariancePreserving,
+}
+
+# -- chains without a schedule -----------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -82,6 +237,50 @@ class Tuning:
     same_temperature: float = 0.005
     poor_misfit: float = 0.2
 
+    def restarts_of(self, restarts: int | None, steps: int | None, sampler: object) -> int:
+        """Return `restarts`, or their usual number where it is None; raises BadInput.
+
+        Only the sampler `stochastic` samples what a restart begins with. None `steps` are enough;
+        so few steps that so many restarts do not fit are refused.
+        """
+        fixed = self.tail + 2
+        if restarts is None:
+            enough = steps is None or steps >= self.restarts * self.again + fixed
+            return self.restarts if enough and sampler == "stochastic" else 0
+        if restarts < 0 or (restarts and sampler != "stochastic"):
+            accepted = "a whole number from 0 on" if restarts < 0 else f"0 with sampler {sampler}"
+            raise BadInput("restarts", restarts, accepted)
+        if steps is not None and restarts and steps < restarts * self.again + fixed:
+            most = max(0, (steps - fixed) // self.again)
+            raise BadInput("restarts", restarts, f"0 to {most} in {steps} steps")
+        return restarts
+
+    def lambdas(self, start: float, end: float, steps: int | None, restarts: int) -> _Array:
+        """Return `steps` lambdas that go back up `restarts` times.
+
+        start -> turn, restart -> turn and so on; at last low -> end, each leg equal in log lambda.
+        One that starts below `turn` or ends above `low` falls all the way. What a configuration
+        becomes at short distance given the long ones is sampled anew each time: its distribution
+        comes nearer that of the denoiser's small lambdas, whatever was wrong above (arXiv
+        2306.14878). None `steps` are as many as the strides ask for.
+
+        Raises BadInput if there are too few steps for so many restarts.
+        """
+        if not restarts or start <= self.turn or end >= self.low:
+            if steps is None:
+                steps = 1 + math.ceil(math.log(start / end) / self.fine_stride)
+            check_whole("steps", steps)
+            lambdas = end * (start / end) ** np.linspace(1.0, 0.0, steps)
+            lambdas[-1], lambdas[0] = end, start
+            return np.asarray(lambdas)
+        fixed = restarts * self.again + self.tail
+        if steps is None:
+            steps = fixed + max(2, 1 + math.ceil(math.log(start / self.turn) / self.stride))
+        self.restarts_of(restarts, steps, "stochastic")
+        legs = [np.geomspace(start, self.turn, steps - fixed)]
+        legs += [np.geomspace(min(start, self.restart), self.turn, self.again)] * restarts
+        return np.concatenate([*legs, np.geomspace(self.low, end, self.tail)])
+
 
 USUAL = Tuning()
 """What weights without a record of their own mean."""
@@ -93,9 +292,9 @@ class Chain:
 
     Attributes
     ----------
-    steps : network evaluations per sample (`restarting_lambdas`).
+    steps : network evaluations per sample (`Tuning.lambdas`).
     sampler : of `equations.STEPS`, or a step of one's own.
-    restarts : how often the chain goes back up (`restarting_lambdas`).
+    restarts : how often the chain goes back up (`Tuning.lambdas`).
     lambda_start, lambda_end : its ends.
     """
 
@@ -122,11 +321,12 @@ class Chain:
             check_whole("steps", self.steps)
         if self.sampler is not None:
             make_step(self.sampler)
+        USUAL.restarts_of(self.restarts, self.steps, self.sampler or "stochastic")
         for name in ("lambda_start", "lambda_end"):
             if not isinstance(value := getattr(self, name), Real | None):
                 raise BadInput(name, value, "a number")
 
-    def refining(self, weights: Weights, rule: Rule, factor: int) -> Array:
+    def refining(self, weights: Weights, rule: Rule, factor: int) -> _Array:
         """Return the lambdas of a chain that refines by `factor`; raises BadInput.
 
         It starts where the coarse lattice's finest mode is erased, or farther out, as far as the
@@ -141,13 +341,12 @@ class Chain:
             own = tuning.rule_end.get(rule.name, rule.end_lambda)
             end = None if own is None else max(own, weights.lambda_range[0])
         sampler = self.sampler or "stochastic"
-        return self._lambdas(
-            weights, start, end, usual_restarts(self.restarts, self.steps, sampler, tuning)
-        )
+        restarts = tuning.restarts_of(self.restarts, self.steps, sampler)
+        return self._lambdas(weights, start, end, restarts)
 
     def generating(
         self, weights: Weights, shape: tuple[int, int], factor: int | None
-    ) -> tuple[Array, list[str]]:
+    ) -> tuple[_Array, list[str]]:
         """Return the lambdas of a chain from noise, or from a truth, and what is to be minded.
 
         From noise it starts where no mode is left, or at the largest lambda that the weights have
@@ -155,17 +354,16 @@ class Chain:
         """
         start, sampler = self.lambda_start, self.sampler or weights.usual_sampler
         if start is None and factor is not None:
-            usual = weights.refining_lambda if weights.channels else starting_lambda
-            start = usual(factor)
+            start = (weights.refining_lambda if weights.channels else starting_lambda)(factor)
         elif start is None:
             start = weights.largest_lambda(weights.process(shape).basis.lowest)
-        restarts = usual_restarts(self.restarts or 0, self.steps, sampler, weights.tuning)
+        restarts = weights.tuning.restarts_of(self.restarts or 0, self.steps, sampler)
         lambdas = self._lambdas(weights, start, self.lambda_end, restarts)
         return lambdas, weights.warnings(shape, start)
 
-    def _lambdas(self, weights: Weights, start: float, end: float | None, restarts: int) -> Array:
+    def _lambdas(self, weights: Weights, start: float, end: float | None, restarts: int) -> _Array:
         lambdas = weights.lambdas(start, end, self.steps, restarts)
-        if self.restarts is not None and self.restarts != chain_record(lambdas)["restarts"]:
+        if self.restarts is not None and self.restarts != count_restarts(lambdas):
             turn, low = weights.tuning.turn, weights.tuning.low
             accepted = f"0 for a chain from {lambdas[0]:.3g} to {lambdas[-1]:.3g}"
             accepted += f": one starts above {turn} and ends below {low}"
@@ -173,62 +371,9 @@ class Chain:
         return lambdas
 
 
-def usual_restarts(
-    restarts: int | None, steps: int | None, sampler: object, tuning: Tuning = USUAL
-) -> int:
-    """Return `restarts`, or their usual number where it is None; raises BadInput.
-
-    Only the sampler `stochastic` samples what a restart begins with. None `steps` are enough;
-    so few steps that so many restarts do not fit are refused.
-    """
-    fixed = tuning.tail + 2
-    if restarts is None:
-        enough = steps is None or steps >= tuning.restarts * tuning.again + fixed
-        return tuning.restarts if enough and sampler == "stochastic" else 0
-    if restarts < 0 or (restarts and sampler != "stochastic"):
-        accepted = "a whole number from 0 on" if restarts < 0 else f"0 with sampler {sampler}"
-        raise BadInput("restarts", restarts, accepted)
-    if steps is not None and restarts and steps < restarts * tuning.again + fixed:
-        most = max(0, (steps - fixed) // tuning.again)
-        raise BadInput("restarts", restarts, f"0 to {most} in {steps} steps")
-    return restarts
-
-
-def restarting_lambdas(
-    start: float, end: float, steps: int | None, restarts: int, tuning: Tuning = USUAL
-) -> Array:
-    """Return `steps` lambdas that go back up `restarts` times.
-
-    start -> turn, restart -> turn and so on (`Tuning`); at last low -> end, each leg equal in log
-    lambda. One that starts below `turn` or ends above `low` falls all the way. What a configuration
-    becomes at short distance given the long ones is sampled anew each time: its distribution comes
-    nearer that of the denoiser's small lambdas, whatever was wrong above (arXiv 2306.14878). None
-    `steps` are as many as the strides ask for.
-
-    Raises BadInput if there are too few steps for so many restarts.
-    """
-    turn, again, tail = tuning.turn, tuning.again, tuning.tail
-    if not restarts or start <= turn or end >= tuning.low:
-        if steps is None:
-            steps = 1 + math.ceil(math.log(start / end) / tuning.fine_stride)
-        check_whole("steps", steps)
-        lambdas = end * (start / end) ** np.linspace(1.0, 0.0, steps)
-        lambdas[-1], lambdas[0] = end, start
-        return np.asarray(lambdas)
-    fixed = restarts * again + tail
-    if steps is None:
-        steps = fixed + max(2, 1 + math.ceil(math.log(start / turn) / tuning.stride))
-    usual_restarts(restarts, steps, "stochastic", tuning)
-    legs = [np.geomspace(start, turn, steps - fixed)]
-    legs += [np.geomspace(min(start, tuning.restart), turn, again)] * restarts
-    return np.concatenate([*legs, np.geomspace(tuning.low, end, tail)])
-
-
-def chain_record(lambdas: Array) -> dict[str, float]:
-    """Return what a store keeps of a chain."""
-    rises = int((np.diff(lambdas) > 0.0).sum())
-    record: dict[str, float] = {"steps": len(lambdas), "restarts": rises}
-    return record | {"lambda_start": float(lambdas[0]), "lambda_end": float(lambdas[-1])}
+def count_restarts(lambdas: _Array) -> int:
+    """Return how often a chain goes back up."""
+    return int((np.diff(lambdas) > 0.0).sum())
 
 
 def starting_lambda(factor: float, scale: float = 1.0) -> float:

@@ -19,10 +19,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from skild_phys.errors import BadInput, WeightsError
+from skild_phys.skild.chain import TIMES
 from skild_phys.skild.ncsnpp import Ncsnpp
 from skild_phys.skild.networks import make_network
 from skild_phys.skild.recipe import Recipe
-from skild_phys.skild.schedule import TIMES
 from skild_phys.skild.weights import Weights
 
 _BLOCK = {

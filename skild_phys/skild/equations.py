@@ -277,11 +277,6 @@ def make_step(sampler: Sampler) -> Step:
     return STEPS[sampler]()
 
 
-def sampler_name(sampler: Sampler) -> str:
-    """Return what a store says of a sampler: its name, or that of its class."""
-    return sampler if isinstance(sampler, str) else type(sampler).__name__
-
-
 # -- 5: the chain ------------------------------------------------------------------------------
 
 _AnyPosterior = TypeVar("_AnyPosterior", bound=Posterior)

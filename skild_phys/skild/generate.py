@@ -17,11 +17,10 @@ from skild_phys.models import MODELS
 from skild_phys.models.base import LARGEST_SIDE
 from skild_phys.rng import STREAMS, Streams, system_seed
 from skild_phys.runner import GPU_BATCH, Filled, Run, fill_store
-from skild_phys.skild.chain import Chain, chain_record
+from skild_phys.skild.chain import Chain
 from skild_phys.skild.data import ImageLattices, pixels_of
-from skild_phys.skild.equations import Stop, sampler_name
-from skild_phys.skild.networks import arithmetic
-from skild_phys.skild.skild import built
+from skild_phys.skild.equations import Stop
+from skild_phys.skild.skild import built, chain_record
 from skild_phys.skild.weights import Weights, weights_sha256
 from skild_phys.store import Lattices, Plan, Source, open_lattices, sides, streams_at
 
@@ -118,11 +117,8 @@ def generate(
         "method": "generate" if truth is None else "forward_marginal",
         "seed": seed,
         "streams": streams,
-        "sampler": sampler_name(sampler),
-        "weights_sha256": sha256,
-        "arithmetic": arithmetic(run.device),
         "warnings": minded or None,
-        **chain_record(lambdas),
+        **chain_record(weights, lambdas, sampler, run.device),
         **run.attrs,
     }
     if truth is not None:

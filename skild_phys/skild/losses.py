@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from skild_phys.rules import RULES, Rule
 from skild_phys.rules.conditions import Constraint, differentiable_means
-from skild_phys.skild.chain import starting_lambda
+from skild_phys.skild.chain import TIMES, starting_lambda
 from skild_phys.skild.data import Source
 from skild_phys.skild.equations import (
     Process,
@@ -31,7 +31,6 @@ from skild_phys.skild.equations import (
 from skild_phys.skild.measured import Measured
 from skild_phys.skild.networks import OUTPUTS, make_network
 from skild_phys.skild.recipe import Recipe
-from skild_phys.skild.schedule import TIMES
 from skild_phys.skild.spins import (
     Evidence,
     MeanField,

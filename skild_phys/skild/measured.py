@@ -174,8 +174,12 @@ def fit_channels(batches: Sequence[NDArray[np.generic]], basis: Basis) -> Channe
     mixing = np.linalg.eigh(total / count)[1].T[::-1]
     lead = np.where(np.abs(mixing.sum(1)) > 0.1, mixing.sum(1), mixing[:, 0])
     mixing = mixing * np.sign(lead)[:, None]
-    wide = ([np.einsum("c,nc...->n...", row, batch) for batch in batches] for row in mixing)
-    power = np.stack([measure_shells(direction, basis).power for direction in wide])
+
+    def along(direction: _Array) -> _Array:
+        wide = (np.einsum("c,nc...->n...", direction, np.asarray(b, np.float64)) for b in batches)
+        return measure_shells(wide, basis).power
+
+    power = np.stack([along(direction) for direction in mixing])
     # Grey images have no colours at all: noise of theirs is next to none, but there is some.
     power = np.maximum(power, _FLOOR * np.average(power[0], weights=basis.weight))
     spectra = (fit_spectrum(one, basis) for one in power)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from skild_phys.errors import BadInput, check_whole
-from skild_phys.skild.schedule import Schedule
+from skild_phys.skild.chain import Schedule
 from skild_phys.skild.unet import Beyond, on_multiples
 
 _FIR = (1.0, 3.0, 3.0, 1.0)

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from skild_phys.rng import Streams
+from skild_phys.skild.chain import Schedule
 from skild_phys.skild.ncsnpp import Ncsnpp, NcsnppConfig
-from skild_phys.skild.schedule import Schedule
 from skild_phys.skild.unet import NetworkConfig, UNet
 
 Network: TypeAlias = UNet | Ncsnpp

@@ -14,11 +14,10 @@ from typing import Any
 
 from skild_phys.errors import BadInput, check_whole
 from skild_phys.files import read_toml
-from skild_phys.skild.chain import USUAL, Tuning
+from skild_phys.skild.chain import SCHEDULES, USUAL, Schedule, Tuning
 from skild_phys.skild.ncsnpp import NcsnppConfig
 from skild_phys.skild.networks import MIRROR, NETWORKS, OUTPUTS, SYMMETRIES, AnyNetworkConfig
 from skild_phys.skild.records import LATE, changed
-from skild_phys.skild.schedule import SCHEDULES, Schedule, VariancePreserving
 from skild_phys.skild.spectrum import BASES, KINDS, PaperSpectrum
 from skild_phys.skild.unet import NetworkConfig
 
@@ -168,8 +167,8 @@ class Recipe:
             raise BadInput("weighting", self.weighting, "flat, for spins")
         if (self.spectrum == "paper") != (self.paper_spectrum is not None):
             raise BadInput("spectrum", self.spectrum, "'paper' with a table [paper_spectrum]")
-        if isinstance(self.lambdas, VariancePreserving) and self.lambdas.cutoff != self.cutoff:
-            raise BadInput("cutoff", self.cutoff, f"{self.lambdas.cutoff}, as in [lambdas]")
+        if (own := getattr(self.lambdas, "cutoff", self.cutoff)) != self.cutoff:
+            raise BadInput("cutoff", self.cutoff, f"{own}, as in [lambdas]")
         for part in (self.lambdas, self.paper_spectrum, self.network):
             side = getattr(part, "side", self.side)
             if side != self.side:

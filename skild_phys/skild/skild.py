@@ -18,7 +18,7 @@ from torch import Tensor
 
 from skild_phys.rng import Streams
 from skild_phys.rules.conditions import Constraint, Free
-from skild_phys.skild.chain import USUAL, Tuning
+from skild_phys.skild.chain import USUAL, Tuning, count_restarts
 from skild_phys.skild.equations import (
     Correct,
     Noise,
@@ -33,7 +33,12 @@ from skild_phys.skild.equations import (
     see_fields,
     y0_from_output,
 )
-from skild_phys.skild.networks import SYMMETRIES, odd_outputs, see_through_symmetries
+from skild_phys.skild.networks import (
+    SYMMETRIES,
+    arithmetic,
+    odd_outputs,
+    see_through_symmetries,
+)
 from skild_phys.skild.spins import (
     Couplings,
     MeanField,
@@ -41,10 +46,10 @@ from skild_phys.skild.spins import (
     SpinPosterior,
     spin_logits,
 )
+from skild_phys.skild.weights import Weights, weights_sha256
 
 if TYPE_CHECKING:
     from skild_phys.rules import Rule
-    from skild_phys.skild.weights import Weights
 
 
 def white_noise(streams: Sequence[Streams], shape: tuple[int, ...], device: torch.device) -> Tensor:
@@ -316,3 +321,18 @@ class Skild:
 def built(weights: Weights, shape: tuple[int, ...], device: str, sampler: Sampler) -> Skild:
     """Return `Skild.of` weights; the last few are kept."""
     return Skild.of(weights, shape, device, sampler)
+
+
+def chain_record(
+    weights: Weights, lambdas: NDArray[np.float64], sampler: Sampler, device: str
+) -> dict[str, Any]:
+    """Return what a store keeps of the chains that made it."""
+    return {
+        "weights_sha256": weights_sha256(weights),
+        "sampler": sampler if isinstance(sampler, str) else type(sampler).__name__,
+        "steps": len(lambdas),
+        "restarts": count_restarts(lambdas),
+        "lambda_start": float(lambdas[0]),
+        "lambda_end": float(lambdas[-1]),
+        "arithmetic": arithmetic(device),
+    }

@@ -25,6 +25,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from skild_phys import __version__
 from skild_phys.errors import BadInput, Interrupted, OutputTaken, WeightsError
 from skild_phys.rng import seed_sequence
+from skild_phys.skild.chain import TIMES
 from skild_phys.skild.data import Source, symmetry
 from skild_phys.skild.losses import LOSSES, Batch, Loss
 from skild_phys.skild.measured import Measured, measure
@@ -32,7 +33,6 @@ from skild_phys.skild.networks import network_dtype
 from skild_phys.skild.ranks import Ranks
 from skild_phys.skild.recipe import Recipe, recipe_of
 from skild_phys.skild.records import as_record, read_tensors, write_tensors
-from skild_phys.skild.schedule import TIMES
 from skild_phys.skild.spectrum import spectrum_from_record
 from skild_phys.skild.spins import couplings_from_record
 from skild_phys.skild.weights import Weights

@@ -19,7 +19,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from skild_phys.errors import BadInput, WeightsError
-from skild_phys.skild.chain import USUAL, Tuning, restarting_lambdas, starting_lambda
+from skild_phys.skild.chain import (
+    ERASED,
+    SCHEDULES,
+    TIMES,
+    USUAL,
+    Schedule,
+    Tuning,
+    starting_lambda,
+)
 from skild_phys.skild.equations import Process
 from skild_phys.skild.networks import (
     NETWORKS,
@@ -37,13 +45,6 @@ from skild_phys.skild.records import (
     from_table,
     read_tensors,
     write_tensors,
-)
-from skild_phys.skild.schedule import (
-    ERASED,
-    TIMES,
-    Schedule,
-    chain_lambdas,
-    schedule_from_record,
 )
 from skild_phys.skild.spectrum import Spectrum, spectrum_from_record
 from skild_phys.skild.spins import Couplings, couplings_from_record
@@ -102,7 +103,7 @@ class Weights:
     def lambdas(
         self, start: float, end: float | None, steps: int | None, restarts: int = 0
     ) -> NDArray[np.float64]:
-        """Return the lambdas of a chain (`restarting_lambdas`, or steps equal in t of `schedule`).
+        """Return the lambdas of a chain (`Tuning.lambdas`, or steps equal in t of `schedule`).
 
         `end` None is `tuning.lambda_end`, or the smallest that the weights have seen where they
         have a schedule; so many steps as it has are taken if `steps` is None. Raises BadInput if
@@ -117,13 +118,13 @@ class Weights:
             option, value = ("lambda_start", start) if wrong else ("lambda_end", end)
             raise BadInput(option, value, accepted)
         if self.schedule is None:
-            return restarting_lambdas(start, end, steps, restarts, self.tuning)
+            return self.tuning.lambdas(start, end, steps, restarts)
         if restarts:
             raise BadInput("restarts", restarts, "0 for weights with a schedule of their own")
         if steps is None:
             t = self.schedule.inverse(np.array([start, end]))
             steps = 1 + max(1, round(TIMES * float(t[0] - t[1])))
-        return chain_lambdas(self.schedule, start, end, steps)
+        return self.schedule.lambdas(start, end, steps)
 
     @property
     def usual_sampler(self) -> str:
@@ -281,7 +282,7 @@ _READ: dict[str, Callable[[Any], Any]] = {
     "network_from": float,
     "symmetries": tuple,
     "channels": int,
-    "schedule": schedule_from_record,
+    "schedule": lambda table: table and SCHEDULES[table["kind"]](**table),
     "tuning": lambda table: changed(USUAL, table, "tuning"),
 }
 """How entries of a record are read that are no plain numbers or texts."""
