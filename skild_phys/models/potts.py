@@ -19,15 +19,12 @@ class Potts(Model):
 
     def energy(self, lattices: NDArray[np.int8]) -> Array:
         s = np.asarray(lattices, dtype=np.int8)
-        energy: Array = -equal_bonds(s, self.dimension) / self.sites(s)
-        return energy
+        return np.asarray(-equal_bonds(s, self.dimension) / self.sites(s))
 
     def order_parameter(self, lattices: NDArray[np.int8]) -> Array:
         s = np.asarray(lattices, dtype=np.int8)
-        counts = [(s == value).sum(axis=self.axes, dtype=np.int64) for value in self.values]
-        most = np.max(np.stack(counts), axis=0) / self.sites(s)
-        order: Array = (self.q * most - 1.0) / (self.q - 1.0)
-        return order
+        most = np.max([(s == value).sum(axis=self.axes) for value in self.values], axis=0)
+        return np.asarray((self.q * (most / self.sites(s)) - 1.0) / (self.q - 1.0))
 
 
 def potts(q: int) -> Potts:
