@@ -26,12 +26,8 @@ from skild_phys.models import MODELS
 from skild_phys.rng import kernel_state
 from skild_phys.rules import TieBreak, coarsen
 from skild_phys.rules.moves import Layout, build_source, join, split
-from skild_phys.simulation.conditional import (
-    Chain,
-    Conditional,
-    chains,
-    sample,
-)
+from skild_phys.simulation import conditional as chains
+from skild_phys.simulation.conditional import Chain, Conditional, sample
 from skild_phys.simulation.wolff import wolff
 
 pytestmark = pytest.mark.statistical
