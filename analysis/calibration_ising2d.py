@@ -1,9 +1,9 @@
-"""Are SKILD's lattices draws from p(fine | coarse)?
+"""Are SKILD's refinements samples of p(fine | coarse)?
 
-For each coarse lattice the exact conditional Monte Carlo gives 63 fine lattices, independent draws
-from p(fine | coarse). If the truth and SKILD's lattice are two more such draws, their ranks among
-the 63 are uniform on 0 .. 63. The ranks are counted in 8 bins of 8; a bin of 500 holds 62.5(7.4) on
-average, and the band in the table is where all 8 counts of a case lie together with probability
+For each coarse configuration the exact conditional Monte Carlo gives 63 independent samples of
+p(fine | coarse). If the truth and SKILD's refinement are two more such samples, their ranks among
+the 63 are uniform on 0 .. 63. The ranks are counted in 8 bins of 8; of 500 ranks a bin holds
+62.5(7.4) on average, and all 8 counts of a case lie within the band in the table with probability
 0.99.
 
     python analysis/calibration_ising2d.py runs/calibration --lattices 500
@@ -20,15 +20,16 @@ from skild_phys.models import MODELS
 from skild_phys.store import open_store
 
 
-# %% What the table says
+# %% Conclusions
 def verdict(table: pd.DataFrame) -> list[str]:
-    """Return it in words."""
+    """Return the conclusions, one paragraph each."""
     lines = []
     for (rule, factor, who), own in table.groupby(["rule", "factor", "lattice"], sort=False):
         name = "the truth" if who == "truth" else "SKILD"
         outside = ", ".join(own.loc[~own["inside"], "quantity"])
-        said = f"{own['inside'].sum()} of {len(own)} quantities are ranked uniformly (99% bands)"
-        lines.append(f"{rule} by {factor}, {name}: {said}{f'; not {outside}' if outside else ''}.")
+        said = f"ranks are uniform for {own['inside'].sum()} of {len(own)} quantities (99% bands)"
+        but = f"; not for {outside}" if outside else ""
+        lines.append(f"{rule}, factor {factor}, {name}: {said}{but}.")
     return lines
 
 
@@ -38,9 +39,9 @@ SIDE, COPIES, BINS, SEED = study.options.side, study.options.copies, 8, 20261201
 CASES = (("block_mean", 4), ("majority", 4), ("decimate", 4), ("block_mean", 8))
 
 
-# %% Quantities of one lattice
+# %% Quantities of one configuration
 def quantities(spins: np.ndarray) -> dict[str, np.ndarray]:
-    """Return numbers of each lattice (n, L, L) whose ranks are taken."""
+    """Return the ranked quantities of each configuration, for spins (n, L, L)."""
     model = MODELS["ising2d"]
     power = np.abs(np.fft.fft2(spins.astype(float), norm="ortho")) ** 2
     k = np.hypot(*np.meshgrid(*[np.fft.fftfreq(SIDE) * SIDE] * 2))
@@ -51,14 +52,14 @@ def quantities(spins: np.ndarray) -> dict[str, np.ndarray]:
         found[f"S(k = {name} 2 pi / L)"] = power[:, (k >= low) & (k < high)].mean(axis=1)
     for r in (1, 2, 4):
         terms = np.stack([four_point_terms(one[None], [r])[0] for one in spins])
-        # <s1 s2 s3 s4> of one lattice; the connected function is of an ensemble's averages.
+        # <s1 s2 s3 s4> of one configuration; the connected function needs ensemble averages.
         found[f"G4(r = {r})"] = terms[..., 0].reshape(len(spins))
     return found
 
 
 # %% Stores and ranks
 def ranked() -> pd.DataFrame:
-    """Return the counts of ranks, a line for each rule, lattice and quantity."""
+    """Return the counts of ranks, one line per rule, configuration and quantity."""
     truth = FOLDER / "truth.zarr"
     skild_phys(
         "simulate", "--L", SIDE, "--T", "Tc", "-n", N, "--chains", 8, "--seed", SEED, "-o", truth
@@ -75,18 +76,18 @@ def ranked() -> pd.DataFrame:
         skild_phys(
             "refine", coarse, "--method", "exact", "--samples-per-input", COPIES, "-o", exact
         )
-        oracle = open_store(exact)
-        draws: dict[str, list[np.ndarray]] = {}
+        conditional = open_store(exact)
+        samples: dict[str, list[np.ndarray]] = {}
         for start in range(0, N, 20):
             stop = min(start + 20, N)
-            lattices = oracle.read(start * COPIES, stop * COPIES)
-            for key, values in quantities(lattices).items():
-                draws.setdefault(key, []).append(values.reshape(-1, COPIES))
+            spins = conditional.read(start * COPIES, stop * COPIES)
+            for key, values in quantities(spins).items():
+                samples.setdefault(key, []).append(values.reshape(-1, COPIES))
         for who, path in (("truth", truth), ("skild", skild)):
             own = quantities(open_store(path).read(0, N))
             for key, values in own.items():
-                among = np.concatenate(draws[key])
-                # Equal numbers (discrete quantities) take their places by chance.
+                among = np.concatenate(samples[key])
+                # Ties (of discrete quantities) are broken at random.
                 tied = random.uniform(size=among.shape) < random.uniform(size=(N, 1))
                 rank = ((among < values[:, None]) | ((among == values[:, None]) & tied)).sum(axis=1)
                 counts = np.bincount(rank * BINS // (COPIES + 1), minlength=BINS)

@@ -1,8 +1,8 @@
 """Do the simulators find the critical points of the literature?
 
 Binder cumulants U4 = 1 - <m^4> / (3 <m^2>^2) of two sizes cross near Tc. Both sizes of a pair are
-simulated at five temperatures around the published one, no further off than 0.4 L^(-1/nu) of it,
-where U4 is a parabola in T; the crossing is where the two parabolas meet. Errors are those of 50
+simulated at five temperatures within a relative distance 0.4 L^(-1/nu) of the published one, where
+U4 is a parabola in T; the crossing is where the two parabolas meet. Standard errors are from 50
 jackknife bins in the order of the chains. Corrections to scaling move the crossings of finite
 sizes (with logarithms for the 4-state Potts model), which is why this is a study and not a test.
 
@@ -21,13 +21,13 @@ from skild_phys.simulation.spec import SimulationSpec
 from skild_phys.store import open_store
 
 
-# %% What the table says
+# %% Conclusions
 def verdict(table: pd.DataFrame) -> list[str]:
     """Return how far each crossing is from the published critical point."""
     return [
         f"{row.model}, {row.L1} and {row.L2}: U4 crosses at T = "
         f"{with_error(row.T_crossing, row.error)}, published {row.Tc_published:.6f} ({row.z:+.1f} "
-        "errors)."
+        "sigma)."
         for row in table.itertuples()
     ]
 

@@ -1,7 +1,7 @@
-"""One set of weights, every factor: where does SKILD stop being right?
+"""One set of weights, every factor: where do refinements become wrong?
 
-Reads the campaigns `simulations/factors.toml` (block means, majorities and single spins by 2 to 12,
-with the exact Monte Carlo beside) and `simulations/modes.toml` (the longest waves alone).
+Reads the campaigns `simulations/factors.toml` (block means, majorities and decimated spins, factors
+2 to 12, by SKILD and the exact Monte Carlo) and `simulations/modes.toml` (the low-pass field).
 
     skild-phys run simulations/factors.toml
     skild-phys run simulations/modes.toml
@@ -15,11 +15,11 @@ import pandas as pd
 from study import RESIDUALS, Study, agreement, campaign_results, residuals
 
 
-# %% What the table says
+# %% Conclusions
 def verdict(table: pd.DataFrame) -> list[str]:
-    """Return it in words."""
+    """Return the conclusions, one paragraph each."""
     groups = table[table["method"] == "skild"].groupby(["rule", "factor"], sort=False)
-    lines = [f"{rule} by {factor}: {agreement(part)}." for (rule, factor), part in groups]
+    lines = [f"{rule}, factor {factor}: {agreement(part)}." for (rule, factor), part in groups]
     return [*lines, residuals(table, ["L", "rule", "factor", "method"])]
 
 

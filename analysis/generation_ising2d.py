@@ -1,13 +1,13 @@
-"""Are lattices that SKILD makes from noise critical Ising lattices?
+"""Are configurations that SKILD generates from noise critical Ising configurations?
 
-Generated lattices of 64^2 and 128^2 beside as many simulated ones and the exact theory: energy and
-specific heat, |m|, chi, U4, xi / L, S(k), the connected four-point function and 3x3 patterns.
-The report of each size, with plots, lies in the folder given.
+Generated configurations of 64^2 and 128^2 beside as many simulated ones and the exact theory:
+energy and specific heat, |m|, chi, U4, xi / L, S(k), the connected four-point function and 3x3
+patterns. The report of each size, with plots, is written to the given folder.
 
     python analysis/generation_ising2d.py runs/generation --lattices 500
         -> generation_ising2d.csv, .md
 
-LATTICES is the number of the smaller ones; there are half as many of the larger.
+LATTICES is the number of the smaller configurations; there are half as many of the larger.
 """
 
 # %% What is run
@@ -17,16 +17,18 @@ from study import Study, kept, signed, skild_phys
 from skild_phys.measurement import TABLE
 
 
-# %% What the table says
+# %% Conclusions
 def verdict(table: pd.DataFrame) -> list[str]:
-    """Return it in words."""
+    """Return the conclusions, one paragraph each."""
     SHOWN = ("energy", "specific_heat", "binder_cumulant", "susceptibility")
     lines = []
     for (side, n), own in table[table["at"].isna()].groupby(["L", "lattices"]):
         own = own.set_index("observable").loc[list(SHOWN)]
         said = [f"{name.replace('_', ' ')} {signed(line['residual'], line['residual_err'])}"
                 for name, line in own.iterrows()]  # fmt: skip
-        lines.append(f"{n} lattices of {side}^2, less the simulated ones': {', '.join(said)}.")
+        lines.append(
+            f"{n} configurations of {side}^2, generated minus simulated: {', '.join(said)}."
+        )
     return lines
 
 
@@ -34,9 +36,9 @@ study = Study(__file__, __doc__, verdict, "runs/generation", lattices=500, side=
 SEED = 20270107
 
 
-# %% Lattices and reports
+# %% Configurations and reports
 def compared() -> pd.DataFrame:
-    """Return how generated lattices compare with simulated ones, and with theory."""
+    """Return generated configurations compared with simulated ones and with theory."""
     folder, many, small = study.options.folder, study.options.lattices, study.options.side
     rows = []
     for side, n in ((small, many), (2 * small, many // 2)):

@@ -1,22 +1,24 @@
-"""Small images: SKILD beside white-noise diffusion, with one network, data and budget.
+"""Small images: SKILD beside white-noise diffusion, with equal network, data and budget.
 
-Both models are trained by presets of the package (`cifar10-small`, `cifar10-small-ddpm`): the same
+Both are trained with presets of the package (`cifar10-small`, `cifar10-small-ddpm`): the same
 U-Net, v predicted, 12,000 steps of 32 images, about 50 minutes of one CPU core with AVX-512. They
-differ in noise, its schedule and the weight of each mode in the loss. Asked is how their samples
-compare with the images for testing as the number of network calls grows, and how well each of them
-makes low-resolution images finer, beside bicubic interpolation.
+differ in the noise, its schedule and the weight of each mode in the loss. The questions: how do
+their samples compare with the test images as the number of network evaluations grows, and how well
+does each refine low-resolution images, beside bicubic interpolation?
 
-- distance: Frechet's, of means over sites of VGG16's relu5_3 (ImageNet weights, images enlarged to
-  64 pixels), N samples beside all images for testing. It is no FID, and with N of the order of the
-  number of features it is biased, alike for all of one N; `real` is what N images to train on
-  have. Chains of 1,000 calls are N / 2; beside them stands what half of those of 100 calls have.
+- distance: Frechet distance of VGG16's relu5_3 features averaged over sites (ImageNet weights,
+  images enlarged to 64 pixels), N samples against all test images. It is not the FID, and with N of
+  the order of the number of features it is biased, equally for equal N; `real` is the distance of N
+  training images. Of 1,000 evaluations there are N / 2 samples; the table also has the distance of
+  half the samples of 100 evaluations.
 - spectrum: power of the samples over that of the data in shells, along intensity and colours.
-- super-resolution: images for testing, and 128 x 128 tiles of five photographs (of scikit-image:
-  NAMES below; shorter side 256), from 8-bit area averages. One draw an image is scored.
-- strip: one photograph from low resolution by six factors, for paper_figures/images.py.
+- super-resolution: test images, and 128 x 128 tiles of five photographs (from scikit-image: NAMES
+  below; shorter side 256), from 8-bit area averages. One sample per image is scored.
+- strip: one photograph at low resolution by six factors, for paper_figures/images.py.
 
-Weights of the networks that judge come from files: VGG16 (VGG) and AlexNet (in WEIGHTS, named as
-torchvision names it). PHOTOS is a folder with the five photographs. An interrupted study goes on.
+Weights of the scoring networks come from files: VGG16 (VGG) and AlexNet (in WEIGHTS, under
+torchvision's file name). PHOTOS is a folder with the five photographs. An interrupted study
+resumes.
 
     python analysis/images_cifar10.py FOLDER CIFAR10.zarr PHOTOS VGG WEIGHTS [N]
         -> analysis/images_cifar10.csv, images_spectra.csv, images_super_resolution.csv
@@ -45,7 +47,7 @@ MODELS = {"skild": "cifar10-small", "ddpm": "cifar10-small-ddpm"}
 CALLS, MANY = (10, 20, 50, 100), 1000
 STEPS = ("angle2", "ancestral")
 FEW_FOR_MANY = {"skild": "angle2", "ddpm": "ancestral"}
-"""The sampler that is run with MANY calls too."""
+"""The sampler that is also run with MANY evaluations."""
 SEED, FACTORS, SR_CALLS, SR_TEST = 20261126, (2, 4, 8), 20, 256
 NAMES = ("astronaut.png", "chelsea.png", "coffee.png", "motorcycle_left.png", "rocket.jpg")
 TILE, SHORT = 128, 256
@@ -55,7 +57,7 @@ FOLDER.mkdir(parents=True, exist_ok=True)
 
 
 def weights(model: str) -> Path:
-    """Return the weights of a model, trained unless they are there."""
+    """Return the path of the weights of a model; train them if they are missing."""
     path = FOLDER / f"{MODELS[model]}.safetensors"
     if not path.exists():
         skild_phys("train", CIFAR10, "--preset", MODELS[model], "--threads", 1, "--seed", SEED,
@@ -63,7 +65,7 @@ def weights(model: str) -> Path:
     return path
 
 
-# %% Samples, and their distance from the images for testing
+# %% Samples, and their distance from the test images
 network = feature_network(VGG)
 test = ImageLattices(open_store(CIFAR10), "test")
 train = ImageLattices(open_store(CIFAR10), "train")
@@ -78,7 +80,7 @@ def features_of(name: str, images: ImageLattices, n: int | None = None) -> np.nd
 
 
 def sampled(model: str, sampler: str, calls: int, n: int) -> dict:
-    """Generate n images; return what they cost and how far they are."""
+    """Generate n images; return their distance and the seconds per image."""
     path = FOLDER / f"{model}-{sampler}-{calls}.zarr"
     made = skild_phys("generate", "--checkpoint", weights(model), "--L", 32, "-n", n, "--steps",
                       calls, "--sampler", sampler, "--seed", SEED, "-o", path)  # fmt: skip
@@ -102,7 +104,7 @@ for model, sampler, calls, n in runs:
     print(rows[-1], flush=True)
     pd.DataFrame(rows).to_csv(HERE / "images_cifar10.csv", index=False, float_format="%.5g")
 
-# %% Spectra along the directions in which the channels of the data vary
+# %% Spectra along the principal directions of the channels of the data
 basis = Box((32, 32))
 images = [train.read(*span) for span in train.batches()]
 directions = np.array(fit_channels(images, basis).mixing)
@@ -141,7 +143,7 @@ def resized(name: str) -> Image.Image:
 
 
 def how_to(model: str, sampler: str, calls: int) -> list[object]:
-    """Return the options that refine with a model."""
+    """Return the options of `refine` for a model."""
     if model == "bicubic":
         return ["--method", "bicubic"]
     return ["--checkpoint", weights(model), "--steps", calls, "--sampler", sampler, "--seed", SEED]
@@ -162,7 +164,7 @@ skild_phys("images", "prepare", "imagenet", "--size", TILE, "--from", tiles, "-o
 
 
 def refined(data: str, factor: int, model: str, sampler: str) -> dict:
-    """Make the low-resolution images of `data` finer; return scores by name."""
+    """Refine the low-resolution images of `data`; return scores by name."""
     truth, split = (
         (CIFAR10, ["--split", "test"]) if data == "cifar10" else (FOLDER / "tiles.zarr", [])
     )
@@ -193,7 +195,7 @@ for data in ("cifar10", "photos"):
             table = pd.DataFrame(rows)
             table.to_csv(HERE / "images_super_resolution.csv", index=False, float_format="%.5g")
 
-# %% For the pictures: one photograph by many factors
+# %% For the figures: one photograph at many factors
 if not (strip := FOLDER / "strip").exists():
     (part := FOLDER / "strip.part").mkdir(exist_ok=True)
     resized(STRIP).crop(STRIP_BOX).reduce(2).save(part / "strip.png")

@@ -1,17 +1,20 @@
-"""Inverse renormalisation: lattices at Tc are made finer again and again. Do they stay critical?
+"""Inverse renormalisation: configurations at Tc are refined repeatedly. Do they stay critical?
 
-Lattices of 16^2 (or START), simulated at Tc, are taken for majorities of 2 x 2 blocks, and refined
-by 2, four times. Each step should double the correlation length and change nothing else: energy,
-U4 and xi / L stay those of the critical torus, and chi grows by 2^(7/4), so that eta = 1/4.
+Configurations of 16^2 (or START), simulated at Tc, are treated as majorities of 2 x 2 blocks and
+refined by a factor of 2, four times. Each step should double the correlation length and change
+nothing else: energy, U4 and xi / L stay those of the critical torus, and chi grows by a factor of
+2^(7/4), so that eta = 1/4.
 
-- skild: the shipped weights, majority by 2;
+- skild: the shipped weights, majority, factor 2;
 - exact: Monte Carlo with the nearest-neighbour Hamiltonian given the majorities;
-- local_rule: three parameters, fitted to lattices of 64^2 and their majorities (arXiv 2506.04016).
+- local_rule: three parameters, fitted to configurations of 64^2 and their majorities (arXiv
+  2506.04016).
 
-The first lattices are no majorities of critical ones: a renormalised lattice has other couplings
-than nearest neighbours. What follows from that is in all three; `blocked` begins with majorities of
-lattices of twice the side instead, where refining by an exact conditional law stays exact for one
-step. `simulated` is the Monte Carlo at each side. Errors are those of independent lattices.
+These first configurations (`plain`) are not majorities of critical ones: the renormalised
+Hamiltonian has more than nearest-neighbour couplings. This affects all three methods. `blocked`
+starts from majorities of configurations of twice the side instead, where refinement by the exact
+conditional distribution stays exact for one step. `simulated` is the Monte Carlo at each side.
+Standard errors are those of independent configurations.
 
     python analysis/inverse_renormalisation.py runs/inverse --lattices 400 --start 16 --steps 4
         -> inverse_renormalisation.csv, .md
@@ -32,15 +35,18 @@ from skild_phys.models import MODELS
 from skild_phys.models.exact import BINDER, XI_OVER_L, kaufman_energy
 from skild_phys.rng import generator
 
+BEGUN = {"plain": "simulated configurations", "blocked": "majorities"}
+"""The coarse configurations of the first step."""
 
-# %% What the table says
+
+# %% Conclusions
 def verdict(table: pd.DataFrame) -> list[str]:
-    """Return what each way has come to after the last step, and the exact values."""
+    """Return the observables of each method after the last step, and the exact values."""
     last = table[table["step"] == table["step"].max()]
     exact = last.iloc[0]
     lines = [
-        f"After {exact['step']:g} steps, {exact['side']:g}^2, {exact['n']:g} lattices. Exact: "
-        f"energy {exact['energy_exact']:.4f}, U4 {exact['U4_exact']:.4f}, xi / L "
+        f"After {exact['step']:g} steps, {exact['side']:g}^2, {exact['n']:g} configurations. Exact "
+        f"values: energy {exact['energy_exact']:.4f}, U4 {exact['U4_exact']:.4f}, xi / L "
         f"{exact['xi_over_L_exact']:.4f}, eta 1/4 (from chi of the first and the last step)."
     ]
     for (method, begun), own in table.fillna({"begun": ""}).groupby(
@@ -54,7 +60,7 @@ def verdict(table: pd.DataFrame) -> list[str]:
         said = [f"{name.replace('_over_', ' / ')} {with_error(end[name], end[name + '_err'])}"
                 for name in ("energy", "U4", "xi_over_L")]  # fmt: skip
         off = signed(end["energy"] - end["energy_exact"], end["energy_err"])
-        where = f"{method}{f', begun with {begun} lattices' if begun else ''}"
+        where = f"{method}, from {BEGUN[begun]}" if begun else method
         lines.append(
             f"{where}: {', '.join(said)}, eta {with_error(eta, eta_err)}; energy off by {off}."
         )
@@ -76,10 +82,10 @@ OBSERVABLES = {
 rows = []
 
 
-def measured(name: str, begun: str, step: int, lattices: Path | np.ndarray, side: int) -> None:
-    """Add a line to the table."""
-    known = {} if isinstance(lattices, Path) else {"model": "ising2d", "temperature": TC}
-    found = sp.measure(lattices, only=list(OBSERVABLES.values()), **known)
+def measured(name: str, begun: str, step: int, samples: Path | np.ndarray, side: int) -> None:
+    """Measure these configurations and add a line to the table."""
+    known = {} if isinstance(samples, Path) else {"model": "ising2d", "temperature": TC}
+    found = sp.measure(samples, only=list(OBSERVABLES.values()), **known)
     row = {"method": name, "begun": begun, "step": step, "side": side, "n": N}
     for short, full in OBSERVABLES.items():
         row[short], row[f"{short}_err"] = float(found[full]), float(found[f"{full}_err"])
@@ -88,9 +94,9 @@ def measured(name: str, begun: str, step: int, lattices: Path | np.ndarray, side
     study.save(pd.DataFrame(rows))
 
 
-# %% Where the flows begin, and what they should be
+# %% The first coarse configurations, and simulations at each side
 def simulated(side: int, seed: int) -> Path:
-    """Return the path of simulated lattices."""
+    """Return the path of simulated configurations."""
     path = FOLDER / f"simulated{side}-{seed}.zarr"
     sp.simulate("ising2d", L=side, T="Tc", samples=N, seed=seed, output=path)
     return path
@@ -110,7 +116,7 @@ for method in ("skild", "exact"):
         coarse = path
         for step in range(1, STEPS + 1):
             side = START * 2**step
-            # Whatever these lattices were before, here they are majorities.
+            # From here on these configurations are treated as majorities.
             before = sp.open_dataset(coarse)
             known = {k: before.attrs[k] for k in ("model", "temperature", "couplings")}
             spins = before[["spins"]].load()

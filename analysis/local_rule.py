@@ -1,6 +1,6 @@
-"""A rival: a local rule of three parameters that undoes a majority by 2 (arXiv 2506.04016).
+"""A rival: a local rule of three parameters that inverts a factor-2 majority (arXiv 2506.04016).
 
-In our reading: each majority spin is copied onto its 2 x 2 block, a 3 x 3 kernel with the
+Our reading of it: each majority spin is copied onto its 2 x 2 block, a 3 x 3 kernel with the
 symmetries of the square runs over the copies, and a fine spin is up with the probability
 sigmoid(kernel * copies), independently of all others.
 """
@@ -29,12 +29,12 @@ class LocalRule:
 
     @classmethod
     def fit(cls, fine: NDArray[Any], majorities: NDArray[Any]) -> LocalRule:
-        """Return the rule of maximum likelihood, by Newton's method.
+        """Return the maximum-likelihood rule, by Newton's method.
 
         Parameters
         ----------
         fine : (n, Ly, Lx) spins of -1 and +1.
-        majorities : (n, Ly / 2, Lx / 2) of their blocks.
+        majorities : (n, Ly / 2, Lx / 2) of their 2 x 2 blocks.
         """
         if fine.shape[1:] != tuple(2 * side for side in majorities.shape[1:]):
             raise BadInput("majorities", majorities.shape, f"half the sides of {fine.shape}")

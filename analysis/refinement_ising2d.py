@@ -1,9 +1,9 @@
-"""The four-point benchmark: how well do the shipped weights refine critical Ising lattices?
+"""The four-point benchmark: how well do the shipped weights refine critical configurations?
 
-Reads the campaign `simulations/headline.toml`: lattices refined from each kind of coarse lattice
-alone by SKILD, by the exact conditional Monte Carlo (the oracle), and by a random fill. The paper's
-protocol, whose chains start from the forward marginal of the truth, is made here, from the same
-true lattices (rule `marginal`).
+Reads the campaign `simulations/headline.toml`: configurations refined from block means, majorities
+or decimated spins alone, by SKILD, by the exact conditional Monte Carlo, and by a random fill. The
+paper's protocol (rule `marginal`) is run here on the same true configurations: its chains start
+from the forward marginal of the truth.
 
     skild-phys run simulations/headline.toml
     python analysis/refinement_ising2d.py runs/headline    -> refinement_ising2d.csv, .md
@@ -17,12 +17,13 @@ from skild_phys.measurement import TABLE
 from skild_phys.store import open_store
 
 
-# %% What the table says
+# %% Conclusions
 def verdict(table: pd.DataFrame) -> list[str]:
-    """Return it in words."""
+    """Return the conclusions, one paragraph each."""
     groups = table[table["method"] == "skild"].groupby(["L", "rule", "factor"], sort=False)
     lines = [
-        f"{rule} by {factor}, {side}^2: {agreement(part)}." for (side, rule, factor), part in groups
+        f"{rule}, factor {factor}, {side}^2: {agreement(part)}."
+        for (side, rule, factor), part in groups
     ]
     return [*lines, residuals(table, ["L", "rule", "factor", "method"])]
 
@@ -32,7 +33,7 @@ KEPT = (*RESIDUALS, "abs_magnetization", "binder_cumulant", "patterns_kl", "site
         "coarse_agreement")  # fmt: skip
 
 
-# %% The campaign's comparisons, and the paper's protocol
+# %% The campaign's comparisons and the paper's protocol
 def compared() -> pd.DataFrame:
     """Return all comparisons."""
     folder = study.options.folder

@@ -1,30 +1,32 @@
-"""Does SKILD refine better than other models of equal network, data and training time?
+"""Does SKILD refine better than other methods with equal network, data and training time?
 
-Critical Ising lattices of 128^2 are refined by 4 from their block means. Each trained model has
-the U-Net of the preset `ising2d` (skild_paper without the bands of waves beside it, which are of a
-torus), the same stream of simulated lattices of 64^2 and the same wall
-time of training steps, under AdamW with a rate that is constant and then falls to 0 over the last
-45 % of that time; arithmetic as the processor has it (bfloat16 or float32), averaged weights, one
-thread.
+Critical Ising configurations of 128^2 are refined by a factor of 4 from their block means. Each
+trained method has the U-Net of the preset `ising2d` (skild_paper without the gains per band of wave
+numbers beside it, which need a torus), the same stream of simulated configurations of 64^2 and the
+same wall time of training steps, with AdamW and a learning rate that is constant and then falls to
+0 over the last 45 % of that time; in the processor's arithmetic (bfloat16 or float32), with
+averaged weights, on one thread.
 
-- skild: this package's, trained as ever on a mixture of tasks (coarse lattices by three rules and
-  factors of 2, 4 and 8, and none), as many denoiser calls as the default.
+- skild: this package's method, trained as usual on a mixture of tasks (coarse configurations by
+  three rules and factors 2, 4 and 8, and none), with the default number of denoiser evaluations.
 - sr3: conditional diffusion with white noise (Saharia et al., arXiv 2104.07636), trained on this
-  task alone: the network sees x_t and the block means, each repeated over its block, and predicts
+  task alone: the network takes x_t and the block means, each repeated over its block, and predicts
   the noise. sqrt(abar) = cos(pi t / 2), abar from 1 - 1e-4 to 1e-4, t uniform both in training
   and along the chain; ancestral steps, x0 clipped to [-1, 1] as is common. Its spins are the signs
-  of the last x0; for `exact` they are drawn, all but certain, with the right block sums.
+  of the last x0; in the rows `_exact` they are sampled given the block sums, with odds so sharp
+  that the largest x0 are up.
 - skild_paper: SKILD as published (arXiv 2605.26032): DCT, power-law spectrum, noise predicted, the
   linear schedule, 1000 ancestral steps, signs. Its chains start from the forward marginal of the
-  TRUTH, which says more than block means do: `start` is 'truth' there, and 'coarse' elsewhere.
+  TRUTH, which has more information than block means: `start` is 'truth' there, 'coarse' elsewhere.
 - gaussian: a Gaussian field of the measured spectrum given the block means; in each block the
-  largest sites are up, as many as its sum says.
+  largest sites are up, as many as the block sum requires.
 - local_rule: after Rancon, Rancon, Ivek and Balog, arXiv 2506.04016, in our reading
-  (`fitted_rule`); from majorities, twice by 2, which say less than block means (column `rule`).
+  (`fitted_rule`); from majorities, factor 2 twice, which have less information than block means
+  (column `rule`).
 - fill, exact: a random fill, and the conditional Monte Carlo of the known Hamiltonian.
 
-Everything is made in the folder given, which is of one number of minutes and of lattices; an
-interrupted run goes on where it stopped.
+All stores are made in the given folder, which belongs to one number of minutes and configurations;
+an interrupted run resumes.
 
     python analysis/rivals_ising2d.py runs/rivals --minutes 15 --lattices 24
         -> rivals_ising2d.csv, .md
@@ -62,12 +64,12 @@ from skild_phys.skild.weights import save_weights
 from skild_phys.store import LatticeStore, Plan, open_store
 
 
-# %% What the table says
+# %% Conclusions
 def verdict(table: pd.DataFrame) -> list[str]:
-    """Return how far the energy of each model is from the truth's, the nearest first."""
+    """Return the methods ordered by the residual of their energy, and all residuals."""
     own = table[table["observable"] == "energy"].set_index("model")
     nearest = own["residual"].abs().sort_values()
-    lines = [f"Nearest to the truth in energy: {', '.join(nearest.index)}."]
+    lines = [f"By |residual| of the energy, smallest first: {', '.join(nearest.index)}."]
     return [*lines, residuals(table, ["model", "network_calls", "seconds"])]
 
 
@@ -83,13 +85,13 @@ SR3_CALLS = (study.options.calls, max(2, study.options.calls // 31))
 ISING = MODELS["ising2d"]
 SYSTEM = {"model": "ising2d", "temperature": ISING.critical_temperature, "side": TRAINED}
 PAPER = SCHEDULES["linear"](TRAINED, 9.0 * (128 / TRAINED) ** 2, 564.2461, 275.4361)
-"""The paper's schedule of the Ising lattices of 128^2 at 4x, in sites^2: the same for all sides."""
+"""The paper's schedule for Ising 128^2 at 4x, in sites^2: the same for all sides."""
 FIXED = ("flip", "turn", "sign")
-"""Symmetries that keep blocks and edges where they are: those of sr3 and skild_paper."""
+"""Symmetries that leave blocks and edges in place: those of sr3 and skild_paper."""
 CPU = torch.device("cpu")
 
 
-# %% Trained models
+# %% Trained methods
 class Sr3:
     """White noise, the same abar for all modes, and the block means as a second input."""
 
@@ -112,7 +114,7 @@ class Sr3:
 
 
 EVERY_K = 4.5
-"""Above every |k| of the square lattice, pi sqrt 2 at most: with it as the cutoff all are alike."""
+"""Above every |k| of the square lattice (at most pi sqrt 2): as the cutoff it makes all equal."""
 
 
 def white_process(shape: tuple[int, int]) -> Process:
@@ -133,19 +135,19 @@ def repeated(sums: np.ndarray) -> torch.Tensor:
 
 
 def trained(name: str, recipe: Recipe, loss: Loss | None = None) -> Trainer:
-    """Return the model after MINUTES of training steps, taken up from where it was left."""
+    """Return a trainer after MINUTES of training steps; an interrupted training resumes."""
     path, limit = FOLDER / f"{name}.checkpoint", 60.0 * MINUTES
     source = SimulationSource(TRAINED, SYSTEM["temperature"], recipe.batch, 6, recipe.seed)
     there = path.exists()
     trainer = (Trainer.resume if there else Trainer)(*[path] * there, recipe, source, loss)
     while trainer.seconds < limit:
-        # The rate is a function of step / steps: as many steps as there would be at this pace.
+        # The learning rate depends on step / steps: steps is extrapolated from the pace so far.
         share = trainer.seconds / limit
         steps = math.ceil(trainer.step / share) if share else 10**6
         trainer.recipe = replace(recipe, steps=steps)
         loss_now = trainer.train_step()
         if trainer.step % SAVE_EVERY == 0 or trainer.seconds >= limit:
-            trainer.recipe = recipe  # a run is taken up under the name it was begun with
+            trainer.recipe = recipe  # a run resumes with the recipe it was started with
             trainer.save(path)
             print(f"{name}: {trainer.seconds / 60:.1f} min, step {trainer.step}, {loss_now:.4f}")
     return trainer
@@ -166,22 +168,22 @@ paper = trained("skild_paper", paper_recipe)
 
 # %% The local rule
 def majority2(spins: np.ndarray, ids: np.ndarray) -> np.ndarray:
-    """Return the majorities of 2 x 2 blocks; ties by fair coins named by side and `ids`."""
+    """Return the majorities of 2 x 2 blocks; fair tie-breaks depend on side and `ids`."""
     return coarsen(spins, "majority", 2, tie_seed=SEED + spins.shape[-1], sample_ids=ids)
 
 
 def fitted_rule() -> dict:
-    """Fit the local rule to lattices and their majorities."""
+    """Fit the local rule to configurations and their majorities."""
     began = time.perf_counter()
     source = SimulationSource(TRAINED, SYSTEM["temperature"], ours.batch, 6, SEED)
-    lattices = np.concatenate([source.next(ours.batch) for _ in range(16)])
-    fitted = LocalRule.fit(lattices, majority2(lattices, np.arange(len(lattices))))
+    spins = np.concatenate([source.next(ours.batch) for _ in range(16)])
+    fitted = LocalRule.fit(spins, majority2(spins, np.arange(len(spins))))
     return {"rule": asdict(fitted), "seconds": time.perf_counter() - began}
 
 
 rule = kept(FOLDER / "local_rule_weights.json", fitted_rule)
 
-# %% Truths and coarse lattices
+# %% True and coarse configurations
 truth_path, coarse_path = FOLDER / "truth.zarr", FOLDER / "coarse.zarr"
 skild_phys("simulate", "--L", SIDE, "--T", "Tc", "-n", N, "--chains", 8, "--seed", SEED,
            "-o", truth_path)  # fmt: skip
@@ -192,22 +194,22 @@ Index = Sequence[int]
 
 
 def read(store: LatticeStore, index: Index) -> np.ndarray:
-    """Return lattices `index` as they are kept: spins, block sums, or fields."""
+    """Return configurations `index` as stored: spins, block sums, or fields."""
     return np.concatenate([store.read(i, i + 1) for i in index])
 
 
 def streams_of(index: Index) -> list[Streams]:
-    """Return the random streams of lattices `index`."""
+    """Return the random streams of configurations `index`."""
     return [Streams.of(SEED, i) for i in index]
 
 
 def refined(name: str, make: Callable[[Index], np.ndarray], *, spins=True, local=False) -> float:
-    """Make lattices into FOLDER / name.zarr as `refine` does; return seconds a lattice."""
+    """Refine into FOLDER / name.zarr as `refine` does; return seconds per configuration."""
     parent = truth if local else coarse
     attrs = {"model": "ising2d", "temperature": truth.attrs["temperature"], "L": SIDE}
     attrs |= {"method": name, "seed": SEED, "parent_store": parent.path.name}
     attrs |= {"parent_sha256": parent.digest()}
-    # Block means are what compare judges by; the local rule saw other coarse lattices.
+    # compare checks the block means; the local rule was given other coarse configurations.
     attrs |= {} if local else {"rule": "block_mean", "factor": FACTOR}
 
     field = "spins" if spins else "field"
@@ -217,10 +219,10 @@ def refined(name: str, make: Callable[[Index], np.ndarray], *, spins=True, local
     )  # fmt: skip
 
     def sample(index, *, stop):
-        lattices = make(index.tolist())
+        made = make(index.tolist())
         scalars = {"energy": ISING.energy, "magnetization": ISING.order_parameter} if spins else {}
-        arrays = {field: lattices, "parent": index}
-        return arrays | {key: of(lattices) for key, of in scalars.items()}
+        arrays = {field: made, "parent": index}
+        return arrays | {key: of(made) for key, of in scalars.items()}
 
     def run() -> dict:
         print("refining", name, flush=True)
@@ -232,7 +234,7 @@ def refined(name: str, make: Callable[[Index], np.ndarray], *, spins=True, local
 
 def note(name: str, seconds: float, *, start="coarse", trainer=None, minutes=0.0, parameters=0,
          calls=0, rule="block_mean") -> None:  # fmt: skip
-    """Keep what the table says of a model beside its observables."""
+    """Keep the columns of a method that are not observables."""
     if trainer is not None:
         parameters = sum(p.numel() for p in trainer.network.parameters())
         minutes = trainer.seconds / 60
@@ -251,13 +253,13 @@ for name, words in {"skild": checkpoint, "fill": (), "exact": ()}.items():
     own = {"trainer": skild, "calls": calls} if name == "skild" else {}
     note(name, made["seconds_per_lattice"], **own)
 
-# %% sr3: the last x0, then signs or draws with the right block sums
+# %% sr3: the last x0, then signs or samples with the right block sums
 sr3_process = white_process(shape)
 network = copy.deepcopy(sr3.ema.module).cast(network_dtype(CPU)).eval()
 
 
 def sr3_field(index: Index, calls: int) -> np.ndarray:
-    """Return the last x0 of ancestral chains of `calls` network calls."""
+    """Return the last x0 of ancestral chains of `calls` network evaluations."""
     process, streams = sr3_process, streams_of(index)
     lambdas = cosine_lambdas(torch.linspace(1.0, 0.0, calls)).tolist()
     with torch.inference_mode():
@@ -303,7 +305,7 @@ published = Skild.of(paper.weights(SYSTEM), shape, sampler="ancestral")
 
 
 def paper_spins(index: Index) -> np.ndarray:
-    """Return signs of the published protocol's fields."""
+    """Return the signs of the fields of the published protocol."""
     streams, known = streams_of(index), torch.from_numpy(read(truth, index).astype(np.float32))
     y = published.from_fields(known, float(chain[0]), streams)
     return signs(published.run(y, chain, streams))
@@ -317,7 +319,7 @@ prior, blocks = Process(skild.measured.spectrum, shape), RULES["block_mean"].ope
 
 
 def gaussian_spins(index: Index) -> np.ndarray:
-    """Return spins up at the largest sites of each block of a conditioned Gaussian field."""
+    """Return spins that are up on the largest sites of each block of a conditional field."""
     sums, n, side = read(coarse, index), FACTOR**2, SIDE // FACTOR
     field = prior.gaussian(white_noise(streams_of(index), shape, CPU)).double().numpy()
     field = blocks.correct(field, sums / n, prior.power.numpy())
@@ -331,9 +333,9 @@ def gaussian_spins(index: Index) -> np.ndarray:
 note("gaussian", refined("gaussian", gaussian_spins))
 
 
-# %% local_rule: twice by 2, from the majorities of majorities
+# %% local_rule: factor 2 twice, from the majorities of majorities
 def local_spins(index: Index) -> np.ndarray:
-    """Return the local rule's fine lattices."""
+    """Return the local rule's fine configurations."""
     ids, streams, local = np.asarray(index), streams_of(index), LocalRule(**rule["rule"])
     spins = majority2(majority2(read(truth, index), ids), ids)
     for _ in range(2):
@@ -361,7 +363,7 @@ KEPT = ("connected_four_point", "energy", "patterns_tv", "site_agreement", "coar
 table = table[table["observable"].isin(KEPT)]
 paired = table.loc[table["observable"] == "site_agreement", "model"]
 if missing := set(rows) - set(paired):
-    raise SystemExit(f"not compared lattice by lattice: {', '.join(sorted(missing))}")
+    raise SystemExit(f"not compared sample by sample: {', '.join(sorted(missing))}")
 columns = pd.DataFrame.from_dict(rows, orient="index")
 table = table.sort_values("model", key=lambda m: m.map(list(rows).index), kind="stable")
 table = table.join(columns, on="model").assign(L=SIDE, factor=FACTOR, lattices=N)

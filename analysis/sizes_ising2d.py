@@ -1,6 +1,6 @@
-"""One set of weights, every size: does what was trained on 64^2 hold at 1024^2?
+"""One set of weights, every size: do weights trained on 64^2 refine to 1024^2?
 
-Reads the campaign `simulations/sizes.toml`: block means by 4, SKILD and the exact Monte Carlo.
+Reads the campaign `simulations/sizes.toml`: block means, factor 4, SKILD and the exact Monte Carlo.
 
     skild-phys run simulations/sizes.toml
     python analysis/sizes_ising2d.py runs/sizes    -> sizes_ising2d.csv, .md
@@ -11,9 +11,9 @@ import pandas as pd
 from study import RESIDUALS, Study, agreement, campaign_results, residuals
 
 
-# %% What the table says
+# %% Conclusions
 def verdict(table: pd.DataFrame) -> list[str]:
-    """Return it in words."""
+    """Return the conclusions, one paragraph each."""
     own = table[table["method"] == "skild"]
     lines = [f"{side}^2: {agreement(part)}." for side, part in own.groupby("L")]
     return [*lines, residuals(table, ["L", "rule", "factor", "method"])]

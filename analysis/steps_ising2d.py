@@ -1,10 +1,10 @@
-"""How many calls of the network does a residual need?
+"""How many network evaluations does a given accuracy need?
 
-Reads the campaign `simulations/steps.toml`: block means by 2, 4 and 8 with 4 to 28 calls of the
-denoiser. Below lambda = 0.45 the shipped weights call no network: calls of the network are
-counted beside. The paper's protocol (from the forward marginal of the truth, with the paper's
-ancestral steps and with this package's own sampler) is made here by FACTOR, with the same numbers
-of calls from the same true lattices.
+Reads the campaign `simulations/steps.toml`: block means at factors 2, 4 and 8 with 4 to 28 denoiser
+evaluations. Below lambda = 0.45 the shipped weights use the mean field without the network, so
+network evaluations are counted separately. The paper's protocol (from the forward marginal of the
+truth, with the paper's ancestral steps and with this package's own sampler) is run here at FACTOR,
+with the same numbers of evaluations on the same true configurations.
 
     skild-phys run simulations/steps.toml --threads 1
     python analysis/steps_ising2d.py runs/steps    -> steps_ising2d.csv, .md
@@ -23,9 +23,9 @@ from skild_phys.skild.weights import load_weights, shipped_weights
 from skild_phys.store import open_store
 
 
-# %% What the table says
+# %% Conclusions
 def verdict(table: pd.DataFrame) -> list[str]:
-    """Return G4c at r = 1 by calls."""
+    """Return G4c at r = 1 by the number of evaluations."""
     lines = []
     own = table[
         (table["observable"] == "connected_four_point") & (table["at"].astype(float) == 1.0)
@@ -36,8 +36,8 @@ def verdict(table: pd.DataFrame) -> list[str]:
             f"{line.steps:g} ({line.network_calls:g}): {signed(line.residual, line.residual_err)}"
             for line in part.itertuples()
         ]
-        lines.append(f"{side}^2 by {factor}, {protocol}: {', '.join(said)}.")
-    head = "G4c at r = 1, refined minus truth, by calls of the denoiser (of the network):"
+        lines.append(f"{side}^2, factor {factor}, {protocol}: {', '.join(said)}.")
+    head = "G4c at r = 1, refined minus truth, by denoiser (network) evaluations:"
     return [head, *lines]
 
 
@@ -46,16 +46,16 @@ WEIGHTS = load_weights(shipped_weights())
 
 
 def network_calls(made: Path) -> int:
-    """Return how often the chain of a store called the network for each lattice."""
+    """Return the network evaluations per configuration in the chain of a store."""
     attrs = open_store(made).attrs
     ends = (float(attrs[key]) for key in ("lambda_start", "lambda_end"))
     lambdas = USUAL.lambdas(*ends, int(attrs["steps"]), int(attrs["restarts"]))
     return int(np.sum(lambdas >= WEIGHTS.network_from))
 
 
-# %% The campaign's comparisons, and the paper's protocol
+# %% The campaign's comparisons and the paper's protocol
 def compared() -> pd.DataFrame:
-    """Return all comparisons of SKILD's lattices, with their calls of the network."""
+    """Return all comparisons of SKILD's refinements, with their network evaluations."""
     found = campaign_results(study.options.folder, RESIDUALS)
     found = found[found["method"] == "skild"].assign(protocol="refine")
     tables = []
@@ -73,7 +73,7 @@ def compared() -> pd.DataFrame:
 
 
 def marginal(here: Path, own: pd.DataFrame, sampler: str, steps: int) -> pd.DataFrame:
-    """Return how the paper's protocol compares with the truth that lies above the folder `here`."""
+    """Return the paper's protocol compared with the truth in `here` or the nearest folder above."""
     fine = next(p / "fine.zarr" for p in (here, *here.parents) if (p / "fine.zarr").exists())
     made = here / f"{sampler}{steps}.zarr"
     words = ("generate", "--truth", fine, "--factor", study.options.factor)

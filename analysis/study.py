@@ -1,8 +1,8 @@
-"""What the studies share: options, commands of the package, a table (NAME.csv) and its verdict.
+"""What the studies share: options, commands of the package, a table (NAME.csv), its conclusions.
 
 A study is a script in cells (`# %%`). It reads stores and tables that a campaign left (`skild-phys
-run`), or makes its own, and ends with `NAME.csv` and, in words, `NAME.md` beside it. With `--table`
-it measures nothing, and says what NAME.csv says.
+run`), or makes its own. It writes a table, `NAME.csv`, and beside it the conclusions in words,
+`NAME.md`. With `--table` it measures nothing and only derives NAME.md again from NAME.csv.
 """
 
 import argparse
@@ -22,11 +22,11 @@ from skild_phys.measurement.report import SIGNIFICANT, with_error
 from skild_phys.store import open_store
 
 Verdict = Callable[[pd.DataFrame], Sequence[str]]
-"""What a table says, a paragraph each."""
+"""Returns the conclusions from a table, one paragraph each."""
 
 
 class Study:
-    """One study: what it is run with (`options.folder`, and what `sizes` names), and its table."""
+    """One study: its options (`options.folder`, and those that `sizes` names) and its table."""
 
     def __init__(
         self, script: str, text: str | None, verdict: Verdict, folder: str, **sizes: float | str
@@ -35,32 +35,34 @@ class Study:
         form = argparse.RawDescriptionHelpFormatter
         parser = argparse.ArgumentParser(description=text, formatter_class=form)
         parser.add_argument("folder", nargs="?", type=Path, default=Path(folder))
-        parser.add_argument("--table", action="store_true", help="only say what the table says")
+        parser.add_argument(
+            "--table", action="store_true", help="only derive NAME.md from the table"
+        )
         for name, value in sizes.items():
             shown = f"default: {value}"
             parser.add_argument(f"--{name}", type=type(value), default=value, help=shown)
         self.options = parser.parse_args()
         if self.options.table:
-            self._say()
+            self._conclude()
             raise SystemExit
         self.options.folder.mkdir(parents=True, exist_ok=True)
 
     def save(self, found: pd.DataFrame, digits: int = 6) -> None:
-        """Write the table, or as much of it as there is."""
+        """Write the table, also an unfinished one."""
         found.to_csv(self.csv, index=False, float_format=f"%.{digits}g")
 
     def sample(self, **stores: Path) -> None:
-        """Write the first lattices of stores to NAME.npz, for figures."""
+        """Write the first configurations of stores to NAME.npz, for figures."""
         opened = {name: open_store(path) for name, path in stores.items()}
-        lattices = {name: store.read(0, 1)[0] * store.scale for name, store in opened.items()}
-        np.savez_compressed(self.csv.with_suffix(".npz"), **lattices)
+        first = {name: store.read(0, 1)[0] * store.scale for name, store in opened.items()}
+        np.savez_compressed(self.csv.with_suffix(".npz"), **first)
 
     def finish(self, found: pd.DataFrame, digits: int = 6) -> None:
-        """Write the table and what it says."""
+        """Write the table and the conclusions."""
         self.save(found, digits)
-        self._say()
+        self._conclude()
 
-    def _say(self) -> None:
+    def _conclude(self) -> None:
         text = "\n\n".join(self._verdict(pd.read_csv(self.csv))) + "\n"
         self.csv.with_suffix(".md").write_text(text)
         print(text)
@@ -78,7 +80,8 @@ def skild_phys(*words: object) -> Any:
 def kept(path: Path, make: Callable[..., dict], *words: object) -> dict:
     """Return what `make(*words)` returned when it was first called for `path`, kept as JSON.
 
-    What `path` was made by is not compared: a folder is of one study with one set of weights.
+    It is not checked that `path` was made by the same `words`: a folder belongs to one study with
+    one set of weights.
     """
     if not path.exists():
         made = make(*words)
@@ -89,9 +92,9 @@ def kept(path: Path, make: Callable[..., dict], *words: object) -> dict:
 
 
 def campaign_results(folder: Path, observables: Sequence[str]) -> pd.DataFrame:
-    """Return the comparisons of a campaign, of these observables."""
+    """Return the comparisons of a campaign for these observables."""
     if not (folder / RESULTS).exists():
-        raise SystemExit(f"error: {folder / RESULTS}: is not there; run the campaign of this study")
+        raise SystemExit(f"error: {folder / RESULTS}: is missing; run the campaign of this study")
     found = pd.read_csv(folder / RESULTS)
     return found[found["observable"].isin(observables)].reset_index(drop=True)
 
@@ -99,7 +102,14 @@ def campaign_results(folder: Path, observables: Sequence[str]) -> pd.DataFrame:
 # %% Residuals, refined minus truth
 SIDES = (1, 2, 4, 8, 32)
 RESIDUALS = ("energy", "connected_four_point", "patterns_tv", "patterns_tv_noise")
-"""What `residuals` shows."""
+"""The observables in the table of `residuals`."""
+HEADS = {
+    "relative": "T / Tc",
+    "model": "method",
+    "network_calls": "denoiser evaluations",
+    "seconds": "seconds per configuration",
+}
+"""Headings of columns whose name in NAME.csv is another."""
 
 
 def signed(value: float, error: float) -> str:
@@ -108,8 +118,9 @@ def signed(value: float, error: float) -> str:
 
 
 def residuals(table: pd.DataFrame, by: Sequence[str]) -> str:
-    """Return a Markdown table of residuals: a line for each group of `by`."""
-    head = [*by, "lattices", *(f"G4c r = {r}" for r in SIDES), "energy a site", "TV"]
+    """Return a Markdown table of residuals, one line per group of `by`."""
+    head = [HEADS.get(name, name) for name in by]
+    head += ["configurations", *(f"G4c r = {r}" for r in SIDES), "energy per site", "TV"]
     lines = [head, ["---"] * len(head)]
     for values, own in table.groupby(list(by), sort=False, dropna=False):
         at = own[own["observable"] == "connected_four_point"].set_index("at")
@@ -127,12 +138,12 @@ def residuals(table: pd.DataFrame, by: Sequence[str]) -> str:
 
 
 def agreement(table: pd.DataFrame) -> str:
-    """Return in how many places the residuals of G4c are within their errors, and the largest."""
+    """Return at how many distances G4c agrees with the truth, and the largest residual."""
     own = table[table["observable"] == "connected_four_point"].dropna(subset=["sigmas"])
     good = (own["sigmas"].abs() <= SIGNIFICANT).sum()
     worst = own.loc[own["residual"].abs().idxmax()]
     largest = signed(*worst[["residual", "residual_err"]])
     return (
-        f"{good} of {len(own)} residuals of G4c are within {SIGNIFICANT:g} errors, the "
-        f"largest is {largest} at r = {worst['at']:g}"
+        f"{good} of {len(own)} residuals of G4c are within {SIGNIFICANT:g} standard "
+        f"errors; the largest is {largest} at r = {worst['at']:g}"
     )

@@ -1,9 +1,9 @@
-"""Away from Tc: where do weights that were trained at Tc stop being right?
+"""Away from Tc: where do weights trained at Tc become wrong?
 
-Reads the campaign `simulations/temperatures.toml`: lattices at temperatures around Tc, refined by 4
-with the shipped weights all the same (`--any-system`; without it the command refuses a temperature
-that is off by more than half a percent, which is how the package warns), and by the exact Monte
-Carlo at the lattices' own temperature.
+Reads the campaign `simulations/temperatures.toml`: configurations at temperatures around Tc,
+refined by a factor of 4 with the shipped weights all the same (`--any-system`; without it the
+command refuses a temperature more than half a percent from Tc), and by the exact Monte Carlo at
+their own temperature.
 
     skild-phys run simulations/temperatures.toml
     python analysis/temperatures_ising2d.py runs/temperatures    -> temperatures_ising2d.csv, .md
@@ -16,7 +16,7 @@ from study import RESIDUALS, Study, campaign_results, residuals, signed
 from skild_phys.models import MODELS
 
 
-# %% What the table says
+# %% Conclusions
 def verdict(table: pd.DataFrame) -> list[str]:
     """Return where the energy is right to 0.01, and all residuals."""
     lines = []
@@ -27,8 +27,8 @@ def verdict(table: pd.DataFrame) -> list[str]:
         largest = signed(*worst[["residual", "residual_err"]])
         within = ", ".join(f"{relative:g}" for relative in good) or "none of them"
         lines.append(
-            f"{rule}: the energy of SKILD's lattices is within 0.01 of the truth's at T / Tc = "
-            f"{within}; the largest difference is {largest} at {worst['relative']:g}."
+            f"{rule}: the energy of SKILD's refinements is within 0.01 of the true one at T / Tc = "
+            f"{within}; the largest difference is {largest} at T / Tc = {worst['relative']:g}."
         )
     return [*lines, residuals(table, ["L", "rule", "relative", "method"])]
 

@@ -1,16 +1,16 @@
-"""What of the recipe of the shipped weights matters, at equal training time?
+"""Which parts of the training recipe matter, at equal training time?
 
-Each row changes one thing of the preset `ising2d` and trains from nothing for the same wall time on
-one thread; the rate is constant and then falls to 0 over the last 45 % of that time. The measure is
-the mean square of E[s | X_t] - s on 32 critical lattices of 128^2 that no run has seen, at six
-lambdas, for lattices of which nothing is known and for such whose block means by 4 are; what is
-given is its excess over the row `preset`, paired, in 1e-4.
+Each row changes one entry of the preset `ising2d` and trains from random initial weights for the
+same wall time on one thread; the learning rate is constant and then falls to 0 over the last 45 %
+of that time. The measure is the mean square of E[s | X_t] - s on 32 held-out critical
+configurations of 128^2, at six values of lambda, given nothing else or given the block means at
+factor 4. The table has its excess over the row `preset`, paired, in 1e-4.
 
     python analysis/trials_ising2d.py runs/trials --minutes 3 --together 2
         -> trials_ising2d.csv, .md
 
-MINUTES are those of a row, TOGETHER is how many rows are trained side by side. A row that is
-done is not trained again.
+MINUTES is the training time per row, TOGETHER the number of rows trained at the same time. A
+finished row is not trained again.
 """
 
 # %% What is needed
@@ -36,15 +36,15 @@ from skild_phys.skild.train import Trainer
 from skild_phys.skild.weights import load_weights, save_weights
 
 
-# %% What the table says
+# %% Conclusions
 def verdict(table: pd.DataFrame) -> list[str]:
-    """Return what each row loses or gains."""
-    lines = ["Mean square of E[s | X_t] - s less that of the preset, in 1e-4, by what is known:"]
+    """Return the excess of each row at three values of lambda."""
+    lines = ["Mean square of E[s | X_t] - s minus that of the preset, in 1e-4:"]
     for (name, known, steps), own in table.groupby(["row", "known", "steps"], sort=False):
         at = own.set_index("lambda")
         said = [f"{signed(at.loc[lam, 'excess'], at.loc[lam, 'excess_err'])} at lambda = {lam:g}"
                 for lam in (1.0, 4.0, 16.0)]  # fmt: skip
-        lines.append(f"{name}, {known} ({steps} steps): {', '.join(said)}.")
+        lines.append(f"{name}, given {known} ({steps} steps): {', '.join(said)}.")
     return lines
 
 
@@ -73,7 +73,7 @@ PRESET = replace(
 
 
 def shape(**changes: object) -> dict:
-    """Return the change of the network's shape."""
+    """Return a change of the network's shape."""
     return {"network": replace(PRESET.network, **changes)}
 
 
@@ -94,11 +94,11 @@ ROWS: dict[str, dict] = {
 
 # %% Training and the measure
 def trained(recipe: Recipe) -> Trainer:
-    """Return a run after MINUTES of training steps."""
+    """Return a trainer after MINUTES of training steps."""
     source = SimulationSource(recipe.side, TC, recipe.batch, 6, recipe.seed)
     trainer, limit = Trainer(recipe, source), 60.0 * MINUTES
     while trainer.seconds < limit:
-        # The rate is a function of step / steps: as many steps as there would be at this pace.
+        # The learning rate depends on step / steps: steps is extrapolated from the pace so far.
         share = trainer.seconds / limit
         steps = math.ceil(trainer.step / share) if share else 10**6
         trainer.recipe = replace(recipe, steps=steps)
@@ -108,7 +108,7 @@ def trained(recipe: Recipe) -> Trainer:
 
 
 def errors(path: Path) -> dict[tuple[str, float], np.ndarray]:
-    """Return the mean square of E[s | X_t] - s of each lattice, by what is known and lambda."""
+    """Return each configuration's mean square of E[s | X_t] - s, by what is given and lambda."""
     weights = load_weights(path)
     network = weights.build(dtype=torch.float32)
     process = Process(weights.spectrum, (SIDE, SIDE), basis=weights.basis)

@@ -1,7 +1,7 @@
-"""Studies of `analysis/` run from end to end on the tiny campaign, and say what they found.
+"""Studies of `analysis/` run from end to end on the tiny campaign.
 
-The residuals of the energy, of 24 lattices, are within 6 of their errors: Student's t of 23 degrees
-of freedom is beyond with p = 4e-6, for each of about 16 residuals.
+The residuals of the energy, from 24 configurations, are within 6 standard errors: Student's t of 23
+degrees of freedom exceeds this with p = 4e-6, for each of about 16 residuals.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ HOME = Path(__file__).parent.parent
 TINY = (HOME / "simulations" / "tiny.toml").read_text() + "no_figures = true\n"
 MODES = re.sub(r"\[measure\]\n.*\n", "", TINY).replace('"skild", "exact"', '"skild"')
 MODES = MODES.replace("factor = 4", 'factor = 4\nrule = "spectral"')
-READ = {  # study -> what it is called with beside the campaign's folder
+READ = {  # study -> its arguments after the campaign's folder
     "refinement_ising2d": "",
     "factors_ising2d": "--modes MODES",
     "sizes_ising2d": "",
@@ -47,7 +47,7 @@ NEEDS_PHOTOGRAPHS = {"images_cifar10"}
 
 @pytest.fixture(scope="module")
 def campaigns(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Run the tiny campaign, and one of kept modes; return their folder."""
+    """Run the tiny campaign, and one of low-pass fields; return their folder."""
     folder = tmp_path_factory.mktemp("runs")
     for name, text in (("tiny", TINY), ("modes", MODES)):
         (folder / f"{name}.toml").write_text(text)
@@ -56,7 +56,7 @@ def campaigns(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def printed(script: Path, *words: object) -> str:
-    """Run a script, in this process but where it starts others; return what it prints."""
+    """Run a script, in this process unless it starts others; return what it prints."""
     if script.stem in SPAWNING:
         command = [sys.executable, script, *words]
         return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
@@ -91,7 +91,7 @@ def test_a_study_of_a_campaign(name: str, campaigns: Path, tmp_path: Path) -> No
     assert {16, 32} <= {*table["L"]}
     energy = table[(table["observable"] == "energy") & (table["method"] == "skild")]
     assert (energy["residual"].abs() < 6 * energy["residual_err"]).all()
-    assert re.search(r"\d\(\d+\)|s a lattice", said)
+    assert re.search(r"\d\(\d+\)|s per configuration", said)
     assert "nan" not in said
 
 
@@ -103,13 +103,13 @@ def test_a_study_with_stores_of_its_own(name: str, tmp_path: Path) -> None:
     assert printed(tmp_path / f"{name}.py", "--table").strip() == said.strip()
 
 
-def test_calls_of_the_network_are_counted(campaigns: Path, tmp_path: Path) -> None:
-    """Seven of the usual thirteen calls for block means by 4, as `bench refine` counts them."""
+def test_network_evaluations_are_counted(campaigns: Path, tmp_path: Path) -> None:
+    """Seven of the usual 13 evaluations for block means at factor 4, as `bench refine` counts."""
     table, _ = study("steps_ising2d", campaigns / "tiny", "--factor 8", tmp_path)
     assert {*zip(table["protocol"], table["steps"], table["network_calls"])} == {("refine", 13, 7)}
 
 
-def test_what_a_table_says(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_conclusions_from_a_table(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(HOME / "analysis")
     words = importlib.import_module("study")
     lines = [("connected_four_point", 1, 0.02, 0.005), ("connected_four_point", 4, -0.003, 0.002),
@@ -123,12 +123,12 @@ def test_what_a_table_says(monkeypatch: pytest.MonkeyPatch) -> None:
     assert shown["G4c r = 1"] == "+0.0200(50)"
     assert shown["G4c r = 4"] == "-0.0030(20)"
     assert shown["G4c r = 2"] == ""
-    assert shown["energy a site"] == "+0.0040(30)"
-    assert (shown["L"], shown["rule"], shown["lattices"]) == ("32", "majority", "24")
+    assert shown["energy per site"] == "+0.0040(30)"
+    assert (shown["L"], shown["rule"], shown["configurations"]) == ("32", "majority", "24")
     assert shown["TV"] == "0.0123"
     said = words.agreement(table)
     assert said == (
-        "1 of 3 residuals of G4c are within 3 errors, the largest is +0.0200(50) at r = 1"
+        "1 of 3 residuals of G4c are within 3 standard errors; the largest is +0.0200(50) at r = 1"
     )
 
 
@@ -137,7 +137,7 @@ def test_every_study_is_run() -> None:
     assert there == {*READ, *OWN, *NEEDS_PHOTOGRAPHS}
 
 
-def test_a_campaign_that_was_not_run_takes_one_line(tmp_path: Path) -> None:
+def test_a_missing_campaign_is_reported_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(SystemExit) as ended:
         study("sizes_ising2d", tmp_path / "none", "", tmp_path)
-    assert re.fullmatch(r"error: \S+results.csv: is not there.*", str(ended.value.code))
+    assert re.fullmatch(r"error: \S+results.csv: is missing.*", str(ended.value.code))
