@@ -28,7 +28,6 @@ from skild_phys.simulation import (
     multispin,
     potts,
     swendsen_wang,
-    swendsen_wang_runs,
     wolff,
 )
 from skild_phys.simulation.algorithms import get_update
@@ -38,6 +37,7 @@ from skild_phys.vectors import constant
 pytestmark = pytest.mark.statistical
 
 Patch = Callable[[pytest.MonkeyPatch], None]
+RUNS = ("_label", "label_runs", "_sweeps")
 
 
 # -- faults of the loop around a kernel -------------------------------------------------------
@@ -206,11 +206,11 @@ def _unite_nothing(parent, x, y):
 def lost_bonds(name: str) -> Patch:
     """Let a union of Swendsen-Wang's runs do nothing.
 
-    `unite` is that of bonds round the edges, `unite_near_roots` that of a run's further bonds.
+    `_unite` is that of bonds round the edges, `_unite_near_roots` that of a run's further bonds.
     """
 
     def plant(patch: pytest.MonkeyPatch) -> None:
-        anew(swendsen_wang_runs, ("_label", "_sweeps"), **{name: _unite_nothing})(patch)
+        anew(swendsen_wang, RUNS, **{name: _unite_nothing})(patch)
 
     return plant
 
@@ -287,8 +287,8 @@ FAULTS = {
     "swendsen-wang, beta + 1%": sw_at_tc(200_000, warmer("swendsen-wang", ISING)),
     "swendsen-wang, open boundary": sw_at_tc(20_000, plant=open_rows),
     "swendsen-wang, p 2% too small": sw_at_tc(50_000, plant=wrong_bond(swendsen_wang)),
-    "swendsen-wang, no bonds round the edges": sw_at_tc(20_000, plant=lost_bonds("unite")),
-    "swendsen-wang, one bond a run": sw_at_tc(20_000, plant=lost_bonds("unite_near_roots")),
+    "swendsen-wang, no bonds round the edges": sw_at_tc(20_000, plant=lost_bonds("_unite")),
+    "swendsen-wang, one bond a run": sw_at_tc(20_000, plant=lost_bonds("_unite_near_roots")),
     "swendsen-wang, stopped when cold": sw_at_tc(20_000, while_cold),
     "swendsen-wang, Potts, p 2% too small": potts_at_tc(
         "swendsen-wang", count=40_000, plant=wrong_bond(swendsen_wang)
@@ -373,6 +373,6 @@ def test_kernels_compiled_anew_are_sound_without_a_fault(monkeypatch: pytest.Mon
     anew(multispin, ("_sweeps",))(monkeypatch)
     lattices = sample("multispin", ISING, (4, 4), 3.5, 15, 400_000, seed=3)
     assert p_value(ISING, lattices, 3.5) > 1e-4
-    anew(swendsen_wang_runs, ("_label", "_sweeps"))(monkeypatch)
+    anew(swendsen_wang, RUNS)(monkeypatch)
     lattices = sample("swendsen-wang", ISING, (4, 4), TC, 22, 20_000, seed=3)
     assert p_value(ISING, lattices, TC) > 1e-4

@@ -27,9 +27,8 @@ from skild_phys.measurement.observables.base import (
     observable,
 )
 from skild_phys.measurement.system import Array, Slice, System
-from skild_phys.models.base import neighbour_rows
-from skild_phys.rng import BITS_BLOCK, LANES, fill_bits, lane_state
-from skild_phys.simulation.swendsen_wang import draw_bonds, label_clusters
+from skild_phys.rng import LANES, lane_state
+from skild_phys.simulation.swendsen_wang import Runs, label_runs, list_starts, pack_planes
 from skild_phys.simulation.wolff import bond_threshold
 
 
@@ -104,45 +103,40 @@ def _measure(
     n, *sides = lattices.shape
     shape, sites = tuple(sides), math.prod(sides)
     edges = size_edges(sites)
-    rows = np.ascontiguousarray(lattices).reshape(n, -1, shape[-1])
-    before = np.ascontiguousarray(neighbour_rows(shape)[:, ::2])
+    values = (lattices - lattices.min()).view(np.uint8).reshape(n, -1, shape[-1])
+    differ = int(np.bitwise_or.reduce(values, axis=None))
+    planes = pack_planes(values, [bit for bit in range(8) if differ >> bit & 1 or not differ])
+    runs, draws = Runs.of(shape), -(-sites * len(shape) // 64)
+    if threshold is None:
+        runs.taken[:], draws = 2**64 - 1, 0
     place = (np.searchsorted(edges, np.arange(sites + 1), side="right") - 1).astype(np.int32)
-    counts = np.zeros((n, len(edges) - 1), dtype=np.int64)
-    totals = np.zeros((n, 2))
-    numbers = max(sites * len(shape), 2)
-    words = np.zeros(-(-numbers // (2 * BITS_BLOCK)) * BITS_BLOCK, dtype=np.uint64)
-    limit = np.uint32(1 if threshold is None else threshold)
-    drawn = threshold is not None
-    _count_clusters(rows, before, limit, drawn, states, words, place, counts, totals)
+    counts, totals = np.zeros((n, len(edges) - 1), dtype=np.int64), np.zeros((n, 2))
+    limit = np.uint32(threshold or 0)
+    _count_clusters(planes, shape[-1], runs, limit, states, draws, place, counts, totals)
     density = counts / (np.diff(edges) * float(sites))
     return Clusters(density, totals[:, 0] / sites, totals[:, 1] / sites)
 
 
 @njit(cache=True, nogil=True)
 def _count_clusters(  # type: ignore[no-untyped-def]
-    rows, before, threshold, drawn, states, words, place, counts, totals
+    planes, width, runs, threshold, states, draws, place, counts, totals
 ):
-    lattices, height, width = rows.shape
-    bonds = np.empty((height, width), dtype=np.uint8)
-    parent = np.empty(height * width, dtype=np.uint32)
-    size = np.empty(height * width, dtype=np.uint32)
-    todo = np.empty(width + 1, dtype=np.uint32)
-    for n in range(lattices):
-        if drawn:
-            fill_bits(states[n], words)
-        draw_bonds(rows[n], before, threshold, words, bonds)
-        label_clusters(bonds, before, parent, todo)
-        size[:] = 0
+    parent, first = runs.parent, runs.first
+    size = np.empty(parent.size, dtype=np.uint32)
+    for n in range(planes.shape[0]):
+        count = label_runs(planes[n], width, runs, threshold, states[n], draws)
+        list_starts(runs, width)
+        size[:count] = 0
         # A parent stands before its child: by then it points at its root.
-        for site in range(parent.size):
-            root = parent[np.uint64(parent[site])]
-            parent[site] = root
-            size[root] += np.uint32(1)
+        for run in range(count):
+            root = parent[np.uint64(parent[run])]
+            parent[run] = root
+            size[root] += first[run + np.uint64(1)] - first[run]
         largest, squares = 0.0, 0.0
-        for site in range(parent.size):
-            if size[site] != 0:
-                counts[n, place[size[site]]] += 1
-                s = np.float64(size[site])
+        for run in range(count):
+            if size[run] != 0:
+                counts[n, place[size[run]]] += 1
+                s = np.float64(size[run])
                 squares += s * s
                 largest = max(largest, s)
         totals[n, 0] = largest
