@@ -1,10 +1,11 @@
-"""The four-point benchmark: G4c, what refinements are off by, and one lattice.
+"""The four-point benchmark: G4c, its residuals after refinement, and one configuration.
 
 python paper_figures/benchmark.py    analysis/refinement_ising2d.{csv,npz} -> benchmark.png, .pdf
 
-Critical lattices of 128^2, by 4. Upper left: -G4c(r) of the truth, of SKILD's refinements of block
-means, and in the scaling limit. Lower left: refined minus truth by rule, beside the protocol of the
-paper (from the noised truth). Right: one lattice, its block means, and two refinements of these.
+Critical configurations of 128^2, factor 4. Upper left: -G4c(r) of the truth, of SKILD's refinements
+of block means, and in the scaling limit. Lower left: refined minus truth by rule, beside the
+protocol of the paper (from the noised truth). Right: one configuration, its block means, and two
+refinements of these.
 """
 
 from pathlib import Path
@@ -28,7 +29,7 @@ IMAGES = {"fine": "truth", "coarse": "block means", "skild": "SKILD", "exact": "
 
 
 def rows(rule: str) -> pd.DataFrame:
-    """Return the places of one refinement."""
+    """Return G4c of one refinement by distance."""
     return G4C[G4C["rule"] == rule].assign(r=G4C["at"].astype(float)).sort_values("r")
 
 

@@ -1,9 +1,9 @@
-"""Ranks of the truth and of SKILD among exact draws: flat if they are draws of the same law.
+"""Ranks of the truth and of SKILD among exact samples: flat if all have one distribution.
 
 python paper_figures/calibration.py    analysis/calibration_ising2d.csv -> calibration.png, .pdf
 
-One panel a coarse-graining, one line a quantity, in eighths of the ranks; grey: the band that
-holds 99% of all bins of a flat histogram of 300.
+One panel per coarse-graining, one line per quantity, in eighths of the ranks; grey: the band in
+which all 8 bins of a flat histogram of 300 ranks lie with probability 0.99.
 """
 
 from pathlib import Path
@@ -17,7 +17,7 @@ from skild_phys.plots.style import MARKERS, STYLE, colour, save_figure
 
 HERE = Path(__file__).parent
 TABLE = pd.read_csv(HERE.parent / "analysis" / "calibration_ising2d.csv")
-RULES = {"block_mean": "block means", "majority": "majorities", "decimate": "single spins"}
+RULES = {"block_mean": "block means", "majority": "majorities", "decimate": "decimated spins"}
 BINS = [f"bin{i}" for i in range(8)]
 
 with mpl.rc_context(STYLE):
@@ -37,9 +37,9 @@ with mpl.rc_context(STYLE):
                     label=str(line.quantity) if column == 0 and lattice == "truth" else None,
                 )  # fmt: skip
             panel.set(ylim=(0, 80), xlim=(0, 1))
-        panels[0, column].set_title(f"{RULES[rule]} by {factor}")
+        panels[0, column].set_title(f"{RULES[rule]}, factor {factor}")
         panels[1, column].set_xlabel("rank among 63")
-    panels[0, 0].set_ylabel("truth: lattices")
-    panels[1, 0].set_ylabel("SKILD: lattices")
+    panels[0, 0].set_ylabel("counts, truth")
+    panels[1, 0].set_ylabel("counts, SKILD")
     figure.legend(fontsize=6.5, ncols=5, loc="outside lower center")
     save_figure(figure, HERE / "calibration")

@@ -1,9 +1,10 @@
-"""The forward process: a critical lattice and a photograph lose their detail from fine to coarse.
+"""The forward process: a critical configuration and a photograph lose detail from fine to coarse.
 
 python paper_figures/concept.py    -> concept.png, concept.pdf
 
-The lattice is simulated here (128^2 at Tc, seed 1); the photograph is matplotlib's sample of Grace
-Hopper (US Navy, public domain). Each is noised with its own spectrum, by the same lambda a column.
+The configuration is simulated here (128^2 at Tc, seed 1); the photograph is matplotlib's sample of
+Grace Hopper (US Navy, public domain). Each is noised with its own spectrum, at one lambda per
+column.
 """
 
 import math
@@ -27,9 +28,9 @@ from skild_phys.skild.weights import load_weights, shipped_weights
 HERE = Path(__file__).parent
 SIDE, LAMBDAS = 128, (0.0, 1.0, 4.0, 16.0, 64.0, 1024.0)
 
-# %% A lattice on its torus, with the spectrum of the shipped weights; a photograph in its box
-lattice = sp.simulate("ising2d", L=SIDE, T="Tc", samples=1, seed=1, chains=1)["spins"].values
-spins = torch.from_numpy(lattice).float()
+# %% Spins on a torus, with the spectrum of the shipped weights; a photograph in a box
+fine = sp.simulate("ising2d", L=SIDE, T="Tc", samples=1, seed=1, chains=1)
+spins = torch.from_numpy(fine["spins"].values).float()
 photo = Image.open(get_sample_data("grace_hopper.jpg", asfileobj=False)).convert("RGB")
 left = (photo.width - photo.height) // 2 if photo.width > photo.height else 0
 photo = photo.crop((left, 0, left + min(photo.size), min(photo.size))).resize((SIDE, SIDE))
@@ -42,7 +43,7 @@ rows = (
     ),
 )
 
-# %% One column a lambda
+# %% One column per lambda
 with mpl.rc_context(STYLE):
     figure = Figure(figsize=(7.2, 2.6), layout="constrained")
     FigureCanvasAgg(figure)

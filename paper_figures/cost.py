@@ -1,9 +1,10 @@
-"""What an error costs: SKILD and the exact Monte Carlo on one thread.
+"""The cost of accuracy: SKILD and the exact Monte Carlo on one thread.
 
 python paper_figures/cost.py    analysis/cost_ising2d.csv -> cost.png, cost.pdf
 
-Against seconds a lattice (128^2, block means): left the error of the energy, right the total
-variation of 3x3 patterns; a curve goes from few to many calls, or sweeps.
+Against seconds per configuration (128^2, block means): left the residual of the energy, right the
+total variation distance of 3x3 patterns; along a curve the number of denoiser evaluations, or
+sweeps, grows.
 """
 
 from pathlib import Path
@@ -31,10 +32,10 @@ with mpl.rc_context(STYLE):
                 panel.errorbar(
                     own["seconds_per_lattice"], size, own["residual_err"], color=colour(i),
                     marker=MARKERS[i], fillstyle=filled, linestyle=line,
-                    label=f"by {factor}, {'SKILD' if method == 'skild' else 'exact'}",
+                    label=f"factor {factor}, {'SKILD' if method == 'skild' else 'exact'}",
                 )  # fmt: skip
-        panel.set(xscale="log", yscale="log", xlabel="seconds a lattice, one thread")
-    panels[0].set(ylabel=r"$|\Delta e|$", title="error of the energy", ylim=(2e-4, None))
+        panel.set(xscale="log", yscale="log", xlabel="seconds per configuration, one thread")
+    panels[0].set(ylabel=r"$|\Delta e|$", title="residual, energy per site", ylim=(2e-4, None))
     panels[1].set(ylabel="total variation", title="3x3 patterns")
     handles = panels[0].get_legend_handles_labels()
     figure.legend(*handles, fontsize=7.0, ncols=6, loc="outside lower center")

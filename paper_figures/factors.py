@@ -1,9 +1,9 @@
-"""One set of weights, every factor: a lattice and its refinements, and where they stop being right.
+"""One set of weights, every factor: one configuration and its refinements, and their residuals.
 
 python paper_figures/factors.py    analysis/factors_ising2d.{csv,npz} -> factors.png, factors.pdf
 
-Above: a critical lattice, its block means by each factor, and SKILD's refinement of each. Below:
-refined minus truth against the factor, by rule, with the same weights.
+Above: a critical configuration, its block means at each factor, and SKILD's refinement of each.
+Below: refined minus truth against the factor, by rule, with the same weights.
 """
 
 from pathlib import Path
@@ -19,11 +19,11 @@ from skild_phys.plots.style import MARKERS, STYLE, TRUTH, colour, save_figure
 HERE = Path(__file__).parent
 TABLE = pd.read_csv(HERE.parent / "analysis" / "factors_ising2d.csv")
 LABELS = {
-    "block_mean": "block means", "majority": "majorities", "decimate": "single spins",
-    "spectral": "kept modes",
+    "block_mean": "block means", "majority": "majorities", "decimate": "decimated spins",
+    "spectral": "low-pass field",
 }  # fmt: skip
 SHOWN = (("connected_four_point", 1.0, "$G_{4c}(1)$"), ("connected_four_point", 4.0, "$G_{4c}(4)$"),
-         ("energy", np.nan, "energy a site"))  # fmt: skip
+         ("energy", np.nan, "energy per site"))  # fmt: skip
 
 with mpl.rc_context(STYLE), np.load(HERE.parent / "analysis" / "factors_ising2d.npz") as sample:
     figure = Figure(figsize=(7.2, 5.2), layout="constrained")
@@ -34,7 +34,7 @@ with mpl.rc_context(STYLE), np.load(HERE.parent / "analysis" / "factors_ising2d.
     for row, kind in enumerate(("coarse", "skild")):
         for panel, factor in zip(images[row, 1:], factors):
             panel.imshow(sample[f"{kind}_factor{factor}-block_mean"], cmap="gray", vmin=-1, vmax=1)
-            panel.set_title(f"by {factor}" if not row else "")
+            panel.set_title(f"factor {factor}" if not row else "")
         images[row, 1].set_ylabel(("block means", "refined")[row])
     images[0, 0].imshow(sample["fine"], cmap="gray", vmin=-1, vmax=1)
     images[0, 0].set_title("truth")

@@ -1,13 +1,13 @@
-"""SKILD beside white-noise diffusion on images: how good with how many calls, and to look at.
+"""SKILD beside white-noise diffusion on images: distance by network evaluations, and samples.
 
 python paper_figures/images.py FOLDER CIFAR10.zarr
     analysis/images_{cifar10,spectra}.csv -> images.png, .pdf
     samples and factors of the study in FOLDER -> images-samples.png, images-factors.png
 
-Open markers in images.png: half as many samples, whose distance is larger for that alone. Rows of
-images-samples.png: images for testing, SKILD, white noise (flow, 100 calls). Rows of
-images-factors.png: low resolution by 2, 2.5, 3, 4, 6, 8, then bicubic, white noise, SKILD; the
-photograph itself at the right.
+Open markers in images.png: half as many samples, which alone makes the distance larger. Rows of
+images-samples.png: test images, SKILD, white noise (flow, 100 evaluations). Rows of
+images-factors.png: low resolution at factors 2, 2.5, 3, 4, 6, 8, then bicubic, white noise, SKILD;
+at the right the photograph.
 """
 
 import sys
@@ -32,7 +32,7 @@ LABELS = {"skild": "SKILD", "ddpm": "white noise (DDPM)"}
 STEPS = {"angle2": "flow", "ancestral": "ancestral"}
 DIRECTIONS = ("intensity", "first colour", "second colour")
 
-# %% Distance against calls; spectra of the samples
+# %% Distance against network evaluations; spectra of the samples
 with mpl.rc_context(STYLE):
     figure = Figure(figsize=(7.2, 3.6), layout="constrained")
     FigureCanvasAgg(figure)
@@ -54,8 +54,8 @@ with mpl.rc_context(STYLE):
                 linestyle=("-", "--", ":")[k], label=f"{label}, {named}",
             )  # fmt: skip
     real = DISTANCES[DISTANCES["model"] == "real"].set_index("n")["distance"]
-    left.axhline(real.loc[real.index.max()], color=TRUTH, linewidth=0.8, label="images to train on")
-    left.set(xscale="log", xlabel="calls of the network", ylabel="Frechet distance (VGG16)")
+    left.axhline(real.loc[real.index.max()], color=TRUTH, linewidth=0.8, label="training images")
+    left.set(xscale="log", xlabel="network evaluations", ylabel="Frechet distance (VGG16)")
     left.set_ylim(bottom=0)
     right.axhline(1.0, color=TRUTH, linewidth=0.8)
     right.set(xscale="log", xlabel=r"$\kappa$", ylabel="power, samples over data", yscale="log")
@@ -64,7 +64,7 @@ with mpl.rc_context(STYLE):
     save_figure(figure, HERE / "images")
 
 
-# %% Samples, and one photograph by many factors
+# %% Samples, and one photograph at many factors
 def images(name: str, n: int) -> np.ndarray:
     """Return the first `n` images of a store of the study."""
     return open_store(FOLDER / f"{name}.zarr").read(0, n)

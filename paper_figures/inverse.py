@@ -1,8 +1,8 @@
-"""Inverse renormalisation: what becomes of critical lattices that are refined again and again.
+"""Inverse renormalisation: observables of critical configurations that are refined repeatedly.
 
 python paper_figures/inverse.py    analysis/inverse_renormalisation.csv -> inverse.png, inverse.pdf
 
-Flows that begin with simulated lattices (full) and with their majorities (open), by 2 a step.
+Flows from simulated configurations (full) and from majorities (open), factor 2 per step.
 """
 
 from pathlib import Path
@@ -17,7 +17,7 @@ from skild_phys.plots.style import MARKERS, STYLE, THEORY, TRUTH, colour, save_f
 HERE = Path(__file__).parent
 TABLE = pd.read_csv(HERE.parent / "analysis" / "inverse_renormalisation.csv")
 METHODS = {"skild": "SKILD", "exact": "exact Monte Carlo", "local_rule": "local rule"}
-PANELS = {"energy": "energy a site", "U4": "$U_4$", "xi_over_L": r"$\xi / L$"}
+PANELS = {"energy": "energy per site", "U4": "$U_4$", "xi_over_L": r"$\xi / L$"}
 
 with mpl.rc_context(STYLE):
     figure = Figure(figsize=(7.2, 3.0), layout="constrained")

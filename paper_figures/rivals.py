@@ -1,8 +1,8 @@
-"""SKILD beside other models with equal network, lattices and time of training.
+"""SKILD beside other methods with equal network, training data and training time.
 
 python paper_figures/rivals.py    analysis/rivals_ising2d.csv -> rivals.png, rivals.pdf
 
-Left: what G4c(r) is off by. Right: what the energy is off by, against seconds a lattice.
+Left: residuals of G4c(r). Right: residual of the energy against seconds per configuration.
 """
 
 from pathlib import Path
@@ -16,11 +16,11 @@ from skild_phys.plots.style import MARKERS, STYLE, TRUTH, colour, save_figure
 
 HERE = Path(__file__).parent
 RIVALS = pd.read_csv(HERE.parent / "analysis" / "rivals_ising2d.csv")
-MODELS = {
+METHODS = {
     "skild": "SKILD",
     "gaussian": "Gaussian fill",
     "local_rule": "local rule",
-    "sr3_1000": "SR3, 1000 calls",
+    "sr3_1000": "SR3, 1000 evaluations",
     "skild_paper": "SKILD as published",
     "fill": "random fill",
     "exact": "exact Monte Carlo",
@@ -32,7 +32,7 @@ with mpl.rc_context(STYLE):
     left, right = figure.subplots(1, 2)
     four_point = RIVALS[RIVALS["observable"] == "connected_four_point"]
     energy = RIVALS[RIVALS["observable"] == "energy"].set_index("model")
-    for i, (name, label) in enumerate(MODELS.items()):
+    for i, (name, label) in enumerate(METHODS.items()):
         own = four_point[four_point["model"] == name]
         style = {
             "color": TRUTH if name == "exact" else colour(i),
@@ -49,8 +49,8 @@ with mpl.rc_context(STYLE):
         right.errorbar(one["seconds"], abs(one["residual"]), one["residual_err"], **style)
     left.set(xscale="log", yscale="log", xlabel="$r$", ylabel=r"$|\Delta G_{4c}(r)|$", ylim=3e-4)
     minutes = RIVALS.loc[RIVALS["model"] == "skild", "training_minutes"].iloc[0]
-    left.set_title(f"block means by 4, {minutes:.0f} minutes of training")
-    right.set(xscale="log", yscale="log", xlabel="seconds a lattice, one thread")
-    right.set(ylabel=r"$|\Delta e|$", title="energy a site")
+    left.set_title(f"block means, factor 4, {minutes:.0f} minutes of training")
+    right.set(xscale="log", yscale="log", xlabel="seconds per configuration, one thread")
+    right.set(ylabel=r"$|\Delta e|$", title="energy per site")
     figure.legend(*left.get_legend_handles_labels(), ncols=4, loc="outside lower center")
     save_figure(figure, HERE / "rivals")

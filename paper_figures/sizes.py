@@ -2,8 +2,8 @@
 
 python paper_figures/sizes.py    analysis/sizes_ising2d.csv -> sizes.png, sizes.pdf
 
-Block means by 4. Left: G4c(r), refined minus truth, by size. Right: the energy a site, SKILD and
-the exact Monte Carlo.
+Block means, factor 4. Left: G4c(r), refined minus truth, by size. Right: the energy per site, SKILD
+and the exact Monte Carlo.
 """
 
 from pathlib import Path
@@ -22,11 +22,11 @@ METHODS = {"skild": "SKILD", "exact": "exact Monte Carlo"}
 with mpl.rc_context(STYLE):
     figure = Figure(figsize=(7.2, 2.9), layout="constrained")
     FigureCanvasAgg(figure)
-    places, energies = figure.subplots(1, 2, width_ratios=(3, 2))
+    distances, energies = figure.subplots(1, 2, width_ratios=(3, 2))
     of = (TABLE["observable"] == "connected_four_point") & (TABLE["method"] == "skild")
     for i, (side, own) in enumerate(TABLE[of].groupby("L")):
         r = own["at"].astype(float)
-        places.errorbar(
+        distances.errorbar(
             r * 1.05**i, own["residual"], own["residual_err"], color=colour(i),
             marker=MARKERS[i], linestyle=":", label=f"${side}^2$",
         )  # fmt: skip
@@ -37,15 +37,15 @@ with mpl.rc_context(STYLE):
             own["L"] * 1.05**i, own["residual"], own["residual_err"], color=colour(i),
             marker=MARKERS[i], linestyle=("-", ":")[i], label=label,
         )  # fmt: skip
-    for panel in (places, energies):
+    for panel in (distances, energies):
         panel.axhline(0.0, color=TRUTH, linewidth=0.8)
         panel.set_xscale("log")
         panel.legend(fontsize=7.0)
-    places.set_xticks([1, 4, 16, 64, 256], ["1", "4", "16", "64", "256"])
-    places.minorticks_off()
+    distances.set_xticks([1, 4, 16, 64, 256], ["1", "4", "16", "64", "256"])
+    distances.minorticks_off()
     sides = sorted(energy["L"].unique())
     energies.set_xticks(sides, [str(side) for side in sides])
     energies.minorticks_off()
-    places.set(xlabel="$r$", ylabel=r"$G_{4c}$, refined minus truth")
-    energies.set(xlabel="$L$", ylabel="energy a site, refined minus truth")
+    distances.set(xlabel="$r$", ylabel=r"$G_{4c}$, refined minus truth")
+    energies.set(xlabel="$L$", ylabel="energy per site, refined minus truth")
     save_figure(figure, HERE / "sizes")

@@ -1,11 +1,11 @@
-"""Spectra of the data, and how schedules go through scale.
+"""Spectra of the data, and the scale along schedules.
 
 python paper_figures/spectra.py    analysis/images_spectra.csv -> spectra.png, spectra.pdf
 
-Left: P of critical Ising lattices of 64^2, as the shipped weights have it and in the scaling limit.
+Left: P of critical Ising configurations of 64^2, in the shipped weights and in the scaling limit.
 Middle: P of CIFAR-10 along intensity and the two colours, and the paper's fit of all channels.
-Right: the size that is still to be seen (`effective_resolution`, of 32 pixels) along the schedules
-of the paper, and along one with steps equal in log lambda.
+Right: the resolution that the noise has not erased (`effective_resolution`, of 32 pixels) along the
+schedules of the paper, and along one with steps equal in log lambda.
 """
 
 import math
@@ -31,9 +31,9 @@ DIRECTIONS = ("intensity", "first colour", "second colour")
 
 
 def effective_resolution(lam: float, side: int, tau: float = 0.1) -> float:
-    """Return the R of a state at `lam`: its R x R box of the DCT is still to be seen.
+    """Return R such that noise at `lam` has not yet erased the R x R box of the DCT.
 
-    abar / (1 - abar) = tau on the corner of the box, kappa = sqrt(2) pi R / side.
+    abar / (1 - abar) = tau at the corner of the box, kappa = sqrt(2) pi R / side.
     """
     return side * math.sqrt(math.log1p(1.0 / tau) / lam) / (math.sqrt(2.0) * math.pi)
 
@@ -43,8 +43,8 @@ torus = make_basis("dft", (SIDE, SIDE))
 kappa = np.geomspace(2 * np.pi / SIDE, np.pi * np.sqrt(2), 200)
 known = load_weights(shipped_weights()).spectrum(kappa)
 limit = torus_structure_factor((SIDE, SIDE))
-waves = 2 * np.pi * np.fft.fftfreq(SIDE)[:, None], 2 * np.pi * np.fft.rfftfreq(SIDE)[None]
-at = np.hypot(*waves)
+ky, kx = 2 * np.pi * np.fft.fftfreq(SIDE)[:, None], 2 * np.pi * np.fft.rfftfreq(SIDE)[None]
+at = np.hypot(ky, kx)
 paper = read_recipe("cifar10")
 schedules = {
     "linear (CIFAR-10)": paper.lambdas,
@@ -57,21 +57,21 @@ schedules = {
 with mpl.rc_context(STYLE):
     figure = Figure(figsize=(7.2, 2.9), layout="constrained")
     FigureCanvasAgg(figure)
-    lattice, images, scale = figure.subplots(1, 3)
-    lattice.plot(kappa, known, color=colour(0), label="shipped weights")
-    few = (at > 0) & (waves[0] >= 0) & (at < 1.5)
-    lattice.plot(
+    ising, images, scale = figure.subplots(1, 3)
+    ising.plot(kappa, known, color=colour(0), label="shipped weights")
+    few = (at > 0) & (ky >= 0) & (at < 1.5)
+    ising.plot(
         at[few],
         limit[few],
         ".",
         color=THEORY,
         markersize=3,
         zorder=0,
-        label="torus, exact in the limit",
+        label="torus, scaling limit",
     )
-    lattice.plot(kappa, 1.1 * kappa ** (-7 / 4), ":", color=THEORY, label=r"$\kappa^{-7/4}$")
-    lattice.set(xscale="log", yscale="log", xlabel=r"$\kappa$", ylabel=r"$P(\kappa)$")
-    lattice.set_title("critical Ising lattices")
+    ising.plot(kappa, 1.1 * kappa ** (-7 / 4), ":", color=THEORY, label=r"$\kappa^{-7/4}$")
+    ising.set(xscale="log", yscale="log", xlabel=r"$\kappa$", ylabel=r"$P(\kappa)$")
+    ising.set_title("critical Ising configurations")
     one = SPECTRA[SPECTRA["model"] == "skild"]
     for k, label in enumerate(DIRECTIONS):
         own = one[one["direction"] == k]
@@ -97,6 +97,6 @@ with mpl.rc_context(STYLE):
     scale.set(yscale="log", xlabel="$t$", ylabel="effective resolution", title="schedules")
     scale.set_yticks([1, 2, 4, 8, 16, 32], ["1", "2", "4", "8", "16", "32"])
     scale.minorticks_off()
-    for axes in (lattice, images, scale):
+    for axes in (ising, images, scale):
         axes.legend(fontsize=6.5, loc="upper center", bbox_to_anchor=(0.5, -0.25))
     save_figure(figure, HERE / "spectra")

@@ -1,9 +1,9 @@
-"""Steps against error: how many calls of the network does a residual need?
+"""Residuals against the number of network evaluations.
 
 python paper_figures/steps.py    analysis/steps_ising2d.csv -> steps.png, steps.pdf
 
-Left: refinements from block means by 2, 4 and 8. Right: by 4, beside the paper's protocol, whose
-chains start from the noised truth. Lattices of 128^2; filled above zero, open below.
+Left: refinements from block means at factors 2, 4 and 8. Right: factor 4, beside the paper's
+protocol, whose chains start from the noised truth. 128^2; filled above zero, open below.
 """
 
 from pathlib import Path
@@ -28,7 +28,7 @@ PROTOCOLS = {
 
 
 def draw(panel: Axes, own: pd.DataFrame, i: int, label: str) -> None:
-    """Draw one curve of |residual| against calls of the network."""
+    """Draw one curve of |residual| against network evaluations."""
     x, size = own["network_calls"] * 1.02**i, own["residual"].abs()
     panel.errorbar(
         x, size, own["residual_err"], color=colour(i), marker=MARKERS[i], label=label,
@@ -44,16 +44,16 @@ with mpl.rc_context(STYLE):
     FigureCanvasAgg(figure)
     factors, protocols = figure.subplots(1, 2, sharey=True)
     for i, (factor, own) in enumerate(G4C[G4C["protocol"] == "refine"].groupby("factor")):
-        draw(factors, own, i, f"by {factor}")
+        draw(factors, own, i, f"factor {factor}")
     by = G4C.loc[G4C["protocol"] != "refine", "factor"].iloc[0]
     for i, (protocol, label) in enumerate(PROTOCOLS.items()):
         of = (G4C["protocol"] == protocol) & (G4C["factor"] == by)
         draw(protocols, G4C[of], i, label)
     for panel in (factors, protocols):
-        panel.set(xscale="log", yscale="log", xlabel="calls of the network", ylim=(2e-4, 3.0))
+        panel.set(xscale="log", yscale="log", xlabel="network evaluations", ylim=(2e-4, 3.0))
         panel.set_xticks([2, 4, 8, 16], ["2", "4", "8", "16"])
         panel.minorticks_off()
         panel.legend(fontsize=7.0, loc="upper right")
     factors.set(ylabel=r"$|\Delta G_{4c}(1)|$", title="block means")
-    protocols.set_title(f"by {by}")
+    protocols.set_title(f"factor {by}")
     save_figure(figure, HERE / "steps")

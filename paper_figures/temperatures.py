@@ -1,4 +1,4 @@
-"""Away from Tc: error of lattices that were refined with weights of Tc, against temperature.
+"""Away from Tc: residuals of refinements with weights trained at Tc, against temperature.
 
 python paper_figures/temperatures.py    analysis/temperatures_ising2d.csv -> temperatures.png, .pdf
 """
@@ -14,8 +14,8 @@ from skild_phys.plots.style import MARKERS, STYLE, TRUTH, colour, save_figure
 
 HERE = Path(__file__).parent
 TABLE = pd.read_csv(HERE.parent / "analysis" / "temperatures_ising2d.csv")
-RULES = {"block_mean": "block means by 4", "majority": "majorities by 4"}
-METHODS = {"skild": "SKILD, weights of Tc", "exact": "exact Monte Carlo at T"}
+RULES = {"block_mean": "block means, factor 4", "majority": "majorities, factor 4"}
+METHODS = {"skild": "SKILD, weights for Tc", "exact": "exact Monte Carlo at T"}
 
 with mpl.rc_context(STYLE):
     figure = Figure(figsize=(7.2, 2.9), layout="constrained")
@@ -35,5 +35,5 @@ with mpl.rc_context(STYLE):
         ticks = (-0.1, -0.02, -0.005, 0.0, 0.005, 0.02, 0.1)
         panel.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
         panel.legend(fontsize=7.0)
-    panels[0].set_ylabel("energy a site, refined minus truth")
+    panels[0].set_ylabel("energy per site, refined minus truth")
     save_figure(figure, HERE / "temperatures")
