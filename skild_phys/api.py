@@ -17,12 +17,10 @@ import contextlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from skild_phys.errors import BadInput, as_in_python, check_whole
 from skild_phys.files import AnyPath, printable
-
-_T = TypeVar("_T")
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -53,24 +51,12 @@ def open_dataset(path: AnyPath) -> xr.Dataset:
     is no store of this program, or one that is damaged.
     """
     from skild_phys.errors import StoreError
-    from skild_phys.store import is_store, open_lattices, open_store
+    from skild_phys.store import is_store, open_lattices, open_store, store_dataset
 
     if not is_store(path) and open_lattices(path).n_samples:
         raise StoreError(f"{path}: not a store: 'skild_phys.save' makes one of it")
     open_store(path).verify()
-    return _as_dataset(path)
-
-
-def _as_dataset(path: AnyPath) -> xr.Dataset:
-    """Return a store that was verified, or written just now, as a Dataset."""
-    import xarray as xr
-
-    from skild_phys.store import zarr_folder
-    from skild_phys.store.dataset import as_text
-
-    data: xr.Dataset = xr.open_zarr(zarr_folder(path, read_only=True), chunks=None)
-    data.encoding["source"] = str(path)
-    return data.assign_attrs(as_text(data.attrs))
+    return store_dataset(path)
 
 
 def save(lattices: Source, path: AnyPath, **attrs: Any) -> xr.Dataset:
@@ -90,10 +76,10 @@ def save(lattices: Source, path: AnyPath, **attrs: Any) -> xr.Dataset:
     >>> save(spins, "mine.zarr", model="ising2d", temperature="1.5Tc")["spins"].shape
     (100, 8, 8)
     """
-    from skild_phys.store import open_lattices, write_lattices
+    from skild_phys.store import open_lattices, store_dataset, write_lattices
 
     write_lattices(open_lattices(lattices, **attrs), path)
-    return _as_dataset(path)
+    return store_dataset(path)
 
 
 def simulate(
@@ -197,11 +183,11 @@ def coarsen(
     (4, 4, 4)
     """
     from skild_phys.simulation.coarsening import coarsen as made
-    from skild_phys.store import open_lattices
+    from skild_phys.store import open_lattices, own_store
 
     with as_in_python():
         _check_kind("fine", fine)
-        fine = _own_store(fine)
+        fine = own_store(fine)
         opened = open_lattices(fine)
         run = _run(
             output, source=fine, threads=threads, chunk=chunk, dask=dask, overwrite=overwrite
@@ -275,6 +261,7 @@ def refine(
     """
     from skild_phys import methods
     from skild_phys.skild.coarse import open_coarse
+    from skild_phys.store import own_store
 
     with as_in_python():
         how = methods.method_of(
@@ -283,7 +270,7 @@ def refine(
             any_system=any_system, sweeps=sweeps, T=T,
         )  # fmt: skip
         _check_kind("coarse", coarse)
-        coarse = _own_store(coarse)
+        coarse = own_store(coarse)
         run = _run(
             output, "torch", source=coarse, threads=threads, device=device, chunk=chunk,
             dask=dask, overwrite=overwrite,
@@ -336,11 +323,12 @@ def generate(
     from skild_phys.skild.chain import Chain
     from skild_phys.skild.generate import generate as made
     from skild_phys.skild.generate import opened_truth, start_of
+    from skild_phys.store import own_store
 
     with as_in_python():
         weights = methods.weights_of(checkpoint)
         chain = Chain(steps, sampler, restarts, lambda_start, lambda_end)
-        truth = None if truth is None else _own_store(truth)
+        truth = None if truth is None else own_store(truth)
         source = None if truth is None else opened_truth(truth, split, weights)
         shape, n = start_of(L, samples, source, factor, chain, split)
         run = _run(
@@ -378,11 +366,11 @@ def _check_kind(name: str, data: object) -> None:
 
 def _dataset(lattices: Opened) -> xr.Dataset:
     """Return what was made: of a store a Dataset that reads as it is asked for."""
-    from skild_phys.store import MemoryLattices
+    from skild_phys.store import MemoryLattices, store_dataset
 
     if isinstance(lattices, MemoryLattices):
         return lattices.dataset()
-    return _as_dataset(lattices.path)
+    return store_dataset(lattices.path)
 
 
 def train(
@@ -610,30 +598,10 @@ def _name(data: object, i: int) -> str:
 
 def _opened(data: Lattices | Arrays, name: str) -> Opened:
     """Open lattices of any origin; a Dataset that is as its store is that store."""
-    from skild_phys.store import open_lattices
+    from skild_phys.store import open_lattices, own_store
 
-    data = _own_store(data)
+    data = own_store(data)
     opened = open_lattices(data)
     if not isinstance(data, str | os.PathLike):
         opened.path = Path(f"{name}.zarr")
     return opened
-
-
-def _own_store(data: _T) -> _T | str:
-    """Return the path of the store that a Dataset was opened from, if it is still as that is."""
-    import xarray as xr
-
-    from skild_phys.store import is_store, open_lattices, open_store
-    from skild_phys.store.dataset import as_stored, as_text
-
-    source = getattr(data, "encoding", {}).get("source")
-    if not isinstance(data, xr.Dataset) or not source or not is_store(source):
-        return data
-    store, opened = open_store(source), open_lattices(data, repeats=True)
-    same = (store.n_samples, store.shape) == (opened.n_samples, opened.shape)
-    same = same and as_text(as_stored(store.attrs)) == as_text(opened.attrs)
-    same = same and store.variables == opened.variables
-    if not same or any((store.variable(v) != opened.variable(v)).any() for v in store.variables):
-        return data
-    parts = store.batches()
-    return str(source) if all((store.read(*p) == opened.read(*p)).all() for p in parts) else data

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -132,14 +131,10 @@ def _write(result: xr.Dataset, output: Path) -> None:
     from skild_phys.measurement.report import csv_text, estimates_table
     from skild_phys.plots.measurement import measurement_figure
     from skild_phys.plots.style import save_figure
-    from skild_phys.store import zarr_folder
+    from skild_phys.store import write_group
 
     if output.suffix == ".zarr":
-        with whole_directory(output, replace=True) as folder, warnings.catch_warnings():
-            # Names of offsets are text, for which Zarr 3 has no settled type.
-            warnings.simplefilter("ignore")
-            result.to_zarr(zarr_folder(folder), mode="w", zarr_format=3, consolidated=False)
-        return
+        return write_group(result, output)
     netcdf, text = bytes(result.to_netcdf(engine="scipy")), csv_text(estimates_table(result))
     if output.suffix == ".nc":
         write_bytes_atomically(output, netcdf)
@@ -165,8 +160,7 @@ def parse_offsets(text: str) -> tuple[tuple[int, ...], ...]:
 
 
 def _check_kind(output: Path) -> None:
-    from skild_phys.store import is_store
-    from skild_phys.store.schema import ROOT
+    from skild_phys.store import ROOT, is_store
 
     if output.suffix not in _SUFFIXES:
         accepted = "FILE.nc, FILE.zarr, FILE.csv, or a directory without a suffix"

@@ -27,8 +27,8 @@ class _Promised(MemoryLattices):
 
     def __init__(self, plan: Plan, known: bool = True) -> None:
         arrays = {
-            name: np.broadcast_to(np.zeros((), node["data_type"]), node["shape"])
-            for name, node in plan.metadata(plan.n_samples).items()
+            name: np.broadcast_to(np.zeros((), array.dtype), (plan.n_samples, *array.shape))
+            for name, array in plan.arrays.items()
         }
         super().__init__(plan, arrays, dict(plan.attrs))
         self.known = known

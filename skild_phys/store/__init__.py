@@ -4,12 +4,17 @@ Only this package knows Zarr and the schema.
 """
 
 from skild_phys.fields import FIELDS
-from skild_phys.store.chunks import zarr_folder
-from skild_phys.store.dataset import Source, open_lattices, write_lattices
+from skild_phys.store.dataset import own_store, store_dataset, write_group, write_lattices
 from skild_phys.store.identity import shared
-from skild_phys.store.memory import MemoryLattices, MemoryWriter
-from skild_phys.store.reader import Lattices, LatticeStore, open_store
-from skild_phys.store.schema import APPEND_TOTAL, Plan, is_store, sides
+from skild_phys.store.lattices import (
+    Lattices,
+    MemoryLattices,
+    MemoryWriter,
+    Source,
+    open_lattices,
+)
+from skild_phys.store.layout import APPEND_TOTAL, Plan, sides
+from skild_phys.store.reader import ROOT, LatticeStore, is_store, open_store
 from skild_phys.store.writer import (
     Region,
     StoreWriter,
@@ -23,6 +28,7 @@ from skild_phys.store.writer import (
 __all__ = [
     "APPEND_TOTAL",
     "FIELDS",
+    "ROOT",
     "LatticeStore",
     "Lattices",
     "MemoryLattices",
@@ -36,11 +42,13 @@ __all__ = [
     "is_store",
     "open_lattices",
     "open_store",
+    "own_store",
     "read_timing",
     "shared",
     "sides",
+    "store_dataset",
     "streams_at",
+    "write_group",
     "write_lattices",
     "write_timing",
-    "zarr_folder",
 ]

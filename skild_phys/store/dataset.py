@@ -1,100 +1,73 @@
-"""The one door: samples of any origin, opened, and kept as a store; attributes of files."""
+"""Between Datasets of xarray and files: stores opened as Datasets, and the other way round."""
 
 from __future__ import annotations
 
-import contextlib
-import json
 import math
-import os
-from collections.abc import Mapping
-from dataclasses import fields
+import warnings
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias, Union
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
-from skild_phys.errors import BadInput
-from skild_phys.files import AnyPath, parse_json
-from skild_phys.models import find_model, get_model
-from skild_phys.store.memory import in_memory
-from skild_phys.store.reader import Lattices, LatticeStore, open_store
-from skild_phys.store.schema import MANAGED, Layout, Plan, is_store, usual_axes
+from skild_phys.files import AnyPath, whole_directory
+from skild_phys.store.lattices import Lattices, open_lattices
+from skild_phys.store.layout import Plan, as_stored, as_text
+from skild_phys.store.reader import LatticeStore, is_store, open_store
 from skild_phys.store.writer import create_store
 
 if TYPE_CHECKING:
     import xarray as xr
 
-    from skild_phys.store.foreign import ForeignLattices
-
-Source: TypeAlias = Union[Lattices, "xr.Dataset", "xr.DataArray", NDArray[Any], AnyPath]
+_T = TypeVar("_T")
 _CHUNK_SITES = 2**19
 
 
-def open_lattices(
-    source: Source, field: str | None = None, *, repeats: bool = False, **attrs: Any
-) -> Lattices:
-    """Open lattices of any origin; what every command and function takes.
+def store_dataset(path: AnyPath) -> xr.Dataset:
+    """Return a store that was verified, or written just now, as a Dataset."""
+    import xarray as xr
+    from zarr.storage import LocalStore
 
-    Parameters
-    ----------
-    source : the path of a store, of a `.npy` file, or of a Zarr array or group of any make; a
-        Dataset, a DataArray or an array, (n, Ly, Lx) or (n, Lz, Ly, Lx).
-    field : what numbers are whose name does not say it, `spins` or `field`; None to see.
-    repeats : whether samples that are copies of others stay, as inputs of a refinement do; else
-        each counts once, and an InputWarning says so.
-    attrs : what is known of lattices that are no store: `model`, `temperature` (a number, or a
-        text as --T takes it).
-
-    Raises
-    ------
-    StoreError, BadInput : what is no lattices, or damaged; `attrs` for a store, which has its own.
-    """
-    if isinstance(source, str | os.PathLike) and is_store(source):
-        source = open_store(source)
-    if isinstance(source, Lattices):
-        if attrs:
-            raise BadInput(next(iter(attrs)), str(source.path), "nothing: a store has its own")
-        return source
-    if unknown := set(attrs) - {"model", "temperature"}:
-        raise BadInput(min(unknown), attrs[min(unknown)], "model and temperature only")
-    if "model" in attrs:
-        get_model(str(attrs["model"]))
-    if field != "field" and (found := in_memory(source, repeats, attrs)):
-        return found
-    return _foreign(source, field, attrs).settled(repeats)
+    # A folder: Zarr reads text with '::' as a URL.
+    data: xr.Dataset = xr.open_zarr(LocalStore(Path(path), read_only=True), chunks=None)
+    data.encoding["source"] = str(path)
+    return data.assign_attrs(as_text(data.attrs))
 
 
-def _foreign(
-    source: xr.Dataset | xr.DataArray | NDArray[Any] | AnyPath,
-    field: str | None,
-    attrs: dict[str, Any],
-) -> ForeignLattices:
+def own_store(data: _T) -> _T | str:
+    """Return the path of the store that a Dataset was opened from, if it is still as that is."""
     import xarray as xr
 
-    from skild_phys.store.foreign import ForeignLattices
-    from skild_phys.store.formats import read_file
+    source = getattr(data, "encoding", {}).get("source")
+    if not isinstance(data, xr.Dataset) or not source or not is_store(source):
+        return data
+    store, opened = open_store(source), open_lattices(data, repeats=True)
+    same = (store.n_samples, store.shape) == (opened.n_samples, opened.shape)
+    same = same and as_text(as_stored(store.attrs)) == as_text(opened.attrs)
+    same = same and store.variables == opened.variables
+    if not same or any((store.variable(v) != opened.variable(v)).any() for v in store.variables):
+        return data
+    parts = store.batches()
+    return str(source) if all((store.read(*p) == opened.read(*p)).all() for p in parts) else data
 
-    known = find_model(attrs)
-    name, path = "array" if known is None else known.field, Path("dataset")
-    if isinstance(source, str | os.PathLike):
-        path = Path(source)
-        source = read_file(path)
-    elif isinstance(source, xr.DataArray):
-        source = source.to_dataset(name=source.name or name)
-    elif not isinstance(source, xr.Dataset):
-        path, values = Path("lattices"), np.asanyarray(source)
-        source = xr.Dataset({name: (usual_axes(name, values.ndim), values)})
-    return ForeignLattices(source.assign_attrs(attrs), path, field)
+
+def write_group(data: xr.Dataset, path: AnyPath) -> None:
+    """Write any Dataset as a Zarr group, in place of what lies at `path`; raises WriteError."""
+    from zarr.storage import LocalStore
+
+    with whole_directory(path, replace=True) as folder, warnings.catch_warnings():
+        # Names of offsets are text, for which Zarr 3 has no settled type.
+        warnings.simplefilter("ignore")
+        data.to_zarr(LocalStore(folder), mode="w", zarr_format=3, consolidated=False)
 
 
 def write_lattices(lattices: Lattices, path: AnyPath) -> LatticeStore:
-    """Write lattices of any origin to a new store, chunk by chunk, and open it.
+    """Write samples of any origin to a new store, chunk by chunk, and open it.
 
     Parameters
     ----------
     lattices : what `open_lattices` returns.
-    path : of the new store; one that was begun with the same lattices is finished.
+    path : of the new store; one that was begun with the same samples is finished.
 
     Returns
     -------
@@ -108,8 +81,7 @@ def write_lattices(lattices: Lattices, path: AnyPath) -> LatticeStore:
     if not lattices.in_file:
         chunk = max(1, _CHUNK_SITES // math.prod(lattices.layout.sample_shape))
     scalars = {name: lattices.variable(name) for name in lattices.variables}
-    known = {one.name: getattr(lattices.layout, one.name) for one in fields(Layout)}
-    known |= {"chunk": chunk, "variables": tuple(scalars)}
+    known = asdict(lattices.layout) | {"chunk": chunk}
     plan = Plan(**known, n_samples=lattices.n_samples, attrs=as_stored(lattices.attrs))
     with create_store(path, plan) as writer:
         while (first := writer.committed) < plan.n_samples:
@@ -118,42 +90,3 @@ def write_lattices(lattices: Lattices, path: AnyPath) -> LatticeStore:
                 values = lattices.read(first, last).astype(plan.dtype)
             writer.commit({field: values} | {k: v[first:last] for k, v in scalars.items()})
     return open_store(path)
-
-
-def as_text(attrs: Mapping[Any, Any]) -> dict[str, Any]:
-    """Return attributes with JSON texts for what NetCDF cannot keep.
-
-    NetCDF keeps no dictionaries, None and truth values, no integers beyond 32 bits (seeds), and
-    of lists only those of numbers.
-    """
-    return {str(k): v if _is_kept(v) else json.dumps(v) for k, v in attrs.items()}
-
-
-def _is_kept(value: object) -> bool:
-    if isinstance(value, list):
-        return value != [] and all(isinstance(v, int | float) and _is_kept(v) for v in value)
-    return not (value is None or isinstance(value, dict | bool) or _is_long(value))
-
-
-_WORDS = ("null", "true", "false")
-
-
-def _is_long(value: object) -> bool:
-    return isinstance(value, int) and not -(2**31) <= value < 2**31
-
-
-def as_stored(attrs: Mapping[Any, Any]) -> dict[str, Any]:
-    """Return attributes as a store has them: JSON's values in place of NumPy's, and of texts."""
-    found: dict[str, Any] = {}
-    for key, value in attrs.items():
-        if isinstance(value, str) and (value[:1] in ("{", "[") or value in _WORDS):
-            with contextlib.suppress(ValueError):  # what only looks like JSON is a text
-                value = parse_json(value)
-        if isinstance(value, str) and value.isdecimal() and value.isascii():
-            with contextlib.suppress(ValueError):  # more digits than Python converts
-                value = int(value) if _is_long(int(value)) else value
-        if isinstance(value, np.generic | np.ndarray):
-            value = value.tolist()
-        if key not in MANAGED:
-            found[str(key)] = value
-    return found

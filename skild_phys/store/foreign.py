@@ -2,31 +2,57 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
 import contextlib
 import functools
 import hashlib
+import os
 import re
-from collections.abc import Sequence
+import struct
+import zipfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import xarray as xr
+import zarr
 from numpy.typing import NDArray
+from xarray.backends import BackendArray
+from xarray.core import indexing
+from zarr.storage import LocalStore
 
 from skild_phys.errors import BadInput, StoreError, warn
 from skild_phys.fields import FIELDS
+from skild_phys.files import AnyPath, check_there
 from skild_phys.models import MODELS, find_model, parse_temperature
 from skild_phys.rules import check_factor, get_rule
-from skild_phys.store.dataset import as_stored
-from skild_phys.store.formats import field_name
 from skild_phys.store.identity import copied, whole_numbers
-from skild_phys.store.reader import Lattices
-from skild_phys.store.schema import AXES, Layout, is_temperature, plane_length, sides
+from skild_phys.store.lattices import CHUNK_SITES, Lattices
+from skild_phys.store.layout import AXES, Layout, as_stored, is_temperature, sides, usual_axes
 
-_CHUNK_SITES = 2**22
 _IN_MEMORY = 2**28  # bytes of a file that are kept once they are read
 _FROM_BITS = " (from 0 and 1: 2*s.astype('i1')-1)"  # 2*s-1 of uint8 has 255 in place of -1
+
+
+def open_foreign(
+    source: xr.Dataset | xr.DataArray | NDArray[Any] | AnyPath,
+    field: str | None,
+    attrs: Mapping[str, Any],
+) -> ForeignLattices:
+    """Open what is no store, as `open_lattices` does."""
+    known = find_model(attrs)
+    name, path = "array" if known is None else known.field, Path("dataset")
+    if isinstance(source, str | os.PathLike):
+        path = Path(source)
+        source = _read_file(path)
+    elif isinstance(source, xr.DataArray):
+        source = source.to_dataset(name=source.name or name)
+    elif not isinstance(source, xr.Dataset):
+        path, values = Path("lattices"), np.asanyarray(source)
+        source = xr.Dataset({name: (usual_axes(name, values.ndim), values)})
+    return ForeignLattices(source.assign_attrs(attrs), path, field)
 
 
 class ForeignLattices(Lattices):
@@ -51,7 +77,7 @@ class ForeignLattices(Lattices):
 
     def __init__(self, data: xr.Dataset, path: Path, field: str | None = None) -> None:
         self.path, self.attrs = path, as_stored(data.attrs)
-        name = self._name = field_name(path, data.data_vars)
+        name = self._name = _field_name(path, data.data_vars)
         self._data, self._values = data, _decoded(path, name, data[name].variable)
         self._pieces: dict[tuple[int, int], NDArray[Any]] = {}
         self._dims, kind = _ordered(path, data[name]), self._values.dtype.kind
@@ -59,34 +85,34 @@ class ForeignLattices(Lattices):
             wanted = f"-1 and +1{_FROM_BITS}" if kind == "b" else "integers or real numbers"
             raise StoreError(f"{path}: variable '{name}' is {self._values.dtype}, not {wanted}")
         sample = self._dims[0]
-        self._shape = tuple(int(self._values.sizes[dim]) for dim in self._dims)
-        samples, *shape = self._shape
+        samples, *shape = self._shape = tuple(int(self._values.sizes[dim]) for dim in self._dims)
         plane = shape.pop(0) if _plane(name, self._dims) else 0
-        _check_sides(f"{path}: {name}", self.attrs.get("L"), shape)
+        stated = self.attrs.get("L")
+        if stated is not None and np.any(np.asarray(stated) != np.asarray(sides(shape))):
+            what = f"lattices of {'x'.join(map(str, shape))}"
+            accepted = f"L = {stated}, as the attributes say: a part is no torus"
+            raise BadInput(f"{path}: {name}", what, f"{accepted} (without L it is one)")
         self._check_temperature()
         chunks = self._values.encoding.get("chunks", ())
         self.in_file = len(chunks) == self._values.ndim
-        self._step = max(1, _CHUNK_SITES // int(np.prod(self._shape[1:])))
+        self._step = max(1, CHUNK_SITES // int(np.prod(self._shape[1:])))
         if self.in_file:
             self._step = int(chunks[self._values.dims.index(sample)])
         scale = self._scale(len(shape)) if name in FIELDS and FIELDS[name].scaled else 1.0
         if name == "block_sum" and not scale:
-            name = "field"  # means of blocks that nothing tells the size of
+            name = "field"  # means of blocks of unknown size
         name = (name if name in FIELDS else field) or self._seen()
         own = name == "field" and "schema_version" in data.attrs  # a store of this program
-        layout = Layout(
-            field=name,
-            shape=tuple(shape),
-            chunk=self._step,
-            scale=scale or 1.0,
+        layout = Layout.of(
+            name, shape, plane, chunk=self._step, scale=scale or 1.0,
+            q=self._states() if name == "states" else 0,
+            dtype="float64" if own and self._values.dtype == np.float64 else "",
             variables=tuple(
                 str(k)
                 for k, v in data.variables.items()
                 if v.dims == (sample,) and k != sample and v.dtype.kind in "iuf"
             ),
-            dtype="float64" if own and self._values.dtype == np.float64 else "",
-            **({"q": self._states()} if name == "states" else plane_length(name, plane)),
-        )
+        )  # fmt: skip
         super().__init__(path, self.attrs, layout, samples)
 
     def _check_temperature(self) -> None:
@@ -169,20 +195,15 @@ class ForeignLattices(Lattices):
         if self.field == "field":
             return np.ascontiguousarray(values)
         kind = np.dtype(FIELDS[self.field].dtype)
-        whole = np.rint(values / self.scale) if values.dtype.kind == "f" else values
+        real, limits = values.dtype.kind == "f", np.iinfo(kind)
+        whole = np.rint(values / self.scale) if real else values
         off = np.abs(whole * self.scale - values) > (1e-6 if self.scale != 1.0 else 0.0)
-        limits = np.iinfo(kind)
         wrong = off | (whole < limits.min) | (whole > limits.max)
         fault = self.layout.fault(self.field, whole.clip(limits.min, limits.max).astype(kind))
         if wrong.any() or fault:
             if self.field == "spins":
-                wrong = ~np.isin(values, (-1, 1))
-                hint = (
-                    " (block means are called 'block_sum')"
-                    if values.dtype.kind == "f"
-                    else _FROM_BITS
-                )
-                fault = f"{values[wrong][0]}, not -1 and +1{hint}"
+                hint = " (block means are called 'block_sum')" if real else _FROM_BITS
+                fault = f"{values[~np.isin(values, (-1, 1))][0]}, not -1 and +1{hint}"
             elif wrong.any():
                 what = f"multiple of {self.scale:g}" if self.scale != 1 else f"number for {kind}"
                 fault = f"{values[wrong][0]}, which is no {what}"
@@ -204,7 +225,7 @@ class ForeignLattices(Lattices):
     def settled(self, repeats: bool = False) -> ForeignLattices:
         """Return the same without scalars that some samples lack and, unless `repeats`, copies.
 
-        What is left out is said in an InputWarning.
+        An InputWarning says what is left out.
         """
         lacking = [k for k, v in self._scalars.items() if not np.isfinite(v).all()]
         again = np.zeros(self.n_samples, dtype=np.bool_) if repeats else copied(self)
@@ -263,8 +284,145 @@ def _plane(name: str, dims: Sequence[Any]) -> str:
     return plane if name != "field" or plane in dims else ""
 
 
-def _check_sides(name: str, stated: object, shape: Sequence[int]) -> None:
-    """Raise BadInput where lattices are not of the sides that the attribute L tells of."""
-    if stated is not None and np.any(np.asarray(stated) != np.asarray(sides(shape))):
-        accepted = f"L = {stated}, as the attributes say: a part is no torus (without L it is one)"
-        raise BadInput(name, f"lattices of {'x'.join(map(str, shape))}", accepted)
+def _field_name(path: Path, variables: Mapping[Any, Any]) -> str:
+    """Return the name of the variable that holds the samples; raises StoreError."""
+    large = [str(name) for name, value in variables.items() if value.ndim > 2]
+    found = [n for n in large if n in FIELDS] or [n for n in large if variables[n].ndim < 5]
+    if len(found) > 1:
+        choose = f"{path}/{found[0]}" if path.exists() else f"data[['{found[0]}']]"
+        raise StoreError(f"{path}: holds several arrays ({', '.join(found)}): choose {choose}")
+    if not found:
+        held = ", ".join(f"{n} {v.shape}" for n, v in variables.items()) or "no array"
+        flat = any(value.ndim == 2 for value in variables.values())
+        hint = "; a single configuration is x[None], (1, y, x)" if flat else ""
+        raise StoreError(f"{path}: holds {held}; expected one array (sample, [z,] y, x){hint}")
+    if 0 in (shape := variables[found[0]].shape):
+        raise StoreError(f"{path}: variable '{found[0]}': a sample or more expected, not {shape}")
+    return found[0]
+
+
+# -- files that others wrote ------------------------------------------------------------------
+
+_SAVE = "skild_phys.save(x, 'NAME.zarr')"
+_GREY = "numpy.asarray(PIL.Image.open({}).convert('L'))"
+_FORMATS = {
+    b"\x89HDF\r\n\x1a\n": ("HDF5 (or NetCDF 4)", "x = xarray.open_dataset('{}'), or h5py's array"),
+    b"CDF": ("NetCDF", "x = xarray.open_dataset('{}')"),
+    b"\x89PNG\r\n\x1a\n": ("PNG", "x = 2 * (" + _GREY.format("'{}'") + "[None] > 127) - 1"),
+    b"MATLAB 5": ("MATLAB", "x = scipy.io.loadmat('{}')['ITS NAME']"),
+    b"\x80": ("a pickle", "x = the array in it, if it is of someone you trust"),
+}
+"""First bytes of a format: its name, and the line of Python that reads it."""
+
+
+def _read_file(path: Path) -> xr.Dataset:
+    """Return what a `.npy` file, a Zarr array or a Zarr group holds, by names of variables.
+
+    Axes have the names that the file gives them; where it gives none, arrays are (sample, [z,]
+    y, x). Numbers are as they are on disk, with CF's attributes beside them. Raises StoreError
+    for any other file, in a line that says how to convert it.
+    """
+    check_there(path)
+    if path.is_dir():
+        return _read_zarr(path)
+    if not path.is_file():
+        raise StoreError(f"{path}: neither a file nor a directory")
+    try:
+        with open(path, "rb") as file:
+            first = file.read(512)
+    except OSError as error:
+        raise StoreError(f"{path}: cannot be read: {error.strerror}") from None
+    if not first.startswith(b"\x93NUMPY"):
+        raise StoreError(f"{path}: {_what(path, first)}")
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError) as error:  # what NumPy documents for what it cannot read
+        fault = "holds Python objects" if "object" in str(error) else f"damaged .npy: {error}"
+        raise StoreError(f"{path}: {fault}") from None
+    return xr.Dataset({"array": (usual_axes("array", array.ndim), array)})
+
+
+def _what(path: Path, first: bytes) -> str:
+    """Return what a file is that is not read, and how to convert it."""
+    say = f"is not read; in Python: {{}}; {_SAVE}".format
+    for magic, (name, how) in _FORMATS.items():
+        if first.startswith(magic):
+            return f"{name} {say(how.format(path.name))}"
+    if zipfile.is_zipfile(path):
+        names = zipfile.ZipFile(path).namelist()
+        arrays = [name.removesuffix(".npy") for name in names if name.endswith(".npy")]
+        if arrays:
+            return f".npz {say(f'''x = numpy.load('{path.name}')['{arrays[0]}']''')}"
+        return "a ZIP archive, which is not read: unpack it"
+    if first and all(32 <= byte < 127 or byte in b"\t\r\n" for byte in first):
+        return f"text {say(f'''x = numpy.loadtxt('{path.name}').reshape(-1, Ly, Lx)''')}"
+    return "neither .npy nor Zarr"
+
+
+def _what_folder(path: Path) -> str:
+    """Return what a directory is that is no Zarr."""
+    try:
+        names = sorted(os.listdir(path))
+    except OSError as error:
+        return f"cannot be read: {error.strerror}"
+    for name in names:
+        kind = name.rpartition(".")[2].lower()
+        if kind in ("png", "jpg", "jpeg", "tif", "tiff", "bmp", "gif"):
+            each = f"[{_GREY.format('f')} for f in sorted(pathlib.Path('{path.name}').iterdir())]"
+            how = f"x = 2 * (numpy.stack({each}) > 127) - 1"
+            return f"a folder of {kind.upper()} is not read; in Python, for spins: {how}; {_SAVE}"
+        if kind in ("npy", "npz", "h5", "nc", "txt", "dat", "csv"):
+            return f"not a store: a folder with files such as {name}; name one of them"
+    return "not a store: zarr.json is missing"
+
+
+def _read_zarr(path: Path) -> xr.Dataset:
+    if not any((path / name).is_file() for name in ("zarr.json", ".zarray", ".zgroup")):
+        raise StoreError(f"{path}: {_what_folder(path)}")
+    try:
+        node: Any = zarr.open(LocalStore(path, read_only=True), mode="r")
+        arrays, attrs = {"array": node}, {}
+        if isinstance(node, zarr.Group):
+            arrays, attrs = dict(sorted(node.arrays())), dict(node.attrs)
+        variables = {name: _variable(path, name, array) for name, array in arrays.items()}
+    except Exception as error:  # Zarr has dozens of errors for metadata that are not Zarr's
+        raise StoreError(f"{path}: Zarr that cannot be read: {error}") from error
+    field = variables[name := _field_name(path, variables)]
+    along = {n: v for n, v in variables.items() if v.sizes.items() < field.sizes.items()}
+    return xr.Dataset({name: field, **along}, attrs=attrs)
+
+
+def _variable(path: Path, name: str, array: Any) -> xr.Variable:
+    """Return an array with the names of its axes and its attributes, `_FillValue` among them."""
+    attrs = dict(array.attrs)
+    named = attrs.pop("_ARRAY_DIMENSIONS", None) or getattr(array.metadata, "dimension_names", None)
+    usual = usual_axes(name, array.ndim)
+    axes = [own or other for own, other in zip(named or usual, usual, strict=True)]
+    if array.metadata.zarr_format == 2 and named and array.fill_value is not None:
+        attrs.setdefault("_FillValue", array.fill_value)  # as xarray writes it there
+    if isinstance(fill := attrs.get("_FillValue"), str):
+        try:  # and in Zarr 3, of floating-point numbers
+            attrs["_FillValue"] = struct.unpack("<d", base64.b64decode(fill, validate=True))[0]
+        except (binascii.Error, struct.error):
+            del attrs["_FillValue"]
+    data = indexing.LazilyIndexedArray(_Rows(path, array))
+    return xr.Variable(axes, data, attrs, {"chunks": array.chunks})
+
+
+class _Rows(BackendArray):
+    """A Zarr array that xarray reads piece by piece."""
+
+    def __init__(self, path: Path, array: Any) -> None:
+        self.path, self.array = path, array
+        self.shape, self.dtype = tuple(array.shape), np.dtype(array.dtype)
+
+    def __getitem__(self, key: Any) -> Any:
+        outer = indexing.IndexingSupport.BASIC
+        return indexing.explicit_indexing_adapter(key, self.shape, outer, self._read)
+
+    def _read(self, key: Any) -> NDArray[Any]:
+        try:
+            return np.asarray(self.array[key])
+        except Exception as error:  # each codec fails in its own way on damaged bytes
+            name = self.array.name or "array"
+            raise StoreError(f"{self.path}: {name} is damaged: {error}") from None

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skild_phys.errors import StoreError
-from skild_phys.store.reader import Lattices
-from skild_phys.store.schema import SCALARS
+from skild_phys.store.lattices import Lattices
+from skild_phys.store.layout import SCALARS
 
 _Whole = NDArray[np.int64]
 

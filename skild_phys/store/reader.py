@@ -1,139 +1,341 @@
-"""Reading: samples of any origin, and those of a store, each checked when it is read."""
+"""Reading a store: its records, its chunk files, and the samples in them.
+
+A missing chunk file is an error here, where Zarr would read fill values in silence.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numcodecs import Blosc
+from numcodecs.checksum32 import CRC32C
 from numpy.typing import NDArray
 
-from skild_phys.errors import StoreError
-from skild_phys.files import AnyPath
-from skild_phys.models import Model, find_model
-from skild_phys.store.chunks import ChunkFiles
-from skild_phys.store.schema import (
-    DIGESTS,
-    MANAGED,
-    ROOT,
-    VOLATILE,
-    Layout,
-    Root,
-    kind_of,
-    read_json,
-)
+from skild_phys.errors import BadInput, StoreError
+from skild_phys.fields import FIELDS
+from skild_phys.files import AnyPath, check_there, parse_json, read_bytes, write_bytes_atomically
+from skild_phys.store.lattices import Lattices
+from skild_phys.store.layout import MANAGED, VOLATILE, Layout, kind_of
+
+SCHEMA_VERSION = 1
+ROOT = "zarr.json"
+DIGESTS = "digests"
+"""A node of the root alone, whose attributes are the digests of every array's chunks."""
+
+_BLOSC, _CHECKSUM = Blosc("zstd", 5, Blosc.BITSHUFFLE), CRC32C(location="end")
+_DIGITS = 16  # hexadecimal, of a chunk's digest
+
+# -- records ----------------------------------------------------------------------------------
 
 
-class Lattices(ABC):
-    """Samples of one field, open for reading; what every command and function takes.
+def group_record(attributes: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Return the `zarr.json` of a group."""
+    return {"zarr_format": 3, "node_type": "group", "attributes": dict(attributes or {})}
+
+
+def array_record(
+    dtype: str,
+    shape: Sequence[int],
+    chunk: Sequence[int],
+    fill: int | str,
+    axes: Sequence[str],
+    attributes: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Return the `zarr.json` of an array, whose codecs are those of `ChunkFiles.encode`."""
+    size = np.dtype(dtype).itemsize
+    endian = {"configuration": {"endian": "little"}} if size > 1 else {}
+    blosc = {
+        "typesize": size, "cname": "zstd", "clevel": 5, "shuffle": "bitshuffle", "blocksize": 0
+    }  # fmt: skip
+    return {
+        "zarr_format": 3,
+        "node_type": "array",
+        "shape": list(shape),
+        "data_type": dtype,
+        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": list(chunk)}},
+        "chunk_key_encoding": {"name": "default", "configuration": {"separator": "."}},
+        "fill_value": fill,
+        "codecs": [
+            {"name": "bytes", **endian},
+            {"name": "blosc", "configuration": blosc},
+            {"name": "crc32c"},
+        ],
+        "attributes": dict(attributes),
+        "dimension_names": list(axes),
+    }
+
+
+def root_record(attributes: Mapping[str, Any], nodes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the root `zarr.json`: attributes, records of every node, and a digest of both."""
+    kept = {key: value for key, value in attributes.items() if key != "sha256"}
+    text = json.dumps([kept, nodes], sort_keys=True, separators=(",", ":"))
+    kept["sha256"] = hashlib.sha256(text.encode()).hexdigest()
+    inline = {"kind": "inline", "must_understand": False, "metadata": dict(nodes)}
+    return group_record(kept) | {"consolidated_metadata": inline}
+
+
+def read_record(path: Path, file: str) -> dict[str, Any]:
+    """Return a JSON object that lies in the store `path`; raises StoreError."""
+    try:
+        record = parse_json(read_bytes(path / file))
+    except FileNotFoundError:
+        raise StoreError(f"{path}: not a store: {file} is missing") from None
+    except OSError as error:
+        raise StoreError(f"{path}: {file} cannot be read: {error.strerror}") from error
+    except ValueError:
+        raise StoreError(f"{path}: {file} is damaged: not valid JSON") from None
+    if not isinstance(record, dict):
+        raise StoreError(f"{path}: {file} is damaged: not a JSON object")
+    return record
+
+
+def read_root(path: Path) -> tuple[dict[str, Any], dict[str, Any], bool]:
+    """Return attributes and records of a store of a known version; raises StoreError.
+
+    And whether they are what was written, to the last letter that counts.
+    """
+    check_there(path, "such store")
+    if not os.path.isdir(path):
+        raise StoreError(f"{path}: not a store: not a directory")
+    root = read_record(path, ROOT)
+    attributes = root.get("attributes")
+    if not isinstance(attributes, dict) or "schema_version" not in attributes:
+        raise StoreError(f"{path}: Zarr, but not a store of skild-phys: no schema_version")
+    if (version := attributes["schema_version"]) != SCHEMA_VERSION:
+        raise StoreError(
+            f"{path}: schema_version {version!r} is unknown; this release reads {SCHEMA_VERSION}"
+        )
+    consolidated = root.get("consolidated_metadata")
+    nodes = consolidated.get("metadata") if isinstance(consolidated, dict) else None
+    if not isinstance(nodes, dict):
+        raise StoreError(f"{path}: {ROOT} is damaged: no consolidated metadata")
+    return attributes, nodes, root == root_record(attributes, nodes)
+
+
+def write_record(file: Path, record: Mapping[str, Any]) -> None:
+    """Make a `zarr.json` hold a record, unless it does; raises WriteError."""
+    data = (json.dumps(record, indent=2, allow_nan=False) + "\n").encode()
+    if not file.exists() or file.read_bytes() != data:
+        write_bytes_atomically(file, data)
+
+
+def is_store(path: AnyPath) -> bool:
+    """Return whether `path` looks like a store of this program, whatever its state.
+
+    One that xarray copied (`to_zarr`), with its attributes, is none: its chunk files lie in
+    folders of their own. Raises StoreError if it cannot be read.
+    """
+    record = os.path.join(path, ROOT)
+    try:
+        text = Path(record).read_bytes() if os.path.isfile(record) else b""
+    except OSError as error:
+        raise StoreError(f"{path}: cannot be read: {error.strerror}") from None
+    copied = any(os.path.isdir(os.path.join(path, name, "c")) for name in FIELDS)
+    return (b'"schema_version"' in text or b'"samples_committed"' in text) and not copied
+
+
+# -- chunk files ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ChunkFiles:
+    """The chunk files of one array of a store.
 
     Attributes
     ----------
-    path : where they lie; of samples in memory only what messages call them.
-    attrs : what is known of them (model, temperature, rule, seed, ...).
-    layout : what a site holds and how samples are kept (`Layout`).
-    field : what a site holds: `spins` (int8, +-1), `states` (int8, 0 .. q-1), `block_sum` or
-        `state_count` (int16), `field` (real numbers; float32 in a store), `image` (uint8), ...
-    shape : (Ly, Lx) or (Lz, Ly, Lx).
-    chunk : samples in a chunk, the least that is read at once.
-    scale : physical value = stored number x scale.
-    q : number of states of `states` and `state_count`; 0 for the other fields.
-    channels : number of channels of `image`; 0 for the other fields.
-    n_samples : samples that are complete.
-    variables : names of the scalars.
-    in_file : whether a file says how many samples a chunk has.
+    path, name : of the store, and of the array in it.
+    record : of the array; its shape says how many samples are committed.
+    digests : those of the chunks, one behind the other; "" if none were kept. A whole chunk is
+        named by its file. The last one may be replaced by one with more samples before a commit
+        says so: it is named by the samples that are committed.
     """
 
-    in_file = True
+    path: Path
+    name: str
+    record: Mapping[str, Any]
+    digests: str = ""
 
-    def __init__(self, path: Path, attrs: dict[str, Any], layout: Layout, n_samples: int) -> None:
-        self.path, self.attrs, self.layout, self.n_samples = path, attrs, layout, n_samples
-        self.field, self.shape, self.chunk = layout.field, layout.shape, layout.chunk
-        self.scale, self.q, self.channels = layout.scale, layout.q, layout.channels
-        self.variables = layout.variables
+    @property
+    def _chunk(self) -> tuple[int, ...]:
+        return tuple(self.record["chunk_grid"]["configuration"]["chunk_shape"])
 
-    @abstractmethod
+    @property
+    def step(self) -> int:
+        """Samples in a chunk."""
+        return self._chunk[0]
+
+    @property
+    def count(self) -> int:
+        """Number of chunks."""
+        return int(-(-self.record["shape"][0] // self.step))
+
+    def file(self, index: int) -> str:
+        """Return the file name of chunk `index` along the first axis."""
+        return ".".join(["c", str(index)] + ["0"] * (len(self.record["shape"]) - 1))
+
+    def fault(self, text: str) -> StoreError:
+        """Return the error that names store, variable and fault."""
+        return StoreError(f"{self.path}: variable '{self.name}': {text}")
+
+    def bytes_of(self, index: int) -> bytes:
+        """Return a chunk file as it is; raises StoreError."""
+        file = self.file(index)
+        try:
+            return read_bytes(self.path / self.name / file)
+        except FileNotFoundError:
+            raise self.fault(f"chunk {file} is missing") from None
+        except OSError as error:
+            raise self.fault(f"chunk {file} cannot be read: {error.strerror}") from error
+
+    def check_files(self, first: int = 0) -> None:
+        """Raise StoreError unless the files of all chunks from `first` on are there."""
+        try:
+            there = set(os.listdir(self.path / self.name))
+        except FileNotFoundError:
+            there = set()
+        except OSError as error:
+            raise self.fault(f"cannot be read: {error.strerror}") from error
+        for index in range(first, self.count):
+            if (file := self.file(index)) not in there:
+                raise self.fault(f"chunk {file} is missing")
+
+    def _block(self, index: int, data: bytes) -> NDArray[Any]:
+        dtype = np.dtype(self.record["data_type"]).newbyteorder("<")
+        try:
+            block = np.frombuffer(_BLOSC.decode(_CHECKSUM.decode(data)), dtype)
+            return block.reshape(self._chunk)
+        except Exception:
+            # Each codec fails in its own way (ValueError, RuntimeError, ...) on damaged bytes.
+            text = f"chunk {self.file(index)} is damaged (truncated or altered)"
+            raise self.fault(text) from None
+
+    def _digest(self, index: int, data: bytes) -> str:
+        used = self.record["shape"][0] - index * self.step
+        named = data if used >= self.step else self._block(index, data)[:used].tobytes()
+        return hashlib.blake2b(named, digest_size=_DIGITS // 2).hexdigest()
+
+    def _is_kept(self, index: int, data: bytes) -> bool:
+        kept = self.digests[index * _DIGITS :][:_DIGITS]
+        return not self.digests or kept == self._digest(index, data)
+
+    def decode(self, index: int) -> NDArray[Any]:
+        """Return a whole chunk, of its digest if one was kept; raises StoreError."""
+        data = self.bytes_of(index)
+        block = self._block(index, data)
+        if not self._is_kept(index, data):
+            raise self.fault(f"chunk {self.file(index)} is not the one that was written here")
+        return block.astype(self.record["data_type"], copy=False)
+
+    def encode(self, rows: NDArray[Any]) -> bytes:
+        """Return the chunk file for `rows`, at most a chunk of them; the rest is fill value."""
+        dtype, fill = np.dtype(self.record["data_type"]), self.record["fill_value"]
+        block = np.full(self._chunk, dtype.type(fill), dtype.newbyteorder("<"))
+        block[: len(rows)] = rows
+        return bytes(_CHECKSUM.encode(_BLOSC.encode(block)))
+
+    def with_digests(self, commit: int) -> ChunkFiles:
+        """Return the same with the digests of all chunks; those before `commit` are known."""
+        known = self.digests[: commit // self.step * _DIGITS]
+        unknown = range(len(known) // _DIGITS, self.count)
+        return replace(
+            self, digests=known + "".join(self._digest(i, self.bytes_of(i)) for i in unknown)
+        )
+
+    def check_digests(self) -> None:
+        """Raise StoreError unless the chunks on disk have the digests that were kept."""
+        for index in range(len(self.digests) // _DIGITS):
+            if not self._is_kept(index, self.bytes_of(index)):
+                self.decode(index)
+
     def read(self, start: int, stop: int) -> NDArray[Any]:
-        """Return the stored numbers of samples start..stop-1, checked.
+        """Return samples start..stop-1; raises StoreError."""
+        step, (_, *sample) = self.step, self.record["shape"]
+        out = np.empty((stop - start, *sample), dtype=self.record["data_type"])
+        for index in range(start // step, -(-stop // step)):
+            low, high = max(start, index * step), min(stop, (index + 1) * step)
+            block = self.decode(index)
+            out[low - start : high - start] = block[low - index * step : high - index * step]
+        return out
 
-        `(stop - start, *shape)`; for `state_count` `(.., q, *shape)`, for `image`
-        `(.., channels, *shape)`, for a field of several components `(.., components, *shape)`.
+    def checked(self, layout: Layout, start: int, stop: int) -> NDArray[Any]:
+        """Return samples start..stop-1; raises StoreError for values it cannot hold too."""
+        values = self.read(start, stop)
+        if fault := layout.fault(self.name, values):
+            raise self.fault(f"samples {start}..{stop - 1} hold {fault}")
+        return values
+
+    def write(self, first: int, rows: NDArray[Any]) -> None:
+        """Put `rows` on disk as samples first, first + 1 .., file by file.
+
+        Samples before `first` in the same chunk are kept; what is behind the last row becomes
+        fill value. Each file is replaced as a whole. Raises StoreError, WriteError.
         """
+        step = self.step
+        start, total = first // step, first + len(rows)
+        kept = replace(self, digests="").read(start * step, first)
+        rows = np.concatenate([kept, rows], dtype=kept.dtype, casting="same_kind")
+        for index in range(start, -(-total // step)):
+            block = rows[(index - start) * step :][:step]
+            write_bytes_atomically(self.path / self.name / self.file(index), self.encode(block))
 
-    @abstractmethod
-    def _scalar(self, name: str) -> NDArray[Any]: ...
 
-    def variable(self, name: str) -> NDArray[Any]:
-        """Return the scalar `name` of every sample, (n_samples,); raises StoreError."""
-        if not self.has(name):
-            raise StoreError(f"{self.path}: has no variable '{name}'")
-        return self._scalar(name)
+def arrays_of(
+    path: Path, layout: Layout, samples: int, digests: Mapping[str, str] | None = None
+) -> dict[str, ChunkFiles]:
+    """Return the chunk files of every array of a store of `samples`."""
+    return {
+        name: ChunkFiles(
+            path,
+            name,
+            array_record(
+                a.dtype, (samples, *a.shape), (a.chunk, *a.shape), a.fill, a.axes, a.attributes
+            ),
+            (digests or {}).get(name, ""),
+        )
+        for name, a in layout.arrays.items()
+    }
 
-    @abstractmethod
-    def digest(self) -> str:
-        """Return the SHA-256 that names the samples."""
 
-    def batches(self, size: int | None = None) -> Iterator[tuple[int, int]]:
-        """Yield (start, stop) over all samples, in whole chunks: about `size` samples at once."""
-        step = self.chunk * max(1, (size or self.chunk) // self.chunk)
-        for start in range(0, self.n_samples, step):
-            yield start, min(start + step, self.n_samples)
-
-    def has(self, name: str) -> bool:
-        """Return whether there is a scalar `name` of every sample."""
-        return name in self.variables
-
-    def model(self) -> Model | None:
-        """Return the model that the attribute `model` names; None if it names none of `MODELS`.
-
-        Raises StoreError if the samples cannot be that model's, for their dimension or states.
-        """
-        model = find_model(self.attrs)
-        if model is None:
-            return None
-        if (len(self.shape), self.q) != (model.dimension, model.q):
-            states = f" of {self.q} states" if self.q else ""
-            raise StoreError(
-                f"{self.path}: variable '{self.field}': {len(self.shape)}D{states}, which "
-                f"{model.name} is not"
-            )
-        return model
+# -- samples ----------------------------------------------------------------------------------
 
 
 class LatticeStore(Lattices):
     """A store, open for reading: its committed samples only, and each checked when read."""
 
     def __init__(self, path: AnyPath) -> None:
-        root = Root.read(path := Path(path))
-        samples = root.attributes.get("samples_committed")
+        path = Path(path)
+        attributes, nodes, unaltered = read_root(path)
+        samples = attributes.get("samples_committed")
         if type(samples) is not int or samples < 0:
             raise StoreError(f"{path}: attribute 'samples_committed' is {samples!r}")
-        super().__init__(path, root.attributes, Layout.of(path, root.nodes), samples)
-        digests = root.nodes.get(DIGESTS, {}).get("attributes", {})
-        self.arrays = {
-            name: ChunkFiles(self.path, name, metadata, digests.get(name, ""))
-            for name, metadata in self.layout.metadata(samples).items()
-        }
+        super().__init__(path, attributes, _layout_of(path, nodes), samples)
+        digests = nodes.get(DIGESTS, {}).get("attributes", {})
+        self.arrays = arrays_of(path, self.layout, samples, digests)
         self.states = {
-            node: ChunkFiles(self.path, node, metadata, digests.get(node, ""))
-            for node, metadata in root.nodes.items()
+            node: ChunkFiles(path, node, record, digests.get(node, ""))
+            for node, record in nodes.items()
             if node.split("/")[0] == "state"
         }
         # An array's own record is brought up to date at the end of a run only.
         skip = () if self.complete else ("shape",)
         for name, array in self.arrays.items():
-            _compare(array, root.nodes[name])
+            _compare(array, nodes[name])
             # A kill while the store was made may have left an array without its own record.
             if samples:
-                _compare(array, read_json(self.path, f"{name}/{ROOT}"), skip)
+                _compare(array, read_record(path, f"{name}/{ROOT}"), skip)
             array.check_files()
-        root.check(self.path)
+        if not unaltered:
+            raise StoreError(f"{path}: {ROOT} was altered after it was written")
         for key, value in self.attrs.items():
             if kind_of(key, value):
-                raise StoreError(f"{self.path}: attribute '{key}' is {str(value)[:60]!r}")
+                raise StoreError(f"{path}: attribute '{key}' is {str(value)[:60]!r}")
 
     @property
     def complete(self) -> bool:
@@ -145,16 +347,15 @@ class LatticeStore(Lattices):
             raise IndexError(f"samples {start}..{stop} of {self.n_samples}")
         return self.arrays[self.field].checked(self.layout, start, stop)
 
+    def _scalar(self, name: str) -> NDArray[Any]:
+        return self.arrays[name].checked(self.layout, 0, self.n_samples)
+
     def verify(self) -> None:
         """Read all that is stored; raises StoreError for what is not as it was written."""
         for array in self.arrays.values():
             array.check_digests()
-            if not array.digests:
-                for start in range(0, self.n_samples, array.step):
-                    array.checked(self.layout, start, min(start + array.step, self.n_samples))
-
-    def _scalar(self, name: str) -> NDArray[Any]:
-        return self.arrays[name].checked(self.layout, 0, self.n_samples)
+            for start in range(0, 0 if array.digests else self.n_samples, array.step):
+                array.checked(self.layout, start, min(start + array.step, self.n_samples))
 
     def digest(self) -> str:
         """Return the SHA-256 that names the samples and what they are.
@@ -164,7 +365,7 @@ class LatticeStore(Lattices):
         """
         skip, array = (*VOLATILE, *MANAGED), self.arrays[self.field]
         kept = {key: value for key, value in self.attrs.items() if key not in skip}
-        total = hashlib.sha256(json.dumps([kept, array.metadata], sort_keys=True).encode())
+        total = hashlib.sha256(json.dumps([kept, array.record], sort_keys=True).encode())
         whole = self.n_samples // self.chunk
         for index in range(whole):
             total.update(hashlib.sha256(array.bytes_of(index)).digest())
@@ -173,9 +374,35 @@ class LatticeStore(Lattices):
         return total.hexdigest()
 
 
+def _layout_of(path: Path, nodes: Mapping[str, Any]) -> Layout:
+    """Return the layout that the records of the store `path` describe; raises StoreError."""
+    names = [name for name in nodes if name.split("/")[0] not in ("state", DIGESTS)]
+    fields = [name for name in names if name in FIELDS]
+    if len(fields) != 1:
+        raise StoreError(f"{path}: expected one of the variables {', '.join(FIELDS)}")
+    field = fields[0]
+    try:
+        node, kind = nodes[field], FIELDS[field]
+        about, (_, *shape) = node["attributes"], map(int, node["shape"])
+        chunk, *_ = sample = node["chunk_grid"]["configuration"]["chunk_shape"]
+        if len(sample) != 1 + len(shape):
+            raise ValueError
+        plane = shape.pop(0) if kind.plane in node["dimension_names"] else 0
+        return Layout.of(
+            field, shape, plane, chunk=int(chunk),
+            q=len(about["flag_values"]) if field == "states" else 0,
+            scale=float(about["scale_factor"] if kind.scaled else 1.0),
+            variables=tuple(name for name in names if name != field),
+            dtype=node["data_type"] if field == "field" else "",
+        )  # fmt: skip
+    except (KeyError, TypeError, ValueError, IndexError, BadInput):
+        wrong = f"variable '{field}': wrong shape, chunks, scale or states"
+        raise StoreError(f"{path}: {wrong}") from None
+
+
 def _compare(array: ChunkFiles, found: Any, skip: Sequence[str] = ()) -> None:
-    """Raise StoreError naming the first entry of an array's metadata that is not as expected."""
-    for key, value in array.metadata.items():
+    """Raise StoreError naming the first entry of an array's record that is not as expected."""
+    for key, value in array.record.items():
         there = found.get(key) if isinstance(found, dict) else None
         if key not in skip and there != value:
             raise array.fault(f"{key} is {there!r}, expected {value!r}")

@@ -16,6 +16,7 @@ what lies beyond the committed samples is cleared when the store is next opened 
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import io
 import json
@@ -24,7 +25,7 @@ import shutil
 import uuid
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -45,32 +46,49 @@ from skild_phys.files import (
     write_text_atomically,
 )
 from skild_phys.rng import STREAMS
-from skild_phys.store.chunks import ChunkFiles
-from skild_phys.store.reader import LatticeStore
-from skild_phys.store.schema import (
+from skild_phys.store.layout import (
     APPEND_TOTAL,
-    DIGESTS,
     MANAGED,
-    ROOT,
     SCALARS,
-    SCHEMA_VERSION,
     VOLATILE,
     Layout,
     Plan,
-    Root,
-    array_metadata,
-    as_json,
-    group_metadata,
-    is_store,
-    read_json,
     readable,
-    write_json,
+)
+from skild_phys.store.reader import (
+    DIGESTS,
+    ROOT,
+    SCHEMA_VERSION,
+    ChunkFiles,
+    LatticeStore,
+    array_record,
+    arrays_of,
+    group_record,
+    is_store,
+    read_record,
+    read_root,
+    root_record,
+    write_record,
 )
 
 _KEPT = "kept.npz"
 """What `StoreWriter.keep` writes; it is gone from every store with a sample."""
 
 _Arrays = Mapping[str, NDArray[Any]]
+
+
+def _check(path: Path, layout: Layout, name: str, count: int, values: NDArray[Any]) -> None:
+    """Raise unless `values` are `count` samples of variable `name` of the store `path`.
+
+    ValueError for a wrong shape or type, StoreError for a value that is not allowed.
+    """
+    array = layout.arrays[name]
+    if values.shape != (shape := (count, *array.shape)):
+        raise ValueError(f"variable '{name}' has shape {values.shape}, expected {shape}")
+    if not np.can_cast(values.dtype, array.dtype, "same_kind"):
+        raise ValueError(f"variable '{name}' is {values.dtype}, expected {array.dtype}")
+    if fault := layout.fault(name, values):
+        raise StoreError(f"{path}: variable '{name}': refused {fault}")
 
 
 @dataclass(frozen=True)
@@ -120,8 +138,8 @@ class Region:
                 f"{len(lattices)} samples from {first} on, of {self.committed} .. {self.planned}"
             )
         name = self.layout.field
-        self.layout.check(self.path, name, len(lattices), lattices)
-        array = ChunkFiles(self.path, name, self.layout.metadata(last)[name])
+        _check(self.path, self.layout, name, len(lattices), lattices)
+        array = arrays_of(self.path, self.layout, last)[name]
         array.checked(self.layout, first - first % array.step, first)
         array.write(first, lattices)
 
@@ -146,7 +164,7 @@ class StoreWriter:
         self.kept: dict[str, NDArray[Any]] = {}
         self._plan, self._planned, self._lock = plan, plan.n_samples, lock
         self._attributes = dict(plan.attrs)
-        self._arrays = self._at(0)
+        self._arrays = arrays_of(path, plan, 0)
         self._states: dict[str, ChunkFiles] = {}
         # What does not tell two stores apart.
         self._apart = (*VOLATILE, *MANAGED, *plan.unsettled)
@@ -173,7 +191,7 @@ class StoreWriter:
             raise ValueError(f"{self.committed} samples are committed: nothing is left to settle")
         if strange := set(attrs) - set(self._plan.unsettled):
             raise ValueError(f"not among the unsettled attributes: {', '.join(sorted(strange))}")
-        self._attributes |= as_json(attrs)
+        self._attributes |= readable(attrs)
 
     def region(self) -> Region:
         """Return what writes the field of coming samples, in this or in other processes.
@@ -195,18 +213,12 @@ class StoreWriter:
         write_bytes_atomically(self.path / _KEPT, data.getvalue())
         self.kept = dict(arrays)
 
-    def _read_kept(self) -> dict[str, NDArray[Any]]:
-        try:
-            with np.load(self.path / _KEPT, allow_pickle=False) as file:
-                found = {name: file[name] for name in file.files}
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile):
-            return {}  # none, or one that is begun again without loss of a sample
-        return found if found.pop("of", None) == self._place() else {}
-
     def _place(self) -> str:
         """Return what names this store and its last commit."""
         attributes = {k: v for k, v in self._attributes.items() if k not in self._apart}
-        return Root(attributes, self._plan.metadata(self.committed)).sha256()
+        arrays = arrays_of(self.path, self._plan, self.committed)
+        root = root_record(attributes, {name: array.record for name, array in arrays.items()})
+        return str(root["attributes"]["sha256"])
 
     def commit(
         self, arrays: _Arrays, state: _Arrays | None = None, *, written: int | None = None
@@ -227,45 +239,34 @@ class StoreWriter:
         WriteError if the disk refuses. Either way the store is as it was before.
         """
         self._lock.check()
-        total = self.committed + self._check_samples(arrays, written)
-        files = self._at(total)
-        if written:
-            self._check_written(files[self._plan.field], total)
-        for name, rows in arrays.items():
-            files[name].write(self.committed, np.asarray(rows))
-        states = self._write_state(state, total)
-        if total == self._planned:
-            self._write_array_records(files)
-            self._clear_partials()
-        files = {name: one.with_digests(self.committed) for name, one in files.items()}
-        self._write_root(files, states)
-        old = self.committed
-        self.committed, self._arrays, self._states = total, files, states
-        self.state = {name: np.array(values) for name, values in (state or {}).items()}
-        _remove(self.path / "state" / str(old) if states else self.path / "state")
-        _remove(self.path / _KEPT)
-        self.kept = {}
-
-    def _at(self, samples: int) -> dict[str, ChunkFiles]:
-        """Return the chunk files of every array once there are `samples`."""
-        known = vars(self).get("_arrays", {})
-        return {
-            name: ChunkFiles(self.path, name, metadata, known[name].digests if known else "")
-            for name, metadata in self._plan.metadata(samples).items()
-        }
-
-    def _check_samples(self, arrays: _Arrays, written: int | None) -> int:
-        plan = self._plan
-        expected = [name for name in plan.dtypes if not written or name != plan.field]
+        plan, old = self._plan, self.committed
+        expected = [name for name in plan.arrays if not written or name != plan.field]
         if set(arrays) != set(expected):
             names = ", ".join(expected) or "none"
             raise ValueError(f"a commit to this store needs the variables {names}")
         count = written or len(arrays[plan.field])
         for name, values in arrays.items():
-            plan.check(self.path, name, count, values)
-        if count < 1 or self.committed + count > self._planned:
-            raise ValueError(f"{count} samples after {self.committed} of {self._planned}")
-        return count
+            _check(self.path, plan, name, count, values)
+        if count < 1 or old + count > self._planned:
+            raise ValueError(f"{count} samples after {old} of {self._planned}")
+        total = old + count
+        digests = {name: array.digests for name, array in self._arrays.items()}
+        files = arrays_of(self.path, plan, total, digests)
+        if written:
+            self._check_written(files[plan.field], total)
+        for name, rows in arrays.items():
+            files[name].write(old, np.asarray(rows))
+        states = self._write_state(state, total)
+        if total == self._planned:
+            self._write_array_records(files)
+            self._clear_partials()
+        files = {name: one.with_digests(old) for name, one in files.items()}
+        self._write_root(files, states)
+        self.committed, self._arrays, self._states = total, files, states
+        self.state = {name: np.array(values) for name, values in (state or {}).items()}
+        _remove(self.path / "state" / str(old) if states else self.path / "state")
+        _remove(self.path / _KEPT)
+        self.kept = {}
 
     def _check_written(self, array: ChunkFiles, total: int) -> None:
         """Raise StoreError unless the samples up to `total` are on disk.
@@ -285,17 +286,17 @@ class StoreWriter:
         if not state:
             return {}
         folder = f"state/{total}"
-        nodes: dict[str, Any] = {"state": group_metadata(), folder: group_metadata()}
+        nodes: dict[str, Any] = {"state": group_record(), folder: group_record()}
         for name, values in state.items():
             axes = [f"{name}_{axis}" for axis in range(values.ndim)]
             about = {"long_name": f"{name} of every chain, to go on from", "units": "1"}
-            nodes[f"{folder}/{name}"] = array_metadata(
+            nodes[f"{folder}/{name}"] = array_record(
                 values.dtype.name, values.shape, values.shape, 0, axes, about
             )
-        found = {node: ChunkFiles(self.path, node, metadata) for node, metadata in nodes.items()}
+        found = {node: ChunkFiles(self.path, node, record) for node, record in nodes.items()}
         for node, array in found.items():
             make_directory(self.path / node)
-            write_json(self.path / node / ROOT, array.metadata)
+            write_record(self.path / node / ROOT, array.record)
         for name, values in state.items():
             array = found[node := f"{folder}/{name}"]
             write_bytes_atomically(self.path / node / array.file(0), array.encode(values))
@@ -304,7 +305,7 @@ class StoreWriter:
 
     def _write_array_records(self, files: Mapping[str, ChunkFiles]) -> None:
         for name, array in files.items():
-            write_json(self.path / name / ROOT, array.metadata)
+            write_record(self.path / name / ROOT, array.record)
 
     def _write_root(
         self, arrays: Mapping[str, ChunkFiles], states: Mapping[str, ChunkFiles]
@@ -313,29 +314,25 @@ class StoreWriter:
             **self._attributes,
             "schema_version": SCHEMA_VERSION,
             "samples_planned": self._planned,
-            "samples_committed": arrays[self._plan.field].metadata["shape"][0],
+            "samples_committed": arrays[self._plan.field].record["shape"][0],
         }
         every = {**arrays, **states}
-        nodes = {name: array.metadata for name, array in every.items()}
+        nodes = {name: array.record for name, array in every.items()}
         if digests := {name: array.digests for name, array in every.items() if array.digests}:
-            nodes[DIGESTS] = group_metadata(digests)
-        write_json(self.path / ROOT, Root(attributes, nodes).document())
+            nodes[DIGESTS] = group_record(digests)
+        write_record(self.path / ROOT, root_record(attributes, nodes))
 
     # -- opening ------------------------------------------------------------------------------
 
     def _start(self) -> None:
         """Make the store anew, with no samples."""
-        record = _timing(self.path)
-        try:
-            record.unlink(missing_ok=True)
-        except OSError as error:
-            raise write_error(record, error) from error
+        _remove(_timing(self.path))
         _remove(self.path / _KEPT)
         self._write_root(self._arrays, {})
         self._clear()
 
     def _resume(self) -> None:
-        """Go on from what is committed, clearing what a killed process left beyond it."""
+        """Resume from what is committed, clearing what a killed process left beyond it."""
         store = LatticeStore(self.path)
         self._compare(store)
         self._attributes |= {k: v for k, v in store.attrs.items() if k in self._plan.unsettled}
@@ -343,14 +340,18 @@ class StoreWriter:
         self.committed, self._arrays, self._states = store.n_samples, store.arrays, store.states
         folder = f"state/{self.committed}/"
         for node, array in self._states.items():
-            if read_json(self.path, f"{node}/{ROOT}") != array.metadata:
+            if read_record(self.path, f"{node}/{ROOT}") != array.record:
                 raise StoreError(f"{self.path}: {node}/{ROOT} was altered after it was written")
             if node.startswith(folder):
                 self.state[node.removeprefix(folder)] = array.decode(0)
         self._clear()
-        self.kept = self._read_kept()
+        # What is not there, damaged, or of before the last commit is made again.
+        with contextlib.suppress(OSError, ValueError, EOFError, zipfile.BadZipFile):
+            with np.load(self.path / _KEPT, allow_pickle=False) as file:
+                kept = {name: file[name] for name in file.files}
+            self.kept = kept if kept.pop("of", None) == self._place() else {}
         if not self.kept:
-            _remove(self.path / _KEPT)  # damaged, or of before the last commit
+            _remove(self.path / _KEPT)
         if self.committed > self._planned:
             raise OutputLarger(
                 "output",
@@ -364,8 +365,9 @@ class StoreWriter:
 
     def _compare(self, store: LatticeStore) -> None:
         """Raise OutputTaken unless the store was made with the same layout and attributes."""
-        layout = {key: getattr(self._plan, key) for key in vars(store.layout)}
-        for wanted, there in ((self._attributes, store.attrs), (layout, vars(store.layout))):
+        layout = asdict(store.layout)
+        planned = {key: getattr(self._plan, key) for key in layout}
+        for wanted, there in ((self._attributes, store.attrs), (planned, layout)):
             for key in [*wanted, *(key for key in there if key not in wanted)]:
                 if key not in self._apart and wanted.get(key) != there.get(key):
                     raise OutputTaken(
@@ -386,7 +388,12 @@ class StoreWriter:
             keep = {ROOT, *map(array.file, range(array.count))}
             for file in set(os.listdir(self.path / name)) - keep:
                 _remove(self.path / name / file)
-            self._blank_tail(array)
+            # Blank what a part-full last chunk holds beyond the committed samples.
+            index, used = divmod(self.committed, array.step)
+            if used:
+                data = array.encode(array.decode(index)[:used])
+                if array.bytes_of(index) != data:
+                    write_bytes_atomically(self.path / name / array.file(index), data)
         self._write_array_records(self._arrays)
         folder = self.path / "state"
         if not self._states:
@@ -399,14 +406,6 @@ class StoreWriter:
     def _clear_partials(self) -> None:
         for partial in self.path.rglob(f"*{PARTIAL}"):
             _remove(partial)
-
-    def _blank_tail(self, array: ChunkFiles) -> None:
-        """Blank what a part-full last chunk holds beyond the committed samples."""
-        index, used = divmod(self.committed, array.step)
-        if used:
-            data = array.encode(array.decode(index)[:used])
-            if array.bytes_of(index) != data:
-                write_bytes_atomically(self.path / array.name / array.file(index), data)
 
 
 def _remove(path: Path) -> None:
@@ -446,8 +445,9 @@ def create_store(
     plan = plan or Plan(**fields)
     plan = replace(plan, attrs=readable(plan.attrs))
     path = Path(path)
+    accepted = "a path that does not exist, or a store to resume"
     if os.path.exists(path) and not os.path.isdir(path):
-        raise _taken(path)
+        raise OutputTaken("output", str(path), accepted)
     make_directory(path)
     lock = Lock(path).acquire()
     try:
@@ -455,20 +455,16 @@ def create_store(
         if all(name.endswith(PARTIAL) for name in os.listdir(path)):
             writer._start()
         elif overwrite:
-            Root.read(path)
+            read_root(path)
             writer._start()
         elif not is_store(path):
-            raise _taken(path)
+            raise OutputTaken("output", str(path), accepted)
         else:
             writer._resume()
     except BaseException:
         lock.release()
         raise
     return writer
-
-
-def _taken(path: Path) -> OutputTaken:
-    return OutputTaken("output", str(path), "a path that does not exist, or a store to resume")
 
 
 def streams_at(path: AnyPath, overwrite: bool) -> str | None:
@@ -489,9 +485,9 @@ def end_append(path: AnyPath) -> None:
     """
     path = Path(path)
     with Lock(path):
-        root = Root.read(path)
-        root.attributes.pop(APPEND_TOTAL, None)
-        write_json(path / ROOT, root.document())
+        attributes, nodes, _ = read_root(path)
+        attributes.pop(APPEND_TOTAL, None)
+        write_record(path / ROOT, root_record(attributes, nodes))
 
 
 # -- how long a store took to make ------------------------------------------------------------
