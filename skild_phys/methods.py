@@ -1,7 +1,7 @@
-"""How fine lattices are made from coarse ones: SKILD, exact Monte Carlo, a fill, a user's own way.
+"""How fine configurations are made from coarse ones: SKILD, exact Monte Carlo, a fill, a function.
 
 Every refined sample is named by its index in the output, (input index) x samples_per_input +
-replica; its random streams follow from that name, the seed and the input (`streams.input_seed`).
+replica; its random streams follow from that name, the seed and the input (`rng.input_seed`).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from skild_phys.errors import BadInput, Interrupted, OutputTaken, StoreError, check_whole, warn
 from skild_phys.files import AnyPath, printable
-from skild_phys.models import MODELS, Model, parse_temperature
+from skild_phys.models import Model, find_model, parse_temperature
 from skild_phys.models.ising import ISING_2D, ISING_3D
 from skild_phys.models.potts import potts
 from skild_phys.options import option
@@ -36,14 +36,14 @@ if TYPE_CHECKING:
     from skild_phys.simulation.conditional import Conditional
     from skild_phys.skild.weights import Weights
 
-Lattices = NDArray[Any]
 Attrs = Mapping[str, Any]
-Ties = Lattices | None
-Stop = Callable[[], bool]
-Sampler = Callable[[Lattices, Sequence[int], Ties, Stop], Lattices]
-"""(raw coarse lattices, indices, tie-breaks, stop) -> fine lattices (n, *shape); picklable."""
+_Fields = NDArray[Any]
+_Ties = _Fields | None
+_Stop = Callable[[], bool]
+Sampler = Callable[[_Fields, Sequence[int], _Ties, _Stop], _Fields]
+"""(raw coarse values, indices, tie-breaks, stop) -> fine configurations (n, *shape); picklable."""
 
-Own = Callable[[Lattices, int, np.random.Generator], Lattices]
+Own = Callable[[_Fields, int, np.random.Generator], _Fields]
 """A user's own method: (coarse, factor, rng) -> fine.
 
 Called once per sample. `coarse` (ly, lx) or (lz, ly, lx) float64: means of blocks, signs, spins, or
@@ -73,12 +73,12 @@ class Method(ABC):
         """Whether it makes spins or states, not real fields; None for as the input says."""
         return True
 
-    @abstractmethod
     def check(self, coarse: CoarseInput) -> list[str]:
-        """Raise BadInput unless it can refine `coarse`; return what is to be minded.
+        """Raise BadInput unless it can refine `coarse`, of which no sample is read.
 
-        No lattice is read.
+        Returns warnings that go with the result.
         """
+        return []
 
     @abstractmethod
     def prepare(self, coarse: CoarseInput, seed: int, run: Run, there: Attrs) -> Prepared:
@@ -88,7 +88,7 @@ class Method(ABC):
         """
 
     def temperature(self, coarse: CoarseInput) -> float | None:
-        """Return the temperature (J / k_B) that the samples are of, as far as it is known."""
+        """Return the temperature (J / k_B) of the samples, as far as it is known."""
         known: float | None = coarse.attrs.get("temperature")
         return known
 
@@ -96,49 +96,54 @@ class Method(ABC):
         """Compile the kernels that refining `coarse` calls; quick once they are cached."""
 
 
-# -- what a coarse lattice is of ---------------------------------------------------------------
+def _models(coarse: CoarseInput) -> tuple[Model, Model | None]:
+    """Return a model of such values, and the one that the input names (2D spins: Ising's)."""
+    like = potts(coarse.q) if coarse.q else ISING_2D if len(coarse.shape) == 2 else ISING_3D
+    usual = {"model": like.name} if like is ISING_2D else {}
+    return like, find_model(usual | coarse.attrs)
 
 
-def _model_of_values(coarse: CoarseInput) -> Model:
-    """Return a model of lattices such as these, by which their magnetization is defined."""
-    if coarse.q:
-        return potts(coarse.q)
-    return ISING_2D if len(coarse.shape) == 2 else ISING_3D
-
-
-def _model_of(coarse: CoarseInput) -> Model | None:
-    """Return the model that the input names (2D spins without one: Ising's), None if unknown."""
-    like = _model_of_values(coarse)
-    return MODELS.get(str(coarse.attrs.get("model", ISING_2D.name if like is ISING_2D else None)))
-
-
-def _hamiltonian_of(coarse: CoarseInput, option: str, value: object) -> Model:
-    """Return the model, a sum over nearest-neighbour bonds; raises BadInput naming `option`."""
-    model = _model_of(coarse)
+def _system(
+    coarse: CoarseInput, T: float | str | None, option: str, value: object
+) -> tuple[Model, float]:
+    """Return the Hamiltonian, of nearest neighbours, and temperature; BadInput names `option`."""
+    model, named = _models(coarse)[1], coarse.attrs.get("model")
     if model is None:
-        named = coarse.attrs.get("model")
         what = "says no model" if named is None else f"is of model {named}, which is not known here"
         raise BadInput(option, value, f"fill, or a known Hamiltonian: {coarse.path} {what}")
     if model.bond is None or not model.nearest:
         what = f"is of model {model.name}, not a sum over nearest-neighbour bonds alone"
         raise BadInput(option, value, f"fill or skild: {coarse.path} {what}")
-    return model
-
-
-def _temperature(coarse: CoarseInput, given: float | str | None, option: str, value: Any) -> float:
-    """Return the temperature that is given, or else the input's own; raises BadInput."""
-    model = _hamiltonian_of(coarse, option, value)
-    known = coarse.attrs.get("temperature") if given is None else parse_temperature(given, model)
+    known = coarse.attrs.get("temperature") if T is None else parse_temperature(T, model)
     if known is None:
         raise BadInput("T", None, "the temperature: the input does not say it")
-    return float(known)
+    return model, float(known)
+
+
+# -- Monte Carlo -------------------------------------------------------------------------------
+
+
+def _target(coarse: CoarseInput, model: Model, temperature: float) -> Conditional:
+    from skild_phys.simulation.conditional import Conditional
+
+    return Conditional(model, coarse.rule, coarse.factor, temperature, coarse.shape)
+
+
+def _monte_carlo(
+    target: Conditional, seed: int, sweeps: int, first: Sampler | None, raw: _Fields,
+    index: Sequence[int], ties: _Ties, stop: _Stop,
+) -> _Fields:  # fmt: skip
+    """Make constrained sweeps from a random fill, or from what `first` makes."""
+    from skild_phys.simulation.conditional import relax, sample
+
+    if first is None:
+        return sample(target, raw, seed, index, sweeps, ties, stop)
+    fine = first(raw, index, ties, stop)
+    return relax(target, fine, raw, seed, index, sweeps, ties, stop)
 
 
 def _exact_rules() -> str:
     return one_of(rule.name for rule in RULES.values() if rule.exact)
-
-
-# -- the methods -------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -154,18 +159,18 @@ class Fill(Method):
 
     def prepare(self, coarse: CoarseInput, seed: int, run: Run, there: Attrs) -> Prepared:
         # A fill makes no moves: any temperature does.
-        return Prepared(_MonteCarlo.of(coarse, _model_of_values(coarse), 1.0, seed, 0), {})
+        target = _target(coarse, _models(coarse)[0], 1.0)
+        return Prepared(functools.partial(_monte_carlo, target, seed, 0, None), {})
 
     def compile(self, coarse: CoarseInput) -> None:
         """Fill one coarse block, for a factor whose moves are the same."""
         from skild_phys.simulation.conditional import CLUSTERS_FROM
 
         factor, d = CLUSTERS_FROM if coarse.factor >= CLUSTERS_FROM else 2, len(coarse.shape)
-        fine = np.full((1, *[factor] * d), _model_of_values(coarse).values[-1], dtype=np.int8)
+        fine = np.full((1, *[factor] * d), _models(coarse)[0].values[-1], dtype=np.int8)
         raw = coarse.rule.coarsen(fine, factor, q=coarse.q)
         one = replace(coarse, n=1, shape=(1,) * d, factor=factor, read=lambda *span: raw)
-        sampler, _ = self.prepare(one, 0, Run(), {})
-        sampler(raw, [0], one.ties(slice(1)), lambda: False)
+        self.prepare(one, 0, Run(), {}).sampler(raw, [0], one.ties(slice(1)), lambda: False)
 
 
 @dataclass(frozen=True)
@@ -182,7 +187,7 @@ class Exact(Fill):
             check_whole("sweeps", self.sweeps, 0)
 
     def temperature(self, coarse: CoarseInput) -> float:
-        return _temperature(coarse, self.T, "method", self.name)
+        return _system(coarse, self.T, "method", self.name)[1]
 
     def check(self, coarse: CoarseInput) -> list[str]:
         super().check(coarse)
@@ -190,25 +195,36 @@ class Exact(Fill):
         return []
 
     def prepare(self, coarse: CoarseInput, seed: int, run: Run, there: Attrs) -> Prepared:
-        model, heat = _hamiltonian_of(coarse, "method", self.name), self.temperature(coarse)
-        sweeps, measured = self.sweeps, {}
-        if sweeps is None and {"tau_int", "sweeps"} <= there.keys():
+        from skild_phys.simulation.conditional import measure_sweeps, pilot_chains
+
+        target = _target(coarse, *_system(coarse, self.T, "method", self.name))
+        known: dict[str, Any] = {"sweeps": self.sweeps}
+        if self.sweeps is None and {"tau_int", "sweeps"} <= there.keys():
             # The same pilot gave them, if the store is one to resume.
-            sweeps, measured = there["sweeps"], {"tau_int": there["tau_int"]}
-        if sweeps is None and there:
+            known = {name: there[name] for name in ("sweeps", "tau_int")}
+        elif self.sweeps is None and there:
             accepted = "a store made with the same parameters: there no tau was measured"
             raise OutputTaken("sweeps", "measured", f"{accepted} (overwrite=True starts afresh)")
-        if sweeps is None:
-            sweeps, tau = _pilot(coarse, model, heat, seed, run.stop)
-            measured = {"tau_int": tau}
-        sampler = _MonteCarlo.of(coarse, model, heat, seed, sweeps)
-        return Prepared(sampler, {"sweeps": sweeps, **measured})
+        elif self.sweeps is None:
+            first = pilot_chains(coarse.n, target)
+            given = target.read(coarse.read(0, first), coarse.ties(slice(first)))
+            try:
+                found = measure_sweeps(target, given, seed, run.stop)
+            except Interrupted:
+                text = "interrupted before the first lattice; nothing was changed"
+                raise Interrupted(text) from None
+            known = {"sweeps": found.sweeps, "tau_int": found.tau}
+        sampler = functools.partial(_monte_carlo, target, seed, known["sweeps"], None)
+        return Prepared(sampler, known)
 
     def compile(self, coarse: CoarseInput) -> None:
         from skild_phys.simulation.conditional import SWEEPS_PER_CLUSTERS
 
         sweeps = self.sweeps and SWEEPS_PER_CLUSTERS
         super(Exact, replace(self, T=1.0, sweeps=sweeps)).compile(coarse)
+
+
+# -- SKILD -------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -239,15 +255,11 @@ class SKILD(Chain, Method):
 
     def temperature(self, coarse: CoarseInput) -> float | None:
         if self.polish:
-            return _temperature(coarse, self.T, "polish", self.polish)
+            return _system(coarse, self.T, "polish", self.polish)[1]
         return super().temperature(coarse)
 
-    def lambdas(self, coarse: CoarseInput) -> NDArray[np.float64]:
-        """Return the chain that refines `coarse`; raises BadInput."""
-        return self.refining(self.weights, coarse.rule, coarse.factor)
-
-    def check_lattices(self, coarse: CoarseInput, real: bool, dimension: int = 2) -> None:
-        """Raise BadInput unless weights of spins, or of `real` fields, can refine `coarse`."""
+    def check_values(self, coarse: CoarseInput, spins: bool, dimension: int = 2) -> None:
+        """Raise BadInput unless weights of `spins`, or else of fields, can refine `coarse`."""
         if coarse.q or len(coarse.shape) != dimension:
             held = (
                 f"Potts states (q = {coarse.q})" if coarse.q else f"{len(coarse.shape)}D lattices"
@@ -257,19 +269,19 @@ class SKILD(Chain, Method):
                 f" {coarse.path} is of {held}"
             )
             raise BadInput("method", self.name, accepted)
-        if real:
+        if not spins:
             coarse.rule.operator(coarse.fine_shape, coarse.factor)
-        if self.polish and (real or not coarse.rule.exact):
+        if self.polish and not (spins and coarse.rule.exact):
             accepted = f"0, unless spins are refined by {_exact_rules()}"
             raise BadInput("polish", self.polish, accepted)
 
     def check(self, coarse: CoarseInput) -> list[str]:
-        self.check_lattices(coarse, not self.spins, self.weights.dimension)
+        self.check_values(coarse, self.spins, self.weights.dimension)
         system = coarse.attrs | {"temperature": self.temperature(coarse)}
         if self.checkpoint is None and coarse.attrs.get("model") is None:
             text = "does not say of what system it is; the shipped weights are of the critical 2D"
             warn(f"{coarse.path.name} {text} Ising model")
-        self.lambdas(coarse)
+        self.refining(self.weights, coarse.rule, coarse.factor)
         if not self.any_system:
             self.weights.check_fit(system, coarse.path)
             return []
@@ -281,14 +293,24 @@ class SKILD(Chain, Method):
 
         if self.weights.basis != "dft":
             raise BadInput("checkpoint", f"weights in the basis {self.weights.basis}", "dft")
-        lambdas, step = self.lambdas(coarse), self.sampler or "stochastic"
-        sampler: Sampler = SkildSampler(self.weights, coarse, lambdas, step, seed, run.device)
+        lambdas = self.refining(self.weights, coarse.rule, coarse.factor)
+        sampler: Sampler = functools.partial(self._sample, coarse, lambdas, seed, run.device)
         if self.polish:
-            model = _hamiltonian_of(coarse, "polish", self.polish)
-            heat = self.temperature(coarse) or 0.0
-            sampler = _MonteCarlo.of(coarse, model, heat, seed, self.polish, sampler)
-        known = chain_record(self.weights, lambdas, step, run.device)
-        return Prepared(sampler, {"polish": self.polish, **known})
+            target = _target(coarse, *_system(coarse, self.T, "polish", self.polish))
+            sampler = functools.partial(_monte_carlo, target, seed, self.polish, sampler)
+        record = chain_record(self.weights, lambdas, self.sampler or "stochastic", run.device)
+        return Prepared(sampler, {"polish": self.polish, **record})
+
+    def _sample(
+        self, coarse: CoarseInput, lambdas: NDArray[np.float64], seed: int, device: str,
+        raw: _Fields, index: Sequence[int], ties: _Ties, stop: _Stop,
+    ) -> _Fields:  # fmt: skip
+        from skild_phys.skild.skild import built
+
+        step: Any = self.sampler or "stochastic"
+        skild = built(self.weights, coarse.fine_shape, device, step)
+        streams = [Streams.of(seed, i) for i in index]
+        return skild.refine(raw, coarse.rule, coarse.factor, lambdas, streams, ties, stop)
 
     def compile(self, coarse: CoarseInput) -> None:
         from skild_phys.rules.conditions import compile_sampling
@@ -298,8 +320,32 @@ class SKILD(Chain, Method):
             Exact(self.polish).compile(coarse)
 
 
+def weights_of(checkpoint: AnyPath | Weights | None) -> Weights:
+    """Return weights, from a file if it is one, or the shipped ones; raises WeightsError."""
+    from skild_phys.skild.weights import Weights, shipped_weights
+
+    if isinstance(checkpoint, Weights):
+        return checkpoint
+    if checkpoint is not None and not isinstance(checkpoint, str | os.PathLike):
+        kind = type(checkpoint).__name__
+        raise TypeError(f"checkpoint: expected weights or a path, not {kind}")
+    path = Path(shipped_weights() if checkpoint is None else checkpoint)
+    stat = path.stat() if path.is_file() else None
+    return _loaded(path, stat and (stat.st_mtime_ns, stat.st_size, stat.st_ino))
+
+
+@functools.lru_cache(maxsize=4)
+def _loaded(path: Path, state: object) -> Weights:
+    from skild_phys.skild.weights import load_weights
+
+    return load_weights(path)
+
+
+# -- methods by name, and of a function --------------------------------------------------------
+
+
 @dataclass(frozen=True)
-class OwnMethod(Method):
+class _Function(Method):
     """A user's own function; see `Own`."""
 
     function: Own
@@ -311,38 +357,32 @@ class OwnMethod(Method):
     def __post_init__(self) -> None:
         name = getattr(self.function, "__name__", type(self.function).__name__)
         if name in METHODS:
-            raise BadInput(
-                "method", f"a function called {name}", f"a name other than {one_of(METHODS)}"
-            )
+            accepted = f"a name other than {one_of(METHODS)}"
+            raise BadInput("method", f"a function called {name}", accepted)
         object.__setattr__(self, "name", name)
 
-    def check(self, coarse: CoarseInput) -> list[str]:
-        return []
-
     def prepare(self, coarse: CoarseInput, seed: int, run: Run, there: Attrs) -> Prepared:
-        return Prepared(functools.partial(self._refined, coarse, seed), {})
+        return Prepared(functools.partial(self._sample, coarse, seed), {})
 
-    def _refined(
-        self, coarse: CoarseInput, seed: int, raw: Lattices, index: Sequence[int], *_: Any
-    ) -> Lattices:
-        fine = []
+    def _sample(
+        self, coarse: CoarseInput, seed: int, raw: _Fields, index: Sequence[int], *_: Any
+    ) -> _Fields:
         if not coarse.q:
             scale = coarse.rule.scale("spins", coarse.factor, len(coarse.shape))
             raw = raw.astype(np.float64) * (scale if raw.dtype.kind == "i" else 1.0)
+        fine, what = [], f"what {self.name} returned"
         for i, one in zip(index, raw):
             made = np.asarray(self.function(one, coarse.factor, generator(seed, "noise", i)))
             if made.shape != coarse.fine_shape or made.dtype.kind not in "iuf":
                 shown = f"numbers of shape {coarse.fine_shape}, not {made.dtype} {made.shape}"
-                raise BadInput("method", f"what {self.name} returned", shown)
+                raise BadInput("method", what, shown)
             fine.append(made)
-        made = np.stack(fine)
         if coarse.real:
-            return made.astype(np.float32)
-        allowed = _model_of_values(coarse).values
-        if not np.isin(made, allowed).all():
+            return np.stack(fine).astype(np.float32)
+        if not np.isin(fine, allowed := _models(coarse)[0].values).all():
             accepted = f"configurations of {', '.join(map(str, allowed))} alone"
-            raise BadInput("method", f"what {self.name} returned", accepted)
-        return made.astype(np.int8)
+            raise BadInput("method", what, accepted)
+        return np.stack(fine).astype(np.int8)
 
 
 METHODS: dict[str, type[Method]] = {"skild": SKILD, "exact": Exact, "fill": Fill}
@@ -367,111 +407,21 @@ def method_of(method: str | Own | Method, **options: Any) -> Method:
         if method not in METHODS and method not in all_methods():
             raise BadInput("method", method, one_of(METHODS))
         own, name = {one.name for one in fields(METHODS[method])}, method
-    elif isinstance(method, Method):
-        name = method.name
-    elif callable(method):
-        method = OwnMethod(method)
+    elif isinstance(method, Method) or callable(method):
+        method = method if isinstance(method, Method) else _Function(method)
         name = method.name
     else:
         raise BadInput("method", type(method).__name__, f"{one_of(METHODS)}, or a function")
     given = {k: v for k, v in options.items() if v is not None and v is not False}
     for one, value in given.items():
-        if one in own or (one == "polish" and value == 0):
-            continue
-        if one == "T":
+        if one == "T" and one not in own:
             raise BadInput("T", value, "no temperature: only exact and polish= use one")
-        zero = "0" if one == "polish" else "nothing"
-        raise BadInput(one, str(value), f"{zero}: method {name} does not use it")
+        if one not in own and not (one == "polish" and value == 0):
+            zero = "0" if one == "polish" else "nothing"
+            raise BadInput(one, str(value), f"{zero}: method {name} does not use it")
     if isinstance(method, Method):
         return method
     return METHODS[method](**{one: value for one, value in given.items() if one in own})
-
-
-# -- weights -----------------------------------------------------------------------------------
-
-
-def weights_of(checkpoint: AnyPath | Weights | None) -> Weights:
-    """Return weights, from a file if it is one, or the shipped ones; raises WeightsError."""
-    from skild_phys.skild.weights import Weights, shipped_weights
-
-    if isinstance(checkpoint, Weights):
-        return checkpoint
-    if checkpoint is not None and not isinstance(checkpoint, str | os.PathLike):
-        kind = type(checkpoint).__name__
-        raise TypeError(f"checkpoint: expected weights or a path, not {kind}")
-    path = Path(shipped_weights() if checkpoint is None else checkpoint)
-    stat = path.stat() if path.is_file() else None
-    return _loaded(path, stat and (stat.st_mtime_ns, stat.st_size, stat.st_ino))
-
-
-@functools.lru_cache(maxsize=4)
-def _loaded(path: Path, state: object) -> Weights:
-    from skild_phys.skild.weights import load_weights
-
-    return load_weights(path)
-
-
-# -- samplers ----------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class SkildSampler:
-    """A chain of SKILD for each coarse configuration."""
-
-    weights: Weights
-    coarse: CoarseInput
-    lambdas: NDArray[np.float64]
-    step: Any
-    seed: int
-    device: str = "cpu"
-
-    def __call__(self, raw: Lattices, index: Sequence[int], ties: Ties, stop: Stop) -> Lattices:
-        from skild_phys.skild.skild import built
-
-        coarse, streams = self.coarse, [Streams.of(self.seed, i) for i in index]
-        skild = built(self.weights, coarse.fine_shape, self.device, self.step)
-        return skild.refine(raw, coarse.rule, coarse.factor, self.lambdas, streams, ties, stop)
-
-
-@dataclass(frozen=True)
-class _MonteCarlo:
-    """Constrained sweeps from a random fill, or from what `first` makes."""
-
-    target: Conditional
-    seed: int
-    sweeps: int
-    first: Sampler | None = None
-
-    @classmethod
-    def of(cls, coarse: CoarseInput, model: Model, temperature: float, *more: Any) -> _MonteCarlo:
-        from skild_phys.simulation.conditional import Conditional
-
-        known = Conditional(model, coarse.rule, coarse.factor, temperature, coarse.shape)
-        return cls(known, *more)
-
-    def __call__(self, raw: Lattices, index: Sequence[int], ties: Ties, stop: Stop) -> Lattices:
-        from skild_phys.simulation.conditional import relax, sample
-
-        if self.first is None:
-            return sample(self.target, raw, self.seed, index, self.sweeps, ties, stop)
-        fine = self.first(raw, index, ties, stop)
-        return relax(self.target, fine, raw, self.seed, index, self.sweeps, ties, stop)
-
-
-def _pilot(
-    coarse: CoarseInput, model: Model, temperature: float, seed: int, stop: Stop
-) -> tuple[int, float]:
-    """Return how many sweeps method `exact` makes, and tau of the first lattices of `coarse`."""
-    from skild_phys.simulation.conditional import measure_sweeps, pilot_chains
-
-    target = _MonteCarlo.of(coarse, model, temperature, seed, 0).target
-    first = pilot_chains(coarse.n, target)
-    ties = coarse.ties(slice(first))
-    try:
-        found = measure_sweeps(target, target.read(coarse.read(0, first), ties), seed, stop)
-    except Interrupted:
-        raise Interrupted("interrupted before the first lattice; nothing was changed") from None
-    return found.sweeps, found.tau
 
 
 # -- refinement --------------------------------------------------------------------------------
@@ -482,7 +432,7 @@ class Refined(NamedTuple):
 
     Attributes
     ----------
-    filled : lattices, how many were made and how long it took.
+    filled : configurations, how many were made and how long it took.
     attrs : what the store says of the method.
     misfit : of what is not bound exactly (fields, and spins by `spectral`), rms of A x - y over
         rms of y; None for the rest.
@@ -505,7 +455,7 @@ def refine(
     samples_per_input: int = 1,
     minded: Sequence[str] | None = None,
 ) -> Refined:
-    """Refine every lattice of `coarse` into the store `output`, or into memory.
+    """Refine every configuration of `coarse` into the store `output`, or into memory.
 
     A store that the same parameters began is resumed. `minded` is what `method.check` returned, if
     it was asked before. Raises BadInput, WeightsError, StoreError, WriteError, and Interrupted with
@@ -518,10 +468,9 @@ def refine(
     streams = there.get("streams") if there else STREAMS
     own_seed = input_seed(streams, seed, coarse.n, coarse.read)
     sampler, known = method.prepare(coarse, own_seed, run, there)
-    real = coarse.real if method.spins is None else not method.spins
-    make = _Refine(coarse, sampler, method.name, copies, real)
-    carried = {key: coarse.attrs[key] for key in ("model", "couplings") if key in coarse.attrs}
-    attrs: dict[str, Any] = carried | {
+    make = _Refine(coarse, sampler, method.name, copies)
+    warnings, carried = coarse.attrs.get("warnings"), ("model", "couplings")
+    attrs: dict[str, Any] = {key: coarse.attrs[key] for key in carried if key in coarse.attrs} | {
         "L": sides(coarse.fine_shape),
         "temperature": method.temperature(coarse),
         "method": method.name,
@@ -535,10 +484,10 @@ def refine(
         **known,
         "streams": streams,
         **run.attrs,
-        "warnings": [*coarse.warnings, *minded] or None,
+        "warnings": [*(warnings if isinstance(warnings, list) else []), *minded] or None,
     }
     plan = Plan(
-        field="field" if real else coarse.kind,
+        field=coarse.kind,
         n_samples=coarse.n * copies,
         shape=coarse.fine_shape,
         chunk=run.chunk or max(1, min(1024, 2**19 // math.prod(coarse.fine_shape))),
@@ -570,45 +519,39 @@ def _attributes_at(output: AnyPath) -> dict[str, Any]:
 class _Refine:
     """Makes refined samples with their scalars, and checks that they are of their input."""
 
-    def __init__(
-        self, coarse: CoarseInput, sampler: Sampler, name: str, copies: int, real: bool
-    ) -> None:
-        self.coarse, self.sampler, self.name = coarse, sampler, name
-        self.copies, self.real = copies, real
-        model = _model_of(coarse)
-        self.scalars: dict[str, Callable[[Lattices], Lattices]] = {}
-        if not real:
-            if model is not None:
-                self.scalars["energy"] = model.energy
-            self.scalars["magnetization"] = (model or _model_of_values(coarse)).order_parameter
+    def __init__(self, coarse: CoarseInput, sampler: Sampler, name: str, copies: int) -> None:
+        self.coarse, self.sampler, self.name, self.copies = coarse, sampler, name, copies
+        self.scalars: dict[str, Callable[[_Fields], _Fields]] = {}
+        like, model = _models(coarse)
+        if model is not None and not coarse.real:
+            self.scalars["energy"] = model.energy
+        if not coarse.real:
+            self.scalars["magnetization"] = (model or like).order_parameter
 
-    def given(self, first: int, last: int) -> Lattices:
-        """Return the raw coarse lattice of each of the samples first .. last - 1."""
+    def given(self, first: int, last: int) -> _Fields:
+        """Return the raw coarse values of each of the samples first .. last - 1."""
         start = first // self.copies
         raw = self.coarse.read(start, (last - 1) // self.copies + 1)
         return raw if self.copies == 1 else raw[np.arange(first, last) // self.copies - start]
 
     def __call__(
-        self, index: NDArray[np.int64], raw: Lattices, *, stop: Stop
+        self, index: NDArray[np.int64], raw: _Fields, *, stop: _Stop
     ) -> dict[str, NDArray[Any]]:
-        coarse, inputs = self.coarse, index // self.copies
+        coarse, rule, inputs = self.coarse, self.coarse.rule, index // self.copies
         fine = self.sampler(raw, index.tolist(), coarse.ties(inputs), stop)
-        arrays = {"field" if self.real else coarse.kind: fine, "parent": coarse.ids[inputs]}
-        if self.real or not coarse.rule.binds:
-            operator = coarse.rule.operator(coarse.fine_shape, coarse.factor)
-            values = coarse.rule.values(raw, operator, np.empty(0))
+        arrays = {coarse.kind: fine, "parent": coarse.ids[inputs]}
+        if coarse.real or not rule.binds:
+            operator = rule.operator(coarse.fine_shape, coarse.factor)
+            values = rule.values(raw, operator, np.empty(0))
             seen = operator.apply(fine.astype(np.float64))
             axes = tuple(range(1, values.ndim))
             squares = [np.square(x).sum(axes) for x in (seen - values, values)]
             arrays["misfit"] = np.stack(squares, axis=1)
-        elif not coarse.rule.agrees(
-            fine, raw, coarse.factor, coarse.q, coarse.tie_break(inputs)
-        ).all():
-            text = f"{self.name}: refined lattices do not coarse-grain to their input"
+        elif not rule.agrees(fine, raw, coarse.factor, coarse.q, coarse.tie_break(inputs)).all():
             if self.name in METHODS:
-                raise RuntimeError(text)
-            raise BadInput(
-                "method", self.name, "a function whose lattices coarse-grain to their input"
-            )
+                what = "refined configurations do not coarse-grain to their input"
+                raise RuntimeError(f"{self.name}: {what}")
+            accepted = "a function whose configurations coarse-grain to their input"
+            raise BadInput("method", self.name, accepted)
         arrays |= {key: values[inputs] for key, values in coarse.series.items()}
         return arrays | {key: measure(fine) for key, measure in self.scalars.items()}

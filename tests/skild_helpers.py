@@ -48,7 +48,9 @@ def critical_lattices(n: int, side: int, seed: int = 3) -> np.ndarray:
     return out
 
 
-def coarse_input(fine: np.ndarray, rule: str, factor: int, tie_seed: int = 5) -> CoarseInput:
+def coarse_input(
+    fine: np.ndarray, rule: str, factor: int, tie_seed: int = 5, real: bool = False
+) -> CoarseInput:
     """Return the coarse lattices of `fine` as if opened from a store."""
     raw = coarsen(fine, rule, factor, tie_seed=tie_seed)
     ids = np.arange(len(fine))
@@ -57,7 +59,7 @@ def coarse_input(fine: np.ndarray, rule: str, factor: int, tie_seed: int = 5) ->
     read = lambda start, stop: raw[start:stop]  # noqa: E731
     here = Path("memory")
     return CoarseInput(
-        here, get_rule(rule), factor, len(raw), shape, ids, tie_seed, read, "0", attrs
+        here, get_rule(rule), factor, len(raw), shape, ids, tie_seed, read, "0", attrs, real=real
     )
 
 

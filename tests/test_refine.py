@@ -55,7 +55,7 @@ def test_sweeps_are_not_measured_again_for_an_output_that_is_there(
     refined("given", 1, sweeps=2)
     refined("measured", 1)
     before = files_of(tmp_path / "measured")
-    monkeypatch.setattr("skild_phys.methods._pilot", None)
+    monkeypatch.setattr("skild_phys.simulation.conditional.measure_sweeps", None)
     refined("measured", 1)
     assert files_of(tmp_path / "measured") == before
     for name, seed in (("given", 1), ("measured", 2)):
@@ -68,10 +68,9 @@ def test_a_chain_starts_no_farther_out_than_the_weights_have_seen() -> None:
 
     By 128 (4096) they do not reach. Planted, seen to fail: no such limit.
     """
-    fine = np.ones((1, 256, 256), dtype=np.int8)
-    assert SPEC.lambdas(coarse_input(fine, "decimate", 32))[0] == 1000.0
+    assert SPEC.refining(WEIGHTS, RULES["decimate"], 32)[0] == 1000.0
     with pytest.raises(BadInput, match="lambda_start"):
-        SPEC.lambdas(coarse_input(fine, "decimate", 128))
+        SPEC.refining(WEIGHTS, RULES["decimate"], 128)
 
 
 def test_a_sample_depends_on_nothing_but_its_input_and_name(tmp_path: Path) -> None:
@@ -374,7 +373,7 @@ def test_skild_refuses_other_models(
 
 def test_the_misfit_of_fields_on_block_sums_is_rounding(tmp_path: Path) -> None:
     """Sums are kept, A x are means. Planted, seen to fail: one compared with the other."""
-    coarse = coarse_input(critical_lattices(2, 16), "block_mean", 4)
+    coarse = coarse_input(critical_lattices(2, 16), "block_mean", 4, real=True)
     result = refine_store(coarse, tmp_path / "r", FIELDS)
     assert result.misfit < 1e-5
 

@@ -94,12 +94,11 @@ def _refine(params: _Params, coarse: _Promised, trained: bool) -> _Promised:
     )
     if isinstance(method, SKILD) and trained:
         method.temperature(source)
-        method.check_lattices(source, real=False)
+        method.check_values(source, spins=True)
     else:
         method.check(source)
-    real = source.real if not known or method.spins is None else not method.spins
     plan = Plan(
-        field="field" if real else source.kind, shape=source.fine_shape, chunk=1, q=source.q,
+        field=source.kind, shape=source.fine_shape, chunk=1, q=source.q,
         n_samples=source.n * check_whole("samples_per_input", params["samples_per_input"]),
         attrs=coarse.attrs | {"method": method.name},
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""The coarse lattices a refinement starts from, with the rule and factor they are of."""
+"""What a refinement starts from: coarse configurations, with the rule and factor they are of."""
 
 from __future__ import annotations
 
@@ -15,25 +15,27 @@ from skild_phys.fields import FIELDS
 from skild_phys.rules import Rule, TieBreak, check_factor, get_rule
 from skild_phys.store import Lattices, Source, open_lattices
 
+_Read = Callable[[int, int], NDArray[Any]]
+
 
 @dataclass(frozen=True)
 class CoarseInput:
-    """Coarse lattices with what is known of where they came from.
+    """Coarse configurations with what is known of where they came from.
 
     Attributes
     ----------
     path : where they lie, for messages.
     rule, factor : of the coarse-graining; a fine lattice has `factor` times the sides.
-    n, shape : number of lattices and their (ly, lx) or (lz, ly, lx).
+    n, shape : number of configurations and their (ly, lx) or (lz, ly, lx).
     ids : (n,) identity of each in the ensemble it was coarsened from (its own index if unknown).
     tie_seed : names the tie-breaks of majority blocks; None if the input does not say.
-    series : chain and draw of each lattice, as far as the input knows them, each (n,).
-    attrs : model, temperature and so on, as far as the input says.
     read : (start, stop) -> raw coarse numbers (stop - start, *shape): int16 block sums, int8
         spins or states, float32 fields; or int16 counts of states (stop - start, q, *shape).
-    digest : SHA-256 of the lattices.
+    digest : SHA-256 of the configurations.
+    attrs : model, temperature and so on, as far as the input says.
+    series : chain and draw of each, as far as the input knows them, each (n,).
     q : number of Potts states; 0 for spins and fields.
-    real : whether the fine lattices are real fields.
+    real : whether the fine configurations are real fields.
     """
 
     path: Path
@@ -43,7 +45,7 @@ class CoarseInput:
     shape: tuple[int, ...]
     ids: NDArray[np.int64]
     tie_seed: int | None
-    read: Callable[[int, int], NDArray[Any]]
+    read: _Read
     digest: str
     attrs: dict[str, Any] = field(default_factory=dict)
     series: dict[str, NDArray[Any]] = field(default_factory=dict)
@@ -51,31 +53,25 @@ class CoarseInput:
     real: bool = False
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave out what reads: workers get lattices with each piece of work, not the input."""
-        return vars(self) | {"read": _elsewhere}
+        """Leave out what reads: workers get configurations with each piece of work."""
+        return vars(self) | {"read": None}
 
     @property
     def fine_shape(self) -> tuple[int, ...]:
-        """(Ly, Lx) or (Lz, Ly, Lx) of the lattices to come."""
+        """(Ly, Lx) or (Lz, Ly, Lx) of what is to be made."""
         return tuple(side * self.factor for side in self.shape)
 
     @property
     def kind(self) -> str:
-        """What the fine lattices hold: spins, states or a field."""
+        """What the fine configurations hold: spins, states or a field."""
         return "field" if self.real else "states" if self.q else "spins"
 
-    @property
-    def warnings(self) -> list[str]:
-        """What is to be minded of the input."""
-        known = self.attrs.get("warnings")
-        return [str(text) for text in known] if isinstance(known, list) else []
-
     def tie_break(self, inputs: Any) -> TieBreak | None:
-        """Return what decides ties of the lattices `inputs` (their places); None if not known."""
+        """Return what decides ties of the configurations `inputs`; None if not known."""
         return None if self.tie_seed is None else TieBreak(self.tie_seed, self.ids[inputs])
 
     def ties(self, inputs: Any) -> NDArray[np.int8] | None:
-        """Return the tie-breaks of the lattices `inputs`; None if the rule has no ties.
+        """Return the tie-breaks of the configurations `inputs`; None if the rule has no ties.
 
         (n, *shape) int8 of +-1, or for Potts states priorities (n, q, *shape); 0 throughout where
         they are not known.
@@ -89,77 +85,62 @@ class CoarseInput:
         return known.priorities(self.shape, self.q) if self.q else known.signs(self.shape)
 
 
-def _elsewhere(start: int, stop: int) -> NDArray[Any]:
-    raise RuntimeError("coarse lattices are not read by workers")
-
-
 def open_coarse(
     lattices: Source, factor: int | None, rule: str | Rule | None, *, spins: bool | None = True
 ) -> CoarseInput:
-    """Open coarse lattices: what `coarsen` wrote, or any that `open_lattices` takes.
+    """Open coarse configurations: what `coarsen` wrote, or any that `open_lattices` takes.
 
     Parameters
     ----------
     lattices : with attributes rule and factor, or others, for which both must be given.
-    factor, rule : checked against the lattices' own if they have them.
-    spins : whether the fine lattices are spins (or Potts states); if not, values may be any. None:
-        as the input says.
+    factor, rule : checked against the input's own if it has them.
+    spins : whether the fine configurations are spins (or Potts states); if not, values may be any.
+        None: as the input says.
 
     Raises
     ------
-    BadInput, StoreError : for what cannot be a coarse lattice of this rule and factor.
+    BadInput, StoreError : for what cannot be coarse of this rule and factor.
     """
     given = None if rule is None else get_rule(rule)
     plain = given is not None and spins is not False and given.stores.get("spins") == "spins"
     wanted = None if given is None else "spins" if plain else "field"
     source = open_lattices(lattices, wanted, repeats=True)
-    path = source.path
+    path, attrs = source.path, source.attrs
+    read: _Read = source.read
     if source.field == "image":
         raise StoreError(f"{path}: holds images; 'skild-phys images refine' makes them finer")
-    source.model()  # refuses lattices that are not of the model they name
-    read: Callable[[int, int], NDArray[Any]] = source.read
-    named, own_factor = source.attrs.get("rule"), source.attrs.get("factor")
+    source.model()  # refuses what is not of the model that it names
+    named = None if "method" in attrs else attrs.get("rule")
+    own = None if named is None else get_rule(str(named))
     if spins is None:
-        own = None if named is None or "method" in source.attrs else get_rule(str(named))
         spins = own is None or own.stores.get("spins") == "field" or source.field != "field"
-    if "method" in source.attrs or named is None or own_factor is None:
+    if own is None or attrs.get("factor") is None:
         if factor is None or given is None:
             raise StoreError(
                 f"{path}: not a coarse store; to refine its lattices as they are,"
                 " give rule= and factor="
             )
-        own, own_factor = given, check_factor(factor)
-        read = _as_they_are(source, own, own_factor, spins)
+        own, by = given, check_factor(factor)
+        read = _as_they_are(source, own, by, spins)
     else:
-        own, own_factor = get_rule(str(named)), check_factor(own_factor)
+        by = check_factor(attrs["factor"])
         if spins and source.field == "field" and own.stores.get("spins") != "field":
             raise StoreError(f"{path}: holds fields: to refine them takes weights of fields")
-    if factor is not None and factor != own_factor:
-        raise BadInput("factor", factor, f"{own_factor}, by which {path} was coarsened")
+    if factor is not None and factor != by:
+        raise BadInput("factor", factor, f"{by}, by which {path} was coarsened")
     if given is not None and given is not own:
         raise BadInput("rule", given.name, f"{own.name}, by which {path} was coarsened")
     ids = source.variable("parent") if source.has("parent") else np.arange(source.n_samples)
     return CoarseInput(
-        source.path,
-        own,
-        own_factor,
-        source.n_samples,
-        source.shape,
-        ids.astype(np.int64),
-        source.attrs.get("tie_seed"),
-        read,
-        source.digest(),
-        source.attrs,
+        path, own, by, source.n_samples, source.shape, ids.astype(np.int64), attrs.get("tie_seed"),
+        read, source.digest(), attrs,
         {name: source.variable(name) for name in ("chain", "draw") if source.has(name)},
-        source.q,
-        not spins,
-    )
+        source.q, not spins,
+    )  # fmt: skip
 
 
-def _as_they_are(
-    source: Lattices, rule: Rule, factor: int, spins: bool
-) -> Callable[[int, int], NDArray[Any]]:
-    """Return what reads lattices as coarse ones of a rule that they do not name themselves."""
+def _as_they_are(source: Lattices, rule: Rule, factor: int, spins: bool) -> _Read:
+    """Return what reads configurations as coarse ones of a rule that they do not name."""
     d = len(source.shape)
     scale = rule.scale("spins", factor, d)
     if scale != 1.0 and source.field in ("spins", "states"):

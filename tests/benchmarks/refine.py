@@ -97,18 +97,19 @@ def _measured(coarse: CoarseInput, method: SKILD, threads: int) -> dict[str, Any
     """
     import torch
 
-    from skild_phys.methods import Exact, SkildSampler
+    from skild_phys.methods import Exact
     from skild_phys.rules.conditions import Blocks, KeptModes, Sites
+    from skild_phys.runner import Run
     from skild_phys.skild.skild import built
     from skild_phys.skild.spins import MeanField
 
-    lambdas, clock = method.lambdas(coarse), Clock()
-    refiner = SkildSampler(method.weights, coarse, lambdas, method.sampler or "stochastic", 0)
+    lambdas, clock = method.refining(method.weights, coarse.rule, coarse.factor), Clock()
+    sampler = method.prepare(coarse, 0, Run(), {}).sampler
     coins = coarse.ties(slice(None))
 
     def refine_one(i: int) -> None:
         ties = None if coins is None else coins[i : i + 1]
-        refiner(coarse.read(i, i + 1), [i], ties, lambda: False)
+        sampler(coarse.read(i, i + 1), [i], ties, lambda: False)
 
     denoiser: Any = built(method.weights, coarse.fine_shape, "cpu", "stochastic").denoiser
     timed: list[tuple[str, object, str]] = [("network", denoiser.network, "forward")]
