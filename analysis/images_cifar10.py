@@ -9,7 +9,7 @@ does each refine low-resolution images, beside bicubic interpolation?
 - distance: Frechet distance of VGG16's relu5_3 features averaged over sites (ImageNet weights,
   images enlarged to 64 pixels), N samples against all test images. It is not the FID, and with N of
   the order of the number of features it is biased, equally for equal N; `real` is the distance of N
-  training images. Of 1,000 evaluations there are N / 2 samples; the table also has the distance of
+  training images. For 1,000 evaluations there are N / 2 samples; the table also has the distance of
   half the samples of 100 evaluations.
 - spectrum: power of the samples over that of the data in shells, along intensity and colours.
 - super-resolution: test images, and 128 x 128 tiles of five photographs (from scikit-image: NAMES

@@ -84,7 +84,7 @@ ROWS: dict[str, dict] = {
     "blocks 1, 2": shape(blocks=(1, 2)),
     "patch 2": shape(patch=2, channels=(32, 64, 128), blocks=(1, 2, 3)),
     "patch 8": shape(patch=8),
-    "no waves": shape(waves=0),
+    "waves 0": shape(waves=0),
     "lambda_far 4": {"lambda_far": 4.0},
     "spectrum power_law": {"spectrum": "power_law"},
     "ema 0.9": {"ema": 0.9},
