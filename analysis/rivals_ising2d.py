@@ -54,12 +54,11 @@ from skild_phys.skild.chain import SCHEDULES
 from skild_phys.skild.data import SimulationSource
 from skild_phys.skild.equations import Process, Sight, y0_from_output
 from skild_phys.skild.losses import Batch, Loss, stratified
-from skild_phys.skild.networks import network_dtype, see_through_symmetries
+from skild_phys.skild.networks import UNet, network_dtype, see_through_symmetries
 from skild_phys.skild.recipe import Recipe, read_recipe
 from skild_phys.skild.skild import Skild, white_noise
 from skild_phys.skild.spectrum import PowerLaw
 from skild_phys.skild.train import Trainer
-from skild_phys.skild.unet import UNet
 from skild_phys.skild.weights import save_weights
 from skild_phys.store import LatticeStore, Plan, open_store
 

@@ -10,9 +10,8 @@ import torch
 from numpy.typing import NDArray
 
 from skild_phys.skild.chain import SCHEDULES, Schedule
-from skild_phys.skild.networks import make_network
+from skild_phys.skild.networks import NetworkConfig
 from skild_phys.skild.spectrum import PowerLaw, Spectrum
-from skild_phys.skild.unet import NetworkConfig
 from skild_phys.skild.weights import Weights
 from skild_phys.store import LatticeStore, create_store, open_store
 
@@ -30,7 +29,7 @@ def image_weights(
 ) -> Weights:
     """Return weights: untrained (v = 0, exact for Gaussian fields), or random of `std`."""
     torch.manual_seed(3)
-    network = make_network(SMALL, output, "dct", channels, schedule)
+    network = SMALL.build(output, "dct", channels, schedule)
     for parameter in network.parameters() if std else ():
         torch.nn.init.normal_(parameter, std=std)
     tensors = {k: v.detach() for k, v in network.state_dict().items()}

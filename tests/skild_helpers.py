@@ -13,10 +13,9 @@ from skild_phys.rng import kernel_state
 from skild_phys.rules import coarsen, get_rule
 from skild_phys.simulation.wolff import wolff
 from skild_phys.skild.coarse import CoarseInput
-from skild_phys.skild.networks import make_network
+from skild_phys.skild.networks import NetworkConfig
 from skild_phys.skild.spectrum import Basis, RadialSpectrum
 from skild_phys.skild.spins import Couplings
-from skild_phys.skild.unet import NetworkConfig
 from skild_phys.skild.weights import Weights
 
 TINY = NetworkConfig(patch=2, channels=(8, 8), blocks=(1, 1), embedding=16)
@@ -27,7 +26,7 @@ NEIGHBOURS = Couplings(((0, 1), (1, 0)), (0.4407, 0.4407))
 def tiny_weights(output: str = "logits", seed: int = 1) -> Weights:
     """Return random weights: every guarantee of a refinement must hold for them too."""
     torch.manual_seed(seed)
-    network = make_network(TINY, output, "dft")
+    network = TINY.build(output, "dft")
     for parameter in network.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
     tensors = {k: v.detach().to(torch.bfloat16) for k, v in network.state_dict().items()}

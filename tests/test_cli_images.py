@@ -121,8 +121,8 @@ def test_what_a_recipe_costs(call: Call) -> None:
 def test_operations_are_counted(call: Call) -> None:
     """A network of three known convolutions and a linear layer: 2 operations a product."""
     from skild_phys.images.cost import cost
+    from skild_phys.skild.networks import NetworkConfig
     from skild_phys.skild.recipe import Recipe
-    from skild_phys.skild.unet import NetworkConfig
 
     network = NetworkConfig(patch=2, channels=(8,), blocks=(1,), embedding=16)
     config = Recipe(output="eps", basis="dct", symmetries=("mirror",), network=network)

@@ -14,7 +14,7 @@ from skild_phys.rules import coarsen
 from skild_phys.rules.conditions import Blocks
 from skild_phys.skild.equations import Process, field_target, y0_from_output
 from skild_phys.skild.losses import _spin_surrogate, _wave_slope
-from skild_phys.skild.networks import OUTPUTS, make_network, odd_outputs
+from skild_phys.skild.networks import OUTPUTS
 from skild_phys.skild.spectrum import BASES
 from skild_phys.skild.spins import MeanField, SpinLogits, half_tanh, spin_logits
 
@@ -57,9 +57,9 @@ def test_the_inversion_of_eps_is_bounded_where_nothing_is_left() -> None:
 
 def test_which_outputs_change_sign_with_the_field() -> None:
     for output in OUTPUTS:
-        network = make_network(TINY, output, "dft")
-        assert network.outputs == len(odd_outputs(output))
-    assert odd_outputs("logits") == (True, False, True, False)
+        network = TINY.build(output, "dft")
+        assert network.outputs == len(OUTPUTS[output].odd)
+    assert OUTPUTS["logits"].odd == (True, False, True, False)
 
 
 def silent(features: torch.Tensor, lam: torch.Tensor) -> torch.Tensor:
@@ -94,7 +94,7 @@ def test_logits_change_sign_with_the_field(model: MeanField) -> None:
     lam = torch.full((4,), 1.0)
     _, xt = noisy(model, lam)
     network = tiny_weights().build(dtype=torch.float32)
-    signs = torch.tensor([1.0 if odd else 0.0 for odd in odd_outputs("logits")])[:, None, None]
+    signs = torch.tensor([1.0 if odd else 0.0 for odd in OUTPUTS["logits"].odd])[:, None, None]
 
     def sight(features: torch.Tensor, at: torch.Tensor) -> torch.Tensor:
         there, back = network(features, at), network(-features, at)

@@ -13,9 +13,14 @@ from safetensors.torch import load_file, save_file
 
 from skild_phys.errors import BadInput, WeightsError
 from skild_phys.skild.chain import SCHEDULES
-from skild_phys.skild.convert import convert_ncsnpp, read_published
-from skild_phys.skild.ncsnpp import Ncsnpp, NcsnppConfig, _doubled, _halved
-from skild_phys.skild.networks import make_network
+from skild_phys.skild.ncsnpp import (
+    Ncsnpp,
+    NcsnppConfig,
+    _doubled,
+    _halved,
+    from_published,
+    read_published,
+)
 
 PAPER = SCHEDULES["linear"](32, 5.0, 137.7294, 1.57)
 SMALL = NcsnppConfig(width=8, multipliers=(1, 2), blocks=1, side=8, attention=(4,))
@@ -26,7 +31,7 @@ input, times, and the output of a transcription of that code (see tests/data/REA
 
 def small(basis: str = "dct", channels: int = 3, config: NcsnppConfig = SMALL) -> Ncsnpp:
     torch.manual_seed(1)
-    network = make_network(config, "eps", basis, channels, PAPER)
+    network = config.build("eps", basis, channels, PAPER)
     assert isinstance(network, Ncsnpp)
     for parameter in network.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
@@ -36,7 +41,7 @@ def small(basis: str = "dct", channels: int = 3, config: NcsnppConfig = SMALL) -
 @torch.no_grad()
 def test_published_weights_give_the_published_outputs() -> None:
     given, network = load_file(PUBLISHED), small()
-    network.load_state_dict(convert_ncsnpp(network, given))
+    network.load_state_dict(from_published(network, given))
     found = network.at_time(given["input"], given["time"])
     assert found == pytest.approx(given["output"], abs=1e-5)
 
@@ -53,7 +58,7 @@ def test_published_weights_give_the_published_outputs() -> None:
 def test_weights_of_another_shape_are_refused(change: dict, message: str) -> None:
     network = small(config=replace(SMALL, **change))
     with pytest.raises(WeightsError, match=message):
-        convert_ncsnpp(network, load_file(PUBLISHED))
+        from_published(network, load_file(PUBLISHED))
 
 
 def test_only_tensors_are_read(tmp_path: Path) -> None:
@@ -136,8 +141,8 @@ def test_averages_of_the_published_code_are_taken(tmp_path: Path) -> None:
         "step": 3,
     }
     torch.save(held, tmp_path / "c.pth")
-    state = convert_ncsnpp(network, read_published(tmp_path / "c.pth"))
-    plain = convert_ncsnpp(network, given)
+    state = from_published(network, read_published(tmp_path / "c.pth"))
+    plain = from_published(network, given)
     assert torch.equal(state["enter.weight"], 2.0 * plain["enter.weight"])
     held["ema"]["shadow_params"] = [torch.ones(2)]  # type: ignore[index]
     torch.save(held, tmp_path / "c.pth")

@@ -8,7 +8,7 @@ import torch
 from skild_helpers import TINY, tiny_weights
 
 from skild_phys.errors import BadInput
-from skild_phys.skild.unet import NetworkConfig, UNet
+from skild_phys.skild.networks import NetworkConfig, UNet
 
 LAM = torch.tensor([0.5])
 

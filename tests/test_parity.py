@@ -22,12 +22,12 @@ from safetensors.torch import load_file
 
 from skild_phys.errors import BadInput, WeightsError
 from skild_phys.rng import Streams
-from skild_phys.skild.convert import convert_ncsnpp, published_weights
 from skild_phys.skild.equations import Process, field_target, make_step, y0_from_output
+from skild_phys.skild.ncsnpp import from_published
 from skild_phys.skild.recipe import Recipe, read_recipe
 from skild_phys.skild.skild import Skild
 from skild_phys.skild.spectrum import PaperSpectrum, spectrum_from_record
-from skild_phys.skild.weights import load_weights, save_weights
+from skild_phys.skild.weights import load_weights, published_weights, save_weights
 
 N = 1000
 PUBLISHED = Path(__file__).parent / "data" / "ncsnpp_reference.safetensors"
@@ -198,8 +198,8 @@ def test_published_weights_give_the_papers_x0(tmp_path: Path, n: int) -> None:
     save_weights(tmp_path / "w", published_weights(PUBLISHED, config, "recipe.toml"))
     weights = replace(load_weights(tmp_path / "w"), symmetries=())
     xt = np.random.default_rng(5).standard_normal((1, 3, 32, 32))
-    network = weights.make_network()
-    network.load_state_dict(convert_ncsnpp(network, theirs))  # type: ignore[arg-type]
+    network = weights._untrained()
+    network.load_state_dict(from_published(network, theirs))  # type: ignore[arg-type]
     output = network.eval().at_time(float32(xt), torch.tensor([float(n)]))  # type: ignore[operator, union-attr]
     eps = reference.modes(output.double().numpy())
     wanted = reference.fields(reference.x0(reference.modes(xt), eps, n))

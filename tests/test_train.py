@@ -25,10 +25,9 @@ from skild_phys.skild.losses import SpinLoss, Task
 from skild_phys.skild.measured import measure
 from skild_phys.skild.networks import SYMMETRIES
 from skild_phys.skild.recipe import Recipe, read_recipe
-from skild_phys.skild.records import read_tensors, write_tensors
 from skild_phys.skild.spectrum import PowerLaw
 from skild_phys.skild.train import Trainer, averaged, learning_rate, train
-from skild_phys.skild.weights import load_weights, save_weights
+from skild_phys.skild.weights import load_weights, read_tensors, save_weights, write_tensors
 from skild_phys.store import create_store, open_lattices, open_store
 
 CONFIG = Recipe(

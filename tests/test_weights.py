@@ -14,12 +14,12 @@ from safetensors.torch import save_file
 from skild_helpers import tiny_weights
 
 from skild_phys.errors import WeightsError
-from skild_phys.skild.records import write_tensors
 from skild_phys.skild.weights import (
     load_weights,
     save_weights,
     shipped_weights,
     weights_sha256,
+    write_tensors,
 )
 
 

@@ -300,8 +300,7 @@ def convert(
     that is read without unpickling objects. Process and schedule are those of PRESET, whose
     spectrum must be the paper's.
     """
-    from skild_phys.skild.convert import published_weights
-    from skild_phys.skild.weights import save_weights
+    from skild_phys.skild.weights import published_weights, save_weights
 
     recipe = _recipe(preset, "preset")
     output = output or free(beside(weights, "converted", ".safetensors"), overwrite)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from skild_phys.skild.networks import OUTPUTS, make_network
+from skild_phys.skild.networks import OUTPUTS
 from skild_phys.skild.recipe import Recipe
 
 _BACKWARD = 2.0  # operations of a backward pass over those of a forward pass
@@ -41,9 +41,7 @@ class Cost:
 def cost(config: Recipe, shape: tuple[int, int], channels: int) -> Cost:
     """Return what `config` costs on fields of `shape` with `channels`; nothing is computed."""
     with torch.device("meta"):
-        network = make_network(
-            config.network, config.output, config.basis, channels, config.lambdas
-        )
+        network = config.network.build(config.output, config.basis, channels, config.lambdas)
         inputs = channels * OUTPUTS[config.output].inputs
         multiple = network.config.multiple
         x = torch.empty(1, inputs, *(-(-side // multiple) * multiple for side in shape))

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from skild_phys.rng import Streams
+from skild_phys.skild.chain import Chain
 from skild_phys.skild.data import pixels_of
 from skild_phys.skild.skild import Skild
-from skild_phys.skild.spectrum import make_basis
 from skild_phys.skild.weights import Weights
 
 _GAP, _PAPER = 2, 255  # pixels between images, and their grey
@@ -47,10 +47,9 @@ def sample_grid(
 
     The sampler is the usual one of the weights.
     """
-    sampler = weights.usual_sampler
+    sampler = str(Chain().sampler_for(weights))
     skild = Skild.of(weights, shape, device, sampler)
-    lowest = make_basis(weights.basis, shape).lowest
-    lambdas = weights.lambdas(weights.largest_lambda(lowest), None, _STEPS[sampler])
+    lambdas, _ = Chain(_STEPS[sampler]).generating(weights, shape, None)
     streams = [Streams.of(0, i) for i in range(_SAMPLES)]
     fields = np.asarray(skild.run(skild.from_noise(streams), lambdas, streams), np.float32)
     buffer = io.BytesIO()

@@ -30,7 +30,7 @@ from torch.nn import functional as F
 
 from skild_phys.errors import BadInput, StoreError, WeightsError, how_to_install
 from skild_phys.files import sha256_file
-from skild_phys.skild.convert import read_published
+from skild_phys.skild.ncsnpp import read_published
 
 Array = NDArray[np.float64]
 Pixels = NDArray[np.uint8]

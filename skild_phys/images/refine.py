@@ -18,6 +18,7 @@ from skild_phys.images.lowres import LowResolution, coarse_shape, enlarged, fine
 from skild_phys.images.spec import ImageRefineSpec
 from skild_phys.rng import Streams, input_seed
 from skild_phys.runner import GPU_BATCH, Filled, Run, fill_store
+from skild_phys.skild.chain import Chain
 from skild_phys.skild.data import ImageLattices, fields_of, pixels_of
 from skild_phys.skild.equations import Correct, Stop
 from skild_phys.skild.generate import image_batch, padded
@@ -43,13 +44,12 @@ class ImageRefiner:
         device: str = "cpu",
     ) -> None:
         self.weights, self.high, self.device = weights, high, device
-        self.sampler = spec.sampler or weights.usual_sampler
+        chain = Chain(
+            spec.steps, spec.sampler, lambda_start=spec.lambda_start, lambda_end=spec.lambda_end
+        )
+        self.sampler = str(chain.sampler_for(weights))
         self.operator = LowResolution(spec.rule or "area", high, low)
-        start = spec.lambda_start
-        if start is None:
-            start = weights.refining_lambda(spec.factor or high[0] / low[0])
-        end = weights.lambda_range[0] if spec.lambda_end is None else spec.lambda_end
-        self.lambdas = weights.lambdas(start, end, spec.steps)
+        self.lambdas = chain.refining_images(weights, spec.factor or high[0] / low[0])
 
     @property
     def skild(self) -> Skild:

@@ -20,7 +20,7 @@ from skild_phys.options import option
 
 if TYPE_CHECKING:
     from skild_phys.rules import Rule
-    from skild_phys.skild.equations import Step
+    from skild_phys.skild.equations import Process, Sampler, Step
     from skild_phys.skild.weights import Weights
 
 _Array = NDArray[np.float64]
@@ -284,6 +284,9 @@ class Tuning:
 
 USUAL = Tuning()
 """What weights without a record of their own mean."""
+_START_SEES, _NOISE_SEES = 0.35, 0.2
+"""Most of the power of a mode that may be left where a chain starts: of a coarse lattice's finest
+one for refining (the paper's chains by 4: 0.30), of the longest one for what starts from noise."""
 
 
 @dataclass(frozen=True)
@@ -344,6 +347,12 @@ class Chain:
         restarts = tuning.restarts_of(self.restarts, self.steps, sampler)
         return self._lambdas(weights, start, end, restarts)
 
+    def refining_images(self, weights: Weights, factor: float) -> _Array:
+        """Return the lambdas of a chain that refines images by `factor`; raises BadInput."""
+        start, low = self.lambda_start, weights.lambda_range[0]
+        start = _image_start(weights, factor) if start is None else start
+        return self._lambdas(weights, start, low if self.lambda_end is None else self.lambda_end)
+
     def generating(
         self, weights: Weights, shape: tuple[int, int], factor: int | None
     ) -> tuple[_Array, list[str]]:
@@ -352,23 +361,107 @@ class Chain:
         From noise it starts where no mode is left, or at the largest lambda that the weights have
         seen; from a truth where refinement by `factor` would. Raises BadInput.
         """
-        start, sampler = self.lambda_start, self.sampler or weights.usual_sampler
+        process, start = weights.process(shape), self.lambda_start
         if start is None and factor is not None:
-            start = (weights.refining_lambda if weights.channels else starting_lambda)(factor)
+            start = _image_start(weights, factor) if weights.channels else starting_lambda(factor)
         elif start is None:
-            start = weights.largest_lambda(weights.process(shape).basis.lowest)
+            start = _noise_start(weights, process.basis.lowest)
+        sampler = self.sampler_for(weights)
         restarts = weights.tuning.restarts_of(self.restarts or 0, self.steps, sampler)
         lambdas = self._lambdas(weights, start, self.lambda_end, restarts)
-        return lambdas, weights.warnings(shape, start)
+        return lambdas, _warnings(weights, process, start)
 
-    def _lambdas(self, weights: Weights, start: float, end: float | None, restarts: int) -> _Array:
-        lambdas = weights.lambdas(start, end, self.steps, restarts)
+    def sampler_for(self, weights: Weights) -> Sampler:
+        """Return the sampler: the usual one of the weights if none is asked for.
+
+        That is the paper's for weights as in the paper, and the flow of probability for other
+        fields with a schedule, whose spectrum need not be that of the data.
+        """
+        if self.sampler is not None:
+            return self.sampler
+        if weights.schedule is None:
+            return "stochastic"
+        return "ancestral" if weights.output in ("eps", "white_eps") else "angle2"
+
+    def _lambdas(
+        self, weights: Weights, start: float, end: float | None, restarts: int = 0
+    ) -> _Array:
+        """Return the lambdas of a chain (`Tuning.lambdas`, or steps equal in t of a schedule).
+
+        Raises BadInput if it leaves what the weights have seen in training.
+        """
+        (low, high), schedule, tuning = weights.lambda_range, weights.schedule, weights.tuning
+        if end is None:
+            end = max(tuning.lambda_end, low) if schedule is None else low
+        if not (low <= end < start <= high and end > 0):
+            accepted = f"{low:.3g} <= end < start <= {high:.3g}, what the weights have seen"
+            wrong = start > high or start <= low
+            option, value = ("lambda_start", start) if wrong else ("lambda_end", end)
+            raise BadInput(option, value, accepted)
+        if schedule is None:
+            lambdas = tuning.lambdas(start, end, self.steps, restarts)
+        elif restarts:
+            raise BadInput("restarts", restarts, "0 for weights with a schedule of their own")
+        else:
+            t = schedule.inverse(np.array([start, end]))
+            usual = 1 + max(1, round(TIMES * float(t[0] - t[1])))
+            lambdas = schedule.lambdas(start, end, self.steps or usual)
         if self.restarts is not None and self.restarts != count_restarts(lambdas):
-            turn, low = weights.tuning.turn, weights.tuning.low
-            accepted = f"0 for a chain from {lambdas[0]:.3g} to {lambdas[-1]:.3g}"
-            accepted += f": one starts above {turn} and ends below {low}"
+            accepted = f"0 for a chain from {lambdas[0]:.3g} to {lambdas[-1]:.3g}: one starts"
+            accepted += f" above {tuning.turn} and ends below {tuning.low}"
             raise BadInput("restarts", self.restarts, accepted)
         return lambdas
+
+
+def _noise_start(weights: Weights, lowest: float) -> float:
+    """Return where a chain from noise starts: where no mode is left, `lowest` the longest.
+
+    Or at the largest lambda that the weights have seen, or the end of their schedule; raises
+    BadInput if most of the longest mode is left there: weights for super-resolution.
+    """
+    high = weights.lambda_range[1]
+    longest = lowest if weights.cutoff is None else weights.cutoff
+    if weights.schedule is not None and math.exp(-(longest**2) * high) > _NOISE_SEES:
+        accepted = "weights that begin with noise: these begin with an image, coarse or true"
+        raise BadInput("checkpoint", f"lambda up to {high:.3g}", accepted)
+    return min(high, ERASED / lowest**2) if weights.schedule is None else high
+
+
+def _image_start(weights: Weights, factor: float) -> float:
+    """Return where chains that refine images start, as far as the weights have seen.
+
+    Raises BadInput if the coarse lattice's finest mode is still to be seen there. A cutoff above
+    it, as of white noise, erases it sooner.
+    """
+    high = weights.lambda_range[1]
+    lowest = math.sqrt(math.log(1.0 / _START_SEES) / high)  # what may have been seen of it
+    if max(math.pi / factor, weights.cutoff or 0.0) < lowest:
+        accepted = f"at most {math.pi / lowest:.2g}, which these weights were trained for"
+        raise BadInput("factor", factor, accepted)
+    return min(starting_lambda(factor), high)
+
+
+def _warnings(weights: Weights, process: Process, start: float) -> list[str]:
+    """Return what to mind of fields that chains from noise at lambda `start` make.
+
+    By the sides that the weights were trained on, if they are known, and by how much of the
+    longest-wavelength modes is still to be seen at `start`.
+    """
+    shape, known = process.shape, weights.system.get("shape") or [weights.system.get("side")] * 2
+    found = []
+    if None not in known and list(shape) != list(known):
+        one, other = (" x ".join(map(str, sides)) for sides in (shape, known))
+        found.append(
+            f"{one} from noise by weights trained on {other}: at other sizes statistics are"
+            " biased, energy, susceptibility and U4 among them"
+        )
+    erased = float(process.kappa2.min()) * start
+    if weights.schedule is None and erased < 0.999 * ERASED:
+        found.append(
+            f"chains start from noise at lambda = {start:.4g}, where the longest-wavelength"
+            f" modes still keep {math.exp(-erased):.2g} of their power: these are wrong"
+        )
+    return found
 
 
 def count_restarts(lambdas: _Array) -> int:

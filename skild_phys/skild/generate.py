@@ -107,7 +107,7 @@ def generate(
     What was done, and what is to be minded (`Weights.warnings`), an attribute of the store too.
     """
     check_whole("seed", seed, 0)
-    sha256, sampler = weights_sha256(weights), chain.sampler or weights.usual_sampler
+    sha256, sampler = weights_sha256(weights), chain.sampler_for(weights)
     lambdas, minded = chain.generating(weights, shape, factor)
     minded = minded if truth is None else []
     streams = STREAMS if output is None else streams_at(output, run.overwrite)

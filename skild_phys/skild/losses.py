@@ -29,7 +29,7 @@ from skild_phys.skild.equations import (
     see_fields,
 )
 from skild_phys.skild.measured import Measured
-from skild_phys.skild.networks import OUTPUTS, make_network
+from skild_phys.skild.networks import OUTPUTS
 from skild_phys.skild.recipe import Recipe
 from skild_phys.skild.spins import (
     Evidence,
@@ -108,7 +108,7 @@ class FieldLoss:
 
     def make_network(self) -> nn.Module:
         c, d = self.recipe, len(self.process.shape)
-        return make_network(c.network, c.output, c.basis, self.channels, c.lambdas, d)
+        return c.network.build(c.output, c.basis, self.channels, c.lambdas, d)
 
     def draw(self, n: int, random: torch.Generator) -> tuple[Tensor, None]:
         """Return lambda along the recipe's schedule, t being a multiple of 1 / TIMES."""
@@ -169,7 +169,7 @@ class SpinLoss:
 
     def make_network(self) -> nn.Module:
         c, d = self.recipe, len(self.process.shape)
-        return make_network(c.network, c.output, c.basis, dimension=d)
+        return c.network.build(c.output, c.basis, dimension=d)
 
     def _task(self, n: int, random: torch.Generator) -> Task:
         """Draw which part of the batch is given its coarse lattices, by which rule and factor."""

@@ -1,31 +1,29 @@
-"""Networks by name, what each kind of output is given and says, and the type of numbers.
+"""Networks: what they are given and say, the symmetries they see fields through, and the U-Net.
 
-A network sees each configuration through a symmetry of its own (`see_through_symmetries`): whatever
-it does that the physics does not is averaged out along the chain instead of adding up.
+A network sees each configuration through a random symmetry of its own (`see_through_symmetries`):
+whatever it does that the physics does not is averaged out along the chain instead of adding up.
 """
 
 from __future__ import annotations
 
+import functools
 import itertools
+import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, TypeAlias
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple, Self
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F
 
+from skild_phys.errors import BadInput, check_whole
 from skild_phys.rng import Streams
 from skild_phys.skild.chain import Schedule
-from skild_phys.skild.ncsnpp import Ncsnpp, NcsnppConfig
-from skild_phys.skild.unet import NetworkConfig, UNet
-
-Network: TypeAlias = UNet | Ncsnpp
-AnyNetworkConfig: TypeAlias = NetworkConfig | NcsnppConfig
-
-NETWORKS: dict[str, type[AnyNetworkConfig]] = {"unet": NetworkConfig, "ncsnpp": NcsnppConfig}
-"""The dataclass of a network's shape, which builds it, by `kind`."""
 
 
-class Output(NamedTuple):
+class _Output(NamedTuple):
     """Numbers per site, for each component of a field, that a network is given, and says."""
 
     inputs: int
@@ -35,41 +33,12 @@ class Output(NamedTuple):
 
 OUTPUTS = {
     # of spins: draft, trust in the first iteration, field, trust in the second (`spin_logits`)
-    "logits": Output(5, (True, False, True, False)),
-    "v": Output(2),
-    "eps": Output(1),
-    "white_eps": Output(1),
-    "x0": Output(1),
+    "logits": _Output(5, (True, False, True, False)),
+    "v": _Output(2),
+    "eps": _Output(1),
+    "white_eps": _Output(1),
+    "x0": _Output(1),
 }
-
-
-def odd_outputs(output: str, channels: int = 1) -> tuple[bool, ...]:
-    """Return, for each output of the network, whether it changes sign with the field."""
-    return OUTPUTS[output].odd * channels
-
-
-def make_network(
-    config: AnyNetworkConfig,
-    output: str,
-    basis: str,
-    channels: int = 1,
-    schedule: Schedule | None = None,
-    dimension: int = 2,
-) -> Network:
-    """Return an untrained network for fields of `channels` components in `basis`.
-
-    Parameters
-    ----------
-    config : shape of the network, of NETWORKS.
-    output : of OUTPUTS.
-    schedule : along which a network counts time that does so in steps.
-    dimension : of the lattice.
-    """
-    inputs, odd = OUTPUTS[output].inputs * channels, odd_outputs(output, channels)
-    filtered = [i for i, one in enumerate(OUTPUTS[output].odd) if one]
-    return config.build(inputs, len(odd), basis, filtered, channels, dimension, schedule)
-
-
 _CPU_INSTRUCTIONS = ("avx512_bf16", "amx_bf16")
 
 
@@ -100,48 +69,34 @@ MIRROR = "mirror"
 """What a photograph may be taken to be symmetric under: left for right."""
 
 
-class _Symmetry(NamedTuple):
-    """A symmetry of lattice and field, and its inverse; fields are (channels, *shape)."""
+class _Symmetry:
+    """A random symmetry of lattice and field, and its inverse; fields are (channels, *shape)."""
 
-    shift: tuple[int, ...]
-    flips: list[int]
-    swaps: list[tuple[int, int]]
-    sign: float
+    def __init__(self, stream: Streams, shape: tuple[int, ...], symmetries: Sequence[str]) -> None:
+        # Always the same numbers are drawn, whatever they are used for.
+        shift = tuple(int(stream.noise.integers(side)) for side in shape)
+        self.axes = axes = tuple(range(1, 1 + len(shape)))
+        pairs = list(itertools.combinations(axes, 2))
+        bits = [bool(i) for i in stream.noise.integers(2, size=len(axes) + len(pairs) + 1)]
+        self.shift = shift if "shift" in symmetries else (0,) * len(shape)
+        self.flips = [axis for axis in axes if bits[axis - 1] and "flip" in symmetries]
+        if MIRROR in symmetries and "flip" not in symmetries and bits[len(axes) - 1]:
+            self.flips = [len(axes)]
+        self.order = [0, *axes]
+        for (i, j), swap in zip(pairs, bits[len(axes) : -1], strict=True):
+            if swap and shape[i - 1] == shape[j - 1] and "turn" in symmetries:
+                self.order[i], self.order[j] = self.order[j], self.order[i]
+        self.sign = -1.0 if bits[-1] and "sign" in symmetries else 1.0
 
     def there(self, field: Tensor) -> Tensor:
-        field = torch.roll(field, self.shift, tuple(range(1, field.dim()))).flip(self.flips)
-        field = field * self.sign
-        for swap in self.swaps:
-            field = field.transpose(*swap)
-        return field
+        moved = field.roll(self.shift, self.axes).flip(self.flips) * self.sign
+        return moved.permute(self.order)
 
     def back(self, field: Tensor, odd: Tensor) -> Tensor:
-        for swap in reversed(self.swaps):
-            field = field.transpose(*swap)
-        field = field.flip(self.flips)
+        field = field.permute(np.argsort(self.order).tolist()).flip(self.flips)
         if self.sign < 0:
-            field = field * (1.0 - 2.0 * odd).reshape(-1, *[1] * len(self.shift))
-        return torch.roll(field, tuple(-step for step in self.shift), tuple(range(1, field.dim())))
-
-
-def _random_symmetry(
-    stream: Streams, shape: tuple[int, ...], symmetries: Sequence[str]
-) -> _Symmetry:
-    # Always the same numbers are drawn, whatever they are used for.
-    shift = tuple(int(stream.noise.integers(side)) for side in shape)
-    axes = range(1, 1 + len(shape))
-    pairs = list(itertools.combinations(axes, 2))
-    bits = [bool(i) for i in stream.noise.integers(2, size=len(axes) + len(pairs) + 1)]
-    flips = [axis for axis in axes if bits[axis - 1] and "flip" in symmetries]
-    if MIRROR in symmetries and "flip" not in symmetries and bits[len(axes) - 1]:
-        flips = [len(axes)]
-    swaps = [
-        (i, j)
-        for (i, j), swap in zip(pairs, bits[len(axes) : -1], strict=True)
-        if swap and shape[i - 1] == shape[j - 1] and "turn" in symmetries
-    ]
-    sign = -1.0 if bits[-1] and "sign" in symmetries else 1.0
-    return _Symmetry(shift if "shift" in symmetries else (0,) * len(shape), flips, swaps, sign)
+            field = field * (1.0 - 2.0 * odd).reshape(-1, *[1] * len(self.axes))
+        return field.roll(tuple(-step for step in self.shift), self.axes)
 
 
 def see_through_symmetries(
@@ -157,9 +112,288 @@ def see_through_symmetries(
     `features` are (n, inputs, *shape); `odd` marks the outputs that change sign with the field, as
     every feature does.
     """
-    shape = tuple(features.shape[2:])
-    own = [_random_symmetry(stream, shape, symmetries) for stream in streams]
+    own = [_Symmetry(stream, tuple(features.shape[2:]), symmetries) for stream in streams]
     signs = torch.tensor(odd, dtype=torch.float32, device=features.device)
     views = torch.stack([one.there(field) for one, field in zip(own, features, strict=True)])
     outputs = network(views, lam)
     return torch.stack([one.back(field, signs) for one, field in zip(own, outputs, strict=True)])
+
+
+Beyond = Literal["circular", "replicate", "zeros"]
+"""What a convolution sees beyond an edge."""
+_CONV: dict[int, type[nn.Conv2d] | type[nn.Conv3d]] = {2: nn.Conv2d, 3: nn.Conv3d}
+_MEMORY = {2: torch.channels_last, 3: torch.channels_last_3d}
+_PADDING: dict[str, Beyond] = {"dft": "circular", "dct": "replicate"}
+_QUIET = 0.01  # size of an input below which `_Waves` does not tell it from silence
+_MARGIN = 32  # sites by which a torus is extended where its sides do not fit the levels
+
+
+class Network(nn.Module):
+    """Map numbers per site to numbers per site, given lambda.
+
+    Call with `x` (n, inputs, *sides) float32 and `lam` (n,) float32; returns (n, outputs, *sides)
+    float32. Sides that are no multiple of `config.multiple` are extended to the next one, on a
+    torus with a margin of 32 sites, and cropped again.
+    """
+
+    config: Any
+    periodic: bool
+
+    def cast(self, dtype: torch.dtype) -> Self:
+        """Cast what may be of few digits to `dtype`."""
+        raise NotImplementedError
+
+    def _extended(self, x: Tensor) -> tuple[Tensor, tuple[slice, ...]]:
+        """Return `x` (n, c, *sides) with sides that are multiples, and what crops it again.
+
+        A torus goes on as it is; open edges repeat the last site.
+        """
+        multiple, crop = self.config.multiple, [slice(None)] * 2
+        if not any(side % multiple for side in x.shape[2:]):
+            return x, tuple(crop)
+        for axis, side in enumerate(x.shape[2:], 2):
+            margin = _MARGIN if self.periodic and side % multiple else 0
+            long = -(-(side + 2 * margin) // multiple) * multiple
+            at = torch.arange(-margin, long - margin, device=x.device)
+            x = x.index_select(axis, at % side if self.periodic else at.clamp(max=side - 1))
+            crop.append(slice(margin, margin + side))
+        return x, tuple(crop)
+
+
+@dataclass(frozen=True)
+class NetworkConfig:
+    """Shape of a U-Net. `channels` and `blocks` have one entry per level, finest first.
+
+    Attributes
+    ----------
+    patch : side of the pixel-unshuffle.
+    embedding : width of the embedding of log lambda.
+    waves : bands of wave numbers with gains of their own (`_Waves`); 0 for none.
+    waves_from, waves_to : centres of the first and the last band, in radians per site. The first is
+        the lowest wave number of the lattices of 64^2 that the shipped weights were trained on,
+        the last lies above every wave number of the square lattice.
+    """
+
+    patch: int = 4
+    channels: tuple[int, ...] = (96, 192)
+    blocks: tuple[int, ...] = (2, 3)
+    embedding: int = 128
+    waves: int = 0
+    waves_from: float = field(default=0.1, metadata={"late": True})
+    waves_to: float = field(default=4.5, metadata={"late": True})
+    kind: str = "unet"
+
+    def __post_init__(self) -> None:
+        for name, least in (("patch", 1), ("embedding", 1), ("waves", 0)):
+            check_whole(name, getattr(self, name), least)
+        for name in ("channels", "blocks"):
+            values = getattr(self, name)
+            if not values or min(values) < 1:
+                raise BadInput(name, list(values), "a list of whole numbers from 1 on")
+        if len(self.channels) != len(self.blocks):
+            accepted = f"{len(self.channels)} numbers, as in channels"
+            raise BadInput("blocks", list(self.blocks), accepted)
+        if not 0 < self.waves_from < self.waves_to < math.inf:
+            raise BadInput("waves_from", self.waves_from, "a number above 0, below waves_to")
+
+    @property
+    def multiple(self) -> int:
+        """Lattice sides divisible by this need no extension."""
+        return int(self.patch * 2 ** (len(self.channels) - 1))
+
+    def build(
+        self, output: str, basis: str, channels: int = 1, schedule: Schedule | None = None,
+        dimension: int = 2,
+    ) -> UNet:  # fmt: skip
+        """Return an untrained network of this shape for fields of `channels` components.
+
+        Parameters
+        ----------
+        output, basis : of OUTPUTS, and 'dft' or 'dct'.
+        schedule : along which a network counts time that does so in steps.
+        dimension : of the lattice.
+        """
+        inputs, odd = OUTPUTS[output]
+        filtered = [i for i, one in enumerate(odd) if one]
+        sizes = (inputs * channels, len(odd) * channels)
+        return UNet(self, *sizes, basis, filtered, channels, dimension)
+
+
+def _by_site(values: Tensor, like: Tensor) -> Tensor:
+    """Return `values` (n, c) so that they broadcast over the sites of `like`."""
+    return values.reshape(*values.shape, *[1] * (like.dim() - 2))
+
+
+def _site_norm(x: Tensor) -> Tensor:
+    """Layer norm over the channels of each site."""
+    y = x.movedim(1, -1)
+    return F.layer_norm(y, y.shape[-1:]).movedim(-1, 1)
+
+
+def _unshuffled(x: Tensor, patch: int) -> Tensor:
+    """Return (n, c, sides) as (n, c patch^d, sides / patch): `pixel_unshuffle` in d dimensions."""
+    d = x.dim() - 2
+    split = x.reshape(*x.shape[:2], *(k for side in x.shape[2:] for k in (side // patch, patch)))
+    order = (0, 1, *range(3, 3 + 2 * d, 2), *range(2, 2 + 2 * d, 2))
+    return split.permute(order).flatten(1, 1 + d)
+
+
+def _shuffled(x: Tensor, patch: int) -> Tensor:
+    """Return (n, c patch^d, sides) as (n, c, sides patch): the inverse of `_unshuffled`."""
+    d = x.dim() - 2
+    split = x.reshape(len(x), -1, *[patch] * d, *x.shape[2:])
+    order = (0, 1, *(k for i in range(d) for k in (2 + d + i, 2 + i)))
+    return split.permute(order).reshape(len(x), -1, *(side * patch for side in x.shape[2:]))
+
+
+class _Block(nn.Module):
+    """Residual block; log lambda scales and shifts the normalized input."""
+
+    def __init__(
+        self, embedding: int, conv3: Callable[..., Any], one: Callable[..., Any],
+        inputs: int, outputs: int,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        self.first, self.second = conv3(inputs, outputs), conv3(outputs, outputs)
+        self.condition = nn.Linear(embedding, 2 * outputs)
+        self.skip = one(inputs, outputs, 1) if inputs != outputs else nn.Identity()
+        for zeros in (self.second.weight, self.condition.weight, self.condition.bias):
+            nn.init.zeros_(zeros)
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        scale, shift = _by_site(self.condition(embedding), x).chunk(2, dim=1)
+        h = self.first(F.silu(_site_norm(x)))
+        h = F.silu(torch.addcmul(shift, _site_norm(h), 1 + scale))
+        out: Tensor = self.skip(x) + self.second(h)
+        return out
+
+
+class _Waves(nn.Module):
+    """Isotropic filters of the inputs on a torus: gains of bands of wave numbers.
+
+    A gain of each band and pair of input and output depends on lambda and on how large the inputs
+    are: their mean squares, and the logarithms of these and of their mean sizes, which tell few
+    large numbers from many small ones (known sites from majorities). Between the centres of bands,
+    which lie evenly in log kappa, gains are interpolated. Convolutions can do the same, but are
+    slow to learn what the lowest few wave numbers need.
+    """
+
+    def __init__(self, config: NetworkConfig, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.config, self.outputs = config, outputs
+        self.look = nn.Linear(config.embedding + 3 * inputs, 64)
+        self.gains = nn.Linear(64, config.waves * inputs * outputs)
+        nn.init.zeros_(self.gains.weight)
+        nn.init.zeros_(self.gains.bias)
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        c, axes, sides = self.config, tuple(range(2, x.dim())), x.shape[2:]
+        waves = [2.0 * math.pi * torch.fft.fftfreq(n, device=x.device) for n in sides[:-1]]
+        waves.append(2.0 * math.pi * torch.fft.rfftfreq(sides[-1], device=x.device))
+        kappa = functools.reduce(torch.hypot, torch.meshgrid(*waves, indexing="ij"))
+        at = (kappa.clamp(min=c.waves_from) / c.waves_from).log()
+        at = at / math.log(c.waves_to / c.waves_from)
+        centres = torch.arange(c.waves, device=x.device).reshape(-1, *[1] * len(sides))
+        bands = (1.0 - (at * (c.waves - 1) - centres).abs()).clamp(min=0.0)
+        square, size = x.square().mean(axes), x.abs().mean(axes)
+        loud = [square, 0.5 * (square + _QUIET**2).log(), (size + _QUIET).log()]
+        seen = F.silu(self.look(torch.cat([embedding, torch.cat(loud, 1).to(embedding.dtype)], 1)))
+        gains = self.gains(seen).float().unflatten(1, (self.outputs, x.shape[1], c.waves))
+        modes = torch.fft.rfftn(x, dim=axes)
+        total = torch.zeros((), device=x.device)
+        for i in range(x.shape[1]):
+            filters = torch.einsum("nob,b...->no...", gains[:, :, i], bands)
+            total = total + filters * modes[:, None, i]
+        out: Tensor = torch.fft.irfftn(total, s=sides, dim=axes)
+        return out
+
+
+class UNet(Network):
+    """A compact U-Net conditioned on log lambda, in two or three dimensions.
+
+    Fully convolutional behind a pixel-unshuffle, with circular padding on a torus; every
+    normalization acts on the channels of one site, never across the lattice, so that what the
+    network has learnt on one lattice size holds on every other. The first output of each of
+    `channels` has the inputs of its channel added to it with weights that depend on lambda alone,
+    those named in `filtered` filtered inputs (`_Waves`). Inputs are in groups of `channels`.
+    """
+
+    def __init__(
+        self,
+        config: NetworkConfig,
+        inputs: int = 1,
+        outputs: int = 1,
+        basis: str = "dft",
+        filtered: Sequence[int] = (0,),
+        channels: int = 1,
+        dimension: int = 2,
+    ) -> None:
+        super().__init__()
+        if dimension not in _CONV:
+            raise BadInput("dimension", dimension, " or ".join(map(str, _CONV)))
+        self.config, self.outputs, self.periodic = config, outputs, basis == "dft"
+        self.channels, self.filtered = channels, list(filtered)
+        self.memory_format = _MEMORY[dimension]
+        sites, width, one = config.patch**dimension, config.channels, _CONV[dimension]
+        conv3 = functools.partial(one, kernel_size=3, padding=1, padding_mode=_PADDING[basis])
+        block = functools.partial(_Block, config.embedding, conv3, one)
+        self.frequencies: Tensor
+        self.register_buffer(
+            "frequencies", math.pi * 2.0 ** torch.linspace(-5.0, 1.0, 32), persistent=False
+        )
+        self.embed = nn.Sequential(nn.Linear(64, config.embedding), nn.SiLU())
+        self.enter = conv3(inputs * sites, width[0])
+        self.leave = one(width[0], outputs * sites, 1)
+        self.direct = nn.Linear(config.embedding, inputs // channels)
+        self.level = nn.Linear(config.embedding, outputs)
+
+        def level(first: int, width: int, n: int) -> nn.ModuleList:
+            return nn.ModuleList(block(w, width) for w in [first] + [width] * (n - 1))
+
+        pairs = list(itertools.pairwise(width))
+        self.down = nn.ModuleList(level(w, w, n) for w, n in zip(width, config.blocks))
+        self.shrink = nn.ModuleList(conv3(fine, coarse, stride=2) for fine, coarse in pairs)
+        self.grow = nn.ModuleList(one(coarse, fine, 1) for fine, coarse in pairs)
+        self.up = nn.ModuleList(level(2 * w, w, n) for w, n in zip(width[:-1], config.blocks))
+        if config.waves and not self.periodic:
+            raise BadInput("waves", config.waves, f"0 in basis {basis}")
+        self.waves = _Waves(config, inputs, len(self.filtered)) if config.waves else None
+        for linear in (self.leave, self.direct, self.level):
+            nn.init.zeros_(linear.weight)
+            nn.init.zeros_(linear.bias)  # type: ignore[arg-type]
+
+    def forward(self, x: Tensor, lam: Tensor) -> Tensor:
+        dtype, patch = self.leave.weight.dtype, self.config.patch
+        angles = torch.log(lam)[:, None] * self.frequencies
+        embedding = F.silu(self.embed(torch.cat([angles.sin(), angles.cos()], 1).to(dtype)))
+        wide, crop = self._extended(x)
+        h = _unshuffled(wide, patch).to(dtype).contiguous(memory_format=self.memory_format)
+        h, kept = self.enter(h), []
+        for level, blocks in enumerate(self.down):
+            for block in blocks.children():
+                h = block(h, embedding)
+            if level < len(self.shrink):
+                kept.append(h)
+                h = self.shrink[level](h)
+        for grow, blocks in zip(reversed(self.grow), reversed(self.up)):
+            h = F.interpolate(grow(h), scale_factor=2, mode="nearest")
+            h = torch.cat([h, kept.pop()], dim=1)
+            for block in blocks.children():
+                h = block(h, embedding)
+        h = _shuffled(self.leave(F.silu(_site_norm(h))).float(), patch)
+        out = h + _by_site(self.level(embedding).float(), wide)
+        grouped = wide.reshape(len(x), -1, self.channels, *wide.shape[2:])
+        passed = (_by_site(self.direct(embedding).float(), grouped) * grouped).sum(dim=1)
+        out = torch.cat([out[:, : self.channels] + passed, out[:, self.channels :]], dim=1)[crop]
+        if self.waves is not None:
+            waves = torch.zeros_like(out)
+            waves[:, self.filtered] = self.waves(x, embedding)
+            out = out + waves
+        return out
+
+    def cast(self, dtype: torch.dtype) -> Self:
+        """Cast all but the angles of the embedding of log lambda: bfloat16 has 3 digits."""
+        frequencies = self.frequencies
+        self.to(dtype)
+        self.frequencies = frequencies
+        return self

@@ -34,9 +34,9 @@ from skild_phys.skild.equations import (
     y0_from_output,
 )
 from skild_phys.skild.networks import (
+    OUTPUTS,
     SYMMETRIES,
     arithmetic,
-    odd_outputs,
     see_through_symmetries,
 )
 from skild_phys.skild.spins import (
@@ -79,7 +79,7 @@ class Given:
         self, network: Sight, symmetries: Sequence[str], output: str, channels: int = 1
     ) -> Sight:
         """Return the network, seeing each configuration through a symmetry of its own."""
-        odd = odd_outputs(output, channels)
+        odd = OUTPUTS[output].odd * channels
         return functools.partial(see_through_symmetries, network, self.streams, symmetries, odd)
 
 

@@ -31,11 +31,10 @@ from skild_phys.skild.losses import LOSSES, Batch, Loss
 from skild_phys.skild.measured import Measured, measure
 from skild_phys.skild.networks import network_dtype
 from skild_phys.skild.ranks import Ranks
-from skild_phys.skild.recipe import Recipe, recipe_of
-from skild_phys.skild.records import as_record, read_tensors, write_tensors
+from skild_phys.skild.recipe import Recipe, as_record, recipe_of
 from skild_phys.skild.spectrum import spectrum_from_record
 from skild_phys.skild.spins import couplings_from_record
-from skild_phys.skild.weights import Weights
+from skild_phys.skild.weights import Weights, read_tensors, write_tensors
 
 LOG = ("step", "loss", "gradient_norm", "learning_rate", "lattices_per_second")
 """What the rows of `Trainer.log` hold."""

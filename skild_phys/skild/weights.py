@@ -1,12 +1,15 @@
 """Weights on disk: one safetensors file with the network, its spectrum and how it came about.
 
-A record without an entry, of an earlier version, has its default.
+Weights and checkpoints are named tensors, and a record in the header; nothing in them is executed.
+One SHA-256 covers every tensor and the record, and is checked before a number is used. A record
+without an entry, of an earlier version, has its default.
 """
 
 from __future__ import annotations
 
 import functools
-import math
+import hashlib
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib import resources
@@ -15,37 +18,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 from torch import Tensor
 
 from skild_phys.errors import BadInput, WeightsError
-from skild_phys.skild.chain import (
-    ERASED,
-    SCHEDULES,
-    TIMES,
-    USUAL,
-    Schedule,
-    Tuning,
-    starting_lambda,
-)
+from skild_phys.files import parse_json, write_bytes_atomically
+from skild_phys.skild.chain import SCHEDULES, TIMES, USUAL, Schedule, Tuning
 from skild_phys.skild.equations import Process
-from skild_phys.skild.networks import (
-    NETWORKS,
-    OUTPUTS,
-    SYMMETRIES,
-    AnyNetworkConfig,
-    Network,
-    make_network,
-    network_dtype,
-)
-from skild_phys.skild.records import (
-    as_record,
-    changed,
-    content_sha256,
-    from_table,
-    read_tensors,
-    write_tensors,
-)
+from skild_phys.skild.ncsnpp import Ncsnpp, NcsnppConfig, from_published, read_published
+from skild_phys.skild.networks import OUTPUTS, SYMMETRIES, Network, NetworkConfig, network_dtype
+from skild_phys.skild.recipe import NETWORKS, Recipe, as_record, changed, from_table
 from skild_phys.skild.spectrum import Spectrum, spectrum_from_record
 from skild_phys.skild.spins import Couplings, couplings_from_record
 
@@ -53,9 +36,61 @@ _FORMAT = "skild-phys weights 6"
 _KEY = "skild-phys"
 
 
-_START_SEES, _NOISE_SEES = 0.35, 0.2
-"""Most of the power of a wave that may be left where a chain starts: of a coarse lattice's finest
-one for refining (the paper's chains by 4: 0.30), of the longest one for what starts from noise."""
+def _content_sha256(record: dict[str, Any], tensors: dict[str, Tensor]) -> str:
+    """Return the SHA-256 of a record, less its entry 'sha256', and of named tensors on the CPU.
+
+    What is hashed is the record as JSON with sorted keys, then name, dtype, shape and bytes of
+    each tensor in order of name.
+    """
+    rest = {key: value for key, value in record.items() if key != "sha256"}
+    digest = hashlib.sha256((json.dumps(rest, sort_keys=True) + "\n").encode())
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.view(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def write_tensors(
+    path: str | Path, key: str, record: dict[str, Any], tensors: dict[str, Tensor]
+) -> str:
+    """Write named tensors, with `record` under `key` of the header, atomically; return the SHA-256.
+
+    `record` says its `format`.
+    """
+    sha = _content_sha256(record, tensors)
+    # One key: safetensors writes several in no fixed order, and equal weights are equal bytes.
+    header = {key: json.dumps(record | {"sha256": sha}, sort_keys=True)}
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    write_bytes_atomically(path, save(tensors, metadata=header))
+    return sha
+
+
+def read_tensors(
+    path: str | Path, key: str, kind: str, form: str
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Return what `write_tensors` wrote, checked; raises WeightsError naming file and fault.
+
+    `kind` is what the file should be, in words, `form` the format that its record says.
+    """
+    if not Path(path).is_file():
+        raise WeightsError(f"{path}: no such {kind}")
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError) as error:
+        raise WeightsError(f"{path}: not a readable {kind} ({error})") from None
+    try:
+        record = parse_json(header[key], finite=False)
+    except (LookupError, ValueError):
+        record = None
+    # Checkpoints of before have their format beside the record.
+    if not isinstance(record, dict) or record.get("format", header.get("format")) != form:
+        raise WeightsError(f"{path}: not a {kind} of this version ({form})")
+    if _content_sha256(record, tensors) != record.get("sha256"):
+        raise WeightsError(f"{path}: does not match the SHA-256 in its header; it was altered")
+    return record, tensors
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,7 +119,7 @@ class Weights:
     """
 
     tensors: dict[str, Tensor]
-    network: AnyNetworkConfig | None
+    network: NetworkConfig | NcsnppConfig | None
     spectrum: Spectrum
     output: str
     lambda_range: tuple[float, float]
@@ -99,91 +134,6 @@ class Weights:
     schedule: Schedule | None = None
     tuning: Tuning = USUAL
     dimension: int = 2
-
-    def lambdas(
-        self, start: float, end: float | None, steps: int | None, restarts: int = 0
-    ) -> NDArray[np.float64]:
-        """Return the lambdas of a chain (`Tuning.lambdas`, or steps equal in t of `schedule`).
-
-        `end` None is `tuning.lambda_end`, or the smallest that the weights have seen where they
-        have a schedule; so many steps as it has are taken if `steps` is None. Raises BadInput if
-        the chain leaves what was seen in training.
-        """
-        low, high = self.lambda_range
-        if end is None:
-            end = max(self.tuning.lambda_end, low) if self.schedule is None else low
-        if not (low <= end < start <= high and end > 0):
-            accepted = f"{low:.3g} <= end < start <= {high:.3g}, what the weights have seen"
-            wrong = start > high or start <= low
-            option, value = ("lambda_start", start) if wrong else ("lambda_end", end)
-            raise BadInput(option, value, accepted)
-        if self.schedule is None:
-            return self.tuning.lambdas(start, end, steps, restarts)
-        if restarts:
-            raise BadInput("restarts", restarts, "0 for weights with a schedule of their own")
-        if steps is None:
-            t = self.schedule.inverse(np.array([start, end]))
-            steps = 1 + max(1, round(TIMES * float(t[0] - t[1])))
-        return self.schedule.lambdas(start, end, steps)
-
-    @property
-    def usual_sampler(self) -> str:
-        """Return the sampler that chains take if none is asked for.
-
-        The paper's for weights as in the paper; the flow of probability for other fields with a
-        schedule, whose spectrum need not be that of the data.
-        """
-        if self.schedule is None:
-            return "stochastic"
-        return "ancestral" if self.output in ("eps", "white_eps") else "angle2"
-
-    def largest_lambda(self, lowest: float) -> float:
-        """Return where a chain from noise starts: where no wave is left, `lowest` the longest.
-
-        Or at the largest lambda that the weights have seen, or the end of their schedule; raises
-        BadInput if most of the longest wave is left there: weights for super-resolution.
-        """
-        high = self.lambda_range[1]
-        longest = lowest if self.cutoff is None else self.cutoff
-        if self.schedule is not None and math.exp(-(longest**2) * high) > _NOISE_SEES:
-            accepted = "weights that begin with noise: these begin with an image, coarse or true"
-            raise BadInput("checkpoint", f"lambda up to {high:.3g}", accepted)
-        return min(high, ERASED / lowest**2) if self.schedule is None else high
-
-    def refining_lambda(self, factor: float) -> float:
-        """Return where chains that refine by `factor` start, as far as the weights have seen.
-
-        Raises BadInput if the coarse lattice's finest wave is still to be seen there. A cutoff
-        above it, as of white noise, erases it sooner.
-        """
-        high = self.lambda_range[1]
-        lowest = math.sqrt(math.log(1.0 / _START_SEES) / high)  # what may have been seen of it
-        if max(math.pi / factor, self.cutoff or 0.0) < lowest:
-            accepted = f"at most {math.pi / lowest:.2g}, which these weights were trained for"
-            raise BadInput("factor", factor, accepted)
-        return min(starting_lambda(factor), high)
-
-    def warnings(self, shape: tuple[int, ...], start: float) -> list[str]:
-        """Return what to mind of fields of `shape` that chains from noise at lambda `start` make.
-
-        By the sides that the weights were trained on, if they are known, and by how much of the
-        longest-wavelength modes is still to be seen at `start`.
-        """
-        known = self.system.get("shape") or [self.system.get("side")] * 2
-        found = []
-        if None not in known and list(shape) != list(known):
-            one, other = (" x ".join(map(str, sides)) for sides in (shape, known))
-            found.append(
-                f"{one} from noise by weights trained on {other}: at other sizes statistics are"
-                " biased, energy, susceptibility and U4 among them"
-            )
-        erased = float(self.process(shape).kappa2.min()) * start
-        if self.schedule is None and erased < 0.999 * ERASED:
-            found.append(
-                f"chains start from noise at lambda = {start:.4g}, where the longest-wavelength"
-                f" modes still keep {math.exp(-erased):.2g} of their power: these are wrong"
-            )
-        return found
 
     def differs(self, attrs: Mapping[str, Any]) -> str | None:
         """Return how lattices differ from these in model or temperature; None for not at all."""
@@ -206,27 +156,20 @@ class Weights:
         """Return the forward process of these weights for fields of `shape`."""
         return Process(self.spectrum, shape, device, self.basis, self.cutoff)
 
-    def make_network(self) -> Network:
-        """Return an untrained network of the shape of these weights."""
-        if self.network is None:
-            raise BadInput("checkpoint", "weights without a network", "weights with one")
-        return make_network(
-            self.network,
-            self.output,
-            self.basis,
-            max(1, self.channels),
-            self.schedule,
-            self.dimension,
-        )
-
     def build(
         self, device: torch.device | str = "cpu", dtype: torch.dtype | None = None
     ) -> Network:
         """Return the network in evaluation mode, its body in `dtype` (None: `network_dtype`)."""
-        network = self.make_network()
+        network = self._untrained()
         network.load_state_dict(self.tensors)
         network.to(device).cast(dtype or network_dtype(device))
         return network.to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload, no-any-return]
+
+    def _untrained(self) -> Network:
+        if self.network is None:
+            raise BadInput("checkpoint", "weights without a network", "weights with one")
+        channels = max(1, self.channels)
+        return self.network.build(self.output, self.basis, channels, self.schedule, self.dimension)
 
 
 def _record(weights: Weights) -> dict[str, Any]:
@@ -241,7 +184,7 @@ def _record(weights: Weights) -> dict[str, Any]:
 @functools.lru_cache(maxsize=4)
 def weights_sha256(weights: Weights) -> str:
     """Return the SHA-256 that stands in the file of `weights`; the last few are kept."""
-    return content_sha256(_record(weights), weights.tensors)
+    return _content_sha256(_record(weights), weights.tensors)
 
 
 def save_weights(path: str | Path, weights: Weights) -> str:
@@ -263,7 +206,7 @@ def load_weights(path: str | Path) -> Weights:
         if fields["output"] not in OUTPUTS:
             raise ValueError(f"output '{fields['output']}' is none of {', '.join(OUTPUTS)}")
         weights = Weights(tensors, **fields)
-        expected = {} if weights.network is None else weights.make_network().state_dict()
+        expected = {} if weights.network is None else weights._untrained().state_dict()
     except (BadInput, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise WeightsError(f"{path}: the record in its header is incomplete ({error})") from None
     if "converted" in weights.training and weights.output == "eps":
@@ -294,3 +237,33 @@ def shipped_weights(name: str = "ising2d") -> Path:
     if not path.is_file():
         raise WeightsError(f"{path}: the shipped weights are missing from this installation")
     return path
+
+
+def published_weights(path: Path, config: Recipe, preset: str) -> Weights:
+    """Return weights from a file of the published code (`read_published`), of the recipe `config`.
+
+    There eps_k, standard normal, is the network's output after a DCT that is 2/L of a sum of
+    cosines along each axis; the last layer divides by side / 2, and white noise is of variance 1.
+
+    Raises BadInput unless `config`, of `preset`, is the paper's; WeightsError if `path` is none of
+    its networks.
+    """
+    lam, law = config.lambdas, config.paper_spectrum
+    channels = 3 if config.data == "images" else 1
+    with torch.device("meta"):
+        network = config.network.build(config.output, config.basis, channels, lam)
+    if lam is None or law is None or config.output != "white_eps" or type(network) is not Ncsnpp:
+        accepted = "a recipe of ncsnpp with the paper's spectrum and output, white_eps"
+        raise BadInput("preset", preset, accepted)
+    tensors = from_published(network, read_published(path))
+    for end in ("weight", "bias"):
+        tensors[f"leave.{end}"] = tensors[f"leave.{end}"] * (2.0 / law.side)
+    low, high = (float(lam(t)) for t in (np.array(1.0 / TIMES), np.array(1.0)))
+    return Weights(
+        tensors, config.network, law, config.output, (low, high),
+        {"model": "images" if channels == 3 else config.model, "temperature": None,
+         "side": config.side},
+        {"converted": path.name}, config.basis, symmetries=config.symmetries,
+        channels=channels if channels == 3 else 0, schedule=lam,
+        cutoff=None if config.cutoff < 0 else config.cutoff,
+    )  # fmt: skip

@@ -13,9 +13,9 @@ from torch.nn.functional import avg_pool2d, interpolate
 from skild_phys.errors import Interrupted
 from skild_phys.skild.data import SimulationSource
 from skild_phys.skild.losses import stratified
+from skild_phys.skild.networks import NetworkConfig, UNet
 from skild_phys.skild.recipe import Recipe
 from skild_phys.skild.train import Trainer, train
-from skild_phys.skild.unet import NetworkConfig, UNet
 
 
 class Sr3:
