@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-import skild_phys.forks  # noqa: F401, what forked children need is set when the parent starts
+import skild_phys.process  # noqa: F401, what forked children need is set when the parent starts
 from skild_phys._version import __version__
 from skild_phys.api import (
     coarsen,

@@ -15,7 +15,6 @@ import re
 import signal
 import socket
 import threading
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from typing import Any
@@ -30,24 +29,27 @@ LOCAL = "local:"
 Stop = Callable[[], bool]
 
 
-class Executor(ABC):
-    """Runs work; `stop` is heard while it runs.
+class Executor:
+    """Runs work at once, in this thread; others run it elsewhere.
 
     Attributes
     ----------
+    stop : asked while work runs, whether it is to end.
     at_once : pieces of work that can run at the same time.
-    remote : whether work must write its lattices itself, rather than return them.
+    remote : whether work must write its samples itself, rather than return them.
     """
 
-    at_once: int
-    remote: bool
+    at_once = 1
+    remote = False
 
     def __init__(self, stop: Stop) -> None:
         self.stop = stop
 
-    @abstractmethod
     def submit(self, function: Callable[..., Any], *args: Any, **options: Any) -> Future[Any]:
-        """Start a piece of work; what it raises is raised by the future's `result`."""
+        """Start a piece of work; what it raises is raised by the future's `result`, or here."""
+        done: Future[Any] = Future()
+        done.set_result(function(*args, stop=self.stop, **options))
+        return done
 
     def share(self, value: Any) -> Any:
         """Return what stands for `value` among the arguments of many pieces of work."""
@@ -69,8 +71,6 @@ class Executor(ABC):
 
 class _Threads(Executor):
     """Threads of this process; the kernels release the interpreter's lock."""
-
-    remote = False
 
     def __init__(self, threads: int, stop: Stop) -> None:
         super().__init__(stop)

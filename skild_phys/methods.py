@@ -23,11 +23,10 @@ from skild_phys.files import AnyPath, printable
 from skild_phys.models import Model, find_model, parse_temperature
 from skild_phys.models.ising import ISING_2D, ISING_3D
 from skild_phys.models.potts import potts
-from skild_phys.options import option
 from skild_phys.plugins import load_plugins, one_of
 from skild_phys.rng import STREAMS, Streams, generator, input_seed
 from skild_phys.rules import RULES
-from skild_phys.runner import GPU_BATCH, Filled, Run, fill_store
+from skild_phys.runner import GPU_BATCH, Filled, Run, fill_store, option
 from skild_phys.skild.chain import Chain
 from skild_phys.skild.coarse import CoarseInput
 from skild_phys.store import Plan, open_store, sides

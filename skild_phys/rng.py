@@ -25,7 +25,7 @@ from llvmlite import ir
 from numba import njit, types
 from numpy.typing import NDArray
 
-from skild_phys.vectors import (
+from skild_phys.kernels import (
     I64,
     constant,
     data_of,

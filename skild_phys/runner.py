@@ -1,4 +1,4 @@
-"""The driver: lattices made from their index, on threads or by dask, into a store or into memory.
+"""The driver: samples made from their index, on threads or by dask, into a store or into memory.
 
 What a sample is follows from its index alone, so that no number of threads, workers, chunks or
 interruptions changes a byte.
@@ -24,23 +24,27 @@ from skild_phys._version import __version__
 from skild_phys.errors import BadInput, Interrupted, check_whole
 from skild_phys.executors import Executor, Stop, dask, parse_address, threads
 from skild_phys.files import AnyPath
-from skild_phys.memory import hold_memory
-from skild_phys.options import option
-from skild_phys.store import Lattices, MemoryWriter, Plan, StoreWriter, create_store, open_store
+from skild_phys.process import hold_memory
+from skild_phys.store import Lattices, MemoryWriter, Plan, StoreWriter, create_store
+
+Writer = StoreWriter | MemoryWriter
 
 Arrays = dict[str, NDArray[Any]]
 Make = Callable[..., Arrays]
 """(indices, [what the samples are made from,] stop) -> their arrays by name.
 
-The lattices and scalars of the plan, (n, ...), and whatever else the caller is to have of them. For
-dask it must be picklable. Once `stop()` is true it may raise Interrupted.
+The field and scalars of the plan, (n, ...), and whatever else the caller wants. For dask it must be
+picklable. Once `stop()` is true it may raise Interrupted.
 """
 
 COMMIT_SECONDS = 8.0
-"""A run commits at least this often, as far as single lattices allow: what a kill may cost."""
+"""A run commits at least this often, as far as single samples allow: what a kill may cost.
+
+A commit takes some 10 ms, most of it in syncing files.
+"""
 
 GPU_BATCH = 32
-MOST_THREADS = 4096
+_MOST_THREADS = 4096
 _POLL_SECONDS = 0.1
 _PIECE_SECONDS = 0.05  # of work that dask sends at once, at least
 _MOST_PIECE = 256
@@ -51,6 +55,14 @@ def _silent(count: int, note: str = "") -> None: ...
 
 def _never() -> bool:
     return False
+
+
+def option(default: Any, text: str, *opts: str) -> Any:
+    """Return a field of a dataclass that is an option of a command too, with its help.
+
+    `opts` are the option's own names, such as `-n`.
+    """
+    return field(default=default, metadata={"help": text} | ({"opts": opts} if opts else {}))
 
 
 @dataclass(frozen=True)
@@ -84,7 +96,7 @@ class Run:
 
     def __post_init__(self) -> None:
         if self.threads is not None:
-            check_whole("threads", self.threads, 1, MOST_THREADS)
+            check_whole("threads", self.threads, 1, _MOST_THREADS)
             if self.dask is not None:
                 accepted = "nothing with dask=: its workers are at work"
                 raise BadInput("threads", self.threads, accepted)
@@ -128,8 +140,8 @@ class Filled(NamedTuple):
 
     Attributes
     ----------
-    lattices : the finished store, or the lattices in memory.
-    made : samples that this call made, the others were there.
+    lattices : the finished store, or the samples in memory.
+    made : samples that this call made; the others were there.
     seconds : wall time of this call.
     besides : what the samples of this call gave besides the arrays of the store, (made, ...).
     """
@@ -145,9 +157,7 @@ class Filled(NamedTuple):
         return self.seconds / self.made if self.made else None
 
 
-def open_writer(
-    output: AnyPath | None, plan: Plan, overwrite: bool = False
-) -> StoreWriter | MemoryWriter:
+def open_writer(output: AnyPath | None, plan: Plan, overwrite: bool = False) -> Writer:
     """Open the store `output` for writing, or memory where it is None."""
     return MemoryWriter(plan) if output is None else create_store(output, plan, overwrite=overwrite)
 
@@ -178,111 +188,87 @@ def fill_store(
     Interrupted : once `run.stop` says so, or by Ctrl-C; what was made is committed. And what
     `make` and `create_store` raise.
     """
-    began, n, made = time.perf_counter(), plan.n_samples, 0
+    began, n = time.perf_counter(), plan.n_samples
     besides: dict[str, list[NDArray[Any]]] = {}
     hold_memory()
-    at_once = run.dask is None and n <= batch  # no threads for a single piece
-    # First the workers: an address where nobody answers must leave nothing behind.
-    with (
-        _torch_as_it_was(),
-        contextlib.nullcontext() if at_once else run.open(-(-n // batch)) as executor,
-        open_writer(output, plan, run.overwrite) as writer,
-    ):
-        run.progress(writer.committed)
+    with contextlib.ExitStack() as opened:
+        if torch := sys.modules.get("torch"):
+            opened.callback(torch.set_num_threads, torch.get_num_threads())
+        # First the workers: an address where nobody answers must leave nothing behind.
+        executor = Executor(run.stop)  # no threads for a single piece
+        if run.dask is not None or n > batch:
+            executor = opened.enter_context(run.open(-(-n // batch)))
+        writer: Any = opened.enter_context(open_writer(output, plan, run.overwrite))
+        there = writer.committed
+        run.progress(there)
+        for arrays in _made(there, plan, make, run, executor, batch, given):
+            writer.commit({name: arrays.pop(name) for name in (plan.field, *plan.variables)})
+            for name, values in arrays.items():
+                besides.setdefault(name, []).append(values)
         if writer.committed < n:
-            work = _Work(writer.committed, plan, executor, make, batch, given)
-            for arrays in work.results(run):
-                own = {name: arrays.pop(name) for name in (plan.field, *plan.variables)}
-                writer.commit(own)
-                made += len(own[plan.field])
-                for name, values in arrays.items():
-                    besides.setdefault(name, []).append(values)
-            if writer.committed < n:
-                raise interrupted(output, writer.committed, n)
-        lattices = writer.lattices() if isinstance(writer, MemoryWriter) else None
+            raise interrupted(output, writer.committed, n)
+        lattices = writer.lattices()
     rest = {name: np.concatenate(values) for name, values in besides.items()}
-    found = lattices if output is None else open_store(output)
-    assert found is not None
-    return Filled(found, made, time.perf_counter() - began, rest)
+    return Filled(lattices, n - there, time.perf_counter() - began, rest)
 
 
-class _Work:
-    """The pieces of a run from sample `first` on, in order, some ahead of those that are needed."""
+def _made(
+    first: int,
+    plan: Plan,
+    make: Make,
+    run: Run,
+    executor: Executor,
+    batch: int,
+    given: Callable[[int, int], NDArray[Any]] | None,
+) -> Iterator[Arrays]:
+    """Yield the arrays of samples from `first` on, in order, as many at once as a commit takes.
 
-    def __init__(
-        self,
-        first: int,
-        plan: Plan,
-        executor: Executor | None,
-        make: Make,
-        batch: int,
-        given: Callable[[int, int], NDArray[Any]] | None,
-    ) -> None:
-        self.next, self.plan, self.executor = first, plan, executor
-        self.make = make if executor is None else executor.share(make)
-        self.batch, self.piece, self.given = batch, batch, given
-        self.chunk = range(first, first)
-        self.rows: NDArray[Any] | None = None
-        self.ahead: deque[tuple[int, Future[tuple[Arrays, float]]]] = deque()
-
-    def feed(self, stop: Stop) -> None:
-        """Give out work for about three pieces per worker."""
-        n, size = self.plan.n_samples, self.plan.chunk
-        most = 3 * self.executor.at_once if self.executor else 1
-        while self.next < n and len(self.ahead) < most:
-            first = self.next
-            if first not in self.chunk:
-                self.chunk = range(first, min((first // size + 1) * size, n))
-                self.rows = self.given and self.given(first, self.chunk.stop)
-            last = min(first + self.piece, self.chunk.stop)
-            here = slice(first - self.chunk.start, last - self.chunk.start)
-            rows = () if self.rows is None else (self.rows[here],)
-            index = np.arange(first, last)
-            if self.executor:
-                job = self.executor.submit(_made, self.make, self.batch, index, *rows)
-            else:
-                job = Future()
-                job.set_result(_made(self.make, self.batch, index, *rows, stop=stop))
-            self.ahead.append((last, job))
-            self.next = last
-
-    def results(self, run: Run) -> Iterator[Arrays]:
-        """Yield the arrays of samples in a row, as many at once as a commit takes.
-
-        Once `run.stop` says so, or Ctrl-C comes, those that are there by then are the last.
-        """
-        held: list[Arrays] = []
-        since, size, stopped = time.monotonic(), self.plan.chunk, False
-        try:
-            while self.next < self.plan.n_samples or self.ahead:
-                try:
-                    if not stopped:
-                        self.feed(run.stop)
-                    last, job = self.ahead[0]
-                    while not job.done() and not stopped:
-                        wait([job], timeout=_POLL_SECONDS)
-                        stopped = run.stop()
-                    stopped = stopped or run.stop()
-                    if not job.done():
-                        break
-                    arrays, seconds = job.result()
-                except (KeyboardInterrupt, Interrupted):
-                    break
-                self.ahead.popleft()
-                held.append(arrays)
-                run.progress(len(next(iter(arrays.values()))))
-                if self.executor and self.executor.remote and seconds < _PIECE_SECONDS:
-                    self.piece = min(2 * self.piece, _MOST_PIECE * self.batch)
-                if time.monotonic() - since > COMMIT_SECONDS or last % size == 0:
-                    yield _joined(held)
-                    held, since = [], time.monotonic()
-                if stopped and (last % size == 0 or not self.ahead):
-                    break
-        finally:
-            for _, job in self.ahead:
-                job.cancel()
-        if held:
-            yield _joined(held)
+    About three pieces per worker are made ahead. Once `run.stop` says so, or Ctrl-C comes, the
+    samples that are there by then are the last.
+    """
+    n, size, piece, stopped = plan.n_samples, plan.chunk, batch, False
+    chunk, rows, share = range(first, first), None, executor.share(make)
+    ahead: deque[tuple[int, Future[tuple[Arrays, float]]]] = deque()
+    held: list[Arrays] = []
+    since = time.monotonic()
+    try:
+        while first < n or ahead:
+            while not stopped and first < n and len(ahead) < 3 * executor.at_once:
+                if first not in chunk:
+                    chunk = range(first, min((first // size + 1) * size, n))
+                    rows = given and given(first, chunk.stop)
+                last = min(first + piece, chunk.stop)
+                here = slice(first - chunk.start, last - chunk.start)
+                more = () if rows is None else (rows[here],)
+                job = executor.submit(_piece, share, batch, np.arange(first, last), *more)
+                ahead.append((last, job))
+                first = last
+            last, job = ahead[0]
+            while not job.done() and not stopped:
+                wait([job], timeout=_POLL_SECONDS)
+                stopped = run.stop()
+            stopped = stopped or run.stop()
+            if not job.done():
+                break
+            arrays, seconds = job.result()
+            ahead.popleft()
+            held.append(arrays)
+            run.progress(len(arrays[plan.field]))
+            if executor.remote and seconds < _PIECE_SECONDS:
+                piece = min(2 * piece, _MOST_PIECE * batch)
+            if time.monotonic() - since > COMMIT_SECONDS or last % size == 0:
+                # Emptied first: what a Ctrl-C during the commit must not commit twice.
+                ready, held, since = _joined(held), [], time.monotonic()
+                yield ready
+            if stopped and (last % size == 0 or not ahead):
+                break
+    except (KeyboardInterrupt, Interrupted):
+        pass
+    finally:
+        for _, job in ahead:
+            job.cancel()
+    if held:
+        yield _joined(held)
 
 
 def _joined(parts: Sequence[Arrays]) -> Arrays:
@@ -291,7 +277,7 @@ def _joined(parts: Sequence[Arrays]) -> Arrays:
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
-def _made(
+def _piece(
     make: Make, batch: int, index: NDArray[np.int64], *given: NDArray[Any], stop: Stop = _never
 ) -> tuple[Arrays, float]:
     """Make samples, `batch` at once; return them, and how long it took."""
@@ -302,15 +288,3 @@ def _made(
         here = slice(first, first + batch)
         parts.append(make(index[here], *(rows[here] for rows in given), stop=stop))
     return _joined(parts), time.perf_counter() - began
-
-
-@contextlib.contextmanager
-def _torch_as_it_was() -> Iterator[None]:
-    """Leave PyTorch with the number of threads that it had."""
-    torch = sys.modules.get("torch")
-    before = torch.get_num_threads() if torch else 0
-    try:
-        yield
-    finally:
-        if torch:
-            torch.set_num_threads(before)

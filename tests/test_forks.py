@@ -66,9 +66,9 @@ import torch
 
 
 def child():
-    import skild_phys.forks
+    import skild_phys.process
 
-    assert skild_phys.forks.forked()
+    assert skild_phys.process.forked()
     torch.ones(10**6).isfinite().all()
 
 
@@ -97,10 +97,10 @@ import torch
 
 
 def child():
-    import skild_phys.forks
+    import skild_phys.process
 
     assert "torch" in sys.modules
-    sys.exit(10 if skild_phys.forks.forked() else 20)
+    sys.exit(10 if skild_phys.process.forked() else 20)
 
 
 if __name__ == "__main__":

@@ -20,8 +20,7 @@ PLUGINS = Path(__file__).parent / "plugins"
 FLOORS = [
     set(names.split())
     for names in (
-        "errors files rng errorbars fields options executors plugins memory vectors"
-        " kernel_cache forks",
+        "errors files rng errorbars fields executors plugins process kernels",
         "rules models",
         "store",
         "runner",

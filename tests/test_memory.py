@@ -11,7 +11,7 @@ import pytest
 FAULTS = """
 import resource
 import numpy as np
-from skild_phys.memory import hold_memory
+from skild_phys.process import hold_memory
 
 hold_memory()
 for i in range(20):

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from skild_phys.errors import BadInput, check_whole
-from skild_phys.options import option
+from skild_phys.runner import option
 from skild_phys.store import Lattices
 
 

@@ -35,7 +35,7 @@ from skild_phys.measurement.system import (
     slices,
 )
 from skild_phys.measurement.theory import theory
-from skild_phys.memory import hold_memory
+from skild_phys.process import hold_memory
 from skild_phys.store import Lattices, LatticeStore, Source, open_lattices, open_store
 
 GAMMA = ErrorMethod()

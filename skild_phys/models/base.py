@@ -16,7 +16,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-import skild_phys.kernel_cache  # noqa: F401
+import skild_phys.kernels  # noqa: F401
 from skild_phys.errors import BadInput
 from skild_phys.plugins import load_plugins
 from skild_phys.rng import kernel_state, next_u64, normal

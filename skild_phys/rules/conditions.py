@@ -24,9 +24,9 @@ from numba import njit, types
 from numpy.typing import NDArray
 from torch import Tensor
 
+from skild_phys.kernels import data_of, intrinsic, load, store
 from skild_phys.rng import uniform
 from skild_phys.rules.base import Operator, from_blocks, to_blocks
-from skild_phys.vectors import data_of, intrinsic, load, store
 
 _LANES = 8
 MOST = 300.0

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from skild_phys.errors import BadInput, Interrupted, OutputTaken, StoreError, check_whole
 from skild_phys.executors import Executor
 from skild_phys.files import AnyPath
-from skild_phys.runner import Run, interrupted, open_writer
+from skild_phys.runner import COMMIT_SECONDS, Run, Writer, interrupted, open_writer
 from skild_phys.simulation import burn_in as burning
 from skild_phys.simulation.spec import SETTLED, SimulationSpec, spec_of
 from skild_phys.simulation.unit import (
@@ -38,17 +38,12 @@ from skild_phys.simulation.unit import (
     units_state,
     updates_in,
 )
-from skild_phys.store import APPEND_TOTAL, Lattices, MemoryWriter, Plan, StoreWriter, open_store
-
-COMMIT_SECONDS = 2.5
-"""About how long a block takes; a kill may cost the two that are under way."""
+from skild_phys.store import APPEND_TOTAL, Lattices, Plan, StoreWriter, open_store
 
 _BLOCK_BYTES = 2**25
 _CHUNK_BYTES = 2**30
 _AHEAD = 2
 _POLL_SECONDS = 0.1
-
-_Writer = StoreWriter | MemoryWriter
 
 
 @dataclass
@@ -70,7 +65,7 @@ class _Loop:
     """What has been made, what is on its way, what is committed."""
 
     def __init__(
-        self, spec: SimulationSpec, writer: _Writer, units: list[Unit], executor: Executor, run: Run
+        self, spec: SimulationSpec, writer: Writer, units: list[Unit], executor: Executor, run: Run
     ) -> None:
         self.spec, self.writer, self.executor, self.run = spec, writer, executor, run
         store = writer if executor.remote and isinstance(writer, StoreWriter) else None
@@ -198,12 +193,13 @@ class _Loop:
         for unit, part in block.parts.items():
             self.before[unit] = part.unit
         seconds = (time.monotonic() - block.began) / _AHEAD
+        goal = COMMIT_SECONDS / (1 + _AHEAD)  # a kill costs this block and those ahead of it
         size = self.spec.units * self.spec.stretch * self.spec.sites
         if self.long:
             self.kept_at = -math.inf  # the commit dropped what was kept of the other units
-        elif seconds < COMMIT_SECONDS / 2 and size * self.rounds * 2 <= _BLOCK_BYTES:
+        elif seconds < goal / 2 and size * self.rounds * 2 <= _BLOCK_BYTES:
             self.rounds *= 2
-        elif seconds > COMMIT_SECONDS * 2:
+        elif seconds > goal * 2:
             self.rounds = max(1, self.rounds // 2)
         block.parts.clear()
         block.units = 0
@@ -248,7 +244,7 @@ class _Loop:
         return arrays
 
 
-def _fill(spec: SimulationSpec, writer: _Writer, executor: Executor, run: Run) -> None:
+def _fill(spec: SimulationSpec, writer: Writer, executor: Executor, run: Run) -> None:
     unsettled = [name for name in SETTLED if getattr(spec, name) is None]
     there = writer.attributes if writer.committed else {}
     for name in ("every", "burn_in"):
@@ -327,10 +323,7 @@ def simulate(
         open_writer(output, plan, run.overwrite) as writer,
     ):
         _fill(spec, writer, executor, run)
-        if isinstance(writer, MemoryWriter):
-            return writer.lattices()
-    assert output is not None
-    return open_store(output)
+        return writer.lattices()
 
 
 def appended(

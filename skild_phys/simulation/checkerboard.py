@@ -16,7 +16,7 @@ import numpy as np
 from numba import njit, types
 from numpy.typing import NDArray
 
-from skild_phys.vectors import I64, data_of, intrinsic
+from skild_phys.kernels import I64, data_of, intrinsic
 
 MARGIN = 16
 """Entries beside the sites of a row, on either end; no vector of a kernel is longer."""

@@ -13,6 +13,17 @@ from llvmlite import ir
 from numba import njit, types
 from numpy.typing import NDArray
 
+from skild_phys.kernels import (
+    I64,
+    constant,
+    data_of,
+    intrinsic,
+    load,
+    load_lanes,
+    spread,
+    store,
+    store_lanes,
+)
 from skild_phys.models.base import neighbour_rows, row_parity
 from skild_phys.rng import VECTOR, emit_next
 from skild_phys.simulation.checkerboard import (
@@ -24,17 +35,6 @@ from skild_phys.simulation.checkerboard import (
     rows_beside,
     split,
     sublattices,
-)
-from skild_phys.vectors import (
-    I64,
-    constant,
-    data_of,
-    intrinsic,
-    load,
-    load_lanes,
-    spread,
-    store,
-    store_lanes,
 )
 
 _SITES = 16

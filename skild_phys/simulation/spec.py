@@ -11,8 +11,8 @@ from typing import Any
 from skild_phys.errors import BadInput, check_whole
 from skild_phys.models import Model, Update, find_model, get_model, parse_temperature
 from skild_phys.models.base import LARGEST_SIDE
-from skild_phys.options import option
 from skild_phys.rng import STREAMS, system_seed
+from skild_phys.runner import option
 from skild_phys.simulation.algorithms import get_update
 from skild_phys.simulation.expected import sweeps_between_samples
 

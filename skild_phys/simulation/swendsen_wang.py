@@ -27,10 +27,7 @@ from numba import njit, types
 from numba.core import cgutils
 from numpy.typing import NDArray
 
-from skild_phys.models.base import neighbour_rows
-from skild_phys.rng import BITS_BLOCK, VECTOR, emit_next, fill_bits
-from skild_phys.simulation.wolff import bond_threshold
-from skild_phys.vectors import (
+from skild_phys.kernels import (
     I32,
     I64,
     data_of,
@@ -41,6 +38,9 @@ from skild_phys.vectors import (
     spread,
     store_lanes,
 )
+from skild_phys.models.base import neighbour_rows
+from skild_phys.rng import BITS_BLOCK, VECTOR, emit_next, fill_bits
+from skild_phys.simulation.wolff import bond_threshold
 
 _SITES = 64
 _BYTE = ir.IntType(8)

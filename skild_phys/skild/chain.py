@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skild_phys.errors import BadInput, check_whole
-from skild_phys.options import option
+from skild_phys.runner import option
 
 if TYPE_CHECKING:
     from skild_phys.rules import Rule

@@ -23,7 +23,7 @@ from skild_phys.files import (
     write_bytes_atomically,
     write_text_atomically,
 )
-from skild_phys.forks import forked
+from skild_phys.process import forked
 from skild_phys.skild.data import Source, training_source
 from skild_phys.skild.ranks import Ranks
 from skild_phys.skild.recipe import Recipe, read_recipe

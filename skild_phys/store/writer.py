@@ -268,6 +268,10 @@ class StoreWriter:
         _remove(self.path / _KEPT)
         self.kept = {}
 
+    def lattices(self) -> LatticeStore:
+        """Return what was committed, open for reading."""
+        return LatticeStore(self.path)
+
     def _check_written(self, array: ChunkFiles, total: int) -> None:
         """Raise StoreError unless the samples up to `total` are on disk.
 

@@ -11,7 +11,7 @@ from typing import Any
 import numba
 import pytest
 
-from skild_phys import kernel_cache
+from skild_phys import kernels
 from skild_phys.cli import main, run
 from skild_phys.errors import InputWarning
 
@@ -49,7 +49,7 @@ def test_a_damaged_cache_is_compiled_anew(
     damaged: Callable[[bytes], bytes],
 ) -> None:
     """Planted, seen to fail: Numba's own `load`, which ends in EOFError or UnpicklingError."""
-    monkeypatch.setattr(kernel_cache, "_told", set())
+    monkeypatch.setattr(kernels, "_told", set())
     monkeypatch.setattr(numba.config, "CACHE_DIR", "")  # whatever NUMBA_CACHE_DIR says
     assert loaded(tmp_path / "kernels.py")(3) == 6
     (file,) = (tmp_path / "__pycache__").glob(f"*.{kind}")

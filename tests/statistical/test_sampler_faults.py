@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from sampler_helpers import ISING, ISING_3D, TC, TC_3D, Advance, hot, p_value, sample
 from test_samplers import correlation_scores
 
+from skild_phys.kernels import constant
 from skild_phys.models import MODELS, Model
 from skild_phys.models.base import neighbour_rows, row_parity
 from skild_phys.rng import VECTOR, below, emit_next, next_u64
@@ -32,7 +33,6 @@ from skild_phys.simulation import (
 )
 from skild_phys.simulation.algorithms import get_update
 from skild_phys.simulation.checkerboard import LAZINESS
-from skild_phys.vectors import constant
 
 pytestmark = pytest.mark.statistical
 

@@ -18,6 +18,7 @@ from numba import njit, types
 from numpy.typing import NDArray
 
 from skild_phys.errors import BadInput
+from skild_phys.kernels import I64, constant, data_of, intrinsic, load, popcount
 from skild_phys.measurement.observables.base import (
     LENGTH,
     Axis,
@@ -26,7 +27,6 @@ from skild_phys.measurement.observables.base import (
     statistic,
 )
 from skild_phys.measurement.system import Array, Shape, Slice, System, check_offsets
-from skild_phys.vectors import I64, constant, data_of, intrinsic, load, popcount
 
 TERMS = ("s1s2s3s4", "s1s2", "s1s4", "s1s3", "s2s4")
 """Last axis of `four_point_terms`; corners in the order o, o + r b, o + r b + r a, o + r a."""
