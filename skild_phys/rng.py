@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 from llvmlite import ir
 from numba import njit, types
+from numba.core import cgutils
 from numpy.typing import NDArray
 
 from skild_phys.kernels import (
@@ -190,7 +191,6 @@ LANES = 8
 """Generators that run side by side; one vector register of 64-bit words on AVX-512."""
 
 VECTOR = ir.VectorType(I64, LANES)
-_STEPS = 8
 
 
 def lane_state(seed: int, *key: int | str) -> NDArray[np.uint64]:
@@ -219,31 +219,51 @@ def emit_next(builder: Any, state: tuple[Any, ...]) -> tuple[Any, tuple[Any, ...
     return bits, (s0, s1, builder.xor(s2, t), _rotated(builder, s3, 45))
 
 
+class Lanes:
+    """Code that steps the eight lanes of a generator, which it holds in registers until `save`."""
+
+    def __init__(self, builder: Any, state: Any) -> None:
+        self.builder, self.state = builder, state
+        self.held = [
+            cgutils.alloca_once_value(builder, words)  # type: ignore[no-untyped-call]
+            for words in load_lanes(builder, state, VECTOR)
+        ]
+
+    def next(self) -> Any:
+        """Emit a step; return the random bits of every lane."""
+        bits, lanes = emit_next(self.builder, tuple(map(self.builder.load, self.held)))
+        for words, place in zip(lanes, self.held):
+            self.builder.store(words, place)
+        return bits
+
+    def save(self) -> None:
+        """Emit that `state` is where the lanes are now."""
+        store_lanes(self.builder, tuple(map(self.builder.load, self.held)), self.state)
+
+
 @intrinsic
-def _fill_block(typingctx, state, out, offset):  # type: ignore[no-untyped-def]
-    """Write _STEPS x LANES words at out[offset:]; LLVM does not vectorise the plain loop well."""
+def _fill(typingctx, state, out, steps):  # type: ignore[no-untyped-def]
+    """Write steps x LANES words to `out`; LLVM does not vectorise the plain loop well."""
 
     def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
-        held, target, first = data_of(context, builder, signature, args)
-        lanes = load_lanes(builder, held, VECTOR)
-        for step in range(_STEPS):
-            bits, lanes = emit_next(builder, lanes)
-            store(builder, bits, target, builder.add(first, I64(step * LANES)))
-        store_lanes(builder, lanes, held)
+        state, target, steps = data_of(context, builder, signature, args)
+        random = Lanes(builder, state)
+        with cgutils.for_range(builder, steps) as loop:
+            store(builder, random.next(), target, builder.mul(loop.index, I64(LANES)))
+        random.save()
         return context.get_dummy_value()
 
-    return types.void(state, out, offset), codegen
+    return types.void(state, out, types.int64), codegen
 
 
 @njit(cache=True, nogil=True)
 def fill_bits(state, out):  # type: ignore[no-untyped-def]
-    """Fill `out` (n,) uint64, n a multiple of 64 = `BITS_BLOCK`, with random bits, in place.
+    """Fill `out` (n,) uint64, n a multiple of LANES, with random bits, in place.
 
     Output i comes from lane i % LANES of `state` (4, LANES), which advances in place.
     """
-    for offset in range(0, out.size, _STEPS * LANES):
-        _fill_block(state, out, offset)
+    _fill(state, out, out.size // LANES)
 
 
-BITS_BLOCK = _STEPS * LANES
-"""`fill_bits` makes a multiple of so many words."""
+BITS_BLOCK = 8 * LANES
+"""Words that kernels round up to what they ask of `fill_bits`: stores pin the bits after."""

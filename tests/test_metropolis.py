@@ -1,4 +1,4 @@
-"""The checkerboard kernels: one lattice (`metropolis`), 64 (`multispin`), and Potts."""
+"""The checkerboard kernels: one lattice of Ising or Potts (`metropolis`), and 64 (`multispin`)."""
 
 from __future__ import annotations
 
@@ -15,11 +15,21 @@ from numpy.typing import NDArray
 
 from skild_phys.models.base import row_parity
 from skild_phys.rng import lane_state
-from skild_phys.simulation import potts
-from skild_phys.simulation.checkerboard import LAZINESS, MARGIN, merge, split, sublattices
-from skild_phys.simulation.metropolis import acceptance, metropolis
-from skild_phys.simulation.multispin import REPLICAS, bit_planes, multispin, pack, unpack
-from skild_phys.simulation.potts import potts_metropolis
+from skild_phys.simulation.metropolis import (
+    _MARGIN,
+    LAZINESS,
+    REPLICAS,
+    _bit_planes,
+    _merge,
+    _neighbours,
+    _pack,
+    _split,
+    _sublattices,
+    _unpack,
+    acceptance,
+    metropolis,
+    multispin,
+)
 
 Kernel = Callable[[NDArray[np.int8], float, NDArray[np.uint64], int], None]
 
@@ -27,7 +37,7 @@ Kernel = Callable[[NDArray[np.int8], float, NDArray[np.uint64], int], None]
 def three_states(
     lattice: NDArray[np.int8], temperature: float, state: NDArray[np.uint64], sweeps: int
 ) -> None:
-    potts_metropolis(lattice, 3, temperature, state, sweeps)
+    metropolis(lattice, temperature, state, sweeps, 3)
 
 
 KERNELS: dict[str, Kernel] = {
@@ -67,7 +77,7 @@ def test_bytes_are_pinned(case: tuple[str, tuple[int, ...], float]) -> None:
 
 @pytest.mark.parametrize(
     ("kernel", "shape"),
-    [(k, s) for k in KERNELS for s in ((4, 6), (2, 40), (2, 4, 6)) if k != "potts" or len(s) == 2],
+    [(k, s) for k in KERNELS for s in ((4, 6), (2, 40), (2, 4, 6))],
 )
 def test_one_call_or_many(kernel: str, shape: tuple[int, ...]) -> None:
     results = []
@@ -79,22 +89,19 @@ def test_one_call_or_many(kernel: str, shape: tuple[int, ...]) -> None:
     assert results[0] == results[1] == results[2]
 
 
-@pytest.mark.parametrize("neighbours", [4, 6])
+@pytest.mark.parametrize(("q", "cost"), [(0, 4), (3, 1)])
+@pytest.mark.parametrize("dimension", [2, 3])
 @pytest.mark.parametrize("temperature", [0.1, 1.0, TC, 10.0, 1e6])
-def test_acceptance(temperature: float, neighbours: int) -> None:
-    wanted = [math.exp(-4 * i / temperature) for i in range(neighbours // 2 + 1)]
-    found = acceptance(temperature, neighbours) / (1.0 - LAZINESS)
+def test_acceptance(temperature: float, dimension: int, q: int, cost: int) -> None:
+    wanted = [math.exp(-cost * i / temperature) for i in range(4 * dimension // cost + 1)]
+    wanted = wanted[: 2 * dimension + 1]
+    found = acceptance(temperature, dimension, q) / (1.0 - LAZINESS)
     np.testing.assert_allclose(found, wanted, rtol=1e-14)
-
-
-def test_potts_acceptance() -> None:
-    wanted = [math.exp(-i / 1.5) for i in range(5)]
-    np.testing.assert_allclose(potts.acceptance(1.5) / (1.0 - LAZINESS), wanted, rtol=1e-14)
 
 
 def test_bit_planes_are_the_digits_of_a_probability() -> None:
     p = np.array([0.0, 0.5, 0.75, 1.0 - LAZINESS, math.exp(-8 / TC), 2.0**-64, 1.0 - 2.0**-53])
-    planes = bit_planes(tuple(p.tolist()))
+    planes = _bit_planes(tuple(p.tolist()))
     assert planes.shape == (64, len(p))
     assert set(np.unique(planes).tolist()) == {0, 2**64 - 1}
     for column, value in zip((planes & np.uint64(1)).T.tolist(), p.tolist()):
@@ -147,28 +154,45 @@ def test_each_class_of_neighbours_has_its_own_acceptance(dimension: int) -> None
 def test_split_and_merge(shape: tuple[int, ...]) -> None:
     lattice = np.random.default_rng(1).integers(0, 100, shape).astype(np.int8)
     rows, parity = lattice.reshape(-1, shape[-1]), row_parity(shape)
-    parts = sublattices(shape, np.int8)
-    split(rows, parity, parts)
+    parts = _sublattices(shape, np.int8)
+    _split(rows, parity, parts)
     odd = np.indices(shape).sum(axis=0).reshape(rows.shape) % 2
     half = shape[-1] // 2
     for part in range(2):
-        inside = parts[part, :, MARGIN : MARGIN + half]
+        inside = parts[part, :, _MARGIN : _MARGIN + half]
         np.testing.assert_array_equal(inside.ravel(), rows[odd == part])
-        np.testing.assert_array_equal(parts[part, :, MARGIN - 1], inside[:, -1])
-        np.testing.assert_array_equal(parts[part, :, MARGIN + half], inside[:, 0])
+        np.testing.assert_array_equal(parts[part, :, _MARGIN - 1], inside[:, -1])
+        np.testing.assert_array_equal(parts[part, :, _MARGIN + half], inside[:, 0])
     out = np.zeros_like(rows)
-    merge(parts, parity, out)
+    _merge(parts, parity, out)
     np.testing.assert_array_equal(out, rows)
+
+
+@pytest.mark.parametrize("shape", [(2, 2), (4, 6), (2, 66), (2, 2, 2), (4, 2, 34)])
+def test_neighbours_stand_where_they_are_said_to(shape: tuple[int, ...]) -> None:
+    """Rows of sublattices that hold the number of each site: those beside are its neighbours."""
+    number = np.arange(math.prod(shape), dtype=np.int64).reshape(shape)
+    rows, parity = number.reshape(-1, shape[-1]), row_parity(shape)
+    parts = _sublattices(shape, np.int64)
+    _split(rows, parity, parts)
+    near, half = _neighbours(shape, parity, parts.shape[2]), shape[-1] // 2
+    beside = np.stack([np.roll(number, s, a) for a in range(len(shape)) for s in (1, -1)], axis=-1)
+    for part in range(2):
+        for r, starts in enumerate(near[part]):
+            own = parts[part, r, _MARGIN : _MARGIN + half]
+            found = [parts[1 - part].ravel()[start : start + half] for start in starts]
+            wanted = beside.reshape(-1, 2 * len(shape))[own]
+            np.testing.assert_array_equal(np.sort(np.stack(found, axis=1)), np.sort(wanted))
 
 
 def test_pack_and_unpack() -> None:
     spins = (2 * np.random.default_rng(2).integers(0, 2, (REPLICAS, 30)) - 1).astype(np.int8)
     words = np.full(30, 7, dtype=np.uint64)
-    pack(spins, words)
+    _pack(spins, words)
     bits = (words[None] >> np.arange(REPLICAS, dtype=np.uint64)[:, None]) & np.uint64(1)
     np.testing.assert_array_equal(2 * bits.astype(np.int8) - 1, spins)
     out = np.zeros_like(spins)
-    unpack(words, out)
+    _unpack(words, out)
     np.testing.assert_array_equal(out, spins)
 
 
@@ -176,7 +200,7 @@ def test_pack_and_unpack() -> None:
 def test_a_site_is_proposed_each_other_state_as_often(q: int) -> None:
     """At T = 1e9 every proposal is taken but the lazy ones; each state within 4.5 sigma."""
     states = np.zeros((200, 200), dtype=np.int8)
-    potts_metropolis(states, q, 1e9, lane_state(6), 1)
+    metropolis(states, 1e9, lane_state(6), 1, q)
     counts = np.bincount(states.ravel(), minlength=q)
     p = (1 - LAZINESS) / (q - 1)
     assert np.abs(counts[1:] - states.size * p).max() < 4.5 * math.sqrt(states.size * p)

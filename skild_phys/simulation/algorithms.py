@@ -7,9 +7,7 @@ from collections.abc import Callable
 from skild_phys.errors import BadInput
 from skild_phys.models import Model, Update
 from skild_phys.rng import lane_state
-from skild_phys.simulation.metropolis import metropolis
-from skild_phys.simulation.multispin import REPLICAS, multispin
-from skild_phys.simulation.potts import potts_metropolis
+from skild_phys.simulation.metropolis import REPLICAS, metropolis, multispin
 from skild_phys.simulation.swendsen_wang import swendsen_wang
 from skild_phys.simulation.wolff import wolff
 
@@ -55,7 +53,7 @@ ALGORITHMS: list[tuple[Callable[[Model], bool], Update]] = [
     (
         _is_flat_potts,
         Update(
-            lambda x, model, t, state, n: potts_metropolis(x[0], model.q, t, state, n),
+            lambda x, model, t, state, n: metropolis(x[0], t, state, n, model.q),
             "metropolis", stream=lane_state, even_sides=True, pace=1.0,
         ),
     ),

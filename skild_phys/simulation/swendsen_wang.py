@@ -27,19 +27,9 @@ from numba import njit, types
 from numba.core import cgutils
 from numpy.typing import NDArray
 
-from skild_phys.kernels import (
-    I32,
-    I64,
-    data_of,
-    intrinsic,
-    load,
-    load_lanes,
-    popcount,
-    spread,
-    store_lanes,
-)
+from skild_phys.kernels import I32, I64, data_of, intrinsic, load, popcount, spread
 from skild_phys.models.base import neighbour_rows
-from skild_phys.rng import BITS_BLOCK, VECTOR, emit_next, fill_bits
+from skild_phys.rng import BITS_BLOCK, VECTOR, Lanes, fill_bits
 from skild_phys.simulation.wolff import bond_threshold
 
 _SITES = 64
@@ -58,21 +48,17 @@ def _draw_words(typingctx, state, threshold, out, count):  # type: ignore[no-unt
     """Fill out[:count] with words of bits, each set with probability threshold / 2^32."""
 
     def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
-        held, threshold, out, count = data_of(context, builder, signature, args)
-        limit = spread(builder, threshold, _HALVES)
-        lanes = load_lanes(builder, held, VECTOR)
-        slots = [cgutils.alloca_once_value(builder, lane) for lane in lanes]  # type: ignore[no-untyped-call]
+        state, threshold, out, count = data_of(context, builder, signature, args)
+        limit, random = spread(builder, threshold, _HALVES), Lanes(builder, state)
         with cgutils.for_range(builder, count) as loop:
-            lanes, word = tuple(builder.load(slot) for slot in slots), I64(0)
+            word = I64(0)
             for first in range(0, _SITES, _HALVES.count):
-                bits, lanes = emit_next(builder, lanes)
-                below = builder.icmp_unsigned("<", builder.bitcast(bits, _HALVES), limit)
+                bits = builder.bitcast(random.next(), _HALVES)
+                below = builder.icmp_unsigned("<", bits, limit)
                 part = builder.zext(builder.bitcast(below, ir.IntType(_HALVES.count)), I64)
                 word = builder.or_(word, builder.shl(part, I64(first)))
             builder.store(word, builder.gep(out, [loop.index]))
-            for slot, lane in zip(slots, lanes):
-                builder.store(lane, slot)
-        store_lanes(builder, tuple(builder.load(slot) for slot in slots), held)
+        random.save()
         return context.get_dummy_value()
 
     return types.void(state, threshold, out, types.int64), codegen

@@ -20,24 +20,20 @@ from numpy.typing import NDArray
 from sampler_helpers import ISING, ISING_3D, TC, TC_3D, Advance, hot, p_value, sample
 from test_samplers import correlation_scores
 
+from skild_phys import rng as streams
 from skild_phys.kernels import constant
 from skild_phys.models import MODELS, Model
 from skild_phys.models.base import neighbour_rows, row_parity
 from skild_phys.rng import VECTOR, below, emit_next, next_u64
-from skild_phys.simulation import (
-    metropolis,
-    multispin,
-    potts,
-    swendsen_wang,
-    wolff,
-)
+from skild_phys.simulation import metropolis, swendsen_wang, wolff
 from skild_phys.simulation.algorithms import get_update
-from skild_phys.simulation.checkerboard import LAZINESS
+from skild_phys.simulation.metropolis import LAZINESS
 
 pytestmark = pytest.mark.statistical
 
 Patch = Callable[[pytest.MonkeyPatch], None]
 RUNS = ("_label", "label_runs", "_sweeps")
+WORDS = ("_sweeps_of_words",)
 
 
 # -- faults of the loop around a kernel -------------------------------------------------------
@@ -186,10 +182,15 @@ def wrong_parity(module: Any) -> Patch:
     return lambda patch: patch.setattr(module, "row_parity", lambda shape: 0 * row_parity(shape))
 
 
-def anew(module: Any, names: tuple[str, ...], **changed: Any) -> Patch:
-    """Compile loops of a module anew, around changed parts that are not seen once compiled."""
+def anew(module: Any, names: tuple[str, ...], lanes: Any = None, **changed: Any) -> Patch:
+    """Compile loops of a module anew, around changed parts that are not seen once compiled.
+
+    `lanes` replaces the step of the generator that is compiled into them.
+    """
 
     def plant(patch: pytest.MonkeyPatch) -> None:
+        if lanes is not None:
+            patch.setattr(streams, "emit_next", lanes)
         for name, value in changed.items():
             patch.setattr(module, name, value)
         for name in names:
@@ -221,8 +222,8 @@ def _no_carry_2d(builder: Any, unlike: list[Any]) -> list[Any]:
     Losing that of x + y instead would go unseen, rightly: two unlike in different pairs remain so
     when the spin flips, and refusing such flips, which cost nothing, keeps the balance.
     """
-    (x, a), (y, _) = multispin._pair(builder, *unlike[:2]), multispin._pair(builder, *unlike[2:])
-    ones, both = multispin._pair(builder, x, y)
+    (x, a), (y, _) = metropolis._pair(builder, *unlike[:2]), metropolis._pair(builder, *unlike[2:])
+    ones, both = metropolis._pair(builder, x, y)
     many = builder.or_(a, both)
     one = builder.and_(ones, builder.not_(many))
     return [many, one, builder.not_(builder.or_(ones, many))]
@@ -233,7 +234,7 @@ def _no_carry_3d(builder: Any, unlike: list[Any]) -> list[Any]:
     return [builder.or_(kinds[0], kinds[1]), constant(VECTOR, 0), *kinds[2:]]
 
 
-multispin_classes_3d = multispin._classes_3d
+multispin_classes_3d = metropolis._classes_3d
 
 
 def _shared_bits(builder: Any, state: Any) -> Any:
@@ -310,37 +311,39 @@ FAULTS = {
         plant=wrong_acceptance(metropolis, never_lazy),
     ),
     "multispin, beta + 1%": multispin_at_tc(400_000, warmer("multispin", ISING)),
-    "multispin, mirrors at the boundary": multispin_at_tc(100_000, plant=wrong_boundary(multispin)),
-    "multispin, shifted parity": multispin_at_tc(100_000, plant=wrong_parity(multispin)),
+    "multispin, mirrors at the boundary": multispin_at_tc(
+        100_000, plant=wrong_boundary(metropolis)
+    ),
+    "multispin, shifted parity": multispin_at_tc(100_000, plant=wrong_parity(metropolis)),
     "multispin, lazy uphill only": multispin_at_tc(
-        200_000, plant=wrong_acceptance(multispin, lazy_uphill_only)
+        200_000, plant=wrong_acceptance(metropolis, lazy_uphill_only)
     ),
     "multispin, never lazy": Fault(
         "multispin", 50.0, 41, 200_000, shape=(2, 4), whole=True,
-        plant=wrong_acceptance(multispin, never_lazy),
+        plant=wrong_acceptance(metropolis, never_lazy),
     ),
     "multispin, an adder without a carry": multispin_at_tc(
-        100_000, plant=anew(multispin, ("_sweeps",), _classes_2d=_no_carry_2d)
+        100_000, plant=anew(metropolis, WORDS, _classes_2d=_no_carry_2d)
     ),
     "multispin, 3D, an adder without a carry": cubic(
         "multispin", every=31, count=100_000,
-        plant=anew(multispin, ("_sweeps",), _classes_3d=_no_carry_3d),
+        plant=anew(metropolis, WORDS, _classes_3d=_no_carry_3d),
     ),
     "multispin, sites that share their bits": Fault(
         "multispin", 3.5, 15, 100_000,
-        plant=anew(multispin, ("_sweeps",), emit_next=_shared_lanes),
+        plant=anew(metropolis, WORDS, lanes=_shared_lanes),
     ),
     "potts metropolis, beta + 2%": potts_hot(
         100_000, warmer("metropolis", POTTS_3, 1.02), shape=(2, 4)
     ),
     "potts metropolis, mirrors at the boundary": potts_hot(
-        60_000, plant=wrong_boundary(potts), shape=(4, 2)
+        60_000, plant=wrong_boundary(metropolis), shape=(4, 2)
     ),
     "potts metropolis, shifted parity": potts_hot(
-        40_000, plant=wrong_parity(potts), shape=(2, 4)
+        40_000, plant=wrong_parity(metropolis), shape=(2, 4)
     ),
     "potts metropolis, 5% lazier uphill": potts_hot(
-        80_000, plant=wrong_acceptance(potts, lazier_uphill), shape=(2, 4)
+        80_000, plant=wrong_acceptance(metropolis, lazier_uphill), shape=(2, 4)
     ),
 }  # fmt: skip
 
@@ -362,7 +365,7 @@ def test_replicas_that_share_random_bits_are_seen(monkeypatch: pytest.MonkeyPatc
 
     Each of them by itself is sound.
     """
-    anew(multispin, ("_sweeps",), emit_next=_shared_bits)(monkeypatch)
+    anew(metropolis, WORDS, lanes=_shared_bits)(monkeypatch)
     start = np.stack([hot((4, 4), ISING, seed) for seed in range(64)])
     lattices = sample("multispin", ISING, (4, 4), 3.5, 15, 64 * 5000, seed=6, start=start)
     assert p_value(ISING, lattices[:, [1]], 3.5) > 1e-4
@@ -370,7 +373,7 @@ def test_replicas_that_share_random_bits_are_seen(monkeypatch: pytest.MonkeyPatc
 
 
 def test_kernels_compiled_anew_are_sound_without_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
-    anew(multispin, ("_sweeps",))(monkeypatch)
+    anew(metropolis, WORDS)(monkeypatch)
     lattices = sample("multispin", ISING, (4, 4), 3.5, 15, 400_000, seed=3)
     assert p_value(ISING, lattices, 3.5) > 1e-4
     anew(swendsen_wang, RUNS)(monkeypatch)
