@@ -522,7 +522,7 @@ def compare(
         if path is not None:
             paths = [Path(p) for p in (truth, *stores, coarse) if isinstance(p, str | os.PathLike)]
             held.enter_context(claimed(path, overwrite=how.overwrite, inputs=paths, directory=True))
-        at_work = held.enter_context(workers(how.threads or os.cpu_count() or 1, how.dask))
+        at_work = held.enter_context(workers(how.cores, how.dask))
         found = compared(
             first, others, names=names,
             coarse=None if coarse is None else _opened(coarse, "coarse"), extra=extra,

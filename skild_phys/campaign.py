@@ -11,7 +11,7 @@
     [measure]
     [compare]
 
-Every lattice store of [simulate] is coarse-grained in every way of [coarsen], and refined in every
+Every store of [simulate] is coarse-grained in every way of [coarsen], and refined in every
 way of [refine]; [measure] measures the true and the refined ones, [compare] compares the
 refinements of each coarse store with their truth. [train] comes first, and [refine] takes its
 weights. A table may also be a list of tables, [[simulate]], each swept on its own.
@@ -26,10 +26,11 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from skild_phys.errors import BadInput, StoreError, nearest
 from skild_phys.files import (
+    clear_partials,
     parse_json,
     read_bytes,
     read_toml,
@@ -38,9 +39,6 @@ from skild_phys.files import (
 )
 from skild_phys.measurement import JSON, TABLE
 from skild_phys.store import open_store
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 RESULTS = "results.csv"
 """All comparisons of a campaign."""
@@ -54,14 +52,10 @@ _Options = dict[str, Any]
 
 @dataclass(frozen=True)
 class Step:
-    """One command of a campaign.
+    """One command of a campaign: what it is called with, and the `output` that it makes.
 
-    Attributes
-    ----------
-    command, inputs, options : what is called, as `skild_phys.cli.call` takes it.
-    output : what it makes: a store, weights, or a folder.
-    key : SHA-256 of command, options, and the keys or contents of the inputs: equal keys,
-        equal outputs.
+    `key` is the SHA-256 of command, options, and the keys or contents of the inputs: equal keys,
+    equal outputs.
     """
 
     command: str
@@ -72,7 +66,7 @@ class Step:
 
     @property
     def record(self) -> Path:
-        """Where the step says what it was."""
+        """The file that says how the output was made."""
         return self.output.with_name(self.output.name + ".step.json")
 
     def status(self) -> str:
@@ -116,10 +110,9 @@ def option_words(options: Mapping[str, Any]) -> list[str]:
 
 
 def _contents(path: Path) -> str:
-    """Return what names the contents of an output, "" if it is not whole.
+    """Return the SHA-256 of an output, "" if it is not whole: of a store's root, or of files.
 
-    Of a store, which is read as a whole, the SHA-256 of its root, which names all that it holds;
-    of a file or a folder of files that of their bytes.
+    The root of a store has the digests of all that it holds, which is read here.
     """
     if (path / "zarr.json").exists():
         try:
@@ -145,11 +138,14 @@ def read_campaign(path: Path) -> dict[str, list[_Options]]:
             raise BadInput(str(path), name, accepted)
         if name in _ONCE and len(many) > 1:
             raise BadInput(str(path), f"{len(many)} tables [{name}]", "one")
-        for table in many:
-            for key, one in table.items():
-                _check_value(f"{path}: [{name}] {key}", one, name in _ONCE and key not in _LISTS)
-            if name in _ONCE and isinstance(only := table.get("only"), list):
-                table["only"] = ",".join(map(str, only))
+        for key, one in (item for table in many for item in table.items()):
+            where, several = f"{path}: [{name}] {key}", one if isinstance(one, list) else [one]
+            if not several or not all(isinstance(each, str | int | float) for each in several):
+                raise BadInput(where, str(one), "a text, a number or true, or a list of them")
+            if isinstance(one, list) and name in _ONCE and key not in _LISTS:
+                raise BadInput(where, str(one), "one value: no sweep in this table")
+        if name in _ONCE and isinstance(only := many[0].get("only"), list):
+            many[0]["only"] = ",".join(map(str, only))
         tables[name] = many
     for name, needs in _NEEDS.items():
         if name in tables and needs and needs not in tables:
@@ -157,15 +153,6 @@ def read_campaign(path: Path) -> dict[str, list[_Options]]:
     if not tables.keys() & {"simulate", "train"}:
         raise BadInput(str(path), "no table", "[simulate] or [train]")
     return tables
-
-
-def _check_value(where: str, value: Any, once: bool) -> None:
-    """Raise BadInput for what can be no option's value, or a sweep over nothing."""
-    several = value if isinstance(value, list) else [value]
-    if not several or not all(isinstance(one, str | int | float) for one in several):
-        raise BadInput(where, str(value), "a text, a number or true, or a list of them")
-    if once and isinstance(value, list):
-        raise BadInput(where, str(value), "one value: no sweep in this table")
 
 
 def ways(tables: Sequence[_Options]) -> Iterator[tuple[str, _Options]]:
@@ -245,21 +232,19 @@ def plan(tables: Mapping[str, Sequence[_Options]], folder: Path, home: Path) -> 
     return steps
 
 
-def results(steps: Sequence[Step], folder: Path) -> pd.DataFrame:
-    """Return all comparisons of a campaign whose steps are done, as one table.
+def write_results(steps: Sequence[Step], folder: Path) -> Path:
+    """Write all comparisons of a campaign whose steps are done as one table; return its path.
 
     Its rows are those of each `comparison.csv`. Before their columns stand `folder` (of the
     report, in the campaign's), `system`, `L` (`LyxLx` unless square), `T`, `rule`, `factor`,
-    `lattices`, and how the model was made: `method`, `steps`, `sweeps`, `seconds_per_lattice`.
+    `lattices`, and how the refinement was made: `method`, `steps`, `sweeps`, `seconds_per_lattice`.
     """
     import pandas as pd
 
-    from skild_phys.measurement.report import no_formula
+    from skild_phys.measurement.report import csv_text, no_formula
 
     tables = []
-    for step in steps:
-        if step.command != "compare":
-            continue
+    for step in (step for step in steps if step.command == "compare"):
         coarse = open_store(step.options["coarse"])
         shape = open_store(step.inputs[0]).shape
         of = {
@@ -280,4 +265,7 @@ def results(steps: Sequence[Step], folder: Path) -> pd.DataFrame:
         rows = pd.read_csv(step.output / TABLE).merge(made, on="model")
         others = [name for name in rows if name not in made]
         tables.append(rows[[*made, *others]].assign(**of)[[*of, *made, *others]])
-    return pd.concat(tables, ignore_index=True)
+    path = folder / RESULTS
+    clear_partials(path)
+    write_text_atomically(path, csv_text(pd.concat(tables, ignore_index=True)))
+    return path

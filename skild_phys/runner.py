@@ -7,6 +7,7 @@ interruptions changes a byte.
 from __future__ import annotations
 
 import contextlib
+import os
 import platform
 import sys
 import time
@@ -111,6 +112,11 @@ class Run:
 
             if not torch.cuda.is_available():
                 raise BadInput("device", self.device, "cpu: this machine has no CUDA device")
+
+    @property
+    def cores(self) -> int:
+        """Threads of this process: as many as asked for, or one per core."""
+        return self.threads or os.cpu_count() or 1
 
     def open(self, most: int | None = None) -> contextlib.AbstractContextManager[Executor]:
         """Open what does the work: dask's workers, or threads, at most `most` of them."""

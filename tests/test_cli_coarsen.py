@@ -238,7 +238,7 @@ def test_a_coarse_store_of_another_model(
     options = ("--rule", rule, "--tie-seed", 6)
     assert coarsen(fine.path, "--factor", 2, "-o", out, *options) == 0
     sides = {"ising3d": "4 x 8 x 6 to 2 x 4 x 3", "potts3": "8 x 12 to 4 x 6"}[name]
-    assert f"{N} lattices, {sides} by {rule}" in capsys.readouterr().out
+    assert f"{N} configurations, {sides} by {rule}" in capsys.readouterr().out
     store = open_store(out)
     potts = name == "potts3"
     assert store.field == RULES[rule].stores["states" if potts else "spins"]

@@ -58,7 +58,7 @@ def test_refine_says_what_it_did(folder: Path, call: Call) -> None:
 def test_refine_without_options_uses_the_shipped_weights(folder: Path, call: Call) -> None:
     code, out, err = call("refine", folder / "c.zarr", "-o", folder / "r.zarr", "--steps", 2)
     assert code == 0, err
-    assert "6 lattices of 16 x 16" in out
+    assert "6 configurations of 16 x 16" in out
 
 
 def test_what_is_not_there_and_what_is_not_known(folder: Path, call: Call) -> None:
@@ -218,7 +218,7 @@ def test_exact_measures_how_long_it_must_run(folder: Path, call: Call, tmp_path:
     assert code == 0, err
     attrs = open_store(tmp_path / "a.zarr").attrs
     assert attrs["sweeps"] == max(32, math.ceil(20 * attrs["tau_int"]))
-    assert f"tau {attrs['tau_int']:.3g} sweeps, {attrs['sweeps']} sweeps per lattice" in out
+    assert f"tau {attrs['tau_int']:.3g} sweeps, {attrs['sweeps']} sweeps per configuration" in out
     before = files_of(tmp_path / "a.zarr")
     assert call(*words, tmp_path / "a.zarr")[0] == 0
     assert files_of(tmp_path / "a.zarr") == before

@@ -104,7 +104,7 @@ def test_stopped_begun_with_overwrite_and_taken_up_again(
     assert code == 130
     assert "started again, without --overwrite, it resumes there" in err
     code, _, err = call(*train_words(folder))
-    assert (code, "going on from step 3" in err) == (0, True)
+    assert (code, "resuming at step 3" in err) == (0, True)
     assert same_files(folder) == whole
 
 

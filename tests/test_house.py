@@ -38,7 +38,7 @@ FLOORS = [
 """From the ground up. A file imports from the floors below, and from its own folder."""
 NOT_YET: set[str] = set()
 MANY = {
-    "api.generate", "api.refine", "api.simulate", "cli.generate.command",
+    "api.generate", "api.refine", "api.simulate",
     "rules.majority._weigh_ties", "rules.conditions._blocks", "rules.conditions._combine",
     "rules.conditions._tables", "skild.generate.generate",
 }  # fmt: skip

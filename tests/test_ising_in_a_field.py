@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from sampler_helpers import configurations
 from store_helpers import coarsen_store, simulate
 
-from skild_phys.cli import call
+from skild_phys.cli.run import call
 from skild_phys.errors import BadInput
 from skild_phys.measurement.measure import measure
 from skild_phys.models import MODELS

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from skild_phys.cli import options
+from skild_phys.cli import terminal
 
 
 def test_rates_are_of_this_run_not_of_what_an_earlier_one_had_done(
@@ -15,8 +15,8 @@ def test_rates_are_of_this_run_not_of_what_an_earlier_one_had_done(
 ) -> None:
     """900 of 1000 were there, then one a second. Planted, seen to fail: all of them counted."""
     now = 0.0
-    monkeypatch.setattr(options.time, "monotonic", lambda: now)
-    with options.progress_bar("refining", 1000) as advance:
+    monkeypatch.setattr(terminal.time, "monotonic", lambda: now)
+    with terminal.progress_bar("refining", 1000) as advance:
         advance(900)
         for _ in range(40):
             now += 1.0
@@ -40,6 +40,6 @@ def test_a_bar_that_is_drawn_at_once_has_all_of_its_fields(monkeypatch: pytest.M
 
     monkeypatch.setattr(Progress, "reset", reset_and_draw)
     console = Console(file=io.StringIO(), force_terminal=True)
-    for advance in options._bar(console, "counting", 4, 1):
+    for advance in terminal._bar(console, "counting", 4, 1):
         advance(1, "first")
         advance(2)

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import io
 import os
 import re
 import sys
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import click
 
 from skild_phys import __version__
-from skild_phys.cli.terminal import flush, open_streams, say, warnings_after
-from skild_phys.errors import BadInput, SkildPhysError, as_in_python
+from skild_phys.cli.terminal import say
+from skild_phys.errors import BadInput, InputWarning, SkildPhysError
 
-COMMANDS = {
+_COMMANDS = {
     "simulate": "Exact Monte Carlo into a store.",
     "coarsen": "Coarse-grain a store by blocks, decimation or modes.",
     "refine": "Fine lattices from a coarse store alone.",
@@ -39,10 +41,10 @@ class _LazyGroup(click.Group):
     """
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(COMMANDS)
+        return list(_COMMANDS)
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
-        if name not in COMMANDS:
+        if name not in _COMMANDS:
             return None
         module = importlib.import_module(f"skild_phys.cli.{name}")
         command: click.Command = module.command
@@ -51,11 +53,11 @@ class _LazyGroup(click.Group):
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
-            formatter.write_dl(list(COMMANDS.items()))
+            formatter.write_dl(list(_COMMANDS.items()))
 
 
 FROM_PYTHON = "from Python"
-"""Context object of commands that `skild_phys.api` calls: they print no result, but return it."""
+"""Context object of commands that print no result, but return it."""
 
 
 @click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
@@ -71,81 +73,8 @@ def main() -> None:
     """
 
 
-def call(command: str, inputs: Sequence[object], options: Mapping[str, object]) -> Any:
-    """Call a command from Python, and return its result instead of printing it.
-
-    Parameters
-    ----------
-    inputs : its arguments.
-    options : by name, `_` for `-`; True for a flag, None or False to leave one out.
-
-    Raises
-    ------
-    BadInput : a value that the command cannot parse, or misses; and what it raises. Names are those
-    of Python. KeyError : an option that it does not have.
-    """
-    with as_in_python(), _parsed(command, inputs, options) as context:
-        return context.command.invoke(context)
-
-
-def check(command: str, inputs: Sequence[object], options: Mapping[str, object]) -> dict[str, Any]:
-    """Return the parameters that `call` would parse, or raise what it would; nothing is done."""
-    return _parsed(command, inputs, options).params
-
-
-def _parsed(command: str, inputs: Sequence[object], options: Mapping[str, object]) -> click.Context:
-    from skild_phys.campaign import option_words
-
-    told = main.get_command(click.Context(main), command)
-    if told is None:
-        raise ValueError(command)
-    known = options_of(command)
-    for name, value in options.items():
-        option = known[name]
-        if any(known.get(other) is option for other in options if other != name):
-            raise BadInput(name, value, "one of the names of its option alone")
-        several = isinstance(value, list | tuple) and not option.multiple
-        if not option.is_flag and (isinstance(value, bool) or several):
-            raise BadInput(name, value, "one value")
-        if option.type.name == "path" and not isinstance(value, str | os.PathLike | None):
-            raise BadInput(name, type(value).__name__, "a path")
-    given = {name: bool(v) if known[name].is_flag else v for name, v in options.items()}
-    words = [*option_words(given), "--", *map(str, inputs)]
-    try:
-        return told.make_context(command, words, obj=FROM_PYTHON)
-    except click.BadParameter as error:
-        name = error.param.human_readable_name if error.param else ""
-        name, value = next(
-            ((k, v) for k, v in options.items() if known[k] is error.param), (name, None)
-        )
-        kind = "" if error.param is None else error.param.type.name
-        raise BadInput(name, value, _KINDS.get(kind, "a value")) from None
-    except click.UsageError as error:
-        raise SkildPhysError(f"{command}: {error.format_message()}") from None
-
-
-_KINDS = {"integer": "a whole number", "float": "a number", "path": "a path"}
-
-
-def options_of(command: str) -> dict[str, click.Option]:
-    """Return the options of a command by each of their names, `_` for `-`."""
-    told = main.get_command(click.Context(main), command)
-    return {
-        opt.lstrip("-").replace("-", "_"): param
-        for param in (told.params if told else [])
-        if isinstance(param, click.Option)
-        for opt in param.opts
-    }
-
-
-NO_MEMORY = ("can't allocate memory", "out of memory", "can't start new thread")
+_NO_MEMORY = ("can't allocate memory", "out of memory", "can't start new thread")
 """What PyTorch and Python say in a RuntimeError where they lack memory."""
-
-
-def _fail(message: str, code: int) -> int:
-    with contextlib.suppress(OSError):
-        say("error: " + " ".join(message.split()), err=True)
-    return code
 
 
 def _with_options(error: SkildPhysError, words: Sequence[str]) -> str:
@@ -156,21 +85,16 @@ def _with_options(error: SkildPhysError, words: Sequence[str]) -> str:
     """
     command: click.Command = main
     for word in words:
-        found = (
-            command.get_command(click.Context(main), word)
-            if isinstance(command, click.Group)
-            else None
-        )
-        if found is None:
+        if not isinstance(command, click.Group):
             break
-        command = found
+        command = command.get_command(click.Context(main), word) or click.Command("")
     shown: dict[str, str] = {}
     for param in command.params:
         option = isinstance(param, click.Option)
         name = min(param.opts, key=len) if option else param.human_readable_name
-        for one in ("lattices",) if not option else ():
-            shown.setdefault(one, name)
-        shown |= {_python_name(one): name for one in (param.name or "", *param.opts)}
+        if not option:
+            shown.setdefault("lattices", name)
+        shown |= {one.lstrip("-").replace("-", "_"): name for one in (str(param.name), *param.opts)}
     text = str(error)
     if isinstance(error, BadInput):
         names = ", ".join(shown.get(name, name) for name in error.name.split(", "))
@@ -182,14 +106,48 @@ def _with_options(error: SkildPhysError, words: Sequence[str]) -> str:
 _ADVICE = re.compile(r"(?<![\w/.'])([A-Za-z]\w*)=(?:True)?(?=[\s,;:.)]|$)")
 
 
-def _python_name(option: str) -> str:
-    return option.lstrip("-").replace("-", "_")
+@contextlib.contextmanager
+def _warnings_after() -> Iterator[None]:
+    """Print warnings of the input at once, and hold back those of libraries until all went well.
+
+    Each is one line. Beside the line of an error those of libraries would only hide it.
+    """
+    held: list[str] = []
+
+    def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+        text = "warning: " + " ".join(str(message).split())
+        if issubclass(category, InputWarning):
+            say(text, err=True)
+        else:
+            held.append(text)
+
+    with warnings.catch_warnings():
+        warnings.showwarning = show
+        yield
+    for text in held:
+        say(text, err=True)
+
+
+def _fail(message: str, code: int) -> int:
+    with contextlib.suppress(OSError):
+        say("error: " + " ".join(message.split()), err=True)
+    return code
+
+
+def _flush() -> bool:
+    """Write out what was printed; what is refused is dropped, or Python would try again at exit."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return False
+    return True
 
 
 def _ended(args: Sequence[str] | None) -> int:
-    """Do what the command line says; return the exit code."""
+    """Run the command line; return the exit code."""
     try:
-        with warnings_after():
+        with _warnings_after():
             main.main(args=args, prog_name="skild-phys", standalone_mode=False)
             sys.stdout.flush()
     except SkildPhysError as error:
@@ -197,7 +155,7 @@ def _ended(args: Sequence[str] | None) -> int:
     except click.ClickException as error:
         return _fail(error.format_message(), 2)
     except OSError as error:
-        name = error.filename if flush() else None
+        name = error.filename if _flush() else None
         return _fail(f"{name or 'output'}: {error.strerror or error}", 3)
     except (KeyboardInterrupt, click.Abort) as error:  # an Abort is a RuntimeError too
         first = error.__cause__ or error.__context__
@@ -205,13 +163,21 @@ def _ended(args: Sequence[str] | None) -> int:
             raise first from None
         return _fail("interrupted", 130)
     except (MemoryError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and not any(w in str(error) for w in NO_MEMORY):
+        if isinstance(error, RuntimeError) and not any(w in str(error) for w in _NO_MEMORY):
             raise
         return _fail(f"memory does not suffice: {error or 'no more can be had'}", 3)
     return 0
 
 
 def run(args: Sequence[str] | None = None) -> None:
-    """Run the command line and exit; what a user can mend takes one line, a bug a traceback."""
-    open_streams()
+    """Run the command line and exit; what a user can mend takes one line, a bug a traceback.
+
+    stdout and stderr take every text, also if the shell closed them or they are not UTF-8.
+    """
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:  # closed by the shell (`>&-`); the next file would get its number
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
+        elif isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     sys.exit(_ended(args))

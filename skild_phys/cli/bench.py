@@ -3,31 +3,25 @@
 A wheel has them as `skild_phys/benchmarks`; a checkout in `tests/benchmarks`, beside the package.
 """
 
-from __future__ import annotations
-
 import importlib.util
 import sys
 from pathlib import Path
-from types import ModuleType
 
 import skild_phys
 from skild_phys.errors import SkildPhysError
 
-NAME = "skild_phys.benchmarks"
+_NAME = "skild_phys.benchmarks"
 
-
-def _load() -> ModuleType:
-    if importlib.util.find_spec(NAME) is not None:
-        return importlib.import_module(NAME)
+if importlib.util.find_spec(_NAME) is None:
     folder = Path(skild_phys.__file__).parents[1] / "tests" / "benchmarks"
-    spec = importlib.util.spec_from_file_location(
-        NAME, folder / "__init__.py", submodule_search_locations=[str(folder)]
-    )
-    if spec is None or spec.loader is None or not folder.is_dir():
+    if not folder.is_dir():
         raise SkildPhysError(f"the benchmarks are not installed: {folder} does not exist")
-    module = sys.modules[NAME] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    spec = importlib.util.spec_from_file_location(
+        _NAME, folder / "__init__.py", submodule_search_locations=[str(folder)]
+    )
+    assert spec is not None
+    assert spec.loader is not None
+    sys.modules[_NAME] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(sys.modules[_NAME])
 
-
-command = _load().command
+command = importlib.import_module(_NAME).command

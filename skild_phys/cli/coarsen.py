@@ -7,50 +7,34 @@ from typing import Any
 
 import click
 
-from skild_phys.cli.options import (
-    answer,
-    json_option,
-    options_from,
-    output_option,
-    stored,
-    warn_of,
-)
-from skild_phys.cli.outputs import beside
+from skild_phys.cli import options as cli
 from skild_phys.runner import Run
 
 
 @click.command()
-@click.argument("fine", type=click.Path(path_type=Path))
+@click.argument("fine", type=cli.PATH)
 @click.option(
     "--factor", type=int, default=4, show_default=True, help="Side of a block; divides the lattice."
 )
-@output_option
+@cli.output_option()
 @click.option(
-    "--rule",
-    help="block_mean, majority, decimate, spectral, or your own.  [default: block_mean]",
+    "--rule", help="block_mean, majority, decimate, spectral, or your own.  [default: block_mean]"
 )
 @click.option(
     "--tie-seed", type=int, help="Of majority's tie-breaks.  [default: those of FINE, or 0]"
 )
-@options_from(Run, skip=("device",))
-@json_option
+@cli.result_options("threads chunk overwrite dask")
 def command(
-    fine: Path,
-    factor: int,
-    output: Path | None,
-    rule: str | None,
-    tie_seed: int | None,
-    as_json: bool,
-    **given: Any,
+    fine: Path, factor: int, output: Path | None, rule: str | None, tie_seed: int | None, run: Run
 ) -> dict[str, Any]:
-    """Coarse-grain every lattice of FINE.
+    """Coarse-grain every configuration of FINE.
 
     Rules: block_mean keeps the exact sum of each block; majority its sign, ties by a fair tie-break
     that --tie-seed names (a refined FINE has the tie-breaks of its ancestor); decimate the spin at
-    each block's corner; spectral the modes inside the coarse box. Of Potts states, block_mean
-    counts how many sites of a block are in each, majority keeps the commonest; real fields have
-    block means, decimated values and modes. FINE is a store, or any .npy file or Zarr array
-    (n, [z,] y, x). Run again, the same command resumes an unfinished store.
+    each block's corner; spectral the Fourier modes inside the coarse box. For Potts states,
+    block_mean counts how many sites of a block are in each, majority keeps the commonest; real
+    fields have block means, decimated values and Fourier modes. FINE is a store, or any .npy file
+    or Zarr array (n, [z,] y, x). Run again, the same command resumes an unfinished store.
 
     \b
     skild-phys coarsen fine.zarr
@@ -62,21 +46,14 @@ def command(
 
     chosen = get_rule(rule)
     source = open_lattices(fine)
-    warn_of([source])
+    cli.warn_of([source])
     kind = chosen.suffix or chosen.name
-    output, filled = stored(
-        "coarsening", source.n_samples, output, beside(fine, f"{kind}-x{factor}"),
+    output, filled = cli.stored(
+        "coarsening", source.n_samples, output, cli.beside(fine, f"{kind}-x{factor}"),
         lambda path, run: coarsen(source, path, chosen, factor, run, tie_seed=tie_seed),
-        given, inputs=[fine],
+        run, inputs=[fine],
     )  # fmt: skip
-    store = filled.lattices
-    result = {
-        "path": str(output),
-        "samples": store.n_samples,
-        "rule": chosen.name,
-        "factor": factor,
-        "shape": list(store.shape),
-    }
-    before, after = (" x ".join(map(str, shape)) for shape in (source.shape, store.shape))
-    text = f"{store.n_samples} lattices, {before} to {after} by {chosen.name}"
-    return answer(result, text, as_json, output)
+    n, shape = filled.lattices.n_samples, filled.lattices.shape
+    found = {"path": str(output), "samples": n, "rule": chosen.name, "factor": factor}
+    text = f"{n} configurations, {cli.times(source.shape)} to {cli.times(shape)} by {chosen.name}"
+    return cli.answer(found | {"shape": list(shape)}, text, output)

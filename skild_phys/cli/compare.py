@@ -2,47 +2,30 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from skild_phys.cli import options as cli
 from skild_phys.cli.measure import compile_measuring
-from skild_phys.cli.options import (
-    announced,
-    claim_output,
-    command_line,
-    error_method,
-    error_options,
-    from_python,
-    json_option,
-    overwrite_option,
-    progress_bar,
-    thread_count,
-    threads_option,
-    warn_of,
-)
-from skild_phys.cli.outputs import free
-from skild_phys.cli.terminal import columns, say, show
+from skild_phys.cli.terminal import announced, progress_bar, say, show
 from skild_phys.measurement import REPORT
+from skild_phys.runner import Run
 
 if TYPE_CHECKING:
     from skild_phys.measurement.compare import Comparison
 
 
 @click.command()
-@click.argument("truth", type=click.Path(path_type=Path))
-@click.argument("stores", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option(
-    "-o",
-    "--output",
-    type=click.Path(path_type=Path),
-    help="Directory for the report, its tables and figures.  [default: report, report-2, ...]",
+@click.argument("truth", type=cli.PATH)
+@click.argument("stores", nargs=-1, required=True, type=cli.PATH)
+@cli.output_option(
+    "Directory for the report, its tables and figures.  [default: report, report-2, ...]"
 )
 @click.option(
     "--coarse",
-    type=click.Path(path_type=Path),
+    type=cli.PATH,
     help="The coarse store the others were refined from.",
 )
 @click.option(
@@ -50,10 +33,8 @@ if TYPE_CHECKING:
     help="What to call the stores, with commas between.  [default: their own names]",
 )
 @click.option("--no-figures", is_flag=True, help="Only the tables, and a report of these.")
-@error_options
-@threads_option
-@overwrite_option
-@json_option
+@cli.options_from(cli.Errors, into="errors")
+@cli.result_options("threads overwrite")
 def command(
     truth: Path,
     stores: tuple[Path, ...],
@@ -61,11 +42,9 @@ def command(
     coarse: Path | None,
     names: str | None,
     no_figures: bool,
-    threads: int | None,
-    overwrite: bool,
-    as_json: bool,
-    **errors: Any,
-) -> Comparison:
+    errors: cli.Errors,
+    run: Run,
+) -> dict[str, Any]:
     """Compare stores with a truth: what agrees, what does not, and which store is closest.
 
     A store whose samples descend from those of TRUTH is compared sample by sample, so that the
@@ -78,21 +57,21 @@ def command(
     """
     from skild_phys.measurement.compare import compare
     from skild_phys.measurement.measure import workers
-    from skild_phys.measurement.report import ranking, residual_lines, summary, verdict
+    from skild_phys.measurement.report import summary
     from skild_phys.plots.comparison import write_report
     from skild_phys.store import open_lattices
 
     inputs = [truth, *stores, *([coarse] if coarse else [])]
     opened = [open_lattices(path) for path in inputs]
-    warn_of(opened)
-    output = output or free(Path("report"), overwrite)
-    claim_output(output, overwrite=overwrite, inputs=inputs, directory=True)
+    cli.warn_of(opened)
+    output = output or cli.free(Path("report"), run.overwrite)
+    cli.claim_output(output, overwrite=run.overwrite, inputs=inputs, directory=True)
     measured = opened[: len(stores) + 1]
-    method = error_method(**errors, lattices=min(s.n_samples for s in measured))
+    method = errors.method(min(s.n_samples for s in measured))
     compile_measuring()
     with (
         progress_bar("comparing", sum(s.n_samples for s in measured)) as advance,
-        workers(thread_count(threads)) as at_work,
+        workers(run.cores) as at_work,
     ):
         found = compare(
             measured[0], measured[1:],
@@ -101,18 +80,17 @@ def command(
             errors=method, at_work=at_work, progress=advance,
         )  # fmt: skip
     with announced("writing tables ..." if no_figures else "drawing ..."):
-        write_report(found, output, figures=not no_figures, command=command_line())
-    if from_python():
-        return found
-    if as_json:
-        say(json.dumps(summary(found), allow_nan=False))
-        return found
-    show(columns(*residual_lines(found), left=2), 200)
+        write_report(found, output, figures=not no_figures, command=cli.command_line())
+    return cli.answer(summary(found), lambda: _print(found), output / REPORT)
+
+
+def _print(found: Comparison) -> None:
+    from skild_phys.measurement.report import ranking, residual_lines, verdict
+
+    show(*residual_lines(found), left=2, width=200)
     for store in found.stores:
         say(f"\n{store.name}: {verdict(found, store)}")
         for note in store.notes:
             say(f"  note: {note}")
     for line in ranking(found):
         say(f"  {line}")
-    say(str(output / REPORT))
-    return found

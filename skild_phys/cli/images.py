@@ -2,25 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import math
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from skild_phys.cli.options import (
-    answer,
-    claim_output,
-    json_option,
-    options_from,
-    output_option,
-    overwrite_option,
-    parse_sides,
-    stored,
-)
-from skild_phys.cli.outputs import beside, free
+from skild_phys.cli import options as cli
 from skild_phys.cli.terminal import say
 from skild_phys.errors import BadInput, check_whole
 from skild_phys.images.spec import GPU, ImageRefineSpec
@@ -29,8 +18,7 @@ from skild_phys.runner import Run
 if TYPE_CHECKING:
     from skild_phys.skild.recipe import Recipe
 
-_PATH = click.Path(path_type=Path)
-_LOCAL = options_from(Run, skip=("device", "chunk", "dask"))
+_LOCAL = "threads overwrite"
 
 
 @click.group()
@@ -49,17 +37,16 @@ def command() -> None:
 @command.command()
 @click.argument("dataset", type=click.Choice(["cifar10", "imagenet"]))
 @click.option(
-    "--from", "where", type=_PATH, metavar="DIR|ARCHIVE",
+    "--from", "where", type=cli.PATH, metavar="DIR|ARCHIVE",
     help="CIFAR-10's binary version, or images as [train|test/]CLASS/NAME.",
 )  # fmt: skip
 @click.option("--size", type=int, help="Side to resize and crop to (imagenet), such as 128.")
 @click.option("--download", is_flag=True, help="Fetch CIFAR-10 (170 MB), checked by its SHA-256.")
-@output_option
-@_LOCAL
-@json_option
+@cli.output_option()
+@cli.result_options(_LOCAL)
 def prepare(
     dataset: str, where: Path | None, size: int | None, download: bool, output: Path | None,
-    as_json: bool, **given: Any,
+    run: Run,
 ) -> None:  # fmt: skip
     """Images into a store: 8-bit, with class and split.
 
@@ -78,12 +65,12 @@ def prepare(
         raise BadInput("from", str(where), "a folder; an archive of so many images: unpack it")
     with opened(download_cifar10() if where is None else where) as folder:
         files = read_files(dataset, folder, size)
-        output, store = stored(
+        output, store = cli.stored(
             "preparing", files.n, output, Path(f"{dataset}{size or ''}.zarr"),
             lambda path, run: prepare_store(
                 files, path, replace(run, attrs={"dataset": dataset, **run.attrs})
             ),
-            given, inputs=[where] if where else [],
+            run, inputs=[where] if where else [],
         )  # fmt: skip
     tests, classes = int(files.split.sum()), len(files.classes)
     found = {
@@ -92,22 +79,21 @@ def prepare(
     }  # fmt: skip
     height, width = store.shape
     text = f"{files.n - tests} images to train on, {tests} to test, {width} x {height}"
-    answer(found, f"{text}, {classes} class{'es' * (classes > 1)}", as_json, output)
+    cli.answer(found, f"{text}, {classes} class{'es' * (classes > 1)}", output)
 
 
 @command.command()
-@click.argument("images", type=_PATH)
+@click.argument("images", type=cli.PATH)
 @click.option(
     "--factor", type=float, default=4.0, show_default=True, help="Of the sides, such as 4 or 2.5."
 )
 @click.option("--rule", default="area", show_default=True, help="area, or bicubic (antialiased).")
 @click.option("--split", help="train or test.  [default: all of them]")
-@output_option
-@_LOCAL
-@json_option
+@cli.output_option()
+@cli.result_options(_LOCAL)
 def coarsen(
-    images: Path, factor: float, rule: str, split: str | None, output: Path | None, as_json: bool,
-    **given: Any,
+    images: Path, factor: float, rule: str, split: str | None, output: Path | None,
+    run: Run,
 ) -> None:  # fmt: skip
     """Low-resolution images, 8-bit, from the store IMAGES."""
     from skild_phys.images.refine import coarsen_images
@@ -116,25 +102,25 @@ def coarsen(
 
     fine = ImageLattices(open_lattices(images), split)
     kind = "coarse" if rule == "area" else rule
-    output, filled = stored(
-        "coarsening", fine.n_samples, output, beside(images, f"{kind}-x{factor:g}"),
-        lambda path, run: coarsen_images(fine, path, rule, factor, run), given, inputs=[images],
+    output, filled = cli.stored(
+        "coarsening", fine.n_samples, output, cli.beside(images, f"{kind}-x{factor:g}"),
+        lambda path, run: coarsen_images(fine, path, rule, factor, run), run, inputs=[images],
     )  # fmt: skip
     (height, width), n = filled.lattices.shape, filled.lattices.n_samples
     found = {"path": str(output), "images": n, "shape": [height, width]}
-    answer(found, f"{n} images of {width} x {height} by {rule}, factor {factor:g}", as_json, output)
+    cli.answer(found, f"{n} images of {width} x {height} by {rule}, factor {factor:g}", output)
 
 
 @command.command()
-@click.argument("low", type=_PATH)
-@click.option("--checkpoint", type=_PATH, help="Weights of images.")
+@click.argument("low", type=cli.PATH)
+@click.option("--checkpoint", type=cli.PATH, help="Weights of images.")
 @click.option("--samples", "-n", "n_samples", type=int, help="Images.  [default: all of them]")
-@output_option
-@options_from(ImageRefineSpec, Run, skip=("chunk",))
-@json_option
+@cli.output_option()
+@cli.options_from(ImageRefineSpec, into="spec")
+@cli.result_options("threads device overwrite dask")
 def refine(
-    low: Path, checkpoint: Path | None, n_samples: int | None, output: Path | None, as_json: bool,
-    **given: Any,
+    low: Path, checkpoint: Path | None, n_samples: int | None, output: Path | None,
+    spec: ImageRefineSpec, run: Run,
 ) -> None:  # fmt: skip
     """Super-resolution: finer images from the store LOW alone.
 
@@ -149,8 +135,7 @@ def refine(
     from skild_phys.store import open_lattices
 
     store = open_lattices(low)
-    own = {one.name: given[one.name] for one in fields(ImageRefineSpec)}
-    spec = ImageRefineSpec(**own).settled(store)
+    spec = spec.settled(store)
     if n_samples is not None:
         check_whole("n", n_samples, 1, store.n_samples)
     if spec.method == "bicubic" and checkpoint is not None:
@@ -158,10 +143,10 @@ def refine(
     weights = load_weights(checkpoint) if checkpoint else None
     total, times = n_samples or store.n_samples, f"x{spec.factor:g}"
     kind = "refined" if spec.method == "skild" else spec.method
-    output, (filled, off) = stored(
-        "refining", total, output, beside(low, f"{kind}-{times}", without=f"-coarse-{times}"),
+    output, (filled, off) = cli.stored(
+        "refining", total, output, cli.beside(low, f"{kind}-{times}", without=f"-coarse-{times}"),
         lambda path, run: refine_images(store, path, spec, weights, run, n_samples=n_samples),
-        given, "torch", inputs=[low],
+        run, "torch", inputs=[low],
     )  # fmt: skip
     each = filled.each
     pace = "was complete already" if each is None else f"{each:.3g} s per image"
@@ -170,23 +155,23 @@ def refine(
         "path": str(output), "samples": total, "refined": filled.made, "seconds": filled.seconds,
         **({} if off is None else {"misfit": off}), "seconds_per_image": each,
     }  # fmt: skip
-    answer(found, f"{total} images, method {spec.method}, {pace}{misfit}", as_json, output)
+    cli.answer(found, f"{total} images, method {spec.method}, {pace}{misfit}", output)
 
 
 @command.command()
 @click.argument("preset")
 @click.option("--shape", help="LYxLX.  [default: that of the preset]")
-@options_from(GPU)
-@json_option
-def info(preset: str, shape: str | None, as_json: bool, **given: Any) -> None:
+@cli.options_from(GPU, into="gpu")
+@cli.result_options("")
+def info(preset: str, shape: str | None, gpu: GPU) -> None:
     """What PRESET costs: parameters, operations, memory, and hours of one GPU.
 
     Nothing is computed: hours are operations over what the GPU is taken to reach.
     """
     from skild_phys.images.cost import cost
 
-    recipe, gpu = _recipe(preset, "PRESET"), GPU(**given)
-    height, width = parse_sides("shape", shape, 8) if shape else (recipe.side, recipe.side)
+    recipe = _recipe(preset, "PRESET")
+    height, width = cli.parse_sides("shape", shape, 8) if shape else (recipe.side, recipe.side)
     channels = 3 if recipe.data == "images" else 1
     found = cost(recipe, (height, width), channels)
     hours, sampling = gpu.seconds(found.training) / 3600, gpu.seconds(1000 * found.forward)
@@ -195,7 +180,7 @@ def info(preset: str, shape: str | None, as_json: bool, **given: Any) -> None:
         "forward_flops": found.forward, "step_flops": found.step,
         "activation_bytes": found.activations, "state_bytes": found.state,
         "steps": recipe.steps, "batch": recipe.batch, "training_flops": found.training,
-        "gpu_hours": hours, **given, "seconds_1000_calls": sampling,
+        "gpu_hours": hours, **vars(gpu), "seconds_1000_calls": sampling,
     }  # fmt: skip
     many = f"{hours:.0f}" if found.training > 1e18 else f"{hours:.2g}"
     memory = f"{found.state / 2**30:.2f} GiB, and {found.activations / 2**20:.0f} MiB a field"
@@ -209,7 +194,7 @@ def info(preset: str, shape: str | None, as_json: bool, **given: Any) -> None:
         f" {gpu.gpu_tflops:g} TFLOP/s at {gpu.utilization:.0%}",
         "1000 calls": f"{sampling:.2g} s a field there",
     }
-    answer(result, "\n".join(f"{name:>10}  {value}" for name, value in rows.items()), as_json)
+    cli.answer(result, "\n".join(f"{name:>10}  {value}" for name, value in rows.items()))
 
 
 def _recipe(name: str, option: str) -> Recipe:
@@ -220,28 +205,27 @@ def _recipe(name: str, option: str) -> Recipe:
 
 
 @command.command()
-@click.argument("images", type=_PATH)
-@click.option("--against", type=_PATH, help="Truths, or the set to compare with.")
+@click.argument("images", type=cli.PATH)
+@click.option("--against", type=cli.PATH, help="Truths, or the set to compare with.")
 @click.option("--split", help="Of AGAINST: train or test.  [default: all of it]")
 @click.option(
     "--scores",
     help="Of fid, is, frechet, psnr, ssim, ms-ssim, lpips, musiq, clip-iqa, by commas."
     "  [default: psnr,ssim of images that have truths, else fid,is]",
 )
-@click.option("--low", type=_PATH, help="What IMAGES were refined from.")
+@click.option("--low", type=cli.PATH, help="What IMAGES were refined from.")
 @click.option(
     "--samples", "-n", "n_samples", type=int, help="The first so many.  [default: all of them]"
 )
 @click.option(
-    "--weights", type=click.Path(path_type=Path),
+    "--weights", type=cli.PATH,
     help="Folder with weights of the scores' networks.  [default: PyTorch's cache]",
 )  # fmt: skip
-@click.option("--features", type=_PATH, help="VGG16's weights, for frechet.")
-@click.option("--device", default="cpu", show_default=True, help="cpu or cuda, for fid and is.")
-@json_option
+@click.option("--features", type=cli.PATH, help="VGG16's weights, for frechet.")
+@cli.result_options("device")
 def evaluate(
     images: Path, against: Path | None, split: str | None, scores: str | None, low: Path | None,
-    n_samples: int | None, as_json: bool, **given: Any,
+    n_samples: int | None, run: Run, **given: Any,
 ) -> None:  # fmt: skip
     """Scores of the store IMAGES, by the libraries that define them (extra 'images').
 
@@ -261,7 +245,6 @@ def evaluate(
     def opened(path: Path | None, split: str | None = None) -> ImageLattices | None:
         return None if path is None else ImageLattices(open_lattices(path), split)
 
-    Run(device=given["device"])
     mine = ImageLattices(open_lattices(images))
     if n_samples is not None:
         check_whole("n", n_samples, 1, mine.n_samples)
@@ -271,29 +254,33 @@ def evaluate(
         raise BadInput("split", split, "--against beside it")
     usual = "psnr,ssim" if mine.store.has("parent") else "fid,is"
     names = [word.strip().lower() for word in (scores or usual).split(",")]
-    found = judge(mine, names, opened(against, split), n=n_samples, low=opened(low), **given)
-    if as_json:
-        # The PSNR of equal images is infinite, which JSON has no word for.
-        rows = [
-            vars(one) | {"value": one.value if math.isfinite(one.value) else None} for one in found
-        ]
-        say(json.dumps(rows, allow_nan=False))
-        return
-    for score in found:
-        error = "" if score.error is None else f" +- {score.error:.2g}"
-        paper = "" if score.paper is None else f"   paper: {score.paper:g}"
-        say(f"{score.name}  {score.value:.5g}{error}  ({score.n} images){paper}")
+    found = judge(
+        mine,
+        names,
+        opened(against, split),
+        n=n_samples,
+        low=opened(low),
+        device=run.device,
+        **given,
+    )
+    # The PSNR of equal images is infinite, which JSON has no word for.
+    rows = [vars(one) | {"value": one.value if math.isfinite(one.value) else None} for one in found]
+
+    def shown() -> None:
+        for score in found:
+            error = "" if score.error is None else f" +- {score.error:.2g}"
+            paper = "" if score.paper is None else f"   paper: {score.paper:g}"
+            say(f"{score.name}  {score.value:.5g}{error}  ({score.n} images){paper}")
+
+    cli.answer(rows, shown)
 
 
 @command.command()
-@click.argument("weights", type=_PATH)
+@click.argument("weights", type=cli.PATH)
 @click.option("--preset", required=True, help="Recipe that they were trained by, such as cifar10.")
-@output_option
-@overwrite_option
-@json_option
-def convert(
-    weights: Path, preset: str, output: Path | None, overwrite: bool, as_json: bool
-) -> None:
+@cli.output_option()
+@cli.result_options("overwrite")
+def convert(weights: Path, preset: str, output: Path | None, run: Run) -> None:
     """Weights of the published NCSN++ for this program.
 
     WEIGHTS is a safetensors file, or a PyTorch file of a state_dict (`all_modules.0.weight`, ...)
@@ -303,9 +290,9 @@ def convert(
     from skild_phys.skild.weights import published_weights, save_weights
 
     recipe = _recipe(preset, "preset")
-    output = output or free(beside(weights, "converted", ".safetensors"), overwrite)
-    claim_output(output, overwrite=overwrite, inputs=[weights])
+    output = output or cli.free(cli.beside(weights, "converted", ".safetensors"), run.overwrite)
+    cli.claim_output(output, overwrite=run.overwrite, inputs=[weights])
     made = published_weights(weights, recipe, preset)
     sha = save_weights(output, made)
     found = {"weights": str(output), "sha256": sha, "tensors": len(made.tensors)}
-    answer(found, f"sha256 {sha:.16}  {len(made.tensors)} tensors", as_json, output)
+    cli.answer(found, f"sha256 {sha:.16}  {len(made.tensors)} tensors", output)

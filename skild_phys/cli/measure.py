@@ -2,26 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 import numpy as np
 
-from skild_phys.cli.options import (
-    announced,
-    claim_output,
-    error_method,
-    error_options,
-    json_option,
-    overwrite_option,
-    progress_bar,
-    thread_count,
-    threads_option,
-    warn_of,
-)
-from skild_phys.cli.terminal import columns, say, show
+from skild_phys.cli import options as cli
+from skild_phys.cli.terminal import announced, progress_bar, say, show
 from skild_phys.errors import BadInput
 from skild_phys.files import (
     printable,
@@ -29,6 +17,7 @@ from skild_phys.files import (
     write_bytes_atomically,
     write_text_atomically,
 )
+from skild_phys.runner import Run
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -45,12 +34,9 @@ def compile_measuring() -> None:
 
 
 @click.command()
-@click.argument("store", type=click.Path(path_type=Path))
-@click.option(
-    "-o",
-    "--output",
-    type=click.Path(path_type=Path),
-    help="Write all of it: FILE.nc (NetCDF), FILE.zarr, FILE.csv, or a directory for NetCDF, CSV"
+@click.argument("store", type=cli.PATH)
+@cli.output_option(
+    "Write all of it: FILE.nc (NetCDF), FILE.zarr, FILE.csv, or a directory for NetCDF, CSV"
     " and a figure.",
 )
 @click.option(
@@ -63,22 +49,16 @@ def compile_measuring() -> None:
     help="Four sites for the connected four-point function, as '0,0 0,3 2,3 2,0' in the order of"
     " the axes (y,x); can be given more than once.",
 )
-@error_options
-@threads_option
-@click.option("--dask", help="A scheduler's address, or local:4 for four processes.")
-@overwrite_option
-@json_option
+@cli.options_from(cli.Errors, into="errors")
+@cli.result_options("threads overwrite dask")
 def command(
     store: Path,
     output: Path | None,
     only: str | None,
     offsets: tuple[str, ...],
-    threads: int | None,
-    dask: str | None,
-    overwrite: bool,
-    as_json: bool,
-    **errors: Any,
-) -> None:
+    errors: cli.Errors,
+    run: Run,
+) -> dict[str, Any]:
     """Measure a store: energy, moments, G(r), S(k), four-point function, clusters, patterns.
 
     Values are shown as 1.234(56), the standard error in units of the last digits, beside exact
@@ -99,31 +79,26 @@ def command(
     from skild_phys.store import open_lattices
 
     opened = open_lattices(store)
-    warn_of([opened])
+    cli.warn_of([opened])
     check_measurable(opened)
-    method = error_method(**errors, lattices=opened.n_samples)
+    method = errors.method(opened.n_samples)
     sites = tuple(parse_offsets(text) for text in offsets)
     chosen(System.of(opened, offsets=sites), only)
-    if threads is not None and dask is not None:
-        raise BadInput("threads", threads, "nothing with dask=: its workers are at work")
     if output is not None:
         _check_kind(output)
-        claim_output(output, overwrite=overwrite, inputs=[store], directory=output.suffix == "")
+        cli.claim_output(
+            output, overwrite=run.overwrite, inputs=[store], directory=output.suffix == ""
+        )
     compile_measuring()
     with progress_bar("measuring", opened.n_samples) as advance:
         result = measure(
-            opened, only=only, offsets=sites, errors=method, threads=thread_count(threads),
-            dask=dask, progress=advance,
+            opened, only=only, offsets=sites, errors=method, threads=run.cores,
+            dask=run.dask, progress=advance,
         )  # fmt: skip
     result.attrs["store"] = printable(store.name)
     if output is not None:
         _write(result, output)
-    if as_json:
-        say(json.dumps(to_plain(result), allow_nan=False))
-    else:
-        _print(result, everything=only is not None)
-        if output is not None:
-            say(str(output))
+    return cli.answer(to_plain(result), lambda: _print(result, only is not None), output)
 
 
 def _write(result: xr.Dataset, output: Path) -> None:
@@ -183,7 +158,7 @@ def _print(result: xr.Dataset, everything: bool) -> None:
     say(f"{result.attrs['store']}: {result.attrs['lattices']} lattices of {shape}")
     names = [name for name in estimated(result) if result[name].size]
     if scalars := [name for name in names if not result[name].dims]:
-        show(columns(*scalar_lines(result, scalars), left=3), 120)
+        show(*scalar_lines(result, scalars), left=3)
     groups: dict[str, list[str]] = {}
     for name in (name for name in names if result[name].dims):
         if "symbol" in result[name].attrs:
@@ -191,7 +166,7 @@ def _print(result: xr.Dataset, everything: bool) -> None:
         elif everything:
             groups[name] = [name]
     for group in groups.values():
-        show(columns(*curve_lines(result, group)), 120)
+        show(*curve_lines(result, group))
     say(f"errors: {result.attrs['errors']}")
     sources: dict[str, list[str]] = {}
     for name in (str(n) for n in result if str(n).endswith("_theory")):

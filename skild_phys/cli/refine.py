@@ -1,4 +1,4 @@
-"""`skild-phys refine`: fine lattices from coarse ones alone."""
+"""`skild-phys refine`: fine configurations from coarse ones alone."""
 
 from __future__ import annotations
 
@@ -9,16 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from skild_phys.cli.options import (
-    announced,
-    answer,
-    json_option,
-    options_from,
-    output_option,
-    stored,
-    warn_of,
-)
-from skild_phys.cli.outputs import beside
+from skild_phys.cli import options as cli
+from skild_phys.cli.terminal import announced
 from skild_phys.methods import Method, Refined, all_methods, method_of, refine
 from skild_phys.runner import Run
 from skild_phys.skild.chain import Chain
@@ -30,18 +22,20 @@ _METHODS = all_methods()
 
 
 @click.command()
-@click.argument("coarse", type=click.Path(path_type=Path))
+@click.argument("coarse", type=cli.PATH)
 @click.option("--factor", type=int, help="How much finer.  [default: what COARSE says]")
-@output_option
+@cli.output_option()
 @click.option(
     "--rule", help="How an array was coarsened: block_mean, majority, decimate, spectral."
 )
 @click.option("--method", default="skild", show_default=True, help=f"{', '.join(_METHODS)}.")
-@options_from(Chain)
+@cli.options_from(Chain)
 @click.option("--seed", type=int, default=0, show_default=True, help="Of every stream.")
-@click.option("--samples-per-input", type=int, default=1, show_default=True)
-@options_from(*_METHODS.values(), Run, skip=[one.name for one in dataclasses.fields(Chain)])
-@json_option
+@click.option(
+    "--samples-per-input", type=int, default=1, show_default=True, help="For each coarse one."
+)
+@cli.options_from(*_METHODS.values(), skip=[one.name for one in dataclasses.fields(Chain)])
+@cli.result_options()
 def command(
     coarse: Path,
     factor: int | None,
@@ -49,14 +43,14 @@ def command(
     rule: str | None,
     seed: int,
     samples_per_input: int,
-    as_json: bool,
+    run: Run,
     **given: Any,
 ) -> dict[str, Any]:
-    """Refine every lattice of COARSE, from COARSE alone.
+    """Refine every configuration of COARSE, from COARSE alone.
 
     COARSE is a store that `coarsen` wrote, or any Zarr array or .npy file of shape (n, y, x)
     with --rule and --factor: means (floating point) or sums (integers) of blocks for
-    block_mean, -1 and +1 for majority and decimate, the field that `coarsen --rule spectral` keeps.
+    block_mean, -1 and +1 for majority and decimate, the low-pass field of spectral.
     Coarsening refined spins gives COARSE back, bit for bit; a low-pass field guides spins, and
     binds fields to rounding.
 
@@ -74,36 +68,32 @@ def command(
 
     method = named_method(given)
     source = open_coarse(coarse, factor, rule, spins=method.spins)
-    warn_of([source])
+    cli.warn_of([source])
     minded = method.check(source)
     total = source.n * samples_per_input
     with announced("compiling the kernels (first run only) ..."):
         method.compile(source)
-    times = f"x{source.factor:g}"
+    finer = f"x{source.factor:g}"
     kind = "refined" if method.name == "skild" else method.name
-    output, made = stored(
-        "refining", total, output, beside(coarse, f"{kind}-{times}", without=f"-coarse-{times}"),
+    default = cli.beside(coarse, f"{kind}-{finer}", without=f"-coarse-{finer}")
+    output, made = cli.stored(
+        "refining", total, output, default,
         lambda path, run: refine(
             source, path, method, run,
             seed=seed, samples_per_input=samples_per_input, minded=minded,
         ),
-        given, "torch", inputs=[coarse],
+        run, "torch", inputs=[coarse],
     )  # fmt: skip
-    each = made.filled.each
+    filled, each = made.filled, made.filled.each
     if each is not None:
         write_timing(output, each)
     found = {
-        "path": str(output),
-        "samples": total,
-        "refined": made.filled.made,
-        "seconds": made.filled.seconds,
+        "path": str(output), "samples": total, "refined": filled.made, "seconds": filled.seconds,
         **({} if made.misfit is None else {"misfit": made.misfit}),
         **({k: made.attrs[k] for k in ("tau_int", "sweeps")} if "tau_int" in made.attrs else {}),
-        "seconds_per_lattice": each,
-        "method": method.name,
-        "warnings": made.warnings,
-    }
-    return answer(found, _report(made, method, source, total), as_json, output)
+        "seconds_per_lattice": each, "method": method.name, "warnings": made.warnings,
+    }  # fmt: skip
+    return cli.answer(found, _report(made, method, source, total), output)
 
 
 def named_method(given: Mapping[str, Any]) -> Method:
@@ -113,17 +103,15 @@ def named_method(given: Mapping[str, Any]) -> Method:
 
 
 def _report(made: Refined, method: Method, source: CoarseInput, total: int) -> str:
-    before, after = (" x ".join(map(str, shape)) for shape in (source.shape, source.fine_shape))
+    many = f"{total} configurations of {cli.times(source.fine_shape)}"
     each = made.filled.each
     if each is None:
-        return f"was complete already: {total} lattices of {after}"
-    lines = [
-        f"{total} lattices of {after} from {source.n} of {before}, method {method.name},"
-        f" {each:.3g} s per lattice"
-    ]
+        return f"was complete already: {many}"
+    pace = f"method {method.name}, {each:.3g} s per configuration"
+    lines = [f"{many} from {source.n} of {cli.times(source.shape)}, {pace}"]
     if "tau_int" in made.attrs:
         tau, sweeps = made.attrs["tau_int"], made.attrs["sweeps"]
-        lines.append(f"tau {tau:.3g} sweeps, {sweeps} sweeps per lattice")
+        lines.append(f"tau {tau:.3g} sweeps, {sweeps} sweeps per configuration")
     if made.misfit is not None:
         lines.append(f"coarsened again they are off the input by {made.misfit:.2g} of its rms")
     elif source.rule.ties and source.tie_seed is None:

@@ -1,51 +1,42 @@
-"""`skild-phys run`: a campaign, as far as it has not been done."""
+"""`skild-phys run`: a campaign, as far as it has not been done, rehearsed before it begins."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+import numpy as np
 
-from skild_phys.cli import call, options_of
-from skild_phys.cli.options import answer, overwrite_option, threads_option
-from skild_phys.cli.rehearsal import rehearse
+from skild_phys.cli import FROM_PYTHON, main
+from skild_phys.cli import options as cli
 from skild_phys.cli.terminal import say
-from skild_phys.errors import BadInput, nearest
+from skild_phys.errors import BadInput, SkildPhysError, as_in_python, check_whole, nearest
 from skild_phys.files import (
     Lock,
     check_directory,
     clear_partials,
     write_error,
-    write_text_atomically,
 )
 from skild_phys.measurement import REPORT
+from skild_phys.runner import Run
+from skild_phys.store import MemoryLattices, Plan
 
 if TYPE_CHECKING:
     from skild_phys.campaign import Step
 
 _GIVEN = ("output", "o", "overwrite", "json", "append", "coarse", "truth", "help", "h")
-# Options that a campaign sets itself, or that its tables cannot have.
+"""Options that a campaign sets itself, or that its tables cannot have."""
 
 
 @click.command()
-@click.argument("campaign", type=click.Path(path_type=Path))
-@click.option(
-    "-o", "--output", type=click.Path(path_type=Path), help="Folder.  [default: runs/NAME]"
-)
+@click.argument("campaign", type=cli.PATH)
+@cli.output_option("Folder.  [default: runs/NAME]")
 @click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
-@threads_option
-@overwrite_option
-@click.option("--json", "as_json", is_flag=True, help="Print the steps as JSON.")
-def command(
-    campaign: Path,
-    output: Path | None,
-    dry_run: bool,
-    threads: int | None,
-    overwrite: bool,
-    as_json: bool,
-) -> dict[str, Any]:
+@cli.result_options("threads overwrite")
+def command(campaign: Path, output: Path | None, dry_run: bool, run: Run) -> dict[str, Any]:
     """Do what the TOML file CAMPAIGN says and has not been done yet.
 
     A step is done if its output is there and was made with the same options from the same
@@ -58,19 +49,20 @@ def command(
     skild-phys run simulations/headline.toml --dry-run
     skild-phys run simulations/headline.toml
     """
-    from skild_phys.campaign import plan, read_campaign
+    from skild_phys.campaign import plan, read_campaign, write_results
+    from skild_phys.store import is_store, open_store
 
     folder = output or Path("runs") / campaign.stem
     tables = read_campaign(campaign)
     for name, many in tables.items():
-        options = list(options_of(name))
+        options = _options_of(name)
         for key in (key for table in many for key in table if key not in options or key in _GIVEN):
             hint = nearest(key, [] if key in options else options)
             accepted = f"an option of 'skild-phys {name}'{hint}"
             raise BadInput(f"{campaign}: [{name}]", key, accepted)
     check_directory(folder)
     steps = plan(tables, folder, campaign.parent)
-    rehearse(steps)
+    _rehearse(steps)
     if not dry_run:
         _make_folders(folder.parent)
         click.get_current_context().with_resource(Lock(folder, beside=True))
@@ -81,36 +73,31 @@ def command(
     ]
     found = {"folder": str(folder), "steps": listed}
     if dry_run:
-        lines = [f"{one['status']:8} {one['command']}" for one in listed]
-        return answer(found, "\n".join(lines), as_json)
-    _refuse_changed(steps, states, overwrite)
-    for number, (step, state) in enumerate(zip(steps, states), start=1):
-        if state != "done":
-            say(f"[{number}/{len(steps)}] {step.words()}", err=True)
-            _do(step, overwrite, state == "begun", threads)
-    done = sum(state == "done" for state in states)
-    lines = [f"{folder}  {len(steps)} steps, {done} of them done before"]
-    return answer(found, "\n".join(lines + _compared(steps, folder)), as_json)
-
-
-def _refuse_changed(steps: Sequence[Step], states: Sequence[str], overwrite: bool) -> None:
-    from skild_phys.store import is_store, open_store
-
+        return cli.answer(found, "\n".join(f"{s['status']:8} {s['command']}" for s in listed))
     changed = [step.output for step, state in zip(steps, states) if state == "changed"]
-    if changed and not overwrite:
+    if changed and not run.overwrite:
         if is_store(changed[0]):
             open_store(changed[0]).verify()  # a fault of its own says more
         accepted = "what the campaign says (it was made otherwise), or --overwrite"
         raise BadInput("CAMPAIGN", str(changed[0]), accepted)
+    for number, (step, state) in enumerate(zip(steps, states), start=1):
+        if state != "done":
+            say(f"[{number}/{len(steps)}] {step.words()}", err=True)
+            _do(step, run, begun=state == "begun")
+    lines = [f"{folder}  {len(steps)} steps, {states.count('done')} of them done before"]
+    reports = [str(step.output / REPORT) for step in steps if step.command == "compare"]
+    if reports:
+        lines += [*reports, str(write_results(steps, folder))]
+    return cli.answer(found, "\n".join(lines))
 
 
-def _do(step: Step, overwrite: bool, begun: bool, threads: int | None) -> None:
+def _do(step: Step, run: Run, begun: bool) -> None:
     _make_folders(step.output.parent)
     # What was begun like this resumes; tables and reports are quick, and made anew.
-    anew = step.command in ("measure", "compare") or (overwrite and not begun)
+    anew = step.command in ("measure", "compare") or (run.overwrite and not begun)
     more: dict[str, Any] = {"output": step.output, "overwrite": anew}
-    if threads is not None and "threads" in options_of(step.command):
-        more["threads"] = threads
+    if run.threads is not None and "threads" in _options_of(step.command):
+        more["threads"] = run.threads
     clear_partials(step.record)
     step.note(finished=False)
     try:
@@ -121,21 +108,178 @@ def _do(step: Step, overwrite: bool, begun: bool, threads: int | None) -> None:
     step.note(finished=True)
 
 
-def _compared(steps: Sequence[Step], folder: Path) -> list[str]:
-    """Write all comparisons as one table; return the paths of what was written."""
-    from skild_phys.campaign import RESULTS, results
-    from skild_phys.measurement.report import csv_text
-
-    reports = [step.output / REPORT for step in steps if step.command == "compare"]
-    if not reports:
-        return []
-    clear_partials(folder / RESULTS)
-    write_text_atomically(folder / RESULTS, csv_text(results(steps, folder)))
-    return [*map(str, reports), str(folder / RESULTS)]
-
-
 def _make_folders(path: Path) -> None:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise write_error(path, error) from None
+
+
+# -- commands, called with values --------------------------------------------------------------
+
+
+def call(command: str, inputs: Sequence[object], options: Mapping[str, object]) -> Any:
+    """Call a command, and return its result instead of printing it.
+
+    Options go by name, `_` for `-`; True is a flag, None or False leaves one out. Raises BadInput,
+    with names of Python, for a value that cannot be parsed or is missing; and what the command
+    raises.
+    """
+    with as_in_python(), _parsed(command, inputs, options) as context:
+        return context.command.invoke(context)
+
+
+def _options_of(command: str) -> dict[str, click.Option]:
+    """Return the options of a command by each of their names, `_` for `-`."""
+    found = main.get_command(click.Context(main), command)
+    return {
+        name.lstrip("-").replace("-", "_"): param
+        for param in (found.params if found else [])
+        if isinstance(param, click.Option)
+        for name in param.opts
+    }
+
+
+def _parsed(command: str, inputs: Sequence[object], options: Mapping[str, object]) -> click.Context:
+    from skild_phys.campaign import option_words
+
+    known = _options_of(command)
+    for name, value in options.items():
+        option = known[name]
+        if sum(known.get(other) is option for other in options) > 1:
+            raise BadInput(name, value, "one of the names of its option alone")
+        several = isinstance(value, list | tuple) and not option.multiple
+        if not option.is_flag and (isinstance(value, bool) or several):
+            raise BadInput(name, value, "one value")
+        if option.type.name == "path" and not isinstance(value, str | os.PathLike | None):
+            raise BadInput(name, type(value).__name__, "a path")
+    given = {name: bool(v) if known[name].is_flag else v for name, v in options.items()}
+    words = [*option_words(given), "--", *map(str, inputs)]
+    found = main.get_command(click.Context(main), command)
+    assert found is not None
+    try:
+        return found.make_context(command, words, obj=FROM_PYTHON)
+    except click.BadParameter as error:
+        name = error.param.human_readable_name if error.param else ""
+        kind = error.param.type.name if error.param else ""
+        of = [(k, v) for k, v in options.items() if known[k] is error.param]
+        expected = {"integer": "a whole number", "float": "a number", "path": "a path"}
+        raise BadInput(*(of or [(name, None)])[0], expected.get(kind, "a value")) from None
+    except click.UsageError as error:
+        raise SkildPhysError(f"{command}: {error.format_message()}") from None
+
+
+# -- what the commands of a campaign would refuse, found before the first of them runs ---------
+
+_Params = Mapping[str, Any]
+
+
+class _Promised(MemoryLattices):
+    """What a step will have written, of no memory and no meaning.
+
+    Whether trained weights make spins or fields is not `known` before they are there.
+    """
+
+    def __init__(self, plan: Plan, known: bool = True) -> None:
+        arrays = {
+            name: np.broadcast_to(np.zeros((), array.dtype), (plan.n_samples, *array.shape))
+            for name, array in plan.arrays.items()
+        }
+        super().__init__(plan, arrays, dict(plan.attrs))
+        self.known = known
+
+    def digest(self) -> str:
+        return ""
+
+
+def _rehearse(steps: Sequence[Step]) -> None:
+    """Raise SkildPhysError for the first step with a value that its command would refuse."""
+    made: dict[Path, _Promised] = {}
+    for step in steps:
+        params = _parsed(step.command, step.inputs, step.options | {"output": step.output}).params
+        inputs = [made[path] for path in step.inputs]
+        try:
+            if step.command == "simulate":
+                made[step.output] = _simulate(params)
+            elif step.command == "coarsen":
+                made[step.output] = _coarsen(params, inputs[0])
+            elif step.command == "refine":
+                trained = any(params["checkpoint"] == one.output for one in steps)
+                made[step.output] = _refine(params, inputs[0], trained)
+            elif step.command == "train":
+                _train(params)
+            else:
+                _measure(params, inputs)
+        except SkildPhysError as error:
+            raise SkildPhysError(f"{step.output}: {error}") from None
+
+
+def _run(params: _Params) -> Run:
+    names = ("threads", "chunk", "device", "dask")
+    return Run(**{name: params[name] for name in names if name in params})
+
+
+def _simulate(params: _Params) -> _Promised:
+    from skild_phys.cli.simulate import PARAMETERS
+    from skild_phys.simulation.chain import plan_of
+    from skild_phys.simulation.spec import SimulationSpec
+
+    spec = SimulationSpec(**{name: params[name] for name in PARAMETERS})
+    return _Promised(plan_of(spec, _run(params))[1])
+
+
+def _coarsen(params: _Params, fine: _Promised) -> _Promised:
+    from skild_phys.rules import get_rule
+    from skild_phys.simulation.coarsening import coarse_plan
+
+    rule, seed = get_rule(params["rule"]), params["tie_seed"]
+    return _Promised(coarse_plan(fine, rule, params["factor"], _run(params), seed, digest=False)[0])
+
+
+def _refine(params: _Params, coarse: _Promised, trained: bool) -> _Promised:
+    from skild_phys.cli.refine import named_method
+    from skild_phys.methods import SKILD
+    from skild_phys.skild.coarse import open_coarse
+
+    _run(params)
+    method = named_method(dict(params) | ({"checkpoint": None} if trained else {}))
+    known = not (trained and isinstance(method, SKILD))
+    source = open_coarse(
+        coarse, params["factor"], params["rule"], spins=method.spins if known else None
+    )
+    if isinstance(method, SKILD) and trained:
+        method.temperature(source)
+        method.check_values(source, spins=True)
+    else:
+        method.check(source)
+    plan = Plan(
+        field=source.kind, shape=source.fine_shape, chunk=1, q=source.q,
+        n_samples=source.n * check_whole("samples_per_input", params["samples_per_input"]),
+        attrs=coarse.attrs | {"method": method.name},
+    )  # fmt: skip
+    return _Promised(plan, known)
+
+
+def _train(params: _Params) -> None:
+    from skild_phys.skild.fit import Fit
+
+    Run(device=params["device"])
+    others = ("store", "output", "device", "overwrite", "as_json")
+    Fit.of(params["store"], **{key: params[key] for key in params if key not in others})
+
+
+def _measure(params: _Params, stores: Sequence[_Promised]) -> None:
+    """Check the options of `measure` and `compare`."""
+    from skild_phys.cli.measure import parse_offsets
+    from skild_phys.measurement.compare import check_names
+    from skild_phys.measurement.observables import chosen
+    from skild_phys.measurement.system import System
+
+    if params.get("names") is not None:
+        check_names([name.strip() for name in params["names"].split(",")], len(stores) - 1)
+    errors = cli.Errors(**{name: params[name] for name in ("errors", "bins", "resamples", "seed")})
+    errors.method(min(store.n_samples for store in stores))
+    if all(store.known for store in stores):
+        offsets = tuple(parse_offsets(text) for text in params.get("offsets", ()))
+        system = System.of(stores[0], offsets=offsets, seed=params["seed"])
+        chosen(system, params.get("only"))

@@ -8,32 +8,19 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from skild_phys.cli.options import (
-    announced,
-    claim_output,
-    json_option,
-    overwrite_option,
-    progress_bar,
-    thread_count,
-    threads_option,
-    warn_of,
-)
-from skild_phys.cli.terminal import columns, say, show
+from skild_phys.cli import options as cli
+from skild_phys.cli.terminal import announced, progress_bar, say, show
 from skild_phys.errors import BadInput, warn
 from skild_phys.files import whole_directory, write_text_atomically
+from skild_phys.runner import Run
 
 if TYPE_CHECKING:
     from skild_phys.measurement.scaling import Scaling
 
 
 @click.command()
-@click.argument("stores", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option(
-    "-o",
-    "--output",
-    type=click.Path(path_type=Path),
-    help="Directory for the figure, a CSV of all curves and exponents, and JSON.",
-)
+@click.argument("stores", nargs=-1, required=True, type=cli.PATH)
+@cli.output_option("Directory for the figure, a CSV of all curves and exponents, and JSON.")
 @click.option(
     "--bins", type=int, default=40, show_default=True, help="Jackknife bins of each size."
 )
@@ -47,19 +34,15 @@ if TYPE_CHECKING:
     "--omega",
     help="Add fits with corrections L^-OMEGA (such as 1.75), or 'fit' to fit omega.",
 )
-@threads_option
-@overwrite_option
-@json_option
+@cli.result_options("threads overwrite")
 def command(
     stores: tuple[Path, ...],
     output: Path | None,
     bins: int,
     window: float | None,
     omega: str | None,
-    threads: int | None,
-    overwrite: bool,
-    as_json: bool,
-) -> None:
+    run: Run,
+) -> dict[str, Any]:
     """Find Tc and the exponents by finite-size scaling of stores of two sizes or more.
 
     Each size is reweighted around the temperatures it was simulated at (several of a size are
@@ -82,15 +65,15 @@ def command(
     from skild_phys.store import open_lattices
 
     opened = [open_lattices(path) for path in stores]
-    warn_of(opened)
+    cli.warn_of(opened)
     if output is not None:
         if output.suffix:
             raise BadInput("output", str(output), "a directory")
-        claim_output(output, overwrite=overwrite, inputs=stores, directory=True)
+        cli.claim_output(output, overwrite=run.overwrite, inputs=stores, directory=True)
     with progress_bar("measuring", sum(s.n_samples for s in opened)) as advance:
         found = scaling(
             opened, bins=bins, window=window, omega=_omega(omega),
-            threads=thread_count(threads), progress=advance,
+            threads=run.cores, progress=advance,
         )  # fmt: skip
     if output is not None:
         with announced("drawing ..."), whole_directory(output) as folder:
@@ -106,12 +89,8 @@ def command(
             save_figure(scaling_figure(found), folder / "scaling")
     for text in found.warnings():
         warn(text)
-    if as_json:
-        say(json.dumps(found.summary(), allow_nan=False))
-        return
-    _print(found)
-    if output is not None:
-        say(str(output / "scaling.png"))
+    figure = None if output is None else output / "scaling.png"
+    return cli.answer(found.summary(), lambda: _print(found), figure)
 
 
 def _omega(text: str | None) -> float | str | None:
@@ -162,6 +141,6 @@ def _print(found: Scaling) -> None:
         (("collapse of", "window", "T (J / k_B)", "nu", "eta", *quality), collapses, 1),
     ):
         say("")
-        show(columns(headings, lines, left=left), 120)
+        show(headings, lines, left=left)
     known = ", ".join(f"{n} = {v:.7g}" for n, v in found.published.items())
     say(f"\npublished: {known.replace('temperature', 'Tc')}")

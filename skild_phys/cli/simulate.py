@@ -9,15 +9,8 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from skild_phys.cli.options import (
-    announced,
-    answer,
-    json_option,
-    options_from,
-    output_option,
-    stored,
-)
-from skild_phys.cli.outputs import shape_name
+from skild_phys.cli import options as cli
+from skild_phys.cli.terminal import announced
 from skild_phys.errors import BadInput, OutputLarger, warn
 from skild_phys.files import check_output
 from skild_phys.runner import Run
@@ -32,27 +25,26 @@ _SYSTEM = ("L", "temperature", "n_samples")
 
 
 @click.command()
-@options_from(SimulationSpec, skip=[name for name in PARAMETERS if name not in _SYSTEM])
-@output_option
-@options_from(SimulationSpec, skip=_SYSTEM)
+@cli.options_from(SimulationSpec, skip=[name for name in PARAMETERS if name not in _SYSTEM])
+@cli.output_option()
+@cli.options_from(SimulationSpec, skip=_SYSTEM)
 @click.option("--append", is_flag=True, help="Add -n samples to a finished store.")
-@options_from(Run, skip=("device",))
-@json_option
+@cli.result_options("threads chunk overwrite dask")
 @click.pass_context
 def command(
     context: click.Context,
     /,
     output: Path | None,
     append: bool,
-    as_json: bool,
+    run: Run,
     **given: Any,
 ) -> dict[str, Any]:
-    """Simulate a model exactly (no truncation, no bias) and store its lattices.
+    """Simulate a model exactly (no truncation, no bias) and store its samples.
 
     Chains burn in until their autocorrelation is known; a sample is then taken each two
     autocorrelation times of the slower one of energy and M^2, a fixed number of updates.
 
-    Run again, the same command goes on with an unfinished store, also in its burn-in. The samples
+    Run again, the same command resumes an unfinished store, also in its burn-in. The samples
     depend on the seed and the system (one seed gives independent runs at two temperatures), not on
     threads, machines, chunks or interruptions; the first -n settles how many draws
     a chain makes before the next chain's turn. --append takes everything but -n from the store;
@@ -73,7 +65,7 @@ def command(
 
     more: dict[str, Any] = {}
     if append:
-        if given["overwrite"]:
+        if run.overwrite:
             raise BadInput("append", "--overwrite", "one of the two")
         if output is None:
             raise BadInput("output", None, "the store to append to")
@@ -98,12 +90,12 @@ def command(
         return open_store(path)
 
     default = _default_output(spec, str(given["temperature"]))
-    path, store = stored("simulating", spec.n_samples, output, default, made, given, "numba")
+    path, store = cli.stored("simulating", spec.n_samples, output, default, made, run, "numba")
     known = theory(System.of(store)).get("energy")
     result = summary(store, None if known is None else float(known.value))
     for text in result["warnings"]:
         warn(text)
-    answer(result, in_words(result), as_json, path)
+    cli.answer(result, in_words(result), path)
     if append:
         end_append(path)
     return result
@@ -114,7 +106,7 @@ def _default_output(spec: SimulationSpec, temperature: str) -> Path:
     temperature = "".join(temperature.split())
     heat = temperature if temperature.endswith("c") else f"T{temperature}"
     seed = f"-seed{spec.seed}" if spec.seed else ""
-    return Path(f"{spec.model.name}-{shape_name(spec.shape)}-{heat}{seed}.zarr")
+    return Path(f"{spec.model.name}-{cli.shape_name(spec.shape)}-{heat}{seed}.zarr")
 
 
 def compile_kernels(spec: SimulationSpec) -> None:

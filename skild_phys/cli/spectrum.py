@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
+from typing import Any
 
 import click
 
-from skild_phys.cli.options import claim_output, json_option, overwrite_option, warn_of
-from skild_phys.cli.terminal import say
+from skild_phys.cli import options as cli
 from skild_phys.errors import BadInput
 from skild_phys.files import write_bytes_atomically
+from skild_phys.runner import Run
 
 
 @click.command()
-@click.argument("store", type=click.Path(path_type=Path))
+@click.argument("store", type=cli.PATH)
 @click.option(
     "--kind",
     default="radial",
@@ -22,14 +22,11 @@ from skild_phys.files import write_bytes_atomically
     help="radial, power_law (the paper's fit) or modes (each on its own, one lattice size).",
 )
 @click.option("--basis", help="dft (torus) or dct (open edges).  [default: dft, of images dct]")
-@click.option(
-    "-o", "--output", type=click.Path(path_type=Path), help="Figure: FILE.png or FILE.pdf."
-)
-@overwrite_option
-@json_option
+@cli.output_option("Figure: FILE.png or FILE.pdf.")
+@cli.result_options("overwrite")
 def command(
-    store: Path, kind: str, basis: str | None, output: Path | None, overwrite: bool, as_json: bool
-) -> None:
+    store: Path, kind: str, basis: str | None, output: Path | None, run: Run
+) -> dict[str, Any]:
     """Measure P(kappa) = E|X|^2 of STORE and fit it, as `train` does.
 
     STORE is a store of this program, or any .npy or Zarr array (n, y, x). Of images it is the mean
@@ -49,14 +46,14 @@ def command(
     if output is not None:
         if output.suffix not in (".png", ".pdf"):
             raise BadInput("output", str(output), "FILE.png or FILE.pdf")
-        claim_output(output, overwrite=overwrite, inputs=[store])
+        cli.claim_output(output, overwrite=run.overwrite, inputs=[store])
     lattices = open_lattices(store, "field")
-    warn_of([lattices])
+    cli.warn_of([lattices])
     found = SpectrumFit.of(lattices, kind, basis)
     if output is not None:
         figure = spectrum_figure(found.shells, found.values, kind)
         write_bytes_atomically(output, figure_bytes(figure, output.suffix[1:]))
-    sides = " x ".join(map(str, lattices.shape))
-    head = f"{store}  {found.shells.n} lattices of {sides}, basis {found.shells.basis.name}"
+    sides = cli.times(lattices.shape)
+    head = f"{store}  {found.shells.n} configurations of {sides}, basis {found.shells.basis.name}"
     text = [head, found.text(), *([] if output is None else [f"figure: {output}"])]
-    say(json.dumps(found.record()) if as_json else "\n".join(text))
+    return cli.answer(found.record(), "\n".join(text))

@@ -9,16 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from skild_phys.cli.options import (
-    answer,
-    interruptible,
-    json_option,
-    output_option,
-    progress_bar,
-    threads_option,
-)
-from skild_phys.cli.outputs import beside, fill
-from skild_phys.cli.terminal import say
+from skild_phys.cli import options as cli
+from skild_phys.cli.terminal import interruptible, progress_bar, say
 from skild_phys.runner import Run
 
 if TYPE_CHECKING:
@@ -26,11 +18,11 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("store", required=False, type=click.Path(path_type=Path))
+@click.argument("store", required=False, type=cli.PATH)
 @click.option("--preset", help="Recipe by name, such as ising2d.")
 @click.option(
     "--config",
-    type=click.Path(path_type=Path),
+    type=cli.PATH,
     help="Recipe from a TOML file (its keys: page Recipes).",
 )
 @click.option(
@@ -39,21 +31,16 @@ if TYPE_CHECKING:
     metavar="PATH",
     help="Weights to start from, of the same network; 'shipped' for those of the package.",
 )
-@output_option
+@cli.output_option()
 @click.option("--steps", type=int, help="Steps, instead of the recipe's.")
 @click.option("--batch", type=int, help="Lattices a step, instead of the recipe's.")
 @click.option("--seed", type=int, help="Seed of weights, noise and data.")
 @click.option("--side", type=int, help="Side of the simulated lattices (no STORE).")
-@threads_option
-@click.option("--device", default="cpu", show_default=True, help="cpu or cuda.")
-@click.option("--overwrite", is_flag=True, help="Replace what lies there: begin anew.")
-@json_option
+@cli.result_options("threads device overwrite")
 def command(
     store: Path | None,
     output: Path | None,
-    device: str,
-    overwrite: bool,
-    as_json: bool,
+    run: Run,
     **recipe: Any,
 ) -> None:
     """Train SKILD on STORE, or on a running simulation if no STORE is given.
@@ -77,24 +64,23 @@ def command(
     from skild_phys.skild.fit import Fit
     from skild_phys.skild.ranks import joined
 
-    Run(device=device)
-    fit = Fit.of(store, **recipe)
+    fit = Fit.of(store, threads=run.threads, **recipe)
     default = (
         Path(f"{fit.recipe.model}-weights.safetensors")
         if store is None
-        else beside(store, "weights", ".safetensors")
+        else cli.beside(store, "weights", ".safetensors")
     )
-    with joined(device) as ranks:
-        output, result = fill(
+    with joined(run.device) as ranks:
+        output, result = cli.fill(
             output,
             default,
             lambda path: fit.run(
-                path, ranks, overwrite=overwrite, watch=_watched, sample=sample_grid
+                path, ranks, overwrite=run.overwrite, watch=_watched, sample=sample_grid
             ),
         )
     if result is not None:
         text = "sha256 {sha256:.16}  loss {loss:.4f}".format(**result)
-        answer(result, text, as_json, output)
+        cli.answer(result, text, output)
 
 
 @contextmanager
@@ -104,7 +90,7 @@ def _watched(
     """Show how far a run is; yield what to tell, and whether Ctrl-C came."""
     steps, done, first = trainer.recipe.steps, trainer.step, trainer.ranks.first
     if done and first:
-        say(f"going on from step {done} of {steps}", err=True)
+        say(f"resuming at step {done} of {steps}", err=True)
     bar = progress_bar("training", steps, done) if first else nullcontext(lambda *_, **__: None)
     with bar as advance, interruptible() as stop:
         yield lambda step, loss: advance(1, note=f"loss {loss:.4f}"), stop

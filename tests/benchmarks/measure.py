@@ -5,7 +5,6 @@ That is one Fourier transform, and one pass over memory.
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 import tempfile
@@ -19,13 +18,14 @@ import numpy as np
 import scipy.fft
 
 import skild_phys as sp
-from skild_phys.cli.options import announced, json_option, thread_count, threads_option
-from skild_phys.cli.terminal import say
+from skild_phys.cli.options import answer, result_options
+from skild_phys.cli.terminal import announced, say
 from skild_phys.errors import BadInput
 from skild_phys.measurement.measure import collect, workers
 from skild_phys.measurement.observables import STATISTICS
 from skild_phys.measurement.observables.four_point import TERMS, four_point_terms, square_sides
 from skild_phys.measurement.system import System
+from skild_phys.runner import Run
 from skild_phys.store import LatticeStore, create_store, open_store
 
 from . import peak
@@ -53,16 +53,14 @@ _TWO_POINT = ("radial", "along_k", "axis", "diagonal", "distance")
     type=click.Path(path_type=Path),
     help="Where stores are written for a while; a GiB of spins takes 0.1 GiB.  [default: /tmp]",
 )
-@threads_option
-@json_option
+@result_options("threads")
 def command(
     side: int,
     count: int,
     runs: int,
     gibibytes: tuple[float, ...],
     folder: Path | None,
-    threads: int | None,
-    as_json: bool,
+    run: Run,
 ) -> None:
     """Time the measurement of critical Ising lattices in a store.
 
@@ -80,14 +78,14 @@ def command(
         raise BadInput("memory", min(gibibytes), "gibibytes above 0")
     if folder is not None and not folder.is_dir():
         raise BadInput("folder", str(folder), "a directory")
-    cores = thread_count(threads)
+    cores = run.cores
     with tempfile.TemporaryDirectory(dir=folder) as place, announced("measuring ..."):
         path = Path(place) / "critical.zarr"
         sp.simulate("ising2d", L=side, T="Tc", samples=count, seed=1, output=path, threads=cores)
         store = open_store(path)
         peaks = _peaks(store, Path(place), gibibytes, cores)
         found = _measured(store, cores, runs) | {"peak_memory_mib": peaks}
-    say(json.dumps(found)) if as_json else _print(found)
+    answer(found, lambda: _print(found))
 
 
 def _measured(store: LatticeStore, threads: int, runs: int) -> dict[str, Any]:

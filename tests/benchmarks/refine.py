@@ -6,8 +6,6 @@ longer where it was is an error, not a zero.
 
 from __future__ import annotations
 
-import json
-import os
 import statistics
 import subprocess
 import sys
@@ -19,9 +17,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import skild_phys as sp
-from skild_phys.cli.options import announced, json_option, threads_option
-from skild_phys.cli.terminal import say
+from skild_phys.cli.options import answer, result_options
+from skild_phys.cli.terminal import announced, say
 from skild_phys.errors import BadInput, check_whole
+from skild_phys.runner import Run
 
 from . import peak
 from .timing import Clock, seconds_of
@@ -45,11 +44,10 @@ _MEMORY_SIDES = (512, 1024, 2048)
 )
 @click.option("--checkpoint", type=click.Path(path_type=Path), help="Weights.  [default: shipped]")
 @click.option("--memory", is_flag=True, help="Also the peak memory at L = 512, 1024, 2048.")
-@threads_option
-@json_option
+@result_options("threads")
 def command(
     side: int, factor: int, rule: str, count: int, checkpoint: Path | None, memory: bool,
-    threads: int | None, as_json: bool, **chain: int | None,
+    run: Run, **chain: int | None,
 ) -> None:  # fmt: skip
     """Time the refinement of critical Ising lattices, split into its parts.
 
@@ -79,14 +77,13 @@ def command(
             method.compile(coarse)
             Exact().compile(coarse)
         with announced("measuring ..."):
-            workers = threads or os.cpu_count() or 1
-            speed = _measured(coarse, method, workers)
+            speed = _measured(coarse, method, run.cores)
     peaks = {}
     for large in _MEMORY_SIDES if memory else ():
         words = [sys.executable, peak.__file__, "refine", str(large), "4"]
         peaks[str(large)] = float(subprocess.check_output(words, text=True))
     found = {"rule": rule, "factor": factor, **speed, "peak_memory_mib": peaks}
-    say(json.dumps(found)) if as_json else _print(found)
+    answer(found, lambda: _print(found))
 
 
 def _measured(coarse: CoarseInput, method: SKILD, threads: int) -> dict[str, Any]:
@@ -150,7 +147,6 @@ def _measured(coarse: CoarseInput, method: SKILD, threads: int) -> dict[str, Any
 
 def _into_store(coarse: CoarseInput, method: Method, threads: int) -> float:
     from skild_phys.methods import refine
-    from skild_phys.runner import Run
 
     with tempfile.TemporaryDirectory() as folder:
         done = refine(coarse, Path(folder) / "r.zarr", method, Run(threads=threads))

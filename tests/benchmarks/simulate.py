@@ -8,7 +8,6 @@ whole call, spread over its updates.
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import statistics
@@ -20,8 +19,8 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
-from skild_phys.cli.options import announced, json_option, progress_bar
-from skild_phys.cli.terminal import say, show
+from skild_phys.cli.options import answer, result_options
+from skild_phys.cli.terminal import announced, progress_bar, say, show
 from skild_phys.errors import BadInput, check_whole
 from skild_phys.executors import Executor, threads
 from skild_phys.measurement.report import with_error
@@ -101,10 +100,8 @@ class Setting:
     "--peers/--no-peers", default=True, show_default=True, help="Measure mcising and peapods too."
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of every stream.")
-@json_option
-def command(
-    side: str, temperature: str, model: str, peers: bool, as_json: bool, **options: Any
-) -> None:
+@result_options("")
+def command(side: str, temperature: str, model: str, peers: bool, **options: Any) -> None:
     """Time every update of a model on one thread, the default on several, and other packages.
 
     Also measures autocorrelation times: an algorithm is worth the independent configurations it
@@ -132,7 +129,7 @@ def command(
 
         result = bench(setting, loads, peers, note)
         advance(1)
-    say(json.dumps(result, allow_nan=False)) if as_json else _print(setting, result)
+    answer(result, lambda: _print(setting, result))
 
 
 @dataclass
@@ -306,7 +303,7 @@ def _print(setting: Setting, result: Row) -> None:
         f"{setting.model} {shape} at T = {setting.temperature:.6g}, one thread, "
         f"median of {setting.runs} runs of about {setting.seconds:g} s\n"
     )
-    show(_table(result), _WIDTH)
+    show(_HEADINGS, _rows(result), left=2, width=_WIDTH)
     say(f"\nsamples two autocorrelation times apart, {result['default']}:")
     for found in result["threads"]:
         n = found["threads"]
@@ -320,13 +317,12 @@ def _print(setting: Setting, result: Row) -> None:
         say(f"  {line}")
 
 
-def _table(result: Row) -> Any:
-    from rich.table import Table
+_HEADINGS = (
+    "", "per", "ns", "min .. max", "first call", "tau E", "tau M^2", "independent/s", "",
+)  # fmt: skip
 
-    table = Table(box=None, pad_edge=False)
-    for name in ("", "per", "ns", "min .. max", "first call", "tau E", "tau M^2", "independent/s"):
-        table.add_column(name, justify="left" if name in ("", "per") else "right", no_wrap=True)
-    table.add_column("")
+
+def _rows(result: Row) -> Iterator[tuple[str, ...]]:
     for row in [*result["algorithms"], *result["peers"]]:
         own, name, load = "package" not in row, row["algorithm"], ""
         scaled = "~" if row.get("tau_factor", 1.0) != 1.0 else ""
@@ -334,7 +330,7 @@ def _table(result: Row) -> Any:
             how = "compiled" if row["compiled"] else "cached"
             load = f"{row['load_seconds']:.2g} s ({how})"
         rate = row["independent_per_second"]
-        table.add_row(
+        yield (
             name if own else f"{row['package']} {row['version']} {name}",
             row["work"],
             _short(row["nanoseconds"]),
@@ -344,7 +340,6 @@ def _table(result: Row) -> Any:
             "" if rate is None else scaled + _short(rate),
             "<- auto" if own and name == result["default"] else "",
         )
-    return table
 
 
 def _tau(row: Row, of: str, scaled: str) -> str:

@@ -192,7 +192,7 @@ def test_second_interrupt_ends_a_kernel_that_still_runs() -> None:
     """Inside one long call no handler of Python runs; both Ctrl-C are heard all the same."""
     script = """
 import numpy as np
-from skild_phys.cli.options import interruptible
+from skild_phys.cli.terminal import interruptible
 from skild_phys.rng import kernel_state
 from skild_phys.simulation.wolff import wolff
 spins, state = np.ones((8, 8), np.int8), kernel_state(1)
