@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from study import Study
 
-from skild_phys.measurement.report import with_error
+from skild_phys.measurement.tables import with_error
 from skild_phys.models import get_model
 from skild_phys.simulation.chain import simulate
 from skild_phys.simulation.spec import SimulationSpec

@@ -30,7 +30,7 @@ from local_rule import LocalRule
 from study import Study, signed
 
 import skild_phys as sp
-from skild_phys.measurement.report import with_error
+from skild_phys.measurement.tables import with_error
 from skild_phys.models import MODELS
 from skild_phys.models.exact import BINDER, XI_OVER_L, kaufman_energy
 from skild_phys.rng import generator

@@ -18,7 +18,8 @@ import pandas as pd
 from skild_phys.campaign import RESULTS
 from skild_phys.cli import FROM_PYTHON, main
 from skild_phys.errors import SkildPhysError
-from skild_phys.measurement.report import SIGNIFICANT, with_error
+from skild_phys.measurement.report import SIGNIFICANT
+from skild_phys.measurement.tables import with_error
 from skild_phys.store import open_store
 
 Verdict = Callable[[pd.DataFrame], Sequence[str]]

@@ -507,9 +507,8 @@ def compare(
     """
     from skild_phys.files import claimed
     from skild_phys.measurement.compare import compare as compared
-    from skild_phys.measurement.measure import workers
-    from skild_phys.measurement.report import Report
-    from skild_phys.plots.comparison import write_report
+    from skild_phys.measurement.rows import workers
+    from skild_phys.plots.comparison import report_of
     from skild_phys.runner import Run
 
     with as_in_python(), contextlib.ExitStack() as held:
@@ -528,8 +527,7 @@ def compare(
             coarse=None if coarse is None else _opened(coarse, "coarse"), extra=extra,
             errors=method, at_work=at_work, progress=how.progress,
         )  # fmt: skip
-        page = write_report(found, path, figures=not no_figures, command="skild_phys.compare")
-        return Report(found, page)
+        return report_of(found, path, figures=not no_figures, command="skild_phys.compare")
 
 
 def scaling(
@@ -582,7 +580,8 @@ def table(found: xr.Dataset | Report) -> pd.DataFrame:
     >>> found.set_index("observable").loc["energy", "unit"]
     'J'
     """
-    from skild_phys.measurement.report import Report, estimates_table
+    from skild_phys.measurement.report import Report
+    from skild_phys.measurement.tables import estimates_table
 
     return found.table if isinstance(found, Report) else estimates_table(found)
 

@@ -241,7 +241,7 @@ def write_results(steps: Sequence[Step], folder: Path) -> Path:
     """
     import pandas as pd
 
-    from skild_phys.measurement.report import csv_text, no_formula
+    from skild_phys.measurement.tables import csv_text, no_formula
 
     tables = []
     for step in (step for step in steps if step.command == "compare"):

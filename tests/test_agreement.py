@@ -12,8 +12,8 @@ from store_helpers import simulate
 from skild_phys.errorbars import Chains, ErrorMethod, Estimate, Means, jackknife
 from skild_phys.measurement.agreement import Agreement, agreement_of
 from skild_phys.measurement.compare import _independent
-from skild_phys.measurement.measure import collect
 from skild_phys.measurement.observables import STATISTICS
+from skild_phys.measurement.rows import collect
 from skild_phys.measurement.system import System
 from skild_phys.simulation.spec import SimulationSpec
 from skild_phys.store import open_store
@@ -165,10 +165,7 @@ def test_probabilities_are_uniform_on_metropolis_chains(tmp_path: Path) -> None:
             path,
         )  # fmt: skip
         store = open_store(path)
-        n = store.n_samples
-        found = collect(store, System.of(store), np.arange(n), n, needed=[STATISTICS["axis"]]).rows[
-            "axis"
-        ]
+        found = collect(store, System.of(store), [STATISTICS["axis"]]).rows["axis"]
         order = np.lexsort((store.variable("draw"), store.variable("chain")))
         rows[seed] = found[order].reshape(chains, draws, -1)[..., [1, 2, 4, 8]]
 

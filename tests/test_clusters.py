@@ -1,4 +1,4 @@
-"""Clusters against a flood fill, and FK clusters against exact identities of the ensemble."""
+"""_Clusters against a flood fill, and FK clusters against exact identities of the ensemble."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import pytest
 from measurement_helpers import statistic
 
 from skild_phys.measurement.observables.clusters import (
-    Clusters,
-    bin_sizes,
-    fk_clusters,
-    geometric_clusters,
-    size_edges,
+    _bin_sizes,
+    _Clusters,
+    _fk_clusters,
+    _geometric_clusters,
+    _size_edges,
 )
 from skild_phys.models import MODELS
 
@@ -41,9 +41,9 @@ def flood(lattice: np.ndarray) -> list[int]:
     return sizes
 
 
-def agrees(found: Clusters, lattices: np.ndarray) -> bool:
+def agrees(found: _Clusters, lattices: np.ndarray) -> bool:
     sites = lattices[0].size
-    edges = size_edges(sites)
+    edges = _size_edges(sites)
     for i, lattice in enumerate(lattices):
         sizes = np.array(flood(lattice))
         counts = np.histogram(sizes, edges - 0.5)[0]
@@ -63,22 +63,22 @@ def test_geometric_clusters_equal_a_flood_fill(shape: tuple[int, ...], q: int) -
     values = np.arange(q, dtype=np.int8) if q else SPINS
     lattices = rng.choice(values, size=(6, *shape))
     lattices[0] = values[0]
-    assert agrees(geometric_clusters(lattices), lattices)
+    assert agrees(_geometric_clusters(lattices), lattices)
 
 
 def test_planted_fault_open_boundary() -> None:
     """A frame of a state of its own cuts the torus open; its cluster is taken off again."""
 
-    def cut_open(lattices: np.ndarray) -> Clusters:
+    def cut_open(lattices: np.ndarray) -> _Clusters:
         framed = np.full((len(lattices), 9, 9), 5, dtype=np.int8)
         framed[:, :8, :8] = lattices
-        found = geometric_clusters(framed)
-        counts = found.density * np.diff(size_edges(81)) * 81
-        counts[:, np.searchsorted(size_edges(81), 17, side="right") - 1] -= 1
-        counts = counts[:, : len(size_edges(64)) - 1]
-        density = counts / (np.diff(size_edges(64)) * 64)
+        found = _geometric_clusters(framed)
+        counts = found.density * np.diff(_size_edges(81)) * 81
+        counts[:, np.searchsorted(_size_edges(81), 17, side="right") - 1] -= 1
+        counts = counts[:, : len(_size_edges(64)) - 1]
+        density = counts / (np.diff(_size_edges(64)) * 64)
         mean_size = (found.mean_size * 81 - 17**2) / 64
-        return Clusters(density, found.largest * 81 / 64, mean_size)
+        return _Clusters(density, found.largest * 81 / 64, mean_size)
 
     stripes = np.ones((1, 8, 8), dtype=np.int8)
     stripes[:, 1::4] = stripes[:, 2::4] = -1
@@ -94,9 +94,9 @@ def test_planted_fault_open_boundary() -> None:
 def test_fk_clusters_of_extreme_temperatures() -> None:
     lattices = np.random.default_rng(3).choice(SPINS, size=(4, 8, 8))
     index = np.arange(4)
-    cold = fk_clusters(lattices, 0.05, 2.0, seed=1, index=index)
-    assert np.allclose(cold.density, geometric_clusters(lattices).density)
-    hot = fk_clusters(lattices, 1e12, 2.0, seed=1, index=index)
+    cold = _fk_clusters(lattices, 0.05, 2.0, seed=1, index=index)
+    assert np.allclose(cold.density, _geometric_clusters(lattices).density)
+    hot = _fk_clusters(lattices, 1e12, 2.0, seed=1, index=index)
     assert np.allclose(hot.largest, 1 / 64)
 
 
@@ -112,7 +112,7 @@ def mean_size_off(q: int, temperature_of_bonds: float) -> float:
     """Return z of the FK clusters' mean size minus N <order^2>, of 100,000 draws at Tc."""
     states, weight, _ = enumerated(q)
     drawn = states[np.random.default_rng(7).choice(len(states), 100_000, p=weight)]
-    found = fk_clusters(
+    found = _fk_clusters(
         drawn, temperature_of_bonds, 1.0 if q else 2.0, seed=8, index=np.arange(len(drawn))
     ).mean_size
     if q:
@@ -138,20 +138,20 @@ def test_mean_size_of_fk_clusters_is_the_susceptibility(q: int) -> None:
 
 def test_bonds_depend_on_seed_and_index_alone() -> None:
     lattices = np.random.default_rng(4).choice(SPINS, size=(6, 16, 16))
-    whole = fk_clusters(lattices, 2.27, 2.0, seed=5, index=np.arange(6))
-    part = fk_clusters(lattices[4:], 2.27, 2.0, seed=5, index=np.array([4, 5]))
+    whole = _fk_clusters(lattices, 2.27, 2.0, seed=5, index=np.arange(6))
+    part = _fk_clusters(lattices[4:], 2.27, 2.0, seed=5, index=np.array([4, 5]))
     assert np.array_equal(part.density, whole.density[4:])
-    other = fk_clusters(lattices, 2.27, 2.0, seed=6, index=np.arange(6))
+    other = _fk_clusters(lattices, 2.27, 2.0, seed=6, index=np.arange(6))
     assert not np.array_equal(other.density, whole.density)
 
 
 @pytest.mark.parametrize("sites", [1, 2, 3, 5, 9, 64, 100])
 def test_bins_hold_every_size_once(sites: int) -> None:
-    edges = size_edges(sites)
+    edges = _size_edges(sites)
     assert edges[0] == 1
     assert edges[-1] == sites + 1
     assert (np.diff(edges) > 0).all()
-    inside = bin_sizes(sites)
+    inside = _bin_sizes(sites)
     assert ((inside >= edges[:-1]) & (inside < edges[1:])).all()
 
 

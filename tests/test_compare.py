@@ -14,11 +14,12 @@ from store_helpers import coarsen_store
 from skild_phys.errorbars import ErrorMethod
 from skild_phys.errors import BadInput, StoreError
 from skild_phys.measurement.compare import Comparison, compare, numbered
-from skild_phys.measurement.measure import measure, rows_of
-from skild_phys.measurement.report import html_report, ranking, summary, table, verdict, with_error
-from skild_phys.measurement.system import read_lattices
+from skild_phys.measurement.measure import measure
+from skild_phys.measurement.report import Report
+from skild_phys.measurement.rows import read_samples, rows_of
+from skild_phys.measurement.tables import with_error
 from skild_phys.models import MODELS
-from skild_phys.plots.comparison import FIGURES, caption
+from skild_phys.plots.comparison import FIGURES, _caption
 from skild_phys.rng import kernel_state
 from skild_phys.rules import coarsen
 from skild_phys.simulation.wolff import wolff
@@ -151,7 +152,7 @@ def test_rounding_is_no_finding(tmp_path: Path) -> None:
     found = compare(stores[0], stores[1:])
     assert all(m.paired for m in found.stores)
     assert not np.array_equal(stores[1].read(0, N), field)
-    same, other = (verdict(found, m) for m in found.stores)
+    same, other = (Report(found).verdict(m) for m in found.stores)
     assert "|m| is equal, lattice by lattice." in same
     assert "off by" not in same
     assert "S(k) agrees" in same
@@ -257,7 +258,7 @@ def test_grouped_rows_leave_the_values_as_they_are(
 ) -> None:
     model = refined(fill(lattices, 31), np.arange(N))
     plain, grouped = compare(truth, [model]), compare(truth, [model], max_rows=12)
-    assert rows_of(truth, 12).size == 12
+    assert len(rows_of(truth, 12).members) == 12
     for name in ("energy_residual", "patterns_tv", "site_agreement"):
         assert scalar(grouped, name) == pytest.approx(scalar(plain, name))
     assert scalar(grouped, "energy_residual_err") == pytest.approx(
@@ -293,15 +294,15 @@ def test_captions_tell_of_theory_where_there_is_one(
     known = compare(truth, [truth])
     bare = save(tmp_path / "bare.zarr", lattices, {"temperature": 2.0})
     unknown = compare(bare, [bare])
-    assert "over its theory" in caption("two_point", known)
+    assert "over its theory" in _caption("two_point", known)
     for name in FIGURES:
-        assert "theory" not in caption(name, unknown)
+        assert "theory" not in _caption(name, unknown)
 
 
 def test_a_single_lattice_claims_nothing(tmp_path: Path) -> None:
     one = save(tmp_path / "one.zarr", np.ones((1, 8, 8), dtype=np.int8), {})
     found = compare(one, [one])
-    assert "nothing can be said" in verdict(found, found.stores[0])
+    assert "nothing can be said" in Report(found).verdict(found.stores[0])
 
 
 def test_one_configuration_against_many_has_no_p(tmp_path: Path) -> None:
@@ -314,7 +315,7 @@ def test_one_configuration_against_many_has_no_p(tmp_path: Path) -> None:
     for truth, model in ((many, one), (one, many)):
         found = compare(truth, [model])
         assert all(np.isnan(a.p) for a in found.stores[0].together.values())
-        assert "nothing can be said" in verdict(found, found.stores[0])
+        assert "nothing can be said" in Report(found).verdict(found.stores[0])
 
 
 @pytest.mark.parametrize(
@@ -328,7 +329,7 @@ def test_alike_names_get_a_number_that_is_free(names: list[str], numbers: list[s
 
 def test_lattices_are_read_in_any_order(truth: LatticeStore, lattices: np.ndarray) -> None:
     index = np.array([40, 3, 3, 25, 11, 0])
-    assert np.array_equal(read_lattices(truth, index), lattices[index])
+    assert np.array_equal(read_samples(truth, index), lattices[index])
 
 
 def test_coarse_stores_are_measured_in_physical_units(
@@ -370,22 +371,22 @@ def comparison(truth: LatticeStore, lattices: np.ndarray, refined: Make) -> Comp
 def test_report_says_what_was_found(comparison: Comparison) -> None:
     filled, near = comparison.stores
     assert filled.cost == {"method": "fill", "steps": 3}
-    assert "The energy is off by +0." in verdict(comparison, filled)
-    assert "it is off by +0." in verdict(comparison, filled)
-    assert "|m| is equal" in verdict(comparison, near)
-    assert "Hamiltonian" not in verdict(comparison, near)
+    assert "The energy is off by +0." in Report(comparison).verdict(filled)
+    assert "it is off by +0." in Report(comparison).verdict(filled)
+    assert "|m| is equal" in Report(comparison).verdict(near)
+    assert "Hamiltonian" not in Report(comparison).verdict(near)
     skild = replace(near, cost={"method": "skild"})
-    assert "refine --method exact draws exactly" in verdict(comparison, skild)
-    assert "3x3 patterns: near is closest" in ranking(comparison)
-    frame = table(comparison)
+    assert "refine --method exact draws exactly" in Report(comparison).verdict(skild)
+    assert "3x3 patterns: near is closest" in Report(comparison).ranking()
+    frame = Report(comparison).table
     line = frame[(frame["model"] == "filled") & (frame["observable"] == "energy")].iloc[0]
     assert line["residual"] == pytest.approx(line["value"] - line["truth"])
     assert line["sigmas"] > 5
-    assert summary(comparison)["models"][1]["name"] == "near"
+    assert Report(comparison).summary()["models"][1]["name"] == "near"
 
 
 def test_report_is_one_file_and_escapes_names(comparison: Comparison) -> None:
-    page = html_report(comparison, [("a <caption>", b"\x89PNG")], "compare '<x>'")
+    page = Report(comparison, [("a <caption>", b"\x89PNG")], "compare '<x>'").html
     assert "<x>" not in page
     assert "a &lt;caption&gt;" in page
     assert "data:image/png;base64," in page

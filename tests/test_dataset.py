@@ -67,7 +67,7 @@ def test_a_store_its_dataset_and_its_array_give_the_same(store: Path) -> None:
 def test_threads_and_chunks_change_no_bit(
     store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("skild_phys.measurement.system._SLICE_SITES", 4 * 12 * 16)
+    monkeypatch.setattr("skild_phys.measurement.rows._SLICE_SITES", 4 * 12 * 16)
     found = measure(store)
     assert equal(found, measure(store, threads=3))
     for chunk in (1, 3, N):
@@ -267,7 +267,7 @@ def test_workers_of_dask_read_the_store_and_change_no_bit(
         path, field="spins", n_samples=40, shape=(256, 256), chunk=7, attrs={}, variables=()
     ) as writer:
         writer.commit({"spins": spins})
-    monkeypatch.setattr("skild_phys.measurement.measure._PIECE", 1)
+    monkeypatch.setattr("skild_phys.measurement.rows._PIECE", 1)
     only = ["m3", "G4c", "S(k)", "magnetization"]
     found = measure(path, only=only, extra=[third])
     assert equal(found, measure(path, only=only, extra=[third], dask="local:2"))

@@ -10,12 +10,12 @@ import pytest
 
 from skild_phys.errors import BadInput
 from skild_phys.measurement.observables.four_point import (
-    OFFSET_TERMS,
+    _OFFSET_TERMS,
     TERMS,
-    connected_at_offsets,
+    _connected_at_offsets,
+    _offset_terms,
     connected_four_point,
     four_point_terms,
-    offset_terms,
     square_sides,
 )
 from skild_phys.models import MODELS
@@ -133,8 +133,8 @@ def test_offsets_equal_the_sums_over_all_places(shape: tuple[int, ...]) -> None:
         ]
     )
     for field in fields(shape).values():
-        found = offset_terms(field, offsets)
-        moved = offset_terms(field, offsets + rng.integers(-5, 5, len(shape)))
+        found = _offset_terms(field, offsets)
+        moved = _offset_terms(field, offsets + rng.integers(-5, 5, len(shape)))
         assert np.allclose(found, moved, atol=1e-14)
         brute = np.zeros_like(found)
         for origin in product(*map(range, shape)):
@@ -142,23 +142,23 @@ def test_offsets_equal_the_sums_over_all_places(shape: tuple[int, ...]) -> None:
                 field[(slice(None), *((np.array(origin) + o) % shape))].astype(float)
                 for o in offsets
             ]
-            for i, term in enumerate(OFFSET_TERMS):
+            for i, term in enumerate(_OFFSET_TERMS):
                 brute[:, i] += np.prod([s[int(digit) - 1] for digit in term], axis=0)
         assert np.allclose(found, brute / np.prod(shape))
         # A planted fault, the offsets in the order (x, y), is seen.
-        assert not np.allclose(offset_terms(field, offsets[:, ::-1]), found)
+        assert not np.allclose(_offset_terms(field, offsets[:, ::-1]), found)
 
 
 def test_a_square_given_by_offsets_is_the_square() -> None:
     spins = fields((6, 8))["spins"]
     square = np.array([[0, 0], [0, 2], [2, 2], [2, 0]])
-    by_offsets = connected_at_offsets(offset_terms(spins, square))
+    by_offsets = _connected_at_offsets(_offset_terms(spins, square))
     assert np.allclose(by_offsets, connected_four_point(four_point_terms(spins, [2]))[:, 0])
 
 
 def test_each_pair_goes_with_the_other_one() -> None:
     terms = np.array([[0.9, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6]])  # 1234, 12, 34, 13, 24, 14, 23
-    assert connected_at_offsets(terms)[0] == pytest.approx(0.9 - 0.02 - 0.12 - 0.30)
+    assert _connected_at_offsets(terms)[0] == pytest.approx(0.9 - 0.02 - 0.12 - 0.30)
 
 
 @pytest.mark.parametrize(
@@ -166,7 +166,7 @@ def test_each_pair_goes_with_the_other_one() -> None:
 )
 def test_offsets_that_are_no_four_sites_are_refused(offsets: list[list[int]]) -> None:
     with pytest.raises(BadInput, match="offsets"):
-        offset_terms(np.ones((1, 6, 8), dtype=np.int8), np.array(offsets))
+        _offset_terms(np.ones((1, 6, 8), dtype=np.int8), np.array(offsets))
 
 
 def test_nearest_neighbours_give_the_exact_energy() -> None:

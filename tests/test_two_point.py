@@ -10,13 +10,15 @@ import pytest
 from measurement_helpers import slice_of
 
 from skild_phys.measurement.observables.two_point import (
+    _connected,
+    _folded_shape,
+    _structure_factor,
+    _two_point,
     along_axes,
     along_diagonals,
-    connected,
-    folded_structure_factor,
-    folded_two_point,
+    distance_shells,
+    fold,
 )
-from skild_phys.measurement.shells import distance_shells, fold, folded_shape
 from skild_phys.models import MODELS
 from skild_phys.models.exact import kaufman_energy
 
@@ -37,7 +39,7 @@ def brute_map(field: np.ndarray) -> np.ndarray:
 def folded_power(field: np.ndarray) -> np.ndarray:
     shape = field.shape[1:]
     layout = (*shape[:-1], shape[-1] // 2 + 1)
-    return folded_structure_factor(field[np.newaxis], np.zeros(layout), np.zeros(layout))
+    return _structure_factor([field], shape, np.zeros(layout), np.zeros(layout))
 
 
 def folds(transform: Callable[..., np.ndarray], shape: tuple[int, ...]) -> bool:
@@ -50,14 +52,14 @@ def folds(transform: Callable[..., np.ndarray], shape: tuple[int, ...]) -> bool:
 @pytest.mark.parametrize("shape", SHAPES)
 def test_folded_function_is_the_mean_over_mirror_images(shape: tuple[int, ...]) -> None:
     """Even sides go by a cosine transform, odd ones by the whole Fourier transform."""
-    assert folds(folded_two_point, shape)
+    assert folds(_two_point, shape)
 
 
 def test_planted_fault_an_edge_mode_counted_twice() -> None:
     def wrong(folded: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
         folded = folded.copy()
         folded[:, -1] *= 2
-        return folded_two_point(folded, shape)
+        return _two_point(folded, shape)
 
     assert not folds(wrong, (6, 8))
 
@@ -65,7 +67,7 @@ def test_planted_fault_an_edge_mode_counted_twice() -> None:
 @pytest.mark.parametrize("shape", [(6, 8), (7, 5), (4, 6, 8)])
 def test_axes_diagonals_and_shells_are_picked_from_the_map(shape: tuple[int, ...]) -> None:
     field = np.random.default_rng(6).normal(size=(2, *shape))
-    whole, folded = brute_map(field), folded_two_point(folded_power(field), shape)
+    whole, folded = brute_map(field), _two_point(folded_power(field), shape)
     d, steps = len(shape), min(shape) // 2 + 1
     unit = np.eye(d, dtype=int)
     for r in range(steps):
@@ -98,7 +100,7 @@ def test_energy_of_the_enumerated_torus() -> None:
     model = MODELS["ising2d"]
     weight = np.exp(-16 * model.energy(lattices) / model.critical_temperature)
     power = np.einsum("n,nij->ij", weight / weight.sum(), folded_power(lattices))
-    axis = along_axes(folded_two_point(power[np.newaxis], (4, 4)))[0]
+    axis = along_axes(_two_point(power[np.newaxis], (4, 4)))[0]
     assert axis[0] == pytest.approx(1.0, abs=1e-12)
     exact = kaufman_energy(4, model.critical_temperature)
     assert -2 * axis[1] == pytest.approx(exact, abs=1e-12)
@@ -109,14 +111,14 @@ def test_potts_states_are_equal_or_not() -> None:
     states = np.random.default_rng(7).integers(0, 3, (2, 6, 8)).astype(np.int8)
     layout = (6, 5)
     components = slice_of(states, q=3).components
-    folded = folded_structure_factor(components, np.zeros(layout), np.zeros(layout))
-    found = along_axes(folded_two_point(folded, (6, 8)))
+    folded = _structure_factor(components, (6, 8), np.zeros(layout), np.zeros(layout))
+    found = along_axes(_two_point(folded, (6, 8)))
     for r in range(4):
         equal = np.mean([(states == np.roll(states, r, a)).mean((1, 2)) for a in (1, 2)], axis=0)
         assert np.allclose(found[:, r], (3 * equal - 1) / 2)
     two = states % 2
     total, squares = np.zeros(layout), np.zeros(layout)
-    power = folded_structure_factor(slice_of(two, q=2).components, total, squares)
+    power = _structure_factor(slice_of(two, q=2).components, (6, 8), total, squares)
     spins = (2 * two - 1).astype(np.int8)
     assert np.allclose(power, folded_power(spins))
     each = np.abs(np.fft.rfft2(spins)) ** 2 / 48
@@ -126,10 +128,10 @@ def test_potts_states_are_equal_or_not() -> None:
 
 def test_connected_function_subtracts_the_squared_mean() -> None:
     two, order = np.array([[1.0, 0.5, 0.4]]), np.array([[0.5]])
-    assert np.allclose(connected(two, order), [[0.75, 0.25, 0.15]])
+    assert np.allclose(_connected(two, order), [[0.75, 0.25, 0.15]])
     components = np.array([[0.3, -0.4]])
-    assert np.allclose(connected(two, components), [[0.75, 0.25, 0.15]])
+    assert np.allclose(_connected(two, components), [[0.75, 0.25, 0.15]])
 
 
 def test_folding_halves_each_side() -> None:
-    assert folded_shape((6, 7, 1)) == (4, 4, 1)
+    assert _folded_shape((6, 7, 1)) == (4, 4, 1)

@@ -14,7 +14,7 @@ from skild_phys.measurement import REPORT
 from skild_phys.runner import Run
 
 if TYPE_CHECKING:
-    from skild_phys.measurement.compare import Comparison
+    from skild_phys.measurement.report import Report
 
 
 @click.command()
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 )
 @click.option("--no-figures", is_flag=True, help="Only the tables, and a report of these.")
 @cli.options_from(cli.Errors, into="errors")
-@cli.result_options("threads overwrite")
+@cli.result_options("threads overwrite dask")
 def command(
     truth: Path,
     stores: tuple[Path, ...],
@@ -56,9 +56,8 @@ def command(
     skild-phys compare fine.zarr skild.zarr exact.zarr --coarse coarse.zarr -o report/
     """
     from skild_phys.measurement.compare import compare
-    from skild_phys.measurement.measure import workers
-    from skild_phys.measurement.report import summary
-    from skild_phys.plots.comparison import write_report
+    from skild_phys.measurement.rows import workers
+    from skild_phys.plots.comparison import report_of
     from skild_phys.store import open_lattices
 
     inputs = [truth, *stores, *([coarse] if coarse else [])]
@@ -71,7 +70,7 @@ def command(
     compile_measuring()
     with (
         progress_bar("comparing", sum(s.n_samples for s in measured)) as advance,
-        workers(run.cores) as at_work,
+        workers(run.cores, run.dask) as at_work,
     ):
         found = compare(
             measured[0], measured[1:],
@@ -80,17 +79,15 @@ def command(
             errors=method, at_work=at_work, progress=advance,
         )  # fmt: skip
     with announced("writing tables ..." if no_figures else "drawing ..."):
-        write_report(found, output, figures=not no_figures, command=cli.command_line())
-    return cli.answer(summary(found), lambda: _print(found), output / REPORT)
+        report = report_of(found, output, figures=not no_figures, command=cli.command_line())
+    return cli.answer(report.summary(), lambda: _print(report), output / REPORT)
 
 
-def _print(found: Comparison) -> None:
-    from skild_phys.measurement.report import ranking, residual_lines, verdict
-
-    show(*residual_lines(found), left=2, width=200)
-    for store in found.stores:
-        say(f"\n{store.name}: {verdict(found, store)}")
+def _print(report: Report) -> None:
+    show(*report.lines(), left=2, width=200)
+    for store in report.comparison.stores:
+        say(f"\n{store.name}: {report.verdict(store)}")
         for note in store.notes:
             say(f"  note: {note}")
-    for line in ranking(found):
+    for line in report.ranking():
         say(f"  {line}")

@@ -74,8 +74,9 @@ def command(
     """
     from skild_phys.measurement.measure import measure
     from skild_phys.measurement.observables import chosen
-    from skild_phys.measurement.report import to_plain
-    from skild_phys.measurement.system import System, check_measurable
+    from skild_phys.measurement.tables import to_plain
+    from skild_phys.measurement.rows import check_measurable
+    from skild_phys.measurement.system import System
     from skild_phys.store import open_lattices
 
     opened = open_lattices(store)
@@ -103,7 +104,7 @@ def command(
 
 def _write(result: xr.Dataset, output: Path) -> None:
     """Write a measurement as NetCDF, Zarr or CSV, or into a directory; raises WriteError."""
-    from skild_phys.measurement.report import csv_text, estimates_table
+    from skild_phys.measurement.tables import csv_text, estimates_table
     from skild_phys.plots.measurement import measurement_figure
     from skild_phys.plots.style import save_figure
     from skild_phys.store import write_group
@@ -151,22 +152,12 @@ def _check_kind(output: Path) -> None:
 
 
 def _print(result: xr.Dataset, everything: bool) -> None:
-    """Print every scalar, and curves that have a symbol; `everything` adds one of each other."""
-    from skild_phys.measurement.report import curve_lines, estimated, scalar_lines
+    from skild_phys.measurement.tables import text_tables
 
     shape = "x".join(map(str, result.attrs["shape"]))
     say(f"{result.attrs['store']}: {result.attrs['lattices']} lattices of {shape}")
-    names = [name for name in estimated(result) if result[name].size]
-    if scalars := [name for name in names if not result[name].dims]:
-        show(*scalar_lines(result, scalars), left=3)
-    groups: dict[str, list[str]] = {}
-    for name in (name for name in names if result[name].dims):
-        if "symbol" in result[name].attrs:
-            groups.setdefault(str(result[name].dims[0]), []).append(name)
-        elif everything:
-            groups[name] = [name]
-    for group in groups.values():
-        show(*curve_lines(result, group))
+    for headings, lines in text_tables(result, everything):
+        show(headings, lines, left=3 if headings[0] == "observable" else 0)
     say(f"errors: {result.attrs['errors']}")
     sources: dict[str, list[str]] = {}
     for name in (str(n) for n in result if str(n).endswith("_theory")):

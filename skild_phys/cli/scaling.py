@@ -103,8 +103,8 @@ def _omega(text: str | None) -> float | str | None:
 
 
 def _print(found: Scaling) -> None:
-    from skild_phys.measurement.report import with_error
     from skild_phys.measurement.scaling import NAMES, POOR
+    from skild_phys.measurement.tables import with_error
 
     for curve in found.curves:
         low, high = curve.temperature[0], curve.temperature[-1]

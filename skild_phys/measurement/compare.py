@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -19,36 +19,29 @@ from skild_phys.errors import BadInput, StoreError
 from skild_phys.executors import Executor
 from skild_phys.files import printable
 from skild_phys.measurement.agreement import Agreement, agreement_of
-from skild_phys.measurement.measure import (
-    GAMMA,
-    MAX_ROWS,
-    Rows,
-    Statistics,
-    add_estimate,
-    collect,
-    estimate,
-    estimates,
-    identities,
-    needs_of,
-    rows_of,
-    to_dataset,
-)
-from skild_phys.measurement.observables import Observable, observables
+from skild_phys.measurement.measure import GAMMA, add_estimate, estimates, to_dataset
+from skild_phys.measurement.observables import OBSERVABLES, Observable, chosen
 from skild_phys.measurement.observables.patterns import (
     fold_patterns,
     kl_divergence,
-    patterns,
     total_variation,
 )
-from skild_phys.measurement.pairing import Pairing, agreements, coarse_by, pair, rule_of
-from skild_phys.measurement.system import Array, System, check_measurable, read_lattices
+from skild_phys.measurement.pairing import Pictures, agreements, pair, pictures_of
+from skild_phys.measurement.rows import (
+    MAX_ROWS,
+    Rows,
+    Statistics,
+    check_measurable,
+    collect,
+    rows_of,
+)
+from skild_phys.measurement.system import Array, System
 from skild_phys.store import Lattices, read_timing
 
-_COST = ("method", "steps", "sweeps", "polish")
 RATIOS = ("structure_factor", "two_point_axis", "two_point_diagonal", "two_point_radial")
 """Observables whose ratio to the truth's is given as well, as NAME_ratio."""
 
-_NOISE = "patterns_tv_noise"
+_COST = ("method", "steps", "sweeps", "polish")
 _FLOAT32, _FLOAT64 = 2.0**-20, 2.0**-40
 """Relative size of rounding: some units in the last place of fields, and of sums of spins."""
 
@@ -78,19 +71,6 @@ class Compared:
     parents: int
     notes: tuple[str, ...]
     cost: dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Pictures:
-    """One sample in physical units, (Ly, Lx), of 3D ones the layer z = 0.
-
-    `coarse` is None where no rule is known, and for shares of Potts states. A store that has no
-    refinement of this sample shows its first one instead.
-    """
-
-    truth: NDArray[Any]
-    stores: tuple[NDArray[Any], ...]
-    coarse: NDArray[Any] | None
 
 
 @dataclass(frozen=True)
@@ -138,81 +118,55 @@ def compare(
     """
     if names is not None:
         check_names(names, len(stores))
-    called = names or numbered([printable(Path(s.path).resolve().stem) for s in stores])
+    names = names or numbered([printable(Path(s.path).resolve().stem) for s in stores])
     for store in (truth, *stores):
         _check(store, truth)
     system, rows = System.of(truth, seed=errors.seed), rows_of(truth, max_rows)
-    wanted = observables(system, extra)
+    wanted = chosen(system, extra=extra)
     read = partial(collect, at_work=at_work, progress=progress)
-    found = read(truth, system, rows.label, rows.size, needed=needs_of(wanted))
-    variables = estimates(found, rows.chains, wanted, errors, int(rows.members.max()))
-    measured = to_dataset(found, variables, wanted, rows.chains, truth.attrs, errors)
+    found = read(truth, system, wanted, rows)
+    measured = to_dataset(found, estimates(found, wanted, errors), wanted, errors, truth.attrs)
     against = _Truth(truth, found, rows, wanted, measured, errors)
     pairings = [pair(truth, store, coarse) for store in stores]
     compared = []
-    for store, name, pairing in zip(stores, called, pairings, strict=True):
+    for store, name, (parent, notes) in zip(stores, names, pairings, strict=True):
         own = System.of(store)
         same = own.field == system.field and own.q == system.q
         own = system if same else replace(own, model=None)
-        theirs = observables(own, extra)
-        if pairing.parent is None:
-            its = rows_of(store, max_rows)
-            reduced = read(store, own, its.label, its.size, needed=needs_of(theirs))
-            sides = _Sides(reduced, its, its.chains, found, rows.chains, errors)
+        theirs, truths = chosen(own, extra=extra), found
+        shared: tuple[Observable, ...] = ()
+        if parent is None:
+            reduced = read(store, own, theirs, rows_of(store, max_rows))
         else:
-            label, complete, dropped = against.complete(store, pairing.parent)
-            shared = agreements(truth, store, pairing.parent)
-            needed = needs_of((*theirs, *shared))
-            reduced = read(store, own, label, rows.size, needed=needed).take(complete)
-            chains = rows.chains.take(np.flatnonzero(complete)) if rows.chains else None
-            truths = found.take(complete)
-            sides = _Sides(reduced, rows, chains, truths, chains, errors, shared, dropped)
-        compared.append(against.compared(store, name, pairing, sides, theirs))
-    return Comparison(
-        printable(truth.path.stem),
-        measured,
-        tuple(compared),
-        _floor(found, rows.chains),
-        _pictures(truth, stores, [p.parent for p in pairings], coarse),
-    )
+            label, complete, dropped = against.complete(store, parent)
+            shared, notes = agreements(truth, store, parent), notes + dropped
+            reduced = read(store, own, (*theirs, *shared), replace(rows, label=label))
+            reduced, truths = reduced.take(complete), found.take(complete)
+        both = _Both(reduced, truths, errors, parent is not None)
+        compared.append(against.compared(store, name, both, notes, theirs, shared))
+    pictures = pictures_of(truth, stores, [parent for parent, _ in pairings], coarse)
+    stem = printable(truth.path.stem)
+    return Comparison(stem, measured, tuple(compared), _floor(found), pictures)
 
 
 @dataclass(frozen=True)
-class _Sides:
-    """A store and the truth, reduced to rows: row by row where they are paired."""
+class _Both:
+    """A store and the truth, reduced to rows, which belong together where they are `paired`."""
 
-    found: Statistics
-    rows: Rows
-    chains: Chains | None
-    reference: Statistics
-    reference_chains: Chains | None
+    own: Statistics
+    truth: Statistics
     errors: ErrorMethod
-    shared: tuple[Observable, ...] | None = None
-    dropped: tuple[str, ...] = ()
+    paired: bool
 
-    @property
-    def paired(self) -> bool:
-        """Whether rows belong together; then `shared` compares configurations with parents."""
-        return self.shared is not None
-
-    def both(
+    def estimate(
         self, function: Callable[[Means, Means], Array], of: Observable, influence: bool = False
     ) -> Estimate:
         """Return a function of the means of what `of` needs, the store's and the truth's."""
-        own, truth = self.found.needed(of), self.reference.needed(of)
+        own, truth = self.own.needed(of), self.truth.needed(of)
         if self.paired:
-            return self.errors(function, own, truth, chains=self.chains, influence=influence)
-        sides = (own, self.chains), (truth, self.reference_chains)
+            return self.errors(function, own, truth, chains=self.own.chains, influence=influence)
+        sides = (own, self.own.chains), (truth, self.truth.chains)
         return _independent(self.errors, function, *sides, influence)
-
-    def difference(self, observable: Observable) -> Estimate:
-        """Return the store's value less the truth's."""
-        system = self.found.system
-
-        def less(own: Means, truth: Means) -> Array:
-            return np.asarray(observable(own, system) - observable(truth, system))
-
-        return self.both(less, observable, observable.judged)
 
 
 @dataclass(frozen=True)
@@ -233,74 +187,75 @@ class _Truth:
 
         These are the rows all of whose members have a child.
         """
-        rows = self.rows
-        label = np.where(parent >= 0, rows.label[parent], -1)
+        members, size = self.rows.members, len(self.rows.members)
+        label = np.where(parent >= 0, self.rows.label[parent], -1)
         first = label[np.unique(parent, return_index=True)[1]]
-        there = np.bincount(first[first >= 0], minlength=rows.size)
-        complete = np.asarray(there == rows.members)
-        most = rows.members.max()
+        there = np.bincount(first[first >= 0], minlength=size)
+        complete, most = np.asarray(there == members), members.max()
         if not complete.any():
             raise StoreError(
                 f"{store.path}: variable 'parent': no group of {most} successive lattices of "
                 f"{self.store.path} is refined as a whole"
             )
-        partial = int(np.count_nonzero((label >= 0) & ~complete[label]))
+        kept = np.where((label >= 0) & complete[label], label, -1)
+        left_out = int(np.count_nonzero(kept != label))
         dropped = (
-            f"{partial} lattices are left out: the truth is averaged in groups of up to {most}, "
+            f"{left_out} lattices are left out: the truth is averaged in groups of up to {most}, "
             "and theirs are refined in part only",
         )
-        kept = np.where((label >= 0) & complete[label], label, -1)
-        return kept, complete, dropped if partial else ()
+        return kept, complete, dropped if left_out else ()
 
     def compared(
         self,
         store: Lattices,
         name: str,
-        pairing: Pairing,
-        sides: _Sides,
-        theirs: tuple[Observable, ...],
+        both: _Both,
+        notes: tuple[str, ...],
+        theirs: Sequence[Observable],
+        shared: Sequence[Observable],
     ) -> Compared:
-        """Return a store's own estimates, its residuals, and all that is of both."""
-        found, together = sides.found, {}
-        data = estimates(found, sides.chains, theirs, self.errors, int(sides.rows.members.max()))
+        """Return a store's own estimates, its residuals, and all that is of both.
+
+        `theirs` are its observables, `shared` compare its samples with their parents.
+        """
+        found, together = both.own, {}
+        data = estimates(found, theirs, self.errors)
         for one in (o for o in theirs if o in self.wanted):
-            residual = sides.difference(one)
-            if sides.paired:
-                residual = self._settled(one, residual)
-            about = f"{one.long_name}, store - truth"
-            add_estimate(data, replace(one, name=f"{one.name}_residual", long_name=about), residual)
+
+            def less(own: Means, truth: Means, one: Observable = one) -> Array:
+                return np.asarray(one(own, found.system) - one(truth, found.system))
+
+            residual = both.estimate(less, one, one.judged)
+            residual = self._settled(one, residual) if both.paired else residual
+            title = f"{one.long_name}, store - truth"
+            add_estimate(data, replace(one, name=f"{one.name}_residual", long_name=title), residual)
             if one.judged:
                 at = np.arange(residual.value.size)
                 if one.axis is not None and one.axis.dense:
                     at = at[1:][(at[1:] & at[:-1]) == 0]  # 1, 2, 4 .. steps
                 together[one.name] = agreement_of(residual, at)
-        for one in sides.shared or ():
-            add_estimate(data, one, estimate(one, found, sides.chains, self.errors))
-        for one in _joints(found, sides.reference, self.wanted):
-            both = sides.both(one.function, one)
-            if one.name == _NOISE:
+        for one in shared:
+            add_estimate(data, one, found.estimate(one, self.errors))
+        for one, function in _joints(both):
+            value = both.estimate(function, one)
+            if one.name == "patterns_tv_noise":
                 # The mean of |x| for a Gaussian x of standard deviation sigma is sigma sqrt(2/pi).
                 unknown = np.asarray(np.nan)
-                noise = np.asarray(both.error.sum() / np.sqrt(2 * np.pi))
-                both = Estimate(noise, unknown, unknown, unknown, unknown)
-            add_estimate(data, one, both)
+                noise = np.asarray(value.error.sum() / np.sqrt(2 * np.pi))
+                value = Estimate(noise, unknown, unknown, unknown, unknown)
+            add_estimate(data, one, value)
         own, truth = (s.attrs.get("temperature") for s in (store, self.store))
-        notes = list(pairing.notes)
         if not (own is None or truth is None or math.isclose(own, truth, rel_tol=1e-9)):
-            text = f"its temperature is {own:.7g}, the truth's {truth:.7g}, which theory is of"
-            notes.append(text)
-        notes += sides.dropped
+            notes += (f"its temperature is {own:.7g}, the truth's {truth:.7g}, which theory is of",)
         share = float(data["coarse_agreement"][1]) if "coarse_agreement" in data else 1.0
         if share != 1.0:
-            notes.append(f"keeps {share:.2%} of the coarse values")
+            notes += (f"keeps {share:.2%} of the coarse values",)
         cost = {key: store.attrs[key] for key in _COST if key in store.attrs}
         if (seconds := read_timing(store.path)) is not None:
             cost["seconds_per_lattice"] = seconds
-        measured = to_dataset(found, data, theirs, sides.chains, self.store.attrs, self.errors)
-        return Compared(
-            name, measured, together, sides.paired, found.lattices, sides.reference.lattices,
-            tuple(notes), cost,
-        )  # fmt: skip
+        measured = to_dataset(found, data, theirs, self.errors, self.store.attrs)
+        samples = (found.samples, both.truth.samples)
+        return Compared(name, measured, together, both.paired, *samples, notes, cost)
 
     def _settled(self, observable: Observable, residual: Estimate) -> Estimate:
         """Return a paired residual with 0 where value and error are no more than rounding.
@@ -349,41 +304,35 @@ def _independent(
     )
 
 
-def _joints(
-    found: Statistics, reference: Statistics, wanted: Sequence[Observable]
-) -> list[Observable]:
-    """Return functions of the means of a store and the truth that are no differences."""
+def _joints(both: _Both) -> Iterator[tuple[Observable, Callable[[Means, Means], Array]]]:
+    """Yield functions of the means of a store and the truth that are no differences."""
+    for one in (OBSERVABLES[name] for name in RATIOS):
+        (statistic,) = one.needs
+        if statistic.name in both.own.rows and statistic.name in both.truth.rows:
 
-    def ratio(statistic: str, own: Means, truth: Means) -> Array:
-        with np.errstate(invalid="ignore", divide="ignore"):
-            return np.asarray(own[statistic] / truth[statistic])
+            def ratio(own: Means, truth: Means, name: str = statistic.name) -> Array:
+                with np.errstate(invalid="ignore", divide="ignore"):
+                    return np.asarray(own[name] / truth[name])
 
-    made = [
-        replace(
-            o, name=f"{o.name}_ratio", long_name=f"{o.long_name}, over the truth's", label="",
-            function=partial(ratio, o.needs[0].name),
-        )
-        for name in RATIOS for o in wanted if o.name == name
-    ]  # fmt: skip
-    if "patterns" in found.rows and "patterns" in reference.rows:
-        windows = min(s.lattices for s in (found, reference)) * float(found.system.sites)
-        functions: dict[str, tuple[str, Callable[[Array, Array], Array]]] = {
-            "patterns_tv": ("total variation of 3x3 patterns", total_variation),
-            _NOISE: ("total variation of 3x3 patterns that noise alone would give", np.subtract),
-            "patterns_kl": (
-                "Kullback-Leibler divergence of 3x3 patterns, truth from store",
-                lambda own, truth: kl_divergence(truth, own, 0.5 / windows),
-            ),
-        }  # fmt: skip
+            title = f"{one.long_name}, over the truth's"
+            yield replace(one, name=f"{one.name}_ratio", long_name=title, label=""), ratio
+    if "patterns" not in both.own.rows or "patterns" not in both.truth.rows:
+        return
+    windows = min(s.samples for s in (both.own, both.truth)) * float(both.own.system.sites)
+    frequency, title = OBSERVABLES["pattern_frequency"], "total variation of 3x3 patterns"
+    for name, about, function in (
+        ("patterns_tv", title, total_variation),
+        ("patterns_tv_noise", f"{title} that noise alone would give", np.subtract),
+        (
+            "patterns_kl", "Kullback-Leibler divergence of 3x3 patterns, truth from store",
+            lambda own, truth: kl_divergence(truth, own, 0.5 / windows),
+        ),
+    ):  # fmt: skip
 
-        def folded(function: Callable[[Array, Array], Array], own: Means, truth: Means) -> Array:
-            return function(*(fold_patterns(side["patterns"]) for side in (own, truth)))
+        def folded(own: Means, truth: Means, function: Any = function) -> Array:
+            return np.asarray(function(*(fold_patterns(m["patterns"]) for m in (own, truth))))
 
-        made += [
-            Observable(name, "1", about, "", None, (patterns,), partial(folded, function))
-            for name, (about, function) in functions.items()
-        ]
-    return made
+        yield replace(frequency, name=name, long_name=about, axis=None), folded
 
 
 def _check(store: Lattices, truth: Lattices) -> None:
@@ -413,51 +362,11 @@ def check_names(names: Sequence[str], stores: int) -> None:
         raise BadInput("names", ", ".join(names), accepted)
 
 
-def _floor(found: Statistics, chains: Chains | None) -> float:
+def _floor(found: Statistics) -> float:
     """Return the total variation of patterns between the first and second half of the truth."""
-    n = len(found.count)
+    n, chains = len(found.count), found.chains
     if "patterns" not in found.rows or n < 2:
         return float("nan")
     order = np.arange(n) if chains is None else np.argsort(chains.draw, kind="stable")
     halves = (found.rows["patterns"][half] for half in (order[: n // 2], order[n // 2 :]))
     return float(total_variation(*(fold_patterns(half.mean(axis=0)) for half in halves)))
-
-
-def _pictures(
-    truth: Lattices,
-    stores: Sequence[Lattices],
-    parents: Sequence[NDArray[np.int64] | None],
-    coarse: Lattices | None,
-) -> Pictures:
-    """Return the first sample of the truth that all paired stores refine.
-
-    Without `coarse`, the truth is coarse-grained by the rule of the first store that has one.
-    """
-    known = [p[p >= 0] for p in parents if p is not None]
-    index = 0
-    if known:
-        both = set(known[0].tolist()).intersection(*(p.tolist() for p in known))
-        index = min(both) if both else int(known[0][0])
-
-    def shown(store: Lattices, names: NDArray[np.int64] | None, name: int) -> NDArray[Any]:
-        where = np.flatnonzero(names == name) if names is not None else np.zeros(0)
-        at = int(where[0]) if len(where) else 0
-        return _layer(read_lattices(store, np.array([at])), store.scale)
-
-    of_stores = tuple(shown(s, p, index) for s, p in zip(stores, parents, strict=True))
-    raw, ids = read_lattices(truth, np.array([index])), identities(truth)[[index]]
-    small = None
-    if coarse is not None and coarse.field != "state_count":
-        small = shown(coarse, identities(coarse), int(ids[0]))
-    elif truth.field in ("spins", "states"):
-        for store in stores:
-            rule, factor = rule_of(store)
-            if rule and rule.stores.get(truth.field) not in (None, "state_count"):
-                scale = rule.scale(truth.field, factor, raw.ndim - 1)
-                small = _layer(coarse_by(store, raw, ids), scale)
-                break
-    return Pictures(_layer(raw, truth.scale), of_stores, small)
-
-
-def _layer(values: NDArray[Any], scale: float) -> NDArray[Any]:
-    return np.asarray(values[(0,) * (values.ndim - 2)] * scale)

@@ -24,8 +24,8 @@ from scipy.special import logsumexp
 
 from skild_phys.errorbars import bins_in_time
 from skild_phys.errors import BadInput
-from skild_phys.measurement.measure import Statistics, rows_of
 from skild_phys.measurement.observables import STATISTICS
+from skild_phys.measurement.rows import Statistics, rows_of
 from skild_phys.measurement.system import Array, System, hamiltonian
 from skild_phys.store import Lattices, shared
 
@@ -151,13 +151,14 @@ def _curve(
     for number, store in enumerate(stores):
         system, n = System.of(store), store.n_samples
         needed = [STATISTICS[name] for name in ("energy", "moments", "along_k")]
-        found = read(store, system, np.arange(n), n, needed=needed).rows
+        found = read(store, system, needed).rows
         # |m|, m^2, m^4 and S at wave numbers 0 .. `lowest` along an axis
         averages = np.hstack([found["moments"][:, 1:], found["along_k"][:, : lowest + 1]])
         rows = rows_of(store, n)  # refinements of one parent share theirs
-        if bins > rows.size:
-            raise BadInput("bins", bins, f"2 to {rows.size}, the parents of {store.path}")
-        bin_of = bins_in_time(rows.size, bins, rows.chains)[rows.label]
+        size = len(rows.members)
+        if bins > size:
+            raise BadInput("bins", bins, f"2 to {size}, the parents of {store.path}")
+        bin_of = bins_in_time(size, bins, rows.chains)[rows.label]
         energies = found["energy"][:, 0] * system.sites
         parts.append((energies, np.full(n, number), bin_of, averages))
     energy, run, bin_of, averages = (np.concatenate(column) for column in zip(*parts))

@@ -44,9 +44,9 @@ from skild_phys.measurement.fits import (
     exponents_of,
     over_sizes,
 )
-from skild_phys.measurement.measure import collect, workers
-from skild_phys.measurement.report import to_plain
+from skild_phys.measurement.rows import collect, workers
 from skild_phys.measurement.system import Array, hamiltonian
+from skild_phys.measurement.tables import to_plain
 from skild_phys.models import Model
 from skild_phys.models.exact import EXPONENTS
 from skild_phys.store import Lattices

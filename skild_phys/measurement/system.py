@@ -1,4 +1,4 @@
-"""What estimators know of lattices: their system, and slices of their configurations."""
+"""What observables know: of what system configurations are, and a slice of them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from skild_phys.errors import BadInput, StoreError
+from skild_phys.errors import BadInput
 from skild_phys.models import Model, find_model
 from skild_phys.store import Lattices
 
@@ -18,12 +18,11 @@ T = TypeVar("T")
 Array = NDArray[np.float64]
 Shape = tuple[int, ...]
 Offsets = tuple[tuple[int, ...], ...]
-_SLICE_SITES = 2**20  # their transforms take 30 MiB, and Python next to no time
 
 
 @dataclass(frozen=True)
 class System:
-    """What lattices are of.
+    """Of what configurations are.
 
     Attributes
     ----------
@@ -48,7 +47,7 @@ class System:
 
     @classmethod
     def of(cls, lattices: Lattices, *, offsets: tuple[Offsets, ...] = (), seed: int = 0) -> System:
-        """Return the system of some lattices; coarse ones have no Hamiltonian."""
+        """Return the system of a store; a coarse one has no Hamiltonian."""
         model = hamiltonian(lattices)
         temperature = lattices.attrs.get("temperature") if model is not None else None
         known = float(temperature) if isinstance(temperature, float | int) else math.nan
@@ -119,18 +118,17 @@ class Slice:
         return tuple(range(-self.system.dimension, 0))
 
     @property
-    def components(self) -> NDArray[Any]:
-        """The fields whose products are correlated, (components, n, *shape).
+    def components(self) -> Iterator[NDArray[Any]]:
+        """Each of the fields whose products are correlated, (n, *shape).
 
         Of Potts states sqrt(q / (q - 1)) (delta(s, a) - 1 / q), a = 0 .. q - 1: summed over a,
         s(0) s(x) is (q delta(s_0, s_x) - 1) / (q - 1), 1 for equal states and 0 in the mean for
         independent ones. At q = 2 that is Ising's product of spins.
         """
-        if self.system.q:
-            q, scale = self.system.q, math.sqrt(self.system.q / (self.system.q - 1.0))
-            return np.stack([scale * ((self.values == a) - 1.0 / q) for a in range(q)])
+        if q := self.system.q:
+            return (math.sqrt(q / (q - 1.0)) * ((self.values == a) - 1.0 / q) for a in range(q))
         several = self.system.components > 1
-        return np.moveaxis(self.values, 1, 0) if several else self.values[np.newaxis]
+        return iter(np.moveaxis(self.values, 1, 0) if several else (self.values,))
 
 
 def check_offsets(offsets: NDArray[np.int64], shape: Shape) -> None:
@@ -142,55 +140,10 @@ def check_offsets(offsets: NDArray[np.int64], shape: Shape) -> None:
         raise BadInput("offsets", str(offsets.tolist()), "four different sites of the torus")
 
 
-def slice_length(shape: Shape) -> int:
-    """Return how many configurations a slice has: about a million sites."""
-    return max(_SLICE_SITES // math.prod(shape), 1)
-
-
-def slices(
-    lattices: Lattices, first: int = 0, last: int | None = None
-) -> Iterator[tuple[int, NDArray[Any]]]:
-    """Yield (first sample, raw numbers) over samples first .. last - 1, slice by slice.
-
-    Where slices end does not depend on the chunks, nor then do sums over slices. `first` is
-    where one begins.
-    """
-    step, last = slice_length(lattices.shape), lattices.n_samples if last is None else last
-    waiting = lattices.read(0, 0)
-    for start in range(first - first % lattices.chunk, last, lattices.chunk):
-        raw = lattices.read(max(start, first), min(start + lattices.chunk, last))
-        waiting = np.concatenate([waiting, raw]) if len(waiting) else raw
-        whole = len(waiting) // step * step
-        for begin in range(0, whole, step):
-            yield first + begin, waiting[begin : begin + step]
-        first, waiting = first + whole, waiting[whole:]
-    if len(waiting):
-        yield first, waiting
-
-
-def read_lattices(lattices: Lattices, index: NDArray[np.int64]) -> NDArray[Any]:
-    """Return the raw configurations of any indices, in their order, reading each chunk once."""
-    chunk = index // lattices.chunk
-    none = lattices.read(0, 0)
-    parts = np.empty((len(index), *none.shape[1:]), dtype=none.dtype)
-    for number in np.unique(chunk):
-        start = int(number) * lattices.chunk
-        block = lattices.read(start, min(start + lattices.chunk, lattices.n_samples))
-        here = chunk == number
-        parts[here] = block[index[here] - start]
-    return parts
-
-
-def physical(lattices: Lattices, raw: NDArray[Any]) -> NDArray[Any]:
-    """Return raw numbers as they are measured: spins and states int8, all else in float64."""
-    whole = lattices.field == "spins" or lattices.q
-    return raw if whole else raw * np.float64(lattices.scale)
-
-
 def hamiltonian(lattices: Lattices) -> Model | None:
-    """Return the model whose energies the lattices have; none of coarse ones, or fields of spins.
+    """Return the model whose energies a store has; None of a coarse one, or a field of spins.
 
-    Raises StoreError if the lattices cannot be of the model that a store names.
+    Raises StoreError if its configurations cannot be of the model that it names.
     """
     coarse = "factor" in lattices.attrs and "method" not in lattices.attrs
     if coarse or lattices.field not in ("spins", "states", "field"):
@@ -199,14 +152,3 @@ def hamiltonian(lattices: Lattices) -> Model | None:
     if lattices.field == "field" and (known is None or known.field != "field"):
         return None  # a field that was made of spins
     return lattices.model()
-
-
-def check_measurable(lattices: Lattices) -> None:
-    """Raise StoreError for no lattices at all, for counts of states, and for images."""
-    if lattices.n_samples == 0:
-        raise StoreError(f"{lattices.path}: holds no complete lattice")
-    if lattices.field in ("state_count", "image"):
-        raise StoreError(
-            f"{lattices.path}: variable '{lattices.field}': only spins, states, block sums and"
-            " fields are measured"
-        )

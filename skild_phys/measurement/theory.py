@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
-from skild_phys.measurement import shells
 from skild_phys.measurement.observables.four_point import square_sides
-from skild_phys.measurement.observables.two_point import along_axes, along_diagonals
+from skild_phys.measurement.observables.two_point import (
+    along_axes,
+    along_diagonals,
+    distance_shells,
+    fold,
+    wave_shells,
+)
 from skild_phys.measurement.system import Array, System
 from skild_phys.models import MODELS, exact
 
@@ -28,8 +33,7 @@ _SMALLEST = 16  # side from which the scaling limit is within 1% of S(k) and xi
 _CLOSEST = 4.0  # lattice constants from which the continuum limit of G4c is within 0.3%
 
 
-@dataclass(frozen=True)
-class Theory:
+class _Theory(NamedTuple):
     """Values that an observable has in theory, in which sense, and whether on this very lattice."""
 
     value: Array
@@ -37,7 +41,7 @@ class Theory:
     exact: bool = False
 
 
-def theory(system: System) -> dict[str, Theory]:
+def theory(system: System) -> dict[str, _Theory]:
     """Return what is known, by name of the observable.
 
     Energy, specific heat and domain walls of the 2D Ising model at any temperature, on tori of
@@ -50,18 +54,18 @@ def theory(system: System) -> dict[str, Theory]:
     if system.model.name == "potts2":
         energy, heat = _kaufman(system, 2.0 * system.temperature)
         return {
-            "energy": Theory(np.asarray((energy - 2.0) / 2.0), _POTTS, True),
-            "specific_heat": Theory(np.asarray(heat), _POTTS, True),
-            "domain_wall_density": Theory(np.asarray((energy + 2.0) / 2.0), _POTTS, True),
+            "energy": _Theory(np.asarray((energy - 2.0) / 2.0), _POTTS, True),
+            "specific_heat": _Theory(np.asarray(heat), _POTTS, True),
+            "domain_wall_density": _Theory(np.asarray((energy + 2.0) / 2.0), _POTTS, True),
         }
     if system.model.name != "ising2d":
         return {}
     energy, heat = _kaufman(system, system.temperature)
     known = {
-        "energy": Theory(np.asarray(energy), _KAUFMAN, True),
-        "specific_heat": Theory(np.asarray(heat), _KAUFMAN, True),
-        "domain_wall_density": Theory(np.asarray((energy + 2.0) / 2.0), _KAUFMAN, True),
-        "magnetization": Theory(np.asarray(0.0), "by symmetry", True),
+        "energy": _Theory(np.asarray(energy), _KAUFMAN, True),
+        "specific_heat": _Theory(np.asarray(heat), _KAUFMAN, True),
+        "domain_wall_density": _Theory(np.asarray((energy + 2.0) / 2.0), _KAUFMAN, True),
+        "magnetization": _Theory(np.asarray(0.0), "by symmetry", True),
     }
     tc = MODELS["ising2d"].critical_temperature
     if min(system.shape) >= _SMALLEST and math.isclose(system.temperature, tc, rel_tol=1e-9):
@@ -77,16 +81,16 @@ def _kaufman(system: System, temperature: float) -> tuple[float, float]:
     )
 
 
-def _critical(system: System, energy: float) -> dict[str, Theory]:
+def _critical(system: System, energy: float) -> dict[str, _Theory]:
     height, width = system.shape
     two = exact.torus_two_point_map((height, width))
     power = exact.torus_structure_factor((height, width))
     x = np.arange(width)
     whole = power[:, np.minimum(x, width - x)]  # symmetric under reflections
-    folded_two, folded = (shells.fold(values, 2)[np.newaxis] for values in (two, whole))
+    folded_two, folded = (fold(values, 2)[np.newaxis] for values in (two, whole))
     axis, diagonal = along_axes(folded_two)[0], along_diagonals(folded_two)[0]
     axis[1] = -energy / 2
-    radial = shells.distance_shells(system.shape).average(folded_two)[0]
+    radial = distance_shells(system.shape).average(folded_two)[0]
     lines = [power[: height // 2 + 1, 0]] if height >= width else []
     lines += [power[0]] if width >= height else []
     along = np.asarray(np.mean(lines, axis=0))
@@ -97,22 +101,22 @@ def _critical(system: System, energy: float) -> dict[str, Theory]:
     with np.errstate(invalid="ignore"):
         length = np.sqrt(along[0] / along[1] - 1) / (2 * np.sin(np.pi / longest))
     known = {
-        "connected_four_point": Theory(four, _TORUS),
-        "structure_factor": Theory(shells.wave_shells(system.shape).average(folded)[0], _TRANSFORM),
-        "structure_factor_axis": Theory(along, _TRANSFORM),
-        "susceptibility": Theory(np.asarray(power[0, 0]), _TRANSFORM),
-        "fk_cluster_size": Theory(np.asarray(power[0, 0]), _TRANSFORM),
-        "magnetization_squared": Theory(np.asarray(power[0, 0] / system.sites), _TRANSFORM),
-        "correlation_length": Theory(np.asarray(length), _TRANSFORM),
-        "correlation_length_ratio": Theory(np.asarray(length / longest), _TRANSFORM),
+        "connected_four_point": _Theory(four, _TORUS),
+        "structure_factor": _Theory(wave_shells(system.shape).average(folded)[0], _TRANSFORM),
+        "structure_factor_axis": _Theory(along, _TRANSFORM),
+        "susceptibility": _Theory(np.asarray(power[0, 0]), _TRANSFORM),
+        "fk_cluster_size": _Theory(np.asarray(power[0, 0]), _TRANSFORM),
+        "magnetization_squared": _Theory(np.asarray(power[0, 0] / system.sites), _TRANSFORM),
+        "correlation_length": _Theory(np.asarray(length), _TRANSFORM),
+        "correlation_length_ratio": _Theory(np.asarray(length / longest), _TRANSFORM),
     }
     for name, values in (("axis", axis), ("diagonal", diagonal), ("radial", radial)):
         for kind in ("two_point", "connected_two_point"):
-            known[f"{kind}_{name}"] = Theory(values, _NEAR)
+            known[f"{kind}_{name}"] = _Theory(values, _NEAR)
     if system.offsets:
-        known["connected_four_point_offsets"] = Theory(_at_offsets(system), _TORUS)
+        known["connected_four_point_offsets"] = _Theory(_at_offsets(system), _TORUS)
     if height == width:
-        known["binder_cumulant"] = Theory(np.asarray(exact.BINDER), _LIMIT)
+        known["binder_cumulant"] = _Theory(np.asarray(exact.BINDER), _LIMIT)
     return known
 
 

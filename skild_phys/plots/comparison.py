@@ -20,87 +20,84 @@ from skild_phys.files import whole_directory, write_text_atomically
 from skild_phys.measurement import JSON, REPORT, TABLE
 from skild_phys.measurement.compare import Comparison
 from skild_phys.measurement.observables.patterns import fold_patterns
-from skild_phys.measurement.report import (
-    csv_text,
-    estimated,
-    html_report,
-    label,
-    position,
-    summary,
-    table,
-)
+from skild_phys.measurement.report import Report
+from skild_phys.measurement.tables import csv_text, estimated, label, position
 from skild_phys.plots.style import (
-    MARKERS,
     STYLE,
     THEORY,
     TRUTH,
-    TRUTH_STYLE,
     WAVE_NUMBERS,
-    Line,
     colour,
     differences,
     figure_bytes,
     legend_above,
     literal,
     log_ticks,
+    marked,
     new_figure,
-    open_marker,
     save_figure,
     spread_out,
 )
 
 _PANELS, _SHELLS = 4, 40
 _RATIO = "store / truth $-$ 1"
-Values = NDArray[Any]
+_Values = NDArray[Any]
 
 
-def _with_error(data: xr.Dataset, name: str, at: Any = slice(None)) -> tuple[Values, Values]:
+def _with_error(data: xr.Dataset, name: str, at: Any = slice(None)) -> tuple[_Values, _Values]:
     value, error = (data[f"{name}{end}"].values[at] for end in ("", "_err"))
     return value, error
-
-
-_Shown = Callable[[Values, Values, Values, Values], tuple[Values, Values, Values]]
-"""Truth, residual or ratio, its error, a store's own -> value shown, difference and its error."""
 
 
 def _beside(
     comparison: Comparison,
     axes: Sequence[Axes],
     name: str,
-    x: Values,
-    shown: _Shown,
-    end: str = "ratio",
+    x: _Values,
+    kind: str,
     at: Any = slice(None),
-    scale: Values | float = 1.0,
-    line: str = "-",
+    scale: _Values | float = 1.0,
 ) -> None:
-    """Draw an observable of the truth and of each store, over `scale`, and what it is off by."""
+    """Draw an observable of the truth and of each store, and below what each store is off by.
+
+    A store stands at truth x ratio (`kind` ratio), or at truth + residual, which is below as it
+    is (residual) or over the truth (relative). Values are over `scale`.
+    """
     top, bottom = axes
     truth, error = (a / scale for a in _with_error(comparison.truth, name, at))
-    equal, *_ = shown(truth, np.full(len(truth), float(end == "ratio")), error, truth)
-    style: dict[str, Any] = {"ls": line}
-    top.errorbar(x, equal, error, label=literal(comparison.name), **TRUTH_STYLE, **style)
-    lines: list[Line] = []
+    ls, form = ("", np.abs) if kind == "residual" else ("-", np.asarray)
+    top.errorbar(
+        x, form(truth), error, label=literal(comparison.name), color=TRUTH, marker=".",
+        zorder=1.9, ls=ls,
+    )  # fmt: skip
+    lines = []
     for i, store in enumerate(comparison.stores):
-        if f"{name}_{end}" in store.data:
-            both = _with_error(store.data, f"{name}_{end}", at)
-            values, off, spread = shown(truth, *both, store.data[name].values[at] / scale)
-            top.plot(x, values, label=literal(store.name), **open_marker(i), **style)
-            lines.append((x, off, spread, i))
+        found = f"{name}_{'ratio' if kind == 'ratio' else 'residual'}"
+        if found not in store.data:
+            continue
+        off, spread = _with_error(store.data, found, at)
+        if kind == "ratio":
+            known = np.isfinite(off)
+            own = store.data[name].values[at] / scale
+            values = np.where(known, truth * np.nan_to_num(off), own)
+            off = np.where(known, off - 1, np.nan)
+        else:
+            values = truth + off
+        if kind == "relative":
+            values = np.where(values > 0, values, np.nan)
+            off, spread = off / truth, spread / truth
+        style = marked(i, mfc="none", alpha=0.9, ls=ls)
+        top.plot(x, form(values), label=literal(store.name), **style)
+        lines.append((x, off, spread, i))
     differences(bottom, lines)
     top.tick_params(labelbottom=False)
 
 
-def _ratio(truth: Values, ratio: Values, error: Values, own: Values) -> Any:
-    return truth * ratio, ratio - 1, error
-
-
 def _four_point(comparison: Comparison) -> Figure | None:
     """Draw |G4c(r)| and its residual, beside one sample, its coarse version and refinements."""
-    name, data = "connected_four_point", comparison.truth
+    name, data, shown = "connected_four_point", comparison.truth, comparison.pictures
     if name not in data:
         return None
-    shown = comparison.pictures
     pictures = [(comparison.name, shown.truth)]
     pictures += [] if shown.coarse is None else [("coarse", shown.coarse)]
     pictures += zip((s.name for s in comparison.stores), shown.stores, strict=True)
@@ -114,10 +111,7 @@ def _four_point(comparison: Comparison) -> Figure | None:
     if f"{name}_theory" in data:
         theory = np.abs(data[f"{name}_theory"].values)
         top.plot(sides, theory, color=THEORY, ls="--", label="torus, continuum limit")
-    _beside(
-        comparison, (top, bottom), name, sides, lambda t, r, e, _: (np.abs(t + r), r, e),
-        "residual", line="",
-    )  # fmt: skip
+    _beside(comparison, (top, bottom), name, sides, "residual")
     top.set(xscale="log", yscale="log", ylabel="$|G_{4c}(r)|$")
     low, high = top.get_ylim()
     ticks = [t for t in (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.8, 1.0) if low <= t <= high]
@@ -131,17 +125,13 @@ def _four_point(comparison: Comparison) -> Figure | None:
     log_ticks(bottom, sides)
     right = grid[1].subgridspec((len(pictures) + 1) // 2, 2)
     for i, (title, values) in enumerate(pictures):
-        _picture(figure.add_subplot(right[i // 2, i % 2]), literal(title), values)
+        ax, limit = figure.add_subplot(right[i // 2, i % 2]), max(1.0, float(np.abs(values).max()))
+        ax.imshow(values, cmap="gray_r", vmin=-limit, vmax=limit, interpolation="nearest")
+        size, title = "x".join(map(str, values.shape)), literal(title)
+        ax.set(title=f"{title}, {size}" if len(title) < 16 else title, xticks=[], yticks=[])
+        for spine in ax.spines.values():
+            spine.set_visible(True)
     return figure
-
-
-def _picture(ax: Axes, title: str, values: Values) -> None:
-    limit = max(1.0, float(np.abs(values).max()))
-    ax.imshow(values, cmap="gray_r", vmin=-limit, vmax=limit, interpolation="nearest")
-    height, width = values.shape
-    ax.set(title=f"{title}, {height}x{width}" if len(title) < 16 else title, xticks=[], yticks=[])
-    for spine in ax.spines.values():
-        spine.set_visible(True)
 
 
 def _structure_factor(comparison: Comparison) -> Figure | None:
@@ -152,19 +142,13 @@ def _structure_factor(comparison: Comparison) -> Figure | None:
     figure = new_figure(5.0, 4.6)
     top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(1.6, 1.0))
     drawn = spread_out(len(data["k"]) - 1, _SHELLS)
-    k, truth = data["k"].values[drawn], data[name].values[drawn]
+    k = data["k"].values[drawn]
     if f"{name}_theory" in data:
         theory = data[f"{name}_theory"].values[drawn]
         top.plot(k, theory, color=THEORY, ls="--", label="theory, torus")
-
-    def shown(truth: Values, ratio: Values, error: Values, own: Values) -> Any:
-        known = np.isfinite(ratio)
-        values = np.where(known, truth * np.nan_to_num(ratio), own)
-        return values, np.where(known, ratio - 1, np.nan), error
-
-    _beside(comparison, (top, bottom), name, k, shown, at=drawn)
+    _beside(comparison, (top, bottom), name, k, "ratio", drawn)
     top.set(xscale="log", ylabel="structure factor S(k)")
-    if (truth > 0).any():
+    if (data[name].values[drawn] > 0).any():
         top.set_yscale("log")
     bottom.set(xlabel="wave number k (rad / lattice constant)", ylabel=_RATIO)
     log_ticks(bottom, np.array([t for t in WAVE_NUMBERS if k[0] <= t <= k[-1]]))
@@ -181,18 +165,35 @@ def _two_point(comparison: Comparison) -> Figure | None:
     figure = new_figure(7.2, 4.4)
     axes = figure.subplots(2, 2, sharex=True, sharey="row", height_ratios=(1.5, 1.0))
     r, known = spread_out(last, 24), "two_point_axis_theory" in data
-    for (top, bottom), name, step, title in (
-        (axes[:, 0], "two_point_axis", 1.0, "along the axes"),
-        (axes[:, 1], "two_point_diagonal", np.sqrt(2), "along the diagonals"),
-    ):
+    for both, direction, step in zip(axes.T, ("axis", "diagonal"), (1.0, np.sqrt(2))):
+        name, title = f"two_point_{direction}", "axes" if direction == "axis" else "diagonals"
         scale = data[f"{name}_theory"].values[r] if known else np.ones(len(r))
         if known:
-            top.axhline(1.0, color=THEORY, ls="--", label="theory, torus")
-        _beside(comparison, (top, bottom), name, r * step, _ratio, at=r, scale=scale)
-        top.set_title(title)
-        bottom.set_xlabel("distance (lattice constants)")
-        log_ticks(bottom, 2 ** np.arange(int(np.log2(max(last * step, 1))) + 1))
+            both[0].axhline(1.0, color=THEORY, ls="--", label="theory, torus")
+        _beside(comparison, both, name, r * step, "ratio", r, scale)
+        both[0].set_title(f"along the {title}")
+        both[1].set_xlabel("distance (lattice constants)")
+        log_ticks(both[1], 2 ** np.arange(int(np.log2(max(last * step, 1))) + 1))
     axes[0, 0].set_ylabel("G(r) / theory" if known else "two-point function G(r)")
+    axes[1, 0].set_ylabel(_RATIO)
+    legend_above(figure, axes[0, 0])
+    return figure
+
+
+def _clusters(comparison: Comparison) -> Figure | None:
+    """Draw how many clusters of each size there are, and over the truth's; None for fields."""
+    data = comparison.truth
+    kinds = [n for n in _CLUSTERS if n in data and any(n in s.data for s in comparison.stores)]
+    if not kinds:
+        return None
+    figure = new_figure(3.6 * len(kinds), 4.0)
+    axes = figure.subplots(2, len(kinds), sharex=True, squeeze=False, height_ratios=(1.5, 1.0))
+    for name, both in zip(kinds, axes.T):
+        seen = data[name].values > 0
+        _beside(comparison, both, name, data["cluster_size"].values[seen], "relative", seen)
+        both[0].set(xscale="log", yscale="log", title=_CLUSTERS[name])
+        both[1].set(xlabel="size s of a cluster (sites)")
+    axes[0, 0].set_ylabel("clusters of size s per site")
     axes[1, 0].set_ylabel(_RATIO)
     legend_above(figure, axes[0, 0])
     return figure
@@ -221,7 +222,7 @@ def _histogram(ax: Axes, comparison: Comparison, name: str) -> None:
     number = int(np.clip(2 * np.cbrt(len(truth)) * (high - low) / max(np.ptp(truth), 1e-9), 8, 60))
     edges = np.linspace(low, high, number + 1) if high > low else np.array([low - 0.5, low + 0.5])
 
-    def stairs(values: Values, label: str, **style: Any) -> None:
+    def stairs(values: _Values, label: str, **style: Any) -> None:
         density, _ = np.histogram(values, bins=edges, density=True)
         ax.stairs(density, edges, label=literal(label), **style)
 
@@ -241,7 +242,7 @@ def _patterns(comparison: Comparison) -> Figure | None:
     truth = fold_patterns(comparison.truth[name].values)
     for i, store in enumerate(stores):
         values = truth + fold_patterns(store.data[f"{name}_residual"].values)
-        style: dict[str, Any] = {"color": colour(i), "marker": MARKERS[i % len(MARKERS)], "ls": ""}
+        style = marked(i, ls="")
         left.plot(truth, values, ms=3, alpha=0.6, mew=0, label=literal(store.name), **style)
         tv, error = _with_error(store.data, "patterns_tv", ())
         right.errorbar(float(tv), i, xerr=float(error), **style)
@@ -259,28 +260,6 @@ def _patterns(comparison: Comparison) -> Figure | None:
     return figure
 
 
-def _clusters(comparison: Comparison) -> Figure | None:
-    """Draw how many clusters of each size there are, and over the truth's; None for fields."""
-    data = comparison.truth
-    kinds = [n for n in _CLUSTERS if n in data and any(n in s.data for s in comparison.stores)]
-    if not kinds:
-        return None
-    figure = new_figure(3.6 * len(kinds), 4.0)
-    axes = figure.subplots(2, len(kinds), sharex=True, squeeze=False, height_ratios=(1.5, 1.0))
-    for name, both in zip(kinds, axes.T):
-        seen = data[name].values > 0
-        _beside(
-            comparison, both, name, data["cluster_size"].values[seen],
-            lambda t, r, e, _: (np.where(t + r > 0, t + r, np.nan), r / t, e / t), "residual", seen,
-        )  # fmt: skip
-        both[0].set(xscale="log", yscale="log", title=_CLUSTERS[name])
-        both[1].set(xlabel="size s of a cluster (sites)")
-    axes[0, 0].set_ylabel("clusters of size s per site")
-    axes[1, 0].set_ylabel(_RATIO)
-    legend_above(figure, axes[0, 0])
-    return figure
-
-
 _CLUSTERS = {
     "geometric_cluster_density": "geometric clusters",
     "fk_cluster_density": "Fortuin-Kasteleyn clusters",
@@ -292,10 +271,8 @@ _ELSEWHERE = {
 
 def _others(comparison: Comparison) -> Figure:
     """Draw every scalar's residual in errors, and curves that no other figure shows."""
-    data = comparison.truth
-    names = [
-        n for n in estimated(data) if any(f"{n}_residual" in s.data for s in comparison.stores)
-    ]
+    data, stores = comparison.truth, [*enumerate(comparison.stores)]
+    names = [n for n in estimated(data) if any(f"{n}_residual" in s.data for _, s in stores)]
     scalars = [n for n in names if not data[n].dims]
     curves = [
         n for n in names
@@ -304,23 +281,20 @@ def _others(comparison: Comparison) -> Figure:
     ]  # fmt: skip
     figure = new_figure(3.6 * (1 + len(curves)), 4.4)
     axes = figure.subplots(1, 1 + len(curves), squeeze=False)[0]
-    for i, store in enumerate(comparison.stores):
+    for i, store in stores:
         having = [(row, n) for row, n in enumerate(scalars) if f"{n}_residual" in store.data]
         both = [[float(a) for a in _with_error(store.data, f"{n}_residual", ())] for _, n in having]
         pulls = [v / e if e > 0 else np.nan for v, e in both]
-        rows = [row + 0.1 * i for row, _ in having]
-        axes[0].plot(pulls, rows, label=literal(store.name), **{**open_marker(i), "ls": ""})
+        rows, style = [r + 0.1 * i for r, _ in having], marked(i, mfc="none", alpha=0.9, ls="")
+        axes[0].plot(pulls, rows, label=literal(store.name), **style)
     axes[0].axvline(0.0, color=TRUTH, lw=0.8)
     axes[0].set_yticks(range(len(scalars)), [literal(label(data, n)) for n in scalars])
     axes[0].set(xlabel="residual in standard errors", ylim=(len(scalars) - 0.5, -0.5))
     axes[0].set_ylabel("scalar")
     for ax, name in zip(axes[1:], curves):
-        x = position(data, name)
-        found = [
-            (x.values, *_with_error(store.data, f"{name}_residual"), i)
-            for i, store in enumerate(comparison.stores) if f"{name}_residual" in store.data
-        ]  # fmt: skip
-        differences(ax, found)
+        x, found = position(data, name), f"{name}_residual"
+        having_it = [(i, s.data) for i, s in stores if found in s.data]
+        differences(ax, [(x.values, *_with_error(of, found), i) for i, of in having_it])
         ax.set(xlabel=f"{x.attrs['symbol']} ({x.attrs['units']})")
         ax.set_ylabel(f"{literal(label(data, name))}, store $-$ truth")
     legend_above(figure, axes[0])
@@ -351,7 +325,7 @@ FIGURES: dict[str, tuple[str, Callable[[Comparison], Figure | None]]] = {
     "patterns": ("Frequencies of 3x3 spin patterns.", _patterns),
     "others": ("Residuals of all scalars in standard errors, and of other curves.", _others),
 }
-"""File name -> (caption, function), in the order of a report; see `caption`."""
+"""File name -> (caption, function), in the order of a report; see `_caption`."""
 
 
 def draw(name: str, comparison: Comparison) -> Figure | None:
@@ -360,16 +334,16 @@ def draw(name: str, comparison: Comparison) -> Figure | None:
         return FIGURES[name][1](comparison)
 
 
-def caption(name: str, comparison: Comparison) -> str:
+def _caption(name: str, comparison: Comparison) -> str:
     """Return the caption of a figure, without the theory where there is none."""
     text, known = FIGURES[name][0], "two_point_axis_theory" in comparison.truth
     return text if known else text.replace(" over its theory", "")
 
 
-def write_report(
+def report_of(
     found: Comparison, output: Path | None, *, figures: bool = True, command: str = ""
-) -> str:
-    """Write a comparison's report, tables and figures into a directory; return the page.
+) -> Report:
+    """Return the report of a comparison; write it, its tables and figures into a directory.
 
     Without `output` nothing is written. Figures of an earlier comparison that this one does not
     draw are removed.
@@ -377,19 +351,20 @@ def write_report(
     drawn = {name: draw(name, found) for name in FIGURES if figures}
     there = {name: figure for name, figure in drawn.items() if figure is not None}
 
-    def page() -> str:
-        images = [(caption(n, found), figure_bytes(f, dpi=150)) for n, f in there.items()]
-        return html_report(found, images, command)
+    def page() -> Report:
+        images = [(_caption(n, found), figure_bytes(f, dpi=150)) for n, f in there.items()]
+        return Report(found, images, command)
 
     if output is None:
         return page()
     with whole_directory(output) as folder:
         for name, figure in there.items():
             save_figure(figure, folder / name)
-        text = json.dumps(summary(found), indent=1, allow_nan=False)
-        write_text_atomically(folder / TABLE, csv_text(table(found)))
+        report = page()
+        text = json.dumps(report.summary(), indent=1, allow_nan=False)
+        write_text_atomically(folder / TABLE, csv_text(report.table))
         write_text_atomically(folder / JSON, f"{text}\n")
-        write_text_atomically(folder / REPORT, report := page())
+        write_text_atomically(folder / REPORT, report.html)
     for name in FIGURES.keys() - there.keys():
         for kind in ("png", "pdf"):
             (output / f"{name}.{kind}").unlink(missing_ok=True)

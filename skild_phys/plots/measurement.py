@@ -2,29 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import matplotlib as mpl
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from skild_phys.measurement.report import estimated, label, position
+from skild_phys.measurement.tables import estimated, label, position
 from skild_phys.plots.style import (
-    MARKERS,
     STYLE,
     THEORY,
     WAVE_NUMBERS,
-    colour,
     literal,
     log_ticks,
+    marked,
     new_figure,
     spread_out,
 )
 
 _POINTS = 40
-_DIAGONAL = float(np.sqrt(2.0))
+_TICKS = {
+    "k": np.array(WAVE_NUMBERS),
+    "side": 2.0 ** np.arange(20),
+    "distance": 2.0 ** np.arange(20),
+}
 _PANELS: tuple[tuple[dict[str, tuple[str, float]], str, str], ...] = (
     (
         {"connected_four_point": ("squares", 1.0)},
@@ -33,7 +34,7 @@ _PANELS: tuple[tuple[dict[str, tuple[str, float]], str, str], ...] = (
     (
         {
             "two_point_axis": ("along the axes", 1.0),
-            "two_point_diagonal": ("along the diagonals", _DIAGONAL),
+            "two_point_diagonal": ("along the diagonals", float(np.sqrt(2.0))),
         },
         "distance (lattice constants)", "two-point function $|G(r)|$",
     ),
@@ -46,6 +47,7 @@ _PANELS: tuple[tuple[dict[str, tuple[str, float]], str, str], ...] = (
         "size s of a cluster (sites)", "clusters of size s per site",
     ),
 )  # fmt: skip
+"""Name -> (label, length of a step) of each line of a panel, and what its axes show."""
 
 
 def measurement_figure(data: xr.Dataset) -> Figure | None:
@@ -80,16 +82,13 @@ def measurement_figure(data: xr.Dataset) -> Figure | None:
                 if name in data:
                     _line(ax, data, name, words, step, i)
             ax.set(xlabel=xlabel, ylabel=ylabel)
-            if not ax.has_data():
-                continue
-            ax.set(xscale="log", yscale="log")
-            low, high = ax.get_xlim()
-            where = position(data, next(iter(lines))).name
-            ticks = {"side": 2.0 ** np.arange(20), "distance": 2.0 ** np.arange(20)}
-            at = np.asarray(WAVE_NUMBERS) if where == "k" else ticks.get(str(where))
-            if at is not None:
-                log_ticks(ax, at[(low <= at) & (at <= high)])
-            ax.legend()
+            if ax.has_data():
+                ax.set(xscale="log", yscale="log")
+                low, high = ax.get_xlim()
+                at = _TICKS.get(str(position(data, next(iter(lines))).name))
+                if at is not None:
+                    log_ticks(ax, at[(low <= at) & (at <= high)])
+                ax.legend()
     return figure
 
 
@@ -99,9 +98,8 @@ def _line(ax: Axes, data: xr.Dataset, name: str, words: str, step: float, i: int
     if not len(seen):
         return
     shown = seen if len(seen) <= _POINTS else seen[spread_out(len(seen), _POINTS) - 1]
-    style: Any = {"color": colour(i), "marker": MARKERS[i], "ls": "", "ms": 3}
     error = data[f"{name}_err"].values[shown]
-    ax.errorbar(x[shown], np.abs(values[shown]), error, label=words, **style)
+    ax.errorbar(x[shown], np.abs(values[shown]), error, label=words, **marked(i, ls="", ms=3))
     if f"{name}_theory" in data:
         theory = np.abs(data[f"{name}_theory"].values[shown])
         ax.plot(x[shown], theory, color=THEORY, ls="--", label="theory" if i == 0 else None)

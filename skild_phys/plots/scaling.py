@@ -11,9 +11,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from skild_phys.measurement.curves import jackknife_error
-from skild_phys.measurement.report import with_error
 from skild_phys.measurement.scaling import Scaling
-from skild_phys.plots.style import MARKERS, STYLE, THEORY, band, colour, legend_above, new_figure
+from skild_phys.measurement.tables import with_error
+from skild_phys.plots.style import STYLE, THEORY, band, colour, legend_above, marked, new_figure
 
 _J = r"J / $\mathrm{k_B}$"
 _LABELS = {"binder_cumulant": "Binder cumulant $U_4$", "xi_over_l": r"$\xi / L$"}
@@ -71,8 +71,7 @@ def _lines(ax: Axes, found: Scaling, name: str, logarithms: dict[str, str], ylab
         values = np.array([of_size[key][0] for of_size in found.at_level])
         spread = np.array([jackknife_error(of_size[key]) for of_size in found.at_level])
         y = np.exp(values)
-        style: Any = {"color": colour(i), "marker": MARKERS[i], "ls": "", "ms": 4}
-        ax.errorbar(sides, y, y * spread, label=label, **style)
+        ax.errorbar(sides, y, y * spread, label=label, **marked(i, ls="", ms=4))
         scale = np.exp(np.mean(values - power * np.log(sides)))
         ax.plot(sides, scale * sides**power, color=colour(i), lw=0.8)
     ax.set(xscale="log", yscale="log", xlabel="L (lattice constants)", ylabel=ylabel)

@@ -40,7 +40,6 @@ STYLE: Any = {
     "pdf.fonttype": 42,
     "savefig.dpi": 300.0,
 }
-TRUTH_STYLE: Any = {"color": TRUTH, "marker": ".", "zorder": 1.9}
 
 
 def colour(i: int) -> str:
@@ -70,8 +69,9 @@ def new_figure(width: float, height: float) -> Figure:
     return figure
 
 
-def open_marker(i: int) -> dict[str, Any]:
-    return {"color": colour(i), "marker": MARKERS[i % len(MARKERS)], "mfc": "none", "alpha": 0.9}
+def marked(i: int, **style: Any) -> dict[str, Any]:
+    """Return a style with colour and marker of store `i`."""
+    return {"color": colour(i), "marker": MARKERS[i % len(MARKERS)]} | style
 
 
 def legend_above(figure: Figure, ax: Axes) -> None:
@@ -83,12 +83,7 @@ def band(
     ax: Axes, x: NDArray[Any], values: NDArray[Any], errors: NDArray[Any], i: int, **style: Any
 ) -> None:
     """Draw a line of store `i` in a band of its errors."""
-    line: dict[str, Any] = {
-        "color": colour(i),
-        "marker": MARKERS[i % len(MARKERS)],
-        "ms": 3,
-    } | style
-    ax.plot(x, values, **line)
+    ax.plot(x, values, **marked(i, ms=3) | style)
     ax.fill_between(x, values - errors, values + errors, color=colour(i), alpha=0.25, lw=0)
 
 
@@ -97,12 +92,11 @@ def spread_out(last: int, most: int) -> NDArray[np.int64]:
     return np.unique(np.rint(np.geomspace(1, max(last, 1), most)).astype(np.int64))
 
 
-Line = tuple[NDArray[Any], NDArray[Any], NDArray[Any], int]
-"""x, values, their errors, and the number of the store."""
+def differences(ax: Axes, lines: list[tuple[Any, NDArray[Any], NDArray[Any], int]]) -> None:
+    """Draw what should be 0; where a few dwarf the errors of the others, linear near 0 only.
 
-
-def differences(ax: Axes, lines: list[Line]) -> None:
-    """Draw what should be 0; where a few dwarf the errors of the others, linear near 0 only."""
+    `lines` are x, values, their errors, and the number of the store.
+    """
     largest, errors = 0.0, []
     for x, values, error, i in lines:
         band(ax, x, values, error, i)

@@ -21,9 +21,9 @@ import skild_phys as sp
 from skild_phys.cli.options import answer, result_options
 from skild_phys.cli.terminal import announced, say
 from skild_phys.errors import BadInput
-from skild_phys.measurement.measure import collect, workers
 from skild_phys.measurement.observables import STATISTICS
 from skild_phys.measurement.observables.four_point import TERMS, four_point_terms, square_sides
+from skild_phys.measurement.rows import collect, workers
 from skild_phys.measurement.system import System
 from skild_phys.runner import Run
 from skild_phys.store import LatticeStore, create_store, open_store
@@ -97,13 +97,12 @@ def _measured(store: LatticeStore, threads: int, runs: int) -> dict[str, Any]:
     """
     system, n = System.of(store), store.n_samples
     spins, sides = store.read(0, n), square_sides(system.shape).tolist()
-    label = np.arange(n)
     words = spins.reshape(-1)[: spins.size // 8 * 8].view(np.uint64)
     works: dict[str, Callable[[], object]] = {
         "transform": lambda: scipy.fft.rfft2(spins, workers=threads),
         "read": lambda: [store.read(start, stop) for start, stop in store.batches()],
         "two_point": lambda: collect(
-            store, system, label, n, needed=[STATISTICS[s] for s in _TWO_POINT], at_work=at_work
+            store, system, [STATISTICS[s] for s in _TWO_POINT], at_work=at_work
         ),
         "memory_pass": lambda: words.sum(),
         "four_point": lambda: four_point_terms(spins, sides),

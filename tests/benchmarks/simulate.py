@@ -23,7 +23,7 @@ from skild_phys.cli.options import answer, result_options
 from skild_phys.cli.terminal import announced, progress_bar, say, show
 from skild_phys.errors import BadInput, check_whole
 from skild_phys.executors import Executor, threads
-from skild_phys.measurement.report import with_error
+from skild_phys.measurement.tables import with_error
 from skild_phys.models import Model, Update, get_model, parse_temperature
 from skild_phys.simulation.algorithms import get_update, updates_of
 from skild_phys.simulation.expected import sweeps_between_samples

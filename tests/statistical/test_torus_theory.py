@@ -18,9 +18,9 @@ from store_helpers import simulate
 
 from skild_phys.errorbars import jackknife
 from skild_phys.measurement.agreement import Agreement, agreement_of
-from skild_phys.measurement.measure import Statistics, collect, needs_of, rows_of
-from skild_phys.measurement.observables import Observable, observables
+from skild_phys.measurement.observables import Observable, chosen
 from skild_phys.measurement.observables.four_point import square_sides
+from skild_phys.measurement.rows import Statistics, collect, rows_of
 from skild_phys.measurement.system import System
 from skild_phys.measurement.theory import theory
 from skild_phys.simulation.spec import SimulationSpec
@@ -39,12 +39,10 @@ class Ensemble:
         store = open_store(path)
         self.system, self.rows = System.of(store), rows_of(store, 4096)
         self.known = theory(self.system)
-        self.observables = {o.name: o for o in observables(self.system)}
+        self.observables = {o.name: o for o in chosen(self.system)}
         names = (*LINES, "structure_factor", "susceptibility", "correlation_length_ratio")
-        needed = needs_of(self.observables[name] for name in names)
-        self.found: Statistics = collect(
-            store, self.system, self.rows.label, self.rows.size, needed=needed
-        )
+        needed = [self.observables[name] for name in names]
+        self.found: Statistics = collect(store, self.system, needed, self.rows)
 
     def judge(self, name: str, places: np.ndarray, against: np.ndarray | None = None) -> Agreement:
         """Return the agreement of an observable with theory at some places."""

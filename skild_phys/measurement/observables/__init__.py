@@ -6,8 +6,7 @@ go to `measure(..., extra=[f])`. See `base.observable`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from types import ModuleType
+from collections.abc import Sequence
 
 from skild_phys.errors import BadInput
 from skild_phys.measurement.observables import (
@@ -24,49 +23,39 @@ from skild_phys.measurement.observables.base import observable as observable
 from skild_phys.measurement.system import System
 from skild_phys.plugins import load_plugins
 
-_MODULES = (thermodynamics, four_point, two_point, patterns, clusters)
-
-
-def _of(modules: Iterable[ModuleType]) -> Iterator[Observable]:
-    for module in modules:
-        for value in vars(module).values():
-            found = value if isinstance(value, tuple) else (value,)
-            yield from (o for o in found if isinstance(o, Observable))
-
-
-OBSERVABLES: dict[str, Observable] = {o.name: o for o in _of(_MODULES)}
+OBSERVABLES: dict[str, Observable] = {
+    found.name: found
+    for module in (thermodynamics, four_point, two_point, patterns, clusters)
+    for found in module.OBSERVABLES
+}
 STATISTICS: dict[str, Statistic] = {s.name: s for o in OBSERVABLES.values() for s in o.needs}
 AXES: dict[str, Axis] = {o.axis.dim: o.axis for o in OBSERVABLES.values() if o.axis is not None}
 
 
-def observables(system: System, extra: Sequence[Observable] = ()) -> tuple[Observable, ...]:
-    """Return the observables that a system has, scalars first; raises BadInput for equal names."""
-    there = dict(load_plugins(OBSERVABLES, "skild_phys.observables"))
+def chosen(
+    system: System, only: str | Sequence[str] | None = None, extra: Sequence[Observable] = ()
+) -> tuple[Observable, ...]:
+    """Return the observables of a system that are asked for, scalars first.
+
+    Raises BadInput for one that the system does not have, and for two of one name.
+    """
+    known = dict(load_plugins(OBSERVABLES, "skild_phys.observables"))
     for own in extra:
         if not isinstance(own, Observable):
             raise BadInput("extra", repr(own), "what skild_phys.observable made of a function")
-        if there.get(own.name, own) is not own:
+        if known.get(own.name, own) is not own:
             raise BadInput("extra", own.name, "a name that no other observable has")
-        there[own.name] = own
-    found = (o for o in there.values() if o.applies(system))
-    return tuple(sorted(found, key=lambda o: o.axis is not None))
-
-
-def chosen(
-    system: System, only: str | Sequence[str] | None, extra: Sequence[Observable] = ()
-) -> tuple[Observable, ...]:
-    """Return the observables that are asked for; raises BadInput for one that cannot be."""
-    there = observables(system, extra)
+        known[own.name] = own
+    there = sorted((o for o in known.values() if o.applies(system)), key=lambda o: bool(o.axis))
     if only is None:
-        return there
-    names, labels = [o.name for o in there], {o.label.lower(): o.name for o in there if o.label}
-    known = {*OBSERVABLES, *names}
-    labels |= {o.label.lower(): o.name for o in OBSERVABLES.values() if o.label}
-    wanted = set()
+        return tuple(there)
+    names, wanted = [o.name for o in there], set()
+    labels = {o.label.lower(): o.name for o in (*there, *OBSERVABLES.values()) if o.label}
     for text in only.split(",") if isinstance(only, str) else only:
-        plain = "_".join(text.lower().replace("_", " ").split())
         name = text.strip()
-        name = name if name in names else labels.get(name.lower(), plain)
+        if name not in names:
+            plain = "_".join(text.lower().replace("_", " ").split())
+            name = labels.get(name.lower(), plain)
         if name == "connected_four_point_offsets" and not system.offsets:
             raise BadInput("only", text, "offsets= beside it")
         if name not in names:

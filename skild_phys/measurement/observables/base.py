@@ -40,12 +40,17 @@ class Statistic:
         """Return the averages of a slice; those of one slice are computed once."""
         return part.once(self.compute)
 
+    @property
+    def needs(self) -> tuple[Statistic, ...]:
+        """Itself, so that `collect` takes statistics as it takes observables."""
+        return (self,)
+
 
 def statistic(
-    applies: Callable[[System], bool] = _always,
+    name: str, applies: Callable[[System], bool] = _always
 ) -> Callable[[Callable[[Slice], Array]], Statistic]:
     """Return a decorator that makes a statistic of a function of a slice."""
-    return lambda compute: Statistic(compute.__name__.lstrip("_"), compute, applies)
+    return lambda compute: Statistic(name, compute, applies)
 
 
 @dataclass(frozen=True)
@@ -74,16 +79,15 @@ class Axis:
 
 @dataclass(frozen=True)
 class Observable:
-    """A function of the means of the statistics in `needs`, for the systems that it `applies` to.
+    """A function of the means of the statistics in `needs`, as `observable` makes it.
 
     Attributes
     ----------
-    name, units, long_name : as in a Dataset.
     label : symbol that heads tables, and that `only` takes for the name; "" if it has none. The
         commands print every scalar, and of curves those that have one.
     axis : of the values; None for a scalar.
-    needs, function : the function takes the mean of each statistic, arrays (..., *trailing) with
-        any leading shape that it carries through, and the `System`.
+    function : takes the mean of each statistic, arrays (..., *trailing) with any leading shape
+        that it carries through, and the `System`; what is not finite needs no guard.
     judged : whether `compare` judges the residuals along the axis together (chi^2).
     """
 
@@ -99,7 +103,8 @@ class Observable:
 
     def __call__(self, means: Means, system: System) -> Array:
         """Return the value from means by name of the statistic."""
-        return np.asarray(self.function(*(means[s.name] for s in self.needs), system))
+        with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+            return np.asarray(self.function(*(means[s.name] for s in self.needs), system))
 
     def applies(self, system: System) -> bool:
         """Return whether the system has this observable."""
@@ -159,42 +164,34 @@ def observable(
         raise BadInput("name", name, "an identifier, such as my_observable")
 
     def made(function: Callable[..., Array]) -> Observable:
-        told = about or (inspect.getdoc(function) or name.replace("_", " ")).split("\n")[0]
-        asked = (needs,) if isinstance(needs, str) or callable(needs) else tuple(needs)
+        title = about or (inspect.getdoc(function) or name.replace("_", " ")).split("\n")[0]
+        asked = (needs,) if isinstance(needs, str) or callable(needs) else needs
         found = tuple(map(_statistic, asked))
-        value = function
-        if not found:
-            found = (Statistic(name, function),)
-            value = mean
+        over = _known("axis", axis, "AXES", "an Axis") if isinstance(axis, str) else axis
         return Observable(
-            name, unit, told.rstrip("."), label, _axis(axis), found, value, applies, judged
-        )
+            name, unit, title.rstrip("."), label, over, found or (Statistic(name, function),),
+            function if found else mean, applies, judged,
+        )  # fmt: skip
 
     return made
+
+
+def _statistic(needed: _Needed) -> Statistic:
+    if isinstance(needed, str):
+        found: Statistic = _known("needs", needed, "STATISTICS", "a function of a slice")
+        return found
+    return needed if isinstance(needed, Statistic) else Statistic(needed.__name__, needed)
+
+
+def _known(parameter: str, name: str, table: str, accepted: str) -> Any:
+    from skild_phys.measurement import observables
+
+    known = getattr(observables, table)
+    if name not in known:
+        raise BadInput(parameter, name, f"{accepted}, or one of {', '.join(known)}")
+    return known[name]
 
 
 def mean(value: Array, system: System) -> Array:
     """Return the mean of a statistic itself."""
     return value
-
-
-def _statistic(needed: _Needed) -> Statistic:
-    if isinstance(needed, Statistic):
-        return needed
-    if callable(needed):
-        return Statistic(needed.__name__, needed)
-    from skild_phys.measurement.observables import STATISTICS
-
-    if needed not in STATISTICS:
-        raise BadInput("needs", needed, f"a function of a slice, or one of {', '.join(STATISTICS)}")
-    return STATISTICS[needed]
-
-
-def _axis(axis: Axis | str | None) -> Axis | None:
-    if isinstance(axis, str):
-        from skild_phys.measurement.observables import AXES
-
-        if axis not in AXES:
-            raise BadInput("axis", axis, f"an Axis, or one of {', '.join(AXES)}")
-        return AXES[axis]
-    return axis

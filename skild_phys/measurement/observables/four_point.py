@@ -31,16 +31,15 @@ from skild_phys.measurement.system import Array, Shape, Slice, System, check_off
 TERMS = ("s1s2s3s4", "s1s2", "s1s4", "s1s3", "s2s4")
 """Last axis of `four_point_terms`; corners in the order o, o + r b, o + r b + r a, o + r a."""
 
-OFFSET_TERMS = ("1234", "12", "34", "13", "24", "14", "23")
-"""Last axis of `offset_terms`."""
+_OFFSET_TERMS = ("1234", "12", "34", "13", "24", "14", "23")
+"""Last axis of `_offset_terms`."""
 
 _BYTES = ir.VectorType(ir.IntType(8), 64)
 
 
 def square_sides(shape: Shape) -> NDArray[np.int64]:
     """Return the sides r = 1, 2, 4 .. of the squares, up to half the shortest edge of `shape`."""
-    half = min(shape) // 2
-    return np.array([2**i for i in range(half.bit_length())], dtype=np.int64)
+    return 2 ** np.arange((min(shape) // 2).bit_length(), dtype=np.int64)
 
 
 def four_point_terms(field: NDArray[Any], sides: Sequence[int]) -> Array:
@@ -65,24 +64,24 @@ def four_point_terms(field: NDArray[Any], sides: Sequence[int]) -> Array:
     ------
     BadInput : a side that does not fit on the lattice, or lattices of one dimension.
     """
-    lattices = np.asarray(field)
-    if lattices.ndim < 3:
-        raise BadInput("field", str(lattices.shape), "an array (configurations, [z,] y, x)")
-    shape = lattices.shape[1:]
+    values = np.asarray(field)
+    if values.ndim < 3:
+        raise BadInput("field", str(values.shape), "an array (configurations, [z,] y, x)")
+    n, *edges = values.shape
     for r in sides:
-        if not 1 <= r < min(shape):
-            raise BadInput("sides", int(r), f"1 to {min(shape) - 1}")
-    n, width, sites = len(lattices), shape[-1], math.prod(shape)
-    rows = lattices.reshape(n, -1, width)
+        if not 1 <= r < min(edges):
+            raise BadInput("sides", int(r), f"1 to {min(edges) - 1}")
+    shape, sites = tuple(edges), math.prod(edges)
+    rows = values.reshape(n, -1, shape[-1])
     near = _rows_at(shape, tuple(int(r) for r in sides))
-    pairs = np.array(list(itertools.combinations(range(len(shape)), 2)), dtype=np.int64)
+    planes = np.array(list(itertools.combinations(range(len(shape)), 2)), dtype=np.int64)
     lengths = np.asarray(sides, dtype=np.int64)
-    found = np.empty((n, len(lengths), len(pairs), len(TERMS)))
-    if lattices.dtype == np.int8:
+    found = np.empty((n, len(lengths), len(planes), len(TERMS)))
+    if values.dtype == np.int8:
         unequal = np.empty(found.shape, dtype=np.int64)
-        _count_unequal(np.ascontiguousarray(rows), lengths, near, pairs, unequal)
+        _count_unequal(np.ascontiguousarray(rows), lengths, near, planes, unequal)
         return 1.0 - 2.0 * unequal / sites
-    _sum_products(np.ascontiguousarray(rows, dtype=np.float64), lengths, near, pairs, found)
+    _sum_products(np.ascontiguousarray(rows, dtype=np.float64), lengths, near, planes, found)
     return found / sites
 
 
@@ -97,38 +96,27 @@ def connected_four_point(terms: Array, system: System | None = None) -> Array:
     return np.asarray(found.mean(axis=-1))
 
 
-def offset_terms(field: NDArray[Any], offsets: NDArray[np.int64]) -> Array:
-    """Return the averages that G4c at any four offsets is made of.
+def _offset_terms(field: NDArray[Any], offsets: NDArray[np.int64]) -> Array:
+    """Return the averages that G4c at any four offsets is made of, (n, 7) as in `_OFFSET_TERMS`.
 
-    Parameters
-    ----------
-    field : (n, *shape) array; int8 is taken as spins and summed exactly, all else as float64.
-    offsets : (4, d) whole numbers in the order of the axes: (y, x) or (z, y, x).
-
-    Returns
-    -------
-    (n, 7) float64, the last axis as in `OFFSET_TERMS`.
-
-    Raises
-    ------
-    BadInput : offsets that are not four different sites of the torus.
+    `field` is as in `four_point_terms`, `offsets` (4, d) are whole numbers in the order of the
+    axes: (y, x) or (z, y, x). Raises BadInput where they are not four different sites.
     """
-    lattices = np.asarray(field)
-    offsets = np.asarray(offsets, dtype=np.int64)
+    lattices, offsets = np.asarray(field), np.asarray(offsets, dtype=np.int64)
     check_offsets(offsets, lattices.shape[1:])
     axes = tuple(range(1, lattices.ndim))
     exact = lattices.dtype == np.int8
     values = lattices if exact else lattices.astype(np.float64, copy=False)
     s = [np.roll(values, tuple(-offset), axes) for offset in offsets]
-    found = np.empty((len(lattices), len(OFFSET_TERMS)))
-    for i, term in enumerate(OFFSET_TERMS):
+    found = np.empty((len(lattices), len(_OFFSET_TERMS)))
+    for i, term in enumerate(_OFFSET_TERMS):
         product = functools.reduce(np.multiply, [s[int(digit) - 1] for digit in term])
         found[:, i] = product.sum(axis=axes, dtype=np.int64 if exact else np.float64)
     return found / math.prod(lattices.shape[1:])
 
 
-def connected_at_offsets(terms: Array, system: System | None = None) -> Array:
-    """Return G4c from the mean of `offset_terms`, (..., 7) -> (...)."""
+def _connected_at_offsets(terms: Array, system: System | None = None) -> Array:
+    """Return G4c from the mean of `_offset_terms`, (..., 7) -> (...)."""
     four, *pairs = np.moveaxis(terms, -1, 0)
     return np.asarray(four - pairs[0] * pairs[1] - pairs[2] * pairs[3] - pairs[4] * pairs[5])
 
@@ -137,39 +125,39 @@ def _real(system: System) -> bool:
     return not system.q and system.components == 1 and system.dimension > 1
 
 
-@statistic(lambda system: _real(system) and min(system.shape) >= 2)
-def four_point(part: Slice) -> Array:
+@statistic("four_point", lambda system: _real(system) and min(system.shape) >= 2)
+def _four_point(part: Slice) -> Array:
     """Return the terms at every side, (n, sides, planes, 5)."""
     return four_point_terms(part.values, square_sides(part.system.shape).tolist())
 
 
-@statistic(lambda system: bool(system.offsets) and _real(system))
-def offsets(part: Slice) -> Array:
+@statistic("offsets", lambda system: bool(system.offsets) and _real(system))
+def _offsets(part: Slice) -> Array:
     """Return the terms at every set of four sites, (n, sets, 7)."""
     sets = (np.array(one, dtype=np.int64) for one in part.system.offsets)
-    return np.stack([offset_terms(part.values, one) for one in sets], axis=1)
-
-
-_connected = observable(
-    "connected_four_point", "1", four_point, "G4c", judged=True,
-    about="connected four-point function on the corners of an r x r square",
-    axis=Axis("side", (
-        Coordinate("side", lambda s: square_sides(s.shape), "side r of the square", LENGTH),
-    )),
-)(connected_four_point)  # fmt: skip
+    return np.stack([_offset_terms(part.values, one) for one in sets], axis=1)
 
 
 def _names(system: System) -> NDArray[Any]:
     return np.array([" ".join(",".join(map(str, s)) for s in one) for one in system.offsets])
 
 
-_at_offsets = observable(
-    "connected_four_point_offsets", "1", offsets, "G4c(sites)",
-    about="connected four-point function at four given sites",
-    axis=Axis("offsets", (
-        Coordinate("offset", _names, "the four sites, in steps along the axes", "1", "sites"),
-    )),
-)(connected_at_offsets)  # fmt: skip
+OBSERVABLES = (
+    observable(
+        "connected_four_point", "1", _four_point, "G4c", judged=True,
+        about="connected four-point function on the corners of an r x r square",
+        axis=Axis("side", (
+            Coordinate("side", lambda s: square_sides(s.shape), "side r of the square", LENGTH),
+        )),
+    )(connected_four_point),
+    observable(
+        "connected_four_point_offsets", "1", _offsets, "G4c(sites)",
+        about="connected four-point function at four given sites",
+        axis=Axis("offsets", (
+            Coordinate("offset", _names, "the four sites, in steps along the axes", "1", "sites"),
+        )),
+    )(_connected_at_offsets),
+)  # fmt: skip
 
 
 @functools.lru_cache(maxsize=8)

@@ -34,21 +34,12 @@ def _count_patterns(spins, counts):  # type: ignore[no-untyped-def]
                 left, middle = middle << 1, right << 1
 
 
-def pattern_counts(spins: NDArray[np.int8]) -> NDArray[np.int64]:
-    """Count the 512 patterns of 3x3 windows (one at every site, periodic) on each lattice.
+def _pattern_counts(spins: NDArray[np.int8]) -> NDArray[np.int64]:
+    """Count the 512 patterns of 3x3 windows (one at every site, periodic), (n, y, x) -> (n, 512).
 
-    Parameters
-    ----------
-    spins : (n, Ly, Lx) int8 array of +-1, both edges at least 3.
-
-    Returns
-    -------
-    (n, 512) int64. The number of a pattern is the window read row by row as binary digits, the
-    top left site first, +1 as one: 511 is all up. Each row sums to Ly Lx.
-
-    Raises
-    ------
-    BadInput : an edge shorter than 3.
+    The number of a pattern is the window read row by row as binary digits, the top left site
+    first, +1 as one: 511 is all up. Each row sums to Ly Lx. Raises BadInput for an edge shorter
+    than 3.
     """
     s = np.ascontiguousarray(spins, dtype=np.int8)
     if s.ndim != 3 or min(s.shape[1:]) < 3:
@@ -58,46 +49,45 @@ def pattern_counts(spins: NDArray[np.int8]) -> NDArray[np.int64]:
     return counts
 
 
-def fold_patterns(frequencies: NDArray[np.float64]) -> NDArray[np.float64]:
+def fold_patterns(frequencies: Array) -> Array:
     """Return the frequencies of patterns up to a flip of all spins, (..., 512) -> (..., 256).
 
-    Below 511 - p is the flip of pattern p. An ensemble of few lattices has by chance more of
-    one sign; where up and down are equivalent that says nothing about the patterns.
+    Below 511 - p is the flip of pattern p. An ensemble of few configurations has by chance more
+    of one sign; where up and down are equivalent that says nothing about the patterns.
     """
     half = _PATTERNS // 2
     return np.asarray(frequencies[..., :half] + frequencies[..., : half - 1 : -1])
 
 
-def total_variation(p: NDArray[np.float64], q: NDArray[np.float64]) -> NDArray[np.float64]:
+def total_variation(p: Array, q: Array) -> Array:
     """Return 1/2 sum |p - q| over the last axis: 0 for equal distributions, at most 1."""
     return np.asarray(np.abs(p - q).sum(axis=-1) / 2)
 
 
-def kl_divergence(
-    p: NDArray[np.float64], q: NDArray[np.float64], floor: float
-) -> NDArray[np.float64]:
+def kl_divergence(p: Array, q: Array, floor: float) -> Array:
     """Return the Kullback-Leibler divergence sum p ln(p / q) over the last axis, in nats.
 
     `floor` (half a count over the number of windows, say) is added to every frequency of both,
     which are then normalised: a pattern that one side never shows costs a finite amount.
     """
-    p = (p + floor) / (p + floor).sum(axis=-1, keepdims=True)
-    q = (q + floor) / (q + floor).sum(axis=-1, keepdims=True)
+    p, q = ((x + floor) / (x + floor).sum(axis=-1, keepdims=True) for x in (p, q))
     return np.asarray((p * np.log(p / q)).sum(axis=-1))
 
 
-@statistic(lambda s: s.field == "spins" and s.dimension == 2 and min(s.shape) >= 3)
-def patterns(part: Slice) -> Array:
+@statistic("patterns", lambda s: s.field == "spins" and s.dimension == 2 and min(s.shape) >= 3)
+def _patterns(part: Slice) -> Array:
     """Return the frequency of each pattern, (n, 512)."""
-    return pattern_counts(part.values) / float(part.system.sites)
+    return _pattern_counts(part.values) / float(part.system.sites)
 
 
-_pattern_frequency = observable(
-    "pattern_frequency", "1", patterns, about="frequency of 3x3 spin patterns",
-    axis=Axis("pattern", (
-        Coordinate(
-            "pattern", lambda s: np.arange(_PATTERNS),
-            "3x3 pattern read row by row as a binary number, up = 1", "1", "pattern",
-        ),
-    )),
-)(mean)  # fmt: skip
+OBSERVABLES = (
+    observable(
+        "pattern_frequency", "1", _patterns, about="frequency of 3x3 spin patterns",
+        axis=Axis("pattern", (
+            Coordinate(
+                "pattern", lambda s: np.arange(_PATTERNS),
+                "3x3 pattern read row by row as a binary number, up = 1", "1", "pattern",
+            ),
+        )),
+    )(mean),
+)  # fmt: skip

@@ -12,8 +12,8 @@ from skild_phys.measurement.system import Array, Slice, System
 from skild_phys.models.base import equal_bonds
 
 
-@statistic(lambda system: system.model is not None)
-def energy(part: Slice) -> Array:
+@statistic("energy", lambda system: system.model is not None)
+def _energy(part: Slice) -> Array:
     """Return the energy per site and its square, (n, 2)."""
     if part.system.model is None:
         raise ValueError("no Hamiltonian")
@@ -21,8 +21,8 @@ def energy(part: Slice) -> Array:
     return np.stack([e, e**2], axis=-1)
 
 
-@statistic()
-def moments(part: Slice) -> Array:
+@statistic("moments")
+def _moments(part: Slice) -> Array:
     """Return m, |m|, m^2 and m^4 of each configuration, (n, 4).
 
     m is the mean over sites, of integers summed exactly; of Potts states the order parameter of
@@ -41,103 +41,84 @@ def moments(part: Slice) -> Array:
     return np.stack([m, np.abs(m), m**2, m**4], axis=-1)
 
 
-@statistic(lambda system: max(system.shape) > 1)
-def lowest(part: Slice) -> Array:
+@statistic("lowest", lambda system: max(system.shape) > 1)
+def _lowest(part: Slice) -> Array:
     """Return S(0) and S at the smallest wave number, (n, 2)."""
     return along_k(part)[:, :2]
 
 
-@observable("energy", "J", energy, about="energy per site")
-def _energy(energy: Array, system: System) -> Array:
-    return energy[..., 0]
-
-
-@observable(
-    "specific_heat", "k_B", energy, "C", about="specific heat per site",
-    applies=lambda system: math.isfinite(system.temperature),
-)  # fmt: skip
-def _specific_heat(energy: Array, system: System) -> Array:
-    """N (<e^2> - <e>^2) / T^2."""
-    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
-        spread = energy[..., 1] - energy[..., 0] ** 2
-        return np.asarray(system.sites * spread / system.temperature**2)
-
-
-_magnetization, _abs_magnetization, _squared, _fourth = (
-    observable(name, "1", moments, label, about=about)(lambda m, system, i=i: m[..., i])
-    for i, (name, label, about) in enumerate((
-        ("magnetization", "m", "magnetization m"),
-        ("abs_magnetization", "|m|", "absolute value of m"),
-        ("magnetization_squared", "m^2", "square of m"),
-        ("magnetization_fourth", "m^4", "fourth power of m"),
-    ))
-)  # fmt: skip
-
-
-@observable("binder_cumulant", "1", moments, "U4")
-def _binder_cumulant(m: Array, system: System) -> Array:
-    """Binder cumulant 1 - <m^4> / (3 <m^2>^2)"""  # 2/3 in the ordered phase, 0 of a Gaussian
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return np.asarray(1 - m[..., 3] / (3 * m[..., 2] ** 2))
-
-
-@observable("binder_ratio", "1", moments, "U2")
-def _binder_ratio(m: Array, system: System) -> Array:
-    """Binder cumulant U2 = 1 - <m^2> / (3 <|m|>^2)"""  # of arXiv 1806.03558; Gaussian: 1 - pi/6
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return np.asarray(1 - m[..., 2] / (3 * m[..., 1] ** 2))
-
-
-@observable("susceptibility", "1", lowest, "chi")
-def _susceptibility(lowest: Array, system: System) -> Array:
-    """susceptibility S(0): N <m^2>, of Potts states N times the squared vector of their shares"""
-    # Without 1 / T, as in cond-mat/9904038: chi L^(-7/4) -> 1.09195 at Tc.
-    return lowest[..., 0]
-
-
-@observable("connected_susceptibility", "1", moments)
-def _connected_susceptibility(m: Array, system: System) -> Array:
-    """connected susceptibility N (<m^2> - <|m|>^2)"""
-    return system.sites * (m[..., 2] - m[..., 1] ** 2)
-
-
-def _xi(lowest: Array, system: System, disconnected: Array | float = 0.0) -> Array:
-    """Return sqrt(S(0) / S(k) - 1) / (2 sin(k / 2)), k = 2 pi / L; NaN where S(k) > S(0)."""
-    zero, smallest = np.moveaxis(lowest, -1, 0)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        ratio = np.sqrt((zero - disconnected) / smallest - 1)
-        return np.asarray(ratio / (2 * np.sin(np.pi / max(system.shape))))
-
-
-@observable("correlation_length", LENGTH, lowest, "xi")
-def _correlation_length(lowest: Array, system: System) -> Array:
-    """second-moment correlation length (S(0) / S(k) - 1)^(1/2) / (2 sin(k / 2)), k = 2 pi / L"""
-    return _xi(lowest, system)
-
-
-@observable("connected_correlation_length", LENGTH, (lowest, moments), "xi_c")
-def _connected_length(lowest: Array, m: Array, system: System) -> Array:
-    """the same of the connected two-point function, S(0) less N <|m|>^2: of the ordered phase"""
-    return _xi(lowest, system, system.sites * m[..., 1] ** 2)
-
-
-@observable("correlation_length_ratio", "1", lowest, "xi/L")
-def _xi_over_l(lowest: Array, system: System) -> Array:
-    """second-moment correlation length over the longest side"""
-    return _xi(lowest, system) / max(system.shape)
-
-
-@statistic(lambda system: system.field != "field")
-def walls(part: Slice) -> Array:
+@statistic("walls", lambda system: system.field != "field")
+def _walls(part: Slice) -> Array:
     """Return how many bonds join unequal neighbours, per site, (n,).
 
     That is the length (in 3D the area) of the domain walls on the dual lattice: 0 for equal
-    spins, d / 2 for random ones, (e + d) / 2 of an Ising lattice of energy e.
+    spins, d / 2 for random ones, (e + d) / 2 of an Ising configuration of energy e.
     """
     d = part.system.dimension
     return d - equal_bonds(part.values, d) / part.system.sites
 
 
-_walls = observable(
-    "domain_wall_density", f"{LENGTH}^-1", walls, about="domain walls per site (unequal bonds)"
-)(mean)
+def _specific_heat(energy: Array, system: System) -> Array:
+    """N (<e^2> - <e>^2) / T^2."""
+    return system.sites * (energy[..., 1] - energy[..., 0] ** 2) / system.temperature**2
+
+
+def _xi(lowest: Array, system: System, disconnected: Array | float = 0.0) -> Array:
+    """Return sqrt(S(0) / S(k) - 1) / (2 sin(k / 2)), k = 2 pi / L; NaN where S(k) > S(0)."""
+    zero, smallest = np.moveaxis(lowest, -1, 0)
+    ratio = np.sqrt((zero - disconnected) / smallest - 1)
+    return np.asarray(ratio / (2 * np.sin(np.pi / max(system.shape))))
+
+
+OBSERVABLES = (
+    observable("energy", "J", _energy, about="energy per site")(lambda e, system: e[..., 0]),
+    observable(
+        "specific_heat", "k_B", _energy, "C", about="specific heat per site",
+        applies=lambda system: math.isfinite(system.temperature),
+    )(_specific_heat),
+    *(
+        observable(name, "1", _moments, label, about=about)(lambda m, system, i=i: m[..., i])
+        for i, (name, label, about) in enumerate((
+            ("magnetization", "m", "magnetization m"),
+            ("abs_magnetization", "|m|", "absolute value of m"),
+            ("magnetization_squared", "m^2", "square of m"),
+            ("magnetization_fourth", "m^4", "fourth power of m"),
+        ))
+    ),
+    # 2/3 in the ordered phase, 0 of a Gaussian
+    observable(
+        "binder_cumulant", "1", _moments, "U4", about="Binder cumulant 1 - <m^4> / (3 <m^2>^2)"
+    )(lambda m, system: 1 - m[..., 3] / (3 * m[..., 2] ** 2)),
+    # of arXiv 1806.03558; 1 - pi/6 of a Gaussian
+    observable(
+        "binder_ratio", "1", _moments, "U2", about="Binder cumulant U2 = 1 - <m^2> / (3 <|m|>^2)"
+    )(lambda m, system: 1 - m[..., 2] / (3 * m[..., 1] ** 2)),
+    # Without 1 / T, as in cond-mat/9904038: chi L^(-7/4) -> 1.09195 at Tc.
+    observable(
+        "susceptibility", "1", _lowest, "chi",
+        about="susceptibility S(0): N <m^2>, of Potts states N times the squared vector of their"
+        " shares",
+    )(lambda lowest, system: lowest[..., 0]),
+    observable(
+        "connected_susceptibility", "1", _moments,
+        about="connected susceptibility N (<m^2> - <|m|>^2)",
+    )(lambda m, system: system.sites * (m[..., 2] - m[..., 1] ** 2)),
+    observable(
+        "correlation_length", LENGTH, _lowest, "xi",
+        about="second-moment correlation length (S(0) / S(k) - 1)^(1/2) / (2 sin(k / 2)),"
+        " k = 2 pi / L",
+    )(_xi),
+    observable(
+        "connected_correlation_length", LENGTH, (_lowest, _moments), "xi_c",
+        about="the same of the connected two-point function, S(0) less N <|m|>^2: of the ordered"
+        " phase",
+    )(lambda lowest, m, system: _xi(lowest, system, system.sites * m[..., 1] ** 2)),
+    observable(
+        "correlation_length_ratio", "1", _lowest, "xi/L",
+        about="second-moment correlation length over the longest side",
+    )(lambda lowest, system: _xi(lowest, system) / max(system.shape)),
+    observable(
+        "domain_wall_density", f"{LENGTH}^-1", _walls,
+        about="domain walls per site (unequal bonds)",
+    )(mean),
+)  # fmt: skip
