@@ -74,9 +74,9 @@ def command(
     """
     from skild_phys.measurement.measure import measure
     from skild_phys.measurement.observables import chosen
-    from skild_phys.measurement.tables import to_plain
     from skild_phys.measurement.rows import check_measurable
     from skild_phys.measurement.system import System
+    from skild_phys.measurement.tables import to_plain
     from skild_phys.store import open_lattices
 
     opened = open_lattices(store)
