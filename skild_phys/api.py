@@ -403,8 +403,8 @@ def train(
     """
     from skild_phys.images.grids import sample_grid
     from skild_phys.skild.fit import Fit
-    from skild_phys.skild.ranks import joined
     from skild_phys.skild.recipe import Recipe
+    from skild_phys.skild.train import joined
 
     for name in changes:
         if name not in Recipe.__dataclass_fields__:

@@ -67,7 +67,7 @@ def test_binary_rows_become_images(binaries: tuple[Path, np.ndarray], tmp_path: 
     assert opened_by_xarray["image"].dims == ("sample", "channel", "y", "x")
     test = ImageLattices(store, "test")
     assert np.array_equal(pixels_of(test.read(0, 2)), rows[10:, 1:].reshape(2, 3, 32, 32))
-    assert test.labels().tolist() == rows[10:, 0].tolist()
+    assert store.variable("label")[10:].tolist() == rows[10:, 0].tolist()
 
 
 @pytest.mark.parametrize("ending", [".tar.gz", ".zip", ".tar"])

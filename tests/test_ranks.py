@@ -17,9 +17,8 @@ from image_helpers import SCHEDULE, image_store, photographs
 from skild_phys.errors import BadInput, Interrupted
 from skild_phys.skild.data import ImageLattices, StoreSource
 from skild_phys.skild.ncsnpp import NcsnppConfig
-from skild_phys.skild.ranks import Ranks
 from skild_phys.skild.recipe import Recipe
-from skild_phys.skild.train import Trainer, train
+from skild_phys.skild.train import Ranks, Trainer, train
 from skild_phys.skild.weights import load_weights
 
 RECIPE = """
@@ -140,7 +139,7 @@ def test_each_process_reads_its_part(images: ImageLattices) -> None:
 
 def test_what_cannot_be_shared_is_refused(images: ImageLattices) -> None:
     with pytest.raises(BadInput, match="batch: 8"):
-        Ranks(0, 3).check(8, 1)
+        Trainer(CONFIG, StoreSource(images, 1), ranks=Ranks(0, 3))
     with pytest.raises(BadInput, match="on several processes"):
         Trainer(Recipe(side=16), StoreSource(images, 1), ranks=Ranks(0, 2))
     with pytest.raises(BadInput, match="accumulate: 3"):

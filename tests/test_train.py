@@ -26,7 +26,7 @@ from skild_phys.skild.measured import measure
 from skild_phys.skild.networks import SYMMETRIES
 from skild_phys.skild.recipe import Recipe, read_recipe
 from skild_phys.skild.spectrum import PowerLaw
-from skild_phys.skild.train import Trainer, averaged, learning_rate, train
+from skild_phys.skild.train import Trainer, _averaged, _learning_rate, train
 from skild_phys.skild.weights import load_weights, read_tensors, save_weights, write_tensors
 from skild_phys.store import create_store, open_lattices, open_store
 
@@ -105,7 +105,7 @@ def test_a_run_that_saves_every_step_can_be_stopped(tmp_path: Path) -> None:
 def test_a_short_run_is_not_averaged_with_the_weights_it_began_with() -> None:
     """Weights 0 at the first step, 1 from then on. Planted, seen to fail: one decay throughout."""
     weight = torch.nn.Linear(1, 1, bias=False).requires_grad_(False)
-    average = averaged(weight, 0.999)
+    average = _averaged(weight, 0.999)
     for step in range(30):
         weight.weight.fill_(float(step > 0))
         average.update_parameters(weight)
@@ -450,11 +450,11 @@ def test_configuration_from_toml(tmp_path: Path) -> None:
 
 def test_learning_rates() -> None:
     config = replace(CONFIG, steps=100, warmup=10, decay_fraction=0.4, learning_rate=1.0)
-    assert learning_rate(0, config) == pytest.approx(0.1)
-    assert learning_rate(50, config) == 1.0
-    assert learning_rate(80, config) == pytest.approx(0.5)
+    assert _learning_rate(0, config) == pytest.approx(0.1)
+    assert _learning_rate(50, config) == 1.0
+    assert _learning_rate(80, config) == pytest.approx(0.5)
     cosine = replace(config, schedule="cosine")
-    assert learning_rate(50, cosine) == pytest.approx(0.5)
+    assert _learning_rate(50, cosine) == pytest.approx(0.5)
 
 
 def test_symmetries_keep_the_energy() -> None:

@@ -62,7 +62,7 @@ def command(
     """
     from skild_phys.images.grids import sample_grid
     from skild_phys.skild.fit import Fit
-    from skild_phys.skild.ranks import joined
+    from skild_phys.skild.train import joined
 
     fit = Fit.of(store, threads=run.threads, **recipe)
     default = (

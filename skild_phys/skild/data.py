@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -28,19 +29,16 @@ _A_STORE_OF_IMAGES = "a store of images ('skild-phys images prepare')"
 
 
 class Source(Protocol):
-    """A stream of lattices that can be stopped and taken up again at the same place."""
+    """A stream of samples that can be stopped and resumed at the same place."""
 
     shape: tuple[int, int]
     channels: int
     """Of images; 0 for lattices, which have none."""
     n_samples: int | None
-    """Number of different lattices; None where there is no end of them."""
+    """Number of different samples; None where there is no end of them."""
 
     def next(self, n: int, part: slice = _EVERY) -> NDArray[np.generic]:
-        """Return the next `n` lattices, (n, Ly, Lx), or images, (n, channels, Ly, Lx).
-
-        Only `part` of them, if not all are wanted; the others are passed over.
-        """
+        """Return `part` of the next `n` samples, (n, Ly, Lx) or (n, channels, Ly, Lx)."""
 
     def identity(self) -> dict[str, Any]:
         """Return, for JSON, what tells this stream from every other."""
@@ -49,7 +47,7 @@ class Source(Protocol):
         """Return what `restore` needs to resume with the very next sample."""
 
     def restore(self, state: _State) -> None:
-        """Go on where the source that gave `state` stood."""
+        """Resume where the source that gave `state` stood."""
 
 
 class SimulationSource:
@@ -57,15 +55,15 @@ class SimulationSource:
 
     Parameters
     ----------
-    side, temperature : of the lattices.
+    side, temperature : of the configurations.
     chains : number of chains; `next` must be asked for that many.
-    clusters : clusters between two lattices of a chain, a fixed number (at L = 64 and Tc the
+    clusters : clusters between two samples of a chain, a fixed number (at L = 64 and Tc the
         energy's integrated autocorrelation time is 6 clusters); 0 for `default_every`, about
         two autocorrelation times.
     seed : chain c draws from stream (c,) of this seed.
     threads : that run chains, None for as many as PyTorch has; they change no number.
-    burn_in : clusters before the first lattice, from a fully magnetized start; by default 10
-        `default_every`, and 200 at least. They run when the first lattice is asked for.
+    burn_in : clusters before the first sample, from a fully magnetized start; by default 10
+        `default_every`, and 200 at least. They run when the first sample is asked for.
     """
 
     n_samples: int | None = None
@@ -90,30 +88,28 @@ class SimulationSource:
         self._waiting = self.burn_in
 
     def _advance(self, clusters: int) -> None:
-        def one(chain: int) -> None:
-            wolff(self.spins[chain], self.temperature, self.states[chain], clusters)
+        """Run `clusters` of every chain, after those of the burn-in if they have not run yet."""
+        total, self._waiting = clusters + self._waiting, 0
 
-        with ThreadPoolExecutor(self.threads or torch.get_num_threads()) as pool:
-            list(pool.map(one, range(len(self.spins))))
+        def one(chain: int) -> None:
+            wolff(self.spins[chain], self.temperature, self.states[chain], total)
+
+        if total:
+            with ThreadPoolExecutor(self.threads or torch.get_num_threads()) as pool:
+                list(pool.map(one, range(len(self.spins))))
 
     def next(self, n: int, part: slice = _EVERY) -> NDArray[np.generic]:
         if n != len(self.spins):
-            raise ValueError(f"asked for {n} lattices of {len(self.spins)} chains")
-        self._burn()
+            raise ValueError(f"asked for {n} samples of {len(self.spins)} chains")
         self._advance(self.clusters)
         return self.spins[part].copy()
-
-    def _burn(self) -> None:
-        if self._waiting:
-            self._advance(self._waiting)
-            self._waiting = 0
 
     def identity(self) -> dict[str, Any]:
         names = ("shape", "temperature", "clusters", "burn_in", "seed")
         return {"simulation": "wolff"} | {name: getattr(self, name) for name in names}
 
     def state(self) -> _State:
-        self._burn()
+        self._advance(0)
         return {"spins": self.spins.copy(), "states": self.states.copy()}
 
     def restore(self, state: _State) -> None:
@@ -125,7 +121,7 @@ class SimulationSource:
 
 
 class StoreSource:
-    """Lattices of any origin in random order, each once an epoch; read chunk by chunk.
+    """Samples of any origin in random order, each once an epoch; read chunk by chunk.
 
     Chunks are visited in random order and shuffled inside, so that memory stays at one chunk.
     """
@@ -139,45 +135,39 @@ class StoreSource:
         self.channels: int = store.channels
         self.epoch = self.position = 0
         self._spans = list(store.batches())
-        self._held: tuple[int, int, NDArray[np.generic]] | None = None
+        self._chunk = functools.lru_cache(1)(self._shuffled)
         self._identity = {"data": store.digest(), "seed": seed}
 
     def identity(self) -> dict[str, Any]:
         return self._identity
 
-    def _chunk(self, which: int, start: int, stop: int) -> NDArray[np.generic]:
-        if self._held is None or self._held[:2] != (self.epoch, which):
-            lattices = self.store.read(start, stop)
-            inside = generator(self.seed, "stretch", self.epoch, which).permutation(len(lattices))
-            self._held = (self.epoch, which, lattices[inside])
-        return self._held[2]
-
-    def _order(self) -> NDArray[np.int64]:
-        return generator(self.seed, "epoch", self.epoch).permutation(len(self._spans))
+    def _shuffled(self, epoch: int, place: int, start: int, stop: int) -> NDArray[np.generic]:
+        inside = generator(self.seed, "stretch", epoch, place).permutation(stop - start)
+        return self.store.read(start, stop)[inside]
 
     def next(self, n: int, part: slice = _EVERY) -> NDArray[np.generic]:
         out: list[NDArray[np.generic]] = []
         first, last, _ = part.indices(n)
-        have, order = 0, self._order()
+        have, order = 0, generator(self.seed, "epoch", self.epoch).permutation(len(self._spans))
         while have < n:
-            which, offset = divmod(self.position, self.store.chunk)
-            if which >= len(self._spans):
+            place, offset = divmod(self.position, self.store.chunk)
+            if place >= len(self._spans):
                 self.epoch, self.position = self.epoch + 1, 0
-                order = self._order()
+                order = generator(self.seed, "epoch", self.epoch).permutation(len(self._spans))
                 continue
-            start, stop = self._spans[order[which]]
+            start, stop = self._spans[order[place]]
             count = min(stop - start - offset, n - have)
             if count <= 0:
-                self.position = (which + 1) * self.store.chunk
+                self.position = (place + 1) * self.store.chunk
                 continue
             low, high = max(first - have, 0), min(last - have, count)
             if low < high:
-                out.append(self._chunk(which, start, stop)[offset + low : offset + high])
+                chunk = self._chunk(self.epoch, place, start, stop)
+                out.append(chunk[offset + low : offset + high])
             have += count
             self.position += count
-        return (
-            np.concatenate(out) if self.store.scale == 1 else np.concatenate(out) * self.store.scale
-        )
+        samples = np.concatenate(out)
+        return samples if self.store.scale == 1 else samples * self.store.scale
 
     def state(self) -> _State:
         return {"place": np.array([self.epoch, self.position], dtype=np.int64)}
@@ -207,13 +197,14 @@ class ImageLattices:
     ----------
     store : of images.
     split : 'train' or 'test'; None for all.
+    n : the first so many; None for all.
 
     Raises BadInput for a store of anything else, or without images of the split.
     """
 
     scale = 1.0
 
-    def __init__(self, store: Lattices, split: str | None = None) -> None:
+    def __init__(self, store: Lattices, split: str | None = None, n: int | None = None) -> None:
         if store.field != "image":
             raise BadInput("lattices", str(store.path), f"images, not '{store.field}'")
         self.path: Path = store.path
@@ -230,7 +221,11 @@ class ImageLattices:
             self.first, last = int(places[0]), int(places[-1]) + 1
             if last - self.first != len(places):
                 raise StoreError(f"{store.path}: variable 'split': not in one piece")
-        self.n_samples = last - self.first
+        self.n_samples = min(last - self.first, n or last)
+        self._kept = functools.lru_cache(1)(self._pixels)
+
+    def __len__(self) -> int:
+        return self.n_samples
 
     def batches(self) -> Iterator[tuple[int, int]]:
         """Yield (start, stop) of stretches of a chunk."""
@@ -239,23 +234,26 @@ class ImageLattices:
 
     def read(self, start: int, stop: int) -> NDArray[np.float32]:
         """Return images start..stop-1 as fields."""
-        return fields_of(self.store.read(self.first + start, self.first + stop))
+        return fields_of(self._pixels(start, stop))
 
-    def labels(self) -> NDArray[np.int64]:
-        """Return the class of every image."""
-        every = self.store.variable("label").astype(np.int64)
-        return every[self.first : self.first + self.n_samples]
+    def _pixels(self, start: int, stop: int) -> NDArray[np.uint8]:
+        return self.store.read(self.first + start, self.first + stop)
+
+    def pixels(self, index: Sequence[int]) -> NDArray[np.uint8]:
+        """Return images (len(index), channels, Ly, Lx), 8-bit; the last chunk read is kept."""
+        spans, places = list(self.batches()), (divmod(int(i), self.chunk) for i in index)
+        return np.stack([self._kept(*spans[chunk])[i] for chunk, i in places])
 
     def digest(self) -> str:
-        """Return what names the images: a SHA-256, with the place of the split.
+        """Return what names the images: that of their store, and the place of the split."""
+        return f"{self.identity()} {self.first} {self.n_samples}"
+
+    def identity(self) -> str:
+        """Return what names the whole store: a SHA-256.
 
         Of a data set that was prepared it is that of its source, so that a large one need not be
         read for it; of other stores that of their contents.
         """
-        return f"{self.identity()} {self.first} {self.n_samples}"
-
-    def identity(self) -> str:
-        """Return what names the whole store, whatever the split."""
         return str(self.store.attrs.get("source_sha256") or self.store.digest())
 
 
@@ -267,9 +265,9 @@ def symmetry(
     batch: int | None = None,
     dimension: int = 2,
 ) -> Tensor:
-    """Apply one random symmetry, of those that hold, to a batch (n, ..., *sides).
+    """Apply one random symmetry, of those that hold, to `part` of a batch (n, ..., *sides).
 
-    MIRROR is drawn for each on its own; `samples` are `part` of a batch.
+    MIRROR is drawn for each on its own.
     """
     axes = tuple(range(-dimension, 0))
     sides = [samples.shape[axis] for axis in axes]

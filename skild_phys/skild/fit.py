@@ -25,9 +25,8 @@ from skild_phys.files import (
 )
 from skild_phys.process import forked
 from skild_phys.skild.data import Source, training_source
-from skild_phys.skild.ranks import Ranks
 from skild_phys.skild.recipe import Recipe, read_recipe
-from skild_phys.skild.train import LOG, Trainer, train
+from skild_phys.skild.train import LOG, Ranks, Trainer, train
 from skild_phys.skild.weights import (
     Weights,
     load_weights,
@@ -36,13 +35,10 @@ from skild_phys.skild.weights import (
     weights_sha256,
 )
 
-_Progress = Callable[[int, float], None]
-_Watch = Callable[[Trainer], AbstractContextManager[tuple[_Progress, Callable[[], bool]]]]
+_Watch = Callable[
+    [Trainer], AbstractContextManager[tuple[Callable[[int, float], None], Callable[[], bool]]]
+]
 """(trainer) -> a context that yields `progress` and `stop` of `train`."""
-
-
-def _unwatched(trainer: Trainer) -> AbstractContextManager[tuple[_Progress, Callable[[], bool]]]:
-    return nullcontext((lambda step, loss: None, lambda: False))
 
 
 @dataclass(frozen=True)
@@ -82,9 +78,10 @@ class Fit:
         given = [one for one in (lattices, initial) if isinstance(one, str | os.PathLike)]
         if initial is not None and not isinstance(initial, Weights):
             initial = load_weights(shipped_weights() if initial == "shipped" else Path(initial))
-        sha = initial and weights_sha256(initial)
         recipe = read_recipe(
-            str(preset) if config is None else Path(config), initial=sha, **changes
+            str(preset) if config is None else Path(config),
+            initial=initial and weights_sha256(initial),
+            **changes,
         )
         if recipe.initial and initial is None:
             raise BadInput("initial", recipe.initial, "initial= and the weights of this SHA-256")
@@ -97,7 +94,7 @@ class Fit:
         ranks: Ranks = Ranks(),  # noqa: B008
         *,
         overwrite: bool = False,
-        watch: _Watch = _unwatched,
+        watch: _Watch = lambda trainer: nullcontext((lambda step, loss: None, lambda: False)),
         sample: Callable[[Weights, tuple[int, int], torch.device], bytes] | None = None,
     ) -> dict[str, Any] | None:
         """Train, or resume, and write the weights to `output`; of several processes the first.
@@ -115,87 +112,73 @@ class Fit:
         ------
         OutputTaken, before anything is changed, where something else lies; Interrupted.
         """
-        files = _Files.of(Path(output), self.inputs)
+        path, recipe = Path(output), self.recipe
+        if path.is_dir():
+            raise OutputTaken("output", str(path), "a file, not a directory")
+        checkpoint = path.with_name(path.name + ".checkpoint")
+        curve = path.with_suffix(".loss.csv")
+        for file in (path, checkpoint, curve):
+            check_output(file, overwrite=True, inputs=self.inputs)
         if self.threads is not None:
             torch.set_num_threads(self.threads)
         with ExitStack() as held:
             if ranks.first:
-                held.enter_context(Lock(files.checkpoint))
-            resumes = files.checkpoint.exists() and not overwrite
-            for file in (files.weights, files.curve):
+                held.enter_context(Lock(checkpoint))
+            resumes = checkpoint.exists() and not overwrite
+            for file in (path, curve):
                 check_output(file, overwrite=overwrite or resumes)
                 if ranks.first:  # a killed run's half of a file goes
                     held.enter_context(Lock(file, beside=True))
             ranks.wait()
             if overwrite and ranks.first:
-                files.checkpoint.unlink(missing_ok=True)
+                checkpoint.unlink(missing_ok=True)
             ranks.wait()
-            trainer = self._trainer(files.checkpoint, ranks)
-            with watch(trainer) as (progress, stop), _tensorboard(files.weights, ranks) as told:
+            trainer = self._trainer(checkpoint, ranks)
+            with watch(trainer) as (progress, stop), _tensorboard(path, ranks) as board:
 
                 def report(step: int, loss: float) -> None:
                     progress(step, loss)
-                    every = self.recipe.sample_every
+                    every = recipe.sample_every
                     if sample and ranks.first and every and step % every == 0:
                         weights = trainer.weights(self.system)
-                        files.add_sample(step, sample(weights, self.source.shape, trainer.device))
+                        png = sample(weights, self.source.shape, trainer.device)
+                        folder = path.with_suffix(".samples")
+                        make_directory(folder)
+                        write_bytes_atomically(folder / f"{step:07d}.png", png)
 
                 def saved() -> None:
-                    files.write_curve(trainer)
-                    told(trainer)
+                    _write_curve(curve, trainer)
+                    board(trainer)
 
-                train(trainer, files.checkpoint, stop, report, saved)
+                train(trainer, checkpoint, stop, report, saved)
             if not ranks.first:
                 return None
             # The weights last: their presence says that the curve is there too.
-            files.write_curve(trainer)
-            sha = save_weights(files.weights, trainer.weights(self.system))
-            files.checkpoint.unlink(missing_ok=True)
-        found = {"weights": str(files.weights), "sha256": sha, "steps": trainer.step}
+            _write_curve(curve, trainer)
+            sha = save_weights(path, trainer.weights(self.system))
+            checkpoint.unlink(missing_ok=True)
+        found = {"weights": str(path), "sha256": sha, "steps": trainer.step}
         return found | {"loss": trainer.log[-1][1]}
 
     def _trainer(self, checkpoint: Path, ranks: Ranks) -> Trainer:
+        given = (self.recipe, self.source)
         if checkpoint.exists():
-            return Trainer.resume(
-                checkpoint, self.recipe, self.source, device=ranks.device, ranks=ranks
-            )
-        trainer = Trainer(self.recipe, self.source, device=ranks.device, ranks=ranks)
+            return Trainer.resume(checkpoint, *given, device=ranks.device, ranks=ranks)
+        trainer = Trainer(*given, device=ranks.device, ranks=ranks)
         if self.initial is not None:
             trainer.start_from(self.initial)
         return trainer
 
 
-@dataclass(frozen=True)
-class _Files:
-    weights: Path
-    checkpoint: Path
-    curve: Path
-
-    @classmethod
-    def of(cls, weights: Path, inputs: tuple[Path, ...]) -> _Files:
-        """Return the files of a run beside its weights; raises BadInput where none may be."""
-        if weights.is_dir():
-            raise OutputTaken("output", str(weights), "a file, not a directory")
-        checkpoint = weights.with_name(weights.name + ".checkpoint")
-        curve = weights.with_suffix(".loss.csv")
-        for path in (weights, checkpoint, curve):
-            check_output(path, overwrite=True, inputs=inputs)
-        return cls(weights, checkpoint, curve)
-
-    def write_curve(self, trainer: Trainer) -> None:
-        table = io.StringIO()
-        csv.writer(table, lineterminator="\n").writerows([LOG, *trainer.log])
-        write_text_atomically(self.curve, table.getvalue())
-
-    def add_sample(self, step: int, png: bytes) -> None:
-        folder = self.weights.with_suffix(".samples")
-        make_directory(folder)
-        write_bytes_atomically(folder / f"{step:07d}.png", png)
+def _write_curve(path: Path, trainer: Trainer) -> None:
+    table = io.StringIO()
+    csv.writer(table, lineterminator="\n").writerows([LOG, *trainer.log])
+    write_text_atomically(path, table.getvalue())
 
 
 @contextmanager
 def _tensorboard(weights: Path, ranks: Ranks) -> Iterator[Callable[[Trainer], None]]:
-    """Yield what tells TensorBoard, where it is installed, of the rows it has not been told of."""
+    """Yield what writes new rows of a log for TensorBoard, where it is installed."""
     if not ranks.first or find_spec("tensorboard") is None:
         yield lambda trainer: None
         return
@@ -204,7 +187,7 @@ def _tensorboard(weights: Path, ranks: Ranks) -> Iterator[Callable[[Trainer], No
     last = 0
     with SummaryWriter(weights.with_suffix(".tensorboard")) as board:  # type: ignore[no-untyped-call]
 
-        def told(trainer: Trainer) -> None:
+        def write(trainer: Trainer) -> None:
             nonlocal last
             for row in trainer.log:
                 if row[0] > last:
@@ -212,4 +195,4 @@ def _tensorboard(weights: Path, ranks: Ranks) -> Iterator[Callable[[Trainer], No
                         board.add_scalar(name, value, row[0])
                     last = row[0]
 
-        yield told
+        yield write

@@ -160,35 +160,35 @@ class Recipe:
         for field in dataclasses.fields(self):
             _check(field.name, getattr(self, field.name), field.metadata)
         check_whole("seed", self.seed, 0, 2**63 - 1)
-        spins = self.output == "logits"
-        if spins and self.basis != "dft":
-            raise BadInput("basis", self.basis, "dft for spins")
-        if spins and self.lambdas is not None:
-            accepted = "none for spins, whose lambda is log-uniform"
-            raise BadInput("[lambdas]", self.lambdas.kind, accepted)
-        if spins and self.accumulate > 1:
-            raise BadInput("accumulate", self.accumulate, "1, for spins")
-        if spins and self.weighting != "flat":
-            raise BadInput("weighting", self.weighting, "flat, for spins")
-        if (self.spectrum == "paper") != (self.paper_spectrum is not None):
-            raise BadInput("spectrum", self.spectrum, "'paper' with a table [paper_spectrum]")
-        if (own := getattr(self.lambdas, "cutoff", self.cutoff)) != self.cutoff:
-            raise BadInput("cutoff", self.cutoff, f"{own}, as in [lambdas]")
-        for part in (self.lambdas, self.paper_spectrum, self.network):
+        lambdas, spins = self.lambdas, self.output == "logits"
+        paper = (self.spectrum == "paper") == (self.paper_spectrum is not None)
+        cutoff = getattr(lambdas, "cutoff", self.cutoff)
+        shifted = self.basis == "dct" and "shift" in self.symmetries
+        ordered = 0 < self.lambda_min < self.lambda_far < self.lambda_max < math.inf
+        for right, name, value, accepted in (
+            (not spins or self.basis == "dft", "basis", self.basis, "dft for spins"),
+            (not (spins and lambdas), "[lambdas]", getattr(lambdas, "kind", None),
+             "none for spins, whose lambda is log-uniform"),
+            (not spins or self.accumulate == 1, "accumulate", self.accumulate, "1, for spins"),
+            (not spins or self.weighting == "flat", "weighting", self.weighting, "flat, for spins"),
+            (paper, "spectrum", self.spectrum, "'paper' with a table [paper_spectrum]"),
+            (cutoff == self.cutoff, "cutoff", self.cutoff, f"{cutoff}, as in [lambdas]"),
+            (self.batch % self.accumulate == 0, "accumulate", self.accumulate,
+             f"a divisor of the batch, {self.batch}"),
+            (lambdas or not isinstance(self.network, NcsnppConfig), "network", "ncsnpp",
+             "unet, or ncsnpp with a table [lambdas]"),
+            (not shifted, "symmetries", list(self.symmetries),
+             "symmetries without 'shift' in the basis dct, whose edges are open"),
+            (self.trained == "all" or bool(getattr(self.network, "waves", 0)), "trained", "waves",
+             "all where network.waves = 0"),
+            (ordered, "lambda_min", self.lambda_min, "lambda_min < lambda_far < lambda_max"),
+        ):  # fmt: skip
+            if not right:
+                raise BadInput(name, value, accepted)
+        for part in (lambdas, self.paper_spectrum, self.network):
             side = getattr(part, "side", self.side)
             if side != self.side:
                 raise BadInput("side", side, f"{self.side}, the side of the recipe")
-        if self.batch % self.accumulate:
-            raise BadInput("accumulate", self.accumulate, f"a divisor of the batch, {self.batch}")
-        if isinstance(self.network, NcsnppConfig) and self.lambdas is None:
-            raise BadInput("network", "ncsnpp", "unet, or ncsnpp with a table [lambdas]")
-        if self.basis == "dct" and "shift" in self.symmetries:
-            accepted = "symmetries without 'shift' in the basis dct, whose edges are open"
-            raise BadInput("symmetries", list(self.symmetries), accepted)
-        if self.trained == "waves" and not getattr(self.network, "waves", 0):
-            raise BadInput("trained", "waves", "all where network.waves = 0")
-        if not 0 < self.lambda_min < self.lambda_far < self.lambda_max < math.inf:
-            raise BadInput("lambda_min", self.lambda_min, "lambda_min < lambda_far < lambda_max")
 
 
 Recipe.__doc__ = f"{Recipe.__doc__}\n\nAttributes\n----------\n" + "\n".join(
@@ -249,11 +249,11 @@ def recipe_of(record: dict[str, Any]) -> Recipe:
     return recipe
 
 
-_LIKE: dict[Any, Any] = {"int": 0, "float": 0.0}
-
-
 def as_record(value: Any) -> Any:
-    """Return a dataclass as a dictionary, less fields marked LATE that have their defaults."""
+    """Return a dataclass as a dictionary, less fields marked late that have their defaults.
+
+    Records of before lack these: equal weights have equal SHA-256, whatever version wrote them.
+    """
     if not dataclasses.is_dataclass(value):
         return value
     own = {field: getattr(value, field.name) for field in dataclasses.fields(value)}
@@ -264,12 +264,22 @@ def as_record(value: Any) -> Any:
     }
 
 
+def changed(base: Any, table: dict[str, Any], where: str, tables: Any = None) -> Any:
+    """Return the dataclass `base` with the values of a table in place of its own.
+
+    `tables` are the keys whose values are tables, with their kinds (none: always the same). Raises
+    BadInput that names `where` and the key, and the nearest known one.
+    """
+    own = {field.name: getattr(base, field.name) for field in dataclasses.fields(base)}
+    return dataclasses.replace(base, **_values(own, table, where, tables or {}))
+
+
 def from_table(
     table: dict[str, Any], kinds: dict[str, Any], where: str, default: Any = None
 ) -> Any:
-    """Return a table as the dataclass that its `kind` names, changed from `default` if it is one.
+    """Return a table as the dataclass that its `kind` names, `changed` from `default` if it is one.
 
-    Raises BadInput that names `where` and the key.
+    Raises BadInput.
     """
     kind = table.get("kind", getattr(default, "kind", next(iter(kinds))))
     if kind not in kinds:
@@ -281,45 +291,36 @@ def from_table(
         required = field.default is dataclasses.MISSING
         if required and field.name not in table:
             raise BadInput(f"{where}: {field.name}", None, "a value")
-        like[field.name] = _LIKE[field.type] if required else field.default
+        like[field.name] = {"int": 0, "float": 0.0}[str(field.type)] if required else field.default
     return kinds[kind](**like | _values(like, table, where, {}))
-
-
-def changed(base: Any, table: dict[str, Any], where: str, tables: Any = None) -> Any:
-    """Return the dataclass `base` with the values of a table in place of its own.
-
-    `tables` are the keys whose values are tables, with their kinds (none: always the same).
-    """
-    own = {field.name: getattr(base, field.name) for field in dataclasses.fields(base)}
-    return dataclasses.replace(base, **_values(own, table, where, tables or {}))
 
 
 def _values(
     own: dict[str, Any], table: dict[str, Any], where: str, tables: dict[str, Any]
 ) -> dict[str, Any]:
-    """Return the values of a table, of the types of `own`; raises BadInput."""
+    """Return the values of a table, of the types of `own`."""
     values: dict[str, Any] = {}
     for key, value in table.items():
+        at, kinds = f"{where} [{key}]", tables.get(key)
         if key not in own:
             near = difflib.get_close_matches(key, own, 1)
             hint = f"'{near[0]}'?" if near else "one of " + ", ".join(own)
             raise BadInput(where, key, f"a known key: {hint}")
-        if key not in tables:
+        if kinds is None:
             values[key] = _value(value, own[key], where, key)
-        elif isinstance(value, dict):
-            at = f"{where} [{key}]"
-            kinds = tables[key]
-            values[key] = (
-                from_table(value, kinds, at, own[key]) if kinds else changed(own[key], value, at)
-            )
-        else:
+        elif not isinstance(value, dict):
             raise BadInput(f"{where}: {key}", value, f"a table [{key}]")
+        elif kinds:
+            values[key] = from_table(value, kinds, at, own[key])
+        else:
+            values[key] = changed(own[key], value, at)
     return values
 
 
 def _value(value: Any, default: Any, where: str, key: str) -> Any:
-    """Return a value of a table as the type of `default`; raises BadInput naming file and key."""
+    """Return a value of a table as the type of `default`."""
     whole = isinstance(value, int) and not isinstance(value, bool)
+    number = whole or isinstance(value, float)
     if isinstance(default, tuple):
         kind = type(default[0]) if default else int
         if isinstance(value, list) and all(type(item) is kind for item in value):
@@ -334,13 +335,11 @@ def _value(value: Any, default: Any, where: str, key: str) -> Any:
             return value
         accepted = "a whole number"
     elif isinstance(default, float):
-        if whole or isinstance(value, float):
+        if number:
             return float(value)
         accepted = "a number"
     else:
-        if isinstance(value, str):
-            return value
-        if key == "temperature" and (whole or isinstance(value, float)):
+        if isinstance(value, str) or (key == "temperature" and number):
             return str(value)
         accepted = "a text in quotes"
     raise BadInput(f"{where}: {key}", value, accepted)

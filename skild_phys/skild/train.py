@@ -1,8 +1,11 @@
-"""Training: one file read from top to bottom, and a run that resumes exactly where it stopped.
+"""Training: a loop read from top to bottom, and a run that resumes exactly where it stopped.
 
-    lattices, lambda, noise -> `Loss` (what is made small) -> AdamW -> averaged weights
+    samples, lambda, noise -> `Loss` (what is made small) -> AdamW -> averaged weights
 
-The objective is an object of `losses`, or a user's own: `Trainer(recipe, source, loss)`.
+The objective is an object of `losses`, or a user's own: `Trainer(recipe, source, loss)`. On several
+processes (torchrun, DDP) each has a part of every batch. All draw the same stream of data and the
+same times, and noise is named by the step and the place in the batch: it is the run on one, up to
+rounding, and to the masks of dropout.
 """
 
 from __future__ import annotations
@@ -11,14 +14,16 @@ import contextlib
 import dataclasses
 import json
 import math
+import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
@@ -30,20 +35,71 @@ from skild_phys.skild.data import Source, symmetry
 from skild_phys.skild.losses import LOSSES, Batch, Loss
 from skild_phys.skild.measured import Measured, measure
 from skild_phys.skild.networks import network_dtype
-from skild_phys.skild.ranks import Ranks
 from skild_phys.skild.recipe import Recipe, as_record, recipe_of
 from skild_phys.skild.spectrum import spectrum_from_record
 from skild_phys.skild.spins import couplings_from_record
 from skild_phys.skild.weights import Weights, read_tensors, write_tensors
 
 LOG = ("step", "loss", "gradient_norm", "learning_rate", "lattices_per_second")
-"""What the rows of `Trainer.log` hold."""
+"""What the rows of `Trainer.log` hold: means since the last row, the rate, the pace."""
 _DTYPES = {"bf16": torch.bfloat16, "float32": torch.float32}
 _FORMAT = "skild-phys checkpoint 7"
 _SAVE_SECONDS = 8.0  # between checkpoints: what a kill may cost where they are cheap
+_TORCHRUN = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
-def learning_rate(step: int, recipe: Recipe) -> float:
+@dataclass(frozen=True)
+class Ranks:
+    """Which of how many processes this is, and its device; the first writes files and speaks."""
+
+    rank: int = 0
+    world: int = 1
+    device: str = "cpu"
+
+    @property
+    def first(self) -> bool:
+        return self.rank == 0
+
+    def part(self, n: int) -> slice:
+        """Return this process's part of a batch of `n`."""
+        each = n // self.world
+        return slice(self.rank * each, (self.rank + 1) * each)
+
+    def mean(self, numbers: list[float], device: torch.device) -> list[float]:
+        """Return the means of `numbers` over all processes."""
+        if self.world == 1:
+            return numbers
+        total = torch.tensor(numbers, dtype=torch.float64, device=device)
+        distributed.all_reduce(total)
+        return [value / self.world for value in total.tolist()]
+
+    def wait(self) -> None:
+        """Wait for all processes."""
+        if self.world > 1:
+            distributed.barrier()
+
+
+@contextlib.contextmanager
+def joined(device: str) -> Iterator[Ranks]:
+    """Join the processes that torchrun started, if any; yield which this is.
+
+    One of several on 'cuda' has the GPU of its local rank. They speak by nccl there, by gloo on
+    CPUs.
+    """
+    if any(name not in os.environ for name in _TORCHRUN) or os.environ["WORLD_SIZE"] == "1":
+        yield Ranks(device=device)
+        return
+    if device == "cuda":
+        device = f"cuda:{os.environ['LOCAL_RANK']}"
+        torch.cuda.set_device(device)
+    distributed.init_process_group("nccl" if device.startswith("cuda") else "gloo")
+    try:
+        yield Ranks(distributed.get_rank(), distributed.get_world_size(), device)
+    finally:
+        distributed.destroy_process_group()
+
+
+def _learning_rate(step: int, recipe: Recipe) -> float:
     """Return the rate at `step`: linear warm-up, then constant-then-linear-decay or a cosine."""
     rate = recipe.learning_rate * min(1.0, (step + 1) / max(1, recipe.warmup))
     if recipe.schedule == "constant":
@@ -54,7 +110,7 @@ def learning_rate(step: int, recipe: Recipe) -> float:
     return rate * min(1.0, left)
 
 
-def averaged(network: nn.Module, decay: float) -> AveragedModel:
+def _averaged(network: nn.Module, decay: float) -> AveragedModel:
     """Return the running average of a network's weights, to be updated after each step.
 
     The decay of step n is (1 + n) / (10 + n) at most: a short run is not averaged with the weights
@@ -91,11 +147,13 @@ class Trainer:
         *,
         measured: Measured | None = None,
         device: str = "cpu",
-        ranks: Ranks = Ranks(),  # noqa: B008
+        ranks: Ranks = Ranks(),
     ) -> None:
         self.recipe, self.source, self.device = recipe, source, torch.device(device)
         self.ranks, self.measured = ranks, measured
-        ranks.check(recipe.batch, recipe.accumulate)
+        if recipe.batch % (ranks.world * recipe.accumulate):
+            accepted = f"a multiple of {ranks.world} processes x accumulate {recipe.accumulate}"
+            raise BadInput("batch", recipe.batch, accepted)
         if loss is None:
             self.measured = measured or measure(source, recipe)
             loss = LOSSES[recipe.output](recipe, source, self.measured, self.device)
@@ -112,7 +170,7 @@ class Trainer:
         layout = getattr(network, "memory_format", torch.channels_last)
         self.network = network.to(self.device, memory_format=layout)  # type: ignore[call-overload]
         self._shared = DistributedDataParallel(self.network) if ranks.world > 1 else self.network
-        self.ema = averaged(self.network, recipe.ema)
+        self.ema = _averaged(self.network, recipe.ema)
         self.optimizer = torch.optim.AdamW(
             self.network.parameters(),
             recipe.learning_rate,
@@ -123,10 +181,9 @@ class Trainer:
         self.random = torch.Generator().manual_seed(noise)
         self.step, self.seconds = 0, 0.0
         self.log: list[tuple[int, float, float, float, float]] = []
-        """Step, mean loss and gradient norm since the last row, rate, lattices a second: `LOG`."""
-        self._norm = 0.0  # of the last step's gradient, before it was clipped
-        # Since the last row of `log`: sums of losses and norms, steps, seconds.
+        """Rows of LOG."""
         self._window = (0.0, 0.0, 0, 0.0)
+        """Sums since the last row of losses, gradient norms, steps, seconds."""
 
     def start_from(self, weights: Weights) -> None:
         """Take the tensors of `weights`, of a network of the same shape, in place of random ones.
@@ -145,9 +202,10 @@ class Trainer:
         """Take one step; return the batch's mean loss, over all processes."""
         c, began = self.recipe, time.perf_counter()
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.step, c)
+            group["lr"] = _learning_rate(self.step, c)
         self.optimizer.zero_grad(set_to_none=True)
         loss = self._backward()
+        # The norm before it was clipped.
         norm = float(nn.utils.clip_grad_norm_(self.network.parameters(), c.clip))
         if not math.isfinite(loss + norm):
             at = f"at step {self.step + 1} the loss is {loss:g}, its gradient {norm:g}"
@@ -155,8 +213,11 @@ class Trainer:
         self.optimizer.step()
         self.ema.update_parameters(self.network)
         self.step += 1
-        loss, self._norm = self.ranks.mean([loss, norm], self.device)
-        self.seconds += time.perf_counter() - began
+        loss, norm = self.ranks.mean([loss, norm], self.device)
+        seconds = time.perf_counter() - began
+        self.seconds += seconds
+        losses, norms, count, spent = self._window
+        self._window = (losses + loss, norms + norm, count + 1, spent + seconds)
         return loss
 
     def _backward(self) -> float:
@@ -167,9 +228,8 @@ class Trainer:
         """
         c, mine = self.recipe, self.ranks.part(self.recipe.batch)
         samples = torch.from_numpy(np.asarray(self.source.next(c.batch, mine), dtype=np.float32))
-        x0 = symmetry(
-            samples, self.random, c.symmetries, mine, c.batch, len(self.source.shape)
-        ).contiguous()
+        dimension = len(self.source.shape)
+        x0 = symmetry(samples, self.random, c.symmetries, mine, c.batch, dimension).contiguous()
         lam, drawn = self.loss.draw(c.batch, self.random)
         noise, lam = self._noise(x0.shape, mine), lam[mine]
         size, total = len(x0) // c.accumulate, 0.0
@@ -194,8 +254,9 @@ class Trainer:
         seeds = seed_sequence(self.recipe.seed, "loss", self.step)
         states = seeds.generate_state(self.recipe.batch, np.uint64)[mine]
         random = (torch.Generator(self.device).manual_seed(int(state >> 1)) for state in states)
-        own = [torch.randn(shape[1:], generator=one, device=self.device) for one in random]
-        return torch.stack(own)
+        return torch.stack(
+            [torch.randn(shape[1:], generator=one, device=self.device) for one in random]
+        )
 
     def _call(self, features: Tensor, lam: Tensor) -> Tensor:
         """Return the network's outputs, float32."""
@@ -269,12 +330,16 @@ class Trainer:
         loss: Loss | None = None,
         *,
         device: str = "cpu",
-        ranks: Ranks = Ranks(),  # noqa: B008
+        ranks: Ranks = Ranks(),
     ) -> Trainer:
         """Take up the run saved at `path`; WeightsError if damaged, OutputTaken if of another."""
         record, tensors = read_tensors(path, "record", "checkpoint", _FORMAT)
         try:
-            _check_same_run(path, record, recipe, source)
+            for saved, mine in (
+                (as_record(recipe_of(record["config"])), as_record(recipe)),
+                (record["source"], source.identity()),
+            ):
+                _check_same(path, *(json.loads(json.dumps(one)) for one in (saved, mine)))
             measured = None
             if loss is None:
                 measured = Measured(
@@ -304,33 +369,24 @@ class Trainer:
         self.source.restore({k: v.numpy() for k, v in part("source.").items()})
         self.step, self.seconds = int(record["step"]), float(record["seconds"])
         self.log = [(int(row[0]), *map(float, row[1:5])) for row in record["log"]]  # type: ignore[misc]
-        total, norms, count, seconds = record["window"]
-        self._window = (float(total), float(norms), int(count), float(seconds))
+        losses, norms, count, seconds = record["window"]
+        self._window = (float(losses), float(norms), int(count), float(seconds))
 
-    def note(self, loss: float, seconds: float, log_every: int) -> None:
-        """Add a step to the log: every `log_every` steps, and at the last, a row."""
-        total, norms, count, spent = self._window
-        total, norms, count, spent = total + loss, norms + self._norm, count + 1, spent + seconds
-        self._window = (total, norms, count, spent)
-        if self.step % log_every == 0 or self.step == self.recipe.steps:
-            rate = learning_rate(self.step - 1, self.recipe)
-            pace = count * self.recipe.batch / spent
-            self.log.append((self.step, total / count, norms / count, rate, pace))
-            self._window = (0.0, 0.0, 0, 0.0)
+    def note(self) -> None:
+        """Add a row to the log."""
+        losses, norms, count, seconds = self._window
+        rate, pace = _learning_rate(self.step - 1, self.recipe), count * self.recipe.batch / seconds
+        self.log.append((self.step, losses / count, norms / count, rate, pace))
+        self._window = (0.0, 0.0, 0, 0.0)
 
 
-def _check_same_run(path: Path, record: dict[str, Any], recipe: Recipe, source: Source) -> None:
-    """Raise OutputTaken unless a checkpoint's configuration and data are these."""
-    for saved, mine in (
-        (as_record(recipe_of(record["config"])), as_record(recipe)),
-        (record["source"], source.identity()),
-    ):
-        saved, mine = (json.loads(json.dumps(one)) for one in (saved, mine))
-        for key in sorted(set(saved) | set(mine)):
-            if saved.get(key) != mine.get(key):
-                accepted = f"the checkpoint of a run with {key} = {mine.get(key)}"
-                there = f"there it is {saved.get(key)} (overwrite=True begins anew)"
-                raise OutputTaken("output", str(path), f"{accepted}: {there}")
+def _check_same(path: Path, saved: dict[str, Any], mine: dict[str, Any]) -> None:
+    """Raise OutputTaken unless a checkpoint's configuration or data are these."""
+    for key in sorted(set(saved) | set(mine)):
+        if saved.get(key) != mine.get(key):
+            accepted = f"the checkpoint of a run with {key} = {mine.get(key)}"
+            there = f"there it is {saved.get(key)} (overwrite=True begins anew)"
+            raise OutputTaken("output", str(path), f"{accepted}: {there}")
 
 
 def _next_save(began: float, ended: float) -> float:
@@ -356,13 +412,13 @@ def train(
     ranks, recipe = trainer.ranks, trainer.recipe
     due = time.monotonic() + _SAVE_SECONDS * (trainer.step > 0)
     while trainer.step < recipe.steps:
-        before = trainer.seconds
         loss = trainer.train_step()
-        trainer.note(loss, trainer.seconds - before, log_every)
-        progress(trainer.step, loss)
         last = trainer.step == recipe.steps
-        told = [float(stop()), float(ranks.first and time.monotonic() >= due)]
-        stopped, in_time = (flag > 0.0 for flag in ranks.mean(told, trainer.device))
+        if trainer.step % log_every == 0 or last:
+            trainer.note()
+        progress(trainer.step, loss)
+        asked = [float(stop()), float(ranks.first and time.monotonic() >= due)]
+        stopped, in_time = (flag > 0.0 for flag in ranks.mean(asked, trainer.device))
         if trainer.step % recipe.save_every == 0 or last or stopped or in_time:
             if ranks.first:
                 began = time.monotonic()

@@ -102,7 +102,7 @@ class Weights:
     tensors : the network's parameters by name.
     network : its shape; None where the mean field of spins is all there is.
     spectrum : P(kappa) of the data; part of the process, so part of the weights.
-    output : 'logits' (spins); 'v', 'eps', 'white_eps' or 'x0' (continuous fields).
+    output : of `networks.OUTPUTS`.
     lambda_range : the lambdas the weights are good for, (smallest, largest): those seen in
         training, and all smaller ones where the mean field works alone.
     system : model, temperature and lattice size of the training data.
@@ -136,7 +136,7 @@ class Weights:
     dimension: int = 2
 
     def differs(self, attrs: Mapping[str, Any]) -> str | None:
-        """Return how lattices differ from these in model or temperature; None for not at all."""
+        """Return how samples differ from these in model or temperature; None for not at all."""
         model, temperature = attrs.get("model"), attrs.get("temperature")
         own, known = self.system.get("model"), self.system.get("temperature")
         if model is not None and own not in (None, model):
@@ -147,7 +147,7 @@ class Weights:
         return f"is at T = {temperature:.6g}, the weights are of T = {known:.6g}" if far else None
 
     def check_fit(self, attrs: Mapping[str, Any], where: Path) -> None:
-        """Raise WeightsError where lattices with these attributes are of another system."""
+        """Raise WeightsError where samples with these attributes are of another system."""
         if differs := self.differs(attrs):
             advice = "refine with any_system=True takes it all the same"
             raise WeightsError(f"{where}: {differs}; {advice}")
@@ -181,6 +181,20 @@ def _record(weights: Weights) -> dict[str, Any]:
     return record | {"format": _FORMAT, "spectrum": weights.spectrum.record()}
 
 
+_READ: dict[str, Callable[[Any], Any]] = {
+    "network": lambda table: table and from_table(table, NETWORKS, "network"),
+    "spectrum": spectrum_from_record,
+    "lambda_range": lambda pair: (float(pair[0]), float(pair[1])),
+    "couplings": couplings_from_record,
+    "network_from": float,
+    "symmetries": tuple,
+    "channels": int,
+    "schedule": lambda table: table and SCHEDULES[table["kind"]](**table),
+    "tuning": lambda table: changed(USUAL, table, "tuning"),
+}
+"""How entries of a record are read that are no plain numbers or texts."""
+
+
 @functools.lru_cache(maxsize=4)
 def weights_sha256(weights: Weights) -> str:
     """Return the SHA-256 that stands in the file of `weights`; the last few are kept."""
@@ -199,13 +213,10 @@ def load_weights(path: str | Path) -> Weights:
         if not torch.isfinite(tensor).all():
             raise WeightsError(f"{path}: tensor '{name}' holds numbers that are not finite")
     try:
-        fields = {key: value for key, value in record.items() if key not in ("format", "sha256")}
-        for key, read in _READ.items():
-            if key in fields:
-                fields[key] = read(fields[key])
-        if fields["output"] not in OUTPUTS:
-            raise ValueError(f"output '{fields['output']}' is none of {', '.join(OUTPUTS)}")
-        weights = Weights(tensors, **fields)
+        entries = {key: value for key, value in record.items() if key not in ("format", "sha256")}
+        weights = Weights(tensors, **{k: _READ.get(k, lambda x: x)(v) for k, v in entries.items()})
+        if weights.output not in OUTPUTS:
+            raise ValueError(f"output '{weights.output}' is none of {', '.join(OUTPUTS)}")
         expected = {} if weights.network is None else weights._untrained().state_dict()
     except (BadInput, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise WeightsError(f"{path}: the record in its header is incomplete ({error})") from None
@@ -215,20 +226,6 @@ def load_weights(path: str | Path) -> Weights:
     if {k: v.shape for k, v in expected.items()} != {k: v.shape for k, v in tensors.items()}:
         raise WeightsError(f"{path}: the tensors do not fit the network the header describes")
     return weights
-
-
-_READ: dict[str, Callable[[Any], Any]] = {
-    "network": lambda table: table and from_table(table, NETWORKS, "network"),
-    "spectrum": spectrum_from_record,
-    "lambda_range": lambda pair: (float(pair[0]), float(pair[1])),
-    "couplings": couplings_from_record,
-    "network_from": float,
-    "symmetries": tuple,
-    "channels": int,
-    "schedule": lambda table: table and SCHEDULES[table["kind"]](**table),
-    "tuning": lambda table: changed(USUAL, table, "tuning"),
-}
-"""How entries of a record are read that are no plain numbers or texts."""
 
 
 def shipped_weights(name: str = "ising2d") -> Path:
