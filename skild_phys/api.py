@@ -321,24 +321,21 @@ def generate(
     """
     from skild_phys import methods
     from skild_phys.skild.chain import Chain
-    from skild_phys.skild.generate import generate as made
-    from skild_phys.skild.generate import opened_truth, start_of
+    from skild_phys.skild.generate import Generation
     from skild_phys.store import own_store
 
     with as_in_python():
         weights = methods.weights_of(checkpoint)
         chain = Chain(steps, sampler, restarts, lambda_start, lambda_end)
         truth = None if truth is None else own_store(truth)
-        source = None if truth is None else opened_truth(truth, split, weights)
-        shape, n = start_of(L, samples, source, factor, chain, split)
+        what = Generation(
+            weights, chain, L=L, samples=samples, seed=seed, truth=truth, factor=factor, split=split
+        )
         run = _run(
             output, "torch", source=truth, threads=threads, device=device, chunk=chunk,
             dask=dask, overwrite=overwrite,
         )  # fmt: skip
-        filled, _ = made(
-            output, chain, weights, n, shape, run, seed=seed, truth=source, factor=factor
-        )
-        return _dataset(filled.lattices)
+        return _dataset(what.run(output, run)[0].lattices)
 
 
 def _run(output: AnyPath | None, *packages: str, source: object = None, **options: Any) -> Run:

@@ -40,7 +40,7 @@ NOT_YET: set[str] = set()
 MANY = {
     "api.generate", "api.refine", "api.simulate",
     "rules.majority._weigh_ties", "rules.conditions._blocks", "rules.conditions._combine",
-    "rules.conditions._tables", "skild.generate.generate",
+    "rules.conditions._tables",
 }  # fmt: skip
 """Functions with ten parameters or more: plain keywords of the API, and compiled kernels."""
 PUBLIC_NAMES = 655

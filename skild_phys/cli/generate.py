@@ -50,7 +50,7 @@ def command(
     skild-phys generate --L 64
     skild-phys generate --truth fine.zarr --factor 4 -o marginal.zarr
     """
-    from skild_phys.skild.generate import generate, opened_truth, start_of
+    from skild_phys.skild.generate import Generation
     from skild_phys.skild.weights import shipped_weights
 
     if side is not None and shape is not None:
@@ -60,19 +60,19 @@ def command(
         given[k] for k in ("checkpoint", "truth", "factor", "split")
     )
     weights = weights_of(checkpoint)
-    source = None if truth is None else opened_truth(truth, split, weights)
-    sides, n = start_of(size, samples, source, factor, chain, split)
+    what = Generation(
+        weights, chain, L=size, samples=samples, seed=given["seed"], truth=truth, factor=factor,
+        split=split,
+    )  # fmt: skip
+    sides, n = what.shape, what.n_samples
     if truth is None:
         name = (checkpoint or shipped_weights()).stem
         default = Path(f"{name}-{cli.shape_name(sides)}-generated.zarr")
     else:
         default = cli.beside(truth, f"generated-x{factor}" if factor else "generated")
     output, (filled, minded) = cli.stored(
-        "generating", n, output, default,
-        lambda path, run: generate(
-            path, chain, weights, n, sides, run, seed=given["seed"], truth=source, factor=factor
-        ),
-        run, "torch", inputs=[truth] if truth else [],
+        "generating", n, output, default, what.run, run, "torch",
+        inputs=[truth] if truth else [],
     )  # fmt: skip
     each = filled.each
     pace = "was complete already" if each is None else f"{each:.3g} s per configuration"

@@ -29,7 +29,7 @@ from skild_phys.simulation.coarsening import coarsen
 from skild_phys.simulation.spec import SimulationSpec
 from skild_phys.skild.chain import Chain
 from skild_phys.skild.coarse import open_coarse
-from skild_phys.skild.generate import generate
+from skild_phys.skild.generate import Generation
 from skild_phys.store import open_lattices, open_store
 
 SPEC = SimulationSpec(16, 2.25, 3000, chains=4, every=40, burn_in=100, stint=8)
@@ -121,7 +121,7 @@ def made(kind: str, run: Run, folder: Path) -> Path:
         coarsen(fine, path, "majority", 4, run)
         return path
     if kind == "generate":
-        generate(path, Chain(steps=2), tiny_weights(), 8, (16, 16), run, seed=2)
+        Generation(tiny_weights(), Chain(steps=2), L=16, samples=8, seed=2).run(path, run)
         return path
     coarse = open_coarse(coarsen(fine, None, "block_mean", 4, Run()).lattices, None, None)
     how = {"skild": SKILD(steps=2, checkpoint=tiny_weights(), any_system=True), "fill": Fill()}
