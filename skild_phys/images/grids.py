@@ -49,7 +49,7 @@ def sample_grid(
     """
     sampler = str(Chain().sampler_for(weights))
     skild = Skild.of(weights, shape, device, sampler)
-    lambdas, _ = Chain(_STEPS[sampler]).generating(weights, shape, None)
+    lambdas = Chain(_STEPS[sampler]).generating(weights, shape, None)
     streams = [Streams.of(0, i) for i in range(_SAMPLES)]
     fields = np.asarray(skild.run(skild.from_noise(streams), lambdas, streams), np.float32)
     buffer = io.BytesIO()

@@ -20,7 +20,7 @@ from skild_phys.runner import option
 
 if TYPE_CHECKING:
     from skild_phys.rules import Rule
-    from skild_phys.skild.equations import Process, Sampler, Step
+    from skild_phys.skild.equations import Sampler, Step
     from skild_phys.skild.weights import Weights
 
 _Array = NDArray[np.float64]
@@ -353,23 +353,20 @@ class Chain:
         start = _image_start(weights, factor) if start is None else start
         return self._lambdas(weights, start, low if self.lambda_end is None else self.lambda_end)
 
-    def generating(
-        self, weights: Weights, shape: tuple[int, int], factor: int | None
-    ) -> tuple[_Array, list[str]]:
-        """Return the lambdas of a chain from noise, or from a truth, and what is to be minded.
+    def generating(self, weights: Weights, shape: tuple[int, int], factor: int | None) -> _Array:
+        """Return the lambdas of a chain from noise, or from a truth; raises BadInput.
 
         From noise it starts where no mode is left, or at the largest lambda that the weights have
-        seen; from a truth where refinement by `factor` would. Raises BadInput.
+        seen; from a truth where refinement by `factor` would.
         """
-        process, start = weights.process(shape), self.lambda_start
+        start = self.lambda_start
         if start is None and factor is not None:
             start = _image_start(weights, factor) if weights.channels else starting_lambda(factor)
         elif start is None:
-            start = _noise_start(weights, process.basis.lowest)
+            start = _noise_start(weights, weights.process(shape).basis.lowest)
         sampler = self.sampler_for(weights)
         restarts = weights.tuning.restarts_of(self.restarts or 0, self.steps, sampler)
-        lambdas = self._lambdas(weights, start, self.lambda_end, restarts)
-        return lambdas, _warnings(weights, process, start)
+        return self._lambdas(weights, start, self.lambda_end, restarts)
 
     def sampler_for(self, weights: Weights) -> Sampler:
         """Return the sampler: the usual one of the weights if none is asked for.
@@ -406,7 +403,7 @@ class Chain:
             t = schedule.inverse(np.array([start, end]))
             usual = 1 + max(1, round(TIMES * float(t[0] - t[1])))
             lambdas = schedule.lambdas(start, end, self.steps or usual)
-        if self.restarts is not None and self.restarts != count_restarts(lambdas):
+        if self.restarts is not None and self.restarts != (np.diff(lambdas) > 0.0).sum():
             accepted = f"0 for a chain from {lambdas[0]:.3g} to {lambdas[-1]:.3g}: one starts"
             accepted += f" above {tuning.turn} and ends below {tuning.low}"
             raise BadInput("restarts", self.restarts, accepted)
@@ -439,34 +436,6 @@ def _image_start(weights: Weights, factor: float) -> float:
         accepted = f"at most {math.pi / lowest:.2g}, which these weights were trained for"
         raise BadInput("factor", factor, accepted)
     return min(starting_lambda(factor), high)
-
-
-def _warnings(weights: Weights, process: Process, start: float) -> list[str]:
-    """Return what to mind of fields that chains from noise at lambda `start` make.
-
-    By the sides that the weights were trained on, if they are known, and by how much of the
-    longest-wavelength modes is still to be seen at `start`.
-    """
-    shape, known = process.shape, weights.system.get("shape") or [weights.system.get("side")] * 2
-    found = []
-    if None not in known and list(shape) != list(known):
-        one, other = (" x ".join(map(str, sides)) for sides in (shape, known))
-        found.append(
-            f"{one} from noise by weights trained on {other}: at other sizes statistics are"
-            " biased, energy, susceptibility and U4 among them"
-        )
-    erased = float(process.kappa2.min()) * start
-    if weights.schedule is None and erased < 0.999 * ERASED:
-        found.append(
-            f"chains start from noise at lambda = {start:.4g}, where the longest-wavelength"
-            f" modes still keep {math.exp(-erased):.2g} of their power: these are wrong"
-        )
-    return found
-
-
-def count_restarts(lambdas: _Array) -> int:
-    """Return how often a chain goes back up."""
-    return int((np.diff(lambdas) > 0.0).sum())
 
 
 def starting_lambda(factor: float, scale: float = 1.0) -> float:

@@ -17,7 +17,7 @@ from skild_phys.models import MODELS, Model
 from skild_phys.models.base import LARGEST_SIDE
 from skild_phys.rng import STREAMS, Streams, system_seed
 from skild_phys.runner import GPU_BATCH, Filled, Run, fill_store
-from skild_phys.skild.chain import Chain
+from skild_phys.skild.chain import ERASED, Chain
 from skild_phys.skild.data import ImageLattices, pixels_of
 from skild_phys.skild.equations import Stop
 from skild_phys.skild.skild import built, chain_record
@@ -107,8 +107,8 @@ class Generation:
         """
         weights, truth, shape = self.weights, self.truth, self.shape
         sampler = self.chain.sampler_for(weights)
-        lambdas, warnings = self.chain.generating(weights, shape, self.factor)
-        minded = warnings if truth is None else []
+        lambdas = self.chain.generating(weights, shape, self.factor)
+        minded = _warnings(weights, shape, float(lambdas[0])) if truth is None else []
         record = chain_record(weights, lambdas, sampler, run.device)
         streams = STREAMS if output is None else streams_at(output, run.overwrite)
         attrs: dict[str, Any] = {
@@ -168,6 +168,29 @@ def _opened(truth: Source, split: str | None, weights: Weights) -> Lattices | Im
         return ImageLattices(store, split)
     weights.check_fit(store.attrs, store.path)
     return store
+
+
+def _warnings(weights: Weights, shape: tuple[int, int], start: float) -> list[str]:
+    """Return what to mind of fields that chains from noise at lambda `start` make.
+
+    By the sides that the weights were trained on, if they are known, and by how much of the
+    longest-wavelength modes is still to be seen at `start`.
+    """
+    known = weights.system.get("shape") or [weights.system.get("side")] * 2
+    found = []
+    if None not in known and list(shape) != list(known):
+        one, other = (" x ".join(map(str, sides)) for sides in (shape, known))
+        found.append(
+            f"{one} from noise by weights trained on {other}: at other sizes statistics are"
+            " biased, energy, susceptibility and U4 among them"
+        )
+    erased = float(weights.process(shape).kappa2.min()) * start
+    if weights.schedule is None and erased < 0.999 * ERASED:
+        found.append(
+            f"chains start from noise at lambda = {start:.4g}, where the longest-wavelength"
+            f" modes still keep {math.exp(-erased):.2g} of their power: these are wrong"
+        )
+    return found
 
 
 @dataclass(frozen=True)

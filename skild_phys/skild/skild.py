@@ -18,7 +18,7 @@ from torch import Tensor
 
 from skild_phys.rng import Streams
 from skild_phys.rules.conditions import Constraint, Free
-from skild_phys.skild.chain import USUAL, Tuning, count_restarts
+from skild_phys.skild.chain import USUAL, Tuning
 from skild_phys.skild.equations import (
     Correct,
     Noise,
@@ -331,7 +331,7 @@ def chain_record(
         "weights_sha256": weights_sha256(weights),
         "sampler": sampler if isinstance(sampler, str) else type(sampler).__name__,
         "steps": len(lambdas),
-        "restarts": count_restarts(lambdas),
+        "restarts": int((np.diff(lambdas) > 0.0).sum()),
         "lambda_start": float(lambdas[0]),
         "lambda_end": float(lambdas[-1]),
         "arithmetic": arithmetic(device),
