@@ -267,6 +267,20 @@ def test_compare_prints_json(call: Call, fine: Path, refined: Path, tmp_path: Pa
     assert [m["name"] for m in json.loads(out)["models"]] == ["refined", "fine"]
 
 
+def test_workers_of_dask_compare_as_threads_do(
+    call: Call, fine: Path, refined: Path, tmp_path: Path
+) -> None:
+    """Also samples with their parents, which the workers read from the truth."""
+    pytest.importorskip("distributed")
+    words = ("compare", fine, refined, fine, "-o", tmp_path / "r", "--json", "--no-figures")
+    _, out, _ = call(*words)
+    code, by_dask, err = call(*words, "--overwrite", "--dask", "local:1")
+    assert code == 0, err
+    assert json.loads(by_dask) == json.loads(out)
+    code, _, err = call(*words, "--overwrite", "--dask", "local:1", "--threads", 2)
+    assert (code, err.count("\n")) == (2, 1)
+
+
 def test_compare_needs_a_store(call: Call, fine: Path, tmp_path: Path) -> None:
     code, _, err = call("compare", fine, "-o", tmp_path / "r")
     assert code == 2

@@ -125,10 +125,15 @@ class Slice:
         s(0) s(x) is (q delta(s_0, s_x) - 1) / (q - 1), 1 for equal states and 0 in the mean for
         independent ones. At q = 2 that is Ising's product of spins.
         """
-        if q := self.system.q:
-            return (math.sqrt(q / (q - 1.0)) * ((self.values == a) - 1.0 / q) for a in range(q))
-        several = self.system.components > 1
-        return iter(np.moveaxis(self.values, 1, 0) if several else (self.values,))
+        q = self.system.q
+        for a in range(q):
+            field = (self.values == a) - 1.0 / q
+            field *= math.sqrt(q / (q - 1.0))
+            yield field
+        if not q:
+            yield from (
+                np.moveaxis(self.values, 1, 0) if self.system.components > 1 else [self.values]
+            )
 
 
 def check_offsets(offsets: NDArray[np.int64], shape: Shape) -> None:

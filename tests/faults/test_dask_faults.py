@@ -23,6 +23,7 @@ from store_helpers import simulate
 
 from skild_phys import executors
 from skild_phys.errors import BadInput
+from skild_phys.measurement.measure import measure
 from skild_phys.methods import SKILD, Exact, Fill, refine
 from skild_phys.runner import Run
 from skild_phys.simulation.coarsening import coarsen
@@ -30,7 +31,7 @@ from skild_phys.simulation.spec import SimulationSpec
 from skild_phys.skild.chain import Chain
 from skild_phys.skild.coarse import open_coarse
 from skild_phys.skild.generate import Generation
-from skild_phys.store import open_lattices, open_store
+from skild_phys.store import open_lattices, open_store, write_lattices
 
 SPEC = SimulationSpec(16, 2.25, 3000, chains=4, every=40, burn_in=100, stint=8)
 
@@ -156,3 +157,25 @@ def test_a_worker_that_is_killed_changes_no_refinement(tmp_path: Path, cluster: 
     assert killed
     made("exact", Run(threads=1, chunk=5), tmp_path / "threads")
     assert files_of(tmp_path / "dask") == files_of(tmp_path / "threads")
+
+
+def test_a_worker_that_is_killed_changes_no_measurement(
+    tmp_path: Path, cluster: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """16 pieces of work of 64 samples; another worker reads again what the dead one had."""
+    spins = (2 * np.random.default_rng(2).integers(0, 2, (1024, 128, 128)) - 1).astype(np.int8)
+    write_lattices(open_lattices(spins), tmp_path / "a.zarr")
+    monkeypatch.setattr("skild_phys.measurement.rows._PIECE", 1)
+    killed: list[int] = []
+
+    def kill_one(count: int) -> None:
+        if not killed:
+            killed.append(next(iter(cluster.workers.values())).process.pid)
+            os.kill(killed[0], signal.SIGKILL)
+
+    only = "m,S(k),magnetization_squared"
+    found = measure(
+        tmp_path / "a.zarr", only=only, dask=cluster.scheduler_address, progress=kill_one
+    )
+    assert killed
+    assert found.identical(measure(tmp_path / "a.zarr", only=only))
