@@ -1,4 +1,4 @@
-"""The commands, from Python: lattices go in and come out as xarray Datasets.
+"""The commands, from Python: configurations go in and come out as xarray Datasets.
 
 >>> import skild_phys as sp
 >>> fine = sp.simulate("ising2d", L=16, T="Tc", samples=8, seed=1)
@@ -7,20 +7,23 @@
 (8, 8, 8)
 
 What goes in is a Dataset, an array, or the path of a store, `.npy` file or Zarr array; what comes
-out lies in memory or, with `output`, in a store that the Dataset reads as it is asked for. A long
-run with `output` resumes where it stopped.
+out lies in memory or, with `output`, in a store that the Dataset reads as it is asked for. A run
+with `output` that was stopped resumes when it is called again.
 """
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from skild_phys.errors import BadInput, as_in_python, check_whole
+from skild_phys.errors import BadInput, StoreError, as_in_python, check_whole
 from skild_phys.files import AnyPath, printable
+
+_T = TypeVar("_T")
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -45,12 +48,11 @@ if TYPE_CHECKING:
 
 
 def open_dataset(path: AnyPath) -> xr.Dataset:
-    """Open a store as a Dataset that reads lattices as they are asked for.
+    """Open a store as a Dataset that reads configurations as they are asked for.
 
     All of it is read once here, to see that it is as it was written. Raises StoreError for what
     is no store of this program, or one that is damaged.
     """
-    from skild_phys.errors import StoreError
     from skild_phys.store import is_store, open_lattices, open_store, store_dataset
 
     if not is_store(path) and open_lattices(path).n_samples:
@@ -60,14 +62,14 @@ def open_dataset(path: AnyPath) -> xr.Dataset:
 
 
 def save(lattices: Source, path: AnyPath, **attrs: Any) -> xr.Dataset:
-    """Write lattices of any origin to a store, which every command takes, and open it.
+    """Write configurations of any origin to a store, which every command takes, and open it.
 
     Parameters
     ----------
     lattices : a Dataset, or a part of one; an array (n, y, x) or (n, z, y, x); the path of a
         `.npy` file or a Zarr array of any make.
     path : of the new store. One that lies there is left alone: refused, or what this would write.
-    attrs : what is known of lattices that do not say it: `model`, `temperature`.
+    attrs : `model` and `temperature`, if `lattices` has none.
 
     Examples
     --------
@@ -82,6 +84,7 @@ def save(lattices: Source, path: AnyPath, **attrs: Any) -> xr.Dataset:
     return store_dataset(path)
 
 
+@as_in_python()
 def simulate(
     model: str | Model = "ising2d",
     *,
@@ -108,17 +111,17 @@ def simulate(
     L : side, or sides such as (256, 128), "256x128".
     T : temperature in J / k_B, "Tc", or a multiple such as "1.05Tc".
     samples : of all chains together.
-    algorithm : one of the model's updates (of Ising and Potts models wolff, swendsen-wang,
-        metropolis, multispin), or auto for the fastest.
-    chains : independent chains; None for 4 (multispin: 64).
-    every : updates between two samples of a chain; None for two autocorrelation times, measured.
-    burn_in : the same before the first; None for 20 autocorrelation times.
+    algorithm : an update of the model (wolff, swendsen-wang, metropolis, multispin for Ising and
+        Potts models); auto is the fastest.
+    chains : independent chains; None: 4 (multispin: 64).
+    every : updates between two samples of a chain; None: two autocorrelation times, measured.
+    burn_in : updates before the first; None: 20 autocorrelation times.
     start : cold or hot.
     seed : of every stream.
     output : store to write; None keeps the samples in memory.
-    threads, dask : where the work is done: threads of this process (None: one per core), or the
-        address of a dask scheduler (`local:N` for N processes). They change no number.
-    chunk : samples in a chunk of the store; None for about half a MiB.
+    threads, dask : threads of this process (None: one per core), or the address of a dask
+        scheduler (`local:N`: N processes). They change no number.
+    chunk : samples in a chunk of the store; None: about half a MiB.
     overwrite : replace what lies at `output`.
 
     Returns
@@ -135,18 +138,14 @@ def simulate(
     from skild_phys.simulation.chain import simulate as made
     from skild_phys.simulation.spec import SimulationSpec
 
-    with as_in_python():
-        for name, value in (("L", L), ("T", T)):
-            if value is None:
-                raise BadInput(name, None, "a side" if name == "L" else "a temperature")
-        sides = tuple(L) if isinstance(L, Sequence) and not isinstance(L, str) else L
-        spec = SimulationSpec(
-            sides, T, samples, model, algorithm, chains, every, burn_in, seed=seed, start=start
-        )
-        run = _run(output, "numba", threads=threads, chunk=chunk, dask=dask, overwrite=overwrite)
-        return _dataset(made(spec, output, run))
+    spec = SimulationSpec(
+        L, T, samples, model, algorithm, chains, every, burn_in, seed=seed, start=start
+    )
+    run = _run(output, None, "numba", threads, "cpu", chunk, overwrite, dask)
+    return _dataset(made(spec, output, run))
 
 
+@as_in_python()
 def coarsen(
     fine: Lattices | Arrays,
     factor: int = 4,
@@ -163,13 +162,12 @@ def coarsen(
 
     Parameters
     ----------
-    fine : spins, Potts states or a real field; an array (n, y, x) of -1 and +1 is of spins.
-    factor : side of a block; divides the lattice.
-    rule : block_mean (None), majority (not of fields), decimate, spectral, or one of your own, by
-        its name in `skild_phys.rules.RULES` or itself.
-    tie_seed : names the tie-breaks of majority; None for those of `fine`, or 0.
-    output : store to write; None keeps the result in memory.
-    threads, chunk, dask, overwrite : as for `simulate`.
+    fine : spins, Potts states or a real field; an array (n, y, x) of -1 and +1 holds spins.
+    factor : side of a block; divides the sides of the lattice.
+    rule : block_mean (None), majority (no fields), decimate, spectral, or one of your own, by its
+        name in `skild_phys.rules.RULES` or itself.
+    tie_seed : names the tie-breaks of majority; None: those of `fine`, or 0.
+    output, threads, chunk, dask, overwrite : as for `simulate`.
 
     Returns
     -------
@@ -183,18 +181,15 @@ def coarsen(
     (4, 4, 4)
     """
     from skild_phys.simulation.coarsening import coarsen as made
-    from skild_phys.store import open_lattices, own_store
+    from skild_phys.store import open_lattices
 
-    with as_in_python():
-        _check_kind("fine", fine)
-        fine = own_store(fine)
-        opened = open_lattices(fine)
-        run = _run(
-            output, source=fine, threads=threads, chunk=chunk, dask=dask, overwrite=overwrite
-        )  # fmt: skip
-        return _dataset(made(opened, output, rule, factor, run, tie_seed=tie_seed).lattices)
+    fine = _checked("fine", fine)
+    opened = open_lattices(fine)
+    run = _run(output, fine, "", threads, "cpu", chunk, overwrite, dask)
+    return _dataset(made(opened, output, rule, factor, run, tie_seed=tie_seed).lattices)
 
 
+@as_in_python()
 def refine(
     coarse: Lattices | Arrays,
     factor: int | None = None,
@@ -226,24 +221,23 @@ def refine(
     ----------
     coarse : what `coarsen` returned, or its store; or an array (n, y, x), or its file, with
         `rule` and `factor`.
-    factor : how much finer; None is what `coarse` says.
+    factor : how much finer; None: as `coarse` says.
     method : skild, exact (constrained Monte Carlo), fill (each block at random), or a function of
-        your own, `method(coarse, factor, rng) -> fine` (`skild_phys.methods.Own`): one coarse
-        configuration (y, x) of means, signs or spins, float64, and a NumPy generator; what it
-        returns, (factor y, factor x), is checked against `coarse`.
+        your own, `method(coarse, factor, rng) -> fine` (`skild_phys.methods.Own`), which makes one
+        configuration and is checked against `coarse`.
     rule : how an array was coarsened.
     samples_per_input : fine configurations for each coarse one.
     seed : of every stream.
-    checkpoint, steps, sampler, restarts, lambda_start, lambda_end : of skild: weights (their path;
-        None: the shipped ones), network evaluations, `stochastic`, another sampler or a step of
-        one's own (`equations.Step`), and where the chain goes.
-    polish : of skild: Monte Carlo sweeps after.
-    any_system : of skild: refine what the weights were not made for.
-    sweeps : of exact; None for 20 autocorrelation times, measured.
-    T : temperature for exact and polish; None is what `coarse` says.
-    output : store to write; None keeps the result in memory.
+    checkpoint : skild's weights, or their path; None: the shipped ones.
+    steps, sampler, restarts, lambda_start, lambda_end : skild's chain: network evaluations, a
+        sampler by name or a step of your own (`equations.Step`), and where it goes
+        (`skild_phys.skild.chain.Chain`).
+    polish : Monte Carlo sweeps after skild.
+    any_system : let skild refine what the weights were not made for.
+    sweeps : of exact; None: 20 autocorrelation times, measured.
+    T : temperature for exact and polish; None: as `coarse` says.
     device : cpu or cuda.
-    threads, chunk, dask, overwrite : as for `simulate`.
+    output, threads, chunk, dask, overwrite : as for `simulate`.
 
     Returns
     -------
@@ -261,27 +255,20 @@ def refine(
     """
     from skild_phys import methods
     from skild_phys.skild.coarse import open_coarse
-    from skild_phys.store import own_store
 
-    with as_in_python():
-        how = methods.method_of(
-            method, checkpoint=checkpoint, steps=steps, sampler=sampler, restarts=restarts,
-            lambda_start=lambda_start, lambda_end=lambda_end, polish=polish,
-            any_system=any_system, sweeps=sweeps, T=T,
-        )  # fmt: skip
-        _check_kind("coarse", coarse)
-        coarse = own_store(coarse)
-        run = _run(
-            output, "torch", source=coarse, threads=threads, device=device, chunk=chunk,
-            dask=dask, overwrite=overwrite,
-        )  # fmt: skip
-        opened = open_coarse(coarse, factor, rule, spins=how.spins)
-        made = methods.refine(
-            opened, output, how, run, seed=seed, samples_per_input=samples_per_input
-        )
-        return _dataset(made.filled.lattices)
+    how = methods.method_of(
+        method, checkpoint=checkpoint, steps=steps, sampler=sampler, restarts=restarts,
+        lambda_start=lambda_start, lambda_end=lambda_end, polish=polish,
+        any_system=any_system, sweeps=sweeps, T=T,
+    )  # fmt: skip
+    coarse = _checked("coarse", coarse)
+    run = _run(output, coarse, "torch", threads, device, chunk, overwrite, dask)
+    opened = open_coarse(coarse, factor, rule, spins=how.spins)
+    made = methods.refine(opened, output, how, run, seed=seed, samples_per_input=samples_per_input)
+    return _dataset(made.filled.lattices)
 
 
+@as_in_python()
 def generate(
     *,
     L: int | Sequence[int] | None = None,
@@ -308,10 +295,10 @@ def generate(
     Parameters
     ----------
     L : side, or sides (Ly, Lx), from noise.
-    samples : how many; None for 100, or all of `truth`.
+    samples : how many; None: 100, or all of `truth`.
     truth, factor : each chain starts from the forward marginal of a true configuration, where
         refinement by `factor` would start.
-    split : of `truth` with images: train or test.
+    split : train or test, for a `truth` of images.
     seed, checkpoint, ..., overwrite : as for `refine`.
 
     Examples
@@ -322,43 +309,43 @@ def generate(
     from skild_phys import methods
     from skild_phys.skild.chain import Chain
     from skild_phys.skild.generate import Generation
-    from skild_phys.store import own_store
 
-    with as_in_python():
-        weights = methods.weights_of(checkpoint)
-        chain = Chain(steps, sampler, restarts, lambda_start, lambda_end)
-        truth = None if truth is None else own_store(truth)
-        what = Generation(
-            weights, chain, L=L, samples=samples, seed=seed, truth=truth, factor=factor, split=split
-        )
-        run = _run(
-            output, "torch", source=truth, threads=threads, device=device, chunk=chunk,
-            dask=dask, overwrite=overwrite,
-        )  # fmt: skip
-        return _dataset(what.run(output, run)[0].lattices)
+    truth = None if truth is None else _checked("truth", truth)
+    made = Generation(
+        methods.weights_of(checkpoint), Chain(steps, sampler, restarts, lambda_start, lambda_end),
+        L=L, samples=samples, seed=seed, truth=truth, factor=factor, split=split,
+    )  # fmt: skip
+    run = _run(output, truth, "torch", threads, device, chunk, overwrite, dask)
+    return _dataset(made.run(output, run)[0].lattices)
 
 
-def _run(output: AnyPath | None, *packages: str, source: object = None, **options: Any) -> Run:
-    """Return how a function does its work; a store says which versions made it."""
+def _run(output: AnyPath | None, source: object, package: str, *how: Any) -> Run:
+    """Return the `Run` of threads, device, ...; a store keeps which versions made it."""
     from skild_phys.files import check_output
     from skild_phys.runner import Run, versions
 
+    run = Run(*how)
     if output is None:
-        return Run(**options)
+        return run
     if not isinstance(output, str | os.PathLike):
         raise BadInput("output", type(output).__name__, "a path")
     inputs = [Path(source)] if isinstance(source, str | os.PathLike) else []
     check_output(Path(output), overwrite=True, inputs=inputs)
-    return Run(**options, attrs={"versions": versions("numpy", "zarr", *packages)})
+    names = ["numpy", "zarr", *filter(None, [package])]
+    return dataclasses.replace(run, attrs={"versions": versions(*names)})
 
 
-def _check_kind(name: str, data: object) -> None:
+def _checked(name: str, data: _T) -> _T | str:
+    """Return configurations that were handed in; a Dataset that is as its store is its path."""
     import numpy as np
     import xarray as xr
+
+    from skild_phys.store import own_store
 
     if not isinstance(data, str | os.PathLike | xr.Dataset | xr.DataArray | np.ndarray):
         kind = type(data).__name__
         raise TypeError(f"{name}: expected a Dataset, an array or a path, not {kind}")
+    return own_store(data)
 
 
 def _dataset(lattices: Opened) -> xr.Dataset:
@@ -370,6 +357,7 @@ def _dataset(lattices: Opened) -> xr.Dataset:
     return store_dataset(lattices.path)
 
 
+@as_in_python()
 def train(
     lattices: Lattices | Arrays | None = None,
     *,
@@ -382,20 +370,19 @@ def train(
     overwrite: bool = False,
     **changes: Any,
 ) -> Path:
-    """Train weights on lattices, or on a running simulation; return their path.
+    """Train weights on samples, or on a running simulation; return their path.
 
-    A run that was stopped resumes from the checkpoint beside `output` when it is called again.
+    A run that was stopped resumes from the checkpoint beside `output`.
 
     Parameters
     ----------
-    lattices : spins, or a field for a recipe with output = "v"; None for the simulation that the
+    lattices : spins, or a field for a recipe with output = "v"; None: the simulation that the
         recipe names.
     output : of the weights; the curve of the loss lies beside it.
     preset, config : the recipe: one that comes with the package, such as ising2d, or a TOML file.
     initial : weights to start from, of the same network, or their path; 'shipped'.
-    threads : of this process; another number may round otherwise. None for all cores.
-    device : 'cpu' or 'cuda'.
-    overwrite : replace what lies at `output`: begin anew.
+    threads : of this process; another number may round otherwise. None: one per core.
+    device, overwrite : as for `refine`.
     changes : keys of the recipe, such as steps, batch, seed, learning_rate (`Recipe`).
     """
     from skild_phys.images.grids import sample_grid
@@ -406,15 +393,15 @@ def train(
     for name in changes:
         if name not in Recipe.__dataclass_fields__:
             raise TypeError(f"train() got an unexpected keyword argument '{name}'")
-    with as_in_python():
-        fit = Fit.of(
-            lattices, preset=preset, config=config, initial=initial, threads=threads, **changes
-        )
-        with joined(device) as ranks:
-            fit.run(output, ranks, overwrite=overwrite, sample=sample_grid)
+    fit = Fit.of(
+        lattices, preset=preset, config=config, initial=initial, threads=threads, **changes
+    )
+    with joined(device) as ranks:
+        fit.run(output, ranks, overwrite=overwrite, sample=sample_grid)
     return Path(output)
 
 
+@as_in_python()
 def measure(
     lattices: Source,
     *,
@@ -431,14 +418,13 @@ def measure(
 
     Parameters
     ----------
-    lattices : a Dataset, an array (n, y, x) or (n, z, y, x), or the path of either, or of a store.
+    lattices : as for `save`, or the path of a store.
     only : names of observables, in a list or with commas between; by default all.
     extra : observables of your own: functions that `skild_phys.observable` decorates.
     offsets : sets of four sites, each (y, x) or (z, y, x), for the four-point function there.
-    errors : 'gamma', 'jackknife', 'bootstrap', or an `ErrorMethod` with its number of bins.
+    errors : gamma, jackknife, bootstrap, or an `ErrorMethod` with its number of bins.
     seed : of the bootstrap, and of the bonds of Fortuin-Kasteleyn clusters.
-    threads : change no number.
-    dask : a scheduler's address, or `local:4`, whose workers read a store; changes no number.
+    threads, dask : as for `simulate`; dask's workers read a store.
     attrs : `model` and `temperature` of an array; `progress`, called with numbers of samples.
 
     Returns
@@ -455,11 +441,10 @@ def measure(
     """
     from skild_phys.measurement.measure import measure as measured
 
-    with as_in_python():
-        return measured(
-            lattices, only=only, extra=extra, offsets=offsets, errors=_errors(errors, seed),
-            threads=threads, dask=dask, **attrs,
-        )  # fmt: skip
+    return measured(
+        lattices, only=only, extra=extra, offsets=offsets, errors=_errors(errors, seed),
+        threads=threads, dask=dask, **attrs,
+    )  # fmt: skip
 
 
 def _errors(errors: str | ErrorMethod, seed: int) -> ErrorMethod:
@@ -469,6 +454,7 @@ def _errors(errors: str | ErrorMethod, seed: int) -> ErrorMethod:
     return errors if isinstance(errors, ErrorMethod) else ErrorMethod(errors, seed=seed)
 
 
+@as_in_python()
 def compare(
     truth: Lattices | Arrays,
     *stores: Lattices | Arrays,
@@ -481,15 +467,15 @@ def compare(
     no_figures: bool = False,
     **run: Any,
 ) -> Report:
-    """Compare lattices with a truth and with exact theory.
+    """Compare samples with a truth and with exact theory.
 
     Parameters
     ----------
-    truth, stores : lattices, or arrays (n, y, x) of them, whose integers are spins; samples that
+    truth, stores : Datasets, stores or arrays (n, y, x), whose integers are spins; samples that
         descend from the truth's are compared one by one.
     names : of the stores, without commas; by default of their files, or how they were made.
     coarse : what they were refined from.
-    extra, errors, seed : as of `measure`.
+    extra, errors, seed : as for `measure`.
     output : directory for report, tables and figures.
     no_figures : only the tables, and a report of these.
     run : threads, dask, overwrite, progress (`skild_phys.runner.Run`).
@@ -508,7 +494,7 @@ def compare(
     from skild_phys.plots.comparison import report_of
     from skild_phys.runner import Run
 
-    with as_in_python(), contextlib.ExitStack() as held:
+    with contextlib.ExitStack() as held:
         if not stores:
             raise BadInput("stores", None, "one or more beside the truth")
         how, method = Run(**run), _errors(errors, seed)
@@ -527,6 +513,7 @@ def compare(
         return report_of(found, path, figures=not no_figures, command="skild_phys.compare")
 
 
+@as_in_python()
 def scaling(
     *stores: Lattices,
     bins: int = 40,
@@ -534,12 +521,13 @@ def scaling(
     omega: float | str | None = None,
     **run: Any,
 ) -> Scaling:
-    """Find Tc and the exponents by finite-size scaling of lattices of two sizes or more.
+    """Find Tc and the exponents by finite-size scaling of two sizes or more.
 
     Parameters
     ----------
-    stores : lattices with equal sides, of one model with a temperature; those of one size at
-        several temperatures are joined. A few thousand of each size, near Tc, are needed.
+    stores : samples of one model on lattices with equal sides, at a known temperature; those of
+        one size at several temperatures are joined. A few thousand of each size, near Tc, are
+        needed.
     bins : of the jackknife, for each size.
     window : largest |T / Tc - 1| L^(1/nu) of the points of a collapse; by default the widest of
         1, 0.7, 0.5, 0.35 with p >= 0.1.
@@ -553,23 +541,16 @@ def scaling(
     """
     from skild_phys.measurement.scaling import scaling as scaled
 
-    with as_in_python():
-        opened = [_opened(data, _name(data, 1)) for data in stores]
-        return scaled(opened, bins=bins, window=window, omega=omega, **run)
+    opened = [_opened(data, _name(data, 1)) for data in stores]
+    return scaled(opened, bins=bins, window=window, omega=omega, **run)
 
 
 def table(found: xr.Dataset | Report) -> pd.DataFrame:
-    """Return a measurement or a comparison as a tidy table.
+    """Return what `measure` or `compare` returned as a tidy table.
 
-    Parameters
-    ----------
-    found : what `measure` or `compare` returned.
-
-    Returns
-    -------
-    Of a measurement one line per observable and distance: observable, at, unit, value, err,
+    A measurement has one line per observable and distance: observable, at, unit, value, err,
     tau_int, tau_int_err, n_eff, theory (`Dataset.to_dataframe` would make the product of all
-    dimensions). Of a comparison `Report.table`.
+    dimensions). For a comparison it is `Report.table`.
 
     Examples
     --------

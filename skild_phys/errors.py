@@ -105,7 +105,7 @@ def how_to_install(extra: str) -> str:
     return f"pip install -e '.[{extra}]' in the folder of the clone of skild-phys"
 
 
-class as_in_python(contextlib.AbstractContextManager[None]):
+class as_in_python(contextlib.ContextDecorator, contextlib.AbstractContextManager[None]):
     """Show no frame below the function that was called for what the user can mend."""
 
     def __exit__(
