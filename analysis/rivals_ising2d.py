@@ -48,7 +48,7 @@ from study import Study, kept, residuals, skild_phys
 from skild_phys.models import MODELS
 from skild_phys.rng import Streams, kernel_state
 from skild_phys.rules import RULES, coarsen
-from skild_phys.rules.conditions import sample_blocks
+from skild_phys.rules.conditions import Blocks
 from skild_phys.runner import Run, fill_store
 from skild_phys.skild.chain import SCHEDULES
 from skild_phys.skild.data import SimulationSource
@@ -290,8 +290,8 @@ for calls in SR3_CALLS:
 
     def exact_of(index: Index, last=last) -> np.ndarray:
         return np.stack([
-            sample_blocks(20.0 * read(last, [i])[0], read(coarse, [i])[0], FACTOR, False, None,
-                       kernel_state(SEED, "sweeps", i)) for i in index
+            Blocks(read(coarse, [i]), FACTOR).draw(
+                20.0 * read(last, [i])[0], 0, kernel_state(SEED, "sweeps", i)) for i in index
         ])  # fmt: skip
 
     for variant, make in ((name, signs_of), (f"{name}_exact", exact_of)):

@@ -133,12 +133,10 @@ def _monte_carlo(
     index: Sequence[int], ties: _Ties, stop: _Stop,
 ) -> _Fields:  # fmt: skip
     """Make constrained sweeps from a random fill, or from what `first` makes."""
-    from skild_phys.simulation.conditional import relax, sample
+    from skild_phys.simulation.conditional import sample
 
-    if first is None:
-        return sample(target, raw, seed, index, sweeps, ties, stop)
-    fine = first(raw, index, ties, stop)
-    return relax(target, fine, raw, seed, index, sweeps, ties, stop)
+    start = None if first is None else first(raw, index, ties, stop)
+    return sample(target, raw, seed, index, sweeps, ties, stop, start)
 
 
 def _exact_rules() -> str:
@@ -208,11 +206,11 @@ class Exact(Fill):
             first = pilot_chains(coarse.n, target)
             given = target.read(coarse.read(0, first), coarse.ties(slice(first)))
             try:
-                found = measure_sweeps(target, given, seed, run.stop)
+                tau, sweeps = measure_sweeps(target, given, seed, run.stop)
             except Interrupted:
                 text = "interrupted before the first lattice; nothing was changed"
                 raise Interrupted(text) from None
-            known = {"sweeps": found.sweeps, "tau_int": found.tau}
+            known = {"sweeps": sweeps, "tau_int": tau}
         sampler = functools.partial(_monte_carlo, target, seed, known["sweeps"], None)
         return Prepared(sampler, known)
 

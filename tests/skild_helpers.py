@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 
 from skild_phys.rng import kernel_state
 from skild_phys.rules import coarsen, get_rule
+from skild_phys.rules.conditions import Blocks
 from skild_phys.simulation.wolff import wolff
 from skild_phys.skild.coarse import CoarseInput
 from skild_phys.skild.networks import NetworkConfig
@@ -81,3 +83,11 @@ def shell_deviations(
     mean = np.bincount(shell, (basis.weight * modes / power).ravel())[weight > 0]
     weight = weight[weight > 0]
     return np.asarray((mean / weight - 1.0) / np.sqrt(2.0 / (weight * len(fields))))
+
+
+def sample_blocks(
+    logits: np.ndarray, coarse: np.ndarray, b: int, majority: bool, ties: Any, state: np.ndarray
+) -> np.ndarray:
+    """Return one configuration sampled given each block's sum or sign."""
+    known = None if ties is None else ties[None]
+    return Blocks(coarse[None], b, majority, known).draw(logits, 0, state)

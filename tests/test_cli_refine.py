@@ -19,7 +19,6 @@ from store_helpers import coarsen_store, refine_store
 from skild_phys.methods import SKILD, Exact, Method
 from skild_phys.models import MODELS
 from skild_phys.rules import block_mean, coarsen, conditions, decimate, majority
-from skild_phys.simulation import conditional
 from skild_phys.skild.weights import load_weights, save_weights
 from skild_phys.store import create_store, open_store
 
@@ -194,8 +193,7 @@ KERNELS = [
     conditions._blocks, conditions._uniforms, block_mean._exchange,
     decimate._flip_free, majority._flip_majority,
     decimate._cluster_free, majority._cluster_majority, block_mean._fill_counts,
-    majority._fill_majority, decimate._fill_free, conditional._equal_bonds,
-    conditional._block_moments,
+    majority._fill_majority, decimate._fill_free,
 ]  # fmt: skip
 
 

@@ -8,21 +8,17 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from skild_helpers import critical_lattices, white
+from skild_helpers import critical_lattices, sample_blocks, white
 
 from skild_phys.rng import kernel_state
 from skild_phys.rules import RULES, TieBreak, coarsen
 from skild_phys.rules.conditions import (
-    BY_CHANCE,
     Blocks,
     Constraint,
     Free,
     KeptModes,
     Sites,
-    block_means,
-    differentiable_means,
-    rounded_sums,
-    sample_blocks,
+    _rounded_sums,
 )
 
 Array = NDArray[np.float64]
@@ -107,7 +103,7 @@ def test_means_given_a_majority_against_enumeration(b: int, coin: int) -> None:
 @pytest.mark.parametrize("majority", [False, True])
 @pytest.mark.parametrize("b", [4, 6])
 def test_means_in_large_blocks_are_those_of_draws(b: int, majority: bool) -> None:
-    """H0: the mean of each site over 4000 draws is `block_means`; abs(z) < 5, 2e-5 a case.
+    """H0: the mean of each site over 4000 draws is that of `Blocks.means`; abs(z) < 5, 2e-5 a case.
 
     Planted, seen to fail: means for logits 20% larger.
     """
@@ -118,7 +114,8 @@ def test_means_in_large_blocks_are_those_of_draws(b: int, majority: bool) -> Non
     drawn = sample_blocks(tiles, coarse, b, majority, None, kernel_state(b))
     found = drawn.reshape(b, 4000, b).transpose(1, 0, 2).mean(0)
     for scale, caught in ((1.0, False), (1.2, True)):
-        exact = block_means((scale * block).astype(np.float32), coarse[:, :1], b, majority)
+        bound, scaled = Blocks(coarse[None, :, :1], b, majority), torch.from_numpy(scale * block)
+        exact = bound.means(scaled[None].float())[0].numpy()
         z = (found - exact) / np.sqrt(np.maximum(1.0 - exact**2, 1e-3) / 4000)
         assert bool(np.abs(z).max() > 5) is caught
 
@@ -127,7 +124,7 @@ def test_gradients_of_means_given_a_sum_keep_the_sum() -> None:
     """What all sites of a block have in common moves nothing."""
     raw = coarsen(critical_lattices(2, 8), "block_mean", 4)
     logits = unsure(2, (8, 8)).requires_grad_()
-    means = differentiable_means(Blocks(raw, 4), logits)
+    means = Blocks(raw, 4).differentiable_means(logits)
     assert torch.equal(means, Blocks(raw, 4).means(logits.detach()))
     (means * white(2, (8, 8), 3)).sum().backward()  # type: ignore[no-untyped-call]
     assert logits.grad is not None
@@ -142,7 +139,7 @@ def test_gradients_of_means_are_near_the_true_ones(majority: bool) -> None:
     raw = coarsen(fine, "majority" if majority else "block_mean", 4)
     bound, weight = Blocks(raw, 4, majority), white(2, (8, 8), 3)
     logits = unsure(2, (8, 8)).requires_grad_()
-    (differentiable_means(bound, logits) * weight).sum().backward()  # type: ignore[no-untyped-call]
+    (bound.differentiable_means(logits) * weight).sum().backward()  # type: ignore[no-untyped-call]
     assert logits.grad is not None
     true, step = torch.zeros(2, 64), 0.01
     for place in range(64):
@@ -311,7 +308,7 @@ def test_rounded_sums_are_the_nearest_or_by_chance_near_the_middle(b: int) -> No
     n, random, mixed = b * b, np.random.default_rng(b), 0
     for seed, block in enumerate(random.normal(0, 1.5, (20, b, b))):
         logits = np.tile(block.astype(np.float32), (1, DRAWS))
-        ups = (rounded_sums(logits, b, BY_CHANCE, kernel_state(seed))[0] + n) // 2
+        ups = (_rounded_sums(logits, b, KeptModes.by_chance, kernel_state(seed))[0] + n) // 2
         mean = float((1.0 / (1.0 + np.exp(-block.astype(np.float32).astype(float)))).sum())
         low, share = int(np.floor(mean)), rounded_up(mean)
         assert set(np.unique(ups)) <= {low, low + 1}
@@ -329,7 +326,7 @@ def test_rounded_draws_know_which_sites_are_likely() -> None:
     """
     block = np.random.default_rng(8).normal(0, 1.5, (3, 3)).astype(np.float32)
     logits, state = np.tile(block, (1, DRAWS)), kernel_state(2)
-    sums = rounded_sums(logits, 3, BY_CHANCE, state)
+    sums = _rounded_sums(logits, 3, KeptModes.by_chance, state)
     drawn = sample_blocks(logits, sums, 3, False, None, state)
     mean = float((1.0 / (1.0 + np.exp(-block.astype(float)))).sum())
     weight, up = np.zeros(10), rounded_up(mean)

@@ -7,13 +7,14 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+import torch
 from sampler_helpers import chi_square
 from scipy import stats
-from skild_helpers import critical_lattices
+from skild_helpers import critical_lattices, sample_blocks
 
 from skild_phys.rng import kernel_state
 from skild_phys.rules import TieBreak, coarsen
-from skild_phys.rules.conditions import sample_blocks, sample_sites
+from skild_phys.rules.conditions import Free, Sites
 
 DRAWS = 4000
 
@@ -108,9 +109,7 @@ def test_extreme_logits_never_break_the_constraint(rule: str, b: int) -> None:
     for size in (0.0, 5.0, 1e4):
         logits = (size * random.choice([-1.0, 1.0], fine.shape[1:])).astype(np.float32)
         if rule == "decimate":
-            known = np.zeros(fine.shape[1:], dtype=np.int8)
-            known[::b, ::b] = coarse[0]
-            out = sample_sites(logits, known, kernel_state(1))
+            out = Sites(coarse, b, torch.device("cpu")).draw(logits, 0, kernel_state(1))
         else:
             out = sample_blocks(logits, coarse[0], b, rule == "majority", coins, kernel_state(1))
         assert np.array_equal(coarsen(out[None], rule, b, tie_seed=9), coarse)
@@ -118,7 +117,7 @@ def test_extreme_logits_never_break_the_constraint(rule: str, b: int) -> None:
 
 def test_without_a_condition_sites_are_independent() -> None:
     logits = np.full((64, 64), np.log(3.0), dtype=np.float32)
-    out = sample_sites(logits, None, kernel_state(3))
+    out = Free().draw(logits, 0, kernel_state(3))
     assert abs((out > 0).mean() - 0.75) < 4.5 * np.sqrt(0.75 * 0.25 / 64**2)
 
 

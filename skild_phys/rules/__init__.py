@@ -22,10 +22,8 @@ from skild_phys.rules.base import (
     Rule,
     TieBreak,
     all_rules,
-    check_factor,
     coarse_shape,
     get_rule,
-    kind_of,
 )
 from skild_phys.rules.block_mean import BlockMean
 from skild_phys.rules.decimate import Decimate
@@ -38,11 +36,9 @@ __all__ = [
     "Rule",
     "TieBreak",
     "all_rules",
-    "check_factor",
     "coarse_shape",
     "coarsen",
     "get_rule",
-    "kind_of",
 ]
 
 RULES.update({rule.name: rule for rule in (BlockMean(), Majority(), Decimate(), Spectral())})

@@ -21,16 +21,53 @@ from skild_phys.plugins import load_plugins, look_up, one_of
 
 if TYPE_CHECKING:
     from skild_phys.rules.conditions import Constraint
-    from skild_phys.rules.moves import Layout, Moves
+    from skild_phys.rules.moves import Moves
+
+Array: TypeAlias = NDArray[np.float64]
+Raw: TypeAlias = NDArray[Any]
+Shape: TypeAlias = tuple[int, ...]
+Ties: TypeAlias = NDArray[np.int8] | None
+
+RULES: dict[str, Rule] = {}
+"""The rules by name; `RULES["mine"] = Mine()`, or an entry point of the group
+`skild_phys.rules`, adds one."""
+
+_DEFAULT = "block_mean"
+
+# -- blocks -------------------------------------------------------------------------------------
 
 
-Array = NDArray[np.float64]
+def coarse_shape(shape: Shape, factor: int) -> Shape:
+    """Return the sides / factor; raises BadInput unless `factor` >= 2 divides each of them."""
+    factor = check_whole("factor", factor, 2)
+    if any(side == 0 or side % factor for side in shape):
+        sides = "both sides" if len(shape) == 2 else "all sides"
+        raise BadInput("factor", factor, f"a divisor of {sides} of {' x '.join(map(str, shape))}")
+    return tuple(side // factor for side in shape)
+
+
+def corners(factor: int, dimension: int, at: int = 0) -> Any:
+    """Return the index of the site (at, at, ..) of every block, of arrays and tensors."""
+    return (..., *[slice(at, None, factor)] * dimension)
+
+
+@functools.lru_cache(maxsize=16)
+def block_sites(shape: Shape, factor: int) -> NDArray[np.int64]:
+    """Return the numbers (blocks, factor^d), in C order, of the sites of every block."""
+    d = len(shape)
+    number = np.arange(math.prod(shape))
+    split = number.reshape([n for side in shape for n in (side // factor, factor)])
+    order = (*range(0, 2 * d, 2), *range(1, 2 * d, 2))
+    return np.ascontiguousarray(split.transpose(order).reshape(-1, factor**d))
 
 
 class Operator(ABC):
-    """A linear coarse-graining A; float64 in, float64 out.
+    """A linear coarse-graining A of real fields on a torus; float64 in, float64 out.
 
-    Fields have any leading dimensions (samples, components). A constant field keeps its value.
+    "Filter, then keep every b-th site": in the orthonormal DFT y(K) = b^(-d/2) sum over k = K mod
+    (sides / b) of h(k) x(k), a sum over the alias set of K with a transfer function h, a product
+    over the axes. Hence A Sigma A^T is diagonal in K for every Sigma that is diagonal in k, and no
+    solver is needed. A constant field keeps its value. Fields have any leading dimensions.
 
     Parameters
     ----------
@@ -40,13 +77,14 @@ class Operator(ABC):
     Attributes
     ----------
     coarse : sides of the coarse fields.
-    transfer : (.., Ly, Lx // 2 + 1) complex, h(k) of the module's docstring (rfftn layout).
+    transfer : (.., Ly, Lx // 2 + 1) complex, h(k) (rfftn layout).
     """
 
-    def __init__(self, shape: tuple[int, ...], factor: int) -> None:
+    def __init__(self, shape: Shape, factor: int) -> None:
         self.coarse = coarse_shape(shape, factor)
         self.shape, self.factor = shape, int(factor)
         self._axes = tuple(range(-len(shape), 0))
+        self._corners = corners(self.factor, len(shape))
         each = [self.filter(side) for side in shape]
         each[-1] = each[-1][: shape[-1] // 2 + 1]
         self.transfer = functools.reduce(np.multiply.outer, each)
@@ -61,46 +99,19 @@ class Operator(ABC):
 
     def apply(self, x: Array) -> Array:
         """Return A x, (..., *coarse), of `x` (..., *shape)."""
-        return corners(self._filtered(x, self.transfer), self.factor, len(self.shape))
+        return np.ascontiguousarray(self._filtered(x, self.transfer)[self._corners])
 
     def adjoint(self, y: Array) -> Array:
         """Return A^T y, (..., *shape), of `y` (..., *coarse)."""
-        return self._filtered(self.spread(y), self.transfer.conj())
-
-    def spread(self, y: Array) -> Array:
-        """Return `y` at the site (0, 0) of each block, and 0 elsewhere."""
         x = np.zeros((*y.shape[: -len(self.shape)], *self.shape))
-        index: Any = (..., *[slice(None, None, self.factor)] * len(self.shape))
-        x[index] = y
-        return x
-
-    def _tiled(self, modes: NDArray[Any]) -> NDArray[Any]:
-        """Return modes (..., *coarse) at every fine mode of their alias sets, in rfftn layout."""
-        columns = np.arange(self.transfer.shape[-1]) % self.coarse[-1]
-        copies = [1] * (modes.ndim - len(self.shape)) + [self.factor] * (len(self.shape) - 1)
-        return np.tile(modes[..., columns], [*copies, 1])
-
-    def correction_weights(self, sigma: Array) -> NDArray[np.complex128]:
-        """Return W(k) = Sigma(k) conj(h(k)) b^(d/2) / sum over the alias set of |h|^2 Sigma.
-
-        `correct` adds W(k) times the orthonormal DFT of y - A x at k modulo the coarse sides. Zero
-        where an alias set has no variance: there nothing may move.
-        """
-        b, d = self.factor, len(self.shape)
-        scaled = np.asarray(sigma, dtype=np.float64) / max(float(np.max(sigma)), 1e-300)
-        seen = np.abs(self.transfer) ** 2 * scaled
-        mirror = np.arange(1, (self.shape[-1] + 1) // 2)[::-1]
-        opposite = [-np.arange(side) % side for side in self.shape[:-1]]
-        whole = np.concatenate([seen, seen[np.ix_(*opposite, mirror)]], axis=-1)
-        split = [part for side in self.coarse for part in (b, side)]
-        total = whole.reshape(split).sum(axis=tuple(range(0, 2 * d, 2)))
-        unit = math.sqrt(float(b**d))
-        inverse = np.divide(unit, total, out=np.zeros_like(total), where=total > 1e-200)
-        weights: NDArray[np.complex128] = scaled * self.transfer.conj() * self._tiled(inverse)
-        return weights
+        x[self._corners] = y
+        return self._filtered(x, self.transfer.conj())
 
     def correct(self, x: Array, y: Array, sigma: Array) -> Array:
         """Return x + Sigma A^T (A Sigma A^T)^-1 (y - A x): the mean of N(x, Sigma) given A x = y.
+
+        In Fourier modes: y - A x at k modulo the coarse sides, times Sigma(k) conj(h(k)) b^(d/2) /
+        sum over the alias set of |h|^2 Sigma. Where an alias set has no variance nothing moves.
 
         Parameters
         ----------
@@ -111,83 +122,24 @@ class Operator(ABC):
         -------
         (..., *shape), with A of it equal to `y` to rounding wherever `sigma` lets it be.
         """
+        b, d = self.factor, len(self.shape)
         missing = np.fft.fftn(y - self.apply(x), axes=self._axes, norm="ortho")
-        modes = self.correction_weights(sigma) * self._tiled(missing)
+        scaled = np.asarray(sigma, dtype=np.float64) / max(float(np.max(sigma)), 1e-300)
+        seen = np.abs(self.transfer) ** 2 * scaled
+        mirror = np.arange(1, (self.shape[-1] + 1) // 2)[::-1]
+        opposite = [-np.arange(side) % side for side in self.shape[:-1]]
+        whole = np.concatenate([seen, seen[np.ix_(*opposite, mirror)]], axis=-1)
+        split = [part for side in self.coarse for part in (b, side)]
+        total = whole.reshape(split).sum(axis=tuple(range(0, 2 * d, 2)))
+        unit = math.sqrt(float(b**d))
+        inverse = np.divide(unit, total, out=np.zeros_like(total), where=total > 1e-200)
+        columns, copies = np.arange(seen.shape[-1]) % self.coarse[-1], (*[b] * (d - 1), 1)
+        inverse, missing = (np.tile(m[..., columns], copies) for m in (inverse, missing))
+        modes = scaled * self.transfer.conj() * inverse * missing
         return x + np.fft.irfftn(modes, s=self.shape, axes=self._axes, norm="ortho")
 
 
-def to_blocks(values: Any, factor: int, dimension: int) -> Any:
-    """Return (..., *shape) as (..., blocks, sites of a block), of an array or a tensor."""
-    front, sides = values.shape[: -dimension or None], values.shape[-dimension:]
-    split = [n for side in sides for n in (side // factor, factor)]
-    k, d = len(front), dimension
-    order = [*range(k), *range(k, k + 2 * d, 2), *range(k + 1, k + 2 * d, 2)]
-    return _axes(values.reshape([*front, *split]), order).reshape([*front, -1, factor**d])
-
-
-def from_blocks(rows: Any, shape: tuple[int, ...], factor: int) -> Any:
-    """Return (..., blocks, sites) as (..., *shape): what `to_blocks` undoes."""
-    front, k, d = rows.shape[:-2], rows.ndim - 2, len(shape)
-    whole = rows.reshape([*front, *(side // factor for side in shape), *[factor] * d])
-    order = [*range(k), *(axis for i in range(k, k + d) for axis in (i, i + d))]
-    return _axes(whole, order).reshape([*front, *shape])
-
-
-def _axes(values: Any, order: list[int]) -> Any:
-    return values.permute(order) if hasattr(values, "permute") else values.transpose(order)
-
-
-def corners(lattices: NDArray[Any], factor: int, dimension: int) -> NDArray[Any]:
-    """Return the site (0, 0) of every block, a copy."""
-    index: Any = (..., *[slice(None, None, factor)] * dimension)
-    return np.ascontiguousarray(lattices[index])
-
-
-def block_totals(values: NDArray[Any], factor: int, dimension: int) -> NDArray[Any]:
-    """Return totals over blocks of the last axes: float64 of real numbers, int16 of int8.
-
-    Adding strided slices is many times faster than a sum over several axes.
-    """
-    totals, sites = values, 1
-    for axis in range(-dimension, 0):
-        sites *= factor
-        dtype = np.float64 if values.dtype.kind == "f" else np.int8 if sites < 128 else np.int16
-        first, *rest = (_every(totals, axis, i, factor) for i in range(factor))
-        totals = first.astype(dtype)
-        for part in rest:
-            totals += part
-    return totals if values.dtype.kind == "f" else totals.astype(np.int16, copy=False)
-
-
-def _every(values: NDArray[Any], axis: int, start: int, step: int) -> NDArray[Any]:
-    index: Any = (..., slice(start, None, step), *[slice(None)] * (-1 - axis))
-    part: NDArray[Any] = values[index]
-    return part
-
-
-def check_factor(factor: Any) -> int:
-    """Return `factor` as an int; raises BadInput unless it is a whole number from 2 on."""
-    return check_whole("factor", factor, 2)
-
-
-def coarse_shape(shape: tuple[int, ...], factor: int) -> tuple[int, ...]:
-    """Return the sides / factor; raises BadInput unless `factor` >= 2 divides each of them."""
-    factor = check_factor(factor)
-    if any(side == 0 or side % factor for side in shape):
-        sides = "both sides" if len(shape) == 2 else "all sides"
-        raise BadInput("factor", factor, f"a divisor of {sides} of {' x '.join(map(str, shape))}")
-    return tuple(side // factor for side in shape)
-
-
-Raw: TypeAlias = NDArray[Any]
-Shape: TypeAlias = tuple[int, ...]
-Ties: TypeAlias = NDArray[np.int8] | None
-
-RULES: dict[str, Rule] = {}
-"""The rules by name; `RULES["mine"] = Mine()`, or an entry point of the group
-`skild_phys.rules`, adds one."""
-
-_DEFAULT = "block_mean"
+# -- ties ---------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -208,18 +160,18 @@ class TieBreak:
     def __post_init__(self) -> None:
         check_whole("tie_seed", self.seed, 0, 2**64 - 1)
 
-    def _hashes(self, shape: tuple[int, ...]) -> NDArray[np.uint64]:
+    def _hashes(self, shape: Shape) -> NDArray[np.uint64]:
         key = _mix(np.array([int(self.seed)], dtype=np.uint64))
         bits = _mix(key ^ np.asarray(self.ids).astype(np.uint64))
         for side in shape:
             bits = _mix(bits[..., None] ^ np.arange(side, dtype=np.uint64))
         return bits
 
-    def signs(self, shape: tuple[int, ...]) -> NDArray[np.int8]:
+    def signs(self, shape: Shape) -> NDArray[np.int8]:
         """Return +1 or -1 for each block, (n, *shape) int8, with probability 1/2 each."""
         return np.where(self._hashes(shape) >> np.uint64(63), 1, -1).astype(np.int8)
 
-    def priorities(self, shape: tuple[int, ...], q: int) -> NDArray[np.int8]:
+    def priorities(self, shape: Shape, q: int) -> NDArray[np.int8]:
         """Return a random order of the q states for each block, (n, q, *shape) int8.
 
         A permutation of 0 .. q-1, each equally likely: among tied states the one of largest
@@ -242,6 +194,9 @@ def _mix(bits: NDArray[np.uint64]) -> NDArray[np.uint64]:
     return bits ^ (bits >> np.uint64(31))
 
 
+# -- rules --------------------------------------------------------------------------------------
+
+
 class Rule(ABC):
     """A coarse-graining rule: all that the package needs to know of one.
 
@@ -257,7 +212,7 @@ class Rule(ABC):
     exact : whether there are Monte Carlo moves that keep the coarse values.
     start_scale : how far past the coarse Nyquist mode a chain of SKILD starts, in lambda.
     end_lambda : where a chain of spins ends; None for where the weights say.
-    shown : how many parts of the conditioned training samples know such a coarse lattice.
+    shown : how many parts of the conditioned training samples are conditioned by this rule.
     """
 
     name: ClassVar[str]
@@ -282,7 +237,7 @@ class Rule(ABC):
         return self.stores[kind]
 
     def scale(self, kind: str, factor: int, dimension: int) -> float:
-        """Return what a stored number of the coarse lattice is multiplied by; 1 unless counted."""
+        """Return what a stored coarse number is multiplied by; 1 unless counted."""
         return 1.0
 
     def coarsen(
@@ -307,10 +262,10 @@ class Rule(ABC):
 
         Raises
         ------
-        BadInput : for lattices that the rule is not for, or a factor that cannot be used.
+        BadInput : for samples that the rule is not for, or a factor that cannot be used.
         """
         d = fine.ndim - 1 if dimension is None else dimension
-        kind = kind_of(fine, q)
+        kind = _kind_of(fine, q)
         self.variable(kind)
         coarse_shape(fine.shape[-d:], factor)
         self.scale(kind, factor, d)
@@ -319,7 +274,7 @@ class Rule(ABC):
     def reduce(self, fine: Raw, factor: int, dimension: int, q: int, ties: TieBreak) -> Raw:
         """Return what `coarsen` does, of checked arguments; by `operator` if not overridden."""
         found = self.operator(fine.shape[-dimension:], factor).apply(fine.astype(np.float64))
-        if self.stores[kind_of(fine, q)] == "field":
+        if self.stores[_kind_of(fine, q)] == "field":
             return found.astype(np.float32)
         return np.rint(found).astype(np.int8)
 
@@ -360,20 +315,23 @@ class Rule(ABC):
         return np.asarray(raw, dtype=np.float64)
 
     def condition(self, raw: Raw, shape: Shape, factor: int, ties: Ties, device: Any) -> Constraint:
-        """Return the condition that coarse lattices `raw` are on spins of `shape`, for SKILD.
+        """Return the condition that coarse values `raw` are on spins of `shape`, for SKILD.
 
         `ties` (n, *coarse shape) are the tie-breaks, 0 where they are not known; None where no
         tie is. `device` is PyTorch's. `rules.conditions` has conditions to choose from.
         """
         raise BadInput("rule", self.name, "a rule with a condition on spins")
 
-    def moves(self, layout: Layout, values: tuple[int, ...], coupling: float) -> Moves:
-        """Return the Monte Carlo moves that keep the coarse values of this rule (`Moves`)."""
+    def moves(self, shape: Shape, factor: int, values: tuple[int, ...], coupling: float) -> Moves:
+        """Return the Monte Carlo moves that keep the coarse values of this rule.
+
+        Arguments as of `rules.moves.Moves`.
+        """
         able = one_of(rule.name for rule in RULES.values() if rule.exact)
         raise BadInput("rule", self.name, f"{able} (rules that bind spins)")
 
 
-def kind_of(values: NDArray[Any], q: int) -> str:
+def _kind_of(values: NDArray[Any], q: int) -> str:
     """Return the variable that samples would be stored as: field, states or spins."""
     return "field" if values.dtype.kind == "f" else "states" if q else "spins"
 

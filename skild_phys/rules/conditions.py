@@ -1,12 +1,23 @@
-"""What a coarse lattice says of spins: their means under it, and samples that obey it.
+"""What coarse values say of spins: their means given them, and samples that obey them.
 
 Sites are independent with given logits; means and samples are those of that distribution
-conditioned on the coarse lattice, exactly where spins can have its values. Where they cannot
+conditioned on the coarse values, exactly where spins can have them. Where they cannot
 (`KeptModes`), a field is added to the logits, and samples have block sums that are near.
 
 Training (`targets`) has less noise if a spin is replaced by its mean given all the others (Rao and
 Blackwell): where the pair couplings say all about the data that is tanh of the field of X_t and
 of the others.
+
+Given the sum of its block (or its sign) the spins are no longer independent. The weight of every
+way to complete a block, given how many of its first sites hold the rarer sign (`after`), gives both
+their means, by a pass from the other side, and samples, site by site, of the exact conditional
+distribution. Blocks of any dimension are rows of b^d sites. They go through in groups of _LANES,
+side by side, ordered by the number of sites that hold the rarer sign: the tables are that wide and
+no wider.
+
+Multiplying all odds of a block by one number does not change the distribution given the sum. A
+block whose logits all but exclude what it must hold is shifted so that they expect it: no weight
+that matters is then near the ends of float64's range.
 """
 
 from __future__ import annotations
@@ -15,7 +26,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -24,47 +35,86 @@ from numba import njit, types
 from numpy.typing import NDArray
 from torch import Tensor
 
-from skild_phys.kernels import data_of, intrinsic, load, store
+from skild_phys.kernels import I64, data_of, intrinsic, load, store
 from skild_phys.rng import uniform
-from skild_phys.rules.base import Operator, from_blocks, to_blocks
+from skild_phys.rules.base import Operator, block_sites, corners
+
+_Logits = NDArray[np.float32]
+_State = NDArray[np.uint64]
 
 _LANES = 8
 MOST = 300.0
 """Logits of a block that is shifted are cut at +-MOST."""
-BY_CHANCE = 0.25
-"""Usual `by_chance` of `rounded_sums`. With 0.5 critical Ising configurations, refined by a factor
-of 4 from low-pass fields, are too disordered, by 0.017 in energy; with 0 too ordered at short
-distance, by 0.006 in G4c at r = 2 (32 tuning configurations)."""
 _LARGEST = 87.0  # others are cut here: beyond it float32 has no probabilities
 _RARE = 1e-30  # probability of what a block must hold below which its logits are shifted
 
 _FLOATS = ir.VectorType(ir.DoubleType(), _LANES)
 
+# -- blocks of known sum or sign ----------------------------------------------------------------
+
+
+class _Rows(NamedTuple):
+    """Blocks, a row each, and what they must hold.
+
+    Attributes
+    ----------
+    sites : (blocks, b^d) int64, the sites of each block.
+    logits, ups, downs : (blocks, b^d) float32, log odds of up, probabilities of up and down.
+    signs : (blocks,) int64, the commoner sign.
+    rarer : (blocks,) int64, how many sites hold the other; for majorities at most.
+    ties : (blocks,) int8, the tie-breaks of majorities; 0 where not known.
+    majority : whether the sign of the sum is known, not the sum.
+    """
+
+    sites: NDArray[np.int64]
+    logits: _Logits
+    ups: _Logits
+    downs: _Logits
+    signs: NDArray[np.int64]
+    rarer: NDArray[np.int64]
+    ties: NDArray[np.int8]
+    majority: bool
+
 
 @intrinsic
-def _combine(typing, out, o, x, ix, y, iy, z, iz, w, iw):  # type: ignore[no-untyped-def]
-    """out = x y + z w, _LANES numbers from an element of each array on."""
+def _step(typing, out, o, p, q, i, weights, at, shift):  # type: ignore[no-untyped-def]
+    """out = p weights(at + shift) + q weights(at): _LANES numbers from an element of each on."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        arrays = data_of(context, builder, signature, args)
-        a, b, c, d = (load(builder, arrays[k], arrays[k + 1], _FLOATS) for k in (2, 4, 6, 8))
-        total = builder.fadd(builder.fmul(a, b), builder.fmul(c, d))
-        store(builder, total, arrays[0], arrays[1])
+        out, o, p, q, i, weights, at, shift = data_of(context, builder, signature, args)
+        there = builder.add(at, shift)
+        places = ((p, i), (weights, there), (q, i), (weights, at))
+        a, b, c, d = (load(builder, *place, _FLOATS) for place in places)
+        store(builder, builder.fadd(builder.fmul(a, b), builder.fmul(c, d)), out, o)
         return context.get_dummy_value()
 
-    return types.void(out, o, x, ix, y, iy, z, iz, w, iw), generate
+    return types.void(out, o, p, q, i, weights, at, shift), generate
+
+
+@intrinsic
+def _add_product(typing, total, x, i, y, j):  # type: ignore[no-untyped-def]
+    """total += x y: _LANES numbers from elements i and j on."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        total, x, i, y, j = data_of(context, builder, signature, args)
+        a, b, c = (load(builder, *place, _FLOATS) for place in ((x, i), (y, j), (total, I64(0))))
+        store(builder, builder.fadd(builder.fmul(a, b), c), total, I64(0))
+        return context.get_dummy_value()
+
+    return types.void(total, x, i, y, j), generate
 
 
 @njit(cache=True, nogil=True)
-def _shift(logits, sign, wanted, lane, p, q):  # type: ignore[no-untyped-def]
-    """Shift the logits of a lane so that `wanted` sites hold the rarer sign on average.
+def _shift(rows, k, lane, p, q):  # type: ignore[no-untyped-def]
+    """Shift the logits of block k so that it is expected to hold what it must.
 
     Returns the shift, right to 1e-4: any near the exact one does.
     """
-    n = logits.size
+    n, sign = rows.logits.shape[1], rows.signs[k]
+    wanted = 0.5 * n if rows.majority else float(rows.rarer[k])
     x = np.empty(n)
     for i in range(n):
-        x[i] = -sign * min(max(float(logits[i]), -MOST), MOST)
+        x[i] = -sign * min(max(float(rows.logits[k, i]), -MOST), MOST)
     low, high = -100.0 - x.max(), 100.0 - x.min()
     for _ in range(24):
         middle = 0.5 * (low + high)
@@ -83,20 +133,21 @@ def _shift(logits, sign, wanted, lane, p, q):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def _end(n, most, majority, tie, sign, shift, lane, after):  # type: ignore[no-untyped-def]
-    """after[n, j]: which numbers j of sites with the rarer sign a lane may end in.
+def _end(rows, k, lane, shift, after):  # type: ignore[no-untyped-def]
+    """after[n, j]: which numbers j of sites with the rarer sign block k may end in.
 
     What a block of known sum may hold does not depend on the shift, a majority does.
     """
+    n, most, tie = after.shape[0] - 1, rows.rarer[k], rows.ties[k]
     for j in range(n // 2 + 2):
         after[n, j, lane] = 0.0
-    if not majority:
+    if not rows.majority:
         after[n, most, lane] = 1.0
         return
     for j in range(most + 1):
         after[n, j, lane] = math.exp(shift * (0.5 * n - j))
     if 2 * most == n:
-        after[n, most, lane] = 0.5 if tie == 0 else 1.0 if tie == sign else 0.0
+        after[n, most, lane] = 0.5 if tie == 0 else 1.0 if tie == rows.signs[k] else 0.0
 
 
 @njit(cache=True, nogil=True)
@@ -105,15 +156,12 @@ def _fill_after(p, q, widest, narrowest, after):  # type: ignore[no-untyped-def]
 
     No lane ends in more than `widest` of them, nor in fewer than `narrowest`.
     """
-    n = p.shape[0]
+    n, row = p.shape[0], after.shape[1] * _LANES
     for i in range(n - 1, 0, -1):
         low = max(0, narrowest - (n - i))
         for j in range(low, min(i, widest) + 1):
-            at = ((i + 1) * after.shape[1] + j) * _LANES
-            _combine(
-                after, at - after.shape[1] * _LANES,
-                p, i * _LANES, after, at + _LANES, q, i * _LANES, after, at,
-            )  # fmt: skip
+            at = (i + 1) * row + j * _LANES
+            _step(after, at - row, p, q, i * _LANES, after, at, _LANES)
         # What cannot be reached weighs nothing; the table may hold other blocks' weights there.
         for lane in range(_LANES):
             after[i, widest + 1, lane] = 0.0
@@ -122,36 +170,65 @@ def _fill_after(p, q, widest, narrowest, after):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def _lane_means(p, q, widest, narrowest, signs, after, before, means):  # type: ignore[no-untyped-def]
-    """means[i] = E[s_i] of every lane; before[j] = weight of j rarer signs among the sites < i."""
-    n = p.shape[0]
-    rare, common, ones = np.empty(_LANES), np.empty(_LANES), np.ones(_LANES)
+def _tables(rows, blocks, p, q, after):  # type: ignore[no-untyped-def]
+    """Fill p and q (the odds of the rarer and the other sign) and `after` for _LANES blocks.
+
+    Returns the range of j they may end in.
+    """
+    ups, downs = rows.ups, rows.downs
+    n = ups.shape[1]
+    widest, narrowest = 0, n
+    for lane in range(_LANES):
+        k = blocks[lane]
+        rare, common = (downs, ups) if rows.signs[k] > 0 else (ups, downs)
+        for i in range(n):
+            p[i, lane], q[i, lane] = rare[k, i], common[k, i]
+        widest = max(widest, rows.rarer[k])
+        narrowest = min(narrowest, 0 if rows.majority else rows.rarer[k])
+        _end(rows, k, lane, 0.0, after)
+    _fill_after(p, q, widest, narrowest, after)
+    shifted = False
+    for lane in range(_LANES):
+        if p[0, lane] * after[1, 1, lane] + q[0, lane] * after[1, 0, lane] < _RARE:
+            shifted, k = True, blocks[lane]
+            _end(rows, k, lane, _shift(rows, k, lane, p, q), after)
+    if shifted:
+        _fill_after(p, q, widest, narrowest, after)
+    return widest, narrowest
+
+
+@njit(cache=True, nogil=True)
+def _lane_means(p, q, widest, narrowest, after, before, means):  # type: ignore[no-untyped-def]
+    """means[i] = E[s_i] of every lane, times its commoner sign.
+
+    before[j] = weight of j rarer signs among the sites < i.
+    """
+    n, row = p.shape[0], after.shape[1] * _LANES
+    rare, common = np.empty(_LANES), np.empty(_LANES)
     before[:] = 0.0
     before[0] = 1.0
     for i in range(n):
-        high = min(i, widest)
         rare[:], common[:] = 0.0, 0.0
-        for j in range(max(0, narrowest - (n - i)), high + 1):
-            at = ((i + 1) * after.shape[1] + j) * _LANES
-            _combine(rare, 0, before, j * _LANES, after, at + _LANES, rare, 0, ones, 0)
-            _combine(common, 0, before, j * _LANES, after, at, common, 0, ones, 0)
+        for j in range(max(0, narrowest - (n - i)), min(i, widest) + 1):
+            at = (i + 1) * row + j * _LANES
+            _add_product(rare, before, j * _LANES, after, at + _LANES)
+            _add_product(common, before, j * _LANES, after, at)
         for lane in range(_LANES):
             plus, minus = q[i, lane] * common[lane], p[i, lane] * rare[lane]
             total = plus + minus
             if total > 0.0:
-                means[i, lane] = signs[lane] * (plus - minus) / total
+                means[i, lane] = (plus - minus) / total
             else:
-                means[i, lane] = signs[lane] if q[i, lane] > p[i, lane] else -signs[lane]
+                means[i, lane] = 1.0 if q[i, lane] > p[i, lane] else -1.0
         for j in range(min(i + 1, widest), 0, -1):
-            at = j * _LANES
-            _combine(before, at, q, i * _LANES, before, at, p, i * _LANES, before, at - _LANES)
+            _step(before, j * _LANES, p, q, i * _LANES, before, j * _LANES, -_LANES)
         for lane in range(_LANES):
             before[0, lane] *= q[i, lane]
 
 
 @njit(cache=True, nogil=True)
-def _sample_lane(p, q, lane, most, exact, sign, after, state, spins):  # type: ignore[no-untyped-def]
-    """Sample the spins of one lane, site by site."""
+def _sample_lane(p, q, lane, most, exact, after, state, spins):  # type: ignore[no-untyped-def]
+    """Sample the spins of one lane, site by site, times its commoner sign."""
     n, j = p.shape[0], 0
     for i in range(n):
         rare = p[i, lane] * after[i + 1, j + 1, lane] if j < most else 0.0
@@ -160,69 +237,45 @@ def _sample_lane(p, q, lane, most, exact, sign, after, state, spins):  # type: i
             # Beyond float64's range: any order of what is left does.
             rare, common = (float(most - j), float(n - i - most + j)) if exact else (0.0, 1.0)
         if uniform(state) * (rare + common) < rare:
-            spins[i] = -sign
+            spins[i, lane] = -1.0
             j += 1
         else:
-            spins[i] = sign
+            spins[i, lane] = 1.0
 
 
 @njit(cache=True, nogil=True)
-def _tables(logits, ups, downs, coarse, ties, majority, blocks, rarer, p, q, signs, after):  # type: ignore[no-untyped-def]
-    """Fill p and q (the odds of the rarer and the other sign), signs and `after` for _LANES blocks.
+def _blocks(rows, order, state, out):  # type: ignore[no-untyped-def]
+    """Fill `out`, all sites in a row, with means, or with spins sampled by the generator `state`.
 
-    Returns the range of j they may end in.
+    Of the blocks in `order`, whose numbers of sites of the rarer sign (at most) rise.
     """
-    n = logits.shape[1]
-    widest, narrowest = 0, n
-    for lane in range(_LANES):
-        k = blocks[lane]
-        signs[lane] = 1 if coarse[k] > 0 else -1
-        rare, common = (downs, ups) if signs[lane] > 0 else (ups, downs)
-        for i in range(n):
-            p[i, lane], q[i, lane] = rare[k, i], common[k, i]
-        widest = max(widest, rarer[k])
-        narrowest = min(narrowest, 0 if majority else rarer[k])
-        _end(n, rarer[k], majority, ties[k], signs[lane], 0.0, lane, after)
-    _fill_after(p, q, widest, narrowest, after)
-    shifted = False
-    for lane in range(_LANES):
-        if p[0, lane] * after[1, 1, lane] + q[0, lane] * after[1, 0, lane] < _RARE:
-            shifted, k = True, blocks[lane]
-            wanted = 0.5 * n if majority else float(rarer[k])
-            shift = _shift(logits[k], signs[lane], wanted, lane, p, q)
-            _end(n, rarer[k], majority, ties[k], signs[lane], shift, lane, after)
-    if shifted:
-        _fill_after(p, q, widest, narrowest, after)
-    return widest, narrowest
-
-
-@njit(cache=True, nogil=True)
-def _blocks(logits, ups, downs, coarse, ties, majority, rarer, order, state, means, spins):  # type: ignore[no-untyped-def]
-    """Fill `means` (blocks, sites), or `spins` sampled with `state`; the other is of size 0.
-
-    Of the blocks in `order`, whose numbers of sites of the `rarer` sign (at most) rise.
-    """
-    n, samples = logits.shape[1], spins.size > 0
+    sites, signs, rarer = rows.sites, rows.signs, rows.rarer
+    n = sites.shape[1]
     p, q, found = np.empty((n, _LANES)), np.empty((n, _LANES)), np.empty((n, _LANES))
     after, before = np.zeros((n + 1, n // 2 + 2, _LANES)), np.empty((n // 2 + 2, _LANES))
-    signs, blocks = np.empty(_LANES, dtype=np.int64), np.empty(_LANES, dtype=np.int64)
+    blocks = np.empty(_LANES, dtype=np.int64)
     for first in range(0, len(order), _LANES):
         used = min(_LANES, len(order) - first)
         for lane in range(_LANES):
             blocks[lane] = order[first + min(lane, used - 1)]
-        widest, narrowest = _tables(
-            logits, ups, downs, coarse, ties, majority, blocks, rarer, p, q, signs, after
-        )
-        if not samples:
-            _lane_means(p, q, widest, narrowest, signs, after, before, found)
+        widest, narrowest = _tables(rows, blocks, p, q, after)
+        if state is None:
+            _lane_means(p, q, widest, narrowest, after, before, found)
         for lane in range(used):
             k = blocks[lane]
-            if samples:
-                _sample_lane(
-                    p, q, lane, rarer[k], not majority, signs[lane], after, state, spins[k]
-                )
-            else:
-                means[k] = found[:, lane]
+            if state is not None:
+                _sample_lane(p, q, lane, rarer[k], not rows.majority, after, state, found)
+            for i in range(n):
+                out[sites[k, i]] = signs[k] * found[i, lane]
+
+
+# -- independent sites --------------------------------------------------------------------------
+
+
+def _probabilities(logits: _Logits) -> tuple[_Logits, _Logits]:
+    """Return the probabilities of up and of down of free sites: float32's, right to 1e-7."""
+    odds = torch.from_numpy(logits).clamp(-_LARGEST, _LARGEST)
+    return odds.sigmoid().numpy(), odds.neg().sigmoid().numpy()
 
 
 @njit(cache=True, nogil=True)
@@ -233,116 +286,22 @@ def _uniforms(n, state):  # type: ignore[no-untyped-def]
     return out
 
 
-def _probabilities(
-    logits: NDArray[np.float32],
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Return the probabilities of up and of down of free sites."""
-    odds = torch.from_numpy(logits).clamp(-_LARGEST, _LARGEST)
-    return odds.sigmoid().numpy(), odds.neg().sigmoid().numpy()
-
-
-def _run_blocks(
-    logits: NDArray[np.float32],
-    coarse: NDArray[np.generic],
-    factor: int,
-    majority: bool,
-    ties: NDArray[np.int8] | None,
-    state: NDArray[np.uint64] | None,
-) -> NDArray[Any]:
-    rows, sums = to_blocks(logits, factor, logits.ndim), coarse.astype(np.int64).ravel()
-    n = rows.shape[1]
-    rarer = np.full(sums.size, n // 2) if majority else (n - np.abs(sums)) // 2
-    order = np.argsort(rarer, kind="stable")
-    marks = np.zeros(sums.size, np.int8) if ties is None or not majority else ties.ravel()
-    # Blocks of one sign throughout are passed over: they are what they must be already.
-    out = np.sign(sums)[:, None].repeat(n, axis=1)
-    means = np.empty((0, 0), np.float32) if state is not None else out.astype(np.float32)
-    spins = np.empty((0, 0), np.int8) if state is None else out.astype(np.int8)
-    words = np.zeros(4, np.uint64) if state is None else state
-    up, down = _probabilities(rows)
-    order = order[rarer[order] > 0]
-    _blocks(rows, up, down, sums, marks, majority, rarer, order, words, means, spins)
-    out = means if state is None else spins
-    return np.asarray(from_blocks(out, logits.shape, factor))
-
-
-def sample_sites(
-    logits: NDArray[np.float32], known: NDArray[np.int8] | None, state: NDArray[np.uint64]
-) -> NDArray[np.int8]:
-    """Sample one configuration of independent sites with `logits`, some of which may be known.
-
-    Parameters
-    ----------
-    logits : (Ly, Lx), or of another dimension: log odds of spin up, finite; cut at +-87.
-    known : of the same shape, the spins that are known, 0 for all others; None for none.
-    state : (4,) uint64 generator state, advanced in place.
-
-    Returns
-    -------
-    int8 of +-1. Probabilities are float32's, right to 1e-7 of themselves.
-    """
-    out = np.zeros(logits.shape, dtype=np.int8) if known is None else known.copy()
-    free = out == 0
+def _sample_sites(logits: _Logits, known: NDArray[np.int8], state: _State) -> NDArray[np.int8]:
+    """Sample independent sites where `known`, of the same shape, is 0; the others stay."""
+    out, free = known.copy(), known == 0
     ups = _probabilities(logits)[0][free]
     out[free] = np.where(_uniforms(ups.size, state) < ups, 1, -1)
     return out
 
 
-def sample_blocks(
-    logits: NDArray[np.float32],
-    coarse: NDArray[np.generic],
-    factor: int,
-    majority: bool,
-    ties: NDArray[np.int8] | None,
-    state: NDArray[np.uint64],
-) -> NDArray[np.int8]:
-    """Sample one configuration of independent sites with `logits`, given each block's sum or sign.
-
-    Parameters
-    ----------
-    logits : (Ly, Lx), or of another dimension: log odds of spin up, finite; cut at +-87 (+-MOST).
-    coarse : (Ly / factor, Lx / factor) block sums, or their signs if `majority`.
-    factor : side of a block.
-    ties : of the shape of `coarse`, int8, the tie-break of a block, 0 where it is not known;
-        majority only. None: none is known.
-    state : (4,) uint64 generator state, advanced in place.
-
-    Returns
-    -------
-    int8 of +-1 that coarse-grain to `coarse` exactly. Probabilities are float32's, right to 1e-7 of
-    themselves; their sums and products float64's.
-    """
-    return _run_blocks(logits, coarse, factor, majority, ties, state)
-
-
-def block_means(
-    logits: NDArray[np.float32],
-    coarse: NDArray[np.generic],
-    factor: int,
-    majority: bool = False,
-    ties: NDArray[np.int8] | None = None,
-) -> NDArray[np.float32]:
-    """Return E[s] of what `sample_blocks` samples, with the same arguments."""
-    return _run_blocks(logits, coarse, factor, majority, ties, None)
-
-
-def rounded_sums(
-    logits: NDArray[np.float32], factor: int, by_chance: float, state: NDArray[np.uint64]
+def _rounded_sums(
+    logits: _Logits, factor: int, by_chance: float, state: _State
 ) -> NDArray[np.int64]:
     """Return a sum for each block of independent sites that hardly fluctuates.
 
     It is the mean, rounded to the nearest that spins can have, or, where the mean number of ups is
     within `by_chance` of the middle between two whole numbers, to either: with a
     probability that goes from 0 to 1 there.
-
-    Parameters
-    ----------
-    logits : sides that are multiples of `factor`.
-    state : (4,) uint64 generator state, advanced in place.
-
-    Returns
-    -------
-    (Ly / factor, Lx / factor) in 2D.
     """
     split = [n for side in logits.shape for n in (side // factor, factor)]
     up = _probabilities(logits)[0].astype(np.float64).reshape(split)
@@ -353,18 +312,11 @@ def rounded_sums(
     return np.asarray(2 * whole.astype(np.int64) - factor**logits.ndim)
 
 
-def compile_sampling() -> None:
-    """Compile the kernels of this module, on one block; quick once they are cached."""
-    logits, state = np.zeros((2, 2), np.float32), np.ones(4, np.uint64)
-    sums = np.zeros((1, 1), np.int64)
-    sample_sites(logits, None, state)
-    sample_blocks(logits, sums, 2, False, None, state)
-    block_means(logits, sums, 2)
-    rounded_sums(logits, 2, BY_CHANCE, state)
+# -- conditions ---------------------------------------------------------------------------------
 
 
 class Constraint(ABC):
-    """A condition on a batch of spin lattices, (n, *shape)."""
+    """A condition on a batch of spin configurations, (n, *shape)."""
 
     holds_sums = False
     """Whether spins are sampled with the sums of their blocks held."""
@@ -381,6 +333,11 @@ class Constraint(ABC):
         """Return `gradient` times d means / d logits, for training: near it where not exact."""
         return 0.5 * (1.0 - means * means) * gradient
 
+    def differentiable_means(self, logits: Tensor) -> Tensor:
+        """Return `means(logits)`, through which gradients flow by `slope`."""
+        means: Tensor = _Means.apply(logits, self)  # type: ignore[no-untyped-call]
+        return means
+
     def targets(
         self, x0: Tensor, field: Tensor, by_site: Tensor, random: torch.Generator, pairings: int = 4
     ) -> Tensor:
@@ -391,27 +348,20 @@ class Constraint(ABC):
         """
         return x0
 
-    @abstractmethod
-    def settled(
-        self, logits: Tensor, states: Sequence[NDArray[np.uint64]]
-    ) -> tuple[Tensor, Settled]:
-        """Return what is sampled from: logits (n, *shape) and their condition.
+    def settled(self, logits: Tensor, states: Sequence[_State]) -> tuple[Tensor, Constraint]:
+        """Return what is sampled from: logits (n, *shape), and a condition that spins can meet.
 
         What is decided by chance before there are spins is decided, by the generator `states`.
         """
-
-
-class Settled(Constraint):
-    """A condition that spins can meet exactly, and are sampled under."""
-
-    @abstractmethod
-    def draw(self, logits: NDArray[np.float32], i: int, state: NDArray[np.uint64]) -> NDArray[Any]:
-        """Return configuration `i` (*shape) int8 sampled from `logits` under the condition."""
-
-    def settled(
-        self, logits: Tensor, states: Sequence[NDArray[np.uint64]]
-    ) -> tuple[Tensor, Settled]:
         return logits, self
+
+    def draw(self, logits: _Logits, i: int, state: _State) -> NDArray[np.int8]:
+        """Return configuration `i` (*shape), sampled from `logits` under a settled condition.
+
+        `state` (4,) advances in place. Probabilities are float32's, right to 1e-7 of themselves;
+        their sums and products float64's.
+        """
+        raise NotImplementedError("spins are sampled under a condition that is settled")
 
 
 class _Means(torch.autograd.Function):
@@ -430,26 +380,45 @@ class _Means(torch.autograd.Function):
         return context.constraint.slope(means, gradients[0]), None
 
 
-def differentiable_means(constraint: Constraint, logits: Tensor) -> Tensor:
-    """Return `constraint.means(logits)`, through which gradients flow."""
-    means: Tensor = _Means.apply(logits, constraint)  # type: ignore[no-untyped-call]
-    return means
-
-
-class Free(Settled):
+class Free(Constraint):
     """No condition."""
 
     def means(self, logits: Tensor) -> Tensor:
         return torch.tanh(0.5 * logits)
 
-    def draw(self, logits: NDArray[np.float32], i: int, state: NDArray[np.uint64]) -> NDArray[Any]:
-        return sample_sites(logits, None, state)
+    def draw(self, logits: _Logits, i: int, state: _State) -> NDArray[np.int8]:
+        return _sample_sites(logits, np.zeros(logits.shape, dtype=np.int8), state)
 
 
-class Blocks(Settled):
+class Sites(Constraint):
+    """The spins of one site of every block, `raw` (n, Ly / b, Lx / b): the one at (at, at, ..)."""
+
+    def __init__(self, raw: NDArray[Any], factor: int, device: torch.device, at: int = 0) -> None:
+        self.raw, self.every = raw, corners(factor, raw.ndim - 1, at)
+        self.known = torch.from_numpy(raw.astype(np.float32)).to(device)
+
+    def means(self, logits: Tensor) -> Tensor:
+        m = torch.tanh(0.5 * logits)
+        m[self.every] = self.known
+        return m
+
+    def draw(self, logits: _Logits, i: int, state: _State) -> NDArray[np.int8]:
+        known = np.zeros(logits.shape, dtype=np.int8)
+        known[self.every] = self.raw[i]
+        return _sample_sites(logits, known, state)
+
+    def targets(
+        self, x0: Tensor, field: Tensor, by_site: Tensor, random: torch.Generator, pairings: int = 4
+    ) -> Tensor:
+        means = torch.tanh(field)
+        means[self.every] = x0[self.every]
+        return means
+
+
+class Blocks(Constraint):
     """The sum of every block, or its sign: `raw` (n, Ly / b, Lx / b), or of another dimension.
 
-    `ties` decide the sign of a sum of zero (0: not known).
+    `ties` (n, ..) int8 decide the sign of a sum of zero (0: not known). Logits are cut at +-87.
     """
 
     def __init__(
@@ -462,20 +431,36 @@ class Blocks(Settled):
         self.raw, self.factor, self.majority, self.ties = raw, factor, majority, ties
         self.holds_sums = not majority
 
-    def _of(self, i: int) -> tuple[NDArray[Any], int, bool, NDArray[np.int8] | None]:
-        return self.raw[i], self.factor, self.majority, None if self.ties is None else self.ties[i]
+    def _found(self, logits: _Logits, i: int, state: _State | None) -> NDArray[Any]:
+        """Return the means of configuration i, or spins sampled with `state`."""
+        sites, sums = block_sites(logits.shape, self.factor), self.raw[i].astype(np.int64).ravel()
+        n, signs = sites.shape[1], np.where(sums > 0, 1, -1)
+        rarer = np.full(sums.size, n // 2) if self.majority else (n - np.abs(sums)) // 2
+        known = self.ties is not None and self.majority
+        ties = self.ties[i].ravel() if known else np.zeros(sums.size, np.int8)  # type: ignore[index]
+        rows = logits.reshape(-1).take(sites)
+        given = _Rows(sites, rows, *_probabilities(rows), signs, rarer, ties, self.majority)
+        out = np.empty(logits.size, np.float32 if state is None else np.int8)
+        # Blocks of one sign throughout are what they must be.
+        order = np.argsort(rarer, kind="stable")
+        first = np.count_nonzero(rarer == 0)
+        out[sites[order[:first]]] = signs[order[:first], None]
+        _blocks(given, order[first:], state, out)
+        return out.reshape(logits.shape)
 
     def means(self, logits: Tensor) -> Tensor:
-        arrays = list(enumerate(logits.detach().cpu().numpy()))
-
-        def of(one: tuple[int, NDArray[np.float32]]) -> NDArray[np.float32]:
-            return block_means(one[1], *self._of(one[0]))
-
+        arrays = logits.detach().cpu().numpy()
         if len(arrays) == 1:
-            return torch.from_numpy(of(arrays[0])[None]).to(logits.device)
-        with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-            means = list(pool.map(of, arrays))
-        return torch.from_numpy(np.stack(means)).to(logits.device)
+            found = [self._found(arrays[0], 0, None)]
+        else:
+            with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+                found = list(
+                    pool.map(lambda i: self._found(arrays[i], i, None), range(len(arrays)))
+                )
+        return torch.from_numpy(np.stack(found)).to(logits.device)
+
+    def draw(self, logits: _Logits, i: int, state: _State) -> NDArray[np.int8]:
+        return self._found(logits, i, state)
 
     def slope(self, means: Tensor, gradient: Tensor) -> Tensor:
         if self.majority:
@@ -496,24 +481,24 @@ class Blocks(Settled):
         Where its sum is held, two spins that differ change places: the sites are paired at
         random, alike in every block, and the means are averaged over `pairings`.
         """
-        d, b = x0.dim() - 1, self.factor
-        spins, field = (to_blocks(one, b, d) for one in (x0, field))
+        shape, b = tuple(x0.shape[1:]), self.factor
+        sites = torch.from_numpy(block_sites(shape, b))
+        spins, field = (one.flatten(1)[:, sites] for one in (x0, field))
         if self.majority:
             signs = torch.from_numpy(self.raw.astype(np.float32)).to(x0.device)
             found = _held_by_majority(spins, field, signs.flatten(1)[..., None])
         else:
-            place = torch.cartesian_prod(*[torch.arange(b)] * d).reshape(-1, d)
-            found, half = torch.zeros_like(spins), b**d // 2
+            place = torch.cartesian_prod(*[torch.arange(b)] * len(shape)).reshape(-1, len(shape))
+            found, half = torch.zeros_like(spins), len(place) // 2
             for _ in range(pairings):
-                order = torch.randperm(b**d, generator=random)
+                order = torch.randperm(len(place), generator=random)
                 i, j = order[:half], order[half : 2 * half]
-                apart = (place[i] - place[j]) % torch.tensor(x0.shape[1:])
+                apart = (place[i] - place[j]) % torch.tensor(shape)
                 pull = by_site[(slice(None), *apart.T)][:, None]
                 found += _exchanged(spins, field, pull, i, j) / pairings
-        return torch.as_tensor(from_blocks(found, tuple(x0.shape[1:]), b))
-
-    def draw(self, logits: NDArray[np.float32], i: int, state: NDArray[np.uint64]) -> NDArray[Any]:
-        return sample_blocks(logits, *self._of(i), state)
+        out = torch.empty_like(found).reshape(len(found), -1)
+        out[:, sites] = found
+        return out.reshape(x0.shape)
 
 
 def _held_by_majority(spins: Tensor, field: Tensor, signs: Tensor) -> Tensor:
@@ -535,32 +520,6 @@ def _exchanged(spins: Tensor, field: Tensor, pull: Tensor, i: Tensor, j: Tensor)
     return found
 
 
-class Sites(Settled):
-    """The spins of one site of every block, `raw`: the one at (at, at, ..) of it."""
-
-    def __init__(self, raw: NDArray[Any], factor: int, device: torch.device, at: int = 0) -> None:
-        self.raw = raw
-        self.every: Any = (..., *[slice(at, None, factor)] * (raw.ndim - 1))
-        self.known = torch.from_numpy(raw.astype(np.float32)).to(device)
-
-    def means(self, logits: Tensor) -> Tensor:
-        m = torch.tanh(0.5 * logits)
-        m[self.every] = self.known
-        return m
-
-    def draw(self, logits: NDArray[np.float32], i: int, state: NDArray[np.uint64]) -> NDArray[Any]:
-        known = np.zeros(logits.shape, dtype=np.int8)
-        known[self.every] = self.raw[i]
-        return sample_sites(logits, known, state)
-
-    def targets(
-        self, x0: Tensor, field: Tensor, by_site: Tensor, random: torch.Generator, pairings: int = 4
-    ) -> Tensor:
-        means = torch.tanh(field)
-        means[self.every] = x0[self.every]
-        return means
-
-
 class KeptModes(Constraint):
     """The modes inside the coarse box, as the operator's coarse field `values`.
 
@@ -570,15 +529,20 @@ class KeptModes(Constraint):
     parts have become, cost an energy of +0.02 (lambda = 0.2) to +0.08.
     """
 
-    holds_sums, by_chance = True, BY_CHANCE
+    holds_sums = True
+    by_chance = 0.25
+    """Of `_rounded_sums`. With 0.5 critical Ising configurations, refined by a factor of 4, are too
+    disordered, by 0.017 in energy; with 0 too ordered at short distance, by 0.006 in G4c at r = 2
+    (32 tuning configurations)."""
     _STEPS, _STEPS_OF_SAMPLE, _RATE = 3, 8, 1.8
-    """Of the ascent to the tilt, which goes on from one mean to the next; _RATE is below
+    """Of the ascent to the tilt, which resumes from one mean to the next; _RATE is below
     2 / (1/2), where it must converge."""
 
     def __init__(self, values: NDArray[np.float64], kept: Operator, device: torch.device) -> None:
         self.factor, self.shape = kept.factor, kept.shape
+        self.sites = float(kept.factor ** len(kept.shape))
         self.transfer = torch.from_numpy(kept.transfer.real.copy()).float().to(device)
-        wanted = kept.adjoint(values) * kept.factor ** len(kept.shape)
+        wanted = kept.adjoint(values) * self.sites
         self.wanted = torch.from_numpy(wanted.astype(np.float32)).to(device)
         # Where the last means were found the next ones are near.
         self.tilt = torch.zeros_like(self.wanted)
@@ -588,11 +552,9 @@ class KeptModes(Constraint):
 
         Not a filter: for an even coarse side the modes +-side/2 are seen by their sum alone.
         """
-        every: Any = (..., *[slice(None, None, self.factor)] * len(self.shape))
-        sparse = torch.zeros_like(fields)
+        every, sparse = corners(self.factor, len(self.shape)), torch.zeros_like(fields)
         sparse[every] = self._filtered(fields)[every]
-        sites = float(self.factor ** len(self.shape))
-        return sites * self._filtered(sparse)
+        return self.sites * self._filtered(sparse)
 
     def _filtered(self, fields: Tensor) -> Tensor:
         axes = tuple(range(-len(self.shape), 0))
@@ -617,12 +579,16 @@ class KeptModes(Constraint):
             before, tilt = tilt, ahead + self._RATE * missing
         return tilt
 
-    def settled(
-        self, logits: Tensor, states: Sequence[NDArray[np.uint64]]
-    ) -> tuple[Tensor, Settled]:
+    def settled(self, logits: Tensor, states: Sequence[_State]) -> tuple[Tensor, Constraint]:
         tilted = logits + self._better(logits, self._STEPS_OF_SAMPLE)
-        lattices = zip(tilted.cpu().numpy(), states, strict=True)
-        sums = np.stack(
-            [rounded_sums(one, self.factor, self.by_chance, state) for one, state in lattices]
-        )
-        return tilted, Blocks(sums, self.factor)
+        given = zip(tilted.cpu().numpy(), states, strict=True)
+        sums = [_rounded_sums(one, self.factor, self.by_chance, state) for one, state in given]
+        return tilted, Blocks(np.stack(sums), self.factor)
+
+
+def compile_sampling() -> None:
+    """Compile the kernels of this module, on one block; quick once they are cached."""
+    logits, bound = np.zeros((2, 2), np.float32), Blocks(np.zeros((1, 1, 1), np.int64), 2)
+    bound.means(torch.zeros(1, 2, 2))
+    bound.draw(logits, 0, np.ones(4, np.uint64))
+    Free().draw(logits, 0, np.ones(4, np.uint64))

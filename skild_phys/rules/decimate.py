@@ -1,7 +1,8 @@
 """Decimation: the site (0, 0) of each block is kept, whatever it holds.
 
 The moves change the free sites: a sweep goes through their positions in order, and at each a new
-state is proposed in all blocks at once (`moves.propose`).
+state is proposed in all blocks at once (`moves.propose_flips`). Clusters are redrawn all at once;
+those with a kept site stay.
 """
 
 from __future__ import annotations
@@ -17,13 +18,11 @@ from skild_phys.rng import next_u64
 from skild_phys.rules.base import Array, Operator, Raw, Rule, Shape, TieBreak, Ties, corners
 from skild_phys.rules.moves import (
     Given,
-    Layout,
     Moves,
     Source,
     States,
     label_clusters,
-    lost_by_flip,
-    propose,
+    propose_flips,
     take,
     threshold_of,
 )
@@ -36,10 +35,7 @@ class _Corners(Operator):
         return np.ones(side, dtype=np.complex128)
 
     def apply(self, x: Array) -> Array:
-        return corners(x, self.factor, len(self.shape))
-
-    def adjoint(self, y: Array) -> Array:
-        return self.spread(y)
+        return np.ascontiguousarray(x[corners(self.factor, len(self.shape))])
 
 
 class Decimate(Rule):
@@ -52,7 +48,7 @@ class Decimate(Rule):
     shown = 2
 
     def reduce(self, fine: Raw, factor: int, dimension: int, q: int, ties: TieBreak) -> Raw:
-        kept = corners(fine, factor, dimension)
+        kept = np.ascontiguousarray(fine[corners(factor, dimension)])
         return kept.astype(np.float32) if fine.dtype.kind == "f" else kept
 
     def operator(self, shape: Shape, factor: int) -> Operator:
@@ -63,8 +59,8 @@ class Decimate(Rule):
 
         return Sites(raw, factor, device)
 
-    def moves(self, layout: Layout, values: tuple[int, ...], coupling: float) -> Moves:
-        return _FreeFlips(layout, values, coupling)
+    def moves(self, shape: Shape, factor: int, values: tuple[int, ...], coupling: float) -> Moves:
+        return _FreeFlips(shape, factor, values, coupling)
 
 
 @njit(cache=True, nogil=True)
@@ -76,19 +72,16 @@ def _flip_free(cells, layout, states, thresholds, source, sweeps):  # type: igno
     cells : ((P + 3) n,) int8, the P planes and three more of scratch space.
     layout : of the blocks.
     states : their number q.
-    thresholds : `metropolis` of the coupling; of twice the coupling for two states.
+    thresholds : of `Moves`.
     source : random numbers.
     """
     bonds, sides = layout.bonds, layout.sides
     positions, n = bonds.shape[0], np.uint64(layout.ahead.shape[1])
-    new = np.uint64(positions + 2) * n
     lost = np.empty(n, dtype=np.int8)
-    gain = states > 2
     for _ in range(sweeps):
         for p in range(1, positions):
             old = np.uint64(p) * n
-            propose(cells, n, old, new, np.int8(states), source)
-            lost_by_flip(lost, cells, bonds, sides, p, old, new, gain)
+            new = propose_flips(lost, cells, bonds, sides, p, states, source)
             bits = take(source, n)
             for i in range(n):
                 a, c = cells[old + i], cells[new + i]
@@ -103,10 +96,9 @@ def _cluster_free(cells, layout, states, bond, source, sweeps):  # type: ignore[
     """
     positions, n = layout.bonds.shape[0], layout.ahead.shape[1]
     parent = np.empty(positions * n, dtype=np.uint32)
-    both = np.empty(n, dtype=np.uint32)
     fresh = np.empty(positions * n, dtype=np.int8)
     for _ in range(sweeps):
-        label_clusters(cells, layout, bond, source, parent, both)
+        label_clusters(cells, layout, bond, source, parent)
         fresh[:n] = cells[:n]
         for p in range(1, positions):
             bits = take(source, n)

@@ -21,14 +21,13 @@ from skild_phys.rules.base import Array, Operator, Raw, Rule, Shape, TieBreak, T
 from skild_phys.rules.block_mean import Means, count_states, counted
 from skild_phys.rules.moves import (
     Given,
-    Layout,
     Moves,
     Source,
     States,
     label_clusters,
-    lost_by_flip,
-    propose,
+    propose_flips,
     take,
+    take_below,
     threshold_of,
 )
 
@@ -82,8 +81,8 @@ class Majority(Rule):
 
         return Blocks(raw, factor, True, ties)
 
-    def moves(self, layout: Layout, values: tuple[int, ...], coupling: float) -> Moves:
-        return _MajorityFlips(layout, values, coupling)
+    def moves(self, shape: Shape, factor: int, values: tuple[int, ...], coupling: float) -> Moves:
+        return _MajorityFlips(shape, factor, values, coupling)
 
 
 _WINNER = np.int16(2**15 - 1)  # above every gap: the winner is not behind itself
@@ -147,78 +146,64 @@ def _fill_majority(cells, winner, priority, state):  # type: ignore[no-untyped-d
 
 
 @njit(cache=True, nogil=True, inline="always")
-def _refuse_broken(moves, lead, cells, old, new, winner, gap, states):  # type: ignore[no-untyped-def]
-    """Clear `moves` where they would break a majority; `lead` becomes what the winner gains."""
+def _refuse_broken(moves, change, cells, old, new, winner, gap, states):  # type: ignore[no-untyped-def]
+    """Clear `moves` where they would break a majority; `change` (q n,) is what they do to gaps."""
     n = np.uint64(moves.size)
-    for i in range(n):
-        a, c, w = cells[old + i], cells[new + i], winner[i]
-        lead[i] = np.int8(c == w) - np.int8(a == w)
     for number in range(states):
         state, row = np.int8(number), np.uint64(number) * n
         for i in range(n):
-            change = lead[i] + np.int8(cells[old + i] == state) - np.int8(cells[new + i] == state)
-            moves[i] &= np.int8(gap[row + i] + change >= 0)
+            a, c, w = cells[old + i], cells[new + i], winner[i]
+            lead = np.int8(c == w) - np.int8(a == w)
+            change[row + i] = lead + np.int8(a == state) - np.int8(c == state)
+            moves[i] &= np.int8(gap[row + i] + change[row + i] >= 0)
 
 
 @njit(cache=True, nogil=True, inline="always")
-def _weigh_ties(  # type: ignore[no-untyped-def]
-    moves, lead, before, after, cells, old, new, gap, unknown, states, bits
-):
+def _weigh_ties(moves, change, tied, gap, unknown, states, bits):  # type: ignore[no-untyped-def]
     """Clear `moves` in proportion where a tie of more states than before is the outcome.
 
-    `before` and `after` (n,) int8 are scratch space.
+    `tied` (2, n) int8 is scratch space: of how many states there is a tie before and after.
     """
     n = np.uint64(moves.size)
+    before, after = tied
     for i in range(n):
         before[i] = after[i] = np.int8(1)
     for number in range(states):
-        state, row = np.int8(number), np.uint64(number) * n
+        row = np.uint64(number) * n
         for i in range(n):
-            change = lead[i] + np.int8(cells[old + i] == state) - np.int8(cells[new + i] == state)
             before[i] += np.int8(gap[row + i] == 0)
-            after[i] += np.int8(gap[row + i] + change == 0)
+            after[i] += np.int8(gap[row + i] + change[row + i] == 0)
     for i in range(n):
         share = np.uint64(bits[i]) * np.uint64(after[i])
         fair = share < np.uint64(before[i]) << np.uint64(32)
         moves[i] &= np.int8(fair) | np.int8(unknown[i] == 0)
 
 
-@njit(cache=True, nogil=True, inline="always")
-def _commit(moves, lead, cells, old, new, gap, states):  # type: ignore[no-untyped-def]
-    n = np.uint64(moves.size)
-    for number in range(states):
-        state, row = np.int8(number), np.uint64(number) * n
-        for i in range(n):
-            change = lead[i] + np.int8(cells[old + i] == state) - np.int8(cells[new + i] == state)
-            gap[row + i] += np.int16(moves[i] * change)
-    for i in range(n):
-        a, c = cells[old + i], cells[new + i]
-        cells[old + i] = c if moves[i] else a
-
-
 @njit(cache=True, nogil=True)
 def _flip_majority(cells, layout, votes, states, thresholds, source, sweeps):  # type: ignore[no-untyped-def]
-    """Make `sweeps` sweeps over all positions; arguments as in `flip_free`, and `votes`."""
+    """Make `sweeps` sweeps over all positions; arguments as in `_flip_free`, and `votes`."""
     bonds, sides = layout.bonds, layout.sides
     winner, gap, unknown = votes.winner, votes.gap, votes.unknown
     positions, n = bonds.shape[0], np.uint64(layout.ahead.shape[1])
-    new = np.uint64(positions + 2) * n
-    lost, moves, lead = np.empty(n, np.int8), np.empty(n, np.int8), np.empty(n, np.int8)
-    before, after = np.empty(n, np.int8), np.empty(n, np.int8)
-    gain = states > 2
+    lost, moves, tied = np.empty(n, np.int8), np.empty(n, np.int8), np.empty((2, n), np.int8)
+    change = np.empty(states * n, np.int8)
     for _ in range(sweeps):
         for p in range(positions):
             old = np.uint64(p) * n
-            propose(cells, n, old, new, np.int8(states), source)
-            lost_by_flip(lost, cells, bonds, sides, p, old, new, gain)
+            new = propose_flips(lost, cells, bonds, sides, p, states, source)
             bits = take(source, n)
             for i in range(n):
                 moves[i] = bits[i] < threshold_of(thresholds, lost[i])
-            _refuse_broken(moves, lead, cells, old, new, winner, gap, states)
+            _refuse_broken(moves, change, cells, old, new, winner, gap, states)
             if votes.open_ties:
-                bits = take(source, n)
-                _weigh_ties(moves, lead, before, after, cells, old, new, gap, unknown, states, bits)
-            _commit(moves, lead, cells, old, new, gap, states)
+                _weigh_ties(moves, change, tied, gap, unknown, states, take(source, n))
+            for number in range(states):
+                row = np.uint64(number) * n
+                for i in range(n):
+                    gap[row + i] += np.int16(moves[i] * change[row + i])
+            for i in range(n):
+                a, c = cells[old + i], cells[new + i]
+                cells[old + i] = c if moves[i] else a
 
 
 @njit(cache=True, nogil=True)
@@ -274,17 +259,17 @@ def _redraw(cells, root, new, follow, home, votes, states, source):  # type: ign
 
 @njit(cache=True, nogil=True)
 def _cluster_majority(cells, layout, votes, states, bond, source, sweeps):  # type: ignore[no-untyped-def]
-    """Redraw the clusters one after the other `sweeps` times; see `cluster_free`, `_Votes`."""
+    """Redraw the clusters one after the other `sweeps` times; see `label_clusters`, `_Votes`."""
     positions, n = layout.bonds.shape[0], layout.ahead.shape[1]
     parent = np.empty(positions * n, dtype=np.uint32)
-    follow, both = np.empty_like(parent), np.empty(n, dtype=np.uint32)
+    follow = np.empty_like(parent)
     home = np.arange(positions * n).astype(np.uint32) % np.uint32(n)
     for _ in range(sweeps):
-        label_clusters(cells, layout, bond, source, parent, both)
+        label_clusters(cells, layout, bond, source, parent)
         _chain(parent, follow)
         for root in range(parent.size):
             if parent[root] == root:
-                new = np.int8((np.uint64(take(source, 1)[0]) * np.uint64(states)) >> np.uint64(32))
+                new = np.int8(take_below(source, states))
                 if new != cells[root]:
                     _redraw(cells, root, new, follow, home, votes, states, source)
 

@@ -1,9 +1,13 @@
-"""Monte Carlo moves that keep a coarse lattice, and the random bits they are made with.
+"""Monte Carlo moves that keep a coarse configuration, in all blocks at once.
 
 The target is p(fine | coarse), the Gibbs distribution exp(-H / T) restricted to the configurations
 that coarse-grain to the given one. Each rule has moves that stay inside that set and connect all of
-it, and every elementary move leaves the target invariant, so that their sequence does. Moves are
-made in all blocks at once, on planes (`planes`).
+it, and every elementary move leaves the target invariant, so that their sequence does.
+
+A configuration is one plane for each position inside a block: plane p holds the sites at position p
+of every block, block after block, as states 0 .. q - 1. For a factor of at least 2 no two sites of
+a plane are neighbours, and the neighbours of plane p are other planes, whole ones, moved by one
+block where the bond crosses the edge of a block. So moves are loops over contiguous bytes.
 
 An event of probability p happens if 32 random bits fall below 2^32 p, rounded to a whole number:
 the probability is off by at most 2^-32, and relative to p by at most 2^-32 / p, which at Tc is
@@ -24,9 +28,75 @@ from numba import njit
 from numpy.typing import NDArray
 
 from skild_phys.rng import BITS_BLOCK, fill_bits, lane_state
-from skild_phys.rules.base import from_blocks, to_blocks
+from skild_phys.rules.base import block_sites
 
 States = NDArray[np.int8]
+
+_LEAST_LANES = 1024
+
+# -- random bits --------------------------------------------------------------------------------
+
+
+class Source(NamedTuple):
+    """A stream of 32-bit numbers, made in bulk.
+
+    Attributes
+    ----------
+    state : (4, LANES) uint64.
+    words : (m,) uint64; bits : (2 m,) uint32, the same memory.
+    used : (1,) int64, how many of `bits` are spent.
+    """
+
+    state: NDArray[np.uint64]
+    words: NDArray[np.uint64]
+    bits: NDArray[np.uint32]
+    used: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, most: int, seed: int, *key: int | str) -> Source:
+        """Return the stream `key` of `seed`, to take up to `most` numbers at a time from."""
+        blocks = -(-max(most, _LEAST_LANES) // (2 * BITS_BLOCK))
+        words = np.empty(blocks * BITS_BLOCK, dtype=np.uint64)
+        bits = words.view(np.uint32)
+        return cls(lane_state(seed, *key), words, bits, np.array([bits.size], dtype=np.int64))
+
+
+@njit(cache=True, nogil=True, forceinline=True)
+def take(source, n):  # type: ignore[no-untyped-def]
+    """Return the next `n` of the 32-bit numbers, (n,) uint32."""
+    start = source.used[0]
+    if start + n > source.bits.size:
+        fill_bits(source.state, source.words)
+        start = 0
+    source.used[0] = start + n
+    return source.bits[start : start + n]
+
+
+@njit(cache=True, nogil=True, forceinline=True)
+def take_below(source, n):  # type: ignore[no-untyped-def]
+    """Return an integer uniform on 0 .. n - 1, each probability exact to 2^-32."""
+    return np.int64((np.uint64(take(source, 1)[0]) * np.uint64(n)) >> np.uint64(32))
+
+
+def _threshold(probability: float) -> np.uint32:
+    """Return `probability` as the number that 32 random bits must be below."""
+    return np.uint32(min(round(probability * 2.0**32), 2**32 - 1))
+
+
+NEVER = np.uint32(2**32 - 1)
+"""Below no threshold."""
+
+
+@njit(cache=True, nogil=True, inline="always")
+def threshold_of(thresholds, lost):  # type: ignore[no-untyped-def]
+    """Return the entry of `Moves.thresholds` for `lost` bonds; no look-up, so vectorised."""
+    chosen = thresholds[0]
+    for k in range(1, len(thresholds)):
+        chosen = thresholds[k] if lost >= k - 1 else chosen
+    return chosen
+
+
+# -- geometry -----------------------------------------------------------------------------------
 
 
 class Layout(NamedTuple):
@@ -52,45 +122,31 @@ class Layout(NamedTuple):
 
 
 @functools.lru_cache(maxsize=8)
-def build_layout(shape: tuple[int, ...], factor: int) -> Layout:
-    """Return the layout of `shape` blocks, (ly, lx) or (lz, ly, lx), of side `factor`; shared."""
+def _build_layout(shape: tuple[int, ...], factor: int) -> Layout:
     d = len(shape)
     place = np.array(list(itertools.product(range(factor), repeat=d)))
-    weight = factor ** np.arange(d - 1, -1, -1)
     bonds = np.empty((len(place), 2 * d), dtype=np.int32)
     for column, (axis, step) in enumerate(itertools.product(range(d), (-1, 1))):
         moved = place.copy()
         moved[:, axis] += step
         crosses = (moved[:, axis] < 0) | (moved[:, axis] == factor)
-        other = (moved % factor) @ weight
+        other = np.ravel_multi_index((moved % factor).T, (factor,) * d)
         bonds[:, column] = np.where(crosses, ~other, other)
     blocks = np.indices(shape, dtype=np.int32).reshape(d, -1)
     colour = (blocks % 2).astype(np.int8)
-    ahead = np.empty_like(blocks)
     numbers = np.arange(math.prod(shape), dtype=np.int32).reshape(shape)
+    ahead = np.stack([np.roll(numbers, -1, axis).ravel() for axis in range(d)])
     for axis, side in enumerate(shape):
         if side % 2 == 1:
             colour[axis][blocks[axis] == side - 1] = 2
-        ahead[axis] = np.roll(numbers, -1, axis=axis).ravel()
     sides = np.array([(math.prod(shape[axis + 1 :]), shape[axis]) for axis in range(d)])
     return Layout(bonds, sides, place, colour, ahead, factor)
 
 
-def split(lattices: NDArray[Any], factor: int) -> NDArray[Any]:
-    """Return one lattice (L, ..) as planes (factor^d, n), contiguous."""
-    return np.ascontiguousarray(to_blocks(lattices, factor, lattices.ndim).T)
-
-
-def join(planes: NDArray[Any], shape: tuple[int, ...], factor: int) -> NDArray[Any]:
-    """Return the lattice, `factor` times `shape`, of planes (factor^d, n): what `split` undoes."""
-    fine = tuple(side * factor for side in shape)
-    return np.asarray(from_blocks(np.ascontiguousarray(planes.T), fine, factor))
-
-
 @njit(cache=True, nogil=True, forceinline=True)
-def moved(cells, sides, n, positions, plane, column):  # type: ignore[no-untyped-def]
+def _moved(cells, bonds, sides, n, plane, column):  # type: ignore[no-untyped-def]
     """Copy a plane, moved one block down or up an axis, to scratch space; return where that is."""
-    room = np.uint64(positions + (column & 1)) * n
+    room = np.uint64(bonds.shape[0] + (column & 1)) * n
     axis = column >> 1
     inner, count = np.uint64(sides[axis, 0]), np.uint64(sides[axis, 1])
     period = inner * count
@@ -121,17 +177,13 @@ def add_lost_bonds(lost, cells, bonds, sides, position, old, new, gain):  # type
     counted alone: with two states what is gained is the rest.
     """
     n = np.uint64(lost.size)
-    positions = bonds.shape[0]
     for column in range(0, bonds.shape[1], 2):
         down, up = bonds[position, column], bonds[position, column + 1]
-        if down >= 0:
-            one = np.uint64(down) * n
-        else:
-            one = moved(cells, sides, n, positions, np.uint64(~down) * n, column)
-        if up >= 0:
-            two = np.uint64(up) * n
-        else:
-            two = moved(cells, sides, n, positions, np.uint64(~up) * n, column + 1)
+        one, two = np.uint64(down) * n, np.uint64(up) * n
+        if down < 0:
+            one = _moved(cells, bonds, sides, n, np.uint64(~down) * n, column)
+        if up < 0:
+            two = _moved(cells, bonds, sides, n, np.uint64(~up) * n, column + 1)
         if gain:
             for i in range(n):
                 a, c = cells[old + i], cells[new + i]
@@ -144,192 +196,32 @@ def add_lost_bonds(lost, cells, bonds, sides, position, old, new, gain):  # type
                 lost[i] += np.int8(cells[one + i] == a) + np.int8(cells[two + i] == a)
 
 
-_LEAST_LANES = 1024
-
-
-class Source(NamedTuple):
-    """A stream of 32-bit numbers, made in bulk; `bits` are the halves of `words`.
-
-    Attributes
-    ----------
-    state : (4, LANES) uint64.
-    words : (m,) uint64; bits : (2 m,) uint32, the same memory.
-    used : (1,) int64, how many of `bits` are spent.
-    """
-
-    state: NDArray[np.uint64]
-    words: NDArray[np.uint64]
-    bits: NDArray[np.uint32]
-    used: NDArray[np.int64]
-
-
-def build_source(lanes: int, seed: int, *key: int | str) -> Source:
-    """Return the stream `key` of `seed`, from which up to `lanes` numbers are taken at a time."""
-    blocks = -(-max(lanes, _LEAST_LANES) // (2 * BITS_BLOCK))
-    words = np.empty(blocks * BITS_BLOCK, dtype=np.uint64)
-    bits = words.view(np.uint32)
-    return Source(lane_state(seed, *key), words, bits, np.array([bits.size], dtype=np.int64))
-
-
-@njit(cache=True, nogil=True, forceinline=True)
-def take(source, n):  # type: ignore[no-untyped-def]
-    """Return the next `n` of the 32-bit numbers, (n,) uint32."""
-    start = source.used[0]
-    if start + n > source.bits.size:
-        fill_bits(source.state, source.words)
-        start = 0
-    source.used[0] = start + n
-    return source.bits[start : start + n]
-
-
-@njit(cache=True, nogil=True, forceinline=True)
-def below(source, n):  # type: ignore[no-untyped-def]
-    """Return an integer uniform on 0 .. n - 1, each probability exact to 2^-32."""
-    return np.int64((np.uint64(take(source, 1)[0]) * np.uint64(n)) >> np.uint64(32))
-
-
-@njit(cache=True, nogil=True, forceinline=True)
-def shuffle(order, source):  # type: ignore[no-untyped-def]
-    """Put `order` (m,) into random order (Fisher and Yates), in place; exact to m 2^-32."""
-    bits = source.bits
-    for k in range(order.size - 1, 0, -1):
-        if source.used[0] == bits.size:
-            fill_bits(source.state, source.words)
-            source.used[0] = 0
-        number = np.uint64(bits[source.used[0]])
-        source.used[0] += 1
-        j = (number * np.uint64(k + 1)) >> np.uint64(32)
-        order[k], order[j] = order[j], order[k]
-
-
-def threshold(probability: float) -> np.uint32:
-    """Return `probability` as the number that 32 random bits must be below."""
-    return np.uint32(min(round(probability * 2.0**32), 2**32 - 1))
-
-
-NEVER = np.uint32(2**32 - 1)
-"""Below no threshold."""
-
-_CERTAIN = 63 / 64
-
-
-def metropolis(coupling: float, most: int, even: float) -> tuple[np.uint32, ...]:
-    """Return the thresholds of Metropolis moves that lose -1 or fewer, 0, 1 .. `most` bonds.
-
-    The acceptance ratio of a move and its reverse is exp(-coupling x bonds lost), as it must be.
-    A move that loses nothing has the probability `even`, which is free to choose. No move is
-    certain, so that nothing done to all blocks at once is periodic or stuck.
-    """
-    worse = [_CERTAIN * math.exp(-coupling * lost) for lost in range(1, most + 1)]
-    return tuple(threshold(p) for p in (_CERTAIN, even, *worse))
+# -- single sites -------------------------------------------------------------------------------
 
 
 @njit(cache=True, nogil=True, inline="always")
-def threshold_of(thresholds, lost):  # type: ignore[no-untyped-def]
-    """Return the entry of `metropolis`' tuple for `lost` bonds; no table look-up, so vectorised."""
-    chosen = thresholds[0]
-    for k in range(1, len(thresholds)):
-        chosen = thresholds[k] if lost >= k - 1 else chosen
-    return chosen
-
-
-@njit(cache=True, nogil=True, inline="always")
-def propose(cells, n, old, new, states, source):  # type: ignore[no-untyped-def]
-    """Write the proposed states of a plane at `new`.
+def propose_flips(lost, cells, bonds, sides, position, states, source):  # type: ignore[no-untyped-def]
+    """Propose states for a plane; return where in `cells` they are, and set `lost` (n,).
 
     With two states it is the other one; with more, m - s mod q of a random m, the same for all
     blocks: for a given m this pairs the states off, so that the move is its own reverse, and all
-    pairs are equally likely.
+    pairs are equally likely. `lost` are the bonds lost; half of them for two states.
     """
-    total = np.int8(1 if states == 2 else below(source, states))
+    n = np.uint64(lost.size)
+    old, new = np.uint64(position) * n, np.uint64(bonds.shape[0] + 2) * n
+    total, q = np.int8(1 if states == 2 else take_below(source, states)), np.int8(states)
     for i in range(n):
         state = np.int8(total - cells[old + i])
-        cells[new + i] = state + (states if state < 0 else np.int8(0))
-
-
-@njit(cache=True, nogil=True, inline="always")
-def lost_by_flip(lost, cells, bonds, sides, p, old, new, gain):  # type: ignore[no-untyped-def]
-    """Set `lost` to the bonds lost by the proposal; half of them if not `gain`."""
+        cells[new + i] = state + (q if state < 0 else np.int8(0))
+    gain = states > 2
     first = np.int8(0 if gain else -bonds.shape[1] // 2)
-    for i in range(np.uint64(lost.size)):
+    for i in range(n):
         lost[i] = first
-    add_lost_bonds(lost, cells, bonds, sides, p, old, new, gain)
+    add_lost_bonds(lost, cells, bonds, sides, position, old, new, gain)
+    return new
 
 
-class Given(NamedTuple):
-    """One coarse lattice in states 0 .. q - 1, n blocks in a row.
-
-    Attributes
-    ----------
-    values : (q, n) int64 counts of states, or (n,) int8 states.
-    priority : (q, n) int8, by which ties are decided; all 0 where it is not known.
-    """
-
-    values: NDArray[Any]
-    priority: NDArray[np.int8]
-
-
-class Moves(ABC):
-    """Moves of one rule for one model at one temperature, on blocks of one layout.
-
-    Parameters
-    ----------
-    layout : of the blocks.
-    values : what a site may hold, in the order of the states 0 .. q - 1.
-    coupling : energy of a bond between unequal neighbours over that between equal ones, over T.
-    """
-
-    changed = 1
-    """Sites that a move changes."""
-    even = 3 / 4
-    """Probability of a move that loses no bond."""
-
-    def __init__(self, layout: Layout, values: tuple[int, ...], coupling: float) -> None:
-        self.layout, self.values, self.coupling = layout, values, coupling
-        self.states = len(values)
-
-    @property
-    def thresholds(self) -> tuple[np.uint32, ...]:
-        """Acceptance of a move; for two states in steps of two bonds lost."""
-        step = 2 if self.states == 2 else 1
-        most = self.changed * self.layout.bonds.shape[1] // step
-        return metropolis(step * self.coupling, most, self.even)
-
-    @property
-    def bond(self) -> np.uint32:
-        """The threshold of 1 - exp(-coupling), at which clusters are bound."""
-        return threshold(-math.expm1(-self.coupling))
-
-    def encode(self, lattices: NDArray[Any]) -> States:
-        """Return the states 0 .. q - 1 of what a store holds."""
-        lowest, step = self.values[0], self.values[1] - self.values[0]
-        return ((lattices.astype(np.int8) - lowest) // step).astype(np.int8)
-
-    def decode(self, states: States) -> States:
-        """Return what a store holds of states 0 .. q - 1."""
-        lowest, step = self.values[0], self.values[1] - self.values[0]
-        return (states * np.int8(step) + np.int8(lowest)).astype(np.int8)
-
-    def read(self, coarse: NDArray[Any]) -> NDArray[Any]:
-        """Return stored coarse values (n, ...) as `Given.values`, (n, ..., blocks)."""
-        return self.encode(coarse).reshape(len(coarse), -1)
-
-    @abstractmethod
-    def fill(self, planes: States, given: Given, state: NDArray[np.uint64]) -> None:
-        """Fill `planes` (P, n), uniformly from the consistent ones, by the generator `state`."""
-
-    @abstractmethod
-    def holds(self, planes: States, given: Given) -> bool:
-        """Return whether `planes` (P, n) coarse-grain to what is given."""
-
-    @abstractmethod
-    def start(
-        self, given: Given, planes: States, cells: States, source: Source
-    ) -> tuple[Callable[[int], None], Callable[[int], None] | None]:
-        """Return what makes so many sweeps of `cells`, and so many redraws of clusters, or None.
-
-        `cells` ((P + 3) n,) begins with the `planes`; the rest is scratch space.
-        """
+# -- clusters -----------------------------------------------------------------------------------
 
 
 @njit(cache=True, nogil=True, inline="always")
@@ -352,8 +244,10 @@ def _union(parent, one, two):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def _bind_inside(cells, bonds, n, bond, source, parent, both, flag):  # type: ignore[no-untyped-def]
+def _bind_inside(cells, layout, bond, source, parent):  # type: ignore[no-untyped-def]
     """Draw the bonds inside blocks; each site joins the cluster of one below, then of others."""
+    bonds, n = layout.bonds, np.uint64(layout.ahead.shape[1])
+    both, flag = np.empty(n, np.uint32), np.empty(n, np.int8)
     for p in range(bonds.shape[0]):
         site = np.uint64(p) * n
         for i in range(n):
@@ -378,25 +272,117 @@ def _bind_inside(cells, bonds, n, bond, source, parent, both, flag):  # type: ig
 
 
 @njit(cache=True, nogil=True)
-def _bind_across(cells, bonds, ahead, n, bond, source, parent):  # type: ignore[no-untyped-def]
+def label_clusters(cells, layout, bond, source, parent):  # type: ignore[no-untyped-def]
+    """Bind equal neighbours with the threshold `bond`, of probability 1 - exp(-coupling).
+
+    Swendsen and Wang, Phys. Rev. Lett. 58, 86 (1987). Sets `parent` (P n,) uint32 to the smallest
+    number of a site of each site's cluster. Given the bonds every assignment of states to clusters
+    that the coarse values allow has the weight of its ties, and clusters are redrawn from that
+    distribution.
+    """
+    bonds, n = layout.bonds, np.uint64(layout.ahead.shape[1])
+    _bind_inside(cells, layout, bond, source, parent)
     for p in range(bonds.shape[0]):
         site = np.uint64(p) * n
-        for axis in range(ahead.shape[0]):
+        for axis in range(layout.ahead.shape[0]):
             if bonds[p, 2 * axis + 1] >= 0:
                 continue
             other = np.uint64(~bonds[p, 2 * axis + 1]) * n
             bits = take(source, n)
             for i in range(n):
-                j = other + np.uint64(ahead[axis, i])
+                j = other + np.uint64(layout.ahead[axis, i])
                 if cells[site + i] == cells[j] and bits[i] < bond:
                     _union(parent, site + i, j)
+    for k in range(parent.size):
+        parent[k] = parent[parent[k]]
 
 
-@njit(cache=True, nogil=True)
-def label_clusters(cells, layout, bond, source, parent, both):  # type: ignore[no-untyped-def]
-    """Set `parent` to the smallest number of a site of each site's cluster."""
-    n = np.uint64(layout.ahead.shape[1])
-    _bind_inside(cells, layout.bonds, n, bond, source, parent, both, np.empty(n, np.int8))
-    _bind_across(cells, layout.bonds, layout.ahead, n, bond, source, parent)
-    for site in range(parent.size):
-        parent[site] = parent[parent[site]]
+# -- what a rule gives --------------------------------------------------------------------------
+
+
+class Given(NamedTuple):
+    """One coarse configuration in states 0 .. q - 1, n blocks in a row.
+
+    Attributes
+    ----------
+    values : (q, n) int64 counts of states, or (n,) int8 states.
+    priority : (q, n) int8, by which ties are decided; all 0 where it is not known.
+    """
+
+    values: NDArray[Any]
+    priority: NDArray[np.int8]
+
+
+class Moves(ABC):
+    """Moves of one rule for one model at one temperature.
+
+    Parameters
+    ----------
+    shape : sides of the coarse configurations, (ly, lx) or (lz, ly, lx).
+    factor : side of a block.
+    values : what a site may hold, in the order of the states 0 .. q - 1.
+    coupling : energy of a bond between unequal neighbours over that between equal ones, over T.
+
+    Attributes
+    ----------
+    thresholds : of Metropolis moves that lose -1 or fewer, 0, 1 .. bonds; for two states in steps
+        of two bonds. The acceptance ratio of a move and its reverse is exp(-coupling x bonds
+        lost), as it must be. No move is certain, so that nothing done to all blocks at once is
+        periodic or stuck.
+    bond : the threshold of 1 - exp(-coupling), at which clusters are bound.
+    """
+
+    changed = 1
+    """Sites that a move changes."""
+    even = 3 / 4
+    """Probability of a move that loses no bond, which is free to choose."""
+    _CERTAIN = 63 / 64
+
+    def __init__(
+        self, shape: tuple[int, ...], factor: int, values: tuple[int, ...], coupling: float
+    ) -> None:
+        self.layout = _build_layout(shape, factor)
+        self.values, self.states = values, len(values)
+        self._fine = tuple(side * factor for side in shape)
+        self._sites = block_sites(self._fine, factor).T
+        step = 2 if self.states == 2 else 1
+        most = self.changed * self.layout.bonds.shape[1] // step
+        worse = [self._CERTAIN * math.exp(-step * coupling * k) for k in range(1, most + 1)]
+        self.thresholds = tuple(map(_threshold, (self._CERTAIN, self.even, *worse)))
+        self.bond = _threshold(-math.expm1(-coupling))
+
+    def _encoded(self, values: NDArray[Any]) -> States:
+        lowest, step = self.values[0], self.values[1] - self.values[0]
+        return ((values.astype(np.int8) - lowest) // step).astype(np.int8)
+
+    def planes(self, configuration: NDArray[Any]) -> States:
+        """Return the planes (P, n) of a configuration (*sides) of the model's values."""
+        return self._encoded(configuration).ravel().take(self._sites)
+
+    def configuration(self, planes: States) -> States:
+        """Return the configuration of planes (P, n): what `planes` undoes."""
+        lowest, step = self.values[0], self.values[1] - self.values[0]
+        found = np.empty(planes.size, dtype=np.int8)
+        found[self._sites] = planes * np.int8(step) + np.int8(lowest)
+        return found.reshape(self._fine)
+
+    def read(self, coarse: NDArray[Any]) -> NDArray[Any]:
+        """Return stored coarse values (n, ...) as `Given.values`, (n, ..., blocks)."""
+        return self._encoded(coarse).reshape(len(coarse), -1)
+
+    @abstractmethod
+    def fill(self, planes: States, given: Given, state: NDArray[np.uint64]) -> None:
+        """Fill `planes` (P, n), uniformly from the consistent ones, by the generator `state`."""
+
+    @abstractmethod
+    def holds(self, planes: States, given: Given) -> bool:
+        """Return whether `planes` (P, n) coarse-grain to what is given."""
+
+    @abstractmethod
+    def start(
+        self, given: Given, planes: States, cells: States, source: Source
+    ) -> tuple[Callable[[int], None], Callable[[int], None] | None]:
+        """Return what makes so many sweeps of `cells`, and so many redraws of clusters, or None.
+
+        `cells` ((P + 3) n,) begins with the `planes`; the rest is scratch space.
+        """

@@ -1,9 +1,9 @@
-"""Exact conditional Monte Carlo: a lattice model given its coarse lattice.
+"""Exact conditional Monte Carlo: a lattice model given its coarse configuration.
 
 The target is p(fine | coarse), the Gibbs distribution exp(-H / T) restricted to the configurations
 whose coarse-graining is the given one. The moves are the rule's (`rules.moves`). From
 `CLUSTERS_FROM` on, every fourth sweep of single sites is followed by a redraw of the clusters of
-Swendsen and Wang (`rules.moves`).
+Swendsen and Wang.
 """
 
 from __future__ import annotations
@@ -15,34 +15,23 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from skild_phys.errorbars import ROUNDING, Array, Chains, integrated_autocorrelation_time
-from skild_phys.errors import BadInput, Interrupted
+from skild_phys.errors import BadInput, Interrupted, check_whole
 from skild_phys.models import Model
+from skild_phys.models.base import equal_bonds
 from skild_phys.rng import kernel_state
-from skild_phys.rules import Rule, check_factor, get_rule
-from skild_phys.rules.moves import (
-    Given,
-    Moves,
-    Source,
-    States,
-    build_layout,
-    build_source,
-    join,
-    moved,
-    split,
-)
+from skild_phys.rules import Rule, get_rule
+from skild_phys.rules.moves import Given, Moves, Source, States
 
 CLUSTERS_FROM = 12
 """Smallest factor at which clusters are redrawn between sweeps of single sites, for decimation and
 majority: below they cost about what they bring, at 16 they save from a factor of 1.4 (majority,
-Ising) to 20 (decimation, Potts q = 3). For block means the signs of the clusters inside a block,
-redrawn at their total, were tried at factors 8 and 16: no gain, what is slow are the others."""
+Ising) to 20 (decimation, Potts q = 3)."""
 
 SWEEPS_PER_CLUSTERS = 4
-"""Sweeps before every redraw of the clusters; from 2 to 8 the cost of a lattice is the same."""
+"""Sweeps before every redraw of the clusters; from 2 to 8 a configuration costs the same."""
 
 _SITES_PER_CALL = 1 << 24  # a fraction of a second, so that Ctrl-C is heard between calls
 _ROOMS = 3  # planes of scratch space that the kernels ask for
@@ -53,7 +42,7 @@ Stop = Callable[[], bool]
 
 @dataclass(frozen=True)
 class Conditional:
-    """p(fine | coarse): the Gibbs distribution of a model restricted by one coarse lattice.
+    """p(fine | coarse): the Gibbs distribution of a model restricted by one coarse configuration.
 
     Raises BadInput for a rule without moves, a factor or a temperature that cannot be, ValueError
     for a model that is no sum over nearest-neighbour bonds.
@@ -64,7 +53,7 @@ class Conditional:
     rule : of the coarse-graining, or its name.
     factor : side of a block, at least 2.
     temperature : in J / k_B.
-    shape : sides of the coarse lattices, (ly, lx) or (lz, ly, lx).
+    shape : sides of the coarse configurations, (ly, lx) or (lz, ly, lx).
     """
 
     model: Model
@@ -74,12 +63,12 @@ class Conditional:
     shape: tuple[int, ...]
 
     def __post_init__(self) -> None:
-        if check_factor(self.factor) ** self.model.dimension > _MOST_SITES:
-            largest = int(_MOST_SITES ** (1 / self.model.dimension))
-            raise BadInput("factor", self.factor, f"at most {largest}")
+        d = self.model.dimension
+        if check_whole("factor", self.factor, 2) ** d > _MOST_SITES:
+            raise BadInput("factor", self.factor, f"at most {int(_MOST_SITES ** (1 / d))}")
         if not (math.isfinite(self.temperature) and self.temperature > 0):
             raise BadInput("T", self.temperature, "a positive number")
-        if len(self.shape) != self.model.dimension or min(self.shape) < 1:
+        if len(self.shape) != d or min(self.shape) < 1:
             raise ValueError(f"{self.model.name} has no coarse lattices of shape {self.shape}")
         if self.model.bond is None or not self.model.nearest:
             raise ValueError(f"{self.model.name} is not a sum over bonds of nearest neighbours")
@@ -88,9 +77,8 @@ class Conditional:
     @cached_property
     def moves(self) -> Moves:
         """The moves that leave the distribution invariant."""
-        layout = build_layout(self.shape, self.factor)
-        bond = self.model.bond or 0.0
-        return get_rule(self.rule).moves(layout, self.model.values, bond / self.temperature)
+        coupling = (self.model.bond or 0.0) / self.temperature
+        return get_rule(self.rule).moves(self.shape, self.factor, self.model.values, coupling)
 
     @property
     def sites(self) -> int:
@@ -98,9 +86,9 @@ class Conditional:
         return int(self.factor**self.model.dimension) * math.prod(self.shape)
 
     def read(self, coarse: NDArray[Any], ties: NDArray[np.int8] | None) -> list[Given]:
-        """Return coarse lattices (n, ...) and their ties as the moves take them.
+        """Return coarse configurations (n, ...) and their ties as the moves take them.
 
-        Raises BadInput unless some fine lattice has these values, ValueError for another shape.
+        Raises BadInput unless some configuration has these values, ValueError for another shape.
         """
         n, values, rule = len(coarse), self.model.values, get_rule(self.rule)
         q = (len(values),) if self.model.field == "states" else ()
@@ -118,16 +106,20 @@ class Conditional:
             if ties.shape != (n, *q, *self.shape):
                 raise ValueError(f"ties have shape {ties.shape}, not {(n, *q, *self.shape)}")
             signs = ties.reshape(n, -1, blocks)
-            priority = signs if q else np.concatenate([signs < 0, signs > 0], axis=1)
-        pairs = zip(self.moves.read(coarse), priority.astype(np.int8))
-        return [Given(one, order) for one, order in pairs]
+            priority[:] = signs if q else np.concatenate([signs < 0, signs > 0], axis=1)
+        return [Given(*one) for one in zip(self.moves.read(coarse), priority)]
 
     def fill(self, given: Given, state: NDArray[np.uint64]) -> States:
         """Return planes (P, n) sampled uniformly from the consistent ones."""
-        layout = self.moves.layout
-        planes = np.empty((len(layout.place), layout.ahead.shape[1]), dtype=np.int8)
+        planes = np.empty((self.factor**self.model.dimension, math.prod(self.shape)), np.int8)
         self.moves.fill(planes, given, state)
         return planes
+
+    def chain(self, given: Given, seed: int, sample: int, kind: str = "") -> Chain:
+        """Return a chain at a random fill, with the streams of sample `sample`."""
+        planes = self.fill(given, kernel_state(seed, f"{kind}fill", sample))
+        source = Source.of(planes.shape[1], seed, f"{kind}sweeps", sample)
+        return Chain(self, given, planes, source)
 
 
 class Chain:
@@ -142,8 +134,9 @@ class Chain:
     def __init__(self, target: Conditional, given: Given, planes: States, source: Source) -> None:
         self.target = target
         self.cells = np.zeros(planes.size + _ROOMS * planes.shape[1], dtype=np.int8)
-        self.cells[: planes.size] = planes.ravel()
-        self._shape, self._sweeps = planes.shape, 0
+        self.planes: States = self.cells[: planes.size].reshape(planes.shape)
+        self.planes[:] = planes
+        self._sweeps = 0
         self._move, redraw = target.moves.start(given, planes, self.cells, source)
         self._redraw = redraw if target.factor >= CLUSTERS_FROM else None
 
@@ -160,34 +153,17 @@ class Chain:
             if self._sweeps % SWEEPS_PER_CLUSTERS == 0:
                 self._redraw(1)
 
-    def lattice(self) -> NDArray[np.int8]:
+    def run(self, sweeps: int, stop: Stop) -> None:
+        """Make `sweeps` sweeps; raises Interrupted within a fraction of a second of `stop`."""
+        at_once = max(1, _SITES_PER_CALL // self.target.sites)
+        for start in range(0, sweeps, at_once):
+            if stop():
+                raise Interrupted("stopped")
+            self.advance(min(at_once, sweeps - start))
+
+    def configuration(self) -> NDArray[np.int8]:
         """Return the configuration as it is now, of the model's values."""
-        planes = self.cells[: math.prod(self._shape)].reshape(self._shape)
-        return self.target.moves.decode(join(planes, self.target.shape, self.target.factor))
-
-
-def never() -> bool:
-    """Return False: what does not stop a run."""
-    return False
-
-
-def fill_chain(
-    target: Conditional, given: Given, seed: int, sample: int, *, pilot: bool = False
-) -> Chain:
-    """Return a chain at a random fill, with the streams of sample `sample`."""
-    kind = "pilot " if pilot else ""
-    planes = target.fill(given, kernel_state(seed, f"{kind}fill", sample))
-    source = build_source(planes.shape[1], seed, f"{kind}sweeps", sample)
-    return Chain(target, given, planes, source)
-
-
-def run(chain: Chain, sweeps: int, stop: Stop) -> None:
-    """Make `sweeps` sweeps; raises Interrupted within a fraction of a second of `stop`."""
-    at_once = max(1, _SITES_PER_CALL // chain.target.sites)
-    for start in range(0, sweeps, at_once):
-        if stop():
-            raise Interrupted("stopped")
-        chain.advance(min(at_once, sweeps - start))
+        return self.target.moves.configuration(self.planes)
 
 
 def sample(
@@ -197,9 +173,10 @@ def sample(
     ids: Sequence[int] | NDArray[np.integer[Any]],
     sweeps: int,
     ties: NDArray[np.int8] | None = None,
-    stop: Stop = never,
+    stop: Stop = lambda: False,
+    start: States | None = None,
 ) -> States:
-    """Sample one configuration for every coarse lattice: a random fill, then sweeps.
+    """Sample one configuration for every coarse one: a random fill, or `start`, then sweeps.
 
     They follow `target` as `sweeps` grows; each has its own chain and streams, so that the result
     does not depend on the batch.
@@ -212,6 +189,7 @@ def sample(
     ties : what decides ties: (n, *shape) int8 signs, for Potts states (n, q, *shape) priorities
         (`rules.TieBreak`); 0 where it is not known, which is the default.
     stop : asked every fraction of a second.
+    start : (n, *sides) int8 configurations with these coarse values.
 
     Returns
     -------
@@ -220,120 +198,62 @@ def sample(
     Raises
     ------
     BadInput : for values that no block has.
+    ValueError : for a `start` that does not coarse-grain to the given values.
     Interrupted : once `stop` says so.
     """
+    givens, moves = target.read(coarse, ties), target.moves
+    begun = [None] * len(givens) if start is None else [moves.planes(one) for one in start]
+    for given, planes in zip(givens, begun, strict=True):
+        if planes is not None and not moves.holds(planes, given):
+            raise ValueError("lattices do not coarse-grain to the given ones")
     found = []
-    for number, given in zip(ids, target.read(coarse, ties), strict=True):
-        chain = fill_chain(target, given, seed, int(number))
-        run(chain, sweeps, stop)
-        found.append(chain.lattice())
+    for number, given, planes in zip(map(int, ids), givens, begun, strict=True):
+        if planes is None:
+            chain = target.chain(given, seed, number)
+        else:
+            source = Source.of(planes.shape[1], seed, "relaxation", number)
+            chain = Chain(target, given, planes, source)
+        chain.run(sweeps, stop)
+        found.append(chain.configuration())
     return np.stack(found)
 
 
-def relax(
-    target: Conditional,
-    fine: States,
-    coarse: NDArray[Any],
-    seed: int,
-    ids: Sequence[int] | NDArray[np.integer[Any]],
-    sweeps: int,
-    ties: NDArray[np.int8] | None = None,
-    stop: Stop = never,
-) -> States:
-    """Return `fine` (n, *sides) after sweeps from where they stand; arguments as in `sample`.
-
-    Raises ValueError if a configuration does not coarse-grain to the given lattice.
-    """
-    givens, moves = target.read(coarse, ties), target.moves
-    planes = [split(one, target.factor) for one in moves.encode(fine)]
-    if not all(moves.holds(one, given) for one, given in zip(planes, givens, strict=True)):
-        raise ValueError("lattices do not coarse-grain to the given ones")
-    found = np.empty(fine.shape, dtype=np.int8)
-    for k, number in enumerate(ids):
-        source = build_source(planes[k].shape[1], seed, "relaxation", int(number))
-        chain = Chain(target, givens[k], planes[k], source)
-        run(chain, sweeps, stop)
-        found[k] = chain.lattice()
-    return found
-
+# -- how many sweeps a configuration needs --------------------------------------------------------
 
 _TAUS = 20
-"""Sweeps a lattice over the largest tau: what is left of the random fill is of order exp(-20)."""
+"""Sweeps over the largest tau: what is left of the random fill is of order exp(-20)."""
 
 _LEAST_SWEEPS = 32
 
-_SITES = 2**18  # of all chains of a pilot together, at most; at least one lattice
+_SITES = 2**18  # of all chains of a pilot together, at most; at least one configuration
 _MOST_CHAINS = 8
 _RECORDS = 512
 _TAUS_MEASURED = 50  # in the second half
 _MOST_SWEEPS = 2**17
-_MOST_BLOCKS = 128  # a chain; more add cost, hardly precision
+_MOST_BLOCKS = 128  # per chain; more add cost, hardly precision
 
 
-@dataclass(frozen=True)
-class Pilot:
-    """The largest tau, in sweeps and one standard error up, and the sweeps that follow from it."""
+def _record(chain: Chain) -> tuple[list[float], NDArray[np.float32]]:
+    """Return (bonds and mean squares of a configuration, moments of its blocks).
 
-    tau: float
-    sweeps: int
-
-
-@njit(cache=True, nogil=True)
-def _equal_bonds(cells, layout):  # type: ignore[no-untyped-def]
-    """Return the number of bonds between equal neighbours."""
-    bonds, sides = layout.bonds, layout.sides
-    n, positions = np.uint64(layout.ahead.shape[1]), bonds.shape[0]
-    total = 0
-    for p in range(positions):
-        site = np.uint64(p) * n
-        for column in range(1, bonds.shape[1], 2):
-            other = bonds[p, column]
-            if other >= 0:
-                up = np.uint64(other) * n
-            else:
-                up = moved(cells, sides, n, positions, np.uint64(~other) * n, column)
-            for i in range(n):
-                total += cells[site + i] == cells[up + i]
-    return total
-
-
-@njit(cache=True, nogil=True)
-def _block_moments(cells, layout, step, state, moments):  # type: ignore[no-untyped-def]
-    """Write of every `step`-th block the sites in `state`, and along each axis upper less lower.
-
-    `moments` (d + 1, blocks) int32: first the differences of the halves, then the total.
+    The moments (q - 1, d + 1, blocks) of all but one state are its sites in the upper halves of a
+    block, along each axis, less those in the lower, and its sites in all.
     """
-    place, n = layout.place, layout.ahead.shape[1]
-    d = place.shape[1]
-    moments[:] = 0
-    for p in range(place.shape[0]):
-        for i in range(moments.shape[1]):
-            there = np.int32(cells[p * n + i * step] == state)
-            for axis in range(d):
-                twice = 2 * place[p, axis] + 1
-                moments[axis, i] += there * (
-                    np.int32(twice > layout.factor) - np.int32(twice < layout.factor)
-                )
-            moments[d, i] += there
-
-
-def _record(chain: Chain) -> tuple[list[float], NDArray[np.int32]]:
-    """Return (energy and mean squares of a lattice, the moments of its blocks and all states)."""
-    moves = chain.target.moves
-    d, n = moves.layout.ahead.shape
-    step = -(-n // _MOST_BLOCKS)
-    moments = np.empty((moves.states - 1, d + 1, -(-n // step)), dtype=np.int32)
-    for state in range(moves.states - 1):
-        _block_moments(chain.cells, moves.layout, step, state, moments[state])
+    layout, planes = chain.target.moves.layout, chain.planes
+    halves = np.sign(2 * layout.place + 1 - layout.factor)
+    weight = np.column_stack([halves, np.ones(len(halves))]).T.astype(np.float32)
+    some = planes[:, :: -(-planes.shape[1] // _MOST_BLOCKS)]
+    states = range(chain.target.moves.states - 1)
+    moments = np.stack([weight @ (some == state).astype(np.float32) for state in states])
     squares = (moments.astype(np.float64) ** 2).mean(axis=(0, 2))
-    energy = float(_equal_bonds(chain.cells, moves.layout))
-    return [energy, float(squares[:-1].mean()), float(squares[-1])], moments
+    bonds = float(equal_bonds(chain.configuration(), len(squares) - 1))
+    return [bonds, float(squares[:-1].mean()), float(squares[-1])], moments
 
 
 def _tau(series: Array) -> float:
     """Return the largest tau of series (records, .., observables), one standard error up.
 
-    Every series has a mean of its own, given its coarse lattice.
+    Every series has a mean of its own, given its coarse configuration.
     """
     records, observables = len(series), series.shape[-1]
     centred = series - series.mean(axis=0)
@@ -346,36 +266,43 @@ def _tau(series: Array) -> float:
 
 
 def pilot_chains(n: int, target: Conditional) -> int:
-    """Return on how many of `n` coarse lattices a pilot runs."""
+    """Return on how many of `n` coarse configurations a pilot runs."""
     return max(1, min(n, _MOST_CHAINS, _SITES // target.sites))
 
 
 def measure_sweeps(
-    target: Conditional, givens: Sequence[Given], seed: int, stop: Stop = never
-) -> Pilot:
-    """Return the autocorrelation time of chains of `target`, and the sweeps that follow from it.
+    target: Conditional, givens: Sequence[Given], seed: int, stop: Stop = lambda: False
+) -> tuple[float, int]:
+    """Return the largest tau, in sweeps and one standard error up, and the sweeps it asks for.
+
+    A few chains run until their second half is long against every autocorrelation time seen in it.
+    Watched are, block by block, what moves slowly inside a block (how unequal its halves are along
+    each axis, and for majority and decimation its total), and of each configuration the energy and
+    the mean squares of these. The pilot has streams of its own and depends on the coarse
+    configurations, the distribution and the seed alone, so that a run that is resumed finds the
+    same number.
 
     Parameters
     ----------
-    givens : the first `pilot_chains` coarse lattices (`Conditional.read`).
-    seed : lattice i has the streams "pilot fill" and "pilot sweeps" of sample i.
+    givens : the first `pilot_chains` coarse configurations (`Conditional.read`).
+    seed : configuration i has the streams "pilot fill" and "pilot sweeps" of sample i.
     stop : asked every fraction of a second; raises Interrupted.
     """
-    chains = [fill_chain(target, given, seed, i, pilot=True) for i, given in enumerate(givens)]
-    records: list[list[tuple[list[float], NDArray[np.int32]]]] = []
+    chains = [target.chain(given, seed, i, "pilot ") for i, given in enumerate(givens)]
+    records: list[list[tuple[list[float], NDArray[np.float32]]]] = []
     sweeps, stride = 0, 1
     while True:
         while len(records) < _RECORDS:
             for chain in chains:
-                run(chain, stride, stop)
+                chain.run(stride, stop)
             sweeps += stride
             records.append([_record(chain) for chain in chains])
         half = records[_RECORDS // 2 :]
-        lattices = np.array([[scalars for scalars, _ in row] for row in half])
+        wholes = np.array([[scalars for scalars, _ in row] for row in half])
         blocks = np.array([[moments for _, moments in row] for row in half], dtype=np.float64)
-        tau = max(_tau(lattices), _tau(np.moveaxis(blocks, -2, -1)))
+        tau = max(_tau(wholes), _tau(np.moveaxis(blocks, -2, -1)))
         if tau * _TAUS_MEASURED <= _RECORDS / 2 or sweeps >= _MOST_SWEEPS:
             break
         records, stride = records[1::2], 2 * stride
     tau = float(f"{tau * stride:.3g}")
-    return Pilot(tau, max(_LEAST_SWEEPS, math.ceil(_TAUS * tau)))
+    return tau, max(_LEAST_SWEEPS, math.ceil(_TAUS * tau))

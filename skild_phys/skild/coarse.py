@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from skild_phys.errors import BadInput, StoreError
+from skild_phys.errors import BadInput, StoreError, check_whole
 from skild_phys.fields import FIELDS
-from skild_phys.rules import Rule, TieBreak, check_factor, get_rule
+from skild_phys.rules import Rule, TieBreak, get_rule
 from skild_phys.store import Lattices, Source, open_lattices
 
 _Read = Callable[[int, int], NDArray[Any]]
@@ -120,10 +120,10 @@ def open_coarse(
                 f"{path}: not a coarse store; to refine its lattices as they are,"
                 " give rule= and factor="
             )
-        own, by = given, check_factor(factor)
+        own, by = given, check_whole("factor", factor, 2)
         read = _as_they_are(source, own, by, spins)
     else:
-        by = check_factor(attrs["factor"])
+        by = check_whole("factor", attrs["factor"], 2)
         if spins and source.field == "field" and own.stores.get("spins") != "field":
             raise StoreError(f"{path}: holds fields: to refine them takes weights of fields")
     if factor is not None and factor != by:

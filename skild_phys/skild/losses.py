@@ -5,7 +5,6 @@ A user's own is handed to the `Trainer`: any object of the protocol `Loss`.
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from skild_phys.rules import RULES, Rule
-from skild_phys.rules.conditions import Constraint, differentiable_means
+from skild_phys.rules.conditions import Constraint
 from skild_phys.skild.chain import TIMES, starting_lambda
 from skild_phys.skild.data import Source
 from skild_phys.skild.equations import (
@@ -221,7 +220,7 @@ class SpinLoss:
             return task.joined(logits, None if bound is None else bound.means)
 
         def differentiable(logits: Tensor) -> Tensor:
-            through = None if bound is None else functools.partial(differentiable_means, bound)
+            through = None if bound is None else bound.differentiable_means
             return task.joined(logits, through)
 
         alone = means(torch.zeros_like(x0))

@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from skild_phys.rng import Streams
-from skild_phys.rules.conditions import MOST, Constraint, Settled
+from skild_phys.rules.conditions import MOST, Constraint
 from skild_phys.skild.chain import USUAL, Tuning
 from skild_phys.skild.equations import Noise, Process, Sight, Step, each
 
@@ -436,6 +436,6 @@ class SpinPosterior:
             spins = self._sampled(left, bound)
         return spins
 
-    def _sampled(self, logits: Tensor, bound: Settled) -> NDArray[np.int8]:
+    def _sampled(self, logits: Tensor, bound: Constraint) -> NDArray[np.int8]:
         configurations = zip(logits.cpu().numpy(), self.streams, strict=True)
         return np.stack([bound.draw(x, i, to.state) for i, (x, to) in enumerate(configurations)])

@@ -23,11 +23,11 @@ from xarray.backends import BackendArray
 from xarray.core import indexing
 from zarr.storage import LocalStore
 
-from skild_phys.errors import BadInput, StoreError, warn
+from skild_phys.errors import BadInput, StoreError, check_whole, warn
 from skild_phys.fields import FIELDS
 from skild_phys.files import AnyPath, check_there
 from skild_phys.models import MODELS, find_model, parse_temperature
-from skild_phys.rules import check_factor, get_rule
+from skild_phys.rules import get_rule
 from skild_phys.store.identity import copied, whole_numbers
 from skild_phys.store.lattices import CHUNK_SITES, Lattices
 from skild_phys.store.layout import AXES, Layout, as_stored, is_temperature, sides, usual_axes
@@ -130,7 +130,7 @@ class ForeignLattices(Lattices):
         """Return what a stored 1 is worth, 1 over the sites of a block; 0 if nothing tells it."""
         scale = self._values.encoding.get("scale_factor")
         if scale is None and {"rule", "factor"} <= set(self.attrs):
-            factor = check_factor(self.attrs["factor"])
+            factor = check_whole("factor", self.attrs["factor"], 2)
             scale = get_rule(self.attrs["rule"]).scale("spins", factor, dimension)
         if scale is None and self._name == "state_count":
             raise BadInput(f"{self.path}: state_count", "no rule and factor", "them as attributes")

@@ -25,7 +25,8 @@ from scipy.stats import chi2
 from skild_phys.models import MODELS
 from skild_phys.rng import kernel_state
 from skild_phys.rules import TieBreak, coarsen
-from skild_phys.rules.moves import Layout, build_source, join, split
+from skild_phys.rules.base import block_sites
+from skild_phys.rules.moves import Layout, Source
 from skild_phys.simulation import conditional as chains
 from skild_phys.simulation.conditional import Chain, Conditional, sample
 from skild_phys.simulation.wolff import wolff
@@ -109,7 +110,7 @@ class Case:
         law = self.at(temperature or self.model.critical_temperature)
         (given,) = law.read(self.coarse[None], (self.ties if ties is None else ties)[None])
         planes = law.fill(given, kernel_state(seed, 0))
-        return Chain(law, given, planes, build_source(planes.shape[1], seed, 1))
+        return Chain(law, given, planes, Source.of(planes.shape[1], seed, 1))
 
     def p_of_chain(self, chain: Chain, draws: int = DRAWS, sweeps: int = 20) -> float:
         """Twice the smaller p of the chain's samples."""
@@ -118,9 +119,11 @@ class Case:
         cells = np.empty((draws, size), dtype=np.int8)
         for k in range(draws):
             chain.advance(sweeps)
-            cells[k] = chain.cells[:size]
+            cells[k] = chain.planes.ravel()
         power = len(self.model.values) ** np.arange(size).reshape(self.shape)
-        return self.p_of_codes(cells.astype(np.int64) @ split(power, self.factor).ravel())
+        return self.p_of_codes(
+            cells.astype(np.int64) @ power.ravel()[block_sites(self.shape, self.factor).T].ravel()
+        )
 
     def p_value(self, samples: Lattices) -> float:
         """The same of lattices."""
@@ -262,7 +265,7 @@ def with_layout(case: Case, change: Callable[[Layout], Layout]) -> Chain:
     law.moves.layout = change(law.moves.layout)
     (given,) = law.read(case.coarse[None], case.ties[None])
     planes = law.fill(given, kernel_state(5, 0))
-    return Chain(law, given, planes, build_source(planes.shape[1], 5, 1))
+    return Chain(law, given, planes, Source.of(planes.shape[1], 5, 1))
 
 
 def _within(layout: Layout) -> Layout:
@@ -333,7 +336,7 @@ def test_fill_of_unknown_ties(q: int) -> None:
     top = np.full((200, 200), model.values[-1], np.int8)
     target = conditional(top, "majority", 2, 1.0, model)
     (given,) = target.read(top[None], None)
-    fine = target.moves.decode(join(target.fill(given, kernel_state(3)), top.shape, 2))
+    fine = target.moves.configuration(target.fill(given, kernel_state(3)))
     count = np.stack([coarsen(fine[None] == value, "block_mean", 2)[0] for value in model.values])
     mine, tied = count[-1].ravel(), (count == count.max(axis=0)).sum(axis=0).ravel()
     assert (mine == count.max(axis=0).ravel()).all()
