@@ -537,7 +537,7 @@ def scaling(
     Returns
     -------
     `Scaling`: crossings, exponents, collapses, each with its error and chi^2; `warnings()` says
-    which fits are poor, `skild_phys.plots.scaling.scaling_figure` draws it.
+    which fits are poor, `skild_phys.plots.measurement.scaling_figure` draws it.
     """
     from skild_phys.measurement.scaling import scaling as scaled
 

@@ -60,7 +60,7 @@ def command(
     import pandas as pd
 
     from skild_phys.measurement.scaling import scaling
-    from skild_phys.plots.scaling import scaling_figure
+    from skild_phys.plots.measurement import scaling_figure
     from skild_phys.plots.style import save_figure
     from skild_phys.store import open_lattices
 

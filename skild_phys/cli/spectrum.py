@@ -38,7 +38,7 @@ def command(
     skild-phys spectrum fine.zarr
     skild-phys spectrum fine.zarr --kind power_law -o spectrum.png
     """
-    from skild_phys.plots.spectrum import spectrum_figure
+    from skild_phys.plots.measurement import spectrum_figure
     from skild_phys.plots.style import figure_bytes
     from skild_phys.skild.measured import SpectrumFit
     from skild_phys.store import open_lattices

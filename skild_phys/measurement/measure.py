@@ -105,7 +105,7 @@ def estimates(found: Statistics, wanted: Sequence[Observable], errors: ErrorMeth
             dims, _, described = result[name]
             title = f"{described['long_name']}, theory"
             about = {"long_name": title, "comment": source, "exact": int(exact)}
-            result[f"{name}_theory"] = (dims, value, described | about)
+            result[f"{name}_theory"] = (dims, np.asarray(value), described | about)
     if found.power is not None and found.power_error is not None and "structure_factor" in result:
         axes = ("kz", "ky", "kx")[-system.dimension :]
         full = "structure factor mode by mode"

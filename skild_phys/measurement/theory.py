@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from skild_phys.measurement.observables import OBSERVABLES
 from skild_phys.measurement.observables.four_point import square_sides
 from skild_phys.measurement.observables.two_point import (
     along_axes,
@@ -26,9 +27,6 @@ _NEAR = (
     "0.035 / L next to the origin"
 )
 _TRANSFORM = "transform of the two-point function in theory"
-_LIMIT = "limit of large L (cond-mat/9904038)"
-
-
 _SMALLEST = 16  # side from which the scaling limit is within 1% of S(k) and xi
 _CLOSEST = 4.0  # lattice constants from which the continuum limit of G4c is within 0.3%
 
@@ -36,7 +34,7 @@ _CLOSEST = 4.0  # lattice constants from which the continuum limit of G4c is wit
 class _Theory(NamedTuple):
     """Values that an observable has in theory, in which sense, and whether on this very lattice."""
 
-    value: Array
+    value: Array | float
     source: str
     exact: bool = False
 
@@ -49,36 +47,24 @@ def theory(system: System) -> dict[str, _Theory]:
     sides are `_SMALLEST` or longer. The magnetization itself is 0 by symmetry. For the Potts model
     with q = 2, which is Ising's with e = (e_Ising(2 T) - 2) / 2, the energy is known.
     """
-    if system.model is None or not math.isfinite(system.temperature) or min(system.shape) < 2:
+    model, temperature = system.model, system.temperature
+    if model is None or not math.isfinite(temperature) or min(system.shape) < 2:
         return {}
-    if system.model.name == "potts2":
-        energy, heat = _kaufman(system, 2.0 * system.temperature)
-        return {
-            "energy": _Theory(np.asarray((energy - 2.0) / 2.0), _POTTS, True),
-            "specific_heat": _Theory(np.asarray(heat), _POTTS, True),
-            "domain_wall_density": _Theory(np.asarray((energy + 2.0) / 2.0), _POTTS, True),
-        }
-    if system.model.name != "ising2d":
+    if model.name not in ("ising2d", "potts2"):
         return {}
-    energy, heat = _kaufman(system, system.temperature)
-    known = {
-        "energy": _Theory(np.asarray(energy), _KAUFMAN, True),
-        "specific_heat": _Theory(np.asarray(heat), _KAUFMAN, True),
-        "domain_wall_density": _Theory(np.asarray((energy + 2.0) / 2.0), _KAUFMAN, True),
-        "magnetization": _Theory(np.asarray(0.0), "by symmetry", True),
-    }
-    tc = MODELS["ising2d"].critical_temperature
-    if min(system.shape) >= _SMALLEST and math.isclose(system.temperature, tc, rel_tol=1e-9):
-        known |= _critical(system, energy)
-    return known
-
-
-def _kaufman(system: System, temperature: float) -> tuple[float, float]:
+    source, t = (_POTTS, 2 * temperature) if model.name == "potts2" else (_KAUFMAN, temperature)
     shape = (system.shape[0], system.shape[1])
-    return (
-        exact.kaufman_energy(shape, temperature),
-        exact.kaufman_specific_heat(shape, temperature),
-    )
+    energy = exact.kaufman_energy(shape, t)
+    known = {
+        "energy": _Theory((energy - 2.0) / 2.0 if system.q else energy, source, True),
+        "specific_heat": _Theory(exact.kaufman_specific_heat(shape, t), source, True),
+        "domain_wall_density": _Theory((energy + 2.0) / 2.0, source, True),
+    }
+    if system.q:
+        return known
+    known["magnetization"] = _Theory(0.0, "by symmetry", True)
+    critical = math.isclose(t, MODELS["ising2d"].critical_temperature, rel_tol=1e-9)
+    return known | (_critical(system, energy) if critical and min(shape) >= _SMALLEST else {})
 
 
 def _critical(system: System, energy: float) -> dict[str, _Theory]:
@@ -97,18 +83,19 @@ def _critical(system: System, energy: float) -> dict[str, _Theory]:
     sides = square_sides(system.shape).astype(np.float64)
     sides[sides < _CLOSEST] = np.nan
     four = exact.torus_connected_four_point(sides, float(width), height / width)
-    longest = max(system.shape)
-    with np.errstate(invalid="ignore"):
-        length = np.sqrt(along[0] / along[1] - 1) / (2 * np.sin(np.pi / longest))
+    xi, xi_over_l = (
+        OBSERVABLES[name]({"lowest": along[:2]}, system)
+        for name in ("correlation_length", "correlation_length_ratio")
+    )
     known = {
         "connected_four_point": _Theory(four, _TORUS),
         "structure_factor": _Theory(wave_shells(system.shape).average(folded)[0], _TRANSFORM),
         "structure_factor_axis": _Theory(along, _TRANSFORM),
-        "susceptibility": _Theory(np.asarray(power[0, 0]), _TRANSFORM),
-        "fk_cluster_size": _Theory(np.asarray(power[0, 0]), _TRANSFORM),
-        "magnetization_squared": _Theory(np.asarray(power[0, 0] / system.sites), _TRANSFORM),
-        "correlation_length": _Theory(np.asarray(length), _TRANSFORM),
-        "correlation_length_ratio": _Theory(np.asarray(length / longest), _TRANSFORM),
+        "susceptibility": _Theory(power[0, 0], _TRANSFORM),
+        "fk_cluster_size": _Theory(power[0, 0], _TRANSFORM),
+        "magnetization_squared": _Theory(power[0, 0] / system.sites, _TRANSFORM),
+        "correlation_length": _Theory(xi, _TRANSFORM),
+        "correlation_length_ratio": _Theory(xi_over_l, _TRANSFORM),
     }
     for name, values in (("axis", axis), ("diagonal", diagonal), ("radial", radial)):
         for kind in ("two_point", "connected_two_point"):
@@ -116,7 +103,7 @@ def _critical(system: System, energy: float) -> dict[str, _Theory]:
     if system.offsets:
         known["connected_four_point_offsets"] = _Theory(_at_offsets(system), _TORUS)
     if height == width:
-        known["binder_cumulant"] = _Theory(np.asarray(exact.BINDER), _LIMIT)
+        known["binder_cumulant"] = _Theory(exact.BINDER, "limit of large L (cond-mat/9904038)")
     return known
 
 

@@ -97,14 +97,13 @@ def differences(ax: Axes, lines: list[tuple[Any, NDArray[Any], NDArray[Any], int
 
     `lines` are x, values, their errors, and the number of the store.
     """
-    largest, errors = 0.0, []
     for x, values, error, i in lines:
         band(ax, x, values, error, i)
-        largest = max(largest, float(np.abs(values[np.isfinite(values)]).max(initial=0.0)))
-        errors.append(error)
     ax.axhline(0.0, color=TRUTH, lw=0.8)
-    every = np.concatenate([np.ravel(e) for e in errors]) if errors else np.zeros(0)
-    typical = float(np.nanmedian(every)) if np.isfinite(every).any() else 0.0
+    every = np.concatenate([[np.nan], *(np.ravel(values) for _, values, _, _ in lines)])
+    largest = float(np.abs(every[np.isfinite(every)]).max(initial=0.0))
+    errors = np.concatenate([[np.nan], *(np.ravel(error) for _, _, error, _ in lines)])
+    typical = float(np.nanmedian(errors)) if np.isfinite(errors).any() else 0.0
     ax.margins(y=0.1)
     if 0 < 20 * typical < largest:
         linear = 10.0 ** np.ceil(np.log10(2 * typical))
