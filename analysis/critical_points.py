@@ -16,7 +16,7 @@ from study import Study
 
 from skild_phys.measurement.tables import with_error
 from skild_phys.models import get_model
-from skild_phys.simulation.chain import simulate
+from skild_phys.simulation.ensemble import simulate
 from skild_phys.simulation.spec import SimulationSpec
 from skild_phys.store import open_store
 

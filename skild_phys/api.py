@@ -135,7 +135,7 @@ def simulate(
     >>> warm["states"].shape
     (4, 8, 16)
     """
-    from skild_phys.simulation.chain import simulate as made
+    from skild_phys.simulation.ensemble import simulate as made
     from skild_phys.simulation.spec import SimulationSpec
 
     spec = SimulationSpec(

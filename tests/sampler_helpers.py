@@ -16,8 +16,8 @@ from skild_phys.models.base import equal_bonds
 from skild_phys.models.ising import ISING_2D
 from skild_phys.models.potts import Potts
 from skild_phys.rules import RULES
-from skild_phys.simulation.algorithms import get_update
 from skild_phys.simulation.conditional import Conditional
+from skild_phys.simulation.spec import get_update
 
 Array = NDArray[np.float64]
 Lattices = NDArray[np.int8]

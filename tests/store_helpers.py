@@ -9,7 +9,7 @@ from typing import Any
 from skild_phys import methods
 from skild_phys.methods import Method, Refined
 from skild_phys.runner import Run
-from skild_phys.simulation import chain, coarsening
+from skild_phys.simulation import coarsening, ensemble
 from skild_phys.simulation.spec import SimulationSpec
 from skild_phys.skild.coarse import CoarseInput
 from skild_phys.store import Lattices, LatticeStore, open_store
@@ -24,7 +24,7 @@ def run_of(progress: Callable[[int], Any] | None = None, **options: Any) -> Run:
 
 
 def simulate(spec: SimulationSpec, path: Path | str, **options: Any) -> LatticeStore:
-    chain.simulate(spec, path, run_of(**options))
+    ensemble.simulate(spec, path, run_of(**options))
     return open_store(path)
 
 

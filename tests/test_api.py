@@ -18,7 +18,7 @@ from conftest import exit_code
 import skild_phys as sp
 from skild_phys.errors import BadInput, Interrupted, StoreError
 from skild_phys.runner import Run
-from skild_phys.simulation.chain import simulate
+from skild_phys.simulation.ensemble import simulate
 from skild_phys.simulation.spec import SimulationSpec
 from skild_phys.skild.weights import load_weights, shipped_weights
 from skild_phys.store import LatticeStore, open_store

@@ -17,16 +17,16 @@ from store_helpers import simulate
 from skild_phys.errors import BadInput, Interrupted
 from skild_phys.models import MODELS, Update, get_model
 from skild_phys.rng import STREAMS, kernel_state, lane_state
-from skild_phys.simulation import algorithms, burn_in, chain
-from skild_phys.simulation.algorithms import updates_of
-from skild_phys.simulation.expected import (
-    correlation_length,
-    default_every,
+from skild_phys.simulation import chain, ensemble
+from skild_phys.simulation import spec as specs
+from skild_phys.simulation.chain import Unit, draw
+from skild_phys.simulation.spec import (
+    SimulationSpec,
+    _parse_shape,
     sweeps_between_samples,
+    updates_of,
 )
-from skild_phys.simulation.spec import SimulationSpec, parse_shape, spec_of
-from skild_phys.simulation.unit import draw, start_unit
-from skild_phys.simulation.wolff import wolff
+from skild_phys.simulation.wolff import _correlation_length, default_every, wolff
 from skild_phys.store import StoreWriter, open_store
 
 EVERY_KERNEL = [
@@ -109,7 +109,7 @@ def test_every_kernel_fills_a_store(
 
 
 def test_a_training_on_the_same_seed_sees_other_lattices() -> None:
-    states = [[start_unit(spec(8), unit).rng for unit in range(8)]]
+    states = [[Unit.start(spec(8), unit).rng for unit in range(8)]]
     states.append([kernel_state(5, *key) for key in ((0,), (1,))])
     states.append([kernel_state(5, i, k) for i in range(8) for k in range(4)])
     states.append([lane_state(5, "chain", 9)[:, i].copy() for i in range(8)])
@@ -139,9 +139,9 @@ def test_same_bytes_however_often_committed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     simulate(spec(100, stint=3), tmp_path / "a.zarr", chunk=16)
-    monkeypatch.setattr(chain, "COMMIT_SECONDS", 0.0)
+    monkeypatch.setattr(ensemble, "COMMIT_SECONDS", 0.0)
     simulate(spec(100, stint=3), tmp_path / "b.zarr", chunk=16)
-    monkeypatch.setattr(chain, "_AHEAD", 1)
+    monkeypatch.setattr(ensemble, "_AHEAD", 1)
     simulate(spec(100, stint=3), tmp_path / "c.zarr", chunk=16)
     assert files_of(tmp_path / "a.zarr") == files_of(tmp_path / "b.zarr")
     assert files_of(tmp_path / "a.zarr") == files_of(tmp_path / "c.zarr")
@@ -165,7 +165,7 @@ def test_every_state_is_as_likely_though_chains_keep_theirs(
     values = get_model(model).values
     counts = [int((store.read(0, 900)[:, 0, 0] == value).sum()) for value in values]
     assert scipy.stats.chisquare(counts).pvalue > 1e-4
-    unturned = draw(chosen, 0, start_unit(chosen, 0), 0, [(0, 50)]).unit.lattices
+    unturned = draw(chosen, 0, Unit.start(chosen, 0), 0, [(0, 50)]).unit.lattices
     assert np.bincount(unturned.ravel() - values[0]).max() > 0.9 * 64
 
 
@@ -173,7 +173,7 @@ def test_chains_that_never_agree_do_not_burn_in_for_ever(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Hot starts freeze in stripes at low temperature, some chains and not others."""
-    monkeypatch.setattr(burn_in, "_MOST_UPDATES", 2**14)
+    monkeypatch.setattr(chain, "_MOST_UPDATES", 2**14)
     frozen = spec(20, L=16, temperature=0.1, algorithm="metropolis", start="hot", chains=16, seed=2)
     with pytest.raises(BadInput, match=r"burn_in: .* the chains do not agree yet"):
         simulate(frozen, tmp_path / "a.zarr")
@@ -197,8 +197,8 @@ def test_a_burn_in_goes_on_where_it_was_stopped(
     """
     chosen = spec(20, chains=2, algorithm="metropolis", **asked)
     simulate(chosen, tmp_path / "a.zarr", threads=1)
-    monkeypatch.setattr(burn_in, "PIECE_SECONDS", 3e-6)
-    monkeypatch.setattr(burn_in, "KEEP_SECONDS", 0.0)
+    monkeypatch.setattr(chain, "PIECE_SECONDS", 3e-6)
+    monkeypatch.setattr(chain, "KEEP_SECONDS", 0.0)
     stops = 0
     while stops < 60:
         try:
@@ -229,10 +229,10 @@ def test_a_long_draw_goes_on_where_it_was_stopped(
     asked = spec(every=2000, burn_in=500, **chosen)
     simulate(asked, tmp_path / "a.zarr", threads=1)
     update = 64e-9 * asked.kernel.pace * asked.kernel.replicas
-    monkeypatch.setattr(burn_in, "PIECE_SECONDS", 100 * update)
+    monkeypatch.setattr(chain, "PIECE_SECONDS", 100 * update)
     simulate(asked, tmp_path / "c.zarr", threads=1)
     assert files_of(tmp_path / "a.zarr") == files_of(tmp_path / "c.zarr")
-    monkeypatch.setattr(burn_in, "KEEP_SECONDS", 0.0)
+    monkeypatch.setattr(chain, "KEEP_SECONDS", 0.0)
     stops = 0
     while stops < 90:
         try:
@@ -251,8 +251,8 @@ LONG |= {"every": 2000, "burn_in": 500}
 @pytest.fixture
 def pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     """Draws of `LONG` are made in many pieces, and kept only because of a commit or a stop."""
-    monkeypatch.setattr(burn_in, "PIECE_SECONDS", 6.4e-6 * spec(8, **LONG).kernel.pace)
-    monkeypatch.setattr(burn_in, "KEEP_SECONDS", 1e9)
+    monkeypatch.setattr(chain, "PIECE_SECONDS", 6.4e-6 * spec(8, **LONG).kernel.pace)
+    monkeypatch.setattr(chain, "KEEP_SECONDS", 1e9)
 
 
 @pytest.mark.usefixtures("pieces")
@@ -295,7 +295,7 @@ def test_what_is_kept_of_another_burn_in_or_damaged_is_not_taken(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The store tells it apart. Planted, seen to fail: `_read_kept` that asks for no place."""
-    monkeypatch.setattr(burn_in, "PIECE_SECONDS", 3e-6)
+    monkeypatch.setattr(chain, "PIECE_SECONDS", 3e-6)
     path, kept = tmp_path / "b.zarr", tmp_path / "b.zarr" / "kept.npz"
     given = spec(20, chains=2, every=4, burn_in=10**6)
     for left in (90, 0, 10**9):
@@ -339,7 +339,7 @@ def test_what_was_settled_is_kept(tmp_path: Path) -> None:
 
 
 def test_stopped_and_gone_on_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(chain, "COMMIT_SECONDS", 0.0)
+    monkeypatch.setattr(ensemble, "COMMIT_SECONDS", 0.0)
     drawn: list[int] = []
     kept = 0
     options = {"stint": 1}
@@ -388,7 +388,7 @@ def test_an_error_in_a_thread_is_raised(
         wolff(lattices[0], TC, arguments[2], 1)
 
     kernel = Update(broken, "wolff", "cluster")
-    monkeypatch.setattr(algorithms, "ALGORITHMS", [(lambda model: True, kernel)])
+    monkeypatch.setattr(specs, "ALGORITHMS", [(lambda model: True, kernel)])
     with pytest.raises(RuntimeError, match="broken kernel"):
         simulate(spec(10_000, every=1, burn_in=10), tmp_path / "a.zarr")
     assert open_store(tmp_path / "a.zarr").n_samples < 10_000
@@ -409,10 +409,10 @@ def test_attributes_say_what_was_simulated(tmp_path: Path) -> None:
         "command": "x",
     }
     assert {key: store.attrs[key] for key in wanted} == wanted
-    assert dataclasses.replace(spec_of(store.attrs, 8), n_samples=8).L == 8
+    assert dataclasses.replace(SimulationSpec.of(store.attrs, 8), n_samples=8).L == 8
     oblong = simulate(spec(2, L=(4, 8)), tmp_path / "b.zarr")
     assert oblong.attrs["L"] == [4, 8]
-    assert spec_of(oblong.attrs, 2).shape == (4, 8)
+    assert SimulationSpec.of(oblong.attrs, 2).shape == (4, 8)
 
 
 def test_a_different_simulation_is_not_resumed(tmp_path: Path) -> None:
@@ -429,17 +429,17 @@ def test_a_different_simulation_is_not_resumed(tmp_path: Path) -> None:
 @pytest.mark.parametrize("algorithm", ["wolff", "multispin"])
 def test_hot_start_is_random(algorithm: str) -> None:
     chosen = spec(algorithm=algorithm, chains=128, start="hot", L=64)
-    units = [start_unit(chosen, unit).lattices for unit in range(2)]
+    units = [Unit.start(chosen, unit).lattices for unit in range(2)]
     spins = np.concatenate(units).astype(float)
     assert abs(spins.mean()) < 5 / math.sqrt(spins.size)
     assert not (spins[0] == spins[-1]).all()
-    states = start_unit(spec(model="potts5", start="hot", L=64), 0).lattices
+    states = Unit.start(spec(model="potts5", start="hot", L=64), 0).lattices
     assert np.bincount(states.ravel(), minlength=5).min() > 0.15 * 64**2
 
 
 def test_draws_go_on_where_they_were_broken_off() -> None:
     chosen = spec(algorithm="multispin", chains=64, every=3)
-    unit = start_unit(chosen, 0)
+    unit = Unit.start(chosen, 0)
     whole = draw(chosen, 3, unit, 0, [(0, 150)])
     first = draw(chosen, 3, unit, 0, [(0, 70)])
     second = draw(chosen, 3, first.unit, 70, [(70, 90), (90, 150)])
@@ -471,7 +471,7 @@ def test_each_sample_belongs_to_one_unit() -> None:
     ],
 )
 def test_sides(text: str, model: str, shape: tuple[int, ...]) -> None:
-    assert parse_shape(text, get_model(model)) == shape
+    assert _parse_shape(text, get_model(model)) == shape
 
 
 @pytest.mark.parametrize(
@@ -484,7 +484,7 @@ def test_sides(text: str, model: str, shape: tuple[int, ...]) -> None:
 )  # fmt: skip
 def test_sides_that_are_refused(text: str, model: str) -> None:
     with pytest.raises(BadInput, match="L"):
-        parse_shape(text, get_model(model))
+        _parse_shape(text, get_model(model))
 
 
 @pytest.mark.parametrize(
@@ -531,9 +531,9 @@ def test_every_model_has_a_default() -> None:
 
 
 def test_correlation_length() -> None:
-    assert correlation_length(TC * 1.001) == pytest.approx(0.567 / 0.001, rel=0.01)
-    assert correlation_length(TC * 0.999) == pytest.approx(0.567 / 0.002, rel=0.01)
-    assert correlation_length(1e6) < 0.1
+    assert _correlation_length(TC * 1.001) == pytest.approx(0.567 / 0.001, rel=0.01)
+    assert _correlation_length(TC * 0.999) == pytest.approx(0.567 / 0.002, rel=0.01)
+    assert _correlation_length(1e6) < 0.1
 
 
 def test_spacing_follows_the_autocorrelation_time() -> None:

@@ -3,13 +3,16 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from conftest import Call, files_of
 from store_helpers import simulate
 
-from skild_phys.cli.simulate import compile_kernels
+from skild_phys.cli.simulate import _compile_kernels
+from skild_phys.runner import Run
+from skild_phys.simulation.ensemble import plan_of
 from skild_phys.simulation.spec import SimulationSpec
-from skild_phys.store import open_store
+from skild_phys.store import create_store, open_store
 
 SMALL = ["simulate", "--L", "8", "--T", "Tc", "-n", "20"]
 
@@ -18,7 +21,7 @@ SMALL = ["simulate", "--L", "8", "--T", "Tc", "-n", "20"]
 def compiled() -> None:
     """Compile beforehand: the line that says so is no part of what is tested."""
     for algorithm in ("wolff", "swendsen-wang", "metropolis"):
-        compile_kernels(SimulationSpec(2, 1.0, 1, algorithm=algorithm))
+        _compile_kernels(SimulationSpec(2, 1.0, 1, algorithm=algorithm))
 
 
 def test_simulates_and_reports(tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -161,7 +164,7 @@ def test_append_goes_on_where_it_was_killed(tmp_path: Path, call: Call) -> None:
     assert call(*SMALL, "-o", str(output))[0] == 0
     stopped: list[int] = []
     from skild_phys.errors import Interrupted
-    from skild_phys.simulation.chain import appended
+    from skild_phys.simulation.ensemble import appended
 
     spec, attrs = appended(output, 3000, {})
     with pytest.raises(Interrupted):
@@ -181,7 +184,7 @@ def test_append_that_was_killed_after_its_last_commit(tmp_path: Path, call: Call
 
     Planted, seen to fail: `appended` that takes every complete store for a finished call's.
     """
-    from skild_phys.simulation.chain import appended
+    from skild_phys.simulation.ensemble import appended
 
     more = ["simulate", "--append", "-n", "15", "-o"]
     for name in ("whole", "killed"):
@@ -189,7 +192,7 @@ def test_append_that_was_killed_after_its_last_commit(tmp_path: Path, call: Call
         output.parent.mkdir()
         assert call(*SMALL, "-o", str(output))[0] == 0
         if name == "killed":
-            spec, attrs = appended(output, 15, {})
+            spec, attrs = appended(output, 15, {}, "simulate --append")
             simulate(spec, output, attrs=attrs)
         code, out, _ = call(*more, str(output))
         assert code == 0
@@ -202,6 +205,26 @@ def test_append_that_was_killed_after_its_last_commit(tmp_path: Path, call: Call
     spec, attrs = appended(output, 15, {})
     simulate(spec, output, attrs=attrs)
     assert "87 samples" in call("simulate", "--append", "-n", "7", "-o", str(output))[1]
+
+
+@pytest.mark.parametrize("given", [{}, {"every": 2}, {"burn_in": 2}])
+def test_append_to_a_store_without_every_or_burn_in(
+    tmp_path: Path, call: Call, given: dict[str, int]
+) -> None:
+    """Complete, with samples that another program put there before either was settled."""
+    output = tmp_path / "a.zarr"
+    _, plan = plan_of(SimulationSpec(8, 2.0, 4, **given), Run())
+    values = dict.fromkeys(("energy", "magnetization"), np.ones(4))
+    places = {"chain": np.arange(4, dtype=np.int32), "draw": np.zeros(4, dtype=np.int64)}
+    with create_store(output, plan) as writer:
+        writer.commit({"spins": np.ones((4, 8, 8), dtype=np.int8), **values, **places})
+    assert open_store(output).complete
+    before = files_of(tmp_path)
+    code, _, err = call("simulate", "--append", "-n", "5", "-o", str(output))
+    assert code == 2
+    assert err.startswith(f"error: {output}: was not simulated, or by an earlier version: ")
+    assert err.count("\n") == 1
+    assert files_of(tmp_path) == before
 
 
 def test_append_to_what_was_not_simulated(tmp_path: Path, call: Call) -> None:

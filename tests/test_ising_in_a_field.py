@@ -17,9 +17,8 @@ from skild_phys.models import MODELS
 from skild_phys.models.base import Array, Model
 from skild_phys.models.ising import ISING_2D, Ising
 from skild_phys.rng import uniform
-from skild_phys.simulation.algorithms import get_update
 from skild_phys.simulation.conditional import Conditional
-from skild_phys.simulation.spec import SimulationSpec
+from skild_phys.simulation.spec import SimulationSpec, get_update
 from skild_phys.skild.measured import _check_sign as check_sign
 from skild_phys.store import LatticeStore
 

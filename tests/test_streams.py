@@ -14,8 +14,8 @@ from skild_phys import methods
 from skild_phys.errors import BadInput, Interrupted
 from skild_phys.methods import Fill
 from skild_phys.rng import STREAMS, input_seed, system_seed
+from skild_phys.simulation.chain import Unit, burn, draw
 from skild_phys.simulation.spec import SimulationSpec
-from skild_phys.simulation.unit import burn, draw, start_unit
 from skild_phys.skild.coarse import open_coarse
 from skild_phys.store import open_store, streams_at
 
@@ -63,7 +63,7 @@ def correlation(algorithm: str, streams: str | None) -> float:
         spec = SimulationSpec(
             16, temperature, 1000, algorithm=algorithm, every=20, burn_in=200, streams=streams
         )
-        units = [burn(spec, start_unit(spec, u), 200) for u in range(4)]
+        units = [burn(spec, Unit.start(spec, u), 200) for u in range(4)]
         made = [draw(spec, u, unit, 0, [(0, 250)]).energy for u, unit in enumerate(units)]
         found.append(np.concatenate(made))
     return float(np.corrcoef(*found)[0, 1])

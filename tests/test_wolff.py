@@ -8,7 +8,7 @@ import pytest
 from conftest import TC
 
 from skild_phys.rng import kernel_state
-from skild_phys.simulation.wolff import bond_threshold, idle_threshold, wolff
+from skild_phys.simulation.wolff import _idle_threshold, bond_threshold, wolff
 
 # shape, T, q: spins flipped by 50 clusters, SHA-256 of the lattice and the generator state.
 GOLDEN = {
@@ -126,5 +126,5 @@ def test_single_sites_at_high_temperature_do_not_take_turns(q: int) -> None:
         wolff(spins, 1e6, state, 10, q)
         odd[i] = (spins == 1).sum() % 2
     assert abs(odd.mean() - 0.5) < 0.07
-    assert idle_threshold(bond_threshold(2.0, 1e6), q) > 0
-    assert idle_threshold(bond_threshold(2.0, 2.27), q) == 0
+    assert _idle_threshold(bond_threshold(2.0, 1e6), q) > 0
+    assert _idle_threshold(bond_threshold(2.0, 2.27), q) == 0

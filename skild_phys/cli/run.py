@@ -221,7 +221,7 @@ def _run(params: _Params) -> Run:
 
 def _simulate(params: _Params) -> _Promised:
     from skild_phys.cli.simulate import PARAMETERS
-    from skild_phys.simulation.chain import plan_of
+    from skild_phys.simulation.ensemble import plan_of
     from skild_phys.simulation.spec import SimulationSpec
 
     spec = SimulationSpec(**{name: params[name] for name in PARAMETERS})

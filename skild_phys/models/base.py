@@ -102,7 +102,7 @@ class Model(ABC):
     bonds : half of the bonds of a site, by default to the nearest neighbour along each axis.
     updates : by name, `Update` or plain functions (configuration, model, T, generator state,
         updates) that change both in place; the first is the default. Models with a `bond` have
-        others besides (`simulation.algorithms`).
+        others besides (`simulation.spec.ALGORITHMS`).
     source : where the critical temperature is from.
     """
 
@@ -195,7 +195,7 @@ class Model(ABC):
             return symmetry(lattices)
         becomes = np.zeros(256, dtype=np.int8)
         becomes[np.array(self.values, dtype=np.int8).view(np.uint8)] = symmetry
-        return becomes[lattices.view(np.uint8)]
+        return becomes.take(lattices.view(np.uint8))
 
 
 @njit(cache=True, nogil=True)

@@ -1,364 +1,370 @@
-"""The loop that runs Markov chains and commits their samples.
+"""Markov chains: how they start, burn in and draw samples.
 
-Units advance by themselves, each a few draws at a time, and run up to two blocks of samples ahead
-of the last commit. A block is committed when all its samples are there, on a thread of its own,
-while the next ones are computed. Where commits fall does not change a byte.
+A unit is the chains that one call of a kernel advances. `burn`, `watch` and `draw` are all that a
+thread or another machine runs: they take a unit and return it as it is later; nothing is shared, so
+that a piece of work can be done twice.
 
-A draw that takes longer than a few seconds is made in pieces, and how far the units are with it is
-kept beside the samples (`StoreWriter.keep`), as of a burn-in.
+The autocorrelation is measured while the chains burn in, pooled over all of them; then the number
+of updates between two samples is frozen, as it must be: an interval that depended on the state
+would bias the ensemble. What was measured decides when the pilot ends, so after it the chains run
+on for a fixed number of updates before the first sample.
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import math
-import queue
 import time
-from collections.abc import Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from skild_phys.errors import BadInput, Interrupted, OutputTaken, StoreError, check_whole
-from skild_phys.executors import Executor
-from skild_phys.files import AnyPath
-from skild_phys.runner import COMMIT_SECONDS, Run, Writer, interrupted, open_writer
-from skild_phys.simulation import burn_in as burning
-from skild_phys.simulation.spec import SETTLED, SimulationSpec, spec_of
-from skild_phys.simulation.unit import (
-    Samples,
-    Unit,
-    burn,
-    draw,
-    restored_units,
-    units_state,
-    updates_in,
-)
-from skild_phys.store import APPEND_TOTAL, Lattices, Plan, StoreWriter, open_store
+from skild_phys.errorbars import Array, Chains, integrated_autocorrelation_time
+from skild_phys.errors import BadInput, Interrupted
+from skild_phys.executors import Executor, Stop
+from skild_phys.rng import seed_sequence
+from skild_phys.simulation.spec import SimulationSpec
 
-_BLOCK_BYTES = 2**25
-_CHUNK_BYTES = 2**30
-_AHEAD = 2
-_POLL_SECONDS = 0.1
+PIECE_SECONDS = 1.5
+"""About how long units run between two looks at how far they are."""
+KEEP_SECONDS = 5.0
+"""About how long until it is kept how far they are."""
+
+_SLICE_SECONDS = 0.2  # of a kernel between two looks at `stop`; no bytes depend on it
+_TAUS_BURNT = 20  # after the pilot, and at least as many in its second half
+_TAUS_MEASURED = 160  # of all chains together: tau is then known to about a quarter
+_SEGMENT = 64  # records at first
+_FINE = 8.0  # records per tau beyond which every other one is dropped
+_MOST_UPDATES = 2**24
+
+Kept = Mapping[str, NDArray[Any]]
+
+
+def _never() -> bool:
+    return False
+
+
+# -- units ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Unit:
+    """The state of a unit: `lattices` (replicas, ...) of the model's dtype, `rng` the words."""
+
+    lattices: NDArray[Any]
+    rng: NDArray[np.uint64]
+
+    @classmethod
+    def start(cls, spec: SimulationSpec, number: int) -> Unit:
+        """Return a unit as it stands before burn-in."""
+        kernel, model = spec.kernel, spec.model
+        shape = (kernel.replicas, *model.site_shape(spec.shape))
+        rng = kernel.stream(spec.system_seed, "chain", number)
+        if spec.start == "cold":
+            return cls(model.cold(shape), rng)
+        # One lane's own words, by column where there are eight.
+        words = np.ascontiguousarray(rng.reshape(4, -1)[:, 0])
+        lattices = model.random(shape, words)
+        rng.reshape(4, -1)[:, 0] = words
+        return cls(lattices, rng)
+
+    def copy(self) -> Unit:
+        """Return a copy that can be advanced by itself."""
+        return Unit(self.lattices.copy(), self.rng.copy())
+
+    @staticmethod
+    def pack(units: Sequence[Unit]) -> dict[str, NDArray[Any]]:
+        """Return the arrays that `unpack` makes units of."""
+        return {
+            "spins": np.concatenate([unit.lattices for unit in units]),
+            "rng": np.stack([unit.rng for unit in units]),
+        }
+
+    @staticmethod
+    def unpack(spec: SimulationSpec, packed: Kept) -> list[Unit]:
+        """Return the units that `pack` packed."""
+        lattices = np.ascontiguousarray(packed["spins"], dtype=spec.model.dtype)
+        states = np.array(packed["rng"], dtype=np.uint64)
+        return [*map(Unit, lattices.reshape(len(states), -1, *lattices.shape[1:]), states)]
 
 
 @dataclass
-class _Block:
-    """Samples first .. last - 1, with what each unit has made of them."""
+class Samples:
+    """What a piece of work yields: samples in the order of the store, and the next state."""
 
-    first: int
-    last: int
-    units: int
-    parts: dict[int, Samples] = field(default_factory=dict)
-    began: float = field(default_factory=time.monotonic)
-
-    @property
-    def whole(self) -> bool:
-        return len(self.parts) == self.units
+    unit: Unit
+    energy: Array
+    magnetization: Array
+    lattices: list[NDArray[Any]] = field(default_factory=list)
 
 
-class _Loop:
-    """What has been made, what is on its way, what is committed."""
+def _advancing(spec: SimulationSpec, unit: Unit, stop: Stop) -> Callable[[int], None]:
+    """Return what makes so many updates of a unit, in place; it raises Interrupted by `stop`."""
+    kernel, step = spec.kernel, spec.updates_in(_SLICE_SECONDS)
 
-    def __init__(
-        self, spec: SimulationSpec, writer: Writer, units: list[Unit], executor: Executor, run: Run
-    ) -> None:
-        self.spec, self.writer, self.executor, self.run = spec, writer, executor, run
-        store = writer if executor.remote and isinstance(writer, StoreWriter) else None
-        self.region = store and store.region()
-        self.blocks: list[_Block] = []
-        self.gone = 0  # blocks committed
-        self.rounds = 1  # in the next block
-        self.at = [0] * spec.units  # the block each unit works on next
-        self.made = [spec.made(unit, writer.committed) for unit in range(spec.units)]
-        self.busy: set[int] = set()
-        self.before, self.units = units, list(units)  # at the last commit, and now
-        self.ahead = [0] * spec.units  # updates that each unit has made since its last draw
-        self.every, self.replicas = spec.every or 1, spec.kernel.replicas
-        self.piece = updates_in(spec, burning.PIECE_SECONDS)
-        self.long = self.every > 2 * self.piece and spec.stretch == self.replicas
-        if self.long and "ahead" in (kept := writer.kept):
-            self.units = restored_units(spec, {n: kept[f"now_{n}"] for n in ("spins", "rng")})
-            self.ahead = kept["ahead"].tolist()
-        self.kept_at = time.monotonic()
-        self.events: queue.SimpleQueue[tuple[int | None, Future[Any]]] = queue.SimpleQueue()
-        self.committing = False
+    def advance(updates: int) -> None:
+        for done in range(0, updates, step):
+            if stop():
+                raise Interrupted("stopped")
+            count = min(step, updates - done)
+            kernel.advance(unit.lattices, spec.model, spec.temperature, unit.rng, count)
 
-    def run_all(self) -> None:
-        """Run until every sample is committed; raises Interrupted once told to stop."""
-        with ThreadPoolExecutor(1) as pool:
-            try:
-                while self._missing or self.committing:
-                    self._feed()
-                    self._commit(pool)
-                    with contextlib.suppress(queue.Empty):
-                        self._take(*self.events.get(timeout=_POLL_SECONDS))
-                    overdue = time.monotonic() - self.kept_at > burning.KEEP_SECONDS
-                    if overdue and not self.committing:
-                        self._keep()
-                    if self.run.stop():
-                        raise Interrupted("stopped")
-            except (Interrupted, KeyboardInterrupt):
-                while self.committing:
-                    unit, done = self.events.get()
-                    if unit is None:
-                        self._take(unit, done)
-                self._keep()
-                raise
-
-    @property
-    def _missing(self) -> bool:
-        return self.writer.committed < self.spec.n_samples
-
-    def _block(self, number: int) -> _Block | None:
-        """Return a block, making the next one if there is more to do."""
-        if number < len(self.blocks):
-            return self.blocks[number]
-        first = self.blocks[-1].last if self.blocks else self.writer.committed
-        if first >= self.spec.n_samples:
-            return None
-        # Units that take long over a draw each have a block of their own.
-        size = self.spec.stretch * (1 if self.long else self.spec.units)
-        last = min((first // size + self.rounds) * size, self.spec.n_samples)
-        busy = [u for u in range(self.spec.units) if any(self.spec.stretches(u, first, last))]
-        self.blocks.append(_Block(first, last, len(busy)))
-        return self.blocks[number]
-
-    def _feed(self) -> None:
-        """Give every idle unit its next piece of work, unless it is far ahead."""
-        ahead = _AHEAD * (self.spec.units if self.long else 1)
-        for unit in range(self.spec.units):
-            while unit not in self.busy and self.at[unit] < self.gone + ahead:
-                block = self._block(self.at[unit])
-                if block is None:
-                    break
-                stretches = list(self.spec.stretches(unit, block.first, block.last))
-                if stretches:
-                    self._submit(unit, stretches)
-                else:
-                    self.at[unit] += 1
-
-    def _submit(self, unit: int, stretches: list[tuple[int, int]]) -> None:
-        self.busy.add(unit)
-        left = self.every - self.ahead[unit]
-        if self.long and self.made[unit] % self.replicas == 0 and left > self.piece:
-            work = self.executor.submit(burn, self.spec, self.units[unit], self.piece)
-        else:
-            work = self.executor.submit(
-                draw, self.spec, unit, self.units[unit], self.made[unit], stretches, self.region,
-                tick=self.run.progress, ahead=self.ahead[unit],
-            )  # fmt: skip
-        work.add_done_callback(lambda done: self.events.put((unit, done)))
-
-    def _take(self, unit: int | None, done: Future[Any]) -> None:
-        """Take in the end of a piece of work, or (None) of a commit; raises what it raised."""
-        result = done.result()
-        if unit is None:
-            self._committed()
-            return
-        self.busy.discard(unit)
-        if isinstance(result, Unit):  # nearer to its next draw
-            self.units[unit] = result
-            self.ahead[unit] += self.piece
-            return
-        self.ahead[unit] = 0
-        self.blocks[self.at[unit]].parts[unit] = result
-        self.units[unit] = result.unit
-        self.made[unit] += len(result.energy)
-        self.at[unit] += 1
-        if self.executor.remote:
-            self.run.progress(len(result.energy))
-
-    def _commit(self, pool: ThreadPoolExecutor) -> None:
-        """Start to commit the next block, if it is whole and none is being committed."""
-        if self.committing or self.gone == len(self.blocks) or not self.blocks[self.gone].whole:
-            return
-        block = self.blocks[self.gone]
-        # Units that have made none of its samples stand where the last block left them.
-        state = units_state(
-            [block.parts[u].unit if u in block.parts else b for u, b in enumerate(self.before)]
-        )
-        written = block.last - block.first if self.region else None
-        self.committing = True
-        job = pool.submit(self.writer.commit, self._arrays(block), state, written=written)
-        job.add_done_callback(lambda done: self.events.put((None, done)))
-
-    def _committed(self) -> None:
-        """Drop a block that is in the store, and see how many draws the next ones should have."""
-        block = self.blocks[self.gone]
-        for unit, part in block.parts.items():
-            self.before[unit] = part.unit
-        seconds = (time.monotonic() - block.began) / _AHEAD
-        goal = COMMIT_SECONDS / (1 + _AHEAD)  # a kill costs this block and those ahead of it
-        size = self.spec.units * self.spec.stretch * self.spec.sites
-        if self.long:
-            self.kept_at = -math.inf  # the commit dropped what was kept of the other units
-        elif seconds < goal / 2 and size * self.rounds * 2 <= _BLOCK_BYTES:
-            self.rounds *= 2
-        elif seconds > goal * 2:
-            self.rounds = max(1, self.rounds // 2)
-        block.parts.clear()
-        block.units = 0
-        self.gone += 1
-        self.committing = False
-
-    def _keep(self) -> None:
-        """Keep how far the units are with long draws; those of a block beyond the next lose it."""
-        if not (self.long and self._missing):
-            return
-        made = {unit for block in self.blocks[self.gone :] for unit in block.parts}
-        units = [self.before[u] if u in made else unit for u, unit in enumerate(self.units)]
-        now = {f"now_{name}": values for name, values in units_state(units).items()}
-        ahead = [0 if u in made else updates for u, updates in enumerate(self.ahead)]
-        self.writer.keep({**self.writer.kept, **now, "ahead": np.array(ahead)})
-        self.kept_at = time.monotonic()
-
-    def _arrays(self, block: _Block) -> dict[str, NDArray[Any]]:
-        spec, model, count = self.spec, self.spec.model, block.last - block.first
-        arrays: dict[str, NDArray[Any]] = {
-            "energy": np.empty(count),
-            "magnetization": np.empty(count),
-            "chain": np.empty(count, dtype=np.int32),
-            "draw": np.empty(count, dtype=np.int64),
-        }
-        if not self.region:
-            shape = (count, *model.site_shape(spec.shape))
-            arrays[model.field] = np.empty(shape, dtype=model.dtype)
-        for unit, part in block.parts.items():
-            used = 0
-            for number, (start, stop) in enumerate(spec.stretches(unit, block.first, block.last)):
-                here = slice(start - block.first, stop - block.first)
-                rows = slice(used, used + stop - start)
-                arrays["energy"][here] = part.energy[rows]
-                arrays["magnetization"][here] = part.magnetization[rows]
-                place = spec.made(unit, start) + np.arange(stop - start)
-                arrays["chain"][here] = unit * self.replicas + place % self.replicas
-                arrays["draw"][here] = place // self.replicas
-                if not self.region:
-                    arrays[model.field][here] = part.lattices[number]
-                used = rows.stop
-        return arrays
+    return advance
 
 
-def _fill(spec: SimulationSpec, writer: Writer, executor: Executor, run: Run) -> None:
-    unsettled = [name for name in SETTLED if getattr(spec, name) is None]
-    there = writer.attributes if writer.committed else {}
-    for name in ("every", "burn_in"):
-        if there and name in unsettled and "tau_energy" not in there:
-            accepted = f"{there.get(name)}, as it was given for {writer.path}"
-            raise OutputTaken(name, "measured", accepted)
-    if writer.committed == spec.n_samples:
-        return
-    run.progress(writer.committed)
-    try:
-        if there:
-            found = {name: there[name] for name in unsettled if name in there}
-            spec, units = dataclasses.replace(spec, **found), restored_units(spec, writer.state)
-        else:
-            spec, units = burning.burn_in(
-                spec, executor, lambda text: run.progress(0, text),
-                kept=writer.kept, keep=writer.keep,
-            )  # fmt: skip
-            found = {name: getattr(spec, name) for name in unsettled}
-            writer.settle({name: value for name, value in found.items() if value is not None})
-            run.progress(0, "")
-        _Loop(spec, writer, units, executor, run).run_all()
-    except (Interrupted, KeyboardInterrupt):
-        what = "there" if writer.committed else "in the burn-in"
-        raise interrupted(writer.path, writer.committed, spec.n_samples, what) from None
+def burn(spec: SimulationSpec, unit: Unit, updates: int, stop: Stop = _never) -> Unit:
+    """Return a unit `updates` updates later."""
+    unit = unit.copy()
+    _advancing(spec, unit, stop)(updates)
+    return unit
 
 
-def plan_of(spec: SimulationSpec, run: Run) -> tuple[SimulationSpec, Plan]:
-    """Return the spec with a stint, and what its store will hold; raises BadInput."""
-    spec = spec.with_stint()
-    chunk = run.chunk or spec.default_chunk()
-    if chunk * spec.sites > _CHUNK_BYTES:
-        raise BadInput("chunk", chunk, f"at most {_CHUNK_BYTES // spec.sites}: a chunk of 1 GiB")
-    if run.dask is not None and spec.stretch % chunk:
-        accepted = f"a divisor of {spec.stretch} with dask=: workers write whole chunks"
-        raise BadInput("chunk", chunk, accepted)
-    model = spec.model
-    plan = Plan(
-        field=model.field, shape=spec.shape, chunk=chunk, q=model.q, components=model.components,
-        dtype=model.dtype, variables=("energy", "magnetization", "chain", "draw"),
-        n_samples=spec.n_samples, attrs={**spec.attributes(), **run.attrs},
-        unsettled=[name for name in SETTLED if getattr(spec, name) is None],
-    )  # fmt: skip
-    return spec, plan
+def watch(
+    spec: SimulationSpec, unit: Unit, records: int, stride: int, stop: Stop = _never
+) -> tuple[Unit, Array]:
+    """Return a unit later, and its energy and M^2 each `stride` updates, (2, records, replicas)."""
+    unit, model = unit.copy(), spec.model
+    advance = _advancing(spec, unit, stop)
+    series = np.empty((2, records, spec.kernel.replicas))
+    for i in range(records):
+        advance(stride)
+        series[0, i] = model.energy(unit.lattices)
+        series[1, i] = model.order_parameter(unit.lattices) ** 2
+    return unit, series
 
 
-def simulate(
-    spec: SimulationSpec, output: AnyPath | None = None, run: Run | None = None
-) -> Lattices:
-    """Simulate into a store, or go on with one that the same parameters began.
+def _draw_symmetries(
+    spec: SimulationSpec, number: int, first: int, count: int
+) -> NDArray[np.int64]:
+    """Return which symmetry of the model is applied to samples first .. of unit `number`.
+
+    Where a change of all spins costs no energy an ensemble has both signs (all states) as often;
+    but a chain may change its sign rarely (single sites below Tc) or in step with the samples
+    (Wolff clusters that are the whole lattice). So every sample is stored under one of the
+    symmetries that the model declares, drawn for it alone and addressed by its index (Philox), not
+    by order.
+    """
+    choices = len(spec.model.symmetries)
+    if choices < 2:
+        return np.zeros(count, dtype=np.int64)
+    stream = np.random.Philox(seed_sequence(spec.system_seed, "symmetry", number)).advance(first)
+    drawn = stream.random_raw(4 * count)[::4] >> np.uint64(32)
+    return ((drawn * np.uint64(choices)) >> np.uint64(32)).astype(np.int64)
+
+
+def draw(
+    spec: SimulationSpec,
+    number: int,
+    unit: Unit,
+    made: int,
+    stretches: Sequence[tuple[int, int]],
+    region: Any = None,
+    stop: Stop = _never,
+    tick: Callable[[int], None] = lambda count: None,
+    *,
+    ahead: int = 0,
+) -> Samples:
+    """Draw samples of a unit.
 
     Parameters
     ----------
-    spec : what is simulated.
-    output : path of the store; None to keep the samples in memory.
-    run : how; its progress is called with the samples just made, and 0 and a text on burn-in.
-
-    Returns
-    -------
-    The finished store, open for reading. Raises BadInput, StoreError, WriteError as
-    `create_store` does, and Interrupted once `run.stop` says so.
+    spec : with `every` settled.
+    number : of the unit.
+    unit : as it stands after `made` samples.
+    made : samples that the unit has made; in the middle of a draw the replicas that are left
+        come before the unit moves on.
+    stretches : (start, stop) of the samples to make, by their index in the store, in order.
+    region : where lattices go (`store.StoreWriter.region`); without it they are returned.
+    stop : asked every fraction of a second; raises Interrupted once it says so.
+    tick : called with the number of samples just made.
+    ahead : updates that the unit has made since its last draw.
     """
-    run = run or Run()
-    if output is None and run.dask is not None:
-        raise BadInput("dask", run.dask, "output=, a store that all workers write to")
-    if output is not None and not run.overwrite:
-        with contextlib.suppress(StoreError):  # none, or one that create_store finds fault with
-            store = open_store(output)
-            stint = store.attrs.get("stint") if spec.stint is None else spec.stint
-            spec = dataclasses.replace(spec, stint=stint, streams=store.attrs.get("streams"))
-            run = dataclasses.replace(run, chunk=run.chunk or store.chunk)
-    spec, plan = plan_of(spec, run)
-    with (
-        # First of all: an address where nobody answers must leave nothing behind.
-        run.open(spec.units) as executor,
-        open_writer(output, plan, run.overwrite) as writer,
-    ):
-        _fill(spec, writer, executor, run)
-        return writer.lattices()
+    unit, model, replicas = unit.copy(), spec.model, spec.kernel.replicas
+    advance, every, shape = _advancing(spec, unit, stop), spec.every or 1, spec.shape
+    plain = [s in (model.values, np.positive) for s in model.symmetries] or [True]
+    parts: list[NDArray[Any]] = []
+    energy: list[Array] = []
+    magnetization: list[Array] = []
+    for start, last in stretches:
+        lattices = np.empty((last - start, *model.site_shape(shape)), dtype=model.dtype)
+        symmetry = _draw_symmetries(spec, number, made, len(lattices))
+        filled = 0
+        while filled < len(lattices):
+            replica = made % replicas
+            if replica == 0:
+                advance(every - ahead)
+                ahead = 0
+            count = min(replicas - replica, len(lattices) - filled)
+            lattices[filled : filled + count] = unit.lattices[replica : replica + count]
+            filled, made = filled + count, made + count
+            tick(count)
+        for chosen in np.unique(symmetry):
+            if not plain[chosen]:
+                here = symmetry == chosen
+                lattices[here] = model.turned(chosen, lattices[here])
+        energy.append(model.energy(lattices))
+        magnetization.append(model.order_parameter(lattices))
+        if region is None:
+            parts.append(lattices)
+        else:
+            region.write(start, lattices)
+    return Samples(unit, np.concatenate(energy), np.concatenate(magnetization), parts)
 
 
-def appended(
-    output: AnyPath, samples: int, given: Mapping[str, Any]
-) -> tuple[SimulationSpec, dict[str, Any]]:
-    """Return the spec of a store with `samples` more, and attributes that say so.
+# -- burn-in ----------------------------------------------------------------------------------
 
-    `given` are parameters of the spec, which must agree with the store's. Raises BadInput,
-    StoreError.
+
+def autocorrelation(series: Array) -> tuple[Array, Array]:
+    """Return tau_int and its error, in records, of series (observables, records, chains)."""
+    chain, row = np.indices(series.shape[:0:-1]).reshape(2, -1)
+    found = integrated_autocorrelation_time(series.T.reshape(-1, len(series)), Chains(chain, row))
+    return found.tau, found.error
+
+
+class _BurnIn:
+    """How far a burn-in is; runs its units in pieces.
+
+    `series` are the records of the pilot so far, (2, records, chains): energy and M^2, each
+    `stride` updates; it looks at tau once there are `wanted`. `updates` are those of the pilot,
+    `burnt` those after it, or of the burn-in that was asked for; -1 before.
     """
-    check_whole("samples", samples)
-    store = open_store(output)
-    planned = int(store.attrs["samples_planned"])
-    unfinished = not store.complete
-    if unfinished and store.attrs.get("append") != samples:
-        accepted = "a finished store: call the command that began it again to finish it"
-        raise BadInput("append", str(output), accepted)
-    # Killed after its last commit, an append is complete and has not ended.
-    same = store.attrs.get(APPEND_TOTAL) == planned and store.attrs.get("append") == samples
-    begun = unfinished or same
-    total = planned if begun else planned + samples
-    try:
-        spec = spec_of(store.attrs, total)
-        if spec.every is None or spec.burn_in is None:
-            raise KeyError("every, burn_in")
-    except (KeyError, TypeError) as error:
-        raise StoreError(
-            f"{output}: was not simulated, or by an earlier version: attributes lack {error}"
-        ) from None
-    asked = dataclasses.replace(spec, **given)
-    for name, value in given.items():
-        if getattr(asked, name) != (there := getattr(spec, name)):
-            shown = getattr(there, "name", there)
-            raise BadInput(name, value, f"what {output} was made with, {shown}, or nothing")
-    commands = str(store.attrs.get("command", ""))
-    if not begun:
-        commands += f"; skild-phys simulate --append --samples {samples}"
-    return spec, {"append": samples, APPEND_TOTAL: total, "command": commands}
+
+    def __init__(
+        self,
+        spec: SimulationSpec,
+        executor: Executor,
+        note: Callable[[str], None],
+        kept: Kept,
+        keep: Callable[[Kept], None],
+    ) -> None:
+        self.spec, self.executor, self.note, self.keep = spec, executor, note, keep
+        if "series" in kept:
+            self.units, self.series = Unit.unpack(spec, kept), np.asarray(kept["series"], float)
+            self.stride, self.wanted, self.updates, self.burnt = map(int, kept["numbers"])
+        else:
+            self.series = np.empty((2, 0, spec.n_chains))
+            self.stride, self.wanted, self.updates, self.burnt = 1, _SEGMENT, 0, -1
+            self.begin()
+        together = executor.at_once / max(spec.units, executor.at_once)
+        self.piece = spec.updates_in(PIECE_SECONDS * together)
+        self._kept_at = time.monotonic()
+
+    def begin(self) -> None:
+        """Put the units where they start."""
+        self.units = [Unit.start(self.spec, number) for number in range(self.spec.units)]
+
+    def tau(self) -> tuple[Array, Array]:
+        """Return tau and its error of the second half of the pilot, in updates."""
+        tau, error = autocorrelation(self.series[:, self.series.shape[1] // 2 :])
+        return self.stride * tau, self.stride * error
+
+    def pilot(self) -> None:
+        """Run chains until the second half of the run is long enough to say what tau is."""
+        unit = self.spec.kernel.unit
+        while True:
+            self._watch()
+            records = self.series.shape[1]
+            slowest = float(self.tau()[0].max())
+            self.note(f"burn-in: {self.updates} {unit}s, tau {slowest:.3g}")
+            half, taus = records - records // 2, slowest / self.stride
+            if half >= max(_TAUS_BURNT * taus, _TAUS_MEASURED * taus / self.spec.n_chains):
+                return
+            if self.updates >= _MOST_UPDATES:
+                raise BadInput(
+                    "burn_in", "measured",
+                    f"a number, with every: after {self.updates} {unit}s the chains do not agree "
+                    f"yet (tau > {slowest:.3g}); a cluster algorithm or a cold start may help",
+                )  # fmt: skip
+            while taus > _FINE:
+                self.series, self.stride, taus = self.series[:, 1::2], 2 * self.stride, taus / 2
+            self.wanted = self.series.shape[1] + max(_SEGMENT, self.series.shape[1] // 2)
+
+    def _watch(self) -> None:
+        """Run the pilot until it has the records that it wants."""
+        while (missing := self.wanted - self.series.shape[1]) > 0:
+            count = min(missing, max(1, self.piece // self.stride))
+            results = self._map(watch, count, self.stride)
+            self.units = [unit for unit, _ in results]
+            new = np.concatenate([series for _, series in results], axis=2)
+            self.series = np.concatenate([self.series, new], axis=1)
+            self.updates += count * self.stride
+            self._save(KEEP_SECONDS)
+
+    def burn(self, updates: int) -> None:
+        """Make the updates after the pilot, as far as they are missing."""
+        while self.burnt < updates:
+            count = min(updates - self.burnt, self.piece)
+            self.units = self._map(burn, count)
+            self.burnt += count
+            # The end is kept unless it is quickly come by: the first commit may be far.
+            self._save(KEEP_SECONDS if self.burnt < updates else KEEP_SECONDS / 5)
+
+    def _map(self, function: Callable[..., Any], *args: int) -> list[Any]:
+        try:
+            return self.executor.map(function, [(self.spec, unit, *args) for unit in self.units])
+        except Interrupted:
+            self._save(-1.0)
+            raise
+
+    def _save(self, after: float) -> None:
+        if time.monotonic() - self._kept_at > after:
+            numbers = np.array((self.stride, self.wanted, self.updates, self.burnt))
+            self.keep(Unit.pack(self.units) | {"series": self.series, "numbers": numbers})
+            self._kept_at = time.monotonic()
+
+
+def burn_in(
+    spec: SimulationSpec,
+    executor: Executor,
+    note: Callable[[str], None] = lambda text: None,
+    *,
+    kept: Kept | None = None,
+    keep: Callable[[Kept], None] = lambda arrays: None,
+) -> tuple[SimulationSpec, list[Unit]]:
+    """Return the spec with every number settled, and the units ready for their first sample.
+
+    It is done in pieces of a few seconds, and `keep` is given how far it is: a burn-in that was
+    killed resumes there, to the same numbers.
+
+    Parameters
+    ----------
+    spec : what it gives of `every` and `burn_in` is kept.
+    executor : what runs the units.
+    note : called now and then with how far it is.
+    kept : what `keep` was last given, to resume there.
+    keep : called now and then, and when it is stopped, with arrays.
+
+    Raises
+    ------
+    Interrupted : from the executor, once it is told to stop.
+    BadInput : if the chains do not come to agree; then both numbers must be given.
+    """
+    now, unit = _BurnIn(spec, executor, note, kept or {}, keep), spec.kernel.unit
+    measured = spec.every is None or spec.burn_in is None
+    if now.burnt < 0:
+        if measured:
+            now.pilot()
+        now.burnt = 0
+        if spec.burn_in is not None:
+            now.begin()  # the burn-in that was asked for, from the start: the pilot only measured
+    if not measured:
+        note(f"burn-in: {spec.burn_in} {unit}s")
+        now.burn(spec.burn_in or 0)
+        return spec, now.units
+    tau, error = now.tau()
+    slowest = float((tau + error).max())  # one standard error up
+    more = math.ceil(_TAUS_BURNT * slowest) if spec.burn_in is None else spec.burn_in
+    total = now.updates + more if spec.burn_in is None else more
+    note(f"burn-in: {total} {unit}s, tau {float(tau.max()):.3g}")
+    now.burn(more)
+    settled = dataclasses.replace(
+        spec,
+        every=spec.every or max(1, math.ceil(2.0 * slowest)),
+        burn_in=total,
+        tau_energy=float(tau[0]),
+        tau_magnetization_squared=float(tau[1]),
+    )
+    return settled, now.units

@@ -1,23 +1,23 @@
-"""What is simulated, and which sample comes from which chain."""
+"""What is simulated: parameters, the updates that a model has, which sample is of which chain."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from skild_phys.errors import BadInput, check_whole
 from skild_phys.models import Model, Update, find_model, get_model, parse_temperature
 from skild_phys.models.base import LARGEST_SIDE
-from skild_phys.rng import STREAMS, system_seed
+from skild_phys.rng import STREAMS, lane_state, system_seed
 from skild_phys.runner import option
-from skild_phys.simulation.algorithms import get_update
-from skild_phys.simulation.expected import sweeps_between_samples
+from skild_phys.simulation.metropolis import REPLICAS, metropolis, multispin
+from skild_phys.simulation.swendsen_wang import swendsen_wang
+from skild_phys.simulation.wolff import wolff
 
 _HOTTEST = 1e12
-
 _STINT_SITES = 2**19
 _STINT_UPDATES = 2**26
 
@@ -35,7 +35,77 @@ _WHOLE = {
 """The least and the most that whole numbers of a simulation may be."""
 
 
-def parse_shape(sides: Any, model: Model) -> tuple[int, ...]:
+def _is_ising(model: Model) -> bool:
+    return model.values == (-1, 1) and model.bond == 2.0 and model.nearest
+
+
+def _is_potts(model: Model) -> bool:
+    return model.q > 1 and model.bond == 1.0 and model.nearest
+
+
+def _is_either(model: Model) -> bool:
+    return _is_ising(model) or _is_potts(model)
+
+
+def _alone(kernel: Callable[..., object]) -> Callable[..., object]:
+    """Return a kernel of one lattice as an `Update.advance`."""
+    return lambda x, model, t, state, updates: kernel(x[0], t, state, updates, model.q)
+
+
+ALGORITHMS: list[tuple[Callable[[Model], bool], Update]] = [
+    (_is_either, Update(_alone(wolff), "wolff", "cluster", local=False)),
+    (_is_either, Update(_alone(swendsen_wang), "swendsen-wang", stream=lane_state, local=False)),
+    (
+        _is_either,
+        Update(_alone(metropolis), "metropolis", stream=lane_state, even_sides=True, pace=1.0),
+    ),
+    (
+        _is_ising,
+        Update(
+            lambda x, model, t, state, updates: multispin(x, t, state, updates), "multispin",
+            stream=lane_state, replicas=REPLICAS, even_sides=True, pace=0.1,
+        ),
+    ),
+]  # fmt: skip
+"""Updates for every model of which the function before it holds."""
+
+
+def updates_of(model: Model) -> dict[str, Update]:
+    """Return the updates of a model by name: its own, then those that its bonds make exact."""
+    general = {update.name: update for fits, update in ALGORITHMS if fits(model)}
+    return {**model.updates, **{n: u for n, u in general.items() if n not in model.updates}}
+
+
+def get_update(name: str, model: Model) -> Update:
+    """Return the update called `name` of a model; raises BadInput naming those that it has.
+
+    `auto` is Swendsen-Wang, which makes the most independent configurations per second at Tc
+    (`skild-phys bench simulate`), or else the first of the model's own.
+    """
+    known = updates_of(model)
+    if not known:
+        raise BadInput("model", model.name, "a model with updates")
+    if name == "auto":
+        return known.get("swendsen-wang") or next(iter(known.values()))
+    if name.replace("_", "-") not in known:
+        raise BadInput("algorithm", name, f"{', '.join(known)} (for {model.name}), or auto")
+    return known[name.replace("_", "-")]
+
+
+def sweeps_between_samples(local: bool, side: int, temperature: float, critical: float) -> int:
+    """Return roughly how many updates two independent samples are apart, before any is measured.
+
+    16 for cluster updates; ell^2.17 for local ones (Nightingale and Bloete, Phys. Rev. Lett. 76,
+    4548, 1996), ell the smaller of L and Tc / |T - Tc|.
+    """
+    if not local:
+        return 16
+    away = abs(temperature / critical - 1.0)
+    ell = side if away * side < 1.0 else max(1.0, 1.0 / away)
+    return math.ceil(math.pow(ell, 2.17))
+
+
+def _parse_shape(sides: Any, model: Model) -> tuple[int, ...]:
     """Return the shape of a lattice that `model` can live on, slowest axis first.
 
     `sides` is one for all axes or a sequence of them, or a text such as `64` or `256x128`. Raises
@@ -120,7 +190,7 @@ class SimulationSpec:
             raise BadInput("L", None, "a side such as 256, or sides such as 256x128")
         if self.temperature is None:
             raise BadInput("T", None, "a number, Tc, or a multiple such as 1.05Tc")
-        shape = parse_shape(self.L, model)
+        shape = _parse_shape(self.L, model)
         shown = "x".join(map(str, shape)) if isinstance(self.L, str | tuple) else self.L
         self._set("L", shape[0] if len(set(shape)) == 1 else shape)
         self._set("temperature", parse_temperature(self.temperature, model))
@@ -158,7 +228,7 @@ class SimulationSpec:
     @property
     def shape(self) -> tuple[int, ...]:
         """The sides of the lattice, slowest axis first."""
-        return parse_shape(self.L, self.model)
+        return _parse_shape(self.L, self.model)
 
     @property
     def sites(self) -> int:
@@ -181,6 +251,11 @@ class SimulationSpec:
     def units(self) -> int:
         """How many groups of chains advance by themselves."""
         return self.n_chains // self.kernel.replicas
+
+    def updates_in(self, seconds: float) -> int:
+        """Return about how many updates of a unit take so long."""
+        kernel = self.kernel
+        return max(1, int(seconds * 1e9 / (kernel.pace * self.sites * kernel.replicas)))
 
     @property
     def stretch(self) -> int:
@@ -231,15 +306,15 @@ class SimulationSpec:
         update = self.kernel.unit
         return known | {"model": self.model.name, "L": L, "couplings": couplings, "update": update}
 
-
-def spec_of(attrs: Mapping[str, Any], n_samples: int) -> SimulationSpec:
-    """Return the spec of a simulated store from its attributes; raises KeyError for another."""
-    names = {f.name for f in dataclasses.fields(SimulationSpec)} - {"n_samples"}
-    known = {name: attrs[name] for name in names if attrs.get(name) is not None}
-    needed = {"L", "temperature", "model", "algorithm", "chains", "seed", "stint"}
-    if missing := needed - set(known):
-        raise KeyError(", ".join(sorted(missing)))
-    known |= {"streams": attrs.get("streams"), "model": find_model(attrs) or known["model"]}
-    if isinstance(known["L"], list):
-        known["L"] = tuple(known["L"])
-    return SimulationSpec(n_samples=n_samples, **known)
+    @classmethod
+    def of(cls, attrs: Mapping[str, Any], n_samples: int) -> SimulationSpec:
+        """Return the spec of a simulated store by its attributes; raises KeyError for another."""
+        names = {f.name for f in dataclasses.fields(cls)} - {"n_samples"}
+        known = {name: attrs[name] for name in names if attrs.get(name) is not None}
+        needed = {"L", "temperature", "model", "algorithm", "chains", "seed", "stint"}
+        if missing := needed - set(known):
+            raise KeyError(", ".join(sorted(missing)))
+        known |= {"streams": attrs.get("streams"), "model": find_model(attrs) or known["model"]}
+        if isinstance(known["L"], list):
+            known["L"] = tuple(known["L"])
+        return cls(n_samples=n_samples, **known)

@@ -16,6 +16,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from skild_phys.models import MODELS
 from skild_phys.rng import next_words
 
 _ZERO, _ONE = np.uint64(0), np.uint64(1)
@@ -33,7 +34,7 @@ def bond_threshold(cost: float, temperature: float) -> np.uint64:
     return np.uint64(min(int(-math.expm1(-cost / temperature) * 2.0**32), 2**32 - 1))
 
 
-def idle_threshold(threshold: np.uint64, q: int) -> np.uint64:
+def _idle_threshold(threshold: np.uint64, q: int) -> np.uint64:
     """Return how often, of 2^32, a cluster is left as it is: once in 64 where bonds are rare.
 
     With two states and clusters of one site, at high temperature, the number of sites in either
@@ -157,4 +158,34 @@ def wolff(
     threshold = bond_threshold(1.0 if q else 2.0, temperature)
     # The end of the queue is written before it is known whether it is kept.
     queue = np.empty(spins.size + 1, dtype=np.uint32)
-    return int(_wolff(spins, threshold, q, idle_threshold(threshold, q), state, clusters, queue))
+    return int(_wolff(spins, threshold, q, _idle_threshold(threshold, q), state, clusters, queue))
+
+
+def _correlation_length(temperature: float) -> float:
+    """Return the correlation length of the infinite 2D Ising lattice along an axis, in sites.
+
+    1 / |ln tanh K + 2 K| above Tc and half of that below (McCoy and Wu, The Two-Dimensional
+    Ising Model, 1973); infinite at Tc.
+    """
+    k = 1.0 / temperature
+    inverse = -math.log(math.tanh(k)) - 2.0 * k
+    if inverse == 0.0:
+        return math.inf
+    return 1.0 / inverse if inverse > 0.0 else -0.5 / inverse
+
+
+def default_every(side: int, temperature: float) -> int:
+    """Return how many Wolff clusters of the 2D Ising model make about two autocorrelation times.
+
+    tau is 2.2 (ell / 64)^0.3 lattices' worth of flipped spins, ell the smaller of L and the
+    correlation length, and a cluster has on average about chi = min(1.09 L^(7/4),
+    1 + 2.6 xi^(7/4)) spins above Tc (at Tc 5.8 and 8.4 clusters at L = 64 and 128, in the table
+    of exact references).
+    """
+    xi = _correlation_length(temperature)
+    ell = max(1.0, min(float(side), xi))
+    size = float(side * side)
+    cluster = 1.09 * math.pow(side, 1.75)
+    if temperature > MODELS["ising2d"].critical_temperature and math.isfinite(xi):
+        cluster = min(cluster, 1.0 + 2.6 * math.pow(xi, 1.75))
+    return math.ceil(4.4 * math.pow(ell / 64.0, 0.3) * size / min(cluster, size))

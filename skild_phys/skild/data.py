@@ -17,8 +17,7 @@ from torch import Tensor
 from skild_phys.errors import BadInput, StoreError
 from skild_phys.models import find_model, get_model, parse_temperature
 from skild_phys.rng import generator, kernel_state
-from skild_phys.simulation.expected import default_every
-from skild_phys.simulation.wolff import wolff
+from skild_phys.simulation.wolff import default_every, wolff
 from skild_phys.skild.networks import MIRROR, SYMMETRIES
 from skild_phys.skild.recipe import Recipe
 from skild_phys.store import Lattices, open_lattices

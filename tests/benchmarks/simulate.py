@@ -25,10 +25,14 @@ from skild_phys.errors import BadInput, check_whole
 from skild_phys.executors import Executor, threads
 from skild_phys.measurement.tables import with_error
 from skild_phys.models import Model, Update, get_model, parse_temperature
-from skild_phys.simulation.algorithms import get_update, updates_of
-from skild_phys.simulation.expected import sweeps_between_samples
-from skild_phys.simulation.spec import SimulationSpec, parse_shape
-from skild_phys.simulation.unit import Unit, never, start_unit
+from skild_phys.simulation.chain import Unit
+from skild_phys.simulation.spec import (
+    SimulationSpec,
+    _parse_shape,
+    get_update,
+    sweeps_between_samples,
+    updates_of,
+)
 
 from .peers import ALGORITHMS as PEER_ALGORITHMS
 from .peers import PEERS, Missing, Peer, check_energy, version
@@ -57,7 +61,7 @@ class Setting:
     seed: int
 
     def __post_init__(self) -> None:
-        parse_shape(self.shape, self.system)
+        _parse_shape(self.shape, self.system)
         if not (math.isfinite(self.temperature) and self.temperature > 0.0):
             raise BadInput("T", self.temperature, "a positive temperature")
         check_whole("runs", self.runs)
@@ -113,7 +117,7 @@ def command(side: str, temperature: str, model: str, peers: bool, **options: Any
     skild-phys bench simulate --model ising3d --L 64 --no-peers --json
     """
     known = get_model(model)
-    shape, heat = parse_shape(side, known), parse_temperature(temperature, known)
+    shape, heat = _parse_shape(side, known), parse_temperature(temperature, known)
     setting = Setting(model, shape, heat, **options)
     with announced("compiling the kernels (first run only) ..."):
         smallest = (2,) * len(setting.shape)
@@ -245,7 +249,7 @@ def _all_taus(setting: Setting, note: Note) -> tuple[dict[str, Tau], list[Unit]]
     taus: dict[str, Tau] = {}
     ready: list[Unit] = []
     local: Tau | None = None
-    with threads(None, never) as run:
+    with threads(None, lambda: False) as run:
         for algorithm in setting.algorithms:
             note(f"{algorithm.name}: autocorrelation")
             if algorithm.local:
@@ -290,7 +294,7 @@ def _threads(
     """Time the default algorithm on threads, its samples two autocorrelation times apart."""
     numbers = sorted({1, 2, os.cpu_count() or 1})
     spec = replace(setting.spec(default), every=math.ceil(2.0 * max(tau.time)))
-    units = [start_unit(spec, number) for number in range(numbers[-1])]
+    units = [Unit.start(spec, number) for number in range(numbers[-1])]
     for unit in units:
         for replica in unit.lattices:
             replica[:] = next(lattices)

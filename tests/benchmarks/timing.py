@@ -17,9 +17,8 @@ from numba.core import event
 from numpy.typing import NDArray
 
 from skild_phys.executors import Executor, threads
-from skild_phys.simulation.burn_in import autocorrelation, burn_in
+from skild_phys.simulation.chain import Unit, autocorrelation, burn_in, draw, watch
 from skild_phys.simulation.spec import SimulationSpec
-from skild_phys.simulation.unit import Unit, draw, never, start_unit, watch
 
 _TAUS = 4000  # of all chains together: tau is then known to about a twentieth
 _FEWEST_TAUS = 20  # of a chain, however short the time
@@ -110,7 +109,7 @@ class Kernel:
 
 def load_kernel(spec: SimulationSpec) -> dict[str, Any]:
     """Call a kernel for the first time; `compiled` says whether it did not lie in the cache."""
-    unit, args = start_unit(spec, 0), (spec.model, spec.temperature)
+    unit, args = Unit.start(spec, 0), (spec.model, spec.temperature)
     with event.install_recorder("numba:compile") as compiled:
         took = seconds_of(lambda: spec.kernel.advance(unit.lattices, *args, unit.rng, 1))
     return {"load_seconds": took, "compiled": bool(compiled.buffer)}
@@ -171,7 +170,7 @@ def time_threads(
         for number in numbers:
             work = [(0, count * replicas)]
             jobs = [(spec, n, unit, 0, work) for n, unit in enumerate(units[:number])]
-            with threads(number, never) as run:
+            with threads(number, lambda: False) as run:
                 took = seconds_of(functools.partial(run.map, draw, jobs))
             rates[number].append(number * count * replicas / took)
     return [

@@ -20,13 +20,13 @@ from skild_phys.store import open_store
 # Prints a line after each commit; commits as often as it can.
 REPORT = """
 import sys
-from skild_phys.simulation import chain
-chain.COMMIT_SECONDS = 0.01
-plain = chain.StoreWriter.commit
+from skild_phys.simulation import ensemble
+ensemble.COMMIT_SECONDS = 0.01
+plain = ensemble.StoreWriter.commit
 def commit(*arguments, **options):
     plain(*arguments, **options)
     print("committed", flush=True)
-chain.StoreWriter.commit = commit
+ensemble.StoreWriter.commit = commit
 """
 
 # Forks a child that simulates, kills it after a while, and looks at what it leaves; again and
@@ -34,22 +34,22 @@ chain.StoreWriter.commit = commit
 KILLED_OFTEN = """
 import json, os, random, signal, sys, time
 from pathlib import Path
-from skild_phys.cli.simulate import compile_kernels
+from skild_phys.cli.simulate import _compile_kernels
 from skild_phys.runner import Run
-from skild_phys.simulation import chain
+from skild_phys.simulation import ensemble
 from skild_phys.simulation.spec import SimulationSpec
 from skild_phys.store import open_store
 path, options, kills, seed = json.loads(sys.argv[1])
-chain.COMMIT_SECONDS = 0.0
+ensemble.COMMIT_SECONDS = 0.0
 spec = SimulationSpec(**options)
-compile_kernels(spec)
+_compile_kernels(spec)
 delays = random.Random(seed)
 longest, kept = 0.1, [0]
 for _ in range(kills):
     child = os.fork()
     if child == 0:
         try:
-            chain.simulate(spec, path, Run(threads=2))
+            ensemble.simulate(spec, path, Run(threads=2))
         finally:
             os._exit(0)
     time.sleep(delays.uniform(0.0, longest))
@@ -61,8 +61,8 @@ for _ in range(kills):
         kept.append(store.n_samples)
     # On a busy machine a child needs longer to come to a commit.
     longest *= 0.9 if kept[-1] > kept[-2:][0] else 1.5
-chain.COMMIT_SECONDS = 5.0
-chain.simulate(spec, path)
+ensemble.COMMIT_SECONDS = 5.0
+ensemble.simulate(spec, path)
 print(json.dumps(kept))
 """
 COMMAND = """

@@ -26,8 +26,8 @@ from skild_phys.models import MODELS, Model
 from skild_phys.models.base import neighbour_rows, row_parity
 from skild_phys.rng import VECTOR, below, emit_next, next_u64
 from skild_phys.simulation import metropolis, swendsen_wang, wolff
-from skild_phys.simulation.algorithms import get_update
 from skild_phys.simulation.metropolis import LAZINESS
+from skild_phys.simulation.spec import get_update
 
 pytestmark = pytest.mark.statistical
 

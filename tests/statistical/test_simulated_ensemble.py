@@ -8,6 +8,7 @@ simulations are independent, so |z| < 4 fails once in 15,000 seeds. Seeds are fi
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
@@ -20,9 +21,9 @@ from sampler_helpers import ISING, KAUFMAN, TC, Array
 from store_helpers import simulate
 
 from skild_phys.executors import Executor
-from skild_phys.simulation import burn_in, unit
+from skild_phys.simulation import chain
+from skild_phys.simulation.chain import Samples, Unit, draw
 from skild_phys.simulation.spec import SimulationSpec
-from skild_phys.simulation.unit import Samples, draw, start_unit
 
 pytestmark = pytest.mark.statistical
 
@@ -43,7 +44,7 @@ HERE = Here(lambda: False)
 
 def simulated(spec: SimulationSpec) -> list[Samples]:
     """Return the samples of every unit, drawn as `simulate` draws them."""
-    settled, units = burn_in.burn_in(spec.with_stint(), HERE)
+    settled, units = chain.burn_in(spec.with_stint(), HERE)
     return [
         draw(settled, number, ready, 0, list(settled.stretches(number, 0, spec.n_samples)))
         for number, ready in enumerate(units)
@@ -97,24 +98,29 @@ def test_simulations_that_do_not_burn_in_are_rejected(monkeypatch: pytest.Monkey
     """Planted fault: the first samples are taken two updates after the start."""
 
     def none(spec: SimulationSpec, run: Executor) -> Any:
-        units = [start_unit(spec, number) for number in range(spec.units)]
-        return burn_in.dataclasses.replace(spec, every=1, burn_in=0), units
+        units = [Unit.start(spec, number) for number in range(spec.units)]
+        return dataclasses.replace(spec, every=1, burn_in=0), units
 
-    monkeypatch.setattr(burn_in, "burn_in", none)
+    monkeypatch.setattr(chain, "burn_in", none)
     assert np.abs(z_scores(means("swendsen-wang", "hot", 100, 4))).max() > 10
 
 
 def test_simulations_stopped_by_their_state_are_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
     """Planted fault: samples are taken only while the energy is low, else an update later."""
-    right = unit.advance
+    right = chain._advancing
 
-    def until_low(spec: Any, state: Any, updates: int, stop: Any) -> None:
-        right(spec, state, updates, stop)
-        for _ in range(3):
-            if ISING.energy(state.lattices)[0] > -1.5:
-                right(spec, state, 1, stop)
+    def until_low(spec: Any, unit: Any, stop: Any) -> Any:
+        advance = right(spec, unit, stop)
 
-    monkeypatch.setattr(unit, "advance", until_low)
+        def wrong(updates: int) -> None:
+            advance(updates)
+            for _ in range(3):
+                if ISING.energy(unit.lattices)[0] > -1.5:
+                    advance(1)
+
+        return wrong
+
+    monkeypatch.setattr(chain, "_advancing", until_low)
     assert z_scores(means("swendsen-wang", "cold", 30, 40))[0] < -10
 
 
@@ -134,7 +140,7 @@ def pilot_taus(algorithm: str, side: int, pilots: int) -> NDArray[np.float64]:
     found = []
     for seed in range(pilots):
         spec = SimulationSpec(side, TC, 1, algorithm=algorithm, seed=1000 + seed)
-        work = burn_in._BurnIn(spec, HERE, lambda text: None, {}, lambda arrays: None)
+        work = chain._BurnIn(spec, HERE, lambda text: None, {}, lambda arrays: None)
         work.pilot()
         found.append(work.tau()[0][0])
     return np.array(found)
