@@ -34,8 +34,7 @@ import pandas as pd
 from PIL import Image
 from study import kept, skild_phys
 
-from skild_phys.images.evaluate import StoredImages
-from skild_phys.images.metrics import feature_network, features, frechet_distance
+from skild_phys.images.scores import feature_network, features, frechet_distance
 from skild_phys.skild.data import ImageLattices
 from skild_phys.skild.measured import fit_channels, measure_shells
 from skild_phys.skild.spectrum import Box, turned
@@ -75,7 +74,7 @@ def features_of(name: str, images: ImageLattices, n: int | None = None) -> np.nd
     """Return features of the first `n` images, kept in FOLDER."""
     path = FOLDER / f"{name}.features.npy"
     if not path.exists():
-        np.save(path, features(network, StoredImages(images, n)))
+        np.save(path, features(network, ImageLattices(images.store, images.split, n)))
     return np.load(path)
 
 

@@ -20,7 +20,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
-from skild_phys.images.grids import grid
+from skild_phys.images.refine import grid
 from skild_phys.plots.style import MARKERS, STYLE, TRUTH, colour, save_figure
 from skild_phys.skild.data import ImageLattices, pixels_of
 from skild_phys.store import open_store

@@ -385,7 +385,7 @@ def train(
     device, overwrite : as for `refine`.
     changes : keys of the recipe, such as steps, batch, seed, learning_rate (`Recipe`).
     """
-    from skild_phys.images.grids import sample_grid
+    from skild_phys.images.refine import sample_grid
     from skild_phys.skild.fit import Fit
     from skild_phys.skild.recipe import Recipe
     from skild_phys.skild.train import joined

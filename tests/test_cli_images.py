@@ -120,7 +120,7 @@ def test_what_a_recipe_costs(call: Call) -> None:
 
 def test_operations_are_counted(call: Call) -> None:
     """A network of three known convolutions and a linear layer: 2 operations a product."""
-    from skild_phys.images.cost import cost
+    from skild_phys.images.spec import cost
     from skild_phys.skild.networks import NetworkConfig
     from skild_phys.skild.recipe import Recipe
 

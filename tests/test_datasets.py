@@ -18,10 +18,10 @@ from skild_phys.errors import BadInput, Interrupted, StoreError
 from skild_phys.images import datasets
 from skild_phys.images.datasets import (
     _CIFAR10_CLASSES,
-    centre_crop,
-    cifar10_binary,
+    _centre_crop,
+    _cifar10_binary,
+    _image_folder,
     download_cifar10,
-    image_folder,
     opened,
     prepare,
     read_files,
@@ -85,17 +85,17 @@ def test_archives_hold_the_same(
         with tarfile.open(archive, "w:gz" if ending.endswith("gz") else "w") as out:
             for name in names:
                 out.add(name, name.name)
-    plain = cifar10_binary(folder)
+    plain = _cifar10_binary(folder)
     with opened(archive) as inside:
-        packed = cifar10_binary(inside)
+        packed = _cifar10_binary(inside)
     assert plain is not None
     assert packed is not None
     assert plain.digest == packed.digest
 
 
 def test_folders_are_put_in_a_fixed_random_order(tmp_path: Path) -> None:
-    files = image_folder(classes(tmp_path / "f"))
-    again = image_folder(tmp_path / "f")
+    files = _image_folder(classes(tmp_path / "f"))
+    again = _image_folder(tmp_path / "f")
     assert files.digest == again.digest
     assert (files.classes, files.split.tolist()) == (("cat", "dog"), [0] * 6 + [1] * 3)
     read = [files.read(i).tobytes() for i in range(9)]
@@ -104,8 +104,8 @@ def test_folders_are_put_in_a_fixed_random_order(tmp_path: Path) -> None:
     (tmp_path / ".cache" / "deep").mkdir(parents=True)
     (tmp_path / "f").rename(tmp_path / ".cache" / "deep" / "f")
     (tmp_path / ".cache" / "deep" / "f" / "test" / ".hidden.png").write_bytes(b"x")
-    assert image_folder(tmp_path / ".cache").digest == files.digest
-    only = image_folder(tmp_path / ".cache" / "deep" / "f" / "test" / "cat")
+    assert _image_folder(tmp_path / ".cache").digest == files.digest
+    only = _image_folder(tmp_path / ".cache" / "deep" / "f" / "test" / "cat")
     assert (only.n, only.split.sum(), only.classes) == (1, 0, ("unlabelled",))
     training = [image.tobytes() for i, image in enumerate(photographs(9, 32)) if i % 3]
     assert set(read[:6]) == set(training)
@@ -119,7 +119,7 @@ def test_folders_as_they_come(tmp_path: Path) -> None:
         path = tmp_path / "ILSVRC" / "Data" / f"{name}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (8, 8)).save(path)
-    files = image_folder(tmp_path)
+    files = _image_folder(tmp_path)
     assert files.classes == ("n01", "n02", "unlabelled")
     assert sorted(files.label[:2].tolist()) == [0, 1]
     assert (files.split.tolist(), files.label[2:].tolist()) == ([0, 0, 1, 1], [2, 2])
@@ -129,19 +129,19 @@ def test_what_is_no_8_bit_photograph(tmp_path: Path) -> None:
     """16 bits would be cut off, PostScript be run; a camera's turn is undone."""
     Image.fromarray(np.full((8, 8), 40_000, np.uint16)).save(tmp_path / "deep.png")
     with pytest.raises(StoreError, match="more than 8 bits"):
-        image_folder(tmp_path).read(0)
+        _image_folder(tmp_path).read(0)
     (tmp_path / "deep.png").rename(tmp_path / "deep.txt")
     (tmp_path / "program.jpg").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n")
     with pytest.raises(StoreError, match="no image that can be read"):
-        image_folder(tmp_path).read(0)
+        _image_folder(tmp_path).read(0)
     Image.new("RGB", (8, 8)).save(tmp_path / "program.jpg", "gif")
     with pytest.raises(StoreError, match="no image that can be read"):
-        image_folder(tmp_path).read(0)
+        _image_folder(tmp_path).read(0)
     (tmp_path / "program.jpg").unlink()
     image, exif = Image.new("RGB", (12, 8)), Image.Exif()
     exif[0x0112] = 6
     image.save(tmp_path / "turned.jpg", exif=exif)
-    assert image_folder(tmp_path).read(0).shape == (3, 12, 8)
+    assert _image_folder(tmp_path).read(0).shape == (3, 12, 8)
 
 
 def test_a_damaged_archive_is_refused(binaries: tuple[Path, np.ndarray], tmp_path: Path) -> None:
@@ -161,7 +161,7 @@ def test_a_damaged_archive_is_refused(binaries: tuple[Path, np.ndarray], tmp_pat
 
 def test_stopped_and_taken_up_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(datasets, "_CHUNK_BYTES", 4 * 3 * 32 * 32)
-    files = image_folder(classes(tmp_path / "f"))
+    files = _image_folder(classes(tmp_path / "f"))
     prepare(files, tmp_path / "whole.zarr", Run())
     asked = itertools.chain([False], itertools.repeat(True))
     with pytest.raises(Interrupted, match=r"\d of 9 samples are kept"):
@@ -187,10 +187,10 @@ def test_what_cannot_be_prepared(binaries: tuple[Path, np.ndarray], tmp_path: Pa
     for content, message in ((b"\0" * 3072, "rows of 3073"), (b"\x0b" + b"\0" * 3072, "class 11")):
         whole.write_bytes(content)
         with pytest.raises(StoreError, match=message):
-            cifar10_binary(folder)
+            _cifar10_binary(folder)
     whole.unlink()
     with pytest.raises(StoreError, match=r"data_batch_3\.bin"):
-        cifar10_binary(folder)
+        _cifar10_binary(folder)
     (tmp_path / "a.tar.gz").write_bytes(b"no archive")
     with (
         pytest.raises(StoreError, match="no archive that can be read"),
@@ -201,12 +201,12 @@ def test_what_cannot_be_prepared(binaries: tuple[Path, np.ndarray], tmp_path: Pa
         pass
     pictures = classes(tmp_path / "f")
     (pictures / "train" / "cat" / "broken.png").write_bytes(b"no image")
-    files = image_folder(pictures)
+    files = _image_folder(pictures)
     with pytest.raises(StoreError, match=r"broken\.png: is no image"):
         [files.read(i) for i in range(files.n)]
     (pictures / "train" / "cat" / "broken.png").unlink()
     Image.new("RGB", (16, 16)).save(pictures / "train" / "cat" / "other.png")
-    files = image_folder(pictures)
+    files = _image_folder(pictures)
     with pytest.raises(StoreError, match="--size makes them alike"):
         [files.read(i) for i in range(files.n)]
     with pytest.raises(BadInput, match="missing size"):
@@ -224,12 +224,12 @@ def test_without_a_network_the_download_says_so(monkeypatch: pytest.MonkeyPatch)
 def test_the_crop_is_the_middle() -> None:
     """A ramp stays one: halves by averages, then bicubic, keep its middle and scale its slope."""
     ramp = np.tile(np.linspace(0, 255, 300), (200, 1)).astype(np.uint8)
-    image = centre_crop(Image.fromarray(np.stack([ramp] * 3, -1)), 64)
+    image = _centre_crop(Image.fromarray(np.stack([ramp] * 3, -1)), 64)
     assert image.size == (64, 64)
     row = np.asarray(image)[30, :, 0].astype(float)
     slope = 255 / 299 * 200 / 64
     assert np.abs(row - (127.5 + slope * (np.arange(64) - 31.5))).max() < 2.0
-    flat = centre_crop(Image.new("RGB", (97, 61), (10, 200, 30)), 48)
+    flat = _centre_crop(Image.new("RGB", (97, 61), (10, 200, 30)), 48)
     assert np.asarray(flat).reshape(-1, 3).tolist() == [[10, 200, 30]] * 48 * 48
 
 

@@ -7,14 +7,7 @@ import pytest
 from PIL import Image
 
 from skild_phys.errors import BadInput
-from skild_phys.images.lowres import (
-    RULES,
-    LowResolution,
-    coarse_shape,
-    enlarged,
-    fine_shape,
-    resampling,
-)
+from skild_phys.images.refine import RULES, LowResolution, _enlarged, _resampling, _scaled
 from skild_phys.skild.spectrum import Box, PowerLaw, cosines
 
 SIZES = [((24, 36), (6, 9)), ((32, 32), (13, 21)), ((33, 47), (10, 12)), ((16, 24), (8, 12))]
@@ -27,7 +20,7 @@ def test_bicubic_is_pillows(fine: tuple[int, int], coarse: tuple[int, int]) -> N
     ours = LowResolution("bicubic", fine, coarse).apply(x.astype(np.float64))
     assert ours == pytest.approx(np.asarray(theirs), abs=1e-6)
     back = theirs.resize(fine[::-1], Image.Resampling.BICUBIC)
-    assert enlarged("bicubic", ours, fine) == pytest.approx(np.asarray(back), abs=1e-6)
+    assert _enlarged(ours, fine) == pytest.approx(np.asarray(back), abs=1e-6)
 
 
 @pytest.mark.parametrize(("fine", "coarse"), [SIZES[0], SIZES[3]])
@@ -38,11 +31,11 @@ def test_area_is_the_mean_of_blocks(fine: tuple[int, int], coarse: tuple[int, in
 
 
 def test_area_of_any_factor_shares_pixels_by_what_they_cover() -> None:
-    assert resampling("area", 5, 2) == pytest.approx(
+    assert _resampling("area", 5, 2) == pytest.approx(
         np.array([[2, 2, 1, 0, 0], [0, 0, 1, 2, 2]]) / 5.0
     )
     for rule in RULES:
-        assert resampling(rule, 31, 12).sum(1) == pytest.approx(np.ones(12))
+        assert _resampling(rule, 31, 12).sum(1) == pytest.approx(np.ones(12))
 
 
 @pytest.mark.parametrize("rule", RULES)
@@ -56,7 +49,7 @@ def test_the_correction_is_that_of_linear_algebra(
     sigma = PowerLaw(1.0, 1.05, 0.01).variances(basis)
     if lam is not None:
         sigma = sigma * -np.expm1(-(np.maximum(basis.kappa, basis.lowest) ** 2) * lam)
-    a = np.kron(*(resampling(rule, f, c) for f, c in zip(fine, coarse)))
+    a = np.kron(*(_resampling(rule, f, c) for f, c in zip(fine, coarse)))
     modes = np.kron(*(cosines(side).numpy() for side in fine))
     s = modes.T @ np.diag(sigma.ravel()) @ modes
     x, y = random.standard_normal(fine), random.standard_normal(coarse)
@@ -80,12 +73,12 @@ def test_channels_with_spectra_of_their_own() -> None:
 
 
 def test_sizes_and_what_is_refused() -> None:
-    assert fine_shape((10, 13), 2.5) == (25, 32)
-    assert coarse_shape((25, 32), 2.5) == (10, 13)
+    assert _scaled((10, 13), 2.5, finer=True) == (25, 32)
+    assert _scaled((25, 32), 2.5, finer=False) == (10, 13)
     for bad in (1.0, 65.0, float("nan"), -2.0):
         with pytest.raises(BadInput, match="factor"):
-            fine_shape((8, 8), bad)
+            _scaled((8, 8), bad, finer=True)
     with pytest.raises(BadInput, match="sides of 2 or more"):
-        coarse_shape((8, 8), 8.0)
+        _scaled((8, 8), 8.0, finer=False)
     with pytest.raises(BadInput, match="rule: 'nearest'"):
         LowResolution("nearest", (8, 8), (4, 4))

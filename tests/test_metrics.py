@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +12,10 @@ from image_helpers import image_store, photographs
 from safetensors.torch import save_file
 
 from skild_phys.errors import BadInput, StoreError, WeightsError
-from skild_phys.images import metrics
-from skild_phys.images.evaluate import evaluate
-from skild_phys.images.refine import ImageRefineSpec, coarsen_images, refine_images
+from skild_phys.images import scores as metrics
+from skild_phys.images.refine import coarsen_images, refine_images
+from skild_phys.images.scores import evaluate
+from skild_phys.images.spec import ImageRefineSpec
 from skild_phys.runner import Run
 from skild_phys.skild.data import ImageLattices
 from skild_phys.store import open_store
@@ -34,11 +35,7 @@ class Images:
 
 
 def pairs_of(a: np.ndarray, b: np.ndarray) -> metrics.Pairs:
-    def pairs() -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        for i in range(0, len(a), 3):
-            yield a[i : i + 3], b[i : i + 3]
-
-    return pairs
+    return [(a[i : i + 3], b[i : i + 3]) for i in range(0, len(a), 3)]
 
 
 def random_file(path: Path, convolutions: dict[int, tuple[int, int, int]]) -> Path:
@@ -62,32 +59,32 @@ def test_psnr_and_ssim_of_known_pairs() -> None:
     off[1] += 1
     off[2] -= 2
     for name, wanted in (("psnr", 48.1308), ("ssim", 1.0)):
-        score = metrics.paired_score(name, pairs_of(off[1:2], a[1:2]))
+        score = metrics._paired_score(name, pairs_of(off[1:2], a[1:2]))
         assert score.value == pytest.approx(wanted, abs=2e-3)
-    twice = metrics.paired_score("psnr", pairs_of(off[1:3], a[1:3]))
+    twice = metrics._paired_score("psnr", pairs_of(off[1:3], a[1:3]))
     assert twice.value == pytest.approx(48.1308 - 10 * np.log10(4.0) / 2, abs=1e-3)
     assert twice.n == 2
     assert twice.error == pytest.approx(10 * np.log10(4.0) / 2, abs=1e-3)
     large = photographs(2, 176)
-    assert metrics.paired_score("ms-ssim", pairs_of(large, large)).value == pytest.approx(1.0)
+    assert metrics._paired_score("ms-ssim", pairs_of(large, large)).value == pytest.approx(1.0)
     with pytest.raises(BadInput, match="176 pixels"):
-        metrics.paired_score("ms-ssim", pairs_of(a, a))
+        metrics._paired_score("ms-ssim", pairs_of(a, a))
 
 
 def test_lpips_takes_its_weights_from_a_file(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match=r"alexnet-owt-7be5be79\.pth: not found in .*https"):
-        metrics.paired_score("lpips", pairs_of(*[photographs(1, 64)] * 2), tmp_path)
+        metrics._paired_score("lpips", pairs_of(*[photographs(1, 64)] * 2), tmp_path)
     random_file(tmp_path / "alexnet-owt-7be5be79.safetensors", ALEXNET)
     a, b = photographs(2, 64), photographs(2, 64, seed=9)
-    assert metrics.paired_score("lpips", pairs_of(a, a), tmp_path).value == 0.0
-    other = metrics.paired_score("lpips", pairs_of(a, b), tmp_path).value
+    assert metrics._paired_score("lpips", pairs_of(a, a), tmp_path).value == 0.0
+    other = metrics._paired_score("lpips", pairs_of(a, b), tmp_path).value
     assert other > 1e-3
-    assert metrics.paired_score("lpips", pairs_of(b, a), tmp_path).value == pytest.approx(other)
+    assert metrics._paired_score("lpips", pairs_of(b, a), tmp_path).value == pytest.approx(other)
     grey = photographs(2, 64, channels=2)[:, :1]
-    assert metrics.paired_score("lpips", pairs_of(grey, grey), tmp_path).value == 0.0
+    assert metrics._paired_score("lpips", pairs_of(grey, grey), tmp_path).value == 0.0
     random_file(tmp_path / "alexnet-owt-7be5be79.safetensors", {0: (3, 64, 3)})
     with pytest.raises(WeightsError, match="no AlexNet"):
-        metrics.paired_score("lpips", pairs_of(a, b), tmp_path)
+        metrics._paired_score("lpips", pairs_of(a, b), tmp_path)
 
 
 def test_the_frechet_distance_of_gaussians() -> None:
@@ -118,7 +115,7 @@ def test_a_distance_of_other_features_is_named_so(tmp_path: Path) -> None:
     inputs = [3, *sides.values()]
     random_file(path, {n: (inputs[i], out, 3) for i, (n, out) in enumerate(sides.items())})
     images, others = Images(photographs(6, 32)), Images(photographs(7, 32, seed=5))
-    score = metrics.frechet_score(images, others, path)
+    score = metrics._frechet_score(images, others, path)
     assert "fid" not in score.name.lower()
     assert "vgg16.safetensors" in score.name
     assert score.value > 0.0
@@ -132,7 +129,7 @@ def test_a_distance_of_other_features_is_named_so(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_inception_scores_run_and_are_no_fid_with_other_weights(tmp_path: Path) -> None:
     """torch-fidelity's own path, on a random network of Inception's shape."""
-    metrics.library("torch_fidelity")
+    metrics._library("torch_fidelity")
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
     class Untrained(FeatureExtractorInceptionV3):  # type: ignore[misc]
@@ -143,7 +140,7 @@ def test_inception_scores_run_and_are_no_fid_with_other_weights(tmp_path: Path) 
     network = Untrained("x", ["2048"], feature_extractor_weights_path=str(tmp_path / "none.pth"))
     torch.save(network.state_dict(), tmp_path / metrics.INCEPTION)
     images, others = Images(photographs(12, 32)), Images(photographs(10, 32, seed=5))
-    fid, inception = metrics.inception_scores(["fid", "is"], images, others, tmp_path)
+    fid, inception = metrics._inception_scores(["fid", "is"], images, others, tmp_path)
     assert fid.name.startswith("frechet of the features of weights-inception")
     assert inception.name.startswith("is of the features")
     assert fid.value >= 0.0
@@ -157,8 +154,8 @@ def test_a_file_is_what_its_name_says(tmp_path: Path) -> None:
     good, bad = tmp_path / f"w-{digest[:8]}.pth", tmp_path / "w-00000000.pth"
     for path in (good, bad):
         path.write_bytes(b"x")
-    assert metrics.named_so(good)
-    assert not metrics.named_so(bad)
+    assert metrics._named_so(good)
+    assert not metrics._named_so(bad)
 
 
 def test_images_beside_their_truths(tmp_path: Path) -> None:
@@ -166,7 +163,7 @@ def test_images_beside_their_truths(tmp_path: Path) -> None:
     store = image_store(tmp_path / "f.zarr", photographs(9, 24), tests=5)
     fine = ImageLattices(store, "test")
     low = coarsen_images(fine, tmp_path / "l.zarr", "area", 2.0, Run()).lattices
-    bicubic = ImageRefineSpec(2.0, method="bicubic")
+    bicubic = ImageRefineSpec(factor=2.0, method="bicubic")
     refine_images(low, tmp_path / "b.zarr", bicubic, None, Run())
     made = ImageLattices(open_store(tmp_path / "b.zarr"))
     found = evaluate(made, ["psnr", "ssim"], fine, low=ImageLattices(low))
@@ -176,7 +173,8 @@ def test_images_beside_their_truths(tmp_path: Path) -> None:
     assert [score.name for score in found] == ["psnr", "ssim", "consistency"]
     assert found[2].value > 0.5
     assert evaluate(made, ["psnr"], ImageLattices(store))[0].value == found[0].value
-    assert evaluate(made, ["psnr"], fine, n=2)[0].n == 2
+    two = ImageLattices(open_store(tmp_path / "b.zarr"), n=2)
+    assert evaluate(two, ["psnr"], fine)[0].n == 2
     for words, message in (
         ((["psnr"], None), "missing against"),
         ((["psnr", "best"], fine), "scores: 'best'"),
@@ -196,4 +194,4 @@ def test_pyiqa_is_its_own_extra() -> None:
     if metrics.importlib.util.find_spec("pyiqa") is not None:
         pytest.skip("pyiqa is installed")
     with pytest.raises(StoreError, match=r"\.\[quality\]"):
-        metrics.quality_score("musiq", Images(photographs(2)))
+        metrics._quality_score("musiq", Images(photographs(2)))

@@ -11,13 +11,14 @@ import torch
 from image_helpers import SPECTRUM, image_store, image_weights, photographs
 
 from skild_phys.errors import BadInput, StoreError
-from skild_phys.images.lowres import LowResolution, resampling
 from skild_phys.images.refine import (
     ImageRefiner,
-    ImageRefineSpec,
+    LowResolution,
+    _resampling,
     coarsen_images,
     refine_images,
 )
+from skild_phys.images.spec import ImageRefineSpec
 from skild_phys.rng import Streams
 from skild_phys.runner import Run
 from skild_phys.skild.chain import SCHEDULES
@@ -58,12 +59,12 @@ def test_gaussian_images_are_drawn_given_the_low_resolution_exactly(
             weights, spectrum=PowerLaw(1.0, 0.0, 1.0), cutoff=4.5, schedule=schedule,
             lambda_range=(float(schedule(1e-3)), float(schedule(1.0))),
         )  # fmt: skip
-    spec = ImageRefineSpec(float(factor), rule, steps=4, sampler="stochastic", seed=1)
+    spec = ImageRefineSpec(factor=float(factor), rule=rule, steps=4, sampler="stochastic", seed=1)
     refiner = ImageRefiner(weights, spec, coarse, fine)
     y = np.random.default_rng(4).standard_normal((1, 1, *coarse)).astype(np.float32)
     streams = [Streams.of(1, i) for i in range(n)]
     drawn = np.asarray(refiner(y.repeat(n, 0), streams), np.float64).reshape(n, -1)
-    a = np.kron(*(resampling(rule, f, c) for f, c in zip(fine, coarse)))
+    a = np.kron(*(_resampling(rule, f, c) for f, c in zip(fine, coarse)))
     modes = np.kron(*(cosines(side).numpy() for side in fine))
     s = modes.T @ np.diag(weights.spectrum.variances(Box(fine)).ravel()) @ modes
     gain = s @ a.T @ np.linalg.inv(a @ s @ a.T)
@@ -83,7 +84,7 @@ def test_what_comes_out_gives_the_low_resolution_back(sampler: str) -> None:
         tuple(RadialSpectrum((0.1, 1.0, 4.4), (9.0, 0.3 * k, 0.01), 0.7) for k in (1, 2, 3)),
     )
     weights = image_weights(spectrum=colours, std=0.2)
-    spec = ImageRefineSpec(2.5, "bicubic", steps=3, sampler=sampler)
+    spec = ImageRefineSpec(factor=2.5, rule="bicubic", steps=3, sampler=sampler)
     refiner = ImageRefiner(weights, spec, (7, 6), (18, 15))
     low = np.random.default_rng(1).standard_normal((2, 3, 7, 6)).astype(np.float32)
     made = refiner(low, [Streams.of(0, i) for i in range(2)])
@@ -94,7 +95,7 @@ def test_what_comes_out_gives_the_low_resolution_back(sampler: str) -> None:
 def test_a_mean_that_is_never_erased_stays() -> None:
     """kappa_c = 0, as in the paper's super-resolution: the mean is not uncertain, and not moved."""
     weights = replace(image_weights(std=0.2), cutoff=0.0)
-    refiner = ImageRefiner(weights, ImageRefineSpec(2.0, steps=4), (6, 5), (12, 10))
+    refiner = ImageRefiner(weights, ImageRefineSpec(factor=2.0, steps=4), (6, 5), (12, 10))
     low = np.random.default_rng(1).standard_normal((2, 3, 6, 5)).astype(np.float32)
     made = refiner(low, [Streams.of(0, i) for i in range(2)])
     seen = LowResolution("area", (12, 10), (6, 5)).apply(made.astype(np.float64))
@@ -109,7 +110,7 @@ def test_from_store_to_store(tmp_path: Path) -> None:
     assert low.variable("parent").tolist() == [4, 5, 6, 7, 8]
     blocks = fine.read(4, 9).reshape(5, 3, 8, 2, 8, 2).mean((3, 5))
     assert np.abs(low.read(0, 5) - blocks).max() <= 0.5 + 1e-4
-    weights, spec = image_weights(), ImageRefineSpec(2.0, steps=3, seed=7)
+    weights, spec = image_weights(), ImageRefineSpec(factor=2.0, steps=3, seed=7)
     _, misfit = refine_images(low, tmp_path / "a.zarr", spec, weights, Run(threads=1))
     assert (misfit or 1.0) < 0.3
     refine_images(low, tmp_path / "b.zarr", spec, weights, Run(threads=2))
@@ -119,7 +120,7 @@ def test_from_store_to_store(tmp_path: Path) -> None:
     again = one.read(0, 5).reshape(5, 3, 8, 2, 8, 2).mean((3, 5))
     assert np.abs(again - low.read(0, 5)).max() <= 0.5 + 0.05
     assert refine_images(low, tmp_path / "b.zarr", spec, weights, Run())[0].made == 0
-    bicubic = ImageRefineSpec(2.0, method="bicubic")
+    bicubic = ImageRefineSpec(factor=2.0, method="bicubic")
     assert (refine_images(low, tmp_path / "c.zarr", bicubic, None, Run())[1] or 0.0) > 1.0
 
 
@@ -132,7 +133,7 @@ def test_black_and_white_edges_are_consistent_too(tmp_path: Path) -> None:
     for factor in (2, 4):
         path = tmp_path / f"l{factor}.zarr"
         low = coarsen_images(ImageLattices(store), path, "area", factor, Run()).lattices
-        made, spec = tmp_path / f"r{factor}.zarr", ImageRefineSpec(factor, steps=4)
+        made, spec = tmp_path / f"r{factor}.zarr", ImageRefineSpec(factor=factor, steps=4)
         _, misfit = refine_images(low, made, spec, image_weights(), Run())
         seen = open_store(made).read(0, 2).reshape(2, 3, 16 // factor, factor, -1, factor)
         missing = seen.mean((3, 5)) - low.read(0, 2)
@@ -142,7 +143,7 @@ def test_black_and_white_edges_are_consistent_too(tmp_path: Path) -> None:
 
 def test_weights_of_something_else_are_refused(tmp_path: Path) -> None:
     low = image_store(tmp_path / "l.zarr", photographs(2))
-    spec = ImageRefineSpec(2.0, "area")
+    spec = ImageRefineSpec(factor=2.0, rule="area")
     for weights, message in (
         (None, "missing option --checkpoint|missing checkpoint"),
         (image_weights(channels=1), "1 channels"),

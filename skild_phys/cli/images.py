@@ -18,8 +18,6 @@ from skild_phys.runner import Run
 if TYPE_CHECKING:
     from skild_phys.skild.recipe import Recipe
 
-_LOCAL = "threads overwrite"
-
 
 @click.group()
 def command() -> None:
@@ -43,7 +41,7 @@ def command() -> None:
 @click.option("--size", type=int, help="Side to resize and crop to (imagenet), such as 128.")
 @click.option("--download", is_flag=True, help="Fetch CIFAR-10 (170 MB), checked by its SHA-256.")
 @cli.output_option()
-@cli.result_options(_LOCAL)
+@cli.result_options("threads overwrite")
 def prepare(
     dataset: str, where: Path | None, size: int | None, download: bool, output: Path | None,
     run: Run,
@@ -90,7 +88,7 @@ def prepare(
 @click.option("--rule", default="area", show_default=True, help="area, or bicubic (antialiased).")
 @click.option("--split", help="train or test.  [default: all of them]")
 @cli.output_option()
-@cli.result_options(_LOCAL)
+@cli.result_options("threads overwrite dask")
 def coarsen(
     images: Path, factor: float, rule: str, split: str | None, output: Path | None,
     run: Run,
@@ -116,7 +114,7 @@ def coarsen(
 @click.option("--checkpoint", type=cli.PATH, help="Weights of images.")
 @click.option("--samples", "-n", "n_samples", type=int, help="Images.  [default: all of them]")
 @cli.output_option()
-@cli.options_from(ImageRefineSpec, into="spec")
+@cli.options_from(ImageRefineSpec, skip=["restarts"], into="spec")
 @cli.result_options("threads device overwrite dask")
 def refine(
     low: Path, checkpoint: Path | None, n_samples: int | None, output: Path | None,
@@ -168,7 +166,7 @@ def info(preset: str, shape: str | None, gpu: GPU) -> None:
 
     Nothing is computed: hours are operations over what the GPU is taken to reach.
     """
-    from skild_phys.images.cost import cost
+    from skild_phys.images.spec import cost
 
     recipe = _recipe(preset, "PRESET")
     height, width = cli.parse_sides("shape", shape, 8) if shape else (recipe.side, recipe.side)
@@ -238,31 +236,26 @@ def evaluate(
     skild-phys images evaluate samples.zarr --against cifar10.zarr --split train --scores fid,is
     skild-phys images evaluate fine.zarr --against photos.zarr --low low.zarr --scores psnr,lpips
     """
-    from skild_phys.images.evaluate import evaluate as judge
+    from skild_phys.images.scores import evaluate as judge
     from skild_phys.skild.data import ImageLattices
     from skild_phys.store import open_lattices
 
     def opened(path: Path | None, split: str | None = None) -> ImageLattices | None:
         return None if path is None else ImageLattices(open_lattices(path), split)
 
-    mine = ImageLattices(open_lattices(images))
+    store = open_lattices(images)
     if n_samples is not None:
-        check_whole("n", n_samples, 1, mine.n_samples)
+        check_whole("n", n_samples, 1, store.n_samples)
     if given["weights"] is not None and not given["weights"].is_dir():
         raise BadInput("weights", str(given["weights"]), "a folder")
     if split is not None and against is None:
         raise BadInput("split", split, "--against beside it")
-    usual = "psnr,ssim" if mine.store.has("parent") else "fid,is"
+    usual = "psnr,ssim" if store.has("parent") else "fid,is"
     names = [word.strip().lower() for word in (scores or usual).split(",")]
     found = judge(
-        mine,
-        names,
-        opened(against, split),
-        n=n_samples,
-        low=opened(low),
-        device=run.device,
-        **given,
-    )
+        ImageLattices(store, n=n_samples), names, opened(against, split),
+        low=opened(low), device=run.device, **given,
+    )  # fmt: skip
     # The PSNR of equal images is infinite, which JSON has no word for.
     rows = [vars(one) | {"value": one.value if math.isfinite(one.value) else None} for one in found]
 

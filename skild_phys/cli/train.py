@@ -60,7 +60,7 @@ def command(
     Lattices with a mean, or of a model that declares no change of sign, need a recipe without
     'sign'.
     """
-    from skild_phys.images.grids import sample_grid
+    from skild_phys.images.refine import sample_grid
     from skild_phys.skild.fit import Fit
     from skild_phys.skild.train import joined
 

@@ -29,9 +29,9 @@ from skild_phys.errors import BadInput, StoreError, how_to_install
 from skild_phys.files import AnyPath
 from skild_phys.rng import generator
 from skild_phys.runner import Run, fill_store
-from skild_phys.store import LatticeStore, Plan, open_store
+from skild_phys.store import Lattices, Plan
 
-Pixels = NDArray[np.uint8]
+_Pixels = NDArray[np.uint8]
 _CHUNK_BYTES = 2**22
 
 _CIFAR10_URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
@@ -61,7 +61,7 @@ _ARCHIVES = (".tar", ".tar.gz", ".tgz", ".tar.xz", ".zip")
 
 
 @dataclass(frozen=True)
-class ImageFiles:
+class _ImageFiles:
     """Images that wait to be read.
 
     Attributes
@@ -79,7 +79,7 @@ class ImageFiles:
     label: NDArray[np.int32]
     split: NDArray[np.int8]
     classes: tuple[str, ...]
-    read: Callable[[int], Pixels]
+    read: Callable[[int], _Pixels]
     digest: str
     source: str = "folder"
 
@@ -124,38 +124,35 @@ def opened(where: Path) -> Iterator[Path]:
         yield Path(folder)
 
 
-def cifar10_binary(folder: Path) -> ImageFiles | None:
+def _cifar10_binary(folder: Path) -> _ImageFiles | None:
     """Return CIFAR-10 from its binary files somewhere in `folder`; None if they are not there."""
     found = sorted(folder.rglob("data_batch_1.bin"))
     if not found:
         return None
-    rows, digest, official = [], hashlib.sha256(), True
-    for name, known in _BINARIES.items():
-        path = found[0].with_name(name)
+    files: list[bytes] = []
+    for path in (found[0].with_name(name) for name in _BINARIES):
         try:
-            data = path.read_bytes()
+            files.append(path.read_bytes())
         except OSError as error:
             raise StoreError(f"{path}: cannot be read: {error.strerror}") from None
-        if not data or len(data) % _ROW:
-            raise StoreError(f"{path}: {len(data)} bytes are no whole number of rows of {_ROW}")
-        rows.append(np.frombuffer(data, np.uint8).reshape(-1, _ROW))
-        digest.update(data)
-        official = official and hashlib.sha256(data).hexdigest() == known
-    every = np.concatenate(rows)
-    label = every[:, 0].astype(np.int32)
+        if not (size := len(files[-1])) or size % _ROW:
+            raise StoreError(f"{path}: {size} bytes are no whole number of rows of {_ROW}")
+    official = [hashlib.sha256(data).hexdigest() for data in files] == list(_BINARIES.values())
+    rows = np.frombuffer(b"".join(files), np.uint8).reshape(-1, _ROW)
+    label = rows[:, 0].astype(np.int32)
     if label.max() >= len(_CIFAR10_CLASSES):
         raise StoreError(f"{found[0].parent}: a class {label.max()} of CIFAR-10's 0 to 9")
-    split = np.zeros(len(every), np.int8)
-    split[-len(rows[-1]) :] = 1
+    split = np.zeros(len(rows), np.int8)
+    split[-len(files[-1]) // _ROW :] = 1
 
-    def read(i: int) -> Pixels:
-        return every[i, 1:].reshape(3, _CIFAR10_SIDE, _CIFAR10_SIDE)
+    def read(i: int) -> _Pixels:
+        return rows[i, 1:].reshape(3, _CIFAR10_SIDE, _CIFAR10_SIDE)
 
-    source = "official" if official else "binary"
-    return ImageFiles(len(every), label, split, _CIFAR10_CLASSES, read, digest.hexdigest(), source)
+    digest, source = hashlib.sha256(b"".join(files)), "official" if official else "binary"
+    return _ImageFiles(len(rows), label, split, _CIFAR10_CLASSES, read, digest.hexdigest(), source)
 
 
-def image_folder(folder: Path, size: int | None = None) -> ImageFiles:
+def _image_folder(folder: Path, size: int | None = None) -> _ImageFiles:
     """Return the images of `folder`: [train/ or test/] CLASS / ... / NAME, or NAME alone.
 
     test/, val/ or validation/ hold images for testing, which need not be in classes; what lies in
@@ -163,38 +160,34 @@ def image_folder(folder: Path, size: int | None = None) -> ImageFiles:
 
     Parameters
     ----------
-    size : side that images are resized and cropped to (`centre_crop`); None leaves them as they
+    size : side that images are resized and cropped to (`_centre_crop`); None leaves them as they
         are, and then all must be of the size of the first.
 
     Raises StoreError for a folder without images, or an image that cannot be read or is of another
     size.
     """
-    paths = sorted(
-        p
-        for p in folder.rglob("*")
-        if p.suffix.lower() in _SUFFIXES
-        and not any(name.startswith(".") for name in p.relative_to(folder).parts)
-        and p.is_file()
-    )
-    parts = [p.relative_to(folder).parts for p in paths]
-    if not paths:
+    names = sorted(p.relative_to(folder) for p in folder.rglob("*"))
+    names = [
+        name
+        for name in names
+        if name.suffix.lower() in _SUFFIXES
+        and not any(part.startswith(".") for part in name.parts)
+        and (folder / name).is_file()
+    ]
+    if not names:
         raise StoreError(f"{folder}: holds no images ({', '.join(_SUFFIXES)})")
+    paths, parts = [folder / name for name in names], [name.parts for name in names]
     while all(len(part) > 2 and part[0] == parts[0][0] for part in parts):
         if parts[0][0].lower() in (*_TESTS, *_TRAINS):
             break
         parts = [part[1:] for part in parts]
     first = {part[0].lower() for part in parts if len(part) > 1}
     splits = bool(first & set(_TRAINS)) or first <= set(_TESTS)
-    split = np.zeros(len(parts), dtype=np.int8)
-    of = []
-    for i, part in enumerate(parts):
-        inner = part
-        if splits and len(part) > 1 and part[0].lower() in (*_TESTS, *_TRAINS):
-            split[i], inner = part[0].lower() in _TESTS, part[1:]
-        of.append(inner[0] if len(inner) > 1 else "unlabelled")
-    classes = tuple(sorted(set(of)))
-    numbers = {name: i for i, name in enumerate(classes)}
-    label = np.array([numbers[name] for name in of], dtype=np.int32)
+    inside = [splits and len(p) > 1 and p[0].lower() in (*_TESTS, *_TRAINS) for p in parts]
+    split = np.array([i and p[0].lower() in _TESTS for i, p in zip(inside, parts)], dtype=np.int8)
+    classed = [part[1:] if i else part for i, part in zip(inside, parts)]
+    of = [part[0] if len(part) > 1 else "unlabelled" for part in classed]
+    classes, label = np.unique(of, return_inverse=True)
     order = np.concatenate(
         [generator(0, "split", s).permutation(np.flatnonzero(split == s)) for s in (0, 1)]
     )
@@ -203,18 +196,21 @@ def image_folder(folder: Path, size: int | None = None) -> ImageFiles:
         digest.update(f"\n{'/'.join(parts[i])} {paths[i].stat().st_size}".encode())
     sides = None if size else _opened_image(paths[order[0]]).size
 
-    def read(i: int) -> Pixels:
+    def read(i: int) -> _Pixels:
         path = paths[order[i]]
         image = _opened_image(path)
         if size is not None:
             if max(image.size) > _NARROWEST * min(image.size):
                 raise StoreError(f"{path}: is {image.size}, too narrow to be cropped to a square")
-            image = centre_crop(image, size)
+            image = _centre_crop(image, size)
         elif image.size != sides:
             raise StoreError(f"{path}: is {image.size}, others {sides}; --size makes them alike")
         return np.moveaxis(np.asarray(image), -1, 0)
 
-    return ImageFiles(len(order), label[order], split[order], classes, read, digest.hexdigest())
+    return _ImageFiles(
+        len(order), label[order].astype(np.int32), split[order], tuple(classes.tolist()), read,
+        digest.hexdigest(),
+    )  # fmt: skip
 
 
 _NARROWEST = 100
@@ -234,7 +230,7 @@ def _opened_image(path: Path) -> Image.Image:
         raise StoreError(f"{path}: is no image that can be read: {error}") from None
 
 
-def centre_crop(image: Image.Image, size: int) -> Image.Image:
+def _centre_crop(image: Image.Image, size: int) -> Image.Image:
     """Return the middle of an image whose shorter side was resized to `size`, (size, size).
 
     As ADM prepares ImageNet (arXiv 2105.05233): halves by averages while the shorter side is twice
@@ -271,7 +267,7 @@ def download_cifar10() -> Path:
     return Path(path)
 
 
-def prepare(files: ImageFiles, output: AnyPath, run: Run) -> LatticeStore:
+def prepare(files: _ImageFiles, output: AnyPath, run: Run) -> Lattices:
     """Write images into the store `output`; one begun so is resumed.
 
     Raises Interrupted once `run.stop` says so; what was committed stays.
@@ -284,8 +280,7 @@ def prepare(files: ImageFiles, output: AnyPath, run: Run) -> LatticeStore:
         return {"image": images, "label": files.label[index], "split": files.split[index]}
 
     plan = image_plan(files.n, files.read(0).shape, attrs, ("label", "split"))
-    fill_store(output, plan, make, run, batch=16)
-    return open_store(output)
+    return fill_store(output, plan, make, run, batch=16).lattices
 
 
 def image_plan(
@@ -304,17 +299,16 @@ def image_plan(
     )
 
 
-def read_files(kind: str, folder: Path, size: int | None) -> ImageFiles:
+def read_files(kind: str, folder: Path, size: int | None) -> _ImageFiles:
     """Return the images of data set `kind` ('cifar10', 'imagenet') in `folder`; raises BadInput."""
     if kind == "cifar10":
         if size not in (None, _CIFAR10_SIDE):
             raise BadInput("size", size, f"{_CIFAR10_SIDE} for cifar10, or none")
-        binary = cifar10_binary(folder)
-        files = binary or image_folder(folder)
+        files = _cifar10_binary(folder) or _image_folder(folder)
         sides = files.read(0).shape
         if sides != (3, _CIFAR10_SIDE, _CIFAR10_SIDE):
             raise StoreError(f"{folder}: images of {sides}, CIFAR-10's are (3, 32, 32)")
         return files
     if size is None or size < 8:
         raise BadInput("size", size, "a side of 8 or more for imagenet, such as 128 or 256")
-    return image_folder(folder, size)
+    return _image_folder(folder, size)

@@ -1,40 +1,40 @@
-"""The options of the image benchmarks; light, so that `--help` need not wait for torch."""
+"""Options of the image benchmarks, and what a recipe costs; `--help` does not wait for torch."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from skild_phys.errors import BadInput, check_whole
 from skild_phys.runner import option
+from skild_phys.skild.chain import Chain
 from skild_phys.store import Lattices
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from skild_phys.skild.recipe import Recipe
+
+_BACKWARD = 2.0  # operations of a backward pass over those of a forward pass
+_OPTIMIZER_BYTES = 20  # of each parameter: itself, its average, gradient, two moments in float32
 
 
 @dataclass(frozen=True)
-class ImageRefineSpec:
-    """How to make images from low-resolution ones.
+class ImageRefineSpec(Chain):
+    """How to make images from low-resolution ones; the chain, and
 
     Attributes
     ----------
     factor : of the sides; any number above 1. None for what the images say.
-    rule : how the low-resolution images came about, of `lowres.RULES`; None for what they say.
+    rule : how the low-resolution images came about, area or bicubic; None for what they say.
     method : 'skild', or 'bicubic', which only interpolates.
-    steps : network evaluations per image; None for as many as the weights' schedule has, or the
-        start asks for.
-    sampler : of `equations.STEPS`; None for the usual one of the weights.
-    lambda_start, lambda_end : ends of the chain; None for `starting_lambda` of the factor, and the
-        smallest lambda that the weights have seen.
     seed : of all noise.
     """
 
     factor: float | None = option(None, "Of the sides.  [default: what LOW was coarsened by]")
     rule: str | None = option(None, "area or bicubic: how LOW came about.  [default: what it says]")
     method: str = option("skild", "skild or bicubic.")
-    steps: int | None = option(None, "Network evaluations per image.  [default: by the weights]")
-    sampler: str | None = option(None, "As in generate.  [default: by the weights]")
-    lambda_start: float | None = option(None, "Where it starts, in pixels squared.")
-    lambda_end: float | None = option(None, "Where its last network evaluation is.")
     seed: int = option(0, "Of every stream.")
 
     def __post_init__(self) -> None:
@@ -42,13 +42,12 @@ class ImageRefineSpec:
             raise BadInput("rule", self.rule, "area or bicubic")
         if self.method not in ("skild", "bicubic"):
             raise BadInput("method", self.method, "skild or bicubic")
-        for name, least in (("steps", 1), ("seed", 0)):
-            if getattr(self, name) is not None:
-                check_whole(name, getattr(self, name), least)
+        check_whole("seed", self.seed, 0)
         if self.method == "bicubic":
             for name in ("steps", "sampler", "lambda_start", "lambda_end"):
                 if (value := getattr(self, name)) is not None:
                     raise BadInput(name, str(value), "nothing: method bicubic does not use it")
+        super().__post_init__()
 
     def settled(self, low: Lattices) -> ImageRefineSpec:
         """Return the same with the factor and rule that `low` was made by; raises BadInput."""
@@ -81,3 +80,54 @@ class GPU:
     def seconds(self, operations: float) -> float:
         """Return how long floating-point operations take."""
         return operations / (self.gpu_tflops * 1e12 * self.utilization)
+
+
+@dataclass(frozen=True)
+class _Cost:
+    """What one recipe costs.
+
+    Attributes
+    ----------
+    parameters : of the network.
+    forward, step, training : floating-point operations of one network evaluation for one field, of
+        one training step, its whole batch, and of the whole run.
+    activations : bytes kept of one field between forward and backward pass, in float32; under
+        bf16 about half of it.
+    state : bytes of weights, average, gradient and optimizer.
+    """
+
+    parameters: int
+    forward: float
+    step: float
+    activations: int
+    state: int
+    training: float
+
+
+def cost(recipe: Recipe, shape: tuple[int, int], channels: int) -> _Cost:
+    """Return what `recipe` costs on fields of `shape` with `channels`; nothing is computed."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from skild_phys.skild.networks import OUTPUTS
+
+    kept: dict[int, Tensor] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept[id(tensor.untyped_storage())] = tensor
+        return tensor
+
+    counter = FlopCounterMode(display=False)
+    with torch.device("meta"):
+        network = recipe.network.build(recipe.output, recipe.basis, channels, recipe.lambdas)
+        inputs, multiple = channels * OUTPUTS[recipe.output].inputs, recipe.network.multiple
+        x = torch.empty(1, inputs, *(-(-side // multiple) * multiple for side in shape))
+        with counter, torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            network(x, torch.empty(1))
+    own = {id(p.untyped_storage()) for p in network.parameters()}
+    activations = sum(t.untyped_storage().nbytes() for i, t in kept.items() if i not in own)
+    parameters = sum(p.numel() for p in network.parameters())
+    forward = float(counter.get_total_flops())
+    step = (1.0 + _BACKWARD) * forward * recipe.batch
+    state = _OPTIMIZER_BYTES * parameters
+    return _Cost(parameters, forward, step, activations, state, step * recipe.steps)

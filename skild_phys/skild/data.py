@@ -208,7 +208,7 @@ class ImageLattices:
             raise BadInput("lattices", str(store.path), f"images, not '{store.field}'")
         self.path: Path = store.path
         self.store, self.channels, self.chunk = store, store.channels, store.chunk
-        self.shape = (store.shape[0], store.shape[1])
+        self.split, self.shape = split, (store.shape[0], store.shape[1])
         self.first, last = 0, store.n_samples
         """Index of the first image in the store."""
         if split is not None:
