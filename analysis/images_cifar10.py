@@ -37,7 +37,7 @@ from study import kept, skild_phys
 from skild_phys.images.scores import feature_network, features, frechet_distance
 from skild_phys.skild.data import ImageLattices
 from skild_phys.skild.measured import fit_channels, measure_shells
-from skild_phys.skild.spectrum import Box, turned
+from skild_phys.skild.spectrum import make_basis
 from skild_phys.store import open_store
 
 FOLDER, CIFAR10, PHOTOS, VGG, WEIGHTS = map(Path, sys.argv[1:6])
@@ -104,17 +104,15 @@ for model, sampler, calls, n in runs:
     pd.DataFrame(rows).to_csv(HERE / "images_cifar10.csv", index=False, float_format="%.5g")
 
 # %% Spectra along the principal directions of the channels of the data
-basis = Box((32, 32))
+basis = make_basis("dct", (32, 32))
 images = [train.read(*span) for span in train.batches()]
 directions = np.array(fit_channels(images, basis).mixing)
 
 
 def shells(some: list[np.ndarray]) -> list:
     """Return the shells of each direction."""
-    import torch
-
-    wide = [turned(torch.from_numpy(directions), torch.from_numpy(x).double()) for x in some]
-    return [measure_shells([x[:, k].numpy() for x in wide], basis) for k in range(3)]
+    wide = [np.einsum("kc,ncyx->knyx", directions, x) for x in some]
+    return [measure_shells([x[k] for x in wide], basis) for k in range(3)]
 
 
 data, table = shells(images), []

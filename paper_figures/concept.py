@@ -22,7 +22,7 @@ import skild_phys as sp
 from skild_phys.plots.style import STYLE, figure_bytes
 from skild_phys.skild.equations import Process
 from skild_phys.skild.measured import fit_channels
-from skild_phys.skild.spectrum import Box
+from skild_phys.skild.spectrum import make_basis
 from skild_phys.skild.weights import load_weights, shipped_weights
 
 HERE = Path(__file__).parent
@@ -39,7 +39,7 @@ rows = (
     (spins, Process(load_weights(shipped_weights()).spectrum, (SIDE, SIDE))),
     (
         torch.from_numpy(pixels.copy()),
-        Process(fit_channels([pixels], Box((SIDE, SIDE))), (SIDE, SIDE), basis="dct"),
+        Process(fit_channels([pixels], make_basis("dct", (SIDE, SIDE))), (SIDE, SIDE), basis="dct"),
     ),
 )
 

@@ -8,7 +8,7 @@ from PIL import Image
 
 from skild_phys.errors import BadInput
 from skild_phys.images.refine import RULES, LowResolution, _enlarged, _resampling, _scaled
-from skild_phys.skild.spectrum import Box, PowerLaw, cosines
+from skild_phys.skild.spectrum import PowerLaw, cosines, make_basis
 
 SIZES = [((24, 36), (6, 9)), ((32, 32), (13, 21)), ((33, 47), (10, 12)), ((16, 24), (8, 12))]
 
@@ -45,7 +45,7 @@ def test_the_correction_is_that_of_linear_algebra(
     rule: str, fine: tuple[int, int], coarse: tuple[int, int], lam: float | None
 ) -> None:
     """x + S A^T (A S A^T)^-1 (y - A x) with every matrix written out, float64."""
-    random, basis = np.random.default_rng(2), Box(fine)
+    random, basis = np.random.default_rng(2), make_basis("dct", fine)
     sigma = PowerLaw(1.0, 1.05, 0.01).variances(basis)
     if lam is not None:
         sigma = sigma * -np.expm1(-(np.maximum(basis.kappa, basis.lowest) ** 2) * lam)
@@ -61,7 +61,7 @@ def test_the_correction_is_that_of_linear_algebra(
 
 
 def test_channels_with_spectra_of_their_own() -> None:
-    random, basis = np.random.default_rng(3), Box((12, 10))
+    random, basis = np.random.default_rng(3), make_basis("dct", (12, 10))
     sigma = np.stack([PowerLaw(1.0, alpha, 0.01).variances(basis) for alpha in (0.6, 1.4)])
     operator = LowResolution("bicubic", (12, 10), (5, 4))
     x, y = random.standard_normal((3, 2, 12, 10)), random.standard_normal((3, 2, 5, 4))

@@ -26,12 +26,11 @@ from skild_phys.skild.data import ImageLattices, fields_of
 from skild_phys.skild.equations import Process
 from skild_phys.skild.measured import fit_channels
 from skild_phys.skild.spectrum import (
-    Box,
     ChannelSpectra,
-    Mixed,
     PowerLaw,
     RadialSpectrum,
     cosines,
+    make_basis,
     spectrum_from_record,
 )
 from skild_phys.store import open_store
@@ -66,7 +65,7 @@ def test_gaussian_images_are_drawn_given_the_low_resolution_exactly(
     drawn = np.asarray(refiner(y.repeat(n, 0), streams), np.float64).reshape(n, -1)
     a = np.kron(*(_resampling(rule, f, c) for f, c in zip(fine, coarse)))
     modes = np.kron(*(cosines(side).numpy() for side in fine))
-    s = modes.T @ np.diag(weights.spectrum.variances(Box(fine)).ravel()) @ modes
+    s = modes.T @ np.diag(weights.spectrum.variances(make_basis("dct", fine)).ravel()) @ modes
     gain = s @ a.T @ np.linalg.inv(a @ s @ a.T)
     mean, covariance = gain @ y.ravel(), s - gain @ a @ s
     spread = np.sqrt(np.diag(covariance))
@@ -164,7 +163,7 @@ def test_weights_of_something_else_are_refused(tmp_path: Path) -> None:
 
 def test_directions_of_colour_are_found_and_whitened() -> None:
     """Channels mixed from independent fields: the directions come back, each with its power."""
-    random, basis = torch.Generator().manual_seed(1), Box((16, 16))
+    random, basis = torch.Generator().manual_seed(1), make_basis("dct", (16, 16))
     laws = (PowerLaw(4.0, 1.0, 0.02), PowerLaw(0.5, 0.8, 0.02), PowerLaw(0.1, 0.8, 0.02))
     angles = np.linalg.qr(np.array([[1.0, 1, 1], [1, 0, -1], [1, -2, 1]]).T)[0].T
     white = torch.randn((3, 600, 16, 16), generator=random)
@@ -177,7 +176,6 @@ def test_directions_of_colour_are_found_and_whitened() -> None:
         assert abs(row @ angles[k]) == pytest.approx(1.0, abs=2e-3)
     assert matrix @ matrix.T == pytest.approx(np.eye(3), abs=1e-12)
     process = Process(found, (16, 16), basis="dct")
-    assert isinstance(process.basis, Mixed)
     modes = process.modes(torch.from_numpy(images))
     assert np.asarray(modes.square().mean((0, 2, 3))) == pytest.approx(np.ones(3), abs=0.05)
     assert process.fields(modes).numpy() == pytest.approx(images, abs=1e-5)
@@ -191,7 +189,7 @@ def test_directions_of_colour_are_found_and_whitened() -> None:
 def test_grey_images_have_next_to_no_colours() -> None:
     """Three equal channels: colours are whitened by a small number, not by rounding."""
     grey = fields_of(photographs(40, 16)[:, :1].repeat(3, axis=1))
-    found = fit_channels([grey.astype(np.float64)], Box((16, 16)))
+    found = fit_channels([grey.astype(np.float64)], make_basis("dct", (16, 16)))
     process = Process(found, (16, 16), basis="dct")
     noisy = process.modes(torch.from_numpy(grey).double() + 1e-4)
     assert float(noisy[:, 1:].abs().max()) < 1.0

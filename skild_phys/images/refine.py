@@ -32,8 +32,8 @@ from skild_phys.skild.chain import Chain
 from skild_phys.skild.data import ImageLattices, fields_of, pixels_of
 from skild_phys.skild.equations import Correct, Stop
 from skild_phys.skild.generate import image_batch, padded
-from skild_phys.skild.skild import Skild, built, chain_record, white_noise
-from skild_phys.skild.spectrum import cosines, turned
+from skild_phys.skild.skild import Skild, built, chain_record
+from skild_phys.skild.spectrum import cosines
 from skild_phys.skild.weights import Weights
 from skild_phys.store import Lattices, streams_at
 
@@ -187,21 +187,18 @@ class ImageRefiner:
         """Return fields (n, channels, Ly, Lx) for low-resolution fields (n, channels, ly, lx)."""
         skild, correct = self.skild, self._correct(low)
         with torch.inference_mode():
-            shape = (low.shape[1], *skild.shape)
-            prior = skild.process.gaussian(white_noise(streams, shape, skild.device))
-            power = skild.process.power.cpu().numpy()
-            start = skild.from_fields(correct(prior, power), float(self.lambdas[0]), streams)
+            start = skild.from_condition(correct, float(self.lambdas[0]), streams)
             return skild.run(start, self.lambdas, streams, correct=correct, stop=stop)
 
     def _correct(self, low: NDArray[np.float32]) -> Correct:
-        mixing = self.skild.process.basis.mixing
-        known = turned(mixing, torch.from_numpy(low.astype(np.float64))).numpy()
+        turned = self.skild.process.basis.turned
+        known = turned(torch.from_numpy(low.astype(np.float64))).numpy()
 
         def correct(fields: Tensor, sigma: _Array) -> Tensor:
             # A acts on each channel alike, so on directions of channels too.
-            wide = turned(mixing, fields.double().cpu()).numpy()
+            wide = turned(fields.double().cpu()).numpy()
             moved = torch.from_numpy(self.operator.correct(wide, known, sigma))
-            return turned(mixing, moved, back=True).float().to(fields.device)
+            return turned(moved, back=True).float().to(fields.device)
 
         return correct
 

@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from skild_phys.errors import BadInput, Interrupted
-from skild_phys.skild.spectrum import Basis, ChannelSpectra, Mixed, Spectrum, make_basis
+from skild_phys.skild.spectrum import Basis, Spectrum, make_basis
 
 Noise = Callable[[], Tensor]
 """Samples whitened modes of white noise, (n, *modes)."""
@@ -76,12 +76,10 @@ class Process:
         cutoff: float | None = None,
     ) -> None:
         self.shape = tuple(shape)
-        self.basis: Basis = make_basis(basis, self.shape)
+        self.basis: Basis = make_basis(basis, self.shape, getattr(spectrum, "mixing", None))
         kappa = self.basis.kappa.clip(min=self.basis.lowest if cutoff is None else cutoff)
         self.kappa2 = torch.as_tensor(kappa**2, dtype=torch.float64, device=device)
         power, norms = spectrum.variances(self.basis), spectrum.eps_norms(self.basis)
-        if isinstance(spectrum, ChannelSpectra):
-            self.basis = Mixed(self.basis, np.array(spectrum.mixing))
         self.power = torch.as_tensor(power, dtype=torch.float64, device=device)
         self.amplitude = self.power.sqrt().float()
         self.eps_norms = torch.as_tensor(norms, dtype=torch.float32, device=device)
@@ -191,47 +189,41 @@ class Step(Protocol):
         """Return Y at lambda = `to` from `y` at `lam` > `to` >= 0."""
 
 
-class Stochastic:
+def _stochastic(
+    process: Process, y: Tensor, posterior: Posterior, lam: float, to: float, noise: Noise
+) -> Tensor:
     """Y' ~ q(Y' | Y, Y_0), Y_0 ~ p(Y_0 | X_t).
 
     It has all of Var[Y_0 | X_t]: exact at any number of steps where `Posterior.draw` is, as for
     Gaussian fields, and for spins that are independent given X_t.
     """
-
-    def __call__(
-        self, process: Process, y: Tensor, posterior: Posterior, lam: float, to: float, noise: Noise
-    ) -> Tensor:
-        return process.bridge_modes(y, posterior.draw(), lam, to, noise)
+    return process.bridge_modes(y, posterior.draw(), lam, to, noise)
 
 
-class Ancestral:
+def _ancestral(
+    process: Process, y: Tensor, posterior: Posterior, lam: float, to: float, noise: Noise
+) -> Tensor:
     """Y' ~ q(Y' | Y, E[Y_0 | X_t]): the paper's ancestral step, DDPM's mode by mode.
 
     It leaves out Var[Y_0 | X_t]: a Gaussian field loses variance, the more the fewer the steps.
     """
-
-    def __call__(
-        self, process: Process, y: Tensor, posterior: Posterior, lam: float, to: float, noise: Noise
-    ) -> Tensor:
-        return process.bridge_modes(y, posterior.mean(), lam, to, noise)
+    return process.bridge_modes(y, posterior.mean(), lam, to, noise)
 
 
-class Angle1:
+def _angle1(
+    process: Process, y: Tensor, posterior: Posterior, lam: float, to: float, noise: Noise
+) -> Tensor:
     """Y' = Y - d v with d = theta - theta': Euler's step of the probability flow dY / d theta = v.
 
     v = E[cos(theta) eps - sin(theta) Y_0 | X_t] is zero for a Gaussian field with spectrum P, so
-    that this and `Angle2` are exact for it at any number of steps. The step is straight in theta,
+    that this and `angle2` are exact for it at any number of steps. The step is straight in theta,
     not DDIM's rotation cos(d) Y - sin(d) v, which is exact where X_0 is known and shrinks a
     Gaussian field by cos(d) each step.
     """
-
-    def __call__(
-        self, process: Process, y: Tensor, posterior: Posterior, lam: float, to: float, noise: Noise
-    ) -> Tensor:
-        return y - process.angle_between(lam, to) * process.velocity(y, posterior.mean(), lam)
+    return y - process.angle_between(lam, to) * process.velocity(y, posterior.mean(), lam)
 
 
-class Angle2:
+class _Angle2:
     """Y' = Y - d (v + (v - v_before) d / (2 d_before)): Adams-Bashforth of variable step.
 
     The first step of a chain is Euler's. So is a mode's step where its angle moved by far less
@@ -256,13 +248,13 @@ class Angle2:
         return y - d * slope
 
 
-STEPS: dict[str, Callable[[], Step]] = {
-    "stochastic": Stochastic,
-    "ancestral": Ancestral,
-    "angle1": Angle1,
-    "angle2": Angle2,
+STEPS: dict[str, Step | type[Step]] = {
+    "stochastic": _stochastic,
+    "ancestral": _ancestral,
+    "angle1": _angle1,
+    "angle2": _Angle2,
 }
-"""The steps by name; one more is one more entry."""
+"""The steps by name; one more, or a class that makes one for each chain, is one more entry."""
 
 Sampler = str | Step
 """A name of STEPS, or a step of the user's own, which each chain takes a copy of."""
@@ -270,11 +262,10 @@ Sampler = str | Step
 
 def make_step(sampler: Sampler) -> Step:
     """Return a step for one chain; raises BadInput for a name that is none of STEPS."""
-    if not isinstance(sampler, str):
-        return copy.deepcopy(sampler)
-    if sampler not in STEPS:
+    if isinstance(sampler, str) and sampler not in STEPS:
         raise BadInput("sampler", sampler, " or ".join(STEPS))
-    return STEPS[sampler]()
+    step = STEPS[sampler] if isinstance(sampler, str) else sampler
+    return step() if isinstance(step, type) else copy.deepcopy(step)
 
 
 # -- 5: the chain ------------------------------------------------------------------------------

@@ -251,6 +251,11 @@ class Skild:
         shape = (*self._components, *self.shape)
         return self.process.white(white_noise(streams, shape, self.device))
 
+    def from_condition(self, correct: Correct, lam: float, streams: Sequence[Streams]) -> Tensor:
+        """Return whitened modes at `lam` of Gaussian fields of A x = y: refinement's start."""
+        prior = self.process.fields(self.from_noise(streams))
+        return self.from_fields(correct(prior, self.process.power.cpu().numpy()), lam, streams)
+
     def from_fields(self, x0: Tensor, lam: float, streams: Sequence[Streams]) -> Tensor:
         """Return whitened modes of the forward marginal of fields `x0` at `lam`."""
         y0 = self.process.modes(x0.to(self.device))
@@ -277,15 +282,14 @@ class Skild:
         rule, factor : by which they were coarse-grained.
         ties : tie-breaks of tied blocks, 0 where not known; None for a rule without.
         """
-        operator, power = rule.proxy(self.shape, factor), self.process.power.cpu().numpy()
-        values = rule.values(raw, operator, power)
+        operator = rule.proxy(self.shape, factor)
+        values = rule.values(raw, operator, self.process.power.cpu().numpy())
 
         def correct(fields: Tensor, sigma: NDArray[np.float64]) -> Tensor:
             moved = operator.correct(fields.double().cpu().numpy(), values, sigma)
             return torch.from_numpy(moved.astype(np.float32)).to(fields.device)
 
-        prior = self.process.gaussian(white_noise(streams, self.shape, self.device))
-        start = self.from_fields(correct(prior, power), float(lambdas[0]), streams)
+        start = self.from_condition(correct, float(lambdas[0]), streams)
         if not self.denoiser.spins:
             return self.run(start, lambdas, streams, correct=correct, stop=stop)
         bound = rule.condition(raw, self.shape, factor, ties, self.device)

@@ -15,6 +15,7 @@ import dataclasses
 import functools
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -40,12 +41,9 @@ class Basis(ABC):
     sites : of a field.
     weight : how many modes of the full transform each mode stands for, of the modes' shape: a
         mode of the half-plane DFT stands for its complex conjugate too.
-    mixing : (c, c) orthogonal, what channels are turned by before they are transformed; None for
-        not at all.
     """
 
     name: str
-    mixing: Tensor | None = None
 
     def __init__(self, shape: tuple[int, ...], waves: list[_Array]) -> None:
         self.shape, self.sites = tuple(shape), math.prod(shape)
@@ -63,8 +61,12 @@ class Basis(ABC):
     def fields(self, modes: Tensor) -> Tensor:
         """Return the real fields (..., *shape) of `modes`: the inverse of `modes`."""
 
+    def turned(self, fields: Tensor, back: bool = False) -> Tensor:
+        """Return fields whose channels are turned as `modes` turns them, or back."""
+        return fields
 
-class Torus(Basis):
+
+class _Torus(Basis):
     """The DFT of a periodic lattice, the half-plane of `rfftn`: modes (..., Ly, Lx // 2 + 1)."""
 
     name = "dft"
@@ -83,7 +85,7 @@ class Torus(Basis):
         return fields
 
 
-class Box(Basis):
+class _Box(Basis):
     """The DCT-II of a lattice with open (Neumann) edges: real modes of the fields' shape.
 
     Products with cosine matrices: exact for any side, and fast where images live (sides of a few
@@ -107,29 +109,6 @@ class Box(Basis):
         return modes @ self._cosines[-1].to(modes)
 
 
-class Mixed(Basis):
-    """Another basis for fields (n, channels, *shape) whose channels are turned by `mixing`."""
-
-    def __init__(self, basis: Basis, mixing: _Array) -> None:
-        self.__dict__.update(vars(basis))
-        self.name, self._inner = basis.name, basis
-        self.mixing = torch.from_numpy(np.ascontiguousarray(mixing))
-
-    def modes(self, fields: Tensor) -> Tensor:
-        return self._inner.modes(turned(self.mixing, fields))
-
-    def fields(self, modes: Tensor) -> Tensor:
-        return turned(self.mixing, self._inner.fields(modes), back=True)
-
-
-def turned(mixing: Tensor | None, fields: Tensor, back: bool = False) -> Tensor:
-    """Return fields (n, channels, *shape) whose channels are turned by `mixing`, or back."""
-    if mixing is None:
-        return fields
-    matrix = mixing.to(fields)
-    return torch.einsum("kc,nc...->nk...", matrix.T if back else matrix, fields)
-
-
 def cosines(side: int) -> Tensor:
     """Return the orthonormal DCT-II of a line of `side` sites, (mode, site) float64."""
     u, x = np.arange(side)[:, None], np.arange(side)[None, :]
@@ -138,14 +117,42 @@ def cosines(side: int) -> Tensor:
     return torch.from_numpy(table)
 
 
-BASES: dict[str, type[Torus] | type[Box]] = {"dft": Torus, "dct": Box}
+class _Mixed(Basis):
+    """Another basis, for fields (n, c, *shape) whose channels are turned by an orthogonal matrix.
+
+    Direction k is the sum over c of mixing[k][c] times channel c.
+    """
+
+    def __init__(self, basis: Basis, mixing: Sequence[Sequence[float]]) -> None:
+        self.__dict__.update(vars(basis))
+        self.name, self._inner = basis.name, basis
+        self._mixing = torch.tensor(mixing, dtype=torch.float64)
+
+    def modes(self, fields: Tensor) -> Tensor:
+        return self._inner.modes(self.turned(fields))
+
+    def fields(self, modes: Tensor) -> Tensor:
+        return self.turned(self._inner.fields(modes), back=True)
+
+    def turned(self, fields: Tensor, back: bool = False) -> Tensor:
+        matrix = self._mixing.to(fields)
+        return torch.einsum("kc,nc...->nk...", matrix.T if back else matrix, fields)
 
 
-def make_basis(name: str, shape: tuple[int, ...]) -> Basis:
-    """Return the basis `name` of BASES for fields of `shape`; raises BadInput."""
+BASES: dict[str, type[_Torus] | type[_Box]] = {"dft": _Torus, "dct": _Box}
+
+
+def make_basis(
+    name: str, shape: tuple[int, ...], mixing: Sequence[Sequence[float]] | None = None
+) -> Basis:
+    """Return the basis `name` of BASES for fields of `shape`; raises BadInput.
+
+    `mixing` (c, c) orthogonal turns their channels; None for not at all.
+    """
     if name not in BASES:
         raise BadInput("basis", name, " or ".join(BASES))
-    return BASES[name](shape)
+    basis = BASES[name](shape)
+    return basis if mixing is None else _Mixed(basis, mixing)
 
 
 class Spectrum(ABC):
@@ -248,7 +255,7 @@ class PaperSpectrum(Spectrum):
 
     def eps_norms(self, basis: Basis) -> _Array:
         """Return the orthonormal DCT modes over side / 2 times those of the reference."""
-        if basis.name != Box.name:
+        if basis.name != _Box.name:
             return super().eps_norms(basis)
         axes = (np.where(np.arange(side) == 0, math.sqrt(0.5), 1.0) for side in basis.shape)
         return np.asarray(functools.reduce(np.multiply.outer, axes))
@@ -304,16 +311,16 @@ KINDS: dict[str, type[Spectrum]] = {
 
 def spectrum_from_record(record: dict[str, Any]) -> Spectrum:
     """Return the spectrum that gave `record`; KeyError, TypeError or ValueError if none did."""
-    if record["kind"] == ChannelSpectra.kind:
-        rows = tuple(tuple(float(x) for x in row) for row in record["mixing"])
-        radial = [{"kind": RadialSpectrum.kind, **one} for one in record["spectra"]]
-        spectra = [spectrum_from_record(one) for one in radial]
-        return ChannelSpectra(rows, tuple(s for s in spectra if isinstance(s, RadialSpectrum)))
-    items = ((k, v) for k, v in record.items() if k != "kind")
-    values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in items}
-    if record["kind"] == PaperSpectrum.kind:
-        return PaperSpectrum(**values)
-    return KINDS[record["kind"]](**values)
+
+    def read(value: Any) -> Any:
+        return tuple(map(read, value)) if isinstance(value, list) else value
+
+    values = {key: read(value) for key, value in record.items() if key != "kind"}
+    if "spectra" in values:
+        radial = (spectrum_from_record({"kind": "radial"} | one) for one in values["spectra"])
+        values["spectra"] = tuple(radial)
+    kinds = KINDS | {kind.kind: kind for kind in (ChannelSpectra, PaperSpectrum)}
+    return kinds[record["kind"]](**values)
 
 
 WHITE = PowerLaw(1.0, 0.0, 1.0)
