@@ -559,9 +559,9 @@ def table(found: xr.Dataset | Report) -> pd.DataFrame:
     'J'
     """
     from skild_phys.measurement.report import Report
-    from skild_phys.measurement.tables import estimates_table
+    from skild_phys.measurement.tables import Measured
 
-    return found.table if isinstance(found, Report) else estimates_table(found)
+    return found.table if isinstance(found, Report) else Measured(found).table()
 
 
 def _name(data: object, i: int) -> str:

@@ -16,15 +16,7 @@ from scipy import stats
 
 from skild_phys.measurement.agreement import Agreement
 from skild_phys.measurement.compare import RATIOS, Compared, Comparison
-from skild_phys.measurement.tables import (
-    Table,
-    column,
-    label,
-    positions,
-    records,
-    to_plain,
-    with_error,
-)
+from skild_phys.measurement.tables import Measured, Table, to_plain, with_error
 from skild_phys.models import MODELS
 
 SIGNIFICANT = 3.0
@@ -62,19 +54,19 @@ class Report:
         `at` is the side, distance, wave number or size (NaN for scalars). Pattern frequencies are
         left out: their distances are in the table, all 512 in the datasets.
         """
-        lines, truth = [], self.comparison.truth
+        lines, truth = [], Measured(self.comparison.truth)
         for store in self.comparison.stores:
-            data = store.data
-            columns = {
-                "truth": (truth, ""), "truth_err": (truth, "_err"), "theory": (truth, "_theory"),
-                "value": (data, ""), "err": (data, "_err"),
-                "residual": (data, "_residual"), "residual_err": (data, "_residual_err"),
-            }  # fmt: skip
-            residuals = [n for n in map(str, data) if n.endswith("_residual")]
+            data = Measured(store.data)
+            residuals = [n for n in map(str, store.data) if n.endswith("_residual")]
             names = [n.removesuffix("_residual") for n in residuals]
-            names = [n for n in (*names, *_OF_BOTH) if n in data and n != "pattern_frequency"]
-            for name in names:
-                lines += [{"model": store.name} | r for r in records(data, name, columns)]
+            for name in (*names, *_OF_BOTH):
+                if name in store.data and name != "pattern_frequency":
+                    found = data.records(
+                        name, truth=(truth, ""), truth_err=(truth, "_err"), value=(data, ""),
+                        err=(data, "_err"), residual=(data, "_residual"),
+                        residual_err=(data, "_residual_err"), theory=(truth, "_theory"),
+                    )  # fmt: skip
+                    lines += [{"model": store.name} | line for line in found]
         frame = pd.DataFrame(lines, columns=list(_COLUMNS))
         error = frame["residual_err"]
         frame["sigmas"] = (frame["residual"] / error).where(error > 0)
@@ -89,7 +81,7 @@ class Report:
             cells = {str(line["model"]): _cell(line) for line in group.to_dict("records")}
             first = group.iloc[0]
             lines.append([
-                label(self.comparison.truth, str(name)), "" if at != at else f"{at:g}",
+                Measured(self.comparison.truth).label(str(name)), "" if at != at else f"{at:g}",
                 with_error(first["truth"], first["truth_err"]),
                 *(cells.get(name, "") for name in stores), with_error(first["theory"], 0.0),
             ])  # fmt: skip
@@ -162,9 +154,10 @@ class Report:
             return []
         for name in ("energy", "abs_magnetization", "connected_four_point"):
             having = [s for s in stores if f"{name}_residual" in s.data]
-            for i, at in enumerate(positions(having[0].data, name) if having else ()):
+            data = Measured(having[0].data if having else self.comparison.truth)
+            for i, at in enumerate(data.positions(name) if having else ()):
                 where = "" if math.isnan(at) else f" at r = {at:g}"
-                lines.append(f"{label(having[0].data, name)}{where}: {_closest(having, name, i)}")
+                lines.append(f"{data.label(name)}{where}: {_closest(having, name, i)}")
         if having := [s for s in stores if "patterns_tv" in s.data]:
             best = min(having, key=lambda s: float(s.data["patterns_tv"]))
             lines.append(f"3x3 patterns: {best.name} is closest")
@@ -225,12 +218,10 @@ class Report:
         return "\n".join(lines + self.ranking())
 
 
-def _residual(store: Compared, name: str, i: int = 0) -> tuple[float, float, bool]:
-    """Return a residual, its error, and whether it is off: beyond its error, or not known."""
-    value, error = (
-        float(column(store.data, f"{name}_residual{e}", i + 1)[i]) for e in ("", "_err")
-    )
-    return value, error, not abs(value) <= SIGNIFICANT * error
+def _residuals(store: Compared, name: str) -> list[tuple[float, float, bool]]:
+    """Return each residual, its error, and whether it is off: beyond its error, or not known."""
+    pairs = zip(*(np.ravel(store.data[f"{name}_residual{end}"]).tolist() for end in ("", "_err")))
+    return [(value, error, not abs(value) <= SIGNIFICANT * error) for value, error in pairs]
 
 
 def _signed(value: float, error: float, off: bool = False) -> str:
@@ -239,7 +230,7 @@ def _signed(value: float, error: float, off: bool = False) -> str:
 
 def _four_point_sentence(store: Compared) -> str:
     name = "connected_four_point"
-    found = [(r, _residual(store, name, i)) for i, r in enumerate(positions(store.data, name))]
+    found = [*zip(Measured(store.data).positions(name), _residuals(store, name))]
     within = ", ".join(f"{r:g}" for r, (*_, off) in found if not off)
     by = ", ".join(f"{_signed(*residual)} at r = {r:g}" for r, residual in found if residual[2])
     parts = [f"G4c agrees within {SIGNIFICANT:g} errors at r = {within}"] if within else []
@@ -248,7 +239,7 @@ def _four_point_sentence(store: Compared) -> str:
 
 
 def _scalar_sentence(store: Compared, name: str, subject: str) -> str:
-    value, error, off = _residual(store, name)
+    value, error, off = _residuals(store, name)[0]
     if value == error == 0:
         return f"{subject} is equal, lattice by lattice."
     shown = _signed(value, error)
@@ -280,7 +271,7 @@ def _ratio_sentence(store: Compared) -> str:
 
 def _together_sentence(store: Compared) -> str:
     parts = [
-        f"{label(store.data, name)} {a.chi2:.3g} for {a.dof} ({_probability(a)})"
+        f"{Measured(store.data).label(name)} {a.chi2:.3g} for {a.dof} ({_probability(a)})"
         for name, a in store.together.items()
         if math.isfinite(a.chi2)
     ]
@@ -292,11 +283,11 @@ def _probability(found: Agreement) -> str:
 
 
 def _closest(stores: Sequence[Compared], name: str, i: int) -> str:
-    if agreeing := [s.name for s in stores if not _residual(s, name, i)[2]]:
+    if agreeing := [s.name for s in stores if not _residuals(s, name)[i][2]]:
         agree = "agrees" if len(agreeing) == 1 else "agree"
         return f"{', '.join(agreeing)} {agree} within {SIGNIFICANT:g} errors"
-    best = min(stores, key=lambda s: abs(_residual(s, name, i)[0]))
-    return f"{best.name} is closest ({_signed(*_residual(best, name, i))})"
+    best = min(stores, key=lambda s: abs(_residuals(s, name)[i][0]))
+    return f"{best.name} is closest ({_signed(*_residuals(best, name)[i])})"
 
 
 def _cell(line: dict[Any, Any]) -> str:
@@ -364,7 +355,7 @@ def _together_table(comparison: Comparison) -> str:
             known = math.isfinite(a.chi2)
             few = f"too few lattices ({a.n_eff:.0f}) for {a.dof}"
             lines.append({
-                "store": _e(store.name), "observable": _e(label(store.data, name)),
+                "store": _e(store.name), "observable": _e(Measured(store.data).label(name)),
                 "chi^2": f"{a.chi2:.4g}" if known else few,
                 "degrees of freedom": str(a.dof) if known else "",
                 "probability": _bold(_e(_probability(a)), a.p < 2.7e-3) if known else "",

@@ -17,113 +17,110 @@ Table = tuple[list[str], list[list[str]]]
 _DIGITS = 6
 
 
-def estimated(data: xr.Dataset) -> list[str]:
-    """Return the names of the observables of a measurement, in their order."""
-    return [str(name) for name in data.data_vars if f"{name}_n_eff" in data]
+class Measured:
+    """A measurement (or the data of a comparison) by its observables."""
 
+    def __init__(self, data: xr.Dataset) -> None:
+        self.data = data
 
-def label(data: xr.Dataset, name: str) -> str:
-    """Return the symbol of an observable, or else its name in words."""
-    symbol = data[name].attrs.get("symbol") if name in data else None
-    return str(symbol or name.replace("_", " "))
+    @property
+    def names(self) -> list[str]:
+        """Names of the observables, in their order."""
+        return [str(name) for name in self.data.data_vars if f"{name}_n_eff" in self.data]
 
+    def label(self, name: str) -> str:
+        """Return the symbol of an observable, or else its name in words."""
+        symbol = self.data[name].attrs.get("symbol") if name in self.data else None
+        return str(symbol or name.replace("_", " "))
 
-def position(data: xr.Dataset, name: str) -> xr.DataArray:
-    """Return the coordinate that an observable with a dimension is over."""
-    (dim,) = data[name].dims
-    there = [dim] if dim in data.coords else data.coords
-    return next(data[c] for c in there if data[c].dims == (dim,))
+    def over(self, name: str) -> xr.DataArray:
+        """Return the coordinate that an observable with a dimension is over."""
+        (dim,) = self.data[name].dims
+        there = [dim] if dim in self.data.coords else self.data.coords
+        return next(self.data[c] for c in there if self.data[c].dims == (dim,))
 
+    def positions(self, name: str) -> list[Any]:
+        """Return the distances, wave numbers .. of an observable; one NaN for a scalar."""
+        return self.over(name).values.tolist() if self.data[name].dims else [math.nan]
 
-def positions(data: xr.Dataset, name: str) -> list[Any]:
-    """Return the distances, wave numbers .. of an observable; one NaN for a scalar."""
-    return position(data, name).values.tolist() if data[name].dims else [math.nan]
+    def column(self, name: str, n: int = 1) -> NDArray[np.float64]:
+        """Return one number for each of `n` distances, NaN for what was not estimated."""
+        if name not in self.data:
+            return np.full(n, np.nan)
+        return np.atleast_1d(np.asarray(self.data[name].values, dtype=np.float64))
 
-
-def column(data: xr.Dataset, name: str, n: int = 1) -> NDArray[np.float64]:
-    """Return one number for each of `n` distances, NaN for what was not estimated."""
-    if name not in data:
-        return np.full(n, np.nan)
-    return np.atleast_1d(np.asarray(data[name].values, dtype=np.float64))
-
-
-def records(
-    data: xr.Dataset, name: str, columns: Mapping[str, tuple[xr.Dataset, str]]
-) -> list[dict[str, Any]]:
-    """Return one line for each distance; `columns` are variables NAME and an end of some data."""
-    at, unit = positions(data, name), data[name].attrs["units"]
-    values = [column(of, f"{name}{end}", len(at)) for of, end in columns.values()]
-    return [
-        {"observable": name, "at": r, "unit": unit} | dict(zip(columns, map(float, row)))
-        for r, *row in zip(at, *values)
-    ]
-
-
-def estimates_table(data: xr.Dataset) -> pd.DataFrame:
-    """Return a measurement as a tidy table: one line per observable and distance.
-
-    Columns: observable, at (side, distance, wave number or size; NaN for scalars), unit, value,
-    err, tau_int, tau_int_err, n_eff, theory. S(k) mode by mode and energies of single
-    configurations stay in the Dataset.
-    """
-    ends = ("err", "tau_int", "tau_int_err", "n_eff", "theory")
-    columns = {"value": (data, "")} | {end: (data, f"_{end}") for end in ends}
-    return pd.DataFrame([r for name in estimated(data) for r in records(data, name, columns)])
-
-
-def text_tables(data: xr.Dataset, everything: bool) -> Iterator[Table]:
-    """Yield the table of scalars, and one for the curves over each dimension that have a symbol.
-
-    `everything` adds one of each other curve. Of a dense one with a symbol 1, 2, 4 .. steps show.
-    """
-    names = [name for name in estimated(data) if data[name].size]
-    if scalars := [name for name in names if not data[name].dims]:
-        headings = ["observable", "", "unit", "value", "theory", "tau", "n_eff"]
-        yield headings, [_scalar(data, name) for name in scalars]
-    groups: dict[str, list[str]] = {}
-    for name in (name for name in names if data[name].dims):
-        if "symbol" in data[name].attrs:
-            groups.setdefault(str(data[name].dims[0]), []).append(name)
-        elif everything:
-            groups[name] = [name]
-    for group in groups.values():
-        over, headings, cells = position(data, group[0]), [], []
-        for name in group:
-            headings.append(label(data, name))
-            cells.append(_shown(data, name))
-            if f"{name}_theory" in data:
-                headings.append("theory")
-                cells.append(_theory(data, name))
-        few = over.attrs["dense"] and "symbol" in data[group[0]].attrs
-        lines = [
-            [at if isinstance(at, str) else f"{at:.4g}", *line]
-            for i, (at, *line) in enumerate(zip(over.values.tolist(), *cells))
-            if not few or (i and i & (i - 1) == 0)
+    def records(self, name: str, **columns: tuple[Measured, str]) -> list[dict[str, Any]]:
+        """Return one line for each distance; `columns` are variables NAME and an end."""
+        at, unit = self.positions(name), self.data[name].attrs["units"]
+        values = [of.column(f"{name}{end}", len(at)) for of, end in columns.values()]
+        return [
+            {"observable": name, "at": r, "unit": unit} | dict(zip(columns, map(float, row)))
+            for r, *row in zip(at, *values)
         ]
-        yield [str(over.attrs["symbol"]), *headings], lines
 
+    def table(self) -> pd.DataFrame:
+        """Return a tidy table: one line per observable and distance.
 
-def _scalar(data: xr.Dataset, name: str) -> list[str]:
-    tau, unsure, n_eff = (
-        column(data, f"{name}_{end}")[0] for end in ("tau_int", "tau_int_err", "n_eff")
-    )
-    shown = f"{tau:.2g}" if math.isnan(unsure) else with_error(tau, unsure)
-    about = data[name].attrs
-    return [
-        name.replace("_", " "), about.get("symbol", ""), about["units"], *_shown(data, name),
-        *_theory(data, name), "unknown" if math.isnan(tau) else shown, f"{n_eff:.0f}",
-    ]  # fmt: skip
+        Columns: observable, at (side, distance, wave number or size; NaN for scalars), unit,
+        value, err, tau_int, tau_int_err, n_eff, theory. S(k) mode by mode and energies of single
+        configurations stay in the Dataset.
+        """
+        ends = ("err", "tau_int", "tau_int_err", "n_eff", "theory")
+        columns = {"value": (self, "")} | {end: (self, f"_{end}") for end in ends}
+        return pd.DataFrame([r for name in self.names for r in self.records(name, **columns)])
 
+    def texts(self, everything: bool) -> Iterator[Table]:
+        """Yield the table of scalars, and one for the curves over each dimension with a symbol.
 
-def _shown(data: xr.Dataset, name: str) -> list[str]:
-    return [with_error(*pair) for pair in zip(column(data, name), column(data, f"{name}_err"))]
+        `everything` adds one of each other curve. Of a dense one with a symbol 1, 2, 4 .. steps
+        show.
+        """
+        data = self.data
+        names = [name for name in self.names if data[name].size]
+        if scalars := [name for name in names if not data[name].dims]:
+            headings = ["observable", "", "unit", "value", "theory", "tau", "n_eff"]
+            yield headings, [self._scalar(name) for name in scalars]
+        groups: dict[str, list[str]] = {}
+        for name in (name for name in names if data[name].dims):
+            if "symbol" in data[name].attrs:
+                groups.setdefault(str(data[name].dims[0]), []).append(name)
+            elif everything:
+                groups[name] = [name]
+        for group in groups.values():
+            over, headings, cells = self.over(group[0]), [], []
+            for name in group:
+                headings.append(self.label(name))
+                cells.append(self._shown(name))
+                if f"{name}_theory" in data:
+                    headings.append("theory")
+                    cells.append(self._theory(name))
+            few = over.attrs["dense"] and "symbol" in data[group[0]].attrs
+            lines = [
+                [at if isinstance(at, str) else f"{at:.4g}", *line]
+                for i, (at, *line) in enumerate(zip(over.values.tolist(), *cells))
+                if not few or (i and i & (i - 1) == 0)
+            ]
+            yield [str(over.attrs["symbol"]), *headings], lines
 
+    def _scalar(self, name: str) -> list[str]:
+        ends = ("tau_int", "tau_int_err", "n_eff")
+        tau, unsure, n_eff = (self.column(f"{name}_{end}")[0] for end in ends)
+        shown = f"{tau:.2g}" if math.isnan(unsure) else with_error(tau, unsure)
+        about = self.data[name].attrs
+        return [
+            name.replace("_", " "), about.get("symbol", ""), about["units"], *self._shown(name),
+            *self._theory(name), "unknown" if math.isnan(tau) else shown, f"{n_eff:.0f}",
+        ]  # fmt: skip
 
-def _theory(data: xr.Dataset, name: str) -> list[str]:
-    """Return values in theory: six digits where they are exact, else four after a ~."""
-    values = column(data, f"{name}_theory").tolist()
-    exact = f"{name}_theory" in data and data[f"{name}_theory"].attrs["exact"]
-    return ["" if not math.isfinite(v) else f"{v:.6g}" if exact else f"~{v:.4g}" for v in values]
+    def _shown(self, name: str) -> list[str]:
+        return [with_error(*pair) for pair in zip(self.column(name), self.column(f"{name}_err"))]
+
+    def _theory(self, name: str) -> list[str]:
+        """Return values in theory: six digits where they are exact, else four after a ~."""
+        exact = f"{name}_theory" in self.data and self.data[f"{name}_theory"].attrs["exact"]
+        form = "{:.6g}" if exact else "~{:.4g}"
+        values = self.column(f"{name}_theory").tolist()
+        return [form.format(value) if math.isfinite(value) else "" for value in values]
 
 
 def with_error(value: float, error: float) -> str:
@@ -165,7 +162,7 @@ def to_plain(value: Any) -> Any:
     A measurement becomes its attributes, and one record per observable and distance.
     """
     if isinstance(value, xr.Dataset):
-        value = {**value.attrs, "observables": estimates_table(value).to_dict("records")}
+        value = {**value.attrs, "observables": Measured(value).table().to_dict("records")}
     if isinstance(value, Mapping):
         return {str(k): to_plain(v) for k, v in value.items()}
     if isinstance(value, list | tuple | np.ndarray):

@@ -21,7 +21,7 @@ from skild_phys.measurement import JSON, REPORT, TABLE
 from skild_phys.measurement.compare import Comparison
 from skild_phys.measurement.observables.patterns import fold_patterns
 from skild_phys.measurement.report import Report
-from skild_phys.measurement.tables import csv_text, estimated, label, position
+from skild_phys.measurement.tables import Measured, csv_text
 from skild_phys.plots.style import (
     STYLE,
     THEORY,
@@ -272,12 +272,13 @@ _ELSEWHERE = {
 def _others(comparison: Comparison) -> Figure:
     """Draw every scalar's residual in errors, and curves that no other figure shows."""
     data, stores = comparison.truth, [*enumerate(comparison.stores)]
-    names = [n for n in estimated(data) if any(f"{n}_residual" in s.data for _, s in stores)]
+    of = Measured(data)
+    names = [n for n in of.names if any(f"{n}_residual" in s.data for _, s in stores)]
     scalars = [n for n in names if not data[n].dims]
     curves = [
         n for n in names
         if n not in _ELSEWHERE and "symbol" in data[n].attrs and data[n].size > 1
-        and position(data, n).dtype.kind != "U"
+        and of.over(n).dtype.kind != "U"
     ]  # fmt: skip
     figure = new_figure(3.6 * (1 + len(curves)), 4.4)
     axes = figure.subplots(1, 1 + len(curves), squeeze=False)[0]
@@ -288,15 +289,15 @@ def _others(comparison: Comparison) -> Figure:
         rows, style = [r + 0.1 * i for r, _ in having], marked(i, mfc="none", alpha=0.9, ls="")
         axes[0].plot(pulls, rows, label=literal(store.name), **style)
     axes[0].axvline(0.0, color=TRUTH, lw=0.8)
-    axes[0].set_yticks(range(len(scalars)), [literal(label(data, n)) for n in scalars])
+    axes[0].set_yticks(range(len(scalars)), [literal(of.label(n)) for n in scalars])
     axes[0].set(xlabel="residual in standard errors", ylim=(len(scalars) - 0.5, -0.5))
     axes[0].set_ylabel("scalar")
     for ax, name in zip(axes[1:], curves):
-        x, found = position(data, name), f"{name}_residual"
+        x, found = of.over(name), f"{name}_residual"
         having_it = [(i, s.data) for i, s in stores if found in s.data]
-        differences(ax, [(x.values, *_with_error(of, found), i) for i, of in having_it])
+        differences(ax, [(x.values, *_with_error(its, found), i) for i, its in having_it])
         ax.set(xlabel=f"{x.attrs['symbol']} ({x.attrs['units']})")
-        ax.set_ylabel(f"{literal(label(data, name))}, store $-$ truth")
+        ax.set_ylabel(f"{literal(of.label(name))}, store $-$ truth")
     legend_above(figure, axes[0])
     return figure
 

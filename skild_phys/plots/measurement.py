@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from skild_phys.measurement.curves import jackknife_error
 from skild_phys.measurement.scaling import Scaling
-from skild_phys.measurement.tables import estimated, label, position, with_error
+from skild_phys.measurement.tables import Measured, with_error
 from skild_phys.plots.style import (
     STYLE,
     THEORY,
@@ -72,10 +72,11 @@ def measurement_figure(data: xr.Dataset) -> Figure | None:
     """
     named = {name for lines, *_ in _PANELS for name in lines}
     panels = [panel for panel in _PANELS if next(iter(panel[0])) in data]
-    for name in estimated(data):
+    of = Measured(data)
+    for name in of.names:
         known = data[name]
         if name not in named and known.dims and known.size and "symbol" in known.attrs:
-            over, shown = position(data, name), literal(label(data, name))
+            over, shown = of.over(name), literal(of.label(name))
             if over.dtype.kind != "U":
                 words = f"{over.attrs['symbol']} ({over.attrs['units']})"
                 panels.append(({name: (shown, 1.0)}, words, f"|{shown}|"))
@@ -100,7 +101,7 @@ def measurement_figure(data: xr.Dataset) -> Figure | None:
             if ax.has_data():
                 ax.set(xscale="log", yscale="log")
                 low, high = ax.get_xlim()
-                at = _TICKS.get(str(position(data, next(iter(lines))).name))
+                at = _TICKS.get(str(of.over(next(iter(lines))).name))
                 if at is not None:
                     log_ticks(ax, at[(low <= at) & (at <= high)])
                 ax.legend()
@@ -108,7 +109,7 @@ def measurement_figure(data: xr.Dataset) -> Figure | None:
 
 
 def _line(ax: Axes, data: xr.Dataset, name: str, words: str, step: float, i: int) -> None:
-    x, values = position(data, name).values * step, data[name].values
+    x, values = Measured(data).over(name).values * step, data[name].values
     seen = np.flatnonzero((x > 0) & np.isfinite(values) & (values != 0))
     if not len(seen):
         return
