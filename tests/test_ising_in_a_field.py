@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from sampler_helpers import configurations
 from store_helpers import coarsen_store, simulate
 
-from skild_phys.cli.run import call
+import skild_phys as sp
 from skild_phys.errors import BadInput
 from skild_phys.measurement.measure import measure
 from skild_phys.models import MODELS
@@ -98,9 +98,9 @@ def test_the_exact_method_is_refused(store: LatticeStore, tmp_path: Path) -> Non
     coarse = coarsen_store(store, tmp_path / "c.zarr", "block_mean", 2)
     out = tmp_path / "r.zarr"
     with pytest.raises(BadInput, match="not a sum over nearest-neighbour bonds alone"):
-        call("refine", [coarse.path], {"method": "exact", "sweeps": 2, "output": out})
+        sp.refine(coarse.path, method="exact", sweeps=2, output=out)
     assert not out.exists()
-    call("refine", [coarse.path], {"method": "fill", "output": out, "threads": 1})
+    sp.refine(coarse.path, method="fill", output=out, threads=1)
     with pytest.raises(ValueError, match="not a sum over bonds"):
         Conditional(FIELD, "block_mean", 2, T, (2, 2))
 
@@ -108,7 +108,7 @@ def test_the_exact_method_is_refused(store: LatticeStore, tmp_path: Path) -> Non
 def test_training_does_not_change_its_sign(store: LatticeStore, tmp_path: Path) -> None:
     out = tmp_path / "w.safetensors"
     with pytest.raises(BadInput, match="ising-in-field declares no change of sign"):
-        call("train", [store.path], {"preset": "ising2d", "output": out})
+        sp.train(store.path, preset="ising2d", output=out)
     up = [np.abs(np.random.default_rng(0).normal(size=(64, 4, 4)))]
     check_sign(up, ["flip"])
     check_sign([up[0] * np.resize([1, -1], (64, 1, 1))], ["sign"])

@@ -32,8 +32,8 @@ from skild_phys.skild.chain import Chain
 @click.option("--split", help="With --truth of images: train or test.  [default: all of them]")
 @cli.result_options()
 def command(
-    side: int | None, shape: str | None, samples: int | None, output: Path | None,
-    chain: Chain, run: Run, **given: Any,
+    side: int | None, shape: str | None, checkpoint: Path | None, truth: Path | None,
+    output: Path | None, chain: Chain, run: Run, **given: Any,
 ) -> dict[str, Any]:  # fmt: skip
     """Generate configurations with the weights that `refine` uses: its process, another start.
 
@@ -56,24 +56,18 @@ def command(
     if side is not None and shape is not None:
         raise BadInput("L", side, "a side, or --shape")
     size = side if shape is None else cli.parse_sides("shape", shape, 2)
-    checkpoint, truth, factor, split = (
-        given[k] for k in ("checkpoint", "truth", "factor", "split")
-    )
-    weights = weights_of(checkpoint)
-    what = Generation(
-        weights, chain, L=size, samples=samples, seed=given["seed"], truth=truth, factor=factor,
-        split=split,
-    )  # fmt: skip
-    sides, n = what.shape, what.n_samples
+    what = Generation(weights_of(checkpoint), chain, L=size, truth=truth, **given)
+    n, sides = what.n_samples, what.shape
     if truth is None:
         name = (checkpoint or shipped_weights()).stem
         default = Path(f"{name}-{cli.shape_name(sides)}-generated.zarr")
     else:
+        factor = given["factor"]
         default = cli.beside(truth, f"generated-x{factor}" if factor else "generated")
+    inputs = [] if truth is None else [truth]
     output, (filled, minded) = cli.stored(
-        "generating", n, output, default, what.run, run, "torch",
-        inputs=[truth] if truth else [],
-    )  # fmt: skip
+        "generating", n, output, default, what.run, run, "torch", inputs=inputs
+    )
     each = filled.each
     pace = "was complete already" if each is None else f"{each:.3g} s per configuration"
     found = {

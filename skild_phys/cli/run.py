@@ -13,7 +13,7 @@ import numpy as np
 from skild_phys.cli import FROM_PYTHON, main
 from skild_phys.cli import options as cli
 from skild_phys.cli.terminal import say
-from skild_phys.errors import BadInput, SkildPhysError, as_in_python, check_whole, nearest
+from skild_phys.errors import BadInput, SkildPhysError, check_whole, nearest
 from skild_phys.files import (
     Lock,
     check_directory,
@@ -95,13 +95,13 @@ def _do(step: Step, run: Run, begun: bool) -> None:
     _make_folders(step.output.parent)
     # What was begun like this resumes; tables and reports are quick, and made anew.
     anew = step.command in ("measure", "compare") or (run.overwrite and not begun)
-    more: dict[str, Any] = {"output": step.output, "overwrite": anew}
-    if run.threads is not None and "threads" in _options_of(step.command):
-        more["threads"] = run.threads
+    able = run.threads is not None and "threads" in _options_of(step.command)
+    threads = {"threads": run.threads} if able else {}
     clear_partials(step.record)
     step.note(finished=False)
     try:
-        call(step.command, step.inputs, step.options | more)
+        with _parsed(step, output=step.output, overwrite=anew, **threads) as context:
+            context.command.invoke(context)
     except BadInput:  # refused, so not begun
         step.record.unlink(missing_ok=True)
         raise
@@ -118,17 +118,6 @@ def _make_folders(path: Path) -> None:
 # -- commands, called with values --------------------------------------------------------------
 
 
-def call(command: str, inputs: Sequence[object], options: Mapping[str, object]) -> Any:
-    """Call a command, and return its result instead of printing it.
-
-    Options go by name, `_` for `-`; True is a flag, None or False leaves one out. Raises BadInput,
-    with names of Python, for a value that cannot be parsed or is missing; and what the command
-    raises.
-    """
-    with as_in_python(), _parsed(command, inputs, options) as context:
-        return context.command.invoke(context)
-
-
 def _options_of(command: str) -> dict[str, click.Option]:
     """Return the options of a command by each of their names, `_` for `-`."""
     found = main.get_command(click.Context(main), command)
@@ -140,9 +129,14 @@ def _options_of(command: str) -> dict[str, click.Option]:
     }
 
 
-def _parsed(command: str, inputs: Sequence[object], options: Mapping[str, object]) -> click.Context:
+def _parsed(step: Step, **more: Any) -> click.Context:
+    """Return the command of a step, with `more` options, ready to be invoked; it prints no result.
+
+    Raises BadInput, with names of Python, for a value that cannot be parsed or is missing.
+    """
     from skild_phys.campaign import option_words
 
+    command, options = step.command, step.options | more
     known = _options_of(command)
     for name, value in options.items():
         option = known[name]
@@ -154,7 +148,7 @@ def _parsed(command: str, inputs: Sequence[object], options: Mapping[str, object
         if option.type.name == "path" and not isinstance(value, str | os.PathLike | None):
             raise BadInput(name, type(value).__name__, "a path")
     given = {name: bool(v) if known[name].is_flag else v for name, v in options.items()}
-    words = [*option_words(given), "--", *map(str, inputs)]
+    words = [*option_words(given), "--", *map(str, step.inputs)]
     found = main.get_command(click.Context(main), command)
     assert found is not None
     try:
@@ -196,7 +190,7 @@ def _rehearse(steps: Sequence[Step]) -> None:
     """Raise SkildPhysError for the first step with a value that its command would refuse."""
     made: dict[Path, _Promised] = {}
     for step in steps:
-        params = _parsed(step.command, step.inputs, step.options | {"output": step.output}).params
+        params = _parsed(step, output=step.output).params
         inputs = [made[path] for path in step.inputs]
         try:
             if step.command == "simulate":
