@@ -21,7 +21,7 @@ from skild_phys.rules.conditions import Blocks
 from skild_phys.skild import train as module
 from skild_phys.skild.chain import starting_lambda
 from skild_phys.skild.data import SimulationSource, Source, StoreSource, symmetry
-from skild_phys.skild.losses import SpinLoss, Task
+from skild_phys.skild.losses import _SpinLoss, _Task
 from skild_phys.skild.measured import measure
 from skild_phys.skild.networks import SYMMETRIES
 from skild_phys.skild.recipe import Recipe, read_recipe
@@ -532,9 +532,9 @@ def test_targets_keep_what_a_lattice_knows(rule: str) -> None:
     sites of decimation, and all of majorities, with the mean given the others.
     """
     loss = Trainer(replace(CONFIG, targets="conditional"), source()).loss
-    assert isinstance(loss, SpinLoss)
+    assert isinstance(loss, _SpinLoss)
     x0 = torch.from_numpy(source().next(8).astype(np.float32))
-    task, random = Task(3, RULES[rule], 2), torch.Generator()
+    task, random = _Task(3, RULES[rule], 2), torch.Generator()
     bound = task.condition(x0)
     lam = torch.full((8,), 1.0)
     evidence = loss.mean_field.evidence(x0 + 0.1, lam)
@@ -555,7 +555,7 @@ def test_targets_keep_what_a_lattice_knows(rule: str) -> None:
         kept = [torch.nn.functional.avg_pool2d(f[3:], 2) for f in (targets, x0)]
     assert torch.allclose(*kept, atol=1e-5)
     plain = Trainer(replace(CONFIG, targets="spins"), source()).loss
-    assert isinstance(plain, SpinLoss)
+    assert isinstance(plain, _SpinLoss)
     assert torch.equal(plain.targets(evidence, x0, task, bound, random), x0)
 
 

@@ -91,7 +91,7 @@ def _log_uniform(recipe: Recipe, n: int, random: torch.Generator) -> Tensor:
     return torch.where(u < split, u / split * near, beyond)
 
 
-class FieldLoss:
+class _FieldLoss:
     """Mean square error of continuous fields, in what the network's output is trained to be.
 
     `recipe.weighting` 'flat' is the paper's; by 'scales' each mode counts by `scale_weights`.
@@ -127,7 +127,7 @@ class FieldLoss:
 
 
 @dataclass(frozen=True)
-class Task:
+class _Task:
     """All but the first `n_free` spin samples of a batch are given their coarse lattices."""
 
     n_free: int
@@ -148,7 +148,7 @@ class Task:
         return torch.cat([half_tanh(logits[: self.n_free]), means(logits[self.n_free :])])
 
 
-class SpinLoss:
+class _SpinLoss:
     """Cross-entropy of spins given X_t, under what their coarse lattices say for a part of them.
 
     The loss that is logged is that of the free samples, nats per site.
@@ -170,19 +170,19 @@ class SpinLoss:
         c, d = self.recipe, len(self.process.shape)
         return c.network.build(c.output, c.basis, dimension=d)
 
-    def _task(self, n: int, random: torch.Generator) -> Task:
+    def _task(self, n: int, random: torch.Generator) -> _Task:
         """Draw which part of the batch is given its coarse lattices, by which rule and factor."""
         c = self.recipe
         # The loss that is logged is that of free samples: one of them there must be.
         known = min(n - 1, round(c.coarse_share * n)) if self.factors else 0
         if not known:
-            return Task(n)
+            return _Task(n)
         rules = [rule for rule in RULES.values() for _ in range(rule.shown)]
         rule = rules[int(torch.randint(len(rules), (1,), generator=random))]
         factor = self.factors[int(torch.randint(len(self.factors), (1,), generator=random))]
-        return Task(n - known, rule, factor)
+        return _Task(n - known, rule, factor)
 
-    def draw(self, n: int, random: torch.Generator) -> tuple[Tensor, Task]:
+    def draw(self, n: int, random: torch.Generator) -> tuple[Tensor, _Task]:
         """Return lambda, log-uniform, of what is given a coarse lattice as far as it is of use."""
         c, task = self.recipe, self._task(n, random)
         log_lam = _log_uniform(c, task.n_free, random)
@@ -195,7 +195,7 @@ class SpinLoss:
         return (math.log(c.lambda_min) + log_lam).exp(), task
 
     def targets(
-        self, evidence: Evidence, x0: Tensor, task: Task, bound: Constraint | None,
+        self, evidence: Evidence, x0: Tensor, task: _Task, bound: Constraint | None,
         random: torch.Generator,
     ) -> Tensor:  # fmt: skip
         """Return what the means of spins are trained to be, of the shape of `x0`."""
@@ -212,7 +212,7 @@ class SpinLoss:
         return targets
 
     def __call__(self, network: Sight, batch: Batch) -> Tensor:
-        task: Task = batch.drawn
+        task: _Task = batch.drawn
         x0, lam, p = batch.x0, batch.lam, self.process
         xt, bound = p.forward(x0, lam, batch.noise), task.condition(x0)
 
@@ -269,7 +269,7 @@ def _wave_slope(process: Process, lam: Tensor, missing: Tensor) -> Tensor:
 
 
 LOSSES: dict[str, Callable[[Recipe, Source, Measured, torch.device], Loss]] = {
-    **dict.fromkeys(OUTPUTS, FieldLoss),
-    "logits": SpinLoss,
+    **dict.fromkeys(OUTPUTS, _FieldLoss),
+    "logits": _SpinLoss,
 }
 """By the recipe's `output`."""

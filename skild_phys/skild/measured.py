@@ -396,8 +396,7 @@ class Measured(NamedTuple):
         self, recipe: Recipe, shape: tuple[int, int], device: torch.device | str = "cpu"
     ) -> Process:
         """Return the forward process of these data for fields of `shape`."""
-        cutoff = None if recipe.cutoff < 0 else recipe.cutoff
-        return Process(self.spectrum, shape, device, recipe.basis, cutoff)
+        return Process(self.spectrum, shape, device, recipe.basis, recipe.kappa_c)
 
 
 def measure(source: Source, recipe: Recipe) -> Measured:

@@ -42,6 +42,7 @@ OUTPUTS = {
 _CPU_INSTRUCTIONS = ("avx512_bf16", "amx_bf16")
 
 
+@functools.cache
 def network_dtype(device: torch.device | str) -> torch.dtype:
     """Return bfloat16 where `device` multiplies it in hardware, float32 elsewhere.
 

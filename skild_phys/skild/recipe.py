@@ -190,6 +190,11 @@ class Recipe:
             if side != self.side:
                 raise BadInput("side", side, f"{self.side}, the side of the recipe")
 
+    @property
+    def kappa_c(self) -> float | None:
+        """The cutoff; None for the lowest wave number above zero."""
+        return None if self.cutoff < 0 else self.cutoff
+
 
 Recipe.__doc__ = f"{Recipe.__doc__}\n\nAttributes\n----------\n" + "\n".join(
     f"{field.name} : {field.metadata['help']}." for field in dataclasses.fields(Recipe)
@@ -236,7 +241,7 @@ def read_recipe(source: str | Path, option: str | None = None, **changes: Any) -
     base = Recipe()
     if built_on is not None:
         base = read_recipe(_preset(built_on, "preset"), option)
-    recipe: Recipe = changed(base, table, path.name, _TABLES)
+    recipe: Recipe = from_table(table, {}, path.name, base)
     wanted = {key: value for key, value in changes.items() if value is not None}
     result: Recipe = dataclasses.replace(recipe, **wanted)
     return result
@@ -245,7 +250,7 @@ def read_recipe(source: str | Path, option: str | None = None, **changes: Any) -
 def recipe_of(record: dict[str, Any]) -> Recipe:
     """Return the recipe whose `as_record` went through JSON; keys it lacks have their defaults."""
     table = {key: value for key, value in record.items() if value is not None}
-    recipe: Recipe = changed(Recipe(), table, "config", _TABLES)
+    recipe: Recipe = from_table(table, {}, "config", Recipe())
     return recipe
 
 
@@ -264,56 +269,41 @@ def as_record(value: Any) -> Any:
     }
 
 
-def changed(base: Any, table: dict[str, Any], where: str, tables: Any = None) -> Any:
-    """Return the dataclass `base` with the values of a table in place of its own.
+def from_table(table: dict[str, Any], kinds: dict[str, Any], where: str, base: Any = None) -> Any:
+    """Return a table as the dataclass, of `kinds`, that its `kind` names.
 
-    `tables` are the keys whose values are tables, with their kinds (none: always the same). Raises
-    BadInput that names `where` and the key, and the nearest known one.
+    Where `base` is of that kind, or there are no `kinds`, it is `base` with the values of the table
+    in place of its own. Raises BadInput that names `where` and the key, and the nearest known one.
     """
-    own = {field.name: getattr(base, field.name) for field in dataclasses.fields(base)}
-    return dataclasses.replace(base, **_values(own, table, where, tables or {}))
-
-
-def from_table(
-    table: dict[str, Any], kinds: dict[str, Any], where: str, default: Any = None
-) -> Any:
-    """Return a table as the dataclass that its `kind` names, `changed` from `default` if it is one.
-
-    Raises BadInput.
-    """
-    kind = table.get("kind", getattr(default, "kind", next(iter(kinds))))
-    if kind not in kinds:
+    kind = table.get("kind", getattr(base, "kind", next(iter(kinds), "")))
+    if kinds and kind not in kinds:
         raise BadInput(f"{where}: kind", kind, " or ".join(kinds))
-    if default is not None and default.kind == kind:
-        return changed(default, table, where)
-    like = {}
+    if base is not None and (not kinds or base.kind == kind):
+        own = {field.name: getattr(base, field.name) for field in dataclasses.fields(base)}
+        return dataclasses.replace(base, **_values(own, table, where))
+    own = {}
     for field in dataclasses.fields(kinds[kind]):
         required = field.default is dataclasses.MISSING
         if required and field.name not in table:
             raise BadInput(f"{where}: {field.name}", None, "a value")
-        like[field.name] = {"int": 0, "float": 0.0}[str(field.type)] if required else field.default
-    return kinds[kind](**like | _values(like, table, where, {}))
+        own[field.name] = {"int": 0, "float": 0.0}[str(field.type)] if required else field.default
+    return kinds[kind](**own | _values(own, table, where))
 
 
-def _values(
-    own: dict[str, Any], table: dict[str, Any], where: str, tables: dict[str, Any]
-) -> dict[str, Any]:
+def _values(own: dict[str, Any], table: dict[str, Any], where: str) -> dict[str, Any]:
     """Return the values of a table, of the types of `own`."""
     values: dict[str, Any] = {}
     for key, value in table.items():
-        at, kinds = f"{where} [{key}]", tables.get(key)
         if key not in own:
             near = difflib.get_close_matches(key, own, 1)
             hint = f"'{near[0]}'?" if near else "one of " + ", ".join(own)
             raise BadInput(where, key, f"a known key: {hint}")
-        if kinds is None:
+        if key not in _TABLES:
             values[key] = _value(value, own[key], where, key)
-        elif not isinstance(value, dict):
-            raise BadInput(f"{where}: {key}", value, f"a table [{key}]")
-        elif kinds:
-            values[key] = from_table(value, kinds, at, own[key])
+        elif isinstance(value, dict):
+            values[key] = from_table(value, _TABLES[key], f"{where} [{key}]", own[key])
         else:
-            values[key] = changed(own[key], value, at)
+            raise BadInput(f"{where}: {key}", value, f"a table [{key}]")
     return values
 
 

@@ -30,7 +30,6 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from skild_phys import __version__
 from skild_phys.errors import BadInput, Interrupted, OutputTaken, WeightsError
 from skild_phys.rng import seed_sequence
-from skild_phys.skild.chain import TIMES
 from skild_phys.skild.data import Source, symmetry
 from skild_phys.skild.losses import LOSSES, Batch, Loss
 from skild_phys.skild.measured import Measured, measure
@@ -285,27 +284,24 @@ class Trainer:
             "version": __version__,
             "torch": torch.__version__.split("+")[0],
         }
-        # Below network_from the spin denoiser has no trainable part.
-        all_below = c.output == "logits" and c.lambda_min <= c.network_from
-        reach = (0.0 if all_below else c.lambda_min, c.lambda_max)
-        if c.lambdas is not None:
-            low, high = c.lambdas(np.array([1.0 / TIMES, 1.0]))
-            reach = (float(low), float(high))
-        return Weights(
-            tensors, c.network, measured.spectrum, c.output, reach, system, record, c.basis,
-            measured.couplings, c.network_from, c.symmetries, self.source.channels,
-            None if c.cutoff < 0 else c.cutoff, c.lambdas, c.tuning,
-        )  # fmt: skip
+        channels = self.source.channels
+        return Weights.of(
+            c, tensors, measured.spectrum, measured.couplings, channels, system, record
+        )
 
     def save(self, path: Path) -> None:
         """Write the whole state of the run to `path`, atomically."""
-        tensors: dict[str, Tensor] = {"random": self.random.get_state()}
-        for prefix, module in (("network", self.network), ("ema", self.ema)):
-            tensors |= {f"{prefix}.{k}": v for k, v in module.state_dict().items()}
-        for index, slot in self.optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer.{index}.{k}": v for k, v in slot.items()}
-        for name, array in self.source.state().items():
-            tensors[f"source.{name}"] = torch.from_numpy(np.ascontiguousarray(array))
+        slots = self.optimizer.state_dict()["state"].items()
+        parts: dict[str, dict[str, Any]] = {
+            "network": self.network.state_dict(),
+            "ema": self.ema.state_dict(),
+            "source": self.source.state(),
+        } | {f"optimizer.{index}": slot for index, slot in slots}
+        tensors = {
+            f"{prefix}.{name}": torch.as_tensor(value)
+            for prefix, part in parts.items()
+            for name, value in part.items()
+        }
         record = {
             "format": _FORMAT,
             "step": self.step,
@@ -319,7 +315,7 @@ class Trainer:
             record["spectrum"] = self.measured.spectrum.record()
             record["couplings"] = dataclasses.asdict(self.measured.couplings)
             record["conditional"] = self.measured.conditional
-        write_tensors(path, "record", record, tensors)
+        write_tensors(path, "record", record, tensors | {"random": self.random.get_state()})
 
     @classmethod
     def resume(

@@ -28,7 +28,7 @@ from skild_phys.skild.chain import SCHEDULES, TIMES, USUAL, Schedule, Tuning
 from skild_phys.skild.equations import Process
 from skild_phys.skild.ncsnpp import Ncsnpp, NcsnppConfig, from_published, read_published
 from skild_phys.skild.networks import OUTPUTS, SYMMETRIES, Network, NetworkConfig, network_dtype
-from skild_phys.skild.recipe import NETWORKS, Recipe, as_record, changed, from_table
+from skild_phys.skild.recipe import NETWORKS, Recipe, as_record, from_table
 from skild_phys.skild.spectrum import Spectrum, spectrum_from_record
 from skild_phys.skild.spins import Couplings, couplings_from_record
 
@@ -135,6 +135,24 @@ class Weights:
     tuning: Tuning = USUAL
     dimension: int = 2
 
+    @classmethod
+    def of(
+        cls, recipe: Recipe, tensors: dict[str, Tensor], spectrum: Spectrum,
+        couplings: Couplings, channels: int, system: dict[str, Any], training: dict[str, Any],
+    ) -> Weights:  # fmt: skip
+        """Return weights of what `recipe` describes."""
+        c = recipe
+        # Below network_from the spin denoiser has no trainable part.
+        all_below = c.output == "logits" and c.lambda_min <= c.network_from
+        reach = (0.0 if all_below else c.lambda_min, c.lambda_max)
+        if c.lambdas is not None:
+            low, high = c.lambdas(np.array([1.0 / TIMES, 1.0]))
+            reach = (float(low), float(high))
+        return cls(
+            tensors, c.network, spectrum, c.output, reach, system, training, c.basis, couplings,
+            c.network_from, c.symmetries, channels, c.kappa_c, c.lambdas, c.tuning,
+        )  # fmt: skip
+
     def differs(self, attrs: Mapping[str, Any]) -> str | None:
         """Return how samples differ from these in model or temperature; None for not at all."""
         model, temperature = attrs.get("model"), attrs.get("temperature")
@@ -190,7 +208,7 @@ _READ: dict[str, Callable[[Any], Any]] = {
     "symmetries": tuple,
     "channels": int,
     "schedule": lambda table: table and SCHEDULES[table["kind"]](**table),
-    "tuning": lambda table: changed(USUAL, table, "tuning"),
+    "tuning": lambda table: from_table(table, {}, "tuning", USUAL),
 }
 """How entries of a record are read that are no plain numbers or texts."""
 
@@ -255,12 +273,9 @@ def published_weights(path: Path, config: Recipe, preset: str) -> Weights:
     tensors = from_published(network, read_published(path))
     for end in ("weight", "bias"):
         tensors[f"leave.{end}"] = tensors[f"leave.{end}"] * (2.0 / law.side)
-    low, high = (float(lam(t)) for t in (np.array(1.0 / TIMES), np.array(1.0)))
-    return Weights(
-        tensors, config.network, law, config.output, (low, high),
-        {"model": "images" if channels == 3 else config.model, "temperature": None,
-         "side": config.side},
-        {"converted": path.name}, config.basis, symmetries=config.symmetries,
-        channels=channels if channels == 3 else 0, schedule=lam,
-        cutoff=None if config.cutoff < 0 else config.cutoff,
+    images = config.data == "images"
+    system = {"model": "images" if images else config.model, "temperature": None}
+    return Weights.of(
+        config, tensors, law, Couplings(), channels if images else 0,
+        system | {"side": config.side}, {"converted": path.name},
     )  # fmt: skip
