@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import scipy.fft
@@ -57,27 +58,13 @@ class Chains:
         np.minimum.at(first, chain, self.draw)
         time = self.draw - first[chain]
         time = time // max(int(np.gcd.reduce(time)), 1)
-        place = np.lexsort((time, chain))
-        steps = np.diff(time[place])[np.diff(chain[place]) == 0]
+        order = np.lexsort((time, chain))
+        steps = np.diff(time[order])[np.diff(chain[order]) == 0]
         sparse = (chain.max() + 1) * (time.max() + 1) > 8 * len(time) + 1024
         if sparse or (len(steps) and (steps == 1).mean() < 0.25):
-            time[place] = (
-                np.arange(len(time)) - np.unique(chain[place], return_index=True)[1][chain[place]]
-            )
+            begin = np.unique(chain[order], return_index=True)[1]
+            time[order] = np.arange(len(time)) - begin[chain[order]]
         return chain, time
-
-
-@dataclass(frozen=True)
-class Autocorrelation:
-    """Integrated autocorrelation times, in draws; independent draws have tau = 1/2.
-
-    `known` is False for what comes out below 1/2 of fewer than `_FEWEST` draws: that is noise.
-    """
-
-    tau: Array
-    error: Array
-    window: NDArray[np.int64]
-    known: NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -169,19 +156,19 @@ class ErrorMethod:
         ------
         BadInput : bins below 2 or above the number of rows; mappings of different length.
         """
-        n = _common_length(rows)
-        value, moves = _influences(function, rows)
-        unknown = np.full(value.shape, np.nan)
+        lengths = {len(a) for r in rows for a in r.values()}
+        if len(lengths) != 1 or 0 in lengths:
+            raise BadInput("rows", str(sorted(lengths)), "arrays of one common length above 0")
+        n = lengths.pop()
+        value, moves = _influences(function, rows, n)
+        unknown, half = np.full(value.shape, np.nan), np.full(value.shape, 0.5)
         if n < 2:
-            return Estimate(
-                value, unknown, np.full(value.shape, 0.5), unknown, np.ones(value.shape)
-            )
+            return Estimate(value, unknown, half, unknown, np.ones(value.shape))
         plain = (moves**2).sum(axis=0) / (n * (n - 1.0))
         if self.kind == "gamma":
-            tau, tau_error, known = np.full(value.shape, 0.5), unknown, np.full(value.shape, True)
+            tau, tau_error, known = half, unknown, np.full(value.shape, True)
             if chains is not None:
-                time = integrated_autocorrelation_time(moves, chains)
-                tau, tau_error, known = time.tau, time.error, time.known
+                tau, tau_error, _, known = integrated_autocorrelation_time(moves, chains)
             # A reversible chain has no negative tau - 1/2; an estimate below that is noise, and
             # would shorten the error bar.
             factor = np.maximum(2 * tau, 1)
@@ -190,11 +177,10 @@ class ErrorMethod:
         else:
             bins, tau_error = self.number_of_bins(n), unknown
             binned = tuple(_binned(r, n, bins, chains) for r in rows)
-            moved, chains = _influences(function, binned)[1] / np.sqrt(bins * (bins - 1.0)), None
+            moved = _influences(function, binned, bins)[1] / np.sqrt(bins * (bins - 1.0))
+            error, chains = np.sqrt((moved**2).sum(axis=0)), None
             if self.kind == "bootstrap":
                 error = self._spread(function, binned, bins)
-            else:
-                error = np.sqrt((moved**2).sum(axis=0))
             with np.errstate(invalid="ignore", divide="ignore"):
                 tau = np.where(plain > 0, 0.5 * error**2 / plain, 0.5)
                 n_eff = n / np.maximum(2 * tau, 1)
@@ -228,9 +214,16 @@ def jackknife(
     return method(function, *rows, chains=chains, influence=influence)
 
 
+class _Autocorrelation(NamedTuple):
+    tau: Array
+    error: Array
+    window: NDArray[np.int64]
+    known: NDArray[np.bool_]
+
+
 def integrated_autocorrelation_time(
     series: Array, chains: Chains | None = None, *, s_tau: float = _S_TAU
-) -> Autocorrelation:
+) -> _Autocorrelation:
     """Return tau_int = 1/2 + sum rho(t) with the automatic window of hep-lat/0306017.
 
     Parameters
@@ -242,8 +235,10 @@ def integrated_autocorrelation_time(
 
     Returns
     -------
-    Arrays of the trailing shape. The window is eq. (52), the bias of order 1/N is removed as in
-    eq. (49), the error of tau is eq. (42). A constant series has tau = 1/2 and window 0.
+    tau, its error, window : arrays of the trailing shape, in draws; independent ones have tau
+        1/2, a constant series 1/2 and window 0. The window is eq. (52), the bias of order 1/N is
+        removed as in eq. (49), the error is eq. (42).
+    known : False for a tau below 1/2 of fewer than `_FEWEST` draws, which is noise.
 
     Examples
     --------
@@ -271,12 +266,13 @@ def integrated_autocorrelation_time(
     ]
     tau, window = (np.concatenate(a).reshape(values.shape[1:]) for a in zip(*parts, strict=True))
     error = 2 * tau * np.sqrt(np.maximum(window + 0.5 - tau, 0) / n)
-    return Autocorrelation(tau, error, window, (tau >= 0.5) | (n >= _FEWEST))
+    return _Autocorrelation(tau, error, window, (tau >= 0.5) | (n >= _FEWEST))
 
 
-def _influences(function: Callable[..., Array], rows: tuple[Means, ...]) -> tuple[Array, Array]:
-    """Return the function of the means, and what each row moves it by, (n, *shape)."""
-    n = _common_length(rows)
+def _influences(
+    function: Callable[..., Array], rows: tuple[Means, ...], n: int
+) -> tuple[Array, Array]:
+    """Return the function of the means, and what each of `n` rows moves it by, (n, *shape)."""
     means = [{name: a.mean(axis=0) for name, a in r.items()} for r in rows]
     # A function that is infinite or undefined for some rows has an error that is undefined.
     with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
@@ -306,16 +302,9 @@ def bin_sums(values: Array, label: NDArray[np.int64], bins: int) -> Array:
     return total
 
 
-def _common_length(rows: tuple[Means, ...]) -> int:
-    lengths = {len(a) for r in rows for a in r.values()}
-    if len(lengths) != 1 or 0 in lengths:
-        raise BadInput("rows", str(sorted(lengths)), "arrays of one common length above 0")
-    return lengths.pop()
-
-
 def _binned(rows: Means, n: int, bins: int, chains: Chains | None) -> dict[str, Array]:
     if not 2 <= bins <= n:
-        raise BadInput("bins", bins, f"2 to {n}, the number of lattices")
+        raise BadInput("bins", bins, f"2 to {n}, the number of configurations")
     label = bins_in_time(n, bins, chains)
     count = np.bincount(label, minlength=bins)
     return {name: (bin_sums(a, label, bins).T / count).T for name, a in rows.items()}

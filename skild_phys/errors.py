@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import os
+import sys
+import traceback
 import warnings
 from collections.abc import Iterable
 from numbers import Integral
@@ -11,6 +14,7 @@ from typing import Any
 
 _LONGEST = 200
 """Characters of a value that a message shows."""
+_PACKAGE = os.path.join(os.path.dirname(__file__), "")
 
 
 class SkildPhysError(Exception):
@@ -75,7 +79,10 @@ class InputWarning(UserWarning):
 
 def warn(text: str) -> None:
     """Warn the user, in the one way that there is; points to the line that called the package."""
-    warnings.warn(text, InputWarning, stacklevel=3)
+    own = [
+        f.f_code.co_filename.startswith(_PACKAGE) for f, _ in traceback.walk_stack(sys._getframe())
+    ]
+    warnings.warn(text, InputWarning, stacklevel=len(own) - own[::-1].index(True) + 1)
 
 
 def check_whole(option: str, value: Any, least: int = 1, most: int | None = None) -> int:

@@ -16,7 +16,7 @@ import xarray as xr
 from conftest import exit_code
 
 import skild_phys as sp
-from skild_phys.errors import BadInput, Interrupted, StoreError
+from skild_phys.errors import BadInput, InputWarning, Interrupted, StoreError
 from skild_phys.runner import Run
 from skild_phys.simulation.ensemble import simulate
 from skild_phys.simulation.spec import SimulationSpec
@@ -444,6 +444,13 @@ def test_attributes_that_no_store_can_have_leave_nothing_behind(tmp_path: Path) 
         assert not (tmp_path / "mine.zarr").exists()
     with pytest.raises(BadInput, match="seed: 'of 1326 bits' is not accepted"):
         sp.simulate(L=8, T="Tc", samples=2, seed=10**399, every=1, burn_in=1, threads=1)
+
+
+def test_a_warning_points_to_the_line_that_called_the_package(fine: xr.Dataset) -> None:
+    coarse = sp.coarsen(fine.drop_attrs(deep=False), 4)
+    with pytest.warns(InputWarning, match="does not say of what system") as caught:
+        sp.refine(coarse, steps=2)
+    assert caught[0].filename == __file__
 
 
 def test_warnings_survive_netcdf(tmp_path: Path) -> None:

@@ -1,8 +1,9 @@
-"""Coarse-graining of a store, or of lattices in memory."""
+"""Coarse-graining of a store, or of configurations in memory."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import functools
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -28,11 +29,11 @@ def coarsen(
     *,
     tie_seed: int | None = None,
 ) -> Filled:
-    """Coarse-grain every lattice of `fine` into the store `output`, or into memory.
+    """Coarse-grain every configuration of `fine` into the store `output`, or into memory.
 
     The new store records rule, factor, the parent's name and digest, and for each sample
     `parent`: its index in `fine`, or what `fine` itself has as `parent` (a refined store). That
-    number names the tie-breaks, so that a refined lattice coarse-grains as its ancestor did.
+    number names the tie-breaks, so that a refined configuration coarse-grains as its ancestor did.
     `chain` and `draw` come along where `fine` has them. In memory spins get no digest.
 
     Parameters
@@ -50,7 +51,7 @@ def coarsen(
     plan, ties, scalars = coarse_plan(
         fine, chosen, factor, run, tie_seed, digest=output is not None
     )
-    make = _Coarsen(fine, plan.field, chosen, factor, ties, scalars)
+    make = functools.partial(_coarse, fine, plan.field, chosen, factor, ties, scalars)
     return fill_store(output, plan, make, run, batch=fine.chunk)
 
 
@@ -98,24 +99,23 @@ def coarse_plan(
     return plan, TieBreak(tie_seed, parent), scalars
 
 
-@dataclass(frozen=True)
-class _Coarsen:
-    """Coarse-grains the samples of a chunk, which it reads itself."""
-
-    fine: Lattices
-    field: str
-    rule: Rule
-    factor: int
-    ties: TieBreak
-    scalars: dict[str, NDArray[Any]]
-
-    def __call__(self, index: NDArray[np.int64], *, stop: object) -> dict[str, NDArray[Any]]:
-        here = slice(int(index[0]), int(index[-1]) + 1)
-        values = self.fine.read(here.start, here.stop)
-        kind = np.float64 if self.fine.field == "field" else np.int8
-        ties = replace(self.ties, ids=self.ties.ids[here])
-        coarse = self.rule.coarsen(
-            values.astype(kind, copy=False), self.factor, q=self.fine.q, ties=ties,
-            dimension=len(self.fine.shape),
-        )  # fmt: skip
-        return {self.field: coarse} | {name: v[here] for name, v in self.scalars.items()}
+def _coarse(
+    fine: Lattices,
+    field: str,
+    rule: Rule,
+    factor: int,
+    ties: TieBreak,
+    scalars: dict[str, NDArray[Any]],
+    index: NDArray[np.int64],
+    *,
+    stop: object,
+) -> dict[str, NDArray[Any]]:
+    """Coarse-grain the samples `index`, which are read here."""
+    here = slice(int(index[0]), int(index[-1]) + 1)
+    values = fine.read(here.start, here.stop)
+    kind = np.float64 if fine.field == "field" else np.int8
+    coarse = rule.coarsen(
+        values.astype(kind, copy=False), factor, q=fine.q,
+        ties=replace(ties, ids=ties.ids[here]), dimension=len(fine.shape),
+    )  # fmt: skip
+    return {field: coarse} | {name: v[here] for name, v in scalars.items()}
