@@ -19,8 +19,8 @@ from skild_phys.models.base import Bond
 from skild_phys.rules import RULES, TieBreak, coarsen
 from skild_phys.simulation import conditional as chains
 from skild_phys.simulation.conditional import (
-    Chain,
     Conditional,
+    _Chain,
     measure_sweeps,
     pilot_chains,
     sample,
@@ -253,7 +253,7 @@ def test_a_pilot_finds_the_autocorrelation_time() -> None:
     law = law_of("block_mean", (32, 32), 4)
     givens = law.read(coarse, ties)
 
-    class Slow(Chain):
+    class Slow(_Chain):
         def advance(self, sweeps: int) -> None:
             self.left = getattr(self, "left", 0) + sweeps
             super().advance(self.left // 4)
@@ -261,7 +261,7 @@ def test_a_pilot_finds_the_autocorrelation_time() -> None:
 
     tau, _ = measure_sweeps(law, givens, 5)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(chains, "Chain", Slow)
+        patch.setattr(chains, "_Chain", Slow)
         slow, _ = measure_sweeps(law, givens, 5)
     assert slow / tau == pytest.approx(4, rel=0.25)
 

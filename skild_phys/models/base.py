@@ -217,7 +217,7 @@ def find_model(attrs: Mapping[str, Any]) -> Model | None:
         return None
     name, known = str(attrs["model"]), attrs.get("couplings")
     model = MODELS.get(name) or load_plugins(MODELS, "skild_phys.models").get(name)
-    if model is None or not model.parameters or not isinstance(known, Mapping):
+    if model is None or not isinstance(known, Mapping) or not model.parameters:
         return model
     return dataclasses.replace(model, **{k: v for k, v in known.items() if k in model.parameters})
 

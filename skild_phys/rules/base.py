@@ -46,6 +46,7 @@ def coarse_shape(shape: Shape, factor: int) -> Shape:
     return tuple(side // factor for side in shape)
 
 
+@functools.cache
 def corners(factor: int, dimension: int, at: int = 0) -> Any:
     """Return the index of the site (at, at, ..) of every block, of arrays and tensors."""
     return (..., *[slice(at, None, factor)] * dimension)
@@ -139,6 +140,11 @@ class Operator(ABC):
         return x + np.fft.irfftn(modes, s=self.shape, axes=self._axes, norm="ortho")
 
 
+@functools.lru_cache(maxsize=8)
+def _built(kind: type[Operator], shape: Shape, factor: int) -> Operator:
+    return kind(shape, factor)
+
+
 # -- ties ---------------------------------------------------------------------------------------
 
 
@@ -200,7 +206,7 @@ def _mix(bits: NDArray[np.uint64]) -> NDArray[np.uint64]:
 class Rule(ABC):
     """A coarse-graining rule: all that the package needs to know of one.
 
-    A rule of one's own overrides `reduce` or `operator`, and what else it can give.
+    A rule of one's own gives `reduce` or `linear`, and what else it can.
 
     Attributes
     ----------
@@ -208,6 +214,7 @@ class Rule(ABC):
     stores : variable of a fine store -> variable of the coarse one; what is missing is refused.
     ties : whether ties need a tie-break (`tie_seed`).
     suffix : of the names of coarse stores, if other than the name.
+    linear : class of the operator that the rule is on fields; None if it is not linear.
     binds : whether refined spins coarse-grain to the coarse values again, bit for bit.
     exact : whether there are Monte Carlo moves that keep the coarse values.
     start_scale : how far past the coarse Nyquist mode a chain of SKILD starts, in lambda.
@@ -217,6 +224,7 @@ class Rule(ABC):
 
     name: ClassVar[str]
     stores: ClassVar[Mapping[str, str]]
+    linear: ClassVar[type[Operator] | None] = None
     ties: ClassVar[bool] = False
     binds: ClassVar[bool] = True
     exact: ClassVar[bool] = False
@@ -272,7 +280,7 @@ class Rule(ABC):
         return self.reduce(fine, factor, d, q, ties or TieBreak(0, np.arange(len(fine))))
 
     def reduce(self, fine: Raw, factor: int, dimension: int, q: int, ties: TieBreak) -> Raw:
-        """Return what `coarsen` does, of checked arguments; by `operator` if not overridden."""
+        """Return what `coarsen` does, of checked arguments; by the operator if not overridden."""
         found = self.operator(fine.shape[-dimension:], factor).apply(fine.astype(np.float64))
         if self.stores[_kind_of(fine, q)] == "field":
             return found.astype(np.float32)
@@ -300,6 +308,8 @@ class Rule(ABC):
 
     def operator(self, shape: Shape, factor: int) -> Operator:
         """Return the linear operator A that the rule is on fields of `shape`; BadInput if none."""
+        if self.linear is not None:
+            return _built(self.linear, shape, factor)
         linear = [rule.name for rule in RULES.values() if "field" in rule.stores]
         raise BadInput("rule", self.name, "a linear rule: " + ", ".join(linear))
 

@@ -22,7 +22,6 @@ from skild_phys.fields import FIELDS, Field
 from skild_phys.rng import below, fill_bits
 from skild_phys.rules.base import Array, Operator, Raw, Rule, Shape, TieBreak, Ties
 from skild_phys.rules.moves import (
-    NEVER,
     Given,
     Moves,
     Source,
@@ -33,6 +32,7 @@ from skild_phys.rules.moves import (
 )
 
 _MOST_SITES = 2**15 - 1  # the last block sum that int16 holds
+_NEVER = np.uint32(2**32 - 1)  # below no threshold
 
 
 def _sums(values: NDArray[Any], q: int, sites: int) -> str | None:
@@ -57,7 +57,7 @@ FIELDS |= {
 }  # fmt: skip
 
 
-class Means(Operator):
+class _Means(Operator):
     """The mean over each block; A A^T = b^-d."""
 
     def filter(self, side: int) -> NDArray[np.complex128]:
@@ -75,6 +75,7 @@ class BlockMean(Rule):
 
     name = "block_mean"
     stores = {"spins": "block_sum", "states": "state_count", "field": "field"}
+    linear = _Means
     exact = True
     suffix = "coarse"
     shown = 1  # what block means say is the easiest to learn
@@ -103,9 +104,6 @@ class BlockMean(Rule):
             what = "mean (floating point)" if values.dtype.kind == "f" else "sum (integer)"
             raise StoreError(f"{where}: {bad} is no {what} over {sites} spins of -1 and +1")
         return whole.astype(np.int16)
-
-    def operator(self, shape: Shape, factor: int) -> Operator:
-        return Means(shape, factor)
 
     def values(self, raw: Raw, seen: Operator, power: Array) -> Array:
         sites = seen.factor ** len(seen.shape) if raw.dtype.kind == "i" else 1
@@ -177,64 +175,38 @@ def _adjacency(place, sides, factor, p, r):  # type: ignore[no-untyped-def]
     return axis, shared, across and not alone
 
 
-@njit(cache=True, nogil=True, inline="always")
-def _lost_by_swap(lost, cells, bonds, sides, p, r, shared, gain):  # type: ignore[no-untyped-def]
-    """Set `lost` to the bonds lost if planes p and r exchange their states; half, if not `gain`.
-
-    The bonds between the two stay; the sums over neighbours miss that, and count them as gained.
-    Where the two states are equal the numbers mean nothing.
-    """
-    n = np.uint64(lost.size)
-    one, two = np.uint64(p) * n, np.uint64(r) * n
-    first = np.int8(2 * shared if gain else shared - bonds.shape[1])
-    for i in range(n):
-        lost[i] = first
-    add_lost_bonds(lost, cells, bonds, sides, p, one, two, gain)
-    add_lost_bonds(lost, cells, bonds, sides, r, two, one, gain)
-
-
-@njit(cache=True, nogil=True, inline="always")
-def _swap(cells, p, r, lost, bits, thresholds):  # type: ignore[no-untyped-def]
-    n = np.uint64(lost.size)
-    one, two = np.uint64(p) * n, np.uint64(r) * n
-    for i in range(n):
-        a, c = cells[one + i], cells[two + i]
-        moves = bits[i] < threshold_of(thresholds, lost[i])
-        cells[one + i] = c if moves else a
-        cells[two + i] = a if moves else c
-
-
 @njit(cache=True, nogil=True)
 def _exchange(cells, layout, gain, thresholds, source, sweeps):  # type: ignore[no-untyped-def]
-    """Make `sweeps` sweeps of exchanges, in place.
+    """Make `sweeps` sweeps of exchanges, in place; `gain` if there are more than two states.
 
-    Parameters
-    ----------
-    cells : ((P + 3) n,) int8, the P planes and three more of scratch space.
-    layout : of the blocks.
-    gain : whether there are more than two states.
-    thresholds : of `Moves`.
-    source : random numbers.
+    `cells` ((P + 3) n,) int8 are the planes and scratch space, `thresholds` those of `Moves`.
     """
     bonds, sides, place, factor = layout.bonds, layout.sides, layout.place, layout.factor
-    positions, n = place.shape[0], layout.ahead.shape[1]
+    positions, n = place.shape[0], np.uint64(layout.ahead.shape[1])
     order, lost = np.empty(positions, dtype=np.int64), np.empty(n, dtype=np.int8)
     for _ in range(sweeps):
         _shuffle(order, source)
         for k in range(0, positions - 1, 2):
             p, r = order[k], order[k + 1]
+            one, two = np.uint64(p) * n, np.uint64(r) * n
             axis, shared, interact = _adjacency(place, sides, factor, p, r)
-            if not interact:
-                _lost_by_swap(lost, cells, bonds, sides, p, r, shared, gain)
-                _swap(cells, p, r, lost, take(source, n), thresholds)
-                continue
-            for colour in range(2 + sides[axis, 1] % 2):
-                _lost_by_swap(lost, cells, bonds, sides, p, r, shared, gain)
-                bits = take(source, n)
+            # The bonds between the two stay; the sums over neighbours miss that, and count them
+            # as gained. Where the two states are equal the numbers mean nothing.
+            first = np.int8(2 * shared if gain else shared - bonds.shape[1])
+            for colour in range(2 + sides[axis, 1] % 2 if interact else 1):
                 for i in range(n):
+                    lost[i] = first
+                add_lost_bonds(lost, cells, bonds, sides, p, one, two, gain)
+                add_lost_bonds(lost, cells, bonds, sides, r, two, one, gain)
+                bits = take(source, n)
+                for i in range(n if interact else np.uint64(0)):
                     # No threshold is met by the largest number: the other colours stay.
-                    bits[i] |= np.uint32(0) if layout.colour[axis, i] == colour else NEVER
-                _swap(cells, p, r, lost, bits, thresholds)
+                    bits[i] |= np.uint32(0) if layout.colour[axis, i] == colour else _NEVER
+                for i in range(n):
+                    a, c = cells[one + i], cells[two + i]
+                    moves = bits[i] < threshold_of(thresholds, lost[i])
+                    cells[one + i] = c if moves else a
+                    cells[two + i] = a if moves else c
 
 
 @njit(cache=True, nogil=True)

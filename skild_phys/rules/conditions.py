@@ -22,6 +22,7 @@ that matters is then near the ends of float64's range.
 
 from __future__ import annotations
 
+import functools
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -335,8 +336,12 @@ class Constraint(ABC):
 
     def differentiable_means(self, logits: Tensor) -> Tensor:
         """Return `means(logits)`, through which gradients flow by `slope`."""
-        means: Tensor = _Means.apply(logits, self)  # type: ignore[no-untyped-call]
-        return means
+        means, through = self.means(logits.detach()), 1.0 * logits
+        if not through.requires_grad:
+            return means
+        slope = functools.partial(self.slope, means)
+        through.register_hook(slope)  # type: ignore[no-untyped-call]
+        return means + (through - through.detach())
 
     def targets(
         self, x0: Tensor, field: Tensor, by_site: Tensor, random: torch.Generator, pairings: int = 4
@@ -362,22 +367,6 @@ class Constraint(ABC):
         their sums and products float64's.
         """
         raise NotImplementedError("spins are sampled under a condition that is settled")
-
-
-class _Means(torch.autograd.Function):
-    """`Constraint.means` with `Constraint.slope` for its gradient."""
-
-    @staticmethod
-    def forward(context: Any, logits: Tensor, constraint: Constraint) -> Tensor:
-        means = constraint.means(logits)
-        context.constraint = constraint
-        context.save_for_backward(means)
-        return means
-
-    @staticmethod
-    def backward(context: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        (means,) = context.saved_tensors
-        return context.constraint.slope(means, gradients[0]), None
 
 
 class Free(Constraint):

@@ -43,6 +43,7 @@ class Decimate(Rule):
 
     name = "decimate"
     stores = {"spins": "spins", "states": "states", "field": "field"}
+    linear = _Corners
     exact = True
     start_scale = 8.0  # single spins say still less of the long-wavelength modes than signs
     shown = 2
@@ -50,9 +51,6 @@ class Decimate(Rule):
     def reduce(self, fine: Raw, factor: int, dimension: int, q: int, ties: TieBreak) -> Raw:
         kept = np.ascontiguousarray(fine[corners(factor, dimension)])
         return kept.astype(np.float32) if fine.dtype.kind == "f" else kept
-
-    def operator(self, shape: Shape, factor: int) -> Operator:
-        return _Corners(shape, factor)
 
     def condition(self, raw: Raw, shape: Shape, factor: int, ties: Ties, device: Any) -> Any:
         from skild_phys.rules.conditions import Sites

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from skild_phys.rng import below
 from skild_phys.rules.base import Array, Operator, Raw, Rule, Shape, TieBreak, Ties
-from skild_phys.rules.block_mean import Means, count_states, counted
+from skild_phys.rules.block_mean import BlockMean, count_states, counted
 from skild_phys.rules.moves import (
     Given,
     Moves,
@@ -64,7 +64,7 @@ class Majority(Rule):
         return np.asarray(of_raw[:, 0] == counts.max(axis=1))
 
     def proxy(self, shape: Shape, factor: int) -> Operator:
-        return Means(shape, factor)
+        return BlockMean().operator(shape, factor)
 
     def values(self, raw: Raw, seen: Operator, power: Array) -> Array:
         """Return the signs times the root mean square of a block's mean."""

@@ -83,10 +83,6 @@ def _threshold(probability: float) -> np.uint32:
     return np.uint32(min(round(probability * 2.0**32), 2**32 - 1))
 
 
-NEVER = np.uint32(2**32 - 1)
-"""Below no threshold."""
-
-
 @njit(cache=True, nogil=True, inline="always")
 def threshold_of(thresholds, lost):  # type: ignore[no-untyped-def]
     """Return the entry of `Moves.thresholds` for `lost` bonds; no look-up, so vectorised."""
@@ -99,7 +95,7 @@ def threshold_of(thresholds, lost):  # type: ignore[no-untyped-def]
 # -- geometry -----------------------------------------------------------------------------------
 
 
-class Layout(NamedTuple):
+class _Layout(NamedTuple):
     """What kernels know of the geometry, d axes, P = factor^d positions, n blocks.
 
     Attributes
@@ -122,7 +118,7 @@ class Layout(NamedTuple):
 
 
 @functools.lru_cache(maxsize=8)
-def _build_layout(shape: tuple[int, ...], factor: int) -> Layout:
+def _build_layout(shape: tuple[int, ...], factor: int) -> _Layout:
     d = len(shape)
     place = np.array(list(itertools.product(range(factor), repeat=d)))
     bonds = np.empty((len(place), 2 * d), dtype=np.int32)
@@ -140,7 +136,7 @@ def _build_layout(shape: tuple[int, ...], factor: int) -> Layout:
         if side % 2 == 1:
             colour[axis][blocks[axis] == side - 1] = 2
     sides = np.array([(math.prod(shape[axis + 1 :]), shape[axis]) for axis in range(d)])
-    return Layout(bonds, sides, place, colour, ahead, factor)
+    return _Layout(bonds, sides, place, colour, ahead, factor)
 
 
 @njit(cache=True, nogil=True, forceinline=True)

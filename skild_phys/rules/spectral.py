@@ -31,13 +31,11 @@ class Spectral(Rule):
 
     name = "spectral"
     stores = {"spins": "field", "field": "field"}
+    linear = _LowPass
     binds = False
     # The last sample, which holds block sums that the data do not have, is less bound by those
     # before it.
     end_lambda = 0.13
-
-    def operator(self, shape: Shape, factor: int) -> Operator:
-        return _LowPass(shape, factor)
 
     def condition(self, raw: Raw, shape: Shape, factor: int, ties: Ties, device: Any) -> Any:
         from skild_phys.rules.conditions import KeptModes

@@ -115,14 +115,14 @@ class Conditional:
         self.moves.fill(planes, given, state)
         return planes
 
-    def chain(self, given: Given, seed: int, sample: int, kind: str = "") -> Chain:
+    def chain(self, given: Given, seed: int, sample: int, kind: str = "") -> _Chain:
         """Return a chain at a random fill, with the streams of sample `sample`."""
         planes = self.fill(given, kernel_state(seed, f"{kind}fill", sample))
         source = Source.of(planes.shape[1], seed, f"{kind}sweeps", sample)
-        return Chain(self, given, planes, source)
+        return _Chain(self, given, planes, source)
 
 
-class Chain:
+class _Chain:
     """A Markov chain that leaves a conditional distribution invariant, at one configuration.
 
     Parameters
@@ -212,7 +212,7 @@ def sample(
             chain = target.chain(given, seed, number)
         else:
             source = Source.of(planes.shape[1], seed, "relaxation", number)
-            chain = Chain(target, given, planes, source)
+            chain = _Chain(target, given, planes, source)
         chain.run(sweeps, stop)
         found.append(chain.configuration())
     return np.stack(found)
@@ -233,7 +233,7 @@ _MOST_SWEEPS = 2**17
 _MOST_BLOCKS = 128  # per chain; more add cost, hardly precision
 
 
-def _record(chain: Chain) -> tuple[list[float], NDArray[np.float32]]:
+def _record(chain: _Chain) -> tuple[list[float], NDArray[np.float32]]:
     """Return (bonds and mean squares of a configuration, moments of its blocks).
 
     The moments (q - 1, d + 1, blocks) of all but one state are its sites in the upper halves of a

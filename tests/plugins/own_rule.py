@@ -26,9 +26,7 @@ class LastSite(Rule):
 
     name = "last_site"
     stores = {"spins": "spins", "field": "field"}
-
-    def operator(self, shape: tuple[int, ...], factor: int) -> Operator:
-        return LastSites(shape, factor)
+    linear = LastSites
 
     def condition(self, raw: Any, shape: Any, factor: int, ties: Any, device: Any) -> Sites:
         return Sites(raw, factor, device, at=factor - 1)

@@ -26,9 +26,9 @@ from skild_phys.models import MODELS
 from skild_phys.rng import kernel_state
 from skild_phys.rules import TieBreak, coarsen
 from skild_phys.rules.base import block_sites
-from skild_phys.rules.moves import Layout, Source
+from skild_phys.rules.moves import Source, _Layout
 from skild_phys.simulation import conditional as chains
-from skild_phys.simulation.conditional import Chain, Conditional, sample
+from skild_phys.simulation.conditional import Conditional, _Chain, sample
 from skild_phys.simulation.wolff import wolff
 
 pytestmark = pytest.mark.statistical
@@ -106,13 +106,13 @@ class Case:
 
     def chain(
         self, seed: int, temperature: float | None = None, ties: Lattices | None = None
-    ) -> Chain:
+    ) -> _Chain:
         law = self.at(temperature or self.model.critical_temperature)
         (given,) = law.read(self.coarse[None], (self.ties if ties is None else ties)[None])
         planes = law.fill(given, kernel_state(seed, 0))
-        return Chain(law, given, planes, Source.of(planes.shape[1], seed, 1))
+        return _Chain(law, given, planes, Source.of(planes.shape[1], seed, 1))
 
-    def p_of_chain(self, chain: Chain, draws: int = DRAWS, sweeps: int = 20) -> float:
+    def p_of_chain(self, chain: _Chain, draws: int = DRAWS, sweeps: int = 20) -> float:
         """Twice the smaller p of the chain's samples."""
         chain.advance(2 * sweeps)
         size = math.prod(self.shape)
@@ -183,12 +183,12 @@ def test_law_is_the_exact_one(rule: str, system: System) -> None:
 
 
 @pytest.fixture
-def clusters_alone(monkeypatch: pytest.MonkeyPatch) -> Callable[[Case, int], Chain]:
+def clusters_alone(monkeypatch: pytest.MonkeyPatch) -> Callable[[Case, int], _Chain]:
     """Return a function that makes a chain of nothing but redraws of the clusters."""
     monkeypatch.setattr(chains, "CLUSTERS_FROM", 2)
     monkeypatch.setattr(chains, "SWEEPS_PER_CLUSTERS", 1)
 
-    def build(case: Case, seed: int, **options: Any) -> Chain:
+    def build(case: Case, seed: int, **options: Any) -> _Chain:
         chain = case.chain(seed, **options)
         chain._move = lambda sweeps: None
         return chain
@@ -199,7 +199,7 @@ def clusters_alone(monkeypatch: pytest.MonkeyPatch) -> Callable[[Case, int], Cha
 @pytest.mark.parametrize("rule", ["majority", "decimate"])
 @pytest.mark.parametrize("system", CLUSTERED, **pytest_ids)
 def test_clusters_alone_have_the_exact_law(
-    rule: str, system: System, clusters_alone: Callable[..., Chain]
+    rule: str, system: System, clusters_alone: Callable[..., _Chain]
 ) -> None:
     case = case_of(rule, system)
     assert case.p_of_chain(clusters_alone(case, 3), sweeps=10) > 1e-5
@@ -207,7 +207,7 @@ def test_clusters_alone_have_the_exact_law(
 
 @pytest.mark.parametrize("system", TIED, **pytest_ids)
 def test_clusters_weigh_ties_of_unknown_outcome(
-    system: System, clusters_alone: Callable[..., Chain]
+    system: System, clusters_alone: Callable[..., _Chain]
 ) -> None:
     case = case_of("majority", system, known=False)
     assert case.p_of_chain(clusters_alone(case, 3), sweeps=10) > 1e-5
@@ -217,7 +217,7 @@ def test_clusters_weigh_ties_of_unknown_outcome(
 
 @pytest.mark.parametrize("rule", ["majority", "decimate"])
 def test_clusters_five_per_cent_off_are_seen(
-    rule: str, clusters_alone: Callable[..., Chain]
+    rule: str, clusters_alone: Callable[..., _Chain]
 ) -> None:
     case = Case(rule, (4, 4), 2, 1)
     wrong = clusters_alone(case, 3, temperature=TC / 1.05)
@@ -258,22 +258,22 @@ def test_five_per_cent_in_beta_is_seen(rule: str, system: System) -> None:
     assert case.p_of_chain(wrong, 60_000) < 1e-6
 
 
-def with_layout(case: Case, change: Callable[[Layout], Layout]) -> Chain:
+def with_layout(case: Case, change: Callable[[_Layout], _Layout]) -> _Chain:
     """Return a chain whose kernels are told a wrong geometry."""
     chain = case.chain(5)
     law = chain.target
     law.moves.layout = change(law.moves.layout)
     (given,) = law.read(case.coarse[None], case.ties[None])
     planes = law.fill(given, kernel_state(5, 0))
-    return Chain(law, given, planes, Source.of(planes.shape[1], 5, 1))
+    return _Chain(law, given, planes, Source.of(planes.shape[1], 5, 1))
 
 
-def _within(layout: Layout) -> Layout:
+def _within(layout: _Layout) -> _Layout:
     bonds = layout.bonds
     return layout._replace(bonds=np.where(bonds < 0, ~bonds, bonds).astype(np.int32))
 
 
-GEOMETRY_FAULTS: dict[str, Callable[[Layout], Layout]] = {
+GEOMETRY_FAULTS: dict[str, Callable[[_Layout], _Layout]] = {
     "blocks that interact are moved at once": lambda layout: layout._replace(
         colour=np.zeros_like(layout.colour)
     ),
