@@ -13,10 +13,10 @@ from store_helpers import coarsen_store
 
 from skild_phys.errorbars import ErrorMethod
 from skild_phys.errors import BadInput, StoreError
-from skild_phys.measurement.compare import Comparison, compare, numbered
+from skild_phys.measurement.compare import Comparison, _numbered, compare
 from skild_phys.measurement.measure import measure
 from skild_phys.measurement.report import Report
-from skild_phys.measurement.rows import read_samples, rows_of
+from skild_phys.measurement.rows import Rows, read_samples
 from skild_phys.measurement.tables import with_error
 from skild_phys.models import MODELS
 from skild_phys.plots.comparison import FIGURES, _caption
@@ -258,7 +258,7 @@ def test_grouped_rows_leave_the_values_as_they_are(
 ) -> None:
     model = refined(fill(lattices, 31), np.arange(N))
     plain, grouped = compare(truth, [model]), compare(truth, [model], max_rows=12)
-    assert len(rows_of(truth, 12).members) == 12
+    assert len(Rows.of(truth, 12).members) == 12
     for name in ("energy_residual", "patterns_tv", "site_agreement"):
         assert scalar(grouped, name) == pytest.approx(scalar(plain, name))
     assert scalar(grouped, "energy_residual_err") == pytest.approx(
@@ -324,7 +324,7 @@ def test_one_configuration_against_many_has_no_p(tmp_path: Path) -> None:
 )
 def test_alike_names_get_a_number_that_is_free(names: list[str], numbers: list[str]) -> None:
     """Planted, seen to fail: the count of equal names, which gives "a 2" twice."""
-    assert numbered(names) == numbers
+    assert _numbered(names) == numbers
 
 
 def test_lattices_are_read_in_any_order(truth: LatticeStore, lattices: np.ndarray) -> None:

@@ -33,7 +33,6 @@ from skild_phys.measurement.rows import (
     Statistics,
     check_measurable,
     collect,
-    rows_of,
 )
 from skild_phys.measurement.system import Array, System
 from skild_phys.store import Lattices, read_timing
@@ -118,10 +117,10 @@ def compare(
     """
     if names is not None:
         check_names(names, len(stores))
-    names = names or numbered([printable(Path(s.path).resolve().stem) for s in stores])
+    names = names or _numbered([printable(Path(s.path).resolve().stem) for s in stores])
     for store in (truth, *stores):
         _check(store, truth)
-    system, rows = System.of(truth, seed=errors.seed), rows_of(truth, max_rows)
+    system, rows = System.of(truth, seed=errors.seed), Rows.of(truth, max_rows)
     wanted = chosen(system, extra=extra)
     read = partial(collect, at_work=at_work, progress=progress)
     found = read(truth, system, wanted, rows)
@@ -136,7 +135,7 @@ def compare(
         theirs, truths = chosen(own, extra=extra), found
         shared: tuple[Observable, ...] = ()
         if parent is None:
-            reduced = read(store, own, theirs, rows_of(store, max_rows))
+            reduced = read(store, own, theirs, Rows.of(store, max_rows))
         else:
             label, complete, dropped = against.complete(store, parent)
             shared, notes = agreements(truth, store, parent), notes + dropped
@@ -345,7 +344,7 @@ def _check(store: Lattices, truth: Lattices) -> None:
         raise BadInput("stores", str(store.path), f"lattices of {size}{states} like {truth.path}")
 
 
-def numbered(names: Sequence[str]) -> list[str]:
+def _numbered(names: Sequence[str]) -> list[str]:
     """Return the names with a number behind those that were there before: skild, skild 2."""
     found: list[str] = []
     for name in names:

@@ -25,7 +25,7 @@ from scipy.special import logsumexp
 from skild_phys.errorbars import bins_in_time
 from skild_phys.errors import BadInput
 from skild_phys.measurement.observables import STATISTICS
-from skild_phys.measurement.rows import Statistics, rows_of
+from skild_phys.measurement.rows import Rows, Statistics
 from skild_phys.measurement.system import Array, System, hamiltonian
 from skild_phys.store import Lattices, shared
 
@@ -58,6 +58,59 @@ class Curve:
     temperature: Array
     values: dict[str, Array]
     _splines: dict[str, CubicSpline] = field(default_factory=dict, compare=False)
+
+    @classmethod
+    def of(
+        cls,
+        side: int,
+        stores: Sequence[Lattices],
+        bins: int,
+        lowest: int,
+        read: Callable[..., Statistics],
+    ) -> Curve:
+        """Return the curve of one size; `lowest` is how many wave numbers of S(k) it has.
+
+        `read` is `rows.collect`.
+        """
+        beta = np.array([1.0 / System.of(store).temperature for store in stores])
+        runs, parts = len(beta), []
+        for number, store in enumerate(stores):
+            system, n = System.of(store), store.n_samples
+            needed = [STATISTICS[name] for name in ("energy", "moments", "along_k")]
+            found = read(store, system, needed).rows
+            # |m|, m^2, m^4 and S at wave numbers 0 .. `lowest` along an axis
+            averages = np.hstack([found["moments"][:, 1:], found["along_k"][:, : lowest + 1]])
+            rows = Rows.of(store, n)  # refinements of one parent share theirs
+            size = len(rows.members)
+            if bins > size:
+                raise BadInput("bins", bins, f"2 to {size}, the parents of {store.path}")
+            bin_of = bins_in_time(size, bins, rows.chains)[rows.label]
+            energies = found["energy"][:, 0] * system.sites
+            parts.append((energies, np.full(n, number), bin_of, averages))
+        energy, run, bin_of, averages = (np.concatenate(column) for column in zip(*parts))
+        energy = energy - energy.mean()
+        count = np.bincount(run, minlength=runs).astype(np.float64)
+        free = _free_energies(energy, beta, count)
+        widest = max(float(energy[run == k].std()) for k in range(runs))
+        temperature = _reach(side, energy, beta, count, free, widest)
+        averages = np.column_stack([averages, energy, energy**2])
+        means = []
+        for left_out in range(-1, bins):
+            kept = bin_of != left_out
+            left = np.bincount(run[kept], minlength=runs).astype(np.float64)
+            own = _free_energies(energy[kept], beta, left, free)
+            weights = np.exp(_log_weights(energy[kept], beta, left, own, 1 / temperature))
+            means.append(weights @ averages[kept] / weights.sum(axis=1, keepdims=True))
+        values = _observables(np.array(means), side, stores[0].shape, temperature)
+        finite = np.all([np.isfinite(v).all(axis=0) for v in values.values()], axis=0)
+        inside = np.flatnonzero(finite)
+        if len(inside) < _FEWEST_POINTS:
+            raise BadInput("stores", f"lattices of L = {side}", "more of them, that differ")
+        if len(inside) != inside[-1] - inside[0] + 1:
+            raise BadInput("stores", f"lattices of L = {side}", "more of them, nearer to Tc")
+        simulated = tuple(sorted(float(t) for t in 1.0 / beta))
+        curves = {name: v[:, inside] for name, v in values.items()}
+        return cls(side, len(energy), simulated, temperature[inside], curves)
 
     def spline(self, name: str) -> CubicSpline:
         """Return the interpolation of an observable, with values (1 + bins,)."""
@@ -97,23 +150,11 @@ def jackknife_error(values: Array) -> Array:
     return np.asarray(np.sqrt((len(values) - 2) * values[1:].var(axis=0)))
 
 
-def curves_of(
-    stores: Sequence[Lattices], bins: int, lowest: int, read: Callable[..., Statistics]
-) -> tuple[Curve, ...]:
-    """Return the curve of each size, the smallest first, of stores of one model.
-
-    `lowest` is how many wave numbers of S(k) they have, `read` is `measure.collect`.
-    """
-    by_side: dict[int, list[Lattices]] = {}
-    for store in stores:
-        by_side.setdefault(store.shape[0], []).append(store)
-    return tuple(_curve(side, by_side[side], bins, lowest, read) for side in sorted(by_side))
-
-
-def check_scalable(stores: Sequence[Lattices], bins: int) -> None:
-    """Raise BadInput for stores that cannot be scaled together."""
+def by_side(stores: Sequence[Lattices], bins: int) -> dict[int, list[Lattices]]:
+    """Return the stores by their side; raises BadInput for what cannot be scaled together."""
+    found: dict[int, list[Lattices]] = {}
     first = hamiltonian(stores[0]) if stores else None
-    for i, store in enumerate(stores):
+    for store in stores:
         model, temperature = hamiltonian(store), store.attrs.get("temperature")
         if model is None or not isinstance(temperature, float | int):
             accepted = "lattices of a Hamiltonian at a temperature ('skild_phys.save' records both)"
@@ -125,14 +166,16 @@ def check_scalable(stores: Sequence[Lattices], bins: int) -> None:
         elif not 2 <= bins <= store.n_samples:
             raise BadInput("bins", bins, f"2 to {store.n_samples}, the samples of {store.path}")
         else:
-            alike = (store.shape, temperature)
-            before = (s for s in stores[:i] if (s.shape, s.attrs["temperature"]) == alike)
+            alike = found.setdefault(store.shape[0], [])
+            before = (other for other in alike if other.attrs["temperature"] == temperature)
             accepted = next(filter(None, (_in_common(other, store) for other in before)), "")
+            alike.append(store)
         if accepted:
             raise BadInput("stores", str(store.path), accepted)
-    if len({store.shape for store in stores}) < 2:
+    if len(found) < 2:
         names = ", ".join(store.path.name for store in stores)
         raise BadInput("stores", names, "lattices of two sizes or more")
+    return found
 
 
 def _in_common(one: Lattices, other: Lattices) -> str:
@@ -141,50 +184,6 @@ def _in_common(one: Lattices, other: Lattices) -> str:
         return "every store once"
     n = shared(one, other)
     return f"samples of its own (another --seed): {n} are those of {one.path}" if n else ""
-
-
-def _curve(
-    side: int, stores: Sequence[Lattices], bins: int, lowest: int, read: Callable[..., Statistics]
-) -> Curve:
-    beta = np.array([1.0 / System.of(store).temperature for store in stores])
-    runs, parts = len(beta), []
-    for number, store in enumerate(stores):
-        system, n = System.of(store), store.n_samples
-        needed = [STATISTICS[name] for name in ("energy", "moments", "along_k")]
-        found = read(store, system, needed).rows
-        # |m|, m^2, m^4 and S at wave numbers 0 .. `lowest` along an axis
-        averages = np.hstack([found["moments"][:, 1:], found["along_k"][:, : lowest + 1]])
-        rows = rows_of(store, n)  # refinements of one parent share theirs
-        size = len(rows.members)
-        if bins > size:
-            raise BadInput("bins", bins, f"2 to {size}, the parents of {store.path}")
-        bin_of = bins_in_time(size, bins, rows.chains)[rows.label]
-        energies = found["energy"][:, 0] * system.sites
-        parts.append((energies, np.full(n, number), bin_of, averages))
-    energy, run, bin_of, averages = (np.concatenate(column) for column in zip(*parts))
-    energy = energy - energy.mean()
-    count = np.bincount(run, minlength=runs).astype(np.float64)
-    free = _free_energies(energy, beta, count)
-    widest = max(float(energy[run == k].std()) for k in range(runs))
-    temperature = _reach(side, energy, beta, count, free, widest)
-    averages = np.column_stack([averages, energy, energy**2])
-    means = []
-    for left_out in range(-1, bins):
-        kept = bin_of != left_out
-        left = np.bincount(run[kept], minlength=runs).astype(np.float64)
-        own = _free_energies(energy[kept], beta, left, free)
-        weights = np.exp(_log_weights(energy[kept], beta, left, own, 1 / temperature))
-        means.append(weights @ averages[kept] / weights.sum(axis=1, keepdims=True))
-    values = _observables(np.array(means), side, stores[0].shape, temperature)
-    finite = np.all([np.isfinite(v).all(axis=0) for v in values.values()], axis=0)
-    inside = np.flatnonzero(finite)
-    if len(inside) < _FEWEST_POINTS:
-        raise BadInput("stores", f"lattices of L = {side}", "more of them, that differ")
-    if len(inside) != inside[-1] - inside[0] + 1:
-        raise BadInput("stores", f"lattices of L = {side}", "more of them, nearer to Tc")
-    simulated = tuple(sorted(float(t) for t in 1.0 / beta))
-    curves = {name: v[:, inside] for name, v in values.items()}
-    return Curve(side, len(energy), simulated, temperature[inside], curves)
 
 
 def _observables(

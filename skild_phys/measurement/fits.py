@@ -34,6 +34,12 @@ class Number:
     value: float
     error: float
 
+    @classmethod
+    def of(cls, values: Sequence[Array]) -> Number:
+        """Return a function of several sizes from its values (1 + bins,), each jackknifed."""
+        total = sum(float(jackknife_error(v)) ** 2 for v in values)
+        return cls(float(values[0][0]), math.sqrt(total))
+
 
 @dataclass(frozen=True)
 class Quality:
@@ -42,6 +48,13 @@ class Quality:
     chi2: float
     dof: int
     p: float
+
+    @classmethod
+    def of(cls, chi2: float, dof: int) -> Quality:
+        """Return the quality of a fit with `dof` degrees of freedom."""
+        if dof < 1:
+            return cls(math.nan, 0, math.nan)
+        return cls(chi2, dof, float(chi2_distribution.sf(chi2, dof)))
 
 
 @dataclass(frozen=True)
@@ -76,18 +89,6 @@ class Collapse:
     omega: Number | None = None
 
 
-def over_sizes(values: Sequence[Array]) -> Number:
-    """Return a function of several sizes from its values (1 + bins,), one size jackknifed each."""
-    total = sum(float(jackknife_error(v)) ** 2 for v in values)
-    return Number(float(values[0][0]), math.sqrt(total))
-
-
-def _quality(chi2: float, dof: int) -> Quality:
-    if dof < 1:
-        return Quality(math.nan, 0, math.nan)
-    return Quality(chi2, dof, float(chi2_distribution.sf(chi2, dof)))
-
-
 @dataclass(frozen=True)
 class _Fit:
     """Parameters of a fit: for each size (1 + bins, parameters), that size jackknifed."""
@@ -97,7 +98,7 @@ class _Fit:
 
     def number(self, i: int, of: Callable[[Array], Array] = np.asarray) -> Number:
         """Return a function of parameter `i` with its error."""
-        return over_sizes([of(rows[:, i]) for rows in self.parameters])
+        return Number.of([of(rows[:, i]) for rows in self.parameters])
 
 
 def _fit(
@@ -117,7 +118,7 @@ def _fit(
     )
     response = np.linalg.pinv(found.jac) / error
     rows = [found.x + np.outer(v - v[0], response[:, i]) for i, v in enumerate(values)]
-    return _Fit(rows, _quality(float(2.0 * found.cost), len(sides) - len(start)))
+    return _Fit(rows, Quality.of(float(2.0 * found.cost), len(sides) - len(start)))
 
 
 def _line(p: Array, sides: Array) -> Array:
@@ -292,12 +293,12 @@ def _collapse(
     return [
         Collapse(
             name,
-            over_sizes([start * (1.0 + r[:, 0]) for r in rows]),
-            over_sizes([1.0 / r[:, 1] for r in rows]),
-            over_sizes([r[:, 2] for r in rows]) if with_eta else None,
+            Number.of([start * (1.0 + r[:, 0]) for r in rows]),
+            Number.of([1.0 / r[:, 1] for r in rows]),
+            Number.of([r[:, 2] for r in rows]) if with_eta else None,
             reach,
             _quality_of(left - found.jac @ (response @ left), spread),
-            over_sizes([r[:, -1] for r in rows]) if free else given,
+            Number.of([r[:, -1] for r in rows]) if free else given,
         )
     ]
 
@@ -314,4 +315,4 @@ def _quality_of(residual: Array, spread: Sequence[Array]) -> Quality:
     kept = size > _LEAST * size[-1]
     dof, bins = int(kept.sum()), len(moved) - len(spread)
     chi2 = float(((vectors[:, kept].T @ residual) ** 2 / size[kept]).sum())
-    return _quality(chi2 * max(bins - dof - 1.0, 1.0) / bins, dof)
+    return Quality.of(chi2 * max(bins - dof - 1.0, 1.0) / bins, dof)

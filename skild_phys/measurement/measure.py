@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from skild_phys.errorbars import ErrorMethod, Estimate
 from skild_phys.measurement.observables import Observable, chosen
-from skild_phys.measurement.rows import PER_SAMPLE, Statistics, collect, rows_of, workers
+from skild_phys.measurement.rows import PER_SAMPLE, Rows, Statistics, collect, workers
 from skild_phys.measurement.system import Offsets, System
 from skild_phys.measurement.theory import theory
 from skild_phys.store import Source, open_lattices
@@ -48,7 +48,7 @@ def measure(
     """
     opened = open_lattices(lattices, **attrs)
     system = System.of(opened, offsets=tuple(offsets), seed=errors.seed)
-    wanted, rows = chosen(system, only, extra), rows_of(opened)
+    wanted, rows = chosen(system, only, extra), Rows.of(opened)
     with workers(threads, dask) as at_work:
         found = collect(opened, system, wanted, rows, at_work=at_work, progress=progress)
     return to_dataset(found, estimates(found, wanted, errors), wanted, errors, opened.attrs)

@@ -88,6 +88,13 @@ def _slices(lattices: Lattices, first: int, last: int) -> Iterator[tuple[int, ND
 # Rows
 
 
+def identities(lattices: Lattices) -> NDArray[np.int64]:
+    """Return what names the ancestor of each sample: `parent`, or else its own index."""
+    if lattices.has("parent"):
+        return np.asarray(lattices.variable("parent"), dtype=np.int64)
+    return np.arange(lattices.n_samples)
+
+
 @dataclass(frozen=True)
 class Rows:
     """Which row each configuration is averaged into.
@@ -103,36 +110,30 @@ class Rows:
     members: NDArray[np.int64]
     chains: Chains | None = None
 
+    @classmethod
+    def of(cls, lattices: Lattices, max_rows: int = MAX_ROWS) -> Rows:
+        """Return a row for each sample; refinements of one parent share theirs.
 
-def identities(lattices: Lattices) -> NDArray[np.int64]:
-    """Return what names the ancestor of each sample: `parent`, or else its own index."""
-    if lattices.has("parent"):
-        return np.asarray(lattices.variable("parent"), dtype=np.int64)
-    return np.arange(lattices.n_samples)
-
-
-def rows_of(lattices: Lattices, max_rows: int = MAX_ROWS) -> Rows:
-    """Return a row for each sample; refinements of one parent share theirs.
-
-    Beyond `max_rows`, successive samples of a chain are put into one row as well. Raises
-    StoreError where their order in the chains cannot be told.
-    """
-    parents, first, label = np.unique(identities(lattices), return_index=True, return_inverse=True)
-    n = len(parents)
-    chains = _chains_of(lattices, first)
-    group = -(-n // max_rows)
-    if group <= 1:
-        return Rows(label, np.ones(n, dtype=np.int64), chains)
-    row, kept = np.arange(n) // group, None
-    if chains is not None:
-        chain, time = chains.grid()
-        cells, of_cell = np.unique(np.stack([chain, time // group]), axis=1, return_inverse=True)
-        if cells.shape[1] > 2 * max_rows:
-            # Chains shorter than a group: they are independent, and go together by their number.
-            row = np.argsort(np.lexsort((time, chain))) // group
-        else:
-            row, kept = of_cell.ravel(), Chains(*cells)
-    return Rows(row[label], np.bincount(row), kept)
+        Beyond `max_rows`, successive samples of a chain are put into one row as well. Raises
+        StoreError where their order in the chains cannot be told.
+        """
+        ids = identities(lattices)
+        parents, first, label = np.unique(ids, return_index=True, return_inverse=True)
+        n, group = len(parents), -(-len(parents) // max_rows)
+        chains = _chains_of(lattices, first)
+        if group <= 1:
+            return cls(label, np.ones(n, dtype=np.int64), chains)
+        row, kept = np.arange(n) // group, None
+        if chains is not None:
+            chain, time = chains.grid()
+            at = np.stack([chain, time // group])
+            cells, of_cell = np.unique(at, axis=1, return_inverse=True)
+            if cells.shape[1] > 2 * max_rows:
+                # Chains shorter than a group: independent, they go together by their number.
+                row = np.argsort(np.lexsort((time, chain))) // group
+            else:
+                row, kept = of_cell.ravel(), Chains(*cells)
+        return cls(row[label], np.bincount(row), kept)
 
 
 def _chains_of(lattices: Lattices, first: NDArray[np.int64]) -> Chains | None:

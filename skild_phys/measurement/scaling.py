@@ -30,8 +30,7 @@ from skild_phys.errors import BadInput
 from skild_phys.measurement.curves import (
     CROSSING,
     Curve,
-    check_scalable,
-    curves_of,
+    by_side,
     jackknife_error,
 )
 from skild_phys.measurement.fits import (
@@ -42,7 +41,6 @@ from skild_phys.measurement.fits import (
     Omega,
     collapses_of,
     exponents_of,
-    over_sizes,
 )
 from skild_phys.measurement.rows import collect, workers
 from skild_phys.measurement.system import Array, hamiltonian
@@ -170,17 +168,19 @@ def scaling(
     positive = not isinstance(omega, str) and (omega is None or 0 < omega < math.inf)
     if not (positive or omega == "fit"):
         raise BadInput("omega", omega, "a positive number, or fit")
-    check_scalable(stores, bins)
+    sizes = by_side(stores, bins)
     model = hamiltonian(stores[0])
     if model is None:
         raise ValueError("no Hamiltonian")
-    unknown, sides = 4 if omega == "fit" else 3, {store.shape[0] for store in stores}
-    if omega is not None and len(sides) < unknown:
+    unknown = 4 if omega == "fit" else 3
+    if omega is not None and len(sizes) < unknown:
         raise BadInput("omega", omega, f"{unknown} sizes or more")
-    lowest = int(min(sides) * _LARGEST_K / (2 * np.pi))
+    lowest = int(min(sizes) * _LARGEST_K / (2 * np.pi))
     with workers(threads) as at_work:
         read = partial(collect, at_work=at_work, progress=progress)
-        curves = curves_of(stores, bins, max(lowest, 1), read)
+        curves = tuple(
+            Curve.of(side, sizes[side], bins, max(lowest, 1), read) for side in sorted(sizes)
+        )
     crossings = tuple(_crossing(name, a, b) for name in CROSSING for a, b in pairwise(curves))
     level = _common_level(curves, crossings)
     # That of xi / L, of the two largest sizes that have one: it converges faster than that of U4,
@@ -228,7 +228,7 @@ def _crossing(name: str, small: Curve, large: Curve) -> Crossing:
         root - (at_a[0] - at_b) / (slope_a - slope_b),
     )
     heights = (at_b[0] + slope_b * (moved[0] - root), at_a[0] + slope_a * (moved[1] - root))
-    return Crossing(name, sides, over_sizes(moved), over_sizes(heights))
+    return Crossing(name, sides, Number.of(moved), Number.of(heights))
 
 
 def _clearest(z: Array, changes: NDArray[np.int64]) -> int:

@@ -27,8 +27,8 @@ from skild_phys.plots.style import (
     THEORY,
     TRUTH,
     WAVE_NUMBERS,
+    band,
     colour,
-    differences,
     figure_bytes,
     legend_above,
     literal,
@@ -89,8 +89,27 @@ def _beside(
         style = marked(i, mfc="none", alpha=0.9, ls=ls)
         top.plot(x, form(values), label=literal(store.name), **style)
         lines.append((x, off, spread, i))
-    differences(bottom, lines)
+    _differences(bottom, lines)
     top.tick_params(labelbottom=False)
+
+
+def _differences(ax: Axes, lines: list[tuple[Any, NDArray[Any], NDArray[Any], int]]) -> None:
+    """Draw what should be 0; where a few dwarf the errors of the others, linear near 0 only.
+
+    `lines` are x, values, their errors, and the number of the store.
+    """
+    for x, values, error, i in lines:
+        band(ax, x, values, error, i)
+    ax.axhline(0.0, color=TRUTH, lw=0.8)
+    every = np.concatenate([[np.nan], *(np.ravel(values) for _, values, _, _ in lines)])
+    largest = float(np.abs(every[np.isfinite(every)]).max(initial=0.0))
+    errors = np.concatenate([[np.nan], *(np.ravel(error) for _, _, error, _ in lines)])
+    typical = float(np.nanmedian(errors)) if np.isfinite(errors).any() else 0.0
+    ax.margins(y=0.1)
+    if 0 < 20 * typical < largest:
+        linear = 10.0 ** np.ceil(np.log10(2 * typical))
+        ax.set_yscale("symlog", linthresh=linear)
+        ax.yaxis.set_minor_locator(NullLocator())
 
 
 def _four_point(comparison: Comparison) -> Figure | None:
@@ -295,7 +314,7 @@ def _others(comparison: Comparison) -> Figure:
     for ax, name in zip(axes[1:], curves):
         x, found = of.over(name), f"{name}_residual"
         having_it = [(i, s.data) for i, s in stores if found in s.data]
-        differences(ax, [(x.values, *_with_error(its, found), i) for i, its in having_it])
+        _differences(ax, [(x.values, *_with_error(its, found), i) for i, its in having_it])
         ax.set(xlabel=f"{x.attrs['symbol']} ({x.attrs['units']})")
         ax.set_ylabel(f"{literal(of.label(name))}, store $-$ truth")
     legend_above(figure, axes[0])

@@ -92,25 +92,6 @@ def spread_out(last: int, most: int) -> NDArray[np.int64]:
     return np.unique(np.rint(np.geomspace(1, max(last, 1), most)).astype(np.int64))
 
 
-def differences(ax: Axes, lines: list[tuple[Any, NDArray[Any], NDArray[Any], int]]) -> None:
-    """Draw what should be 0; where a few dwarf the errors of the others, linear near 0 only.
-
-    `lines` are x, values, their errors, and the number of the store.
-    """
-    for x, values, error, i in lines:
-        band(ax, x, values, error, i)
-    ax.axhline(0.0, color=TRUTH, lw=0.8)
-    every = np.concatenate([[np.nan], *(np.ravel(values) for _, values, _, _ in lines)])
-    largest = float(np.abs(every[np.isfinite(every)]).max(initial=0.0))
-    errors = np.concatenate([[np.nan], *(np.ravel(error) for _, _, error, _ in lines)])
-    typical = float(np.nanmedian(errors)) if np.isfinite(errors).any() else 0.0
-    ax.margins(y=0.1)
-    if 0 < 20 * typical < largest:
-        linear = 10.0 ** np.ceil(np.log10(2 * typical))
-        ax.set_yscale("symlog", linthresh=linear)
-        ax.yaxis.set_minor_locator(NullLocator())
-
-
 def log_ticks(ax: Axes, values: NDArray[Any]) -> None:
     ax.set_xscale("log")
     ax.xaxis.set_major_locator(FixedLocator(values.tolist()))

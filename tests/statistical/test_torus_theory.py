@@ -20,7 +20,7 @@ from skild_phys.errorbars import jackknife
 from skild_phys.measurement.agreement import Agreement, agreement_of
 from skild_phys.measurement.observables import Observable, chosen
 from skild_phys.measurement.observables.four_point import square_sides
-from skild_phys.measurement.rows import Statistics, collect, rows_of
+from skild_phys.measurement.rows import Rows, Statistics, collect
 from skild_phys.measurement.system import System
 from skild_phys.measurement.theory import theory
 from skild_phys.simulation.spec import SimulationSpec
@@ -37,7 +37,7 @@ class Ensemble:
     def __init__(self, path: Path, shape: tuple[int, int]) -> None:
         simulate(SimulationSpec(shape, TC, SAMPLES, seed=80), path)
         store = open_store(path)
-        self.system, self.rows = System.of(store), rows_of(store, 4096)
+        self.system, self.rows = System.of(store), Rows.of(store, 4096)
         self.known = theory(self.system)
         self.observables = {o.name: o for o in chosen(self.system)}
         names = (*LINES, "structure_factor", "susceptibility", "correlation_length_ratio")

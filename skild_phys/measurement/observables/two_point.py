@@ -339,9 +339,7 @@ _RADIUS = Axis("radius", (
     Coordinate(
         "radius", lambda s: distance_shells(s.shape).at, "mean distance of a shell", LENGTH
     ),
-    Coordinate(
-        "pairs", lambda s: distance_shells(s.shape).count, "separations in a shell", "1"
-    ),
+    Coordinate("pairs", lambda s: distance_shells(s.shape).count, "separations in a shell", "1"),
 ), dense=True)  # fmt: skip
 _SHELL = Axis("shell", (
     Coordinate("k", lambda s: wave_shells(s.shape).at, "mean wave number of the shell", WAVE, "k"),
