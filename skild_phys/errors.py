@@ -79,10 +79,11 @@ class InputWarning(UserWarning):
 
 def warn(text: str) -> None:
     """Warn the user, in the one way that there is; points to the line that called the package."""
-    own = [
-        f.f_code.co_filename.startswith(_PACKAGE) for f, _ in traceback.walk_stack(sys._getframe())
-    ]
-    warnings.warn(text, InputWarning, stacklevel=len(own) - own[::-1].index(True) + 1)
+    files = [f.f_code.co_filename for f, _ in traceback.walk_stack(sys._getframe())]
+    inside = [i for i, file in enumerate(files, 1) if file.startswith(_PACKAGE)]
+    # `as_in_python` decorates the functions of the API: a frame of contextlib calls them.
+    decorated = files[inside[-1] : inside[-1] + 1] == [contextlib.__file__]
+    warnings.warn(text, InputWarning, stacklevel=inside[-1] + 1 + decorated)
 
 
 def check_whole(option: str, value: Any, least: int = 1, most: int | None = None) -> int:
