@@ -129,7 +129,7 @@ def test_operations_are_counted(call: Call) -> None:
     found = cost(config, (16, 16), 3)
     convolutions = 8 * 8 * (9 * 12 * 8 + 2 * 9 * 8 * 8 + 8 * 12)
     linears = 64 * 16 + 16 * 16 + 16 * 1 + 16 * 3
-    assert found.forward == 2 * (convolutions + linears)
+    assert found["forward_flops"] == 2 * (convolutions + linears)
 
 
 def test_published_weights_are_converted_and_generate(tmp_path: Path, call: Call) -> None:

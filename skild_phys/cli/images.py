@@ -172,25 +172,23 @@ def info(preset: str, shape: str | None, gpu: GPU) -> None:
     height, width = cli.parse_sides("shape", shape, 8) if shape else (recipe.side, recipe.side)
     channels = 3 if recipe.data == "images" else 1
     found = cost(recipe, (height, width), channels)
-    hours, sampling = gpu.seconds(found.training) / 3600, gpu.seconds(1000 * found.forward)
+    training, forward = found["training_flops"], found["forward_flops"]
+    hours, sampling = gpu.seconds(training) / 3600, gpu.seconds(1000 * forward)
     result = {
-        "preset": preset, "shape": [height, width], "parameters": found.parameters,
-        "forward_flops": found.forward, "step_flops": found.step,
-        "activation_bytes": found.activations, "state_bytes": found.state,
-        "steps": recipe.steps, "batch": recipe.batch, "training_flops": found.training,
-        "gpu_hours": hours, **vars(gpu), "seconds_1000_calls": sampling,
+        "preset": preset, "shape": [height, width], **found, "steps": recipe.steps,
+        "batch": recipe.batch, "gpu_hours": hours, **vars(gpu), "seconds_1000_calls": sampling,
     }  # fmt: skip
-    many = f"{hours:.0f}" if found.training > 1e18 else f"{hours:.2g}"
-    memory = f"{found.state / 2**30:.2f} GiB, and {found.activations / 2**20:.0f} MiB a field"
+    many = f"{hours:.0f}" if training > 1e18 else f"{hours:.2g}"
+    state, kept = found["state_bytes"] / 2**30, found["activation_bytes"] / 2**20
     rows = {
         "fields": f"{width} x {height}, {channels} channels",
-        "parameters": f"{found.parameters / 1e6:.1f} M",
-        "one call": f"{found.forward / 1e9:.1f} GFLOP a field",
-        "one step": f"{found.step / 1e12:.3g} TFLOP, batch {recipe.batch}, with its gradient",
-        "memory": f"{memory} in float32, half of that in bf16",
-        "the run": f"{recipe.steps} steps, {found.training:.2g} FLOP: {many} hours of a GPU of"
+        "parameters": f"{found['parameters'] / 1e6:.1f} M",
+        "evaluation": f"{forward / 1e9:.1f} GFLOP per field",
+        "step": f"{found['step_flops'] / 1e12:.3g} TFLOP, batch {recipe.batch}, with its gradient",
+        "memory": f"{state:.2f} GiB, and {kept:.0f} MiB per field in float32, half of that in bf16",
+        "run": f"{recipe.steps} steps, {training:.2g} FLOP: {many} hours of a GPU of"
         f" {gpu.gpu_tflops:g} TFLOP/s at {gpu.utilization:.0%}",
-        "1000 calls": f"{sampling:.2g} s a field there",
+        "sampling": f"{sampling:.2g} s per field there, 1000 network evaluations",
     }
     cli.answer(result, "\n".join(f"{name:>10}  {value}" for name, value in rows.items()))
 

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 @click.option("--steps", type=int, help="Steps, instead of the recipe's.")
 @click.option("--batch", type=int, help="Lattices a step, instead of the recipe's.")
 @click.option("--seed", type=int, help="Seed of weights, noise and data.")
-@click.option("--side", type=int, help="Side of the simulated lattices (no STORE).")
+@click.option("--side", type=int, help="Side of the simulated lattice (no STORE).")
 @cli.result_options("threads device overwrite")
 def command(
     store: Path | None,
@@ -56,7 +56,8 @@ def command(
     torchrun --nproc-per-node 8 -m skild_phys train STORE --preset cifar10 --device cuda -o W
 
     The system is taken to have the `symmetries` of the recipe, by default shifts, flips, quarter
-    turns and a change of sign: training and refining show the network every lattice through one.
+    turns and a change of sign: training and refining show the network each configuration through
+    one.
     Lattices with a mean, or of a model that declares no change of sign, need a recipe without
     'sign'.
     """

@@ -1,10 +1,9 @@
-"""Super-resolution: images from low-resolution ones alone, by the chain that refines lattices.
+"""Super-resolution: images from low-resolution ones alone, by the chain of `refine`.
 
 Low-resolution images are A x = R x C^T: R and C act along the two axes, averages over the area of
 each coarse pixel, or the bicubic kernel stretched over it (antialiasing), both for any two sizes.
 They are matrices in the DCT-II too, so a fine image is moved onto A x = y in the metric Sigma of
-its modes by a few conjugate gradients: x + Sigma A^T (A Sigma A^T)^-1 (y - A x), the correction
-that lattices get.
+its modes by a few conjugate gradients, x + Sigma A^T (A Sigma A^T)^-1 (y - A x).
 """
 
 from __future__ import annotations
@@ -40,11 +39,11 @@ from skild_phys.store import Lattices, streams_at
 _Array = NDArray[np.float64]
 
 TOLERANCE, MOST = 1e-9, 60
-"""Of conjugate gradients: the residual's norm over that of y, in the metric of the preconditioner,
-and how many steps at most."""
+"""Conjugate gradients end at this norm of the residual over that of y, in the metric of the
+preconditioner, or after so many steps."""
 _ROUNDS, _HALF_A_LEVEL = 30, 0.5 / 127.5
-"""Of cutting off what is beyond black and white and making good what that takes away, at most; and
-what 8 bits do not tell from it."""
+"""How often at most what is beyond black and white is cut off and made good elsewhere, and how far
+beyond is left to the rounding to 8 bits."""
 
 
 def _area(distance: _Array, scale: float) -> _Array:

@@ -50,14 +50,14 @@ _PAIRED = {
     "ms-ssim": (176, "multiscale_structural_similarity_index_measure", {}),
     "lpips": (32, "", {}),
 }
-"""Of an image beside its truth: the smallest side (a window of 11 pixels, also at the coarsest of
-five scales; what is left of it after AlexNet's strides), and torchmetrics' name."""
+"""Scores beside a truth: the smallest side (a window of 11 pixels, also at the coarsest of five
+scales; what is left of it after AlexNet's strides), torchmetrics' name and options."""
 _OF_SETS = ("fid", "is", "frechet")
 _ALONE = {"musiq": "musiq", "clip-iqa": "clipiqa"}
-"""Of an image by itself: pyiqa's names."""
+"""Scores of an image by itself: pyiqa's names."""
 _SCORES = (*_OF_SETS, *_PAIRED, *_ALONE)
 _PAPER = {"fid": 2.65, "is": 9.63}
-"""Of 50,000 images beside the 50,000 that CIFAR-10 has for training (arXiv 2605.26032)."""
+"""The paper's figures, 50,000 images beside CIFAR-10's 50,000 for training (arXiv 2605.26032)."""
 _BATCH = 64
 
 

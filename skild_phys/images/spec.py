@@ -22,12 +22,12 @@ _OPTIMIZER_BYTES = 20  # of each parameter: itself, its average, gradient, two m
 
 @dataclass(frozen=True)
 class ImageRefineSpec(Chain):
-    """How to make images from low-resolution ones; the chain, and
+    """How to make images from low-resolution ones: a chain, and what it is given.
 
     Attributes
     ----------
-    factor : of the sides; any number above 1. None for what the images say.
-    rule : how the low-resolution images came about, area or bicubic; None for what they say.
+    factor : of the sides; any number above 1. None for the images' own.
+    rule : how the low-resolution images came about, area or bicubic; None for their own.
     method : 'skild', or 'bicubic', which only interpolates.
     seed : of all noise.
     """
@@ -82,30 +82,17 @@ class GPU:
         return operations / (self.gpu_tflops * 1e12 * self.utilization)
 
 
-@dataclass(frozen=True)
-class _Cost:
-    """What one recipe costs.
+def cost(recipe: Recipe, shape: tuple[int, int], channels: int) -> dict[str, float]:
+    """Return what `recipe` costs on fields of `shape` with `channels`; nothing is computed.
 
-    Attributes
-    ----------
-    parameters : of the network.
-    forward, step, training : floating-point operations of one network evaluation for one field, of
-        one training step, its whole batch, and of the whole run.
-    activations : bytes kept of one field between forward and backward pass, in float32; under
-        bf16 about half of it.
-    state : bytes of weights, average, gradient and optimizer.
+    Returns
+    -------
+    parameters of the network; floating-point operations of one network evaluation for one field
+    (forward_flops), of one training step, its whole batch (step_flops), and of the whole run
+    (training_flops); bytes kept of one field between forward and backward pass in float32, under
+    bf16 about half of it (activation_bytes), and of weights, average, gradient and optimizer
+    (state_bytes).
     """
-
-    parameters: int
-    forward: float
-    step: float
-    activations: int
-    state: int
-    training: float
-
-
-def cost(recipe: Recipe, shape: tuple[int, int], channels: int) -> _Cost:
-    """Return what `recipe` costs on fields of `shape` with `channels`; nothing is computed."""
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
@@ -129,5 +116,8 @@ def cost(recipe: Recipe, shape: tuple[int, int], channels: int) -> _Cost:
     parameters = sum(p.numel() for p in network.parameters())
     forward = float(counter.get_total_flops())
     step = (1.0 + _BACKWARD) * forward * recipe.batch
-    state = _OPTIMIZER_BYTES * parameters
-    return _Cost(parameters, forward, step, activations, state, step * recipe.steps)
+    return {
+        "parameters": parameters, "forward_flops": forward, "step_flops": step,
+        "activation_bytes": activations, "state_bytes": _OPTIMIZER_BYTES * parameters,
+        "training_flops": step * recipe.steps,
+    }  # fmt: skip

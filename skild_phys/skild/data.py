@@ -40,7 +40,7 @@ class Source(Protocol):
         """Return `part` of the next `n` samples, (n, Ly, Lx) or (n, channels, Ly, Lx)."""
 
     def identity(self) -> dict[str, Any]:
-        """Return, for JSON, what tells this stream from every other."""
+        """Return, for JSON, what no other stream has."""
 
     def state(self) -> _State:
         """Return what `restore` needs to resume with the very next sample."""
@@ -50,7 +50,7 @@ class Source(Protocol):
 
 
 class SimulationSource:
-    """Independent Wolff chains, one a place in the batch.
+    """Independent Wolff chains, one for each place in the batch.
 
     Parameters
     ----------

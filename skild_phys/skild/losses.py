@@ -91,23 +91,27 @@ def _log_uniform(recipe: Recipe, n: int, random: torch.Generator) -> Tensor:
     return torch.where(u < split, u / split * near, beyond)
 
 
-class _FieldLoss:
+class _OwnLoss:
+    """What the losses of the package share: the process, and the network of the recipe."""
+
+    def __init__(
+        self, recipe: Recipe, source: Source, measured: Measured, device: torch.device
+    ) -> None:
+        self.recipe, self.measured, self.channels = recipe, measured, max(1, source.channels)
+        self.process = measured.process(recipe, source.shape, device)
+
+    def make_network(self) -> nn.Module:
+        c, d = self.recipe, len(self.process.shape)
+        return c.network.build(c.output, c.basis, self.channels, c.lambdas, d)
+
+
+class _FieldLoss(_OwnLoss):
     """Mean square error of continuous fields, in what the network's output is trained to be.
 
     `recipe.weighting` 'flat' is the paper's; by 'scales' each mode counts by `scale_weights`.
     """
 
     divisible = True
-
-    def __init__(
-        self, recipe: Recipe, source: Source, measured: Measured, device: torch.device
-    ) -> None:
-        self.recipe, self.channels = recipe, max(1, source.channels)
-        self.process = measured.process(recipe, source.shape, device)
-
-    def make_network(self) -> nn.Module:
-        c, d = self.recipe, len(self.process.shape)
-        return c.network.build(c.output, c.basis, self.channels, c.lambdas, d)
 
     def draw(self, n: int, random: torch.Generator) -> tuple[Tensor, None]:
         """Return lambda along the recipe's schedule, t being a multiple of 1 / TIMES."""
@@ -128,14 +132,14 @@ class _FieldLoss:
 
 @dataclass(frozen=True)
 class _Task:
-    """All but the first `n_free` spin samples of a batch are given their coarse lattices."""
+    """All but the first `n_free` spin samples of a batch are given their coarse configurations."""
 
     n_free: int
     rule: Rule | None = None
     factor: int = 1
 
     def condition(self, spins: Tensor) -> Constraint | None:
-        """Return what the coarse lattices of those say of them; None if there are none."""
+        """Return the condition that coarse configurations put on those; None if there are none."""
         if self.rule is None:
             return None
         raw = self.rule.coarsen(spins[self.n_free :].cpu().numpy().astype(np.int8), self.factor)
@@ -148,8 +152,8 @@ class _Task:
         return torch.cat([half_tanh(logits[: self.n_free]), means(logits[self.n_free :])])
 
 
-class _SpinLoss:
-    """Cross-entropy of spins given X_t, under what their coarse lattices say for a part of them.
+class _SpinLoss(_OwnLoss):
+    """Cross-entropy of spins given X_t, a part of them conditioned on coarse configurations.
 
     The loss that is logged is that of the free samples, nats per site.
     """
@@ -159,19 +163,14 @@ class _SpinLoss:
     def __init__(
         self, recipe: Recipe, source: Source, measured: Measured, device: torch.device
     ) -> None:
-        self.recipe, self.conditional = recipe, measured.conditional
-        self.process = measured.process(recipe, source.shape, device)
+        super().__init__(recipe, source, measured, device)
         self.mean_field = MeanField(self.process, measured.couplings)
         self.factors = [
             b for b in recipe.coarse_factors if not any(side % b for side in source.shape)
         ]
 
-    def make_network(self) -> nn.Module:
-        c, d = self.recipe, len(self.process.shape)
-        return c.network.build(c.output, c.basis, dimension=d)
-
     def _task(self, n: int, random: torch.Generator) -> _Task:
-        """Draw which part of the batch is given its coarse lattices, by which rule and factor."""
+        """Draw how much of a batch is given its coarse configurations, by which rule and factor."""
         c = self.recipe
         # The loss that is logged is that of free samples: one of them there must be.
         known = min(n - 1, round(c.coarse_share * n)) if self.factors else 0
@@ -183,7 +182,7 @@ class _SpinLoss:
         return _Task(n - known, rule, factor)
 
     def draw(self, n: int, random: torch.Generator) -> tuple[Tensor, _Task]:
-        """Return lambda, log-uniform, of what is given a coarse lattice as far as it is of use."""
+        """Return lambda, log-uniform; conditioned, up to `coarse_reach` times a chain's start."""
         c, task = self.recipe, self._task(n, random)
         log_lam = _log_uniform(c, task.n_free, random)
         if task.rule:
@@ -199,7 +198,7 @@ class _SpinLoss:
         random: torch.Generator,
     ) -> Tensor:  # fmt: skip
         """Return what the means of spins are trained to be, of the shape of `x0`."""
-        if not self.conditional:
+        if not self.measured.conditional:
             return x0
         field = evidence.field + self.mean_field.coupled(evidence, x0)
         targets, rest = torch.tanh(field), slice(task.n_free, None)
@@ -243,7 +242,7 @@ def _spin_surrogate(
 ) -> Tensor:
     """Return a number whose gradient is that of the cross-entropy with `targets`, nats per site.
 
-    For sites of logits l, conditioned on their coarse lattice, the gradient of -ln p(x0) is
+    For sites of logits l, conditioned on coarse configurations, the gradient of -ln p(x0) is
     (E[s] - x0) / 2 with the mean under the condition; `targets` are the spins x0, or numbers whose
     mean given X_t is theirs. The draft's cross-entropy has the weight `draft_weight`.
     """

@@ -1,4 +1,4 @@
-"""Networks: what they are given and say, the symmetries they see fields through, and the U-Net.
+"""Networks: inputs and outputs, the symmetries that fields are seen through, and the U-Net.
 
 A network sees each configuration through a random symmetry of its own (`see_through_symmetries`):
 whatever it does that the physics does not is averaged out along the chain instead of adding up.
@@ -24,7 +24,7 @@ from skild_phys.skild.chain import Schedule
 
 
 class _Output(NamedTuple):
-    """Numbers per site, for each component of a field, that a network is given, and says."""
+    """Inputs and outputs of a network per site and component of a field."""
 
     inputs: int
     odd: tuple[bool, ...] = (True,)
@@ -52,7 +52,7 @@ def network_dtype(device: torch.device | str) -> torch.dtype:
     """
     if torch.device(device).type != "cpu":
         return torch.bfloat16
-    # PyTorch before 2.12 may not say what the CPU has.
+    # PyTorch before 2.12 may not list what the CPU has.
     known: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     fast = any(known.get(name, False) for name in _CPU_INSTRUCTIONS)
     return torch.bfloat16 if fast else torch.float32
@@ -125,7 +125,7 @@ Beyond = Literal["circular", "replicate", "zeros"]
 _CONV: dict[int, type[nn.Conv2d] | type[nn.Conv3d]] = {2: nn.Conv2d, 3: nn.Conv3d}
 _MEMORY = {2: torch.channels_last, 3: torch.channels_last_3d}
 _PADDING: dict[str, Beyond] = {"dft": "circular", "dct": "replicate"}
-_QUIET = 0.01  # size of an input below which `_Waves` does not tell it from silence
+_QUIET = 0.01  # size of an input below which `_Waves` takes it for 0
 _MARGIN = 32  # sites by which a torus is extended where its sides do not fit the levels
 
 
@@ -147,7 +147,7 @@ class Network(nn.Module):
     def _extended(self, x: Tensor) -> tuple[Tensor, tuple[slice, ...]]:
         """Return `x` (n, c, *sides) with sides that are multiples, and what crops it again.
 
-        A torus goes on as it is; open edges repeat the last site.
+        A torus is repeated; open edges repeat the last site.
         """
         multiple, crop = self.config.multiple, [slice(None)] * 2
         if not any(side % multiple for side in x.shape[2:]):
@@ -273,8 +273,8 @@ class _Waves(nn.Module):
     """Isotropic filters of the inputs on a torus: gains of bands of wave numbers.
 
     A gain of each band and pair of input and output depends on lambda and on how large the inputs
-    are: their mean squares, and the logarithms of these and of their mean sizes, which tell few
-    large numbers from many small ones (known sites from majorities). Between the centres of bands,
+    are: their mean squares, and the logarithms of these and of their mean sizes, in which few large
+    numbers differ from many small ones (known sites from majorities). Between the centres of bands,
     which lie evenly in log kappa, gains are interpolated. Convolutions can do the same, but are
     slow to learn what the lowest few wave numbers need.
     """

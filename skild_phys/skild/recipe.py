@@ -69,9 +69,9 @@ class Recipe:
     model: str = _key("ising2d", "model of the running simulation, where no store is given")
     temperature: str = _key("Tc",
         "temperature of the simulation: a number, Tc or a multiple such as 1.05Tc")
-    side: int = _key(64, "side of the simulated lattices, or of the images", least=2)
+    side: int = _key(64, "side of the simulated lattice, or of the images", least=2)
     clusters: int = _key(0,
-        "Wolff clusters between two lattices of one chain; 0 takes the number that `simulate` "
+        "Wolff clusters between two samples of one chain; 0 takes the number that `simulate` "
         "takes for side and temperature", least=0)
     spectrum_batches: int = _key(64,
         "batches that spectrum and pair couplings are measured on, before the first step; of a "
@@ -96,7 +96,7 @@ class Recipe:
         "visits, and refinement by a factor of 8 from majorities or decimated spins")
     far_share: float = _key(0.1, "share of each batch above `lambda_far`", least=0.0, below=1.0)
     coarse_share: float = _key(0.5,
-        "share of each batch of spins that is given its coarse lattices: the mean field then "
+        "share of each batch of spins that is given its coarse configurations: the mean field then "
         "runs under them", least=0.0, below=1.0)
     targets: str = _key("auto",
         "of spins, 'spins', or 'conditional': their means given all the others, with a fraction "
@@ -142,7 +142,7 @@ class Recipe:
         "[lambdas]; chains take their steps along it")
     paper_spectrum: PaperSpectrum | None = _key(None, "the fit of `spectrum` 'paper'")
     coarse_factors: tuple[int, ...] = _key((2, 4, 8),
-        "factors of the coarse lattices of `coarse_share`, as far as they divide the sides; "
+        "factors of the coarse configurations of `coarse_share`, as far as they divide the sides; "
         "their rule is drawn by `Rule.shown`", late=True)
     coarse_reach: float = _key(4.0,
         "these are given up to so many times the lambda where a chain usually starts: a margin "

@@ -49,7 +49,7 @@ _TORCHRUN = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 @dataclass(frozen=True)
 class Ranks:
-    """Which of how many processes this is, and its device; the first writes files and speaks."""
+    """Which of how many processes this is, and its device; the first writes files and reports."""
 
     rank: int = 0
     world: int = 1
@@ -82,8 +82,7 @@ class Ranks:
 def joined(device: str) -> Iterator[Ranks]:
     """Join the processes that torchrun started, if any; yield which this is.
 
-    One of several on 'cuda' has the GPU of its local rank. They speak by nccl there, by gloo on
-    CPUs.
+    One of several on 'cuda' has the GPU of its local rank; nccl connects them there, gloo on CPUs.
     """
     if any(name not in os.environ for name in _TORCHRUN) or os.environ["WORLD_SIZE"] == "1":
         yield Ranks(device=device)
@@ -247,7 +246,7 @@ class Trainer:
         return total
 
     def _noise(self, shape: torch.Size, mine: slice) -> Tensor:
-        """Return white noise: of a loss that is divisible, named by step and place in the batch."""
+        """Return white noise, for a divisible loss named by the step and the place in the batch."""
         if not self.loss.divisible:
             return torch.randn(shape, generator=self.random)
         seeds = seed_sequence(self.recipe.seed, "loss", self.step)
