@@ -4,11 +4,10 @@ One sublattice after the other: its sites have no bonds among themselves, so tha
 at once, each with a proposal and random bits of its own. Every update leaves the Gibbs distribution
 as it is, and with it their sequence; `LAZINESS` sees to it that all configurations are reached.
 
-A lattice (..., Lx) of even sides is a stack of rows; row r holds half its sites in each
-sublattice, every other site along x. Sublattice 0 has the sites whose coordinates sum to an even
-number, sublattice 1 the others. A sublattice is an array (rows, _MARGIN + Lx / 2 + _MARGIN or
-more): beside its sites it holds copies of the first and the last one, so that the neighbours of a
-whole row are slices of the other sublattice.
+A lattice (..., Lx) of even sides is a stack of rows, and each sublattice has every other site of a
+row: sublattice 0 those whose coordinates sum to an even number. It is an array (rows,
+_MARGIN + Lx / 2 + _MARGIN or more): beside its sites it holds copies of the first and the last one,
+so that the neighbours of a whole row are slices of the other sublattice.
 
 `multispin` updates 64 Ising lattices, one in each bit of a word. The energy of a flip is counted
 for all of them by bitwise adders. A uniform number below a threshold is found bit by bit from the
@@ -80,9 +79,8 @@ def _sublattices(shape: tuple[int, ...], dtype: type) -> NDArray[Any]:
 def _neighbours(shape: tuple[int, ...], parity: NDArray[np.int64], width: int) -> NDArray[np.int64]:
     """Return where the neighbours of every row's sites begin in the other sublattice.
 
-    (2, rows, 2 d) int64, by sublattice: those along x first. The first is where the sites
-    themselves begin: a site at 2 j + first has the other sublattice's j on one side, and j - 1 or
-    j + 1 beyond.
+    (2, rows, 2 d) int64, by sublattice, those along x first: of site j of a row they are j of the
+    other sublattice (so that the row itself begins there) and j - 1 or j + 1.
     """
     beside = neighbour_rows(shape) * width + _MARGIN
     own = np.arange(len(beside)) * width + _MARGIN
@@ -363,16 +361,9 @@ def _bit_planes(probabilities: tuple[float, ...]) -> NDArray[np.uint64]:
 def multispin(
     spins: NDArray[np.int8], temperature: float, state: NDArray[np.uint64], sweeps: int
 ) -> None:
-    """Make `sweeps` Metropolis sweeps of 64 Ising lattices on a torus, in place.
+    """Do as `metropolis` for 64 Ising lattices at once, (64, Ly, Lx) or (64, Lz, Ly, Lx).
 
     Thresholds have 64 bits: the acceptance is exact to 2^-53, the rounding of exp.
-
-    Parameters
-    ----------
-    spins : (64, Ly, Lx) or (64, Lz, Ly, Lx) int8 of +-1, C-contiguous, every side even.
-    temperature : in J / k_B.
-    state : (4, 8) uint64 generator state (`rng.lane_state`); advanced in place.
-    sweeps : how many; each updates every site of every lattice once.
     """
     shape, lattices = spins.shape[1:], spins.reshape(REPLICAS, -1)
     words = np.empty(lattices.shape[1], dtype=np.uint64)

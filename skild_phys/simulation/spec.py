@@ -136,23 +136,23 @@ class SimulationSpec:
 
     Parameters
     ----------
-    L : side of the lattice from 2 on, a tuple of sides, slowest axis first, or "256x128".
+    L : side from 2 on, a tuple of sides, slowest axis first, or "256x128".
     temperature : in J / k_B, or "Tc", or a multiple such as "1.05Tc".
-    n_samples : samples of all chains together.
+    n_samples : of all chains together.
     model : a `Model`, or the name of one (`models.MODELS`).
     algorithm : one of the model's updates; `auto` for the fastest.
-    chains : independent Markov chains, by default 4 (`multispin`: 64, or a multiple). Unit u
-        draws from the stream "chain" u (`rng.KEYS`) of `system_seed`.
+    chains : by default 4 (`multispin`: 64, or a multiple). Unit u draws from the stream "chain" u
+        (`rng.KEYS`) of `system_seed`.
     every : updates between two samples of a chain; None: two integrated autocorrelation times,
         of the slower one of energy and M^2, as measured during burn-in.
     burn_in : updates before the first sample interval of a chain; None: at least 20
         autocorrelation times, as measured.
-    stint : draws a unit makes in a row; None: about half a megabyte of lattices, less where they
-        must be expected to take long, or are few.
+    stint : draws a unit makes in a row; None: about half a megabyte of configurations, less where
+        they must be expected to take long, or are few.
+    start : `cold` (all sites equal, from where clusters grow at once) or `hot` (random).
     seed : of all streams, together with model, sides, temperature, algorithm and start: the same
         seed gives independent runs of two systems. Runs that differ in nothing but `n_samples`,
         `every`, `burn_in`, `stint` or `chains` are parts of the same chains.
-    start : `cold` (all sites equal, from where clusters grow at once) or `hot` (random).
     tau_energy, tau_magnetization_squared : integrated autocorrelation times, in updates, that
         the burn-in found; None where it measured none.
     streams : `rng.STREAMS`; None for those of a store of version 0.1, from the seed alone.
@@ -199,10 +199,8 @@ class SimulationSpec:
         chosen = get_update(self.algorithm, model)
         self._set("algorithm", chosen.name)
         if chosen.even_sides and any(side % 2 for side in shape):
-            accepted = (
-                f"even sides for the checkerboard of {chosen.name} (cluster updates take any)"
-            )
-            raise BadInput("L", shown, accepted)
+            accepted = f"even sides for the checkerboard of {chosen.name}"
+            raise BadInput("L", shown, f"{accepted} (cluster updates take any)")
         if self.start not in ("cold", "hot"):
             raise BadInput("start", self.start, "cold or hot")
         if self.streams not in (None, STREAMS):

@@ -26,11 +26,7 @@ _10, _16 = np.uint64(10), np.uint64(16)
 
 
 def bond_threshold(cost: float, temperature: float) -> np.uint64:
-    """Return p = 1 - exp(-cost / T) as a threshold for 32 random bits.
-
-    `cost` is the energy, in J, that breaking a bond takes: 2 for Ising, 1 for Potts. A bond is
-    taken when the bits fall below the threshold; p is exact to 2^-32.
-    """
+    """Return p = 1 - exp(-cost / T) times 2^32; `cost`, in J, is of breaking a bond."""
     return np.uint64(min(int(-math.expm1(-cost / temperature) * 2.0**32), 2**32 - 1))
 
 
@@ -138,7 +134,7 @@ def wolff(
     clusters: int,
     q: int = 0,
 ) -> int:
-    """Flip `clusters` Wolff clusters on a torus, in place.
+    """Flip `clusters` Wolff clusters on a torus, in place; return the number of flipped spins.
 
     Parameters
     ----------
@@ -146,14 +142,9 @@ def wolff(
         2^15 in two dimensions, 2^10 in three.
     temperature : in J / k_B.
     state : (4,) uint64 generator state (`rng.kernel_state`); advanced in place.
-    clusters : how many clusters. Fixed by the caller: stopping at a number of flipped
-        spins instead would bias the ensemble.
-    q : states of the Potts model; 0 for the Ising model. A Potts cluster takes one of the other
-        q - 1 states.
-
-    Returns
-    -------
-    The number of flipped spins.
+    clusters : how many. Fixed by the caller: stopping at a number of flipped spins instead would
+        bias the ensemble.
+    q : states of the Potts model, of which a cluster takes another; 0 for the Ising model.
     """
     threshold = bond_threshold(1.0 if q else 2.0, temperature)
     # The end of the queue is written before it is known whether it is kept.
