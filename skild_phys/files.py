@@ -26,9 +26,25 @@ AnyPath: TypeAlias = str | os.PathLike[str]
 PARTIAL = ".partial"
 
 
-def write_error(path: AnyPath, error: OSError) -> WriteError:
-    """Return the one-line WriteError for what the operating system said about `path`."""
-    return WriteError(f"{os.fspath(path)}: cannot write: {error.strerror or error}")
+@contextlib.contextmanager
+def writing(path: AnyPath) -> Iterator[None]:
+    """Raise WriteError, in one line, for what the operating system refuses at `path`."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or error
+        raise WriteError(f"{os.fspath(path)}: cannot write: {reason}") from error
+
+
+@contextlib.contextmanager
+def reading(what: str, missing: str) -> Iterator[None]:
+    """Raise StoreError for what is `missing` (the message), or cannot be read."""
+    try:
+        yield
+    except (FileNotFoundError, NotADirectoryError):
+        raise StoreError(missing) from None
+    except OSError as error:
+        raise StoreError(f"{what} cannot be read: {error.strerror}") from error
 
 
 def sha256_file(path: AnyPath) -> str:
@@ -53,7 +69,7 @@ def write_bytes_atomically(path: AnyPath, data: bytes) -> None:
     """
     path = Path(path)
     partial = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}{PARTIAL}")
-    try:
+    with writing(path):
         try:
             with open(partial, "wb") as file:
                 file.write(data)
@@ -65,8 +81,6 @@ def write_bytes_atomically(path: AnyPath, data: bytes) -> None:
                 partial.unlink(missing_ok=True)
             raise
         _fsync(path.parent)
-    except OSError as error:
-        raise write_error(path, error) from error
 
 
 def printable(text: str) -> str:
@@ -90,12 +104,9 @@ def write_text_atomically(path: AnyPath, text: str) -> None:
 
 def check_there(path: AnyPath, what: str = "such file or directory") -> None:
     """Raise StoreError unless something lies at `path` and may be looked at."""
-    try:
+    shown = os.fspath(path)
+    with reading(f"{shown}:", f"{shown}: no {what}"):
         os.stat(path)
-    except (FileNotFoundError, NotADirectoryError):
-        raise StoreError(f"{os.fspath(path)}: no {what}") from None
-    except OSError as error:
-        raise StoreError(f"{os.fspath(path)}: cannot be read: {error.strerror}") from error
 
 
 def read_bytes(path: AnyPath) -> bytes:
@@ -114,9 +125,8 @@ def parse_json(text: str | bytes, *, finite: bool = True) -> Any:
 
     With `finite` also for numbers that are not: NaN, Infinity, and what float64 cannot hold.
     """
-    hooks: dict[str, Any] = {}
-    if finite:
-        hooks = {"parse_constant": _finite, "parse_float": _finite, "parse_int": _finite}
+    names = ("parse_constant", "parse_float", "parse_int") if finite else ()
+    hooks: dict[str, Any] = dict.fromkeys(names, _finite)
     return _shallow(lambda: json.loads(text, **hooks))
 
 
@@ -137,15 +147,14 @@ def read_toml(path: AnyPath, option: str) -> dict[str, Any]:
 
 def _shallow(parse: Callable[[], Any]) -> Any:
     try:
-        value = parse()
+        level = [value := parse()]
     except RecursionError:
         raise ValueError("nested too deeply") from None
-    level = [value]
     for _ in range(_DEEPEST):
-        inner = [
+        nested = (
             v.values() if isinstance(v, dict) else v for v in level if isinstance(v, dict | list)
-        ]
-        level = [one for several in inner for one in several]
+        )
+        level = [one for values in nested for one in values]
     if level:
         raise ValueError("nested too deeply")
     return value
@@ -153,14 +162,13 @@ def _shallow(parse: Callable[[], Any]) -> Any:
 
 def make_directory(path: AnyPath) -> None:
     """Make a directory, on disk, unless it is there; raises WriteError."""
-    try:
-        os.mkdir(path)
-        _fsync(Path(path).parent)
-    except FileExistsError as error:
-        if not os.path.isdir(path):
-            raise write_error(path, error) from error
-    except OSError as error:
-        raise write_error(path, error) from error
+    with writing(path):
+        try:
+            os.mkdir(path)
+            _fsync(Path(path).parent)
+        except FileExistsError:
+            if not os.path.isdir(path):
+                raise
 
 
 def clear_partials(path: AnyPath) -> None:
@@ -185,33 +193,31 @@ def whole_directory(path: AnyPath, *, replace: bool = False) -> Iterator[Path]:
     shown, path = path, Path(path).resolve()
     part, old = (path.with_name(f".{path.name}{end}{PARTIAL}") for end in ("", ".old"))
     try:
-        if old.exists() and not path.exists():  # killed between the two renames below
-            os.replace(old, path)
-        for left in (part, old):
-            shutil.rmtree(left, ignore_errors=True)
-        there = path.exists()
-        if there and not replace:
-            part = path / part.name
-            shutil.rmtree(part, ignore_errors=True)
-        part.mkdir()
-        yield part
-        for folder, _, names in os.walk(part):
-            for name in (*names, "."):
-                _fsync(os.path.join(folder, name))
-        if path.exists() != there:
-            raise StoreError(
-                f"{os.fspath(shown)}: was made or removed by another process meanwhile"
-            )
-        if there and not replace:
-            for file in part.iterdir():
-                os.replace(file, path / file.name)
-        else:
-            if there:
-                os.replace(path, old)
-            os.replace(part, path)
-        _fsync(part.parent)
-    except OSError as error:
-        raise write_error(shown, error) from error
+        with writing(shown):
+            if old.exists() and not path.exists():  # killed between the two renames below
+                os.replace(old, path)
+            for left in (part, old):
+                shutil.rmtree(left, ignore_errors=True)
+            there = path.exists()
+            if there and not replace:
+                part = path / part.name
+                shutil.rmtree(part, ignore_errors=True)
+            part.mkdir()
+            yield part
+            for folder, _, names in os.walk(part):
+                for name in (*names, "."):
+                    _fsync(os.path.join(folder, name))
+            if path.exists() != there:
+                what = "was made or removed by another process meanwhile"
+                raise StoreError(f"{os.fspath(shown)}: {what}")
+            if there and not replace:
+                for file in part.iterdir():
+                    os.replace(file, path / file.name)
+            else:
+                if there:
+                    os.replace(path, old)
+                os.replace(part, path)
+            _fsync(part.parent)
     finally:
         for left in (part, old):
             if path.exists() or left is part:
@@ -240,7 +246,7 @@ class Lock:
         real = Path(os.path.realpath(self._path)) if there else self._path
         self._target = self._path if directory else real.with_name(f".{real.name}.lock")
         flags = os.O_RDONLY if directory else os.O_RDWR | os.O_CREAT
-        try:
+        with writing(self._path):
             while self._descriptor is None:
                 descriptor = os.open(self._target, flags | os.O_CLOEXEC, 0o666)
                 try:
@@ -250,13 +256,12 @@ class Lock:
                         self._descriptor = descriptor
                 except FileNotFoundError:
                     pass
+                except BlockingIOError:
+                    what = "is being written by another process"
+                    raise StoreError(f"{self._path}: {what}") from None
                 finally:
                     if self._descriptor is None:
                         os.close(descriptor)
-        except BlockingIOError:
-            raise StoreError(f"{self._path}: is being written by another process") from None
-        except OSError as error:
-            raise write_error(self._path, error) from error
         clear_partials(self._path)
         return self
 
@@ -273,15 +278,15 @@ class Lock:
 
     def release(self) -> None:
         """Give the lock back, if it is held."""
-        if self._descriptor is None:
+        held, self._descriptor = self._descriptor, None
+        if held is None:
             return
         try:
             if self._target != self._path:
                 with contextlib.suppress(OSError):
                     self._target.unlink(missing_ok=True)
         finally:
-            os.close(self._descriptor)
-            self._descriptor = None
+            os.close(held)
 
     def __enter__(self) -> Lock:
         return self.acquire()

@@ -13,7 +13,7 @@ import xarray as xr
 import skild_phys as sp
 from skild_phys.errors import BadInput, StoreError
 from skild_phys.measurement.compare import compare
-from skild_phys.store.identity import WITHOUT_PARENT, copied, copies, sample_digests, whole_numbers
+from skild_phys.store.identity import WITHOUT_PARENT, _digests, copied, copies, whole_numbers
 
 ONCE = pytest.mark.filterwarnings("ignore:.*copies of others")
 SCALARS = ("chain", "draw")
@@ -190,7 +190,7 @@ def test_stores_that_share_samples(tmp_path: Path) -> None:
     same = compare(a, [sp.store.open_store(tmp_path / "copy")]).stores[0]
     assert same.notes == ("this is the truth itself",)
     assert not copied(a).any()
-    assert len(np.unique(sample_digests(b))) == 60
+    assert len(np.unique(_digests(b))) == 60
 
 
 def test_inputs_of_refinements_may_repeat(runs: tuple[xr.Dataset, xr.Dataset]) -> None:

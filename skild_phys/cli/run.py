@@ -18,7 +18,7 @@ from skild_phys.files import (
     Lock,
     check_directory,
     clear_partials,
-    write_error,
+    writing,
 )
 from skild_phys.measurement import REPORT
 from skild_phys.runner import Run
@@ -109,10 +109,8 @@ def _do(step: Step, run: Run, begun: bool) -> None:
 
 
 def _make_folders(path: Path) -> None:
-    try:
+    with writing(path):
         path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise write_error(path, error) from None
 
 
 # -- commands, called with values --------------------------------------------------------------

@@ -4,7 +4,7 @@ Only this package knows Zarr and the schema.
 """
 
 from skild_phys.fields import FIELDS
-from skild_phys.store.dataset import own_store, store_dataset, write_group, write_lattices
+from skild_phys.store.dataset import store_dataset, write_group, write_lattices
 from skild_phys.store.identity import shared
 from skild_phys.store.lattices import (
     Lattices,
@@ -12,6 +12,7 @@ from skild_phys.store.lattices import (
     MemoryWriter,
     Source,
     open_lattices,
+    own_store,
 )
 from skild_phys.store.layout import APPEND_TOTAL, Plan, sides
 from skild_phys.store.reader import ROOT, LatticeStore, is_store, open_store

@@ -6,20 +6,19 @@ import math
 import warnings
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from skild_phys.files import AnyPath, whole_directory
-from skild_phys.store.lattices import Lattices, open_lattices
+from skild_phys.store.lattices import Lattices
 from skild_phys.store.layout import Plan, as_stored, as_text
-from skild_phys.store.reader import LatticeStore, is_store, open_store
+from skild_phys.store.reader import LatticeStore, open_store
 from skild_phys.store.writer import create_store
 
 if TYPE_CHECKING:
     import xarray as xr
 
-_T = TypeVar("_T")
 _CHUNK_SITES = 2**19
 
 
@@ -32,23 +31,6 @@ def store_dataset(path: AnyPath) -> xr.Dataset:
     data: xr.Dataset = xr.open_zarr(LocalStore(Path(path), read_only=True), chunks=None)
     data.encoding["source"] = str(path)
     return data.assign_attrs(as_text(data.attrs))
-
-
-def own_store(data: _T) -> _T | str:
-    """Return the path of the store that a Dataset was opened from, if it is still as that is."""
-    import xarray as xr
-
-    source = getattr(data, "encoding", {}).get("source")
-    if not isinstance(data, xr.Dataset) or not source or not is_store(source):
-        return data
-    store, opened = open_store(source), open_lattices(data, repeats=True)
-    same = (store.n_samples, store.shape) == (opened.n_samples, opened.shape)
-    same = same and as_text(as_stored(store.attrs)) == as_text(opened.attrs)
-    same = same and store.variables == opened.variables
-    if not same or any((store.variable(v) != opened.variable(v)).any() for v in store.variables):
-        return data
-    parts = store.batches()
-    return str(source) if all((store.read(*p) == opened.read(*p)).all() for p in parts) else data
 
 
 def write_group(data: xr.Dataset, path: AnyPath) -> None:

@@ -25,12 +25,12 @@ from zarr.storage import LocalStore
 
 from skild_phys.errors import BadInput, StoreError, check_whole, warn
 from skild_phys.fields import FIELDS
-from skild_phys.files import AnyPath, check_there
+from skild_phys.files import AnyPath, check_there, reading
 from skild_phys.models import MODELS, find_model, parse_temperature
 from skild_phys.rules import get_rule
 from skild_phys.store.identity import copied, whole_numbers
 from skild_phys.store.lattices import CHUNK_SITES, Lattices
-from skild_phys.store.layout import AXES, Layout, as_stored, is_temperature, sides, usual_axes
+from skild_phys.store.layout import AXES, Layout, as_stored, kind_of, sides, usual_axes
 
 _IN_MEMORY = 2**28  # bytes of a file that are kept once they are read
 _FROM_BITS = " (from 0 and 1: 2*s.astype('i1')-1)"  # 2*s-1 of uint8 has 255 in place of -1
@@ -40,7 +40,7 @@ def open_foreign(
     source: xr.Dataset | xr.DataArray | NDArray[Any] | AnyPath,
     field: str | None,
     attrs: Mapping[str, Any],
-) -> ForeignLattices:
+) -> _Foreign:
     """Open what is no store, as `open_lattices` does."""
     known = find_model(attrs)
     name, path = "array" if known is None else known.field, Path("dataset")
@@ -52,10 +52,10 @@ def open_foreign(
     elif not isinstance(source, xr.Dataset):
         path, values = Path("lattices"), np.asanyarray(source)
         source = xr.Dataset({name: (usual_axes(name, values.ndim), values)})
-    return ForeignLattices(source.assign_attrs(attrs), path, field)
+    return _Foreign(source.assign_attrs(attrs), path, field)
 
 
-class ForeignLattices(Lattices):
+class _Foreign(Lattices):
     """Samples of a Dataset, in memory or of a file, read as they are asked for.
 
     The field is the variable that is named as in a store (`FIELDS`), or else the only one with
@@ -120,7 +120,7 @@ class ForeignLattices(Lattices):
         if isinstance(known, str) and (model is not None or "c" not in known):
             with contextlib.suppress(BadInput):
                 known = parse_temperature(known, model or MODELS["ising2d"])
-        if not is_temperature(known):
+        if kind_of("temperature", known):
             accepted = "a positive number (or Tc, beside a known model)"
             raise BadInput(f"{self.path}: attribute temperature", known, accepted)
         if known is not None:
@@ -222,7 +222,7 @@ class ForeignLattices(Lattices):
         }
         return found | whole_numbers(self.path, found)
 
-    def settled(self, repeats: bool = False) -> ForeignLattices:
+    def settled(self, repeats: bool = False) -> _Foreign:
         """Return the same without scalars that some samples lack and, unless `repeats`, copies.
 
         An InputWarning says what is left out.
@@ -238,7 +238,7 @@ class ForeignLattices(Lattices):
         if not lacking and not again.any():
             return self
         kept = self._data.drop_vars(lacking).isel({self._dims[0]: np.flatnonzero(~again)})
-        return ForeignLattices(kept, self.path, self.field)
+        return _Foreign(kept, self.path, self.field)
 
     def digest(self) -> str:
         """Return the SHA-256 of type, shape and numbers, all of which are read and checked."""
@@ -327,11 +327,8 @@ def _read_file(path: Path) -> xr.Dataset:
         return _read_zarr(path)
     if not path.is_file():
         raise StoreError(f"{path}: neither a file nor a directory")
-    try:
-        with open(path, "rb") as file:
-            first = file.read(512)
-    except OSError as error:
-        raise StoreError(f"{path}: cannot be read: {error.strerror}") from None
+    with reading(f"{path}:", f"{path}: is gone"), open(path, "rb") as file:
+        first = file.read(512)
     if not first.startswith(b"\x93NUMPY"):
         raise StoreError(f"{path}: {_what(path, first)}")
     try:

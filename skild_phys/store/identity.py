@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from skild_phys.errors import StoreError
@@ -33,61 +34,43 @@ def whole_numbers(path: Path, scalars: Mapping[str, NDArray[Any]]) -> dict[str, 
     missing has that of the samples of its chain and draw, and without such none: it is its own
     ancestor. Raises StoreError for a number that is not whole, or missing elsewhere.
     """
-    known = {name: np.asarray(values) for name, values in scalars.items()}
-    found = {name: v for name, v in known.items() if name in SCALARS and v.dtype.kind in "iuf"}
-    found = {name: v for name, v in found.items() if np.dtype(SCALARS[name][0]).kind == "i"}
-    missing = {name: ~np.isfinite(v) for name, v in found.items()}
-    for name, values in found.items():
-        lost, limit = missing[name], np.iinfo(SCALARS[name][0]).max
+    found, missing = {}, {}
+    for name, values in scalars.items():
+        kind = np.dtype(SCALARS[name][0]) if name in SCALARS else np.dtype("f8")
+        if kind.kind != "i" or values.dtype.kind not in "iuf":
+            continue
+        lost = missing[name] = ~np.isfinite(values)
         if name in ("label", "split") and lost.any():
             raise StoreError(f"{path}: variable '{name}': {lost.sum()} samples have none")
         kept = values[~lost]
-        wrong = (kept != np.floor(kept)) | (kept < 0) | (kept > limit)
+        wrong = (kept != np.floor(kept)) | (kept < 0) | (kept > np.iinfo(kind).max)
         if wrong.any():
             raise StoreError(f"{path}: variable '{name}': {kept[wrong][0]} is no whole number")
         found[name] = np.where(lost, 0, values).astype(np.int64)
-    of_chain = [name for name in ("chain", "draw") if name in found]
-    if of_chain:
-        _fill_chains(found, np.any([missing[name] for name in of_chain], axis=0))
+    if of_chain := [name for name in ("chain", "draw") if name in found]:
+        lost = np.any([missing[name] for name in of_chain], axis=0)
+        place = np.flatnonzero(lost)
+        begins = np.diff(place, prepend=-2) != 1  # a stretch of samples is a chain
+        stretch = np.cumsum(begins) - 1
+        if "chain" in found:
+            found["chain"][place] = found["chain"].max(initial=-1, where=~lost) + 1 + stretch
+        if "draw" in found:
+            found["draw"][place] = place - place[begins][stretch]
     if "parent" in found:
-        _fill_parents(found, missing["parent"])
+        parent = pd.Series(found["parent"], dtype="Int64").mask(missing["parent"])
+        if len(of_chain) == 2:
+            shared = parent.groupby([found["chain"], found["draw"]]).transform("last")
+            parent = parent.fillna(shared)
+        alone = WITHOUT_PARENT + np.arange(len(parent))
+        found["parent"] = parent.fillna(pd.Series(alone)).to_numpy(np.int64)
     return found
-
-
-def _fill_chains(found: dict[str, _Whole], lost: NDArray[np.bool_]) -> None:
-    """Number chains and draws where they are lost: a stretch of samples is a chain."""
-    place = np.flatnonzero(lost)
-    begins = np.flatnonzero(np.diff(place, prepend=-2) != 1)
-    stretch = np.cumsum(np.diff(place, prepend=-2) != 1) - 1
-    if "chain" in found:
-        found["chain"][place] = found["chain"].max(initial=-1, where=~lost) + 1 + stretch
-    if "draw" in found:
-        found["draw"][place] = place - place[begins][stretch]
-
-
-def _fill_parents(found: dict[str, _Whole], lost: NDArray[np.bool_]) -> None:
-    """Give samples without a parent that of their chain and draw, or a number of their own."""
-    number = np.flatnonzero(lost)
-    found["parent"][number] = WITHOUT_PARENT + number
-    if "chain" in found and "draw" in found and not lost.all():
-        _, at = np.unique(np.stack([found["chain"], found["draw"]]), axis=1, return_inverse=True)
-        at = at.ravel()
-        parent = np.full(at.max() + 1, -1)
-        parent[at[~lost]] = found["parent"][~lost]
-        shared = parent[at[number]]
-        found["parent"][number] = np.where(shared < 0, found["parent"][number], shared)
 
 
 def copied(lattices: Lattices) -> NDArray[np.bool_]:
     """Return which samples are copies of earlier ones; of refinements, which parents name, none."""
     if lattices.has("parent") or lattices.channels or lattices.n_samples < 2 * _ENOUGH:
         return np.zeros(lattices.n_samples, dtype=np.bool_)
-    return copies(sample_digests(lattices), *_chains(lattices))
-
-
-def _chains(lattices: Lattices) -> tuple[_Whole, ...]:
-    known = lattices.has("chain") and lattices.has("draw")
-    return tuple(lattices.variable(name) for name in ("chain", "draw")) if known else ()
+    return copies(_digests(lattices), *_chains(lattices))
 
 
 def shared(one: Lattices, other: Lattices) -> int:
@@ -96,11 +79,16 @@ def shared(one: Lattices, other: Lattices) -> int:
         return 0
     both = [_chains(lattices) for lattices in (one, other)]
     chains = [np.concatenate(pair) for pair in zip(*both)] if all(both) else []
-    digest = np.concatenate([sample_digests(one), sample_digests(other)])
+    digest = np.concatenate([_digests(one), _digests(other)])
     return int(copies(digest, *chains)[one.n_samples :].sum())
 
 
-def sample_digests(lattices: Lattices) -> NDArray[np.uint64]:
+def _chains(lattices: Lattices) -> tuple[_Whole, ...]:
+    known = lattices.has("chain") and lattices.has("draw")
+    return tuple(lattices.variable(name) for name in ("chain", "draw")) if known else ()
+
+
+def _digests(lattices: Lattices) -> NDArray[np.uint64]:
     """Return what names the numbers of each sample, (n_samples,): 8 bytes of BLAKE2b."""
     found = [
         hashlib.blake2b(sample.tobytes(), digest_size=8).digest()

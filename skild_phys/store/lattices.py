@@ -8,7 +8,7 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias, Union
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, Union
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +23,7 @@ from skild_phys.store.layout import (
     Plan,
     as_stored,
     as_text,
-    is_temperature,
+    kind_of,
     readable,
     sides,
     usual_axes,
@@ -31,6 +31,8 @@ from skild_phys.store.layout import (
 
 if TYPE_CHECKING:
     import xarray as xr
+
+_T = TypeVar("_T")
 
 CHUNK_SITES = 2**22
 """Sites that are read at once where no file says how many."""
@@ -43,11 +45,9 @@ class Lattices(ABC):
     ----------
     path : where they lie; of samples in memory only what messages call them.
     attrs : what is known of them (model, temperature, rule, seed, ...).
-    layout : what a site holds and how samples are kept (`Layout`).
-    field : what a site holds: `spins` (int8, +-1), `states` (int8, 0 .. q-1), `block_sum` or
-        `state_count` (int16), `field` (real numbers; float32 in a store), `image` (uint8), ...
+    layout : what a site holds and how samples are kept.
+    field, shape, chunk, scale, q, channels, variables : as in `Layout`.
     n_samples : samples that are complete.
-    shape, chunk, scale, q, channels, variables : as of the layout.
     in_file : whether a file says how many samples a chunk has.
     """
 
@@ -61,11 +61,7 @@ class Lattices(ABC):
 
     @abstractmethod
     def read(self, start: int, stop: int) -> NDArray[Any]:
-        """Return the stored numbers of samples start..stop-1, checked.
-
-        `(stop - start, *shape)`; for `state_count` `(.., q, *shape)`, for `image`
-        `(.., channels, *shape)`, for a field of several components `(.., components, *shape)`.
-        """
+        """Return the stored numbers of samples start..stop-1, (.., *layout.sample_shape)."""
 
     @abstractmethod
     def _scalar(self, name: str) -> NDArray[Any]: ...
@@ -230,6 +226,26 @@ def open_lattices(
     return open_foreign(source, field, attrs).settled(repeats)
 
 
+def own_store(data: _T) -> _T | str:
+    """Return the path of the store that a Dataset was opened from, if it is still as that is."""
+    source = getattr(data, "encoding", {}).get("source")
+    if not source or not hasattr(data, "data_vars"):
+        return data
+    from skild_phys.store.reader import is_store, open_store
+
+    if not is_store(source):
+        return data
+    dataset: Any = data
+    store, opened = open_store(source), open_lattices(dataset, repeats=True)
+    same = (store.n_samples, store.shape) == (opened.n_samples, opened.shape)
+    same = same and as_text(as_stored(store.attrs)) == as_text(opened.attrs)
+    same = same and store.variables == opened.variables
+    if not same or any((store.variable(v) != opened.variable(v)).any() for v in store.variables):
+        return data
+    parts = store.batches()
+    return str(source) if all((store.read(*p) == opened.read(*p)).all() for p in parts) else data
+
+
 def _as_kept(source: Any, repeats: bool, attrs: Mapping[str, Any]) -> MemoryLattices | None:
     """Return samples that lie in memory just as a store has them; None for all else.
 
@@ -279,7 +295,7 @@ def _as_kept(source: Any, repeats: bool, attrs: Mapping[str, Any]) -> MemoryLatt
         if arrays[one].dtype != array.dtype or layout.fault(one, arrays[one]):
             return None
     stated = known.get("L", sides(layout.shape))
-    if stated != sides(layout.shape) or not is_temperature(known.get("temperature")):
+    if stated != sides(layout.shape) or kind_of("temperature", known.get("temperature")):
         return None
     if not repeats and "parent" not in arrays and _may_repeat(values):
         return None

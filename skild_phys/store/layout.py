@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -77,7 +78,8 @@ class Layout:
 
     Attributes
     ----------
-    field : what a site holds, one of `fields.FIELDS`.
+    field : what a site holds, one of `fields.FIELDS`: `spins` (int8, +-1), `states` (int8,
+        0 .. q-1), `block_sum` or `state_count` (int16), `field` (real numbers), `image` (uint8) ...
     shape : (Ly, Lx) or (Lz, Ly, Lx) of the lattice.
     chunk : samples in a chunk, the least that is read at once.
     scale : physical value of a stored 1; of a scaled field 1 over the sites in a block.
@@ -193,42 +195,27 @@ class Plan(Layout):
 # -- attributes -------------------------------------------------------------------------------
 
 
-def is_temperature(value: object) -> bool:
-    """Return whether an attribute can be a temperature: a positive number, or None."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return value is None
-    return 0.0 < value < math.inf
-
-
-def _whole(value: Any, most: float = 2**63 - 1) -> bool:
-    return type(value) is int and 0 <= value <= most
-
-
-def _is_side(value: Any) -> bool:
-    return _whole(value, 2**31 - 1) and value > 0
-
-
-_Kind = tuple[Callable[[Any], bool], str]
-_WHOLE: _Kind = (_whole, "a whole number from 0 on")
-_SEED: _Kind = (lambda value: _whole(value, math.inf), _WHOLE[1])
-_TEXT: _Kind = (lambda value: isinstance(value, str), "a text")
+_Kind = tuple[tuple[type, ...], float, float, str]
+_WHOLE: _Kind = ((int,), 0, 2**63 - 1, "a whole number from 0 on")
 _KINDS: dict[str, _Kind] = {
-    "temperature": (is_temperature, "a positive number"),
-    "factor": (lambda v: type(v) in (int, float) and 1 <= v <= 2**31, "a number from 1 on"),
-    "L": (
-        lambda v: v != [] and all(map(_is_side, v if isinstance(v, list) else [v])),
-        "a side, or a list of sides",
-    ),
+    "temperature": ((int, float), math.ulp(0.0), sys.float_info.max, "a positive number"),
+    "factor": ((int, float), 1, 2**31, "a number from 1 on"),
+    "L": ((int,), 1, 2**31 - 1, "a side, or a list of sides"),
     **dict.fromkeys(("samples_planned", "chains", "every", "burn_in", "stint"), _WHOLE),
-    **dict.fromkeys(("seed", "tie_seed"), _SEED),
-    **dict.fromkeys(("model", "algorithm", "rule", "method", "start"), _TEXT),
+    **dict.fromkeys(("seed", "tie_seed"), ((int,), 0, math.inf, _WHOLE[3])),
+    **dict.fromkeys(("model", "algorithm", "rule", "method", "start"), ((str,), 0, 0, "a text")),
 }
+"""Types of attributes, the least and the most that numbers can be, and what is accepted."""
 
 
 def kind_of(key: str, value: object) -> str:
     """Return the kind of value that an attribute must have, "" if `value` is of it."""
-    fits, accepted = _KINDS.get(key, (bool, ""))
-    return "" if fits(value) or (value is None and key != "samples_planned") else accepted
+    if key not in _KINDS or (value is None and key != "samples_planned"):
+        return ""
+    types, least, most, accepted = _KINDS[key]
+    every: list[Any] = value if key == "L" and isinstance(value, list) else [value]
+    fits = all(type(v) in types and (type(v) is str or least <= v <= most) for v in every)
+    return "" if fits and every else accepted
 
 
 def _plain(value: Any) -> Any:
@@ -262,7 +249,6 @@ def _is_long(value: object) -> bool:
 
 
 def _is_kept(value: object) -> bool:
-    """Return whether NetCDF keeps an attribute as it is."""
     if isinstance(value, list):
         return value != [] and all(isinstance(v, int | float) and _is_kept(v) for v in value)
     return not (value is None or isinstance(value, dict | bool) or _is_long(value))
@@ -271,8 +257,8 @@ def _is_kept(value: object) -> bool:
 def as_text(attrs: Mapping[Any, Any]) -> dict[str, Any]:
     """Return attributes with JSON texts for what NetCDF cannot keep.
 
-    NetCDF keeps no dictionaries, None and truth values, no integers beyond 32 bits (seeds), and
-    of lists only those of numbers.
+    These are dictionaries, None, truth values, integers beyond 32 bits (seeds), and lists that hold
+    anything but numbers.
     """
     return {str(k): v if _is_kept(v) else json.dumps(v) for k, v in attrs.items()}
 

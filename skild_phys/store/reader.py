@@ -20,13 +20,20 @@ from numpy.typing import NDArray
 
 from skild_phys.errors import BadInput, StoreError
 from skild_phys.fields import FIELDS
-from skild_phys.files import AnyPath, check_there, parse_json, read_bytes, write_bytes_atomically
+from skild_phys.files import (
+    AnyPath,
+    check_there,
+    parse_json,
+    read_bytes,
+    reading,
+    write_bytes_atomically,
+)
 from skild_phys.store.lattices import Lattices
 from skild_phys.store.layout import MANAGED, VOLATILE, Layout, kind_of
 
 SCHEMA_VERSION = 1
 ROOT = "zarr.json"
-DIGESTS = "digests"
+_DIGESTS = "digests"
 """A node of the root alone, whose attributes are the digests of every array's chunks."""
 
 _BLOSC, _CHECKSUM = Blosc("zstd", 5, Blosc.BITSHUFFLE), CRC32C(location="end")
@@ -35,12 +42,12 @@ _DIGITS = 16  # hexadecimal, of a chunk's digest
 # -- records ----------------------------------------------------------------------------------
 
 
-def group_record(attributes: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def _group_record(attributes: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Return the `zarr.json` of a group."""
     return {"zarr_format": 3, "node_type": "group", "attributes": dict(attributes or {})}
 
 
-def array_record(
+def _array_record(
     dtype: str,
     shape: Sequence[int],
     chunk: Sequence[int],
@@ -78,17 +85,14 @@ def root_record(attributes: Mapping[str, Any], nodes: Mapping[str, Any]) -> dict
     text = json.dumps([kept, nodes], sort_keys=True, separators=(",", ":"))
     kept["sha256"] = hashlib.sha256(text.encode()).hexdigest()
     inline = {"kind": "inline", "must_understand": False, "metadata": dict(nodes)}
-    return group_record(kept) | {"consolidated_metadata": inline}
+    return _group_record(kept) | {"consolidated_metadata": inline}
 
 
 def read_record(path: Path, file: str) -> dict[str, Any]:
     """Return a JSON object that lies in the store `path`; raises StoreError."""
     try:
-        record = parse_json(read_bytes(path / file))
-    except FileNotFoundError:
-        raise StoreError(f"{path}: not a store: {file} is missing") from None
-    except OSError as error:
-        raise StoreError(f"{path}: {file} cannot be read: {error.strerror}") from error
+        with reading(f"{path}: {file}", f"{path}: not a store: {file} is missing"):
+            record = parse_json(read_bytes(path / file))
     except ValueError:
         raise StoreError(f"{path}: {file} is damaged: not valid JSON") from None
     if not isinstance(record, dict):
@@ -119,13 +123,6 @@ def read_root(path: Path) -> tuple[dict[str, Any], dict[str, Any], bool]:
     return attributes, nodes, root == root_record(attributes, nodes)
 
 
-def write_record(file: Path, record: Mapping[str, Any]) -> None:
-    """Make a `zarr.json` hold a record, unless it does; raises WriteError."""
-    data = (json.dumps(record, indent=2, allow_nan=False) + "\n").encode()
-    if not file.exists() or file.read_bytes() != data:
-        write_bytes_atomically(file, data)
-
-
 def is_store(path: AnyPath) -> bool:
     """Return whether `path` looks like a store of this program, whatever its state.
 
@@ -133,10 +130,8 @@ def is_store(path: AnyPath) -> bool:
     folders of their own. Raises StoreError if it cannot be read.
     """
     record = os.path.join(path, ROOT)
-    try:
+    with reading(f"{path}:", f"{path}: not a store"):
         text = Path(record).read_bytes() if os.path.isfile(record) else b""
-    except OSError as error:
-        raise StoreError(f"{path}: cannot be read: {error.strerror}") from None
     copied = any(os.path.isdir(os.path.join(path, name, "c")) for name in FIELDS)
     return (b'"schema_version"' in text or b'"samples_committed"' in text) and not copied
 
@@ -180,31 +175,23 @@ class ChunkFiles:
         """Return the file name of chunk `index` along the first axis."""
         return ".".join(["c", str(index)] + ["0"] * (len(self.record["shape"]) - 1))
 
-    def fault(self, text: str) -> StoreError:
-        """Return the error that names store, variable and fault."""
-        return StoreError(f"{self.path}: variable '{self.name}': {text}")
+    def __str__(self) -> str:
+        return f"{self.path}: variable '{self.name}'"
 
     def bytes_of(self, index: int) -> bytes:
         """Return a chunk file as it is; raises StoreError."""
-        file = self.file(index)
-        try:
-            return read_bytes(self.path / self.name / file)
-        except FileNotFoundError:
-            raise self.fault(f"chunk {file} is missing") from None
-        except OSError as error:
-            raise self.fault(f"chunk {file} cannot be read: {error.strerror}") from error
+        chunk = f"{self}: chunk {self.file(index)}"
+        with reading(chunk, f"{chunk} is missing"):
+            return read_bytes(self.path / self.name / self.file(index))
 
     def check_files(self, first: int = 0) -> None:
         """Raise StoreError unless the files of all chunks from `first` on are there."""
-        try:
-            there = set(os.listdir(self.path / self.name))
-        except FileNotFoundError:
-            there = set()
-        except OSError as error:
-            raise self.fault(f"cannot be read: {error.strerror}") from error
-        for index in range(first, self.count):
-            if (file := self.file(index)) not in there:
-                raise self.fault(f"chunk {file} is missing")
+        files = [self.file(index) for index in range(first, self.count)]
+        with reading(f"{self}:", f"{self}: chunk {files[0] if files else ''} is missing"):
+            there = set(os.listdir(self.path / self.name)) if files else set()
+        for file in files:
+            if file not in there:
+                raise StoreError(f"{self}: chunk {file} is missing")
 
     def _block(self, index: int, data: bytes) -> NDArray[Any]:
         dtype = np.dtype(self.record["data_type"]).newbyteorder("<")
@@ -213,8 +200,8 @@ class ChunkFiles:
             return block.reshape(self._chunk)
         except Exception:
             # Each codec fails in its own way (ValueError, RuntimeError, ...) on damaged bytes.
-            text = f"chunk {self.file(index)} is damaged (truncated or altered)"
-            raise self.fault(text) from None
+            what = f"chunk {self.file(index)} is damaged (truncated or altered)"
+            raise StoreError(f"{self}: {what}") from None
 
     def _digest(self, index: int, data: bytes) -> str:
         used = self.record["shape"][0] - index * self.step
@@ -230,7 +217,8 @@ class ChunkFiles:
         data = self.bytes_of(index)
         block = self._block(index, data)
         if not self._is_kept(index, data):
-            raise self.fault(f"chunk {self.file(index)} is not the one that was written here")
+            what = f"chunk {self.file(index)} is not the one that was written here"
+            raise StoreError(f"{self}: {what}")
         return block.astype(self.record["data_type"], copy=False)
 
     def encode(self, rows: NDArray[Any]) -> bytes:
@@ -268,7 +256,7 @@ class ChunkFiles:
         """Return samples start..stop-1; raises StoreError for values it cannot hold too."""
         values = self.read(start, stop)
         if fault := layout.fault(self.name, values):
-            raise self.fault(f"samples {start}..{stop - 1} hold {fault}")
+            raise StoreError(f"{self}: samples {start}..{stop - 1} hold {fault}")
         return values
 
     def write(self, first: int, rows: NDArray[Any]) -> None:
@@ -294,7 +282,7 @@ def arrays_of(
         name: ChunkFiles(
             path,
             name,
-            array_record(
+            _array_record(
                 a.dtype, (samples, *a.shape), (a.chunk, *a.shape), a.fill, a.axes, a.attributes
             ),
             (digests or {}).get(name, ""),
@@ -303,11 +291,36 @@ def arrays_of(
     }
 
 
+def state_of(path: Path, samples: int, state: Mapping[str, NDArray[Any]]) -> dict[str, ChunkFiles]:
+    """Return the nodes of the state to resume from after so many samples, groups among them."""
+    folder = f"state/{samples}"
+    records = {"state": _group_record(), folder: _group_record()}
+    for name, values in state.items():
+        axes = [f"{name}_{axis}" for axis in range(values.ndim)]
+        about = {"long_name": f"{name} of every chain, to go on from", "units": "1"}
+        records[f"{folder}/{name}"] = _array_record(
+            values.dtype.name, values.shape, values.shape, 0, axes, about
+        )
+    return {node: ChunkFiles(path, node, record) for node, record in records.items()}
+
+
+def nodes_of(files: Mapping[str, ChunkFiles]) -> dict[str, Any]:
+    """Return what the root record says of nodes: their records, and digests of their chunks."""
+    nodes: dict[str, Any] = {name: one.record for name, one in files.items()}
+    if digests := {name: one.digests for name, one in files.items() if one.digests}:
+        nodes[_DIGESTS] = _group_record(digests)
+    return nodes
+
+
 # -- samples ----------------------------------------------------------------------------------
 
 
 class LatticeStore(Lattices):
-    """A store, open for reading: its committed samples only, and each checked when read."""
+    """A store, open for reading: its committed samples only, and each checked when read.
+
+    Raises StoreError in one line if there is none, or a damaged one: records and the presence of
+    every chunk are checked when it is opened, contents when they are read.
+    """
 
     def __init__(self, path: AnyPath) -> None:
         path = Path(path)
@@ -316,7 +329,7 @@ class LatticeStore(Lattices):
         if type(samples) is not int or samples < 0:
             raise StoreError(f"{path}: attribute 'samples_committed' is {samples!r}")
         super().__init__(path, attributes, _layout_of(path, nodes), samples)
-        digests = nodes.get(DIGESTS, {}).get("attributes", {})
+        digests = nodes.get(_DIGESTS, {}).get("attributes", {})
         self.arrays = arrays_of(path, self.layout, samples, digests)
         self.states = {
             node: ChunkFiles(path, node, record, digests.get(node, ""))
@@ -376,7 +389,7 @@ class LatticeStore(Lattices):
 
 def _layout_of(path: Path, nodes: Mapping[str, Any]) -> Layout:
     """Return the layout that the records of the store `path` describe; raises StoreError."""
-    names = [name for name in nodes if name.split("/")[0] not in ("state", DIGESTS)]
+    names = [name for name in nodes if name.split("/")[0] not in ("state", _DIGESTS)]
     fields = [name for name in names if name in FIELDS]
     if len(fields) != 1:
         raise StoreError(f"{path}: expected one of the variables {', '.join(FIELDS)}")
@@ -405,12 +418,7 @@ def _compare(array: ChunkFiles, found: Any, skip: Sequence[str] = ()) -> None:
     for key, value in array.record.items():
         there = found.get(key) if isinstance(found, dict) else None
         if key not in skip and there != value:
-            raise array.fault(f"{key} is {there!r}, expected {value!r}")
+            raise StoreError(f"{array}: {key} is {there!r}, expected {value!r}")
 
 
-def open_store(path: AnyPath) -> LatticeStore:
-    """Open a store for reading; raises StoreError in one line if it is not one, or damaged.
-
-    Metadata and the presence of every chunk are checked now, contents when they are read.
-    """
-    return LatticeStore(path)
+open_store = LatticeStore

@@ -42,33 +42,23 @@ from skild_phys.files import (
     parse_json,
     read_bytes,
     write_bytes_atomically,
-    write_error,
     write_text_atomically,
+    writing,
 )
 from skild_phys.rng import STREAMS
-from skild_phys.store.layout import (
-    APPEND_TOTAL,
-    MANAGED,
-    SCALARS,
-    VOLATILE,
-    Layout,
-    Plan,
-    readable,
-)
+from skild_phys.store.layout import APPEND_TOTAL, MANAGED, SCALARS, VOLATILE, Layout, Plan, readable
 from skild_phys.store.reader import (
-    DIGESTS,
     ROOT,
     SCHEMA_VERSION,
     ChunkFiles,
     LatticeStore,
-    array_record,
     arrays_of,
-    group_record,
     is_store,
+    nodes_of,
     read_record,
     read_root,
     root_record,
-    write_record,
+    state_of,
 )
 
 _KEPT = "kept.npz"
@@ -114,18 +104,12 @@ class Region:
     token: str
 
     def write(self, first: int, lattices: NDArray[Any]) -> None:
-        """Put samples on disk as numbers first, first + 1 ..; synced when this returns.
+        """Put samples (n, ...) on disk as numbers first, first + 1 ..; synced when this returns.
 
-        Parameters
-        ----------
-        first : number of the first sample. Inside a chunk, the chunk must hold all samples
-            before it already, and keeps them.
-        lattices : (n, ...) as the field's part of a commit. The last may lie inside a chunk.
-
-        Raises
-        ------
-        StoreError if a value is not allowed, the chunk lacks earlier samples, or the store is
-        no longer (or not) the one that this was made for; WriteError if the disk refuses.
+        Both ends may lie inside a chunk; the first only in one that holds all samples before it
+        already, and keeps them. Raises StoreError if a value is not allowed, the chunk lacks
+        earlier samples, or the store is not the one that this was made for; WriteError if the disk
+        refuses.
         """
         if not (self.path / self.token).is_file():
             raise StoreError(
@@ -162,8 +146,7 @@ class StoreWriter:
         self.committed = 0
         self.state: dict[str, NDArray[Any]] = {}
         self.kept: dict[str, NDArray[Any]] = {}
-        self._plan, self._planned, self._lock = plan, plan.n_samples, lock
-        self._attributes = dict(plan.attrs)
+        self._plan, self._lock, self._attributes = plan, lock, dict(plan.attrs)
         self._arrays = arrays_of(path, plan, 0)
         self._states: dict[str, ChunkFiles] = {}
         # What does not tell two stores apart.
@@ -180,12 +163,15 @@ class StoreWriter:
         """A copy of the store's attributes, with what was settled here or in an earlier run."""
         return copy.deepcopy(self._attributes)
 
+    def lattices(self) -> LatticeStore:
+        """Return what was committed, open for reading."""
+        return LatticeStore(self.path)
+
     def settle(self, attrs: Mapping[str, Any]) -> None:
-        """Add attributes that were not known when the store was made.
+        """Add attributes that were not known when the store was made (`Plan.unsettled`).
 
         Only before the first commit, which writes them; a run killed before that has to settle
-        them anew. Raises ValueError later on, or for names that the plan does not have
-        (`unsettled`).
+        them anew. Raises ValueError later on, or for other names.
         """
         if self.committed:
             raise ValueError(f"{self.committed} samples are committed: nothing is left to settle")
@@ -200,13 +186,10 @@ class StoreWriter:
         """
         path, token = self.path.resolve(), f".region-{uuid.uuid4().hex}{PARTIAL}"
         write_bytes_atomically(path / token, b"")
-        return Region(path, self._plan, self.committed, self._planned, token)
+        return Region(path, self._plan, self.committed, self._plan.n_samples, token)
 
     def keep(self, arrays: _Arrays) -> None:
-        """Put arrays on disk to resume from before there is a sample to commit; it drops them.
-
-        Raises WriteError if the disk refuses.
-        """
+        """Put arrays on disk to resume from before there is a sample to commit; it drops them."""
         self._lock.check()
         data = io.BytesIO()
         np.savez(data, of=np.array(self._place()), **arrays)  # type: ignore[arg-type]
@@ -216,9 +199,8 @@ class StoreWriter:
     def _place(self) -> str:
         """Return what names this store and its last commit."""
         attributes = {k: v for k, v in self._attributes.items() if k not in self._apart}
-        arrays = arrays_of(self.path, self._plan, self.committed)
-        root = root_record(attributes, {name: array.record for name, array in arrays.items()})
-        return str(root["attributes"]["sha256"])
+        bare = nodes_of(arrays_of(self.path, self._plan, self.committed))
+        return str(root_record(attributes, bare)["attributes"]["sha256"])
 
     def commit(
         self, arrays: _Arrays, state: _Arrays | None = None, *, written: int | None = None
@@ -227,8 +209,7 @@ class StoreWriter:
 
         Parameters
         ----------
-        arrays : for the field (n, *shape), for `state_count` (n, q, *shape), and for every
-            scalar (n,): the next n samples.
+        arrays : the field and every scalar of the next n samples, (n, ...).
         state : arrays to resume from after a break; replaces what the last commit saved.
         written : n, if `Region.write` has put the field of the next n samples on disk;
             `arrays` are then the scalars alone.
@@ -247,17 +228,24 @@ class StoreWriter:
         count = written or len(arrays[plan.field])
         for name, values in arrays.items():
             _check(self.path, plan, name, count, values)
-        if count < 1 or old + count > self._planned:
-            raise ValueError(f"{count} samples after {old} of {self._planned}")
+        if count < 1 or old + count > plan.n_samples:
+            raise ValueError(f"{count} samples after {old} of {plan.n_samples}")
         total = old + count
-        digests = {name: array.digests for name, array in self._arrays.items()}
-        files = arrays_of(self.path, plan, total, digests)
+        known = {name: array.digests for name, array in self._arrays.items()}
+        files = arrays_of(self.path, plan, total, known)
         if written:
             self._check_written(files[plan.field], total)
         for name, rows in arrays.items():
             files[name].write(old, np.asarray(rows))
-        states = self._write_state(state, total)
-        if total == self._planned:
+        states = state_of(self.path, total, state) if state else {}
+        for node, array in states.items():
+            make_directory(self.path / node)
+            _write_record(self.path / node, array.record)
+        for name, values in (state or {}).items():
+            array = states[node := f"state/{total}/{name}"]
+            write_bytes_atomically(self.path / node / array.file(0), array.encode(values))
+            states[node] = array.with_digests(0)
+        if total == plan.n_samples:
             self._write_array_records(files)
             self._clear_partials()
         files = {name: one.with_digests(old) for name, one in files.items()}
@@ -267,10 +255,6 @@ class StoreWriter:
         _remove(self.path / "state" / str(old) if states else self.path / "state")
         _remove(self.path / _KEPT)
         self.kept = {}
-
-    def lattices(self) -> LatticeStore:
-        """Return what was committed, open for reading."""
-        return LatticeStore(self.path)
 
     def _check_written(self, array: ChunkFiles, total: int) -> None:
         """Raise StoreError unless the samples up to `total` are on disk.
@@ -285,31 +269,9 @@ class StoreWriter:
             start, stop = max(self.committed, index * step), min(total, (index + 1) * step)
             array.checked(self._plan, start, stop)
 
-    def _write_state(self, state: _Arrays | None, total: int) -> dict[str, ChunkFiles]:
-        """Write the arrays of a state under the name of the commit; return its nodes."""
-        if not state:
-            return {}
-        folder = f"state/{total}"
-        nodes: dict[str, Any] = {"state": group_record(), folder: group_record()}
-        for name, values in state.items():
-            axes = [f"{name}_{axis}" for axis in range(values.ndim)]
-            about = {"long_name": f"{name} of every chain, to go on from", "units": "1"}
-            nodes[f"{folder}/{name}"] = array_record(
-                values.dtype.name, values.shape, values.shape, 0, axes, about
-            )
-        found = {node: ChunkFiles(self.path, node, record) for node, record in nodes.items()}
-        for node, array in found.items():
-            make_directory(self.path / node)
-            write_record(self.path / node / ROOT, array.record)
-        for name, values in state.items():
-            array = found[node := f"{folder}/{name}"]
-            write_bytes_atomically(self.path / node / array.file(0), array.encode(values))
-            found[node] = array.with_digests(0)
-        return found
-
     def _write_array_records(self, files: Mapping[str, ChunkFiles]) -> None:
         for name, array in files.items():
-            write_record(self.path / name / ROOT, array.record)
+            _write_record(self.path / name, array.record)
 
     def _write_root(
         self, arrays: Mapping[str, ChunkFiles], states: Mapping[str, ChunkFiles]
@@ -317,14 +279,10 @@ class StoreWriter:
         attributes = {
             **self._attributes,
             "schema_version": SCHEMA_VERSION,
-            "samples_planned": self._planned,
+            "samples_planned": self._plan.n_samples,
             "samples_committed": arrays[self._plan.field].record["shape"][0],
         }
-        every = {**arrays, **states}
-        nodes = {name: array.record for name, array in every.items()}
-        if digests := {name: array.digests for name, array in every.items() if array.digests}:
-            nodes[DIGESTS] = group_record(digests)
-        write_record(self.path / ROOT, root_record(attributes, nodes))
+        _write_record(self.path, root_record(attributes, nodes_of({**arrays, **states})))
 
     # -- opening ------------------------------------------------------------------------------
 
@@ -356,15 +314,15 @@ class StoreWriter:
             self.kept = kept if kept.pop("of", None) == self._place() else {}
         if not self.kept:
             _remove(self.path / _KEPT)
-        if self.committed > self._planned:
+        if self.committed > self._plan.n_samples:
             raise OutputLarger(
                 "output",
                 str(self.path),
                 f"a path that does not exist: this store has {self.committed} samples, more than "
-                f"the {self._planned} asked for (overwrite=True starts afresh)",
+                f"the {self._plan.n_samples} asked for (overwrite=True starts afresh)",
             )
         # A finished store of these very parameters is the answer: it is left as it is.
-        if self.committed < self._planned or not store.complete:
+        if self.committed < self._plan.n_samples or not store.complete:
             self._write_root(self._arrays, self._states)
 
     def _compare(self, store: LatticeStore) -> None:
@@ -399,11 +357,10 @@ class StoreWriter:
                 if array.bytes_of(index) != data:
                     write_bytes_atomically(self.path / name / array.file(index), data)
         self._write_array_records(self._arrays)
-        folder = self.path / "state"
         if not self._states:
-            _remove(folder)
+            _remove(self.path / "state")
             return
-        for entry in folder.iterdir():
+        for entry in (self.path / "state").iterdir():
             if entry.name not in (ROOT, str(self.committed)):
                 _remove(entry)
 
@@ -412,17 +369,19 @@ class StoreWriter:
             _remove(partial)
 
 
+def _write_record(folder: Path, record: Mapping[str, Any]) -> None:
+    """Make the `zarr.json` of a folder hold a record, unless it does; raises WriteError."""
+    file, data = folder / ROOT, (json.dumps(record, indent=2, allow_nan=False) + "\n").encode()
+    if not file.exists() or file.read_bytes() != data:
+        write_bytes_atomically(file, data)
+
+
 def _remove(path: Path) -> None:
-    try:
+    with writing(path):
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)
-    except OSError as error:
-        raise write_error(path, error) from error
-
-
-# -- opening a store for writing --------------------------------------------------------------
 
 
 def create_store(
@@ -446,12 +405,11 @@ def create_store(
     parameter that differs; StoreError if another process writes to the store or what lies there
     is damaged; WriteError if the disk refuses.
     """
-    plan = plan or Plan(**fields)
+    plan, path = plan or Plan(**fields), Path(path)
     plan = replace(plan, attrs=readable(plan.attrs))
-    path = Path(path)
-    accepted = "a path that does not exist, or a store to resume"
+    taken = OutputTaken("output", str(path), "a path that does not exist, or a store to resume")
     if os.path.exists(path) and not os.path.isdir(path):
-        raise OutputTaken("output", str(path), accepted)
+        raise taken
     make_directory(path)
     lock = Lock(path).acquire()
     try:
@@ -462,7 +420,7 @@ def create_store(
             read_root(path)
             writer._start()
         elif not is_store(path):
-            raise OutputTaken("output", str(path), accepted)
+            raise taken
         else:
             writer._resume()
     except BaseException:
@@ -491,7 +449,7 @@ def end_append(path: AnyPath) -> None:
     with Lock(path):
         attributes, nodes, _ = read_root(path)
         attributes.pop(APPEND_TOTAL, None)
-        write_record(path / ROOT, root_record(attributes, nodes))
+        _write_record(path, root_record(attributes, nodes))
 
 
 # -- how long a store took to make ------------------------------------------------------------
