@@ -20,11 +20,11 @@ from skild_phys.images.datasets import (
     _CIFAR10_CLASSES,
     _centre_crop,
     _cifar10_binary,
+    _downloaded,
     _image_folder,
-    download_cifar10,
-    opened,
+    _opened,
+    _read_files,
     prepare,
-    read_files,
 )
 from skild_phys.runner import Run
 from skild_phys.skild.data import ImageLattices, fields_of, pixels_of
@@ -56,7 +56,7 @@ def classes(folder: Path, side: int = 32) -> Path:
 def test_binary_rows_become_images(binaries: tuple[Path, np.ndarray], tmp_path: Path) -> None:
     """Row: class, then 1024 red, green and blue values, row by row; the last file is for tests."""
     folder, rows = binaries
-    files = read_files("cifar10", folder, None)
+    files = _read_files("cifar10", folder, None)
     store = prepare(files, tmp_path / "c.zarr", Run(attrs={"dataset": "cifar10"}))
     assert (store.n_samples, store.channels, store.shape) == (12, 3, (32, 32))
     assert store.read(0, 12)[7, 1, 3, 5] == rows[7, 1 + 1024 + 3 * 32 + 5]
@@ -86,7 +86,7 @@ def test_archives_hold_the_same(
             for name in names:
                 out.add(name, name.name)
     plain = _cifar10_binary(folder)
-    with opened(archive) as inside:
+    with _opened(archive) as inside:
         packed = _cifar10_binary(inside)
     assert plain is not None
     assert packed is not None
@@ -155,7 +155,7 @@ def test_a_damaged_archive_is_refused(binaries: tuple[Path, np.ndarray], tmp_pat
         data = bytearray(whole)
         data[place] ^= 16
         archive.write_bytes(data)
-        with pytest.raises(StoreError, match="no archive"), opened(archive):
+        with pytest.raises(StoreError, match="no archive"), _opened(archive):
             pass
 
 
@@ -178,7 +178,7 @@ def test_nothing_is_unpickled(tmp_path: Path) -> None:
     (tmp_path / "cifar-10-batches-py").mkdir()
     (tmp_path / "cifar-10-batches-py" / "data_batch_1").write_bytes(pickle.dumps({"data": 1}))
     with pytest.raises(StoreError, match="holds no images"):
-        read_files("cifar10", tmp_path, None)
+        _read_files("cifar10", tmp_path, None)
 
 
 def test_what_cannot_be_prepared(binaries: tuple[Path, np.ndarray], tmp_path: Path) -> None:
@@ -194,10 +194,10 @@ def test_what_cannot_be_prepared(binaries: tuple[Path, np.ndarray], tmp_path: Pa
     (tmp_path / "a.tar.gz").write_bytes(b"no archive")
     with (
         pytest.raises(StoreError, match="no archive that can be read"),
-        opened(tmp_path / "a.tar.gz"),
+        _opened(tmp_path / "a.tar.gz"),
     ):
         pass
-    with pytest.raises(BadInput, match="from: "), opened(tmp_path / "nowhere"):
+    with pytest.raises(BadInput, match="from: "), _opened(tmp_path / "nowhere"):
         pass
     pictures = classes(tmp_path / "f")
     (pictures / "train" / "cat" / "broken.png").write_bytes(b"no image")
@@ -210,15 +210,15 @@ def test_what_cannot_be_prepared(binaries: tuple[Path, np.ndarray], tmp_path: Pa
     with pytest.raises(StoreError, match="--size makes them alike"):
         [files.read(i) for i in range(files.n)]
     with pytest.raises(BadInput, match="missing size"):
-        read_files("imagenet", pictures, None)
+        _read_files("imagenet", pictures, None)
     with pytest.raises(StoreError, match="CIFAR-10's are"):
-        read_files("cifar10", classes(tmp_path / "g", 16), None)
+        _read_files("cifar10", classes(tmp_path / "g", 16), None)
 
 
 def test_without_a_network_the_download_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(datasets, "_CIFAR10_URL", "http://127.0.0.1:9/cifar.tar.gz")
     with pytest.raises(StoreError, match="is there a network"):
-        download_cifar10()
+        _downloaded()
 
 
 def test_the_crop_is_the_middle() -> None:

@@ -51,8 +51,7 @@ def prepare(
     Training images come first. Those of folders are put in a random order, the same every time.
     imagenet: any folder of images, resized and cropped as ADM prepares ImageNet.
     """
-    from skild_phys.images.datasets import download_cifar10, opened, read_files
-    from skild_phys.images.datasets import prepare as prepare_store
+    from skild_phys.images import datasets
 
     if download:
         if dataset != "cifar10" or where is not None:
@@ -61,11 +60,10 @@ def prepare(
         raise BadInput("from", None, "a folder or an archive, or --download")
     elif dataset == "imagenet" and not where.is_dir():
         raise BadInput("from", str(where), "a folder; an archive of so many images: unpack it")
-    with opened(download_cifar10() if where is None else where) as folder:
-        files = read_files(dataset, folder, size)
+    with datasets.image_files(dataset, where, size) as files:
         output, store = cli.stored(
             "preparing", files.n, output, Path(f"{dataset}{size or ''}.zarr"),
-            lambda path, run: prepare_store(
+            lambda path, run: datasets.prepare(
                 files, path, replace(run, attrs={"dataset": dataset, **run.attrs})
             ),
             run, inputs=[where] if where else [],
@@ -76,7 +74,7 @@ def prepare(
         "channels": store.channels, "shape": list(store.shape), "classes": list(files.classes),
     }  # fmt: skip
     height, width = store.shape
-    text = f"{files.n - tests} images to train on, {tests} to test, {width} x {height}"
+    text = f"{files.n - tests} training images, {tests} to test, {width} x {height}"
     cli.answer(found, f"{text}, {classes} class{'es' * (classes > 1)}", output)
 
 

@@ -100,7 +100,7 @@ def _extract(tar: tarfile.TarFile, member: tarfile.TarInfo, folder: Path) -> Non
 
 
 @contextlib.contextmanager
-def opened(where: Path) -> Iterator[Path]:
+def _opened(where: Path) -> Iterator[Path]:
     """Yield the folder `where`, or one with what the archive `where` holds; raises BadInput."""
     if where.is_dir():
         yield where
@@ -246,7 +246,7 @@ def _centre_crop(image: Image.Image, size: int) -> Image.Image:
     return image.crop((left, top, left + size, top + size))
 
 
-def download_cifar10() -> Path:
+def _downloaded() -> Path:
     """Return CIFAR-10's archive from the cache, or fetched and checked; raises StoreError."""
     try:
         import pooch
@@ -299,9 +299,21 @@ def image_plan(
     )
 
 
-def read_files(kind: str, folder: Path, size: int | None) -> _ImageFiles:
-    """Return the images of data set `kind` ('cifar10', 'imagenet') in `folder`; raises BadInput."""
-    if kind == "cifar10":
+@contextlib.contextmanager
+def image_files(dataset: str, where: Path | None, size: int | None) -> Iterator[_ImageFiles]:
+    """Yield the images of `dataset`, cifar10 or imagenet; raises BadInput, StoreError.
+
+    Parameters
+    ----------
+    where : a folder or an archive; None to download CIFAR-10.
+    size : side that images are resized and cropped to.
+    """
+    with _opened(_downloaded() if where is None else where) as folder:
+        yield _read_files(dataset, folder, size)
+
+
+def _read_files(dataset: str, folder: Path, size: int | None) -> _ImageFiles:
+    if dataset == "cifar10":
         if size not in (None, _CIFAR10_SIDE):
             raise BadInput("size", size, f"{_CIFAR10_SIDE} for cifar10, or none")
         files = _cifar10_binary(folder) or _image_folder(folder)

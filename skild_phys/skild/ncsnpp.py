@@ -77,7 +77,7 @@ class NcsnppConfig:
             accepted = "of " + ", ".join(f"{side:g}" for side in sides)
             raise BadInput("attention", list(self.attention), accepted)
 
-    @property
+    @functools.cached_property
     def multiple(self) -> int:
         """Sides divisible by this need no extension."""
         return int(2 ** (len(self.multipliers) - 1))
@@ -204,15 +204,11 @@ class Ncsnpp(Network):
     def __init__(
         self, config: NcsnppConfig, inputs: int, outputs: int, basis: str, schedule: Schedule
     ) -> None:
-        super().__init__()
-        self.config, self.schedule, self.periodic = config, schedule, basis == "dft"
-        c, self.beyond = config, _PADDING[basis]
-        block, half = functools.partial(_Block, c, self.beyond), c.width // 2
-        self.frequencies: Tensor
+        half = config.width // 2
         spacing = math.log(10_000.0) / max(1, half - 1)
-        self.register_buffer(
-            "frequencies", torch.exp(-spacing * torch.arange(half)), persistent=False
-        )
+        super().__init__(config, basis, torch.exp(-spacing * torch.arange(half)))
+        c, self.schedule, self.beyond = config, schedule, _PADDING[basis]
+        block = functools.partial(_Block, c, self.beyond)
         self.embed = nn.Sequential(*(_started(nn.Linear(k * c.width, 4 * c.width)) for k in (1, 4)))
         self.enter = _conv3(inputs, c.width, self.beyond)
         self.down, kept, before, raw = nn.ModuleList(), [c.width], c.width, inputs
@@ -254,9 +250,8 @@ class Ncsnpp(Network):
     def at_time(self, x: Tensor, time: Tensor) -> Tensor:
         """Return the outputs at `time` (n,), in steps, for sides that need no extension."""
         dtype = next(self.parameters()).dtype
-        angles = time[:, None] * self.frequencies
         first, second = self.embed
-        embedding = second(F.silu(first(torch.cat([angles.sin(), angles.cos()], 1).to(dtype))))
+        embedding = second(F.silu(first(self._sines(time, dtype))))
         x = x.contiguous(memory_format=torch.channels_last)
         with _exact(x):
             h = self.enter(x).to(dtype)

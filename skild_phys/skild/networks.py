@@ -58,6 +58,7 @@ def network_dtype(device: torch.device | str) -> torch.dtype:
     return torch.bfloat16 if fast else torch.float32
 
 
+@functools.cache
 def arithmetic(device: torch.device | str) -> str:
     """Return what decides how a chain rounds: kind of device and type of numbers."""
     return f"{torch.device(device).type} {str(network_dtype(device)).removeprefix('torch.')}"
@@ -137,8 +138,16 @@ class Network(nn.Module):
     torus with a margin of 32 sites, and cropped again.
     """
 
-    config: Any
-    periodic: bool
+    def __init__(self, config: Any, basis: str, frequencies: Tensor) -> None:
+        super().__init__()
+        self.config, self.periodic = config, basis == "dft"
+        self.frequencies: Tensor
+        self.register_buffer("frequencies", frequencies, persistent=False)
+
+    def _sines(self, time: Tensor, dtype: torch.dtype) -> Tensor:
+        """Return sines and cosines of `time` (n,) at all frequencies."""
+        angles = time[:, None] * self.frequencies
+        return torch.cat([angles.sin(), angles.cos()], 1).to(dtype)
 
     def cast(self, dtype: torch.dtype) -> Self:
         """Cast what may be of few digits to `dtype`."""
@@ -197,9 +206,9 @@ class NetworkConfig:
         if not 0 < self.waves_from < self.waves_to < math.inf:
             raise BadInput("waves_from", self.waves_from, "a number above 0, below waves_to")
 
-    @property
+    @functools.cached_property
     def multiple(self) -> int:
-        """Lattice sides divisible by this need no extension."""
+        """Sides divisible by this need no extension."""
         return int(self.patch * 2 ** (len(self.channels) - 1))
 
     def build(
@@ -329,19 +338,14 @@ class UNet(Network):
         channels: int = 1,
         dimension: int = 2,
     ) -> None:
-        super().__init__()
         if dimension not in _CONV:
             raise BadInput("dimension", dimension, " or ".join(map(str, _CONV)))
-        self.config, self.outputs, self.periodic = config, outputs, basis == "dft"
-        self.channels, self.filtered = channels, list(filtered)
+        super().__init__(config, basis, math.pi * 2.0 ** torch.linspace(-5.0, 1.0, 32))
+        self.outputs, self.channels, self.filtered = outputs, channels, list(filtered)
         self.memory_format = _MEMORY[dimension]
         sites, width, one = config.patch**dimension, config.channels, _CONV[dimension]
         conv3 = functools.partial(one, kernel_size=3, padding=1, padding_mode=_PADDING[basis])
         block = functools.partial(_Block, config.embedding, conv3, one)
-        self.frequencies: Tensor
-        self.register_buffer(
-            "frequencies", math.pi * 2.0 ** torch.linspace(-5.0, 1.0, 32), persistent=False
-        )
         self.embed = nn.Sequential(nn.Linear(64, config.embedding), nn.SiLU())
         self.enter = conv3(inputs * sites, width[0])
         self.leave = one(width[0], outputs * sites, 1)
@@ -365,8 +369,7 @@ class UNet(Network):
 
     def forward(self, x: Tensor, lam: Tensor) -> Tensor:
         dtype, patch = self.leave.weight.dtype, self.config.patch
-        angles = torch.log(lam)[:, None] * self.frequencies
-        embedding = F.silu(self.embed(torch.cat([angles.sin(), angles.cos()], 1).to(dtype)))
+        embedding = F.silu(self.embed(self._sines(torch.log(lam), dtype)))
         wide, crop = self._extended(x)
         h = _unshuffled(wide, patch).to(dtype).contiguous(memory_format=self.memory_format)
         h, kept = self.enter(h), []
