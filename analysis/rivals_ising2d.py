@@ -52,7 +52,7 @@ from skild_phys.rules.conditions import Blocks
 from skild_phys.runner import Run, fill_store
 from skild_phys.skild.chain import SCHEDULES
 from skild_phys.skild.data import SimulationSource
-from skild_phys.skild.equations import Process, Sight, y0_from_output
+from skild_phys.skild.equations import Evaluate, Process, y0_from_output
 from skild_phys.skild.losses import Batch, Loss, stratified
 from skild_phys.skild.networks import UNet, network_dtype, see_through_symmetries
 from skild_phys.skild.recipe import Recipe, read_recipe
@@ -105,7 +105,7 @@ class Sr3:
     def draw(self, n: int, random: torch.Generator) -> tuple[torch.Tensor, None]:
         return cosine_lambdas(stratified(n, random)), None
 
-    def __call__(self, network: Sight, batch: Batch) -> torch.Tensor:
+    def __call__(self, network: Evaluate, batch: Batch) -> torch.Tensor:
         known = repeated(coarsen(batch.x0.numpy().astype(np.int8), "block_mean", FACTOR))
         xt = self.process.forward(batch.x0, batch.lam, batch.noise)
         eps = network(torch.stack([xt, known], 1), batch.lam)[:, 0]

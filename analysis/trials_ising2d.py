@@ -29,7 +29,7 @@ from skild_phys.models import MODELS
 from skild_phys.rules import coarsen
 from skild_phys.rules.conditions import Blocks
 from skild_phys.skild.data import SimulationSource
-from skild_phys.skild.equations import Process, see_fields, y0_from_output
+from skild_phys.skild.equations import Process, evaluate_fields, y0_from_output
 from skild_phys.skild.recipe import Recipe, read_recipe
 from skild_phys.skild.spins import MeanField, half_tanh, spin_logits
 from skild_phys.skild.train import Trainer
@@ -128,7 +128,7 @@ def errors(path: Path) -> dict[tuple[str, float], np.ndarray]:
                 m = means(logits)
             elif name == "nothing":
                 y = process.modes(xt)
-                out = see_fields(network, weights.output, process, xt, at)
+                out = evaluate_fields(network, weights.output, process, xt, at)
                 m = process.fields(y0_from_output(out, weights.output, process, y, at))
             else:
                 continue

@@ -13,7 +13,7 @@ from skild_helpers import TC
 from skild_phys.rules import coarsen
 from skild_phys.skild.data import SimulationSource
 from skild_phys.skild.measured import SIGNIFICANT, beyond_pairs, fit_couplings
-from skild_phys.skild.spins import Couplings, couplings_from_record
+from skild_phys.skild.spins import Couplings
 
 Spins = NDArray[np.int8]
 
@@ -148,9 +148,9 @@ def test_the_transfer_is_the_transform_of_the_couplings(shape: tuple[int, int]) 
 
 def test_the_record_goes_through_json() -> None:
     record = json.loads(json.dumps(dataclasses.asdict(ANISOTROPIC)))
-    assert couplings_from_record(record) == ANISOTROPIC
+    assert Couplings.from_record(record) == ANISOTROPIC
     with pytest.raises(KeyError):
-        couplings_from_record({})
+        Couplings.from_record({})
 
 
 @pytest.mark.statistical

@@ -113,7 +113,7 @@ def test_the_gradient_is_that_of_the_cross_entropy(model: MeanField) -> None:
     found = spin_logits(silent, model, xt, lam)
     gradients = []
     for loss in (
-        lambda a, b: _spin_surrogate(SpinLogits(a, b, found.evidence), x0, half_tanh),
+        lambda a, b: _spin_surrogate(SpinLogits(a, b, found.likelihood), x0, half_tanh),
         lambda a, b: (softplus(-x0 * a) + 0.1 * softplus(-x0 * b)).mean(),
     ):
         both = found.logits.clone().requires_grad_(), found.draft.clone().requires_grad_()
@@ -129,8 +129,8 @@ def test_the_gradient_under_a_condition(model: MeanField) -> None:
     logits = white(2, (4, 4), 3).requires_grad_()
     bound = Blocks(raw, 2)
     no_draft = torch.zeros_like(logits)
-    evidence = model.evidence(white(1, model.process.shape, 1), torch.tensor([1.0]))
-    loss = _spin_surrogate(SpinLogits(logits, no_draft, evidence), x0, bound.means)
+    likelihood = model.likelihood(white(1, model.process.shape, 1), torch.tensor([1.0]))
+    loss = _spin_surrogate(SpinLogits(logits, no_draft, likelihood), x0, bound.means)
     (told,) = torch.autograd.grad(loss, logits)
     states = torch.tensor(list(itertools.product((-1.0, 1.0), repeat=4)))
     exact = torch.zeros(())

@@ -20,7 +20,7 @@ from skild_phys.skild.equations import Process
 from skild_phys.skild.spins import (
     _LOOPS,
     Couplings,
-    Evidence,
+    Likelihood,
     MeanField,
     half_tanh,
     spin_logits,
@@ -77,7 +77,7 @@ def test_field_and_couplings_are_those_of_the_exact_density(
     spins = random.choice([-1.0, 1.0], (200, *shape))
     xt = random.normal(size=(1, *shape))
     model = mean_field(shape, DIAGONAL)
-    found = model.evidence(torch.from_numpy(xt), torch.tensor([lam], dtype=torch.float64))
+    found = model.likelihood(torch.from_numpy(xt), torch.tensor([lam], dtype=torch.float64))
     coupled = np.fft.irfft2(np.fft.rfft2(spins) * found.kernels[:, 0].numpy(), s=shape)
     of_field = (found.field.numpy() * spins).sum((1, 2))
     implied = of_field + 0.5 * (spins * coupled).sum((1, 2))
@@ -94,7 +94,7 @@ def test_field_and_couplings_are_those_of_the_exact_density(
 @pytest.mark.parametrize("lam", [0.05, 1.0, 20.0])
 def test_a_spin_has_no_coupling_to_itself(lam: float) -> None:
     model = mean_field((6, 5), DIAGONAL)
-    found = model.evidence(white(1, (6, 5), 1), torch.tensor([lam]))
+    found = model.likelihood(white(1, (6, 5), 1), torch.tensor([lam]))
     by_site = np.fft.irfft2(found.kernels[0, 0].double().numpy(), s=(6, 5))
     assert abs(by_site[0, 0]) < 1e-6 * max(1.0, np.abs(by_site).max())
     by_site[0, 0] = 0.0
@@ -108,7 +108,7 @@ def test_a_spin_has_no_coupling_to_itself(lam: float) -> None:
 def test_the_pull_of_the_others_is_the_sum_over_them(shape: tuple[int, int]) -> None:
     """sum_j J_ij m_j - c m_i sum_j J_ij^2 (1 - m_j^2), written out with loops."""
     model = mean_field(shape, DIAGONAL)
-    found = model.evidence(white(1, shape, 1), torch.tensor([0.3]))
+    found = model.likelihood(white(1, shape, 1), torch.tensor([0.3]))
     m = torch.tanh(2.0 * white(1, shape, 2))
     by_site = np.fft.irfft2(found.kernels[0, 0].double().numpy(), s=shape)
     by_site[0, 0] = 0.0
@@ -140,7 +140,7 @@ def test_of_a_semicircle_pairs_are_all() -> None:
 
 def test_without_couplings_there_is_no_reaction() -> None:
     model, xt = mean_field((6, 6), Couplings()), white(1, (6, 6), 1)
-    found = model.evidence(xt, torch.tensor([1e9]))
+    found = model.likelihood(xt, torch.tensor([1e9]))
     assert torch.equal(found.loops[0, 1], torch.ones(_LOOPS))
     assert torch.isfinite(model.iterate(found, torch.tanh(xt), 3)).all()
 
@@ -154,10 +154,10 @@ def test_larger_loops_tell_more_of_the_spins() -> None:
     n, shape, lam = 64, (64, 64), torch.tensor([0.9])
     model = mean_field(shape, NEIGHBOURS)
     x0 = torch.from_numpy(critical_lattices(n, 64).astype(np.float32))
-    found = model.evidence(model.process.forward(x0, lam.expand(n), white(n, shape, 3)), lam)
+    found = model.likelihood(model.process.forward(x0, lam.expand(n), white(n, shape, 3)), lam)
 
-    def entropy(evidence: Evidence) -> Array:
-        logits = model.iterate(evidence, evidence.wiener.clamp(-0.98, 0.98), 24)
+    def entropy(likelihood: Likelihood) -> Array:
+        logits = model.iterate(likelihood, likelihood.wiener.clamp(-0.98, 0.98), 24)
         return np.asarray(softplus(-x0 * logits).mean((1, 2)).double().numpy())
 
     pairs = torch.ones_like(found.loops)
@@ -169,12 +169,12 @@ def test_larger_loops_tell_more_of_the_spins() -> None:
 def test_each_lattice_has_a_lambda_of_its_own() -> None:
     model, xt = mean_field((6, 6), NEIGHBOURS), white(3, (6, 6), 3)
     lam = torch.tensor([0.1, 1.0, 8.0])
-    together = model.evidence(xt, lam)
+    together = model.likelihood(xt, lam)
     for i in range(3):
-        alone = model.evidence(xt[i : i + 1], lam[i : i + 1])
+        alone = model.likelihood(xt[i : i + 1], lam[i : i + 1])
         for name in ("field", "wiener", "whitened", "kernels"):
             assert torch.allclose(getattr(together, name)[i], getattr(alone, name)[0], 1e-4, 1e-5)
-    one = model.evidence(xt, lam[:1])
+    one = model.likelihood(xt, lam[:1])
     assert one.kernels.shape[0] == 1
     assert torch.allclose(one.field[0], together.field[0])
 
@@ -183,7 +183,7 @@ def test_where_nothing_is_left_nothing_is_said() -> None:
     """A 16 x 16 lattice at a lambda of the longest waves of larger ones: abar is below e^-300."""
     iteration = mean_field((16, 16), NEIGHBOURS)
     lam = torch.tensor([30.0, 800.0, 2400.0, 1e5])
-    found = iteration.evidence(white(4, (16, 16), 5), lam)
+    found = iteration.likelihood(white(4, (16, 16), 5), lam)
     for name in ("field", "wiener", "whitened"):
         assert getattr(found, name).isfinite().all(), name
     rms = found.whitened.square().mean((1, 2)).sqrt()
@@ -192,15 +192,15 @@ def test_where_nothing_is_left_nothing_is_said() -> None:
 
 
 def test_what_is_remembered_of_a_lambda_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each lambda has its own evidence, the first time and again, and only so many are kept.
+    """Each lambda has its own likelihood, the first time and again, and only so many are kept.
 
-    Planted, seen to fail: no clearing; the last lambda's evidence for any.
+    Planted, seen to fail: no clearing; the last lambda's likelihood for any.
     """
     monkeypatch.setattr(module, "_REMEMBERED", 2 * 36)
     model, xt = mean_field((6, 6), NEIGHBOURS), white(1, (6, 6), 3)
     for lam in (0.1, 1.0, 8.0, 0.1, 0.1):
         at = torch.tensor([lam])
-        found, fresh = model.evidence(xt, at), mean_field((6, 6), NEIGHBOURS).evidence(xt, at)
+        found, fresh = model.likelihood(xt, at), mean_field((6, 6), NEIGHBOURS).likelihood(xt, at)
         assert torch.equal(found.field, fresh.field)
         assert torch.equal(found.kernels, fresh.kernels)
         assert len(model._remembered) <= 2
@@ -210,9 +210,9 @@ def test_evidence_remembered_under_inference_lets_gradients_pass() -> None:
     """Planted, seen to fail: made under inference mode."""
     model, xt, lam = mean_field((6, 6), NEIGHBOURS), white(1, (6, 6), 3), torch.tensor([1.0])
     with torch.inference_mode():
-        model.evidence(xt, lam)
+        model.likelihood(xt, lam)
     m = torch.zeros((1, 6, 6), requires_grad=True)
-    model.coupled(model.evidence(xt, lam), m).square().sum().backward()
+    model.coupled(model.likelihood(xt, lam), m).square().sum().backward()
     assert m.grad is not None
 
 
@@ -227,7 +227,7 @@ def test_the_wiener_estimate_of_gaussian_fields(lam: float) -> None:
     process = Process(POWER_LAW, shape)
     x0 = process.gaussian(white(n, shape, 1))
     xt = process.forward(x0, torch.full((n,), lam), white(n, shape, 2))
-    found = MeanField(process, Couplings()).evidence(xt, torch.tensor([lam]))
+    found = MeanField(process, Couplings()).likelihood(xt, torch.tensor([lam]))
     for estimate, caught in ((found.wiener, False), (xt, True)):
         product = ((x0 - estimate) * xt).mean((1, 2)).double().numpy()
         z = product.mean() / (product.std() / np.sqrt(n))
@@ -264,7 +264,7 @@ def deviation(lam: float, couplings: Couplings = NEIGHBOURS) -> float:
     """Return the root mean square error of the mean-field means after 40 iterations."""
     xt, exact, _ = exact_case(lam)
     model = mean_field((4, 4), couplings)
-    found = model.evidence(torch.from_numpy(xt).float(), torch.tensor([lam]))
+    found = model.likelihood(torch.from_numpy(xt).float(), torch.tensor([lam]))
     logits = model.iterate(found, found.wiener.sign(), 40)
     return float(np.sqrt(np.mean((torch.tanh(0.5 * logits).numpy() - exact) ** 2)))
 
@@ -308,7 +308,7 @@ def test_alone_it_ends_near_its_end() -> None:
 def test_means_under_a_constraint_are_what_the_iteration_goes_on_from() -> None:
     """Sites that are held are felt by all others as spins, not as what their logits say."""
     model, xt = mean_field((6, 6), NEIGHBOURS), white(1, (6, 6), 5)
-    found = model.evidence(xt, torch.tensor([2.0]))
+    found = model.likelihood(xt, torch.tensor([2.0]))
 
     def held(value: float) -> torch.Tensor:
         def means(logits: torch.Tensor) -> torch.Tensor:
@@ -324,7 +324,7 @@ def test_means_under_a_constraint_are_what_the_iteration_goes_on_from() -> None:
 
 def test_a_field_is_added_to_the_evidence() -> None:
     model, xt = mean_field((6, 6), NEIGHBOURS), white(1, (6, 6), 5)
-    found = model.evidence(xt, torch.tensor([1.0]))
+    found = model.likelihood(xt, torch.tensor([1.0]))
     m = torch.tanh(white(1, (6, 6), 6))
     one, more = (model.iterate(found, m, 1, field=field) for field in (0.0, 0.25))
     assert torch.allclose(more - one, torch.full_like(one, 0.5), atol=1e-4)
@@ -336,7 +336,7 @@ def test_a_field_is_added_to_the_evidence() -> None:
 def test_spins_given_all_their_neighbours(shape: tuple[int, int]) -> None:
     """Where X_t says nothing (lambda = 1e9) the law is the prior's: logit 2 J sum of neighbours."""
     model = mean_field(shape, NEIGHBOURS)
-    found = model.evidence(white(1, shape, 1), torch.tensor([1e9]))
+    found = model.likelihood(white(1, shape, 1), torch.tensor([1e9]))
     spins = white(1, shape, 2).sign()
     y, x = torch.meshgrid(*(torch.arange(side) for side in shape), indexing="ij")
     known = ((y + x) % 2 == 0)[None]
@@ -349,7 +349,7 @@ def test_spins_given_all_their_neighbours(shape: tuple[int, int]) -> None:
 def test_what_is_beyond_the_mean_field_fades_as_others_become_known() -> None:
     """Nothing known: the logits as they were. All known but one site: its exact conditional law."""
     model, xt = mean_field((6, 6), NEIGHBOURS), white(1, (6, 6), 4)
-    found = model.evidence(xt, torch.tensor([0.5]))
+    found = model.likelihood(xt, torch.tensor([0.5]))
     logits, spins = 2.0 * white(1, (6, 6), 5), white(1, (6, 6), 6).sign()
     nothing = torch.zeros(1, 6, 6, dtype=torch.bool)
     same = model.given(found, logits, nothing, spins, lambda _: half_tanh(logits))

@@ -397,7 +397,7 @@ def test_means_of_spins_are_never_outside_their_range() -> None:
     process = Process(POWER_LAW, (8, 8))
     logits = 10.0 ** torch.linspace(-3, 4, 64).reshape(1, 8, 8) * torch.randn(5, 8, 8).sign()
     model = MeanField(process, Couplings())
-    found = SpinLogits(logits, logits, model.evidence(white(5, (8, 8), 2), torch.tensor([4.0])))
+    found = SpinLogits(logits, logits, model.likelihood(white(5, (8, 8), 2), torch.tensor([4.0])))
     streams = [Streams.of(1, i) for i in range(5)]
     noise = process.white(white(5, (8, 8), 3))
     posterior = SpinPosterior(

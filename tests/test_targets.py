@@ -8,7 +8,7 @@ import torch
 from test_mean_field import DIAGONAL, log_density, mean_field
 
 from skild_phys.rules.conditions import Blocks
-from skild_phys.skild.spins import Couplings, Evidence, MeanField
+from skild_phys.skild.spins import Couplings, Likelihood, MeanField
 
 LAMBDAS = (0.2, 1.0, 6.0)
 
@@ -19,7 +19,7 @@ def case(shape: tuple[int, int], lam: float) -> tuple[np.ndarray, np.ndarray]:
     return random.choice([-1.0, 1.0], (1, *shape)), random.normal(size=(1, *shape))
 
 
-def field_of(model: MeanField, found: Evidence, x0: torch.Tensor) -> torch.Tensor:
+def field_of(model: MeanField, found: Likelihood, x0: torch.Tensor) -> torch.Tensor:
     """Return the field of X_t and of all other spins."""
     return found.field + model.coupled(found, x0)
 
@@ -42,7 +42,7 @@ def test_a_spin_given_all_the_others(lam: float) -> None:
         want[site] = np.tanh(0.5 * log_odds(xt, up, down, lam))
     for couplings, right in ((DIAGONAL, True), (Couplings(), False)):
         model = mean_field(shape, couplings)
-        found = model.evidence(torch.from_numpy(xt).float(), torch.tensor([lam]))
+        found = model.likelihood(torch.from_numpy(xt).float(), torch.tensor([lam]))
         means = torch.tanh(field_of(model, found, torch.from_numpy(spins).float()))[0].numpy()
         assert bool(np.allclose(means, want, atol=2e-4)) is right
 
@@ -67,7 +67,7 @@ def test_a_spin_given_all_the_others_and_the_majorities(factor: int, lam: float)
         want[y, x] = (odds - likely[1]) / (odds + likely[1])
         hung += bool((likely == 0.0).any())
     model = mean_field(shape, DIAGONAL)
-    found = model.evidence(torch.from_numpy(xt).float(), torch.tensor([lam]))
+    found = model.likelihood(torch.from_numpy(xt).float(), torch.tensor([lam]))
     x0, held = (torch.from_numpy(a).float() for a in (spins, signs))
     field, random = field_of(model, found, x0), torch.Generator()
     bound = Blocks(held.numpy(), factor, majority=True)
@@ -84,7 +84,7 @@ def test_two_spins_of_a_block_that_change_places(factor: int, lam: float) -> Non
     shape = (6, 6)
     spins, xt = case(shape, lam)
     model = mean_field(shape, DIAGONAL)
-    found = model.evidence(torch.from_numpy(xt).float(), torch.tensor([lam]))
+    found = model.likelihood(torch.from_numpy(xt).float(), torch.tensor([lam]))
     x0, random = torch.from_numpy(spins).float(), torch.Generator().manual_seed(7)
     field, by_site = field_of(model, found, x0), model.couplings_by_site(found)
     means = Blocks(np.zeros(0), factor).targets(x0, field, by_site, random, 1)[0].numpy()
@@ -107,7 +107,7 @@ def test_exchanges_keep_every_block_sum() -> None:
     shape = (9, 6)
     spins, xt = (torch.from_numpy(a).float() for a in case(shape, 1.0))
     model = mean_field(shape, DIAGONAL)
-    found = model.evidence(xt, torch.tensor([1.0]))
+    found = model.likelihood(xt, torch.tensor([1.0]))
     field, by_site = field_of(model, found, spins), model.couplings_by_site(found)
     random = torch.Generator().manual_seed(1)
     means = Blocks(np.zeros(0), 3).targets(spins, field, by_site, random)

@@ -537,9 +537,9 @@ def test_targets_keep_what_a_lattice_knows(rule: str) -> None:
     task, random = _Task(3, RULES[rule], 2), torch.Generator()
     bound = task.condition(x0)
     lam = torch.full((8,), 1.0)
-    evidence = loss.mean_field.evidence(x0 + 0.1, lam)
-    targets = loss.targets(evidence, x0, task, bound, random)
-    field = evidence.field + loss.mean_field.coupled(evidence, x0)
+    likelihood = loss.mean_field.likelihood(x0 + 0.1, lam)
+    targets = loss.targets(likelihood, x0, task, bound, random)
+    field = likelihood.field + loss.mean_field.coupled(likelihood, x0)
     assert torch.equal(targets[:3], torch.tanh(field)[:3])
     assert not torch.equal(targets[3:], x0[3:])
     kept = [f[3:, ::2, ::2] for f in (targets, x0)]
@@ -556,7 +556,7 @@ def test_targets_keep_what_a_lattice_knows(rule: str) -> None:
     assert torch.allclose(*kept, atol=1e-5)
     plain = Trainer(replace(CONFIG, targets="spins"), source()).loss
     assert isinstance(plain, _SpinLoss)
-    assert torch.equal(plain.targets(evidence, x0, task, bound, random), x0)
+    assert torch.equal(plain.targets(likelihood, x0, task, bound, random), x0)
 
 
 def test_every_preset_can_be_read_and_built_on(tmp_path: Path) -> None:

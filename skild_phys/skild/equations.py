@@ -314,11 +314,13 @@ def run_chain(
 
 _SMALLEST_COSINE = 1e-6  # the paper's floor of sqrt(abar) where Y_0 is found from eps
 
-Sight = Callable[[Tensor, Tensor], Tensor]
+Evaluate = Callable[[Tensor, Tensor], Tensor]
 """(features (n, inputs, *shape), lam (n,)) -> the network's outputs (n, outputs, *shape)."""
 
 
-def see_fields(sight: Sight, kind: str, process: Process, xt: Tensor, lam: Tensor) -> Tensor:
+def evaluate_fields(
+    network: Evaluate, kind: str, process: Process, xt: Tensor, lam: Tensor
+) -> Tensor:
     """Return the network's output for fields X_t, of their shape.
 
     For `v` it sees the whitened field as well: v is white, and of the finest detail of X_t too
@@ -326,7 +328,7 @@ def see_fields(sight: Sight, kind: str, process: Process, xt: Tensor, lam: Tenso
     """
     plain = xt.dim() == 1 + len(process.shape)
     seen = [xt] if kind != "v" else [xt, process.basis.fields(process.modes(xt))]
-    return sight(torch.cat([f[:, None] if plain else f for f in seen], 1), lam).reshape(xt.shape)
+    return network(torch.cat([f[:, None] if plain else f for f in seen], 1), lam).reshape(xt.shape)
 
 
 def y0_from_output(output: Tensor, kind: str, process: Process, y: Tensor, lam: Tensor) -> Tensor:
@@ -362,7 +364,7 @@ def field_target(kind: str, process: Process, x0: Tensor, noise: Tensor, lam: Te
     return process.basis.fields(process.cosine(at) * eps - process.sine(at) * y0)
 
 
-def scale_weights(process: Process, at: Tensor | float) -> Tensor:
+def _scale_weights(process: Process, at: Tensor | float) -> Tensor:
     """Return the weight of each mode's error where every scale is to be learned.
 
     w = (d theta / d log lambda)^2 = (kappa^2 lambda)^2 abar / (1 - abar), up to a factor: how far a
@@ -386,10 +388,10 @@ def field_loss(process: Process, missing: Tensor, lam: Tensor, weighting: str = 
     """Return the loss of `missing` = output - target, fields at `lam` (n,), by `weighting`.
 
     'flat':   mean of missing^2;
-    'scales': sum_k w_k |missing_k|^2 / sites, with w of `scale_weights`.
+    'scales': sum_k w_k |missing_k|^2 / sites, with w of `_scale_weights`.
     """
     if weighting == "flat":
         return missing.square().mean()
-    weight = scale_weights(process, each(lam, missing))
+    weight = _scale_weights(process, each(lam, missing))
     weight = weight * torch.as_tensor(process.basis.weight).to(weight)
     return (weight * process.white(missing).abs().square()).sum() / missing.numel()

@@ -20,18 +20,18 @@ from skild_phys.rules.conditions import Constraint
 from skild_phys.skild.chain import TIMES, starting_lambda
 from skild_phys.skild.data import Source
 from skild_phys.skild.equations import (
+    Evaluate,
     Process,
-    Sight,
     each,
+    evaluate_fields,
     field_loss,
     field_target,
-    see_fields,
 )
 from skild_phys.skild.measured import Measured
 from skild_phys.skild.networks import OUTPUTS
 from skild_phys.skild.recipe import Recipe
 from skild_phys.skild.spins import (
-    Evidence,
+    Likelihood,
     MeanField,
     Means,
     SpinLogits,
@@ -73,7 +73,7 @@ class Loss(Protocol):
     def draw(self, n: int, random: torch.Generator) -> tuple[Tensor, Any]:
         """Return lambda (n,) float32 for a batch of `n`, and whatever else a batch needs."""
 
-    def __call__(self, network: Sight, batch: Batch) -> Tensor:
+    def __call__(self, network: Evaluate, batch: Batch) -> Tensor:
         """Return a scalar: its gradient is followed, its value is logged."""
 
 
@@ -108,7 +108,7 @@ class _OwnLoss:
 class _FieldLoss(_OwnLoss):
     """Mean square error of continuous fields, in what the network's output is trained to be.
 
-    `recipe.weighting` 'flat' is the paper's; by 'scales' each mode counts by `scale_weights`.
+    `recipe.weighting` 'flat' is the paper's; by 'scales' modes count as `field_loss` says.
     """
 
     divisible = True
@@ -122,10 +122,10 @@ class _FieldLoss(_OwnLoss):
         t = (torch.floor(TIMES * u) + 1.0).clamp(max=TIMES) / TIMES
         return torch.from_numpy(c.lambdas(t.numpy())).float(), None
 
-    def __call__(self, network: Sight, batch: Batch) -> Tensor:
+    def __call__(self, network: Evaluate, batch: Batch) -> Tensor:
         kind, p, x0, lam = self.recipe.output, self.process, batch.x0, batch.lam
         xt = p.forward(x0, lam, batch.noise)
-        missing = see_fields(network, kind, p, xt, lam)
+        missing = evaluate_fields(network, kind, p, xt, lam)
         missing = missing - field_target(kind, p, x0, batch.noise, lam)
         return field_loss(p, missing, lam, self.recipe.weighting)
 
@@ -194,23 +194,23 @@ class _SpinLoss(_OwnLoss):
         return (math.log(c.lambda_min) + log_lam).exp(), task
 
     def targets(
-        self, evidence: Evidence, x0: Tensor, task: _Task, bound: Constraint | None,
+        self, likelihood: Likelihood, x0: Tensor, task: _Task, bound: Constraint | None,
         random: torch.Generator,
     ) -> Tensor:  # fmt: skip
         """Return what the means of spins are trained to be, of the shape of `x0`."""
         if not self.measured.conditional:
             return x0
-        field = evidence.field + self.mean_field.coupled(evidence, x0)
+        field = likelihood.field + self.mean_field.coupled(likelihood, x0)
         targets, rest = torch.tanh(field), slice(task.n_free, None)
         if bound is not None:
-            by_site = self.mean_field.couplings_by_site(evidence)
+            by_site = self.mean_field.couplings_by_site(likelihood)
             by_site = by_site[rest] if len(by_site) > 1 else by_site
             targets[rest] = bound.targets(
                 x0[rest], field[rest], by_site, random, self.recipe.pairings
             )
         return targets
 
-    def __call__(self, network: Sight, batch: Batch) -> Tensor:
+    def __call__(self, network: Evaluate, batch: Batch) -> Tensor:
         task: _Task = batch.drawn
         x0, lam, p = batch.x0, batch.lam, self.process
         xt, bound = p.forward(x0, lam, batch.noise), task.condition(x0)
@@ -225,7 +225,7 @@ class _SpinLoss(_OwnLoss):
         alone = means(torch.zeros_like(x0))
         found = spin_logits(network, self.mean_field, xt, lam, differentiable, alone)
         with torch.no_grad():
-            targets = self.targets(found.evidence, x0, task, bound, batch.random)
+            targets = self.targets(found.likelihood, x0, task, bound, batch.random)
         minimized = _spin_surrogate(found, targets, means, self.recipe.draft_weight)
         if self.recipe.wave_weight:
             fields = differentiable(found.logits)

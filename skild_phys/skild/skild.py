@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -21,16 +21,16 @@ from skild_phys.rules.conditions import Constraint, Free
 from skild_phys.skild.chain import USUAL, Tuning
 from skild_phys.skild.equations import (
     Correct,
+    Evaluate,
     Noise,
     Posterior,
     Process,
     Sampler,
-    Sight,
     Step,
     Stop,
+    evaluate_fields,
     make_step,
     run_chain,
-    see_fields,
     y0_from_output,
 )
 from skild_phys.skild.networks import (
@@ -58,8 +58,7 @@ def white_noise(streams: Sequence[Streams], shape: tuple[int, ...], device: torc
     return torch.from_numpy(np.stack(fields)).to(device)
 
 
-@dataclass(frozen=True)
-class Given:
+class Given(NamedTuple):
     """What a chain of a batch has besides X_t.
 
     Attributes
@@ -75,24 +74,18 @@ class Given:
     constraint: Constraint
     correct: Correct | None = None
 
-    def sight(
-        self, network: Sight, symmetries: Sequence[str], output: str, channels: int = 1
-    ) -> Sight:
-        """Return the network, seeing each configuration through a symmetry of its own."""
-        odd = OUTPUTS[output].odd * channels
-        return functools.partial(see_through_symmetries, network, self.streams, symmetries, odd)
-
 
 class Denoiser(Protocol):
     """What is known of X_0 given X_t; a rival is one more of these.
 
     Attributes
     ----------
-    spins : whether X_0 are spins, which a coarse lattice binds by `Given.constraint`, or fields,
-        which it binds by `Given.correct`.
+    spins : whether X_0 are spins, which a coarse configuration binds by `Given.constraint`, or
+        fields, which it binds by `Given.correct`.
     """
 
-    spins: bool
+    @property
+    def spins(self) -> bool: ...
 
     def __call__(self, y: Tensor, lam: float, given: Given) -> Posterior:
         """Return what is known of X_0 given whitened modes `y` (n, *modes) at `lam`."""
@@ -116,7 +109,7 @@ class SpinDenoiser:
         self,
         process: Process,
         couplings: Couplings,
-        network: Sight | None = None,
+        network: Evaluate | None = None,
         *,
         network_from: float = 0.0,
         symmetries: Sequence[str] = SYMMETRIES,
@@ -130,42 +123,44 @@ class SpinDenoiser:
         return PosteriorSpectrum(self.process, self.mean_field.tuning.sharper)
 
     def __call__(self, y: Tensor, lam: float, given: Given) -> SpinPosterior:
-        xt, bound, sight, alone = self.process.fields(y), given.constraint, None, None
+        xt, bound, network, alone = self.process.fields(y), given.constraint, None, None
         at = torch.tensor([lam], dtype=torch.float32, device=xt.device)
         if self.network is not None and lam >= self.network_from:
-            alone, sight = bound.alone(xt), given.sight(self.network, self.symmetries, "logits")
-        found = spin_logits(sight, self.mean_field, xt, at, bound.means, alone)
+            alone, odd = bound.alone(xt), OUTPUTS["logits"].odd
+            network = functools.partial(
+                see_through_symmetries, self.network, given.streams, self.symmetries, odd
+            )
+        found = spin_logits(network, self.mean_field, xt, at, bound.means, alone)
         return SpinPosterior(
             self.process, found, bound, self.mean_field, lambda: self._spectrum,
             lam, given.noise, given.streams,
         )  # fmt: skip
 
 
+@dataclass(frozen=True, eq=False)
 class FieldDenoiser:
     """Continuous fields by a network whose output is of kind `output` (`y0_from_output`)."""
 
-    spins = False
-
-    def __init__(
-        self,
-        process: Process,
-        network: Sight,
-        output: str,
-        symmetries: Sequence[str] = SYMMETRIES,
-        channels: int = 1,
-    ) -> None:
-        self.process, self.network, self.output = process, network, output
-        self.symmetries, self.channels = symmetries, channels
+    process: Process
+    network: Evaluate
+    output: str
+    symmetries: Sequence[str] = SYMMETRIES
+    channels: int = 1
+    spins: ClassVar[bool] = False
 
     def __call__(self, y: Tensor, lam: float, given: Given) -> FieldPosterior:
         xt = self.process.fields(y)
-        sight = given.sight(self.network, self.symmetries, self.output, self.channels)
+        odd = OUTPUTS[self.output].odd * self.channels
+        network = functools.partial(
+            see_through_symmetries, self.network, given.streams, self.symmetries, odd
+        )
         at = torch.full((len(y),), lam, device=xt.device)
-        output = see_fields(sight, self.output, self.process, xt, at)
+        output = evaluate_fields(network, self.output, self.process, xt, at)
         y0 = y0_from_output(output, self.output, self.process, y, at)
         return FieldPosterior(self.process, y0, lam, given.noise, given.correct)
 
 
+@dataclass(frozen=True, eq=False)
 class FieldPosterior:
     """Y_0 ~ N(E[Y_0 | X_t], 1 - abar) under A x0 = y: exact for a Gaussian field with spectrum P.
 
@@ -173,17 +168,17 @@ class FieldPosterior:
     A x0 = y (Matheron's rule).
     """
 
-    def __init__(
-        self, process: Process, y0: Tensor, lam: float, noise: Noise, correct: Correct | None
-    ) -> None:
-        self.process, self.y0, self.lam, self.noise = process, y0, lam, noise
-        self.correct, self.spread = correct, process.sine(lam)
+    process: Process
+    y0: Tensor
+    lam: float
+    noise: Noise
+    correct: Correct | None
 
     def _corrected(self, y0: Tensor) -> Tensor:
         fields = self.process.fields(y0)
         if self.correct is None:
             return fields
-        sigma = self.spread.double() ** 2 * self.process.power
+        sigma = self.process.sine(self.lam).double() ** 2 * self.process.power
         return self.correct(fields, sigma.cpu().numpy())
 
     def _modes(self, y0: Tensor) -> Tensor:
@@ -193,7 +188,7 @@ class FieldPosterior:
         return self._modes(self.y0)
 
     def draw(self) -> Tensor:
-        return self._modes(self.y0 + self.spread * self.noise())
+        return self._modes(self.y0 + self.process.sine(self.lam) * self.noise())
 
     def last(self, step: Step, y: Tensor) -> NDArray[Any]:
         """Return float32 fields: a step to lambda = 0, on which A x = y holds."""

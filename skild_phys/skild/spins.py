@@ -25,7 +25,7 @@ import functools
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -35,7 +35,7 @@ from torch import Tensor
 from skild_phys.rng import Streams
 from skild_phys.rules.conditions import MOST, Constraint
 from skild_phys.skild.chain import USUAL, Tuning
-from skild_phys.skild.equations import Noise, Process, Sight, Step, each
+from skild_phys.skild.equations import Evaluate, Noise, Process, Step, each
 
 # Entries of the table of c, and how far its L are from the largest J_k. Nearer than that chi is
 # larger than it is where an iteration ends, and c returns to 1.
@@ -68,6 +68,12 @@ class Couplings:
     offsets: tuple[tuple[int, ...], ...] = ()
     values: tuple[float, ...] = ()
 
+    @classmethod
+    def from_record(cls, record: dict[str, Any]) -> Self:
+        """Return the couplings whose `dataclasses.asdict` went through JSON."""
+        offsets = tuple(tuple(map(int, offset)) for offset in record["offsets"])
+        return cls(offsets, tuple(float(value) for value in record["values"]))
+
     def transfer(self, shape: tuple[int, ...]) -> NDArray[np.float64]:
         """Return sum over r of J(r) cos(k r) of every rfftn mode of a torus, float64."""
         waves = [*map(np.fft.fftfreq, shape[:-1]), np.fft.rfftfreq(shape[-1])]
@@ -76,12 +82,6 @@ class Couplings:
             turns = [2.0 * np.pi * k * step for k, step in zip(waves, offset, strict=True)]
             total += 2.0 * value * np.cos(functools.reduce(np.add.outer, turns))
         return total
-
-
-def couplings_from_record(record: dict[str, Any]) -> Couplings:
-    """Return the couplings whose `dataclasses.asdict` went through JSON."""
-    offsets = tuple(tuple(map(int, offset)) for offset in record["offsets"])
-    return Couplings(offsets, tuple(float(value) for value in record["values"]))
 
 
 class _AtLambda(NamedTuple):
@@ -94,7 +94,7 @@ class _AtLambda(NamedTuple):
     loops: Tensor
 
 
-class Evidence(NamedTuple):
+class Likelihood(NamedTuple):
     """The likelihood of spins given X_t.
 
     Attributes
@@ -136,7 +136,7 @@ class MeanField:
         out: Tensor = torch.fft.irfftn(modes, s=self.shape, dim=self.axes)
         return out
 
-    def evidence(self, xt: Tensor, lam: Tensor) -> Evidence:
+    def likelihood(self, xt: Tensor, lam: Tensor) -> Likelihood:
         """Return the likelihood of spins given fields `xt` (n, *shape) at `lam`, (n,) or (1,)."""
         # The lambdas of a chain are those of the next: what is known of one of them is kept.
         at = self._remembered.get(float(lam)) if len(lam) == 1 else self._at(lam.double())
@@ -150,7 +150,7 @@ class MeanField:
             self._remembered[float(lam)] = at
         wiener = torch.fft.rfftn(xt, dim=self.axes) * at.cosine
         field, whitened = self._real(wiener * at.gain), self._real(wiener * at.whitening)
-        return Evidence(field, self._real(wiener), whitened, at.kernels, at.loops)
+        return Likelihood(field, self._real(wiener), whitened, at.kernels, at.loops)
 
     def _at(self, lam: Tensor) -> _AtLambda:
         p, axes, sites = self.process, self.axes, float(self.process.basis.sites)
@@ -185,28 +185,28 @@ class MeanField:
         table.append(torch.stack([2.0 * chi, torch.ones_like(chi)], dim=1))
         return torch.stack(table, dim=2)
 
-    def couplings_by_site(self, evidence: Evidence) -> Tensor:
+    def couplings_by_site(self, likelihood: Likelihood) -> Tensor:
         """Return J (n or 1, *shape) by the displacement between two sites."""
-        return self._real(evidence.kernels[:, 0].to(torch.complex64))
+        return self._real(likelihood.kernels[:, 0].to(torch.complex64))
 
-    def coupled(self, evidence: Evidence, m: Tensor) -> Tensor:
+    def coupled(self, likelihood: Likelihood, m: Tensor) -> Tensor:
         """Return sum_j J_ij m_j - c m_i sum_j J_ij^2 (1 - m_j^2), (n, *shape)."""
-        pull, unknown = self._parts(evidence, m)
+        pull, unknown = self._parts(likelihood, m)
         return pull - m * unknown
 
-    def _parts(self, evidence: Evidence, m: Tensor) -> tuple[Tensor, Tensor]:
+    def _parts(self, likelihood: Likelihood, m: Tensor) -> tuple[Tensor, Tensor]:
         """Return sum_j J_ij m_j, and c sum_j J_ij^2 (1 - m_j^2): what is unknown of the others."""
         left = 1.0 - m * m
-        both = torch.fft.rfftn(torch.stack([m, left], dim=1), dim=self.axes) * evidence.kernels
+        both = torch.fft.rfftn(torch.stack([m, left], dim=1), dim=self.axes) * likelihood.kernels
         pull, unknown = self._real(both).unbind(dim=1)
-        chi, c = evidence.loops.unbind(dim=1)  # interpolated, constant beyond the table
+        chi, c = likelihood.loops.unbind(dim=1)  # interpolated, constant beyond the table
         width, at = chi.diff(), left.detach().mean(self.axes)[:, None]
         along = (at - chi[:, :-1]).clamp(min=0.0).minimum(width)
         share = c[:, 0] + (along * (c.diff() / width)).sum(dim=1)
         return pull, share.reshape(-1, *[1] * len(self.axes)) * unknown
 
     def given(
-        self, evidence: Evidence, logits: Tensor, known: Tensor, spins: Tensor, means: Means
+        self, likelihood: Likelihood, logits: Tensor, known: Tensor, spins: Tensor, means: Means
     ) -> Tensor:
         """Return the logits of the other sites once those in `known` (bool) hold `spins`.
 
@@ -215,13 +215,13 @@ class MeanField:
         exact, 2 (h_i + sum_j J_ij s_j). Known sites get +-MOST.
         """
         m = means(logits)
-        pull, unknown = self._parts(evidence, m)
-        beyond = logits - 2.0 * (evidence.field + pull - m * unknown)
+        pull, unknown = self._parts(likelihood, m)
+        beyond = logits - 2.0 * (likelihood.field + pull - m * unknown)
         m = torch.where(known, spins, m)
         for step in range(self.tuning.parts):
-            pull, left = self._parts(evidence, m)
+            pull, left = self._parts(likelihood, m)
             share = (left / unknown.clamp(min=1e-12)).clamp(0.0, 1.0)
-            moved = 2.0 * (evidence.field + pull - m * left) + share * beyond
+            moved = 2.0 * (likelihood.field + pull - m * left) + share * beyond
             moved = torch.where(known, MOST * spins, moved)
             if step + 1 < self.tuning.parts:
                 m = torch.where(known, spins, means(moved))
@@ -229,7 +229,7 @@ class MeanField:
 
     def iterate(
         self,
-        evidence: Evidence,
+        likelihood: Likelihood,
         m: Tensor,
         steps: int,
         field: Tensor | float = 0.0,
@@ -240,10 +240,10 @@ class MeanField:
         `means` turns logits into means.
         """
         rate, momentum = self.tuning.rate, self.tuning.momentum
-        before, applied = m, evidence.field + field
+        before, applied = m, likelihood.field + field
         logits = m
         for step in range(steps):
-            logits = 2.0 * (applied + self.coupled(evidence, m))
+            logits = 2.0 * (applied + self.coupled(likelihood, m))
             if step + 1 < steps:
                 new = means(logits)
                 m, before = m + rate * (new - m) + momentum * (m - before), m
@@ -255,11 +255,11 @@ class SpinLogits(NamedTuple):
 
     logits: Tensor
     draft: Tensor
-    evidence: Evidence
+    likelihood: Likelihood
 
 
 def spin_logits(
-    sight: Sight | None,
+    network: Evaluate | None,
     mean_field: MeanField,
     xt: Tensor,
     lam: Tensor,
@@ -274,7 +274,7 @@ def spin_logits(
 
     Parameters
     ----------
-    sight : the network, or what looks through it; None for the mean field alone.
+    network : the network, with symmetries if any; None for the mean field alone.
     xt, lam : (n, *shape) and (n,), or (1,) for one lambda for all.
     means : logits to means. Where a constraint holds these are the means under it: the
         mean field then carries what a block says to its neighbours, and what comes back are
@@ -283,23 +283,23 @@ def spin_logits(
         network cannot tell whether it is to say what the constraint does: from majority signs of
         4 x 4 blocks at lambda = 4, E[m s] - E[m^2] of the means m was then +0.015 instead of 0.
     """
-    tuning, evidence = mean_field.tuning, mean_field.evidence(xt, lam)
+    tuning, likelihood = mean_field.tuning, mean_field.likelihood(xt, lam)
     with torch.no_grad():
-        guess = evidence.wiener.clamp(-0.98, 0.98)
+        guess = likelihood.wiener.clamp(-0.98, 0.98)
         sure = lam.reshape(-1, *[1] * (xt.dim() - 1)) < tuning.sure
-        guess = torch.where(sure, 0.9999 * evidence.wiener.sign(), guess)
+        guess = torch.where(sure, 0.9999 * likelihood.wiener.sign(), guess)
         start = means(2.0 * torch.atanh(guess))
-        steps = tuning.first if sight else tuning.alone
-        first = mean_field.iterate(evidence, start, steps, means=means)
-    if sight is None:
-        return SpinLogits(first, first, evidence)
+        steps = tuning.first if network else tuning.alone
+        first = mean_field.iterate(likelihood, start, steps, means=means)
+    if network is None:
+        return SpinLogits(first, first, likelihood)
     alone = torch.zeros_like(xt) if alone is None else alone
-    seen = [xt, evidence.whitened, torch.tanh(first / 2), torch.tanh(first / 8), alone]
-    draft, trust, field, weight = sight(torch.stack(seen, 1), lam.expand(len(xt))).unbind(dim=1)
+    seen = [xt, likelihood.whitened, torch.tanh(first / 2), torch.tanh(first / 8), alone]
+    draft, trust, field, weight = network(torch.stack(seen, 1), lam.expand(len(xt))).unbind(dim=1)
     draft = draft + (1.0 + trust) * first
-    second = mean_field.iterate(evidence, means(draft), tuning.second, 0.5 * field, means)
+    second = mean_field.iterate(likelihood, means(draft), tuning.second, 0.5 * field, means)
     weight = torch.sigmoid(weight)
-    return SpinLogits(weight * second + (1.0 - weight) * draft, draft, evidence)
+    return SpinLogits(weight * second + (1.0 - weight) * draft, draft, likelihood)
 
 
 class PosteriorSpectrum:
@@ -331,7 +331,7 @@ class PosteriorSpectrum:
 
     def _at(self, lam: Tensor | float) -> Tensor:
         left = torch.expm1(self.process.kappa2 * lam)
-        # Beyond float64's range all is open.
+        # Beyond float64's range nothing is known.
         return self.process.power * torch.nan_to_num(left / (left + self.sharper), nan=1.0)
 
     def spectrum(self, variance: Tensor) -> Tensor:
@@ -389,7 +389,7 @@ class SpinPosterior:
     Parameters
     ----------
     found : what the denoiser says.
-    open : of the same shape; called where it is needed.
+    spectrum : of the same shape; called where it is needed.
     streams : one for each configuration.
     """
 
@@ -397,7 +397,7 @@ class SpinPosterior:
     found: SpinLogits
     constraint: Constraint
     mean_field: MeanField
-    open: Callable[[], PosteriorSpectrum]
+    spectrum: Callable[[], PosteriorSpectrum]
     lam: float
     noise: Noise
     streams: Sequence[Streams]
@@ -408,7 +408,7 @@ class SpinPosterior:
     def draw(self) -> Tensor:
         if self.lam > self.mean_field.tuning.modes_above and not self.constraint.holds_sums:
             means = self.constraint.means(self.found.logits)
-            return self.process.modes(self.open().draw(means, self.noise()))
+            return self.process.modes(self.spectrum().draw(means, self.noise()))
         spins = torch.from_numpy(self.spins().astype(np.float32))
         return self.process.modes(spins.to(self.found.logits.device))
 
@@ -432,7 +432,7 @@ class SpinPosterior:
         for part in _parts(d)[:-1]:
             known = known | (place == torch.tensor(part, device=device)).all(-1)
             held = torch.from_numpy(spins.astype(np.float32)).to(device)
-            left = self.mean_field.given(self.found.evidence, logits, known, held, bound.means)
+            left = self.mean_field.given(self.found.likelihood, logits, known, held, bound.means)
             spins = self._sampled(left, bound)
         return spins
 

@@ -36,7 +36,7 @@ from skild_phys.skild.measured import Measured, measure
 from skild_phys.skild.networks import network_dtype
 from skild_phys.skild.recipe import Recipe, as_record, recipe_of
 from skild_phys.skild.spectrum import spectrum_from_record
-from skild_phys.skild.spins import couplings_from_record
+from skild_phys.skild.spins import Couplings
 from skild_phys.skild.weights import Weights, read_tensors, write_tensors
 
 LOG = ("step", "loss", "gradient_norm", "learning_rate", "lattices_per_second")
@@ -339,7 +339,7 @@ class Trainer:
             if loss is None:
                 measured = Measured(
                     spectrum_from_record(record["spectrum"]),
-                    couplings_from_record(record["couplings"]),
+                    Couplings.from_record(record["couplings"]),
                     bool(record["conditional"]),
                 )
             trainer = cls(recipe, source, loss, measured=measured, device=device, ranks=ranks)

@@ -30,7 +30,7 @@ from skild_phys.skild.ncsnpp import Ncsnpp, NcsnppConfig, from_published, read_p
 from skild_phys.skild.networks import OUTPUTS, SYMMETRIES, Network, NetworkConfig, network_dtype
 from skild_phys.skild.recipe import NETWORKS, Recipe, as_record, from_table
 from skild_phys.skild.spectrum import Spectrum, spectrum_from_record
-from skild_phys.skild.spins import Couplings, couplings_from_record
+from skild_phys.skild.spins import Couplings
 
 _FORMAT = "skild-phys weights 6"
 _KEY = "skild-phys"
@@ -203,7 +203,7 @@ _READ: dict[str, Callable[[Any], Any]] = {
     "network": lambda table: table and from_table(table, NETWORKS, "network"),
     "spectrum": spectrum_from_record,
     "lambda_range": lambda pair: (float(pair[0]), float(pair[1])),
-    "couplings": couplings_from_record,
+    "couplings": Couplings.from_record,
     "network_from": float,
     "symmetries": tuple,
     "channels": int,

@@ -110,7 +110,7 @@ def _measured(coarse: CoarseInput, method: SKILD, threads: int) -> dict[str, Any
 
     denoiser: Any = built(method.weights, coarse.fine_shape, "cpu", "stochastic").denoiser
     timed: list[tuple[str, object, str]] = [("network", denoiser.network, "forward")]
-    timed += [("mean field", MeanField, name) for name in ("evidence", "iterate", "given")]
+    timed += [("mean field", MeanField, name) for name in ("likelihood", "iterate", "given")]
     timed += [
         ("constraint", kind, name)
         for kind in (Blocks, Sites, KeptModes)
