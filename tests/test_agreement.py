@@ -1,4 +1,4 @@
-"""chi^2 of many residuals with their covariance: its law under the null, and what it sees."""
+"""chi^2 of many residuals with their covariance: under the null, and with an effect."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def one_chain(draws: int) -> Chains:
 
 @pytest.mark.statistical
 def test_probabilities_are_uniform_under_the_null() -> None:
-    """H0: with Hotelling's law, p is uniform even of 20 rows; 1,000 sets, 5 bins of 200(13)."""
+    """H0: p by Hotelling is uniform even for 20 rows; 1,000 sets, 5 bins of 200(13)."""
     p = [judged(residuals(20, seed)).p for seed in range(1000)]
     counts = np.histogram(p, 5, (0, 1))[0]
     assert (np.abs(counts - 200) < 4.5 * np.sqrt(200 * 0.8)).all()

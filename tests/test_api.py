@@ -77,7 +77,7 @@ def test_names_may_hold_anything(tmp_path: Path) -> None:
 def test_a_dataset_that_was_not_changed_is_its_store(
     fine: xr.Dataset, tmp_path: Path, rule: str
 ) -> None:
-    """The digest says so: children keep their parents, and are compared with them one by one."""
+    """The digest shows it: children keep their parents, and are compared with them one by one."""
     made = sp.coarsen(fine, 2, rule=rule, output=tmp_path / "a.zarr")
     again = saved(made, tmp_path / "b.zarr")
     assert again.digest() == open_store(tmp_path / "a.zarr").digest()
@@ -195,7 +195,7 @@ def test_numpys_integers_are_whole_numbers(fine: xr.Dataset) -> None:
 
 
 def test_a_measurement_as_a_tidy_table(fine: xr.Dataset) -> None:
-    """One line an observable and place; Dataset.to_dataframe is the product of all dimensions."""
+    """One line per observable and distance; to_dataframe is the product of all dimensions."""
     found = sp.measure(fine)
     lines = sp.table(found).set_index("observable")
     assert len(lines) < 1500
@@ -207,7 +207,7 @@ def test_a_measurement_as_a_tidy_table(fine: xr.Dataset) -> None:
     assert sp.table(report).equals(report.table)
 
 
-def test_a_run_with_output_goes_on(tmp_path: Path) -> None:
+def test_a_run_with_output_resumes(tmp_path: Path) -> None:
     where = tmp_path / "fine.zarr"
     first = sp.simulate(L=8, T=2.0, samples=4, every=1, burn_in=1, output=where)
     assert int(first.sizes["sample"]) == 4
@@ -217,7 +217,7 @@ def test_a_run_with_output_goes_on(tmp_path: Path) -> None:
         sp.simulate(L=8, T=2.5, samples=4, every=1, burn_in=1, output=where)
 
 
-def test_errors_say_what_the_command_says(fine: xr.Dataset, tmp_path: Path) -> None:
+def test_errors_are_those_of_the_command(fine: xr.Dataset, tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=r"^factor: 5 is not accepted"):
         sp.coarsen(fine, 5)
     with pytest.raises(BadInput, match=r"^L: 'wide' is not accepted"):
@@ -264,7 +264,7 @@ def test_errors_say_what_the_command_says(fine: xr.Dataset, tmp_path: Path) -> N
         sp.coarsen(zeros, 2)
 
 
-def test_a_part_of_a_torus_is_none(fine: xr.Dataset) -> None:
+def test_a_part_of_a_torus_is_no_torus(fine: xr.Dataset) -> None:
     coarse = sp.coarsen(fine, 2)
     for part, use in (
         (fine.isel(x=slice(0, 8)), lambda d: sp.coarsen(d, 2)),

@@ -123,10 +123,10 @@ def test_an_output_that_somebody_else_replaced_is_seen(
     assert states(campaign, folder, capsys) == ["changed"] + ["done"] * 5
 
 
-def test_an_unfinished_step_is_gone_on_with(
+def test_an_unfinished_step_resumes(
     campaign: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """As after a kill: the store is there, its record says that it was begun."""
+    """As after a kill: the store is there, and recorded as begun."""
     folder = tmp_path / "out"
     assert exit_code("run", campaign, "-o", folder) == 0
     for step in plan(read_campaign(campaign), folder, tmp_path)[:1]:
@@ -231,7 +231,7 @@ def test_sweeps_name_their_folders() -> None:
     assert found["L16-Tc"] == {"L": 16, "T": "Tc", "seed": 1}
 
 
-def test_what_is_trained_is_refined_with(tmp_path: Path) -> None:
+def test_refinements_take_the_trained_weights(tmp_path: Path) -> None:
     path = tmp_path / "c.toml"
     path.write_text('[train]\npreset = "ising2d"\nsteps = 1\n' + TINY)
     steps = plan(read_campaign(path), tmp_path / "out", tmp_path)

@@ -154,7 +154,7 @@ def test_same_bytes_however_often_committed(
 def test_every_state_is_as_likely_though_chains_keep_theirs(
     tmp_path: Path, model: str, algorithm: str, temperature: float
 ) -> None:
-    """H0: the state of a site is uniform; chi-square of ordered lattices, one a sample, p > 1e-4.
+    """H0: the state of a site is uniform; chi-square of ordered configurations, p > 1e-4.
 
     Below Tc chains of single-site updates never leave the state they start in.
     """
@@ -324,7 +324,7 @@ def test_appended_to_in_the_middle_of_a_draw(tmp_path: Path, stint: int) -> None
 
 
 def test_what_was_settled_is_kept(tmp_path: Path) -> None:
-    """A larger ensemble goes on with the spacing that the first samples had."""
+    """A larger ensemble keeps the spacing that the first samples had."""
     first = simulate(spec(10), tmp_path / "a.zarr")
     settled = {name: first.attrs[name] for name in ("every", "burn_in", "stint", "tau_energy")}
     more = simulate(spec(500), tmp_path / "a.zarr")

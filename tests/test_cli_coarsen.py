@@ -1,4 +1,4 @@
-"""`skild-phys coarsen`: stores in, stores out, and what it says when it cannot."""
+"""`skild-phys coarsen`: stores in, stores out, and its errors."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def test_interrupted_and_resumed_gives_the_same_bytes(
 def test_a_refined_store_gives_its_coarse_store_back(
     fine: LatticeStore, tmp_path: Path, rule: str
 ) -> None:
-    """Ties too, though the samples have moved: the coins follow `parent`."""
+    """Ties too, though the samples have moved: the tie-breaks follow `parent`."""
     assert coarsen(fine.path, "--factor", 4, "-o", tmp_path / "c.zarr", "--rule", rule) == 0
     coarse = open_store(tmp_path / "c.zarr")
     raw, parent = coarse.read(0, N), coarse.variable("parent")

@@ -381,7 +381,7 @@ def test_only_a_zarr_group_is_replaced_by_a_measurement(
 
 @pytest.mark.filterwarnings("error")
 def test_what_is_not_finite_is_no_agreement(call: Call, fine: Path, tmp_path: Path) -> None:
-    """Of equal lattices S(k) is 0, and ratios to it are infinite."""
+    """For equal configurations S(k) is 0, and ratios to it are infinite."""
     equal = save(tmp_path / "equal.zarr", np.ones((N, SIDE, SIDE), np.int8))
     assert call("measure", equal, "-o", tmp_path / "m")[0] == 0
     code, out, err = call("compare", equal, fine, "-o", tmp_path / "r", "--json")

@@ -149,7 +149,7 @@ def test_trainings_resume_and_are_not_replaced(typed: Typed, tmp_path: Path) -> 
         assert checkpoint.exists() == (seed == 7)
 
 
-def test_append_needs_to_be_told_to_what(typed: Typed) -> None:
+def test_append_needs_an_output(typed: Typed) -> None:
     code, _, err = typed("simulate --append -n 4")
     assert code == 2
     assert "missing option -o" in err
@@ -170,7 +170,7 @@ def test_more_samples_of_the_same_run_are_added_to_it(typed: Typed, tmp_path: Pa
     assert files_of(both.path) == before
 
 
-def test_a_large_misfit_is_warned_of(typed: Typed, tmp_path: Path) -> None:
+def test_a_large_misfit_gets_a_warning(typed: Typed, tmp_path: Path) -> None:
     """Planted, seen to fail: the misfit of any size in a line like that of a good one."""
     noise = 0.1 * np.random.default_rng(1).normal(size=(2, 4, 4))
     np.save(tmp_path / "noise.npy", noise.astype(np.float32))

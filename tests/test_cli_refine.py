@@ -61,7 +61,7 @@ def test_refine_without_options_uses_the_shipped_weights(folder: Path, call: Cal
 
 
 def test_what_is_not_there_and_what_is_not_known(folder: Path, call: Call) -> None:
-    """A typo is told as such; shipped weights on lattices of nobody knows what come with a note."""
+    """A typo is reported; shipped weights on an unknown system come with a warning."""
     for words in ((), ("--factor", 2), ("--rule", "decimate")):
         code, _, err = call("refine", folder / "none.npy", *words, "-o", folder / "r.zarr")
         assert code == 2
@@ -75,7 +75,7 @@ def test_what_is_not_there_and_what_is_not_known(folder: Path, call: Call) -> No
     assert noted not in call("refine", folder / "c.zarr", "-o", folder / "t.zarr")[2]
 
 
-def test_weights_refuse_another_temperature_unless_told(folder: Path, call: Call) -> None:
+def test_weights_refuse_another_temperature_without_any_system(folder: Path, call: Call) -> None:
     words = ["refine", folder / "warm.zarr", "-o", folder / "r.zarr", "--steps", 2]
     words += ["--checkpoint", folder / "w.safetensors"]
     code, _, err = call(*words)

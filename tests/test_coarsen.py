@@ -165,7 +165,7 @@ def test_spectral_field_is_float32_of_the_operator() -> None:
 
 
 def test_coins_do_not_depend_on_company() -> None:
-    """A coin is a function of (seed, sample, y, x): golden bits, any batch, any lattice."""
+    """A tie-break is a function of (seed, sample, y, x): golden bits, any batch, any lattice."""
     coins = TieBreak(3, np.arange(50)).signs((7, 9))
     assert np.array_equal(coins[20:30], TieBreak(3, np.arange(20, 30)).signs((7, 9)))
     assert np.array_equal(coins[:, :5, :4], TieBreak(3, np.arange(50)).signs((5, 4)))

@@ -152,7 +152,7 @@ def test_bytes_do_not_depend_on_batches_or_calls(
     assert digest == GOLDEN[rule]
 
 
-def test_stop_is_heard_between_slices(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stop_is_asked_between_slices(monkeypatch: pytest.MonkeyPatch) -> None:
     coarse, coins, ids = coarse_lattices("majority", (8, 8), 2)
     monkeypatch.setattr(chains, "_SITES_PER_CALL", 5 * 64)
     asked: list[int] = []
@@ -248,7 +248,7 @@ def test_a_pilot_depends_on_nothing_but_its_input(rule: str, name: str) -> None:
 
 
 def test_a_pilot_finds_the_autocorrelation_time() -> None:
-    """Of lattices four times as far apart as the moves say, tau is four times as long."""
+    """For configurations four times as far apart as the moves give, tau is four times as long."""
     coarse, ties, _ = coarse_lattices("block_mean", (32, 32), 4, n=2)
     law = law_of("block_mean", (32, 32), 4)
     givens = law.read(coarse, ties)

@@ -1,4 +1,4 @@
-"""Means and draws of spins under what a coarse lattice says, against enumeration of blocks."""
+"""Means and samples of spins given a coarse configuration, against enumeration of blocks."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_means_given_a_sum_against_enumeration(b: int, size: float) -> None:
 @pytest.mark.parametrize("b", [2, 3])
 @pytest.mark.parametrize("coin", [-1, 0, 1])
 def test_means_given_a_majority_against_enumeration(b: int, coin: int) -> None:
-    """To 1e-6; a tie goes to the coin, with weight 1/2 if it is unknown (0)."""
+    """To 1e-6; the tie-break decides ties, with weight 1/2 if it is unknown (0)."""
     random, n = np.random.default_rng(4), b * b
     blocks = random.normal(0, 1.5, (60, b, b)).astype(np.float32).astype(np.float64)
     signs, sums = random.choice([-1, 1], 60), 2 * np.arange(n + 1) - n
@@ -300,7 +300,7 @@ def rounded_up(mean: float) -> float:
 @pytest.mark.statistical
 @pytest.mark.parametrize("b", [2, 3, 4])
 def test_rounded_sums_are_the_nearest_or_by_chance_near_the_middle(b: int) -> None:
-    """H0: a block's sum is its mean rounded down or up, with the probability that is told.
+    """H0: a block's sum is its mean rounded down or up, with the given probability.
 
     abs(z) < 4.5 for the number of those rounded up, 20 blocks a case: 1.4e-4. Planted, seen to
     fail: rounding to the nearest; rounding that keeps the mean.
@@ -320,7 +320,7 @@ def test_rounded_sums_are_the_nearest_or_by_chance_near_the_middle(b: int) -> No
 
 @pytest.mark.statistical
 def test_rounded_draws_know_which_sites_are_likely() -> None:
-    """H0: given its sum a block has the law of its logits: mean of each site by enumeration.
+    """H0: given its sum a block follows its logits: mean of each site by enumeration.
 
     abs(z) < 4.5, 9 sites: 6e-5. Planted, seen to fail: sites in any order.
     """

@@ -137,7 +137,7 @@ def test_large_lattices_are_cut_into_slices_of_one(tmp_path: Path) -> None:
 
 
 def test_each_lattice_has_bonds_of_its_own() -> None:
-    """Of equal lattices FK clusters differ, geometric ones do not; a seed names the bonds."""
+    """Equal configurations differ in FK clusters, not in geometric ones; a seed names the bonds."""
     same = np.repeat(lattices()[:1], N, axis=0)
     known = {"model": "ising2d", "temperature": TC}
     found = [measure(same, errors=ErrorMethod(seed=seed), **known) for seed in (0, 0, 1)]

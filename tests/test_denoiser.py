@@ -1,4 +1,4 @@
-"""What the network says, for each kind of output, and what becomes of it."""
+"""The output of the network, of each kind, and its use."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ FIELD_OUTPUTS = [kind for kind in OUTPUTS if kind != "logits"]
 @pytest.mark.parametrize("kind", FIELD_OUTPUTS)
 @pytest.mark.parametrize("shape", [(8, 8), (9, 6)])
 def test_what_is_trained_gives_back_y0(name: str, kind: str, shape: tuple[int, int]) -> None:
-    """Each output, as the network is trained to say it, is Y_0 again where cos > 0.001."""
+    """Each output, as the network is trained to give it, is Y_0 again where cos > 0.001."""
     process, lam = Process(POWER_LAW, shape, basis=name), torch.tensor([0.01, 0.1, 0.3])
     x0, noise = white(3, shape, 1), white(3, shape, 2)
     y = process.modes(process.forward(x0, lam, noise))
@@ -90,7 +90,7 @@ def test_spins_can_be_read_off_where_little_is_erased(model: MeanField) -> None:
 
 @torch.inference_mode()
 def test_logits_change_sign_with_the_field(model: MeanField) -> None:
-    """The mean field is odd; a network whose outputs have the parities that are told is too."""
+    """The mean field is odd; a network whose outputs have the given parities is too."""
     lam = torch.full((4,), 1.0)
     _, xt = noisy(model, lam)
     network = tiny_weights().build(dtype=torch.float32)
@@ -143,7 +143,7 @@ def test_the_gradient_under_a_condition(model: MeanField) -> None:
     assert torch.allclose(told, want, atol=1e-6)
 
 
-def test_the_pull_on_long_waves(model: MeanField) -> None:
+def test_the_pull_on_long_wavelengths(model: MeanField) -> None:
     """It is the gradient of sum_k W |m_k - target_k|^2 / 2 with the W of its docstring."""
     process, lam = model.process, torch.tensor([0.5, 30.0])
     m, targets = white(2, (16, 16), 1).requires_grad_(), white(2, (16, 16), 2)

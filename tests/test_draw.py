@@ -50,7 +50,7 @@ def draw_many(
 @pytest.mark.statistical
 @pytest.mark.parametrize(("b", "value"), [(2, 0), (2, 2), (2, -2), (3, 1), (3, -5)])
 def test_spins_given_the_block_sum(b: int, value: int) -> None:
-    """H0: counts of configurations follow the enumerated law; p > 1e-4, five cases."""
+    """H0: counts of configurations follow the enumerated distribution; p > 1e-4, five cases."""
     logits = np.random.default_rng(b).normal(0, 2, (b, b))
     drawn = draw_many(logits, "block_mean", value, 0, b, seed=11)
     assert (drawn.sum(axis=1) == value).all()
@@ -63,7 +63,7 @@ def test_spins_given_the_block_sum(b: int, value: int) -> None:
     ("b", "sign", "coin"), [(2, 1, 1), (2, 1, -1), (2, -1, -1), (3, -1, 1), (2, 1, 0), (2, -1, 0)]
 )
 def test_spins_given_the_majority(b: int, sign: int, coin: int) -> None:
-    """H0 as above, six cases; a tie goes to the coin, with weight 1/2 if it is unknown (0)."""
+    """H0 as above, six cases; the tie-break decides ties, with weight 1/2 if it is unknown (0)."""
     logits = np.random.default_rng(b).normal(0, 1.5, (b, b))
     drawn = draw_many(logits, "majority", sign, coin, b, seed=12)
     tie = 0.5 if coin == 0 else float(coin == sign)

@@ -1,4 +1,4 @@
-"""Examples in docstrings run, and say what they show."""
+"""Examples in docstrings run, and print what they show."""
 
 from __future__ import annotations
 

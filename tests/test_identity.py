@@ -139,7 +139,7 @@ def test_chance_makes_no_copies(algorithm: str) -> None:
 
 
 def test_chance_makes_no_copies_of_states_drawn_at_will() -> None:
-    """Of few states or many, with or without places; 400 sets, each false below 1e-6."""
+    """With few states or many, with or without positions; 400 sets, each false below 1e-6."""
     rng = np.random.default_rng(3)
     for states, n in itertools.product((3, 30, 1000, 100_000), (20, 1000)):
         for _ in range(50):

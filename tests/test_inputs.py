@@ -36,7 +36,7 @@ def fine() -> xr.Dataset:
 
 @pytest.fixture
 def said(capfd: pytest.CaptureFixture[str]) -> Said:
-    """Return what gives the exit code of a command, and what it says on stderr."""
+    """Return what gives the exit code of a command, and its stderr."""
 
     return lambda *words: (exit_code(*words), capfd.readouterr().err)
 

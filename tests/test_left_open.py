@@ -22,7 +22,7 @@ SPECTRUM = RadialSpectrum((0.1, 0.5, 1.0, 4.5), (45.0, 3.0, 1.0, 0.15), 0.66)
 
 
 def total(process: Process, spectrum: torch.Tensor) -> torch.Tensor:
-    """Return the variance a site of modes with `spectrum` (n, *modes)."""
+    """Return the variance per site of modes with `spectrum` (n, *modes)."""
     weight = torch.as_tensor(process.basis.weight)
     return (spectrum * weight).sum((-2, -1)) / math.prod(process.shape)
 

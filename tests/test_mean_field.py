@@ -1,4 +1,4 @@
-"""What X_t says of spins, and the mean-field iteration, against enumeration of 4 x 4 lattices."""
+"""Spins given X_t, and the mean-field iteration, against enumeration of 4 x 4 lattices."""
 
 from __future__ import annotations
 
@@ -180,7 +180,7 @@ def test_each_lattice_has_a_lambda_of_its_own() -> None:
 
 
 def test_where_nothing_is_left_nothing_is_said() -> None:
-    """A 16 x 16 lattice at a lambda of the longest waves of larger ones: abar is below e^-300."""
+    """A 16 x 16 lattice at a lambda for the longest modes of larger ones: abar is below e^-300."""
     iteration = mean_field((16, 16), NEIGHBOURS)
     lam = torch.tensor([30.0, 800.0, 2400.0, 1e5])
     found = iteration.likelihood(white(4, (16, 16), 5), lam)
@@ -241,7 +241,7 @@ STATES = np.array(list(itertools.product((-1.0, 1.0), repeat=16))).reshape(-1, 4
 
 @functools.cache
 def exact_case(lam: float, n: int = 12) -> tuple[Array, Array, float]:
-    """Return X_t (n, 4, 4) of spins of the prior, their exact means, and the entropy a site."""
+    """Return X_t (n, 4, 4) of spins of the prior, their exact means, and the entropy per site."""
     random = np.random.default_rng(11)
     log_prior = log_density(np.zeros((1, 4, 4)), STATES, 1e9, NEIGHBOURS)
     prior = np.exp(log_prior - log_prior.max())
@@ -306,7 +306,7 @@ def test_alone_it_ends_near_its_end() -> None:
 
 
 def test_means_under_a_constraint_are_what_the_iteration_goes_on_from() -> None:
-    """Sites that are held are felt by all others as spins, not as what their logits say."""
+    """Sites that are held act on all others as spins, not by their logits."""
     model, xt = mean_field((6, 6), NEIGHBOURS), white(1, (6, 6), 5)
     found = model.likelihood(xt, torch.tensor([2.0]))
 
@@ -334,7 +334,7 @@ def test_a_field_is_added_to_the_evidence() -> None:
 
 @pytest.mark.parametrize("shape", [(4, 6), (8, 8)])
 def test_spins_given_all_their_neighbours(shape: tuple[int, int]) -> None:
-    """Where X_t says nothing (lambda = 1e9) the law is the prior's: logit 2 J sum of neighbours."""
+    """Where X_t is noise (lambda = 1e9) spins follow the prior: logit 2 J sum of neighbours."""
     model = mean_field(shape, NEIGHBOURS)
     found = model.likelihood(white(1, shape, 1), torch.tensor([1e9]))
     spins = white(1, shape, 2).sign()
@@ -347,7 +347,7 @@ def test_spins_given_all_their_neighbours(shape: tuple[int, int]) -> None:
 
 
 def test_what_is_beyond_the_mean_field_fades_as_others_become_known() -> None:
-    """Nothing known: the logits as they were. All known but one site: its exact conditional law."""
+    """Nothing known: the logits as they were. All known but one site: exact conditionals."""
     model, xt = mean_field((6, 6), NEIGHBOURS), white(1, (6, 6), 4)
     found = model.likelihood(xt, torch.tensor([0.5]))
     logits, spins = 2.0 * white(1, (6, 6), 5), white(1, (6, 6), 6).sign()

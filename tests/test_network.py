@@ -55,7 +55,7 @@ def test_lambda_matters(network: UNet) -> None:
 
 
 def wide(config: NetworkConfig, basis: str = "dft") -> UNet:
-    """Return a random network from 4 numbers a site to 3."""
+    """Return a random network from 4 numbers per site to 3."""
     torch.manual_seed(5)
     network = UNet(config, inputs=4, outputs=3, basis=basis).eval()
     for parameter in network.parameters():
@@ -81,7 +81,7 @@ def test_an_untrained_network_says_nothing() -> None:
 @torch.inference_mode()
 @pytest.mark.parametrize("shape", [(16, 24), (33, 32), (64, 64)])
 def test_waves_have_gains_of_their_own(shape: tuple[int, int]) -> None:
-    """A plane wave comes out of the outputs told, times a gain straight in log kappa.
+    """A plane wave comes out of the chosen outputs, times a gain straight in log kappa.
 
     Planted, seen to fail: the gains of the outputs changed round; bands in kappa itself.
     """

@@ -43,7 +43,7 @@ def shells(lattices: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 @pytest.mark.statistical
 def test_a_warm_ising_model(tmp_path: Path) -> None:
-    """2D Ising at 1.05 Tc from a store, refined by 2 from held-out block means.
+    """2D Ising at 1.05 Tc from a store, refined by a factor of 2 from held-out block means.
 
     Each shell of S(k) is within 4% of the truth and 3 of its standard errors, and the fitted
     coupling is the true one within 1%. A fill of the blocks without a model is off by 50% and

@@ -34,7 +34,7 @@ def truth() -> np.ndarray:
 
 
 def energy(spins: np.ndarray) -> np.ndarray:
-    """Return the energy a site of each lattice."""
+    """Return the energy per site of each configuration."""
     pairs = sum(spins * np.roll(spins, 1, axis) for axis in (1, 2))
     return np.asarray(-pairs.mean(axis=(1, 2), dtype=np.float64))
 
@@ -123,7 +123,7 @@ def test_parts_under_kept_modes_are_drawn_given_one_set_of_sums() -> None:
 
 @pytest.mark.parametrize("majority", [False, True])
 def test_far_out_spins_are_drawn_only_where_block_sums_are_known(majority: bool) -> None:
-    """Else waves. Planted, seen to fail: waves whatever is known."""
+    """Else Fourier modes. Planted, seen to fail: Fourier modes whatever is known."""
     lam, process = 6.0, Process(SPECTRUM, (SIDE, SIDE))
     raw = coarsen(truth(), "majority" if majority else "block_mean", 4)
     bound, model = Blocks(raw, 4, majority), MeanField(process, NEIGHBOURS)

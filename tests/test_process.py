@@ -62,7 +62,7 @@ def test_forward_without_noise_scales_each_mode_by_sqrt_abar(
 
 
 def test_the_cutoff_is_where_it_is_put() -> None:
-    """kappa_c: the longest waves are erased as fast as the one at kappa_c."""
+    """kappa_c: the longest wavelengths are erased as fast as the one at kappa_c."""
     process = Process(POWER_LAW, SHAPE, cutoff=1.0)
     assert process.kappa2[0, 0] == process.kappa2[0, 1] == 1.0
     assert process.kappa2[0, 4] == pytest.approx((np.pi / 2) ** 2)
@@ -136,7 +136,7 @@ def test_the_bridge_to_zero_is_y0(name: str) -> None:
 @pytest.mark.statistical
 @bases
 def test_two_bridges_are_one(name: str) -> None:
-    """H0: for Y_0 of any law (here +-1), Y_to has mean cos(theta) Y_0 and variance sin^2.
+    """H0: for Y_0 of any distribution (here +-1), Y_to has mean cos(theta) Y_0 and variance sin^2.
 
     From lambda = 3 by way of 1 to 0.2, on 4000 fields: abs(z) < 5 for the mean and the variance
     of each of 20 modes' real parts, twice: 2e-5. Planted, seen to fail: the noise of the last step

@@ -1,4 +1,4 @@
-"""Refinement with untrained weights: what must hold whatever the network says."""
+"""Refinement with untrained weights: what must hold for any network."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ def test_continuous_fields_meet_the_coarse_field_to_rounding(tmp_path: Path, rul
 
 @pytest.mark.parametrize(("factor", "side"), [(2, 16), (4, 16), (4, 20)])
 def test_spins_from_kept_modes_come_near_them(tmp_path: Path, factor: int, side: int) -> None:
-    """And the misfit that is told is that of the store, far below that of a random fill."""
+    """And the misfit that is reported is that of the store, far below that of a random fill."""
     fine = critical_lattices(3, side)
     coarse = coarse_input(fine, "spectral", factor)
     result = refine_store(coarse, tmp_path / "r", SPEC)

@@ -296,7 +296,7 @@ def dense(operator: Operator, process: Process) -> tuple[Array, Array]:
 def test_chains_under_a_coarse_field(
     kind: type[Operator], shape: tuple[int, int], factor: int, steps: int
 ) -> None:
-    """H0: the fields are draws of the Gaussian conditioned on A x = y, at any number of steps.
+    """H0: the fields are samples of the Gaussian conditioned on A x = y, at any number of steps.
 
     A x = y to rounding; mean |X|^2 = P in every shell (y is of draws of the same spectrum); the
     distance from E[x | y] has the mean square of the conditional law in every shell, with an
@@ -418,7 +418,7 @@ def test_means_of_spins_are_never_outside_their_range() -> None:
 
 
 @torch.inference_mode()
-def test_the_network_is_told_what_the_coarse_lattice_says(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_network_gets_the_coarse_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each lattice through a symmetry of its own, the same for all that the network sees.
 
     Planted, seen to fail: nothing told.
@@ -456,7 +456,7 @@ def test_spins_of_every_sampler_are_spins(sampler: str) -> None:
 # The chain itself.
 
 
-def test_a_chain_stops_when_told() -> None:
+def test_a_chain_stops_when_asked() -> None:
     process = Process(POWER_LAW, (4, 4))
     calls: list[float] = []
 

@@ -289,7 +289,7 @@ def test_runs_of_one_size_are_joined(tmp_path: Path, stores: dict[int, LatticeSt
     assert errors[0] < errors[1]
 
 
-def test_datasets_in_memory_are_told_apart_by_their_samples() -> None:
+def test_datasets_in_memory_differ_by_their_samples() -> None:
     """Planted, seen to fail: by their paths, which are "dataset" for all of them."""
     runs = [
         open_lattices(sp.simulate(L=L, T=T, samples=60, every=2, burn_in=20, seed=i, threads=1))

@@ -514,7 +514,7 @@ def test_commits_from_threads_of_their_own(tmp_path: Path) -> None:
 def test_real_fields_of_any_type_and_components(
     tmp_path: Path, components: int, axes: tuple[str, ...]
 ) -> None:
-    """Planted, seen to fail: fields that are float32 whatever their plan says."""
+    """Planted, seen to fail: fields that are float32 whatever their plan is."""
     plan = Plan(
         field="field", dtype="float64", components=components, n_samples=5, shape=(2, 3, 4),
         chunk=2, attrs={"seed": 1}, variables=(),

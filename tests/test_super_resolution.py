@@ -77,7 +77,7 @@ def test_gaussian_images_are_drawn_given_the_low_resolution_exactly(
 
 @pytest.mark.parametrize("sampler", ["stochastic", "angle2", "ancestral"])
 def test_what_comes_out_gives_the_low_resolution_back(sampler: str) -> None:
-    """Whatever the network says: here it is random, the sides odd, the factor no whole number."""
+    """For any network: here it is random, the sides odd, the factor no whole number."""
     colours = ChannelSpectra(
         ((0.6, 0.8, 0.0), (-0.8, 0.6, 0.0), (0.0, 0.0, 1.0)),
         tuple(RadialSpectrum((0.1, 1.0, 4.4), (9.0, 0.3 * k, 0.01), 0.7) for k in (1, 2, 3)),

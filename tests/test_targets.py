@@ -50,7 +50,7 @@ def test_a_spin_given_all_the_others(lam: float) -> None:
 @pytest.mark.parametrize("factor", [2, 3])
 @pytest.mark.parametrize("lam", LAMBDAS)
 def test_a_spin_given_all_the_others_and_the_majorities(factor: int, lam: float) -> None:
-    """Bayes: odds of the spin times those of the block's sign, a tie's being a fair coin's."""
+    """Bayes: odds of the spin times those of the block's sign, a tie's being even."""
     shape = (6, 6)
     spins, xt = case(shape, lam)
     blocks = np.add.reduceat(np.add.reduceat(spins, range(0, 6, factor), 1), range(0, 6, factor), 2)

@@ -1,4 +1,4 @@
-"""Training: it learns, it stops and goes on to the same bytes, it says what is wrong."""
+"""Training: it learns, it stops and resumes to the same bytes, it reports what is wrong."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ def test_some_of_every_batch_know_nothing() -> None:
 
 
 def test_waves_can_be_trained_alone(tmp_path: Path) -> None:
-    """The rest stays as it began, and a stopped run goes on to the same bytes."""
+    """The rest stays as it began, and a stopped run resumes to the same bytes."""
     torch.set_num_threads(1)
     config = replace(CONFIG, network=replace(TINY, waves=3), wave_weight=1.0, trained="waves")
     trainer = Trainer(config, source())
@@ -159,7 +159,7 @@ def test_a_killed_run_goes_on_from_its_last_checkpoint(tmp_path: Path) -> None:
 
 
 def test_it_learns(tmp_path: Path) -> None:
-    """Without pair couplings the mean field costs 0.56 nats a site, and the network mends it."""
+    """Without pair couplings the mean field costs 0.56 nats per site, and the network mends it."""
     config = replace(CONFIG, steps=120, learning_rate=3e-3, couplings_reach=0, coarse_share=0.0)
     trainer = Trainer(config, source(config))
     assert trainer.measured.couplings.offsets == ()
@@ -168,7 +168,7 @@ def test_it_learns(tmp_path: Path) -> None:
 
 
 def test_it_learns_continuous_fields(tmp_path: Path) -> None:
-    """An untrained network says 0: the error is the mean square of the spins, 1."""
+    """An untrained network gives 0: the error is the mean square of the spins, 1."""
     config = replace(CONFIG, output="x0", steps=150, learning_rate=3e-3)
     trainer = Trainer(config, source(config))
     assert trainer.train_step() == pytest.approx(1.0, abs=1e-6)
@@ -354,7 +354,7 @@ def test_the_burn_in_of_the_shipped_recipe() -> None:
     assert (stream.clusters, stream.burn_in) == (6, 200)
 
 
-def test_arrays_are_checked_and_told_apart(tmp_path: Path) -> None:
+def test_arrays_are_checked_and_distinguished(tmp_path: Path) -> None:
     spins = critical_lattices(5, 8)
     np.save(tmp_path / "s.npy", spins)
     lattices = open_lattices(tmp_path / "s.npy", "spins")
@@ -469,7 +469,7 @@ def test_symmetries_keep_the_energy() -> None:
 
 
 def test_only_symmetries_that_hold_are_applied() -> None:
-    """Of a lattice without any symmetry, each makes as many versions as it has elements."""
+    """A configuration without any symmetry has as many versions as the group has elements."""
     random = torch.Generator().manual_seed(2)
     lattice = torch.randn((1, 4, 4), generator=random)
     for some, number in (((), 1), (("sign",), 2), (("flip",), 4), (("flip", "turn"), 8)):

@@ -81,7 +81,7 @@ def test_a_pickle_in_disguise_is_refused_and_not_run(
 
 
 def rewrite(path: Path, record: dict[str, Any], tensors: dict[str, torch.Tensor]) -> None:
-    """Write a weights file whose SHA-256 is right, whatever its record says."""
+    """Write a weights file whose SHA-256 is right, whatever its record is."""
     write_tensors(path, "skild-phys", record, tensors)
 
 

@@ -1,4 +1,4 @@
-"""A damaged cache of compiled kernels costs a compilation, and says so once."""
+"""A damaged cache of compiled kernels costs a compilation, with one warning."""
 
 from __future__ import annotations
 

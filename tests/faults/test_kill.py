@@ -189,7 +189,7 @@ def test_two_processes_cannot_write_to_one_store(tmp_path: Path) -> None:
 
 
 def test_second_interrupt_ends_a_kernel_that_still_runs() -> None:
-    """Inside one long call no handler of Python runs; both Ctrl-C are heard all the same."""
+    """Inside one long call no handler of Python runs; both Ctrl-C are received all the same."""
     script = """
 import numpy as np
 from skild_phys.cli.terminal import interruptible

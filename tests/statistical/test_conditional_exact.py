@@ -51,7 +51,7 @@ def every_lattice(name: str, shape: tuple[int, ...]) -> tuple[Lattices, NDArray[
 
 
 class Case:
-    """A coarse lattice, and the exact law of the fine lattices behind it."""
+    """A coarse lattice, and the exact distribution of the fine ones given it."""
 
     def __init__(
         self,
@@ -132,7 +132,7 @@ class Case:
         return self.p_of_codes(states @ len(self.model.values) ** np.arange(states.shape[1]))
 
     def p_of_codes(self, codes: NDArray[np.int64]) -> float:
-        """0 where a lattice turns up that is not consistent."""
+        """0 where a configuration is not consistent."""
         where = np.searchsorted(self.codes, codes).clip(max=len(self.codes) - 1)
         if np.any(self.codes[where] != codes):
             return 0.0
@@ -259,7 +259,7 @@ def test_five_per_cent_in_beta_is_seen(rule: str, system: System) -> None:
 
 
 def with_layout(case: Case, change: Callable[[_Layout], _Layout]) -> _Chain:
-    """Return a chain whose kernels are told a wrong geometry."""
+    """Return a chain whose kernels get a wrong geometry."""
     chain = case.chain(5)
     law = chain.target
     law.moves.layout = change(law.moves.layout)

@@ -106,7 +106,7 @@ def test_energy_of_real_chains() -> None:
 
 @pytest.fixture(scope="module")
 def torus() -> tuple[dict[str, np.ndarray], Chains, dict[str, float]]:
-    """1,000 runs of 4x4 at Tc, 2,000 draws of one cluster each, and exact values by enumeration."""
+    """1,000 runs of 4x4 at Tc, 2,000 samples each, and exact values by enumeration."""
     model, draws = MODELS["ising2d"], 2000
     temperature = model.critical_temperature
     lattices = np.empty((draws, REPETITIONS, 4, 4), dtype=np.int8)
