@@ -279,11 +279,7 @@ class SKILD(Chain, Method):
             text = "does not say of what system it is; the shipped weights are of the critical 2D"
             warn(f"{coarse.path.name} {text} Ising model")
         self.refining(self.weights, coarse.rule, coarse.factor)
-        if not self.any_system:
-            self.weights.check_fit(system, coarse.path)
-            return []
-        differs = self.weights.differs(system)
-        return [f"{coarse.path.name} {differs}"] if differs else []
+        return self.weights.check_fit(system, coarse.path, self.any_system)
 
     def prepare(self, coarse: CoarseInput, seed: int, run: Run, there: Attrs) -> Prepared:
         from skild_phys.skild.skild import chain_record

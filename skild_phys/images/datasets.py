@@ -70,7 +70,7 @@ class _ImageFiles:
     label, split : (n,) class, and 0 for training or 1 for testing.
     classes : names of the classes.
     read : index -> (channels, Ly, Lx) uint8.
-    digest : SHA-256 of what tells these images from others.
+    digest : SHA-256 that other images do not have.
     source : 'official' for CIFAR-10 byte for byte as its authors give it, 'binary' for other rows
         of that format, 'folder'.
     """
@@ -105,11 +105,12 @@ def _opened(where: Path) -> Iterator[Path]:
     if where.is_dir():
         yield where
         return
-    if not where.is_file() or not where.name.lower().endswith(_ARCHIVES):
+    name = where.name.lower()
+    if not where.is_file() or not name.endswith(_ARCHIVES):
         raise BadInput("from", str(where), "a folder, or an archive " + ", ".join(_ARCHIVES))
     with tempfile.TemporaryDirectory(prefix="skild-phys-") as folder:
         try:
-            if where.name.lower().endswith(".zip"):
+            if name.endswith(".zip"):
                 with zipfile.ZipFile(where) as archive:
                     archive.extractall(folder)
             else:
@@ -222,9 +223,8 @@ def _opened_image(path: Path) -> Image.Image:
     try:
         image = Image.open(path, formats=_FORMATS)
         if image.mode.startswith(("I", "F")):
-            raise StoreError(
-                f"{path}: has more than 8 bits a channel ({image.mode}); convert it first"
-            )
+            fault = f"has more than 8 bits a channel ({image.mode})"
+            raise StoreError(f"{path}: {fault}; convert it first")
         return ImageOps.exif_transpose(image).convert("RGB")
     except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError) as error:
         raise StoreError(f"{path}: is no image that can be read: {error}") from None
@@ -251,9 +251,8 @@ def _downloaded() -> Path:
     try:
         import pooch
     except ImportError:
-        raise StoreError(
-            f"--download needs the package pooch: {how_to_install('images')}"
-        ) from None
+        how = how_to_install("images")
+        raise StoreError(f"--download needs the package pooch: {how}") from None
     try:
         path = pooch.retrieve(
             _CIFAR10_URL, known_hash=f"sha256:{_CIFAR10_SHA256}", fname="cifar-10-binary.tar.gz",

@@ -54,15 +54,13 @@ class SimulationSource:
 
     Parameters
     ----------
-    side, temperature : of the configurations.
-    chains : number of chains; `next` must be asked for that many.
-    clusters : clusters between two samples of a chain, a fixed number (at L = 64 and Tc the
-        energy's integrated autocorrelation time is 6 clusters); 0 for `default_every`, about
-        two autocorrelation times.
-    seed : chain c draws from stream (c,) of this seed.
-    threads : that run chains, None for as many as PyTorch has; they change no number.
+    chains : number of chains; `next` must be asked for that many. Chain c draws from stream (c,) of
+        the seed.
+    clusters : between two samples of a chain, a fixed number (at L = 64 and Tc the energy's
+        integrated autocorrelation time is 6 clusters); 0 for `default_every`, about two of these.
     burn_in : clusters before the first sample, from a fully magnetized start; by default 10
         `default_every`, and 200 at least. They run when the first sample is asked for.
+    threads : None for as many as PyTorch has; they change no number.
     """
 
     n_samples: int | None = None
@@ -294,19 +292,18 @@ def training_source(lattices: Any, recipe: Recipe) -> tuple[Source, dict[str, An
     `lattices` is what `open_lattices` takes; None for the running simulation of the recipe. Raises
     BadInput for what the recipe is not of.
     """
-    if lattices is None and recipe.data == "images":
-        raise BadInput("lattices", None, _A_STORE_OF_IMAGES)
+    system: dict[str, Any]
     if lattices is None:
+        if recipe.data == "images":
+            raise BadInput("lattices", None, _A_STORE_OF_IMAGES)
         model = get_model(recipe.model)
         if model.name != "ising2d":
             raise BadInput("model", model.name, "ising2d, or a STORE: no other model is simulated")
-        temperature = parse_temperature(recipe.temperature, model)
-        source = SimulationSource(
-            recipe.side, temperature, recipe.batch, recipe.clusters, recipe.seed, threads=None
-        )
-        return source, {"model": model.name, "temperature": temperature, "side": recipe.side}
+        system = {"model": model.name, "temperature": parse_temperature(recipe.temperature, model)}
+        given = (recipe.side, system["temperature"], recipe.batch, recipe.clusters, recipe.seed)
+        return SimulationSource(*given, threads=None), system | {"side": recipe.side}
     spins = recipe.output == "logits"
-    system: dict[str, Any] = {"model": None, "temperature": None}
+    system = {"model": None, "temperature": None}
     opened = open_lattices(lattices, None if spins else "field", repeats=True)
     where, kind = str(opened.path), opened.field
     if recipe.data == "images" or kind == "image":

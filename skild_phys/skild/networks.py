@@ -283,9 +283,9 @@ class _Waves(nn.Module):
 
     A gain of each band and pair of input and output depends on lambda and on how large the inputs
     are: their mean squares, and the logarithms of these and of their mean sizes, in which few large
-    numbers differ from many small ones (known sites from majorities). Between the centres of bands,
-    which lie evenly in log kappa, gains are interpolated. Convolutions can do the same, but are
-    slow to learn what the lowest few wave numbers need.
+    numbers differ from many small ones (known sites from majorities). Gains are interpolated
+    between the centres of bands, even in log kappa. Convolutions are slow to learn what the lowest
+    few wave numbers need.
     """
 
     def __init__(self, config: NetworkConfig, inputs: int, outputs: int) -> None:
@@ -321,11 +321,10 @@ class _Waves(nn.Module):
 class UNet(Network):
     """A compact U-Net conditioned on log lambda, in two or three dimensions.
 
-    Fully convolutional behind a pixel-unshuffle, with circular padding on a torus; every
-    normalization acts on the channels of one site, never across the lattice, so that what the
-    network has learnt on one lattice size holds on every other. The first output of each of
-    `channels` has the inputs of its channel added to it with weights that depend on lambda alone,
-    those named in `filtered` filtered inputs (`_Waves`). Inputs are in groups of `channels`.
+    Fully convolutional behind a pixel-unshuffle, with circular padding on a torus; normalizations
+    act on the channels of one site, never across the lattice: what is learnt on one lattice size
+    holds on every other. The first output of each of `channels` has the inputs of its channel added
+    to it with weights that depend on lambda alone, those in `filtered` filtered inputs (`_Waves`).
     """
 
     def __init__(

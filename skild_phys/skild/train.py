@@ -264,10 +264,9 @@ class Trainer:
         return outputs.float()
 
     def weights(self, system: dict[str, Any]) -> Weights:
-        """Return the averaged network with its record; of spins in bfloat16, half as large.
+        """Return the averaged network with its record, in bfloat16 for spins.
 
-        Raises ValueError for a loss of the user's own, of whose process nothing is known here; its
-        averaged network is `ema.module`.
+        Raises ValueError for a loss of the user's own: its averaged network is `ema.module`.
         """
         c, measured = self.recipe, self.measured
         if measured is None:
@@ -399,10 +398,9 @@ def train(
 ) -> None:
     """Run `trainer` to its last step, saving every `recipe.save_every` steps and by `_next_save`.
 
-    The first step of a run is saved, since what was measured before it may have taken long.
-    `stop` is asked after each step; when it says so the run is saved and Interrupted is raised.
-    Every `log_every` steps a row goes to `trainer.log`. `saved` is called after each save. Of
-    several processes the first one saves.
+    The first step is saved too: what was measured before it may have taken long. `stop` is asked
+    after each step; where it is true the run is saved and Interrupted is raised. Every `log_every`
+    steps a row goes to `trainer.log`. The first of several processes saves.
     """
     ranks, recipe = trainer.ranks, trainer.recipe
     due = time.monotonic() + _SAVE_SECONDS * (trainer.step > 0)

@@ -37,10 +37,9 @@ _KEY = "skild-phys"
 
 
 def _content_sha256(record: dict[str, Any], tensors: dict[str, Tensor]) -> str:
-    """Return the SHA-256 of a record, less its entry 'sha256', and of named tensors on the CPU.
+    """Return the SHA-256 of a record (sorted JSON, less its entry 'sha256') and named tensors.
 
-    What is hashed is the record as JSON with sorted keys, then name, dtype, shape and bytes of
-    each tensor in order of name.
+    Of each tensor, in order of name: name, dtype, shape and bytes.
     """
     rest = {key: value for key, value in record.items() if key != "sha256"}
     digest = hashlib.sha256((json.dumps(rest, sort_keys=True) + "\n").encode())
@@ -54,10 +53,7 @@ def _content_sha256(record: dict[str, Any], tensors: dict[str, Tensor]) -> str:
 def write_tensors(
     path: str | Path, key: str, record: dict[str, Any], tensors: dict[str, Tensor]
 ) -> str:
-    """Write named tensors, with `record` under `key` of the header, atomically; return the SHA-256.
-
-    `record` says its `format`.
-    """
+    """Write tensors, and `record` under `key` of the header, atomically; return the SHA-256."""
     sha = _content_sha256(record, tensors)
     # One key: safetensors writes several in no fixed order, and equal weights are equal bytes.
     header = {key: json.dumps(record | {"sha256": sha}, sort_keys=True)}
@@ -71,7 +67,7 @@ def read_tensors(
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Return what `write_tensors` wrote, checked; raises WeightsError naming file and fault.
 
-    `kind` is what the file should be, in words, `form` the format that its record says.
+    `kind` is what the file should be, in words, `form` the `format` of its record.
     """
     if not Path(path).is_file():
         raise WeightsError(f"{path}: no such {kind}")
@@ -153,22 +149,25 @@ class Weights:
             c.network_from, c.symmetries, channels, c.kappa_c, c.lambdas, c.tuning,
         )  # fmt: skip
 
-    def differs(self, attrs: Mapping[str, Any]) -> str | None:
-        """Return how samples differ from these in model or temperature; None for not at all."""
+    def check_fit(
+        self, attrs: Mapping[str, Any], where: Path, any_system: bool = False
+    ) -> list[str]:
+        """Raise WeightsError where samples with these attributes are of another model or T.
+
+        With `any_system` return that, to be minded.
+        """
         model, temperature = attrs.get("model"), attrs.get("temperature")
         own, known = self.system.get("model"), self.system.get("temperature")
+        differs = ""
         if model is not None and own not in (None, model):
-            return f"is of model {model}, the weights are of {own}"
-        if temperature is None or known is None:
-            return None
-        far = abs(temperature / known - 1.0) > self.tuning.same_temperature
-        return f"is at T = {temperature:.6g}, the weights are of T = {known:.6g}" if far else None
-
-    def check_fit(self, attrs: Mapping[str, Any], where: Path) -> None:
-        """Raise WeightsError where samples with these attributes are of another system."""
-        if differs := self.differs(attrs):
+            differs = f"is of model {model}, the weights are of {own}"
+        elif temperature is not None and known is not None:
+            far = abs(temperature / known - 1.0) > self.tuning.same_temperature
+            differs = f"is at T = {temperature:.6g}, the weights are of T = {known:.6g}" * far
+        if differs and not any_system:
             advice = "refine with any_system=True takes it all the same"
             raise WeightsError(f"{where}: {differs}; {advice}")
+        return [f"{where.name} {differs}"] if differs else []
 
     def process(self, shape: tuple[int, ...], device: torch.device | str = "cpu") -> Process:
         """Return the forward process of these weights for fields of `shape`."""
