@@ -11,23 +11,18 @@ from scipy import stats
 
 from skild_phys.errorbars import (
     Array,
+    Chains,
     Estimate,
-    Influence,
     bin_sums,
     bins_in_time,
     integrated_autocorrelation_time,
 )
 
-_FEWEST = 2
-"""Bins a degree of freedom below which a covariance is too noisy to invert."""
-
-_MOST = 8
-"""Bins a degree of freedom of a Markov chain: longer bins see slower modes, and cost some power."""
-
+_FEWEST = 2  # bins a degree of freedom below which a covariance is too noisy to invert
+_MOST = 8  # bins a degree of freedom: longer bins see slower modes, and cost some power
 _LENGTH, _ENOUGH = 6.0, 3
 """Length of a bin in units of tau - 1/2 of the slowest combination, unless there are fewer than so
 many bins a degree of freedom; they are never shorter than 2 tau."""
-
 _SINGULAR = 1e-10
 
 
@@ -68,12 +63,12 @@ def agreement_of(residual: Estimate, at: NDArray[np.int64]) -> Agreement:
     at : the components that are judged.
     """
     x = residual.value[at]
-    parts = [Influence(part.rows[:, at], part.chains) for part in residual.influence]
-    spread = sum((part.rows**2).sum(axis=0) for part in parts) if parts else np.zeros(len(at))
+    parts = [(part.rows[:, at], part.chains) for part in residual.influence]
+    spread = sum((rows**2).sum(axis=0) for rows, _ in parts) if parts else np.zeros(len(at))
     alive = np.isfinite(x) & np.isfinite(spread) & (spread > 0)
     if not alive.any():
         return Agreement(math.nan, 0, math.nan, 0.0)
-    binned = [_binned(Influence(part.rows[:, alive], part.chains)) for part in parts]
+    binned = [_binned(rows[:, alive], chains) for rows, chains in parts]
     whitening = _whitening(np.concatenate(binned))
     dof = whitening.shape[1]
     white = [rows @ whitening for rows in binned]
@@ -95,9 +90,8 @@ def _whitening(rows: Array) -> Array:
     return np.asarray(vectors[:, kept] / np.sqrt(values[kept]) / sigma[:, np.newaxis])
 
 
-def _binned(part: Influence) -> Array:
+def _binned(rows: Array, chains: Chains | None) -> Array:
     """Return the influence of bins that count as independent, (bins, size)."""
-    rows, chains = part.rows, part.chains
     if chains is None:
         return rows
     n, size = rows.shape

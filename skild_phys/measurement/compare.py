@@ -158,14 +158,44 @@ class _Both:
     paired: bool
 
     def estimate(
-        self, function: Callable[[Means, Means], Array], of: Observable, influence: bool = False
+        self, operation: Callable[[Array, Array], Array], of: Observable, influence: bool = False
     ) -> Estimate:
-        """Return a function of the means of what `of` needs, the store's and the truth's."""
+        """Return what an operation makes of an observable of the store and that of the truth."""
+        system = self.own.system
+
+        def function(own: Means, truth: Means) -> Array:
+            with np.errstate(invalid="ignore", divide="ignore"):
+                return np.asarray(operation(of(own, system), of(truth, system)))
+
         own, truth = self.own.needed(of), self.truth.needed(of)
         if self.paired:
             return self.errors(function, own, truth, chains=self.own.chains, influence=influence)
         sides = (own, self.own.chains), (truth, self.truth.chains)
         return _independent(self.errors, function, *sides, influence)
+
+    def patterns(self) -> Iterator[tuple[str, str, Estimate]]:
+        """Yield name, long name and value of the distances between frequencies of patterns."""
+        windows = min(s.samples for s in (self.own, self.truth)) * float(self.own.system.sites)
+        tv = "total variation of 3x3 patterns"
+        for name, about, distance in (
+            ("patterns_tv", tv, total_variation),
+            ("patterns_tv_noise", f"{tv} that noise alone would give", np.subtract),
+            (
+                "patterns_kl", "Kullback-Leibler divergence of 3x3 patterns, truth from store",
+                lambda own, truth: kl_divergence(truth, own, 0.5 / windows),
+            ),
+        ):  # fmt: skip
+
+            def folded(own: Array, truth: Array, distance: Any = distance) -> Array:
+                return np.asarray(distance(fold_patterns(own), fold_patterns(truth)))
+
+            value = self.estimate(folded, OBSERVABLES["pattern_frequency"])
+            if distance is np.subtract:
+                # The mean of |x| for a Gaussian x of standard deviation sigma is sigma sqrt(2/pi).
+                unknown = np.asarray(np.nan)
+                noise = np.asarray(value.error.sum() / np.sqrt(2 * np.pi))
+                value = Estimate(noise, unknown, unknown, unknown, unknown)
+            yield name, about, value
 
 
 @dataclass(frozen=True)
@@ -220,11 +250,7 @@ class _Truth:
         found, together = both.own, {}
         data = estimates(found, theirs, self.errors)
         for one in (o for o in theirs if o in self.wanted):
-
-            def less(own: Means, truth: Means, one: Observable = one) -> Array:
-                return np.asarray(one(own, found.system) - one(truth, found.system))
-
-            residual = both.estimate(less, one, one.judged)
+            residual = both.estimate(np.subtract, one, one.judged)
             residual = self._settled(one, residual) if both.paired else residual
             title = f"{one.long_name}, store - truth"
             add_estimate(data, replace(one, name=f"{one.name}_residual", long_name=title), residual)
@@ -233,16 +259,16 @@ class _Truth:
                 if one.axis is not None and one.axis.dense:
                     at = at[1:][(at[1:] & at[:-1]) == 0]  # 1, 2, 4 .. steps
                 together[one.name] = agreement_of(residual, at)
+            if one.name in RATIOS:
+                title = f"{one.long_name}, over the truth's"
+                ratio = replace(one, name=f"{one.name}_ratio", long_name=title, label="")
+                add_estimate(data, ratio, both.estimate(np.divide, one))
+            if one.name == "pattern_frequency":
+                for distance, about, value in both.patterns():
+                    scalar = replace(one, name=distance, long_name=about, axis=None)
+                    add_estimate(data, scalar, value)
         for one in shared:
             add_estimate(data, one, found.estimate(one, self.errors))
-        for one, function in _joints(both):
-            value = both.estimate(function, one)
-            if one.name == "patterns_tv_noise":
-                # The mean of |x| for a Gaussian x of standard deviation sigma is sigma sqrt(2/pi).
-                unknown = np.asarray(np.nan)
-                noise = np.asarray(value.error.sum() / np.sqrt(2 * np.pi))
-                value = Estimate(noise, unknown, unknown, unknown, unknown)
-            add_estimate(data, one, value)
         own, truth = (s.attrs.get("temperature") for s in (store, self.store))
         if not (own is None or truth is None or math.isclose(own, truth, rel_tol=1e-9)):
             notes += (f"its temperature is {own:.7g}, the truth's {truth:.7g}, which theory is of",)
@@ -301,37 +327,6 @@ def _independent(
         n_eff=np.minimum(first.n_eff, second.n_eff),
         influence=both if len(both) == 2 else (),
     )
-
-
-def _joints(both: _Both) -> Iterator[tuple[Observable, Callable[[Means, Means], Array]]]:
-    """Yield functions of the means of a store and the truth that are no differences."""
-    for one in (OBSERVABLES[name] for name in RATIOS):
-        (statistic,) = one.needs
-        if statistic.name in both.own.rows and statistic.name in both.truth.rows:
-
-            def ratio(own: Means, truth: Means, name: str = statistic.name) -> Array:
-                with np.errstate(invalid="ignore", divide="ignore"):
-                    return np.asarray(own[name] / truth[name])
-
-            title = f"{one.long_name}, over the truth's"
-            yield replace(one, name=f"{one.name}_ratio", long_name=title, label=""), ratio
-    if "patterns" not in both.own.rows or "patterns" not in both.truth.rows:
-        return
-    windows = min(s.samples for s in (both.own, both.truth)) * float(both.own.system.sites)
-    frequency, title = OBSERVABLES["pattern_frequency"], "total variation of 3x3 patterns"
-    for name, about, function in (
-        ("patterns_tv", title, total_variation),
-        ("patterns_tv_noise", f"{title} that noise alone would give", np.subtract),
-        (
-            "patterns_kl", "Kullback-Leibler divergence of 3x3 patterns, truth from store",
-            lambda own, truth: kl_divergence(truth, own, 0.5 / windows),
-        ),
-    ):  # fmt: skip
-
-        def folded(own: Means, truth: Means, function: Any = function) -> Array:
-            return np.asarray(function(*(fold_patterns(m["patterns"]) for m in (own, truth))))
-
-        yield replace(frequency, name=name, long_name=about, axis=None), folded
 
 
 def _check(store: Lattices, truth: Lattices) -> None:

@@ -36,9 +36,6 @@ PER_SAMPLE = {"magnetization": ("moments", "1"), "energy": ("energy", "J")}
 """What is kept of each configuration -> the statistic whose first component it is, and its unit."""
 
 
-# Reading
-
-
 def check_measurable(lattices: Lattices) -> None:
     """Raise StoreError for no samples at all, for counts of states, and for images."""
     if lattices.n_samples == 0:
@@ -83,9 +80,6 @@ def _slices(lattices: Lattices, first: int, last: int) -> Iterator[tuple[int, ND
         first, waiting = first + whole, waiting[whole:]
     if len(waiting):
         yield first, waiting
-
-
-# Rows
 
 
 def identities(lattices: Lattices) -> NDArray[np.int64]:
@@ -159,9 +153,6 @@ def _chains_of(lattices: Lattices, first: NDArray[np.int64]) -> Chains | None:
             " draw, and no order tells their runs apart; expected one run behind the other"
         )
     return Chains(label, draw)
-
-
-# The pass
 
 
 @dataclass(frozen=True)

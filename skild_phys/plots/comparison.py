@@ -225,29 +225,26 @@ def _distributions(comparison: Comparison) -> Figure:
     figure = new_figure(3.6 * len(names), 3.0)
     axes = figure.subplots(1, len(names), squeeze=False)[0]
     for ax, name in zip(axes, names, strict=True):
-        _histogram(ax, comparison, f"{name}_per_lattice")
+        of = np.abs if name == "magnetization" else np.asarray
+        column = f"{name}_per_lattice"
+        stores = [(i, s) for i, s in enumerate(comparison.stores) if column in s.data]
+        truth, *found = (
+            of(d[column].values) for d in (comparison.truth, *(s.data for _, s in stores))
+        )
+        every = np.concatenate([truth, *found])
+        low, high = float(every.min()), float(every.max())
+        span = (high - low) / max(np.ptp(truth), 1e-9)
+        bins = np.linspace(low, high, int(np.clip(2 * np.cbrt(len(truth)) * span, 8, 60)) + 1)
+        bins = bins if high > low else np.array([low - 0.5, low + 0.5])
+        density = np.histogram(truth, bins, density=True)[0]
+        ax.stairs(density, bins, label=literal(comparison.name), color="#bbbbbb", fill=True)
+        for (i, store), values, ls in zip(stores, found, itertools.cycle(("-", "--", ":", "-."))):
+            density = np.histogram(values, bins, density=True)[0]
+            ax.stairs(density, bins, label=literal(store.name), color=colour(i), lw=1.3, ls=ls)
         ax.set(xlabel=words[name], ylabel="density")
         ax.set_ylim(bottom=0)
     legend_above(figure, axes[0])
     return figure
-
-
-def _histogram(ax: Axes, comparison: Comparison, name: str) -> None:
-    of = np.abs if "magnetization" in name else np.asarray  # the figure shows |m|
-    truth = of(comparison.truth[name].values)
-    found = {i: of(s.data[name].values) for i, s in enumerate(comparison.stores) if name in s.data}
-    every = np.concatenate([truth, *found.values()])
-    low, high = float(every.min()), float(every.max())
-    number = int(np.clip(2 * np.cbrt(len(truth)) * (high - low) / max(np.ptp(truth), 1e-9), 8, 60))
-    edges = np.linspace(low, high, number + 1) if high > low else np.array([low - 0.5, low + 0.5])
-
-    def stairs(values: _Values, label: str, **style: Any) -> None:
-        density, _ = np.histogram(values, bins=edges, density=True)
-        ax.stairs(density, edges, label=literal(label), **style)
-
-    stairs(truth, comparison.name, color="#bbbbbb", fill=True)
-    for (i, values), ls in zip(found.items(), itertools.cycle(("-", "--", ":", "-."))):
-        stairs(values, comparison.stores[i].name, color=colour(i), lw=1.3, ls=ls)
 
 
 def _patterns(comparison: Comparison) -> Figure | None:

@@ -36,9 +36,6 @@ from skild_phys.measurement.system import Array, Shape, Slice, System
 _ROUNDING = 1e-9  # so that what lies on an edge goes up, however its distance was rounded
 
 
-# Folding, and shells about the origin
-
-
 def fold(values: NDArray[Any], dimension: int) -> Array:
     """Return the mean over the mirror images of each site, (..., *shape) -> (..., *folded)."""
     folded = np.asarray(values, dtype=np.float64)
@@ -137,9 +134,6 @@ def distance_shells(shape: Shape) -> _Shells:
     """Return shells of r of width 1 about 0, 1, 2 .. min(shape) // 2 lattice constants."""
     r = _norm([np.arange(n // 2 + 1.0) for n in shape])
     return _Shells.of(r, 1.0, shape, min(shape) // 2)
-
-
-# From configurations to S(k) and G(r)
 
 
 def _structure_factor(
@@ -315,9 +309,6 @@ def _distance(part: Slice) -> Array:
 @statistic("radial")
 def _radial(part: Slice) -> Array:
     return wave_shells(part.system.shape).average(part.once(_folded))
-
-
-# Observables
 
 
 def _connected(two_point: Array, order: Array, system: System | None = None) -> Array:
