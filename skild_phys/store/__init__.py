@@ -3,7 +3,6 @@
 Only this package knows Zarr and the schema.
 """
 
-from skild_phys.fields import FIELDS
 from skild_phys.store.dataset import store_dataset, write_group, write_lattices
 from skild_phys.store.identity import shared
 from skild_phys.store.lattices import (
@@ -28,7 +27,6 @@ from skild_phys.store.writer import (
 
 __all__ = [
     "APPEND_TOTAL",
-    "FIELDS",
     "ROOT",
     "LatticeStore",
     "Lattices",

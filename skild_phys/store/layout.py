@@ -130,12 +130,10 @@ class Layout:
             known[key] = plane
         return cls(field=field, shape=tuple(shape), **known)
 
-    @cached_property
+    @property
     def sample_shape(self) -> tuple[int, ...]:
         """Shape of what is stored of one sample: (q, Ly, Lx) counts, (channels, Ly, Lx) images."""
-        plane = getattr(self, _PLANES.get(FIELDS[self.field].plane, ""), 0)
-        alone = plane == 0 or (self.field == "field" and plane == 1)
-        return self.shape if alone else (plane, *self.shape)
+        return self.arrays[self.field].shape
 
     @cached_property
     def arrays(self) -> dict[str, _Variable]:
@@ -149,11 +147,12 @@ class Layout:
             about |= {"flag_values": states, "flag_meanings": " ".join(map(str, states))}
         if kind.scaled:
             about["scale_factor"] = self.scale
-        plane = (kind.plane,) if len(self.sample_shape) > len(self.shape) else ()
-        axes = ("sample", *plane, *AXES[len(self.shape)])
-        found = {
-            self.field: _Variable(self.dtype, self.sample_shape, self.chunk, kind.fill, axes, about)
-        }
+        shape, axes = self.shape, AXES[len(self.shape)]
+        plane = getattr(self, _PLANES.get(kind.plane, ""), 0)
+        if plane and (self.field, plane) != ("field", 1):
+            shape, axes = (plane, *shape), (kind.plane, *axes)
+        axes = ("sample", *axes)
+        found = {self.field: _Variable(self.dtype, shape, self.chunk, kind.fill, axes, about)}
         for name in self.variables:
             usual = ("float64", "NaN", "1", name.replace("_", " "))
             dtype, fill, units, long_name = SCALARS.get(name, usual)
@@ -244,14 +243,12 @@ def readable(attrs: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _is_long(value: object) -> bool:
-    return isinstance(value, int) and not -(2**31) <= value < 2**31
-
-
 def _is_kept(value: object) -> bool:
     if isinstance(value, list):
         return value != [] and all(isinstance(v, int | float) and _is_kept(v) for v in value)
-    return not (value is None or isinstance(value, dict | bool) or _is_long(value))
+    if isinstance(value, int) and not isinstance(value, bool):
+        return -(2**31) <= value < 2**31
+    return not (value is None or isinstance(value, dict | bool))
 
 
 def as_text(attrs: Mapping[Any, Any]) -> dict[str, Any]:
@@ -277,7 +274,7 @@ def as_stored(attrs: Mapping[Any, Any]) -> dict[str, Any]:
                 value = parse_json(value)
         elif isinstance(value, str) and value.isdecimal() and value.isascii():
             with contextlib.suppress(ValueError):  # more digits than Python converts
-                value = int(value) if _is_long(int(value)) else value
+                value = int(value) if int(value) >= 2**31 else value
         if key not in MANAGED:
             found[str(key)] = value
     return found
