@@ -150,7 +150,7 @@ class Model(ABC):
         """
         lattices = np.empty(shape, dtype=self.dtype)
         values = np.array(self.values, dtype=self.dtype)
-        (_choose if self.values else _normals)(lattices.reshape(-1), values, state)
+        _fill(lattices.reshape(-1), values, state)
         return lattices
 
     @property
@@ -199,16 +199,13 @@ class Model(ABC):
 
 
 @njit(cache=True, nogil=True)
-def _choose(flat, values, state):  # type: ignore[no-untyped-def]
+def _fill(flat, values, state):  # type: ignore[no-untyped-def]
     for site in range(flat.size):
-        bits = next_u64(state)
-        flat[site] = values[np.int64(((bits >> np.uint64(32)) * np.uint64(values.size)) >> 32)]
-
-
-@njit(cache=True, nogil=True)
-def _normals(flat, values, state):  # type: ignore[no-untyped-def]
-    for site in range(flat.size):
-        flat[site] = normal(state)
+        if values.size:
+            bits = next_u64(state) >> np.uint64(32)
+            flat[site] = values[np.int64((bits * np.uint64(values.size)) >> np.uint64(32))]
+        else:
+            flat[site] = normal(state)
 
 
 def find_model(attrs: Mapping[str, Any]) -> Model | None:

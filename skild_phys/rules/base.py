@@ -153,15 +153,12 @@ class TieBreak:
     """What decides ties: a keyed hash of (seed, sample id, [z,] y, x), and of nothing else.
 
     The same whenever and in whatever order it is asked for.
-
-    Parameters
-    ----------
-    seed : a whole number in 0 .. 2^64 - 1.
-    ids : (n,) whole numbers >= 0, the identities of the samples.
     """
 
     seed: int
+    """In 0 .. 2^64 - 1."""
     ids: NDArray[np.integer[Any]]
+    """(n,) whole numbers >= 0, the identities of the samples."""
 
     def __post_init__(self) -> None:
         check_whole("tie_seed", self.seed, 0, 2**64 - 1)
@@ -178,10 +175,9 @@ class TieBreak:
         return np.where(self._hashes(shape) >> np.uint64(63), 1, -1).astype(np.int8)
 
     def priorities(self, shape: Shape, q: int) -> NDArray[np.int8]:
-        """Return a random order of the q states for each block, (n, q, *shape) int8.
+        """Return a random permutation of 0 .. q-1 for each block, (n, q, *shape) int8.
 
-        A permutation of 0 .. q-1, each equally likely: among tied states the one of largest
-        priority is a fair choice.
+        Among tied states the one of largest priority is a fair choice.
         """
         bits = self._hashes(shape)
         # A hash of different numbers by a one-to-one function: no two keys are equal.
@@ -234,10 +230,8 @@ class Rule(ABC):
     shown: ClassVar[int] = 0
 
     def variable(self, kind: str) -> str:
-        """Return the variable that holds what becomes of `kind` (spins, states, field).
-
-        Raises BadInput for what this rule does not coarse-grain.
-        """
+        """Return the variable that holds what becomes of `kind` (spins, states, field); BadInput
+        for what this rule does not coarse-grain."""
         if kind not in self.stores:
             able = [rule.name for rule in RULES.values() if kind in rule.stores]
             what = {"states": "Potts states", "field": "fields"}.get(kind, kind)
@@ -295,7 +289,7 @@ class Rule(ABC):
     def read(self, values: Raw, factor: int, dimension: int, where: str) -> Raw:
         """Return a user's own numbers as a coarse store of spins would keep them.
 
-        Raises StoreError, naming `where`, for what the rule cannot make of spins.
+        StoreError, naming `where`, for what the rule cannot make of spins.
         """
         if self.variable("spins") == "field":
             return values.astype(np.float32)
@@ -318,10 +312,7 @@ class Rule(ABC):
         return self.operator(shape, factor)
 
     def values(self, raw: Raw, seen: Operator, power: Array) -> Array:
-        """Return what the operator `seen` (`proxy`) gave where a store keeps `raw`.
-
-        `power` : (.., Ly, Lx // 2 + 1) variances of the fine modes.
-        """
+        """Return what `seen` (`proxy`) gave where a store keeps `raw`; `power` as in `correct`."""
         return np.asarray(raw, dtype=np.float64)
 
     def condition(self, raw: Raw, shape: Shape, factor: int, ties: Ties, device: Any) -> Constraint:
@@ -333,10 +324,7 @@ class Rule(ABC):
         raise BadInput("rule", self.name, "a rule with a condition on spins")
 
     def moves(self, shape: Shape, factor: int, values: tuple[int, ...], coupling: float) -> Moves:
-        """Return the Monte Carlo moves that keep the coarse values of this rule.
-
-        Arguments as of `rules.moves.Moves`.
-        """
+        """Return the moves that keep coarse values; arguments of `rules.moves.Moves`."""
         able = one_of(rule.name for rule in RULES.values() if rule.exact)
         raise BadInput("rule", self.name, f"{able} (rules that bind spins)")
 

@@ -8,12 +8,10 @@ Training (`targets`) has less noise if a spin is replaced by its mean given all 
 Blackwell): where the pair couplings say all about the data that is tanh of the field of X_t and
 of the others.
 
-Given the sum of its block (or its sign) the spins are no longer independent. The weight of every
-way to complete a block, given how many of its first sites hold the rarer sign (`after`), gives both
-their means, by a pass from the other side, and samples, site by site, of the exact conditional
-distribution. Blocks of any dimension are rows of b^d sites. They go through in groups of _LANES,
-side by side, ordered by the number of sites that hold the rarer sign: the tables are that wide and
-no wider.
+Blocks of known sum (or sign) are rows of b^d sites. The weight of every way to complete a block,
+given how many of its first sites hold the rarer sign (`after`), gives the means, by a pass from the
+other side, and samples, site by site. Blocks go through in groups of _LANES, side by side, in the
+order of their numbers of sites of the rarer sign: tables are that wide and no wider.
 
 Multiplying all odds of a block by one number does not change the distribution given the sum. A
 block whose logits all but exclude what it must hold is shifted so that they expect it: no weight
@@ -55,26 +53,16 @@ _FLOATS = ir.VectorType(ir.DoubleType(), _LANES)
 
 
 class _Rows(NamedTuple):
-    """Blocks, a row each, and what they must hold.
+    """Blocks, a row each, and what they must hold."""
 
-    Attributes
-    ----------
-    sites : (blocks, b^d) int64, the sites of each block.
-    logits, ups, downs : (blocks, b^d) float32, log odds of up, probabilities of up and down.
-    signs : (blocks,) int64, the commoner sign.
-    rarer : (blocks,) int64, how many sites hold the other; for majorities at most.
-    ties : (blocks,) int8, the tie-breaks of majorities; 0 where not known.
-    majority : whether the sign of the sum is known, not the sum.
-    """
-
-    sites: NDArray[np.int64]
-    logits: _Logits
-    ups: _Logits
-    downs: _Logits
-    signs: NDArray[np.int64]
-    rarer: NDArray[np.int64]
-    ties: NDArray[np.int8]
-    majority: bool
+    sites: NDArray[np.int64]  # (blocks, b^d), which they are
+    logits: _Logits  # (blocks, b^d), log odds of up
+    ups: _Logits  # their probabilities of up
+    downs: _Logits  # and of down
+    signs: NDArray[np.int64]  # (blocks,), the commoner sign
+    rarer: NDArray[np.int64]  # (blocks,), how many sites hold the other; for majorities at most
+    ties: NDArray[np.int8]  # (blocks,), tie-breaks of majorities; 0 where not known
+    majority: bool  # whether the sign of the sum is known, not the sum
 
 
 @intrinsic
@@ -107,10 +95,8 @@ def _add_product(typing, total, x, i, y, j):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, nogil=True)
 def _shift(rows, k, lane, p, q):  # type: ignore[no-untyped-def]
-    """Shift the logits of block k so that it is expected to hold what it must.
-
-    Returns the shift, right to 1e-4: any near the exact one does.
-    """
+    """Shift the logits of block k until it is expected to hold what it must, to 1e-4; return by
+    how much."""
     n, sign = rows.logits.shape[1], rows.signs[k]
     wanted = 0.5 * n if rows.majority else float(rows.rarer[k])
     x = np.empty(n)
@@ -172,10 +158,7 @@ def _fill_after(p, q, widest, narrowest, after):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, nogil=True)
 def _tables(rows, blocks, p, q, after):  # type: ignore[no-untyped-def]
-    """Fill p and q (the odds of the rarer and the other sign) and `after` for _LANES blocks.
-
-    Returns the range of j they may end in.
-    """
+    """Fill p and q (odds of the rarer and the other sign) and `after`; return the range of j."""
     ups, downs = rows.ups, rows.downs
     n = ups.shape[1]
     widest, narrowest = 0, n
@@ -200,10 +183,7 @@ def _tables(rows, blocks, p, q, after):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, nogil=True)
 def _lane_means(p, q, widest, narrowest, after, before, means):  # type: ignore[no-untyped-def]
-    """means[i] = E[s_i] of every lane, times its commoner sign.
-
-    before[j] = weight of j rarer signs among the sites < i.
-    """
+    """means[i] = E[s_i] times the commoner sign; before[j] = weight of j rarer signs so far."""
     n, row = p.shape[0], after.shape[1] * _LANES
     rare, common = np.empty(_LANES), np.empty(_LANES)
     before[:] = 0.0
@@ -246,10 +226,8 @@ def _sample_lane(p, q, lane, most, exact, after, state, spins):  # type: ignore[
 
 @njit(cache=True, nogil=True)
 def _blocks(rows, order, state, out):  # type: ignore[no-untyped-def]
-    """Fill `out`, all sites in a row, with means, or with spins sampled by the generator `state`.
-
-    Of the blocks in `order`, whose numbers of sites of the rarer sign (at most) rise.
-    """
+    """Fill `out`, all sites in a row, with means, or with spins sampled by the generator `state`,
+    of the blocks in `order`."""
     sites, signs, rarer = rows.sites, rows.signs, rows.rarer
     n = sites.shape[1]
     p, q, found = np.empty((n, _LANES)), np.empty((n, _LANES)), np.empty((n, _LANES))
@@ -298,11 +276,10 @@ def _sample_sites(logits: _Logits, known: NDArray[np.int8], state: _State) -> ND
 def _rounded_sums(
     logits: _Logits, factor: int, by_chance: float, state: _State
 ) -> NDArray[np.int64]:
-    """Return a sum for each block of independent sites that hardly fluctuates.
+    """Return a sum for each block of independent sites that hardly fluctuates: its mean, rounded.
 
-    It is the mean, rounded to the nearest that spins can have, or, where the mean number of ups is
-    within `by_chance` of the middle between two whole numbers, to either: with a
-    probability that goes from 0 to 1 there.
+    To the nearest that spins can have, or, where the mean number of ups is within `by_chance` of
+    the middle between two whole numbers, to either, with a probability that goes from 0 to 1 there.
     """
     split = [n for side in logits.shape for n in (side // factor, factor)]
     up = _probabilities(logits)[0].astype(np.float64).reshape(split)

@@ -89,21 +89,14 @@ _WINNER = np.int16(2**15 - 1)  # above every gap: the winner is not behind itsel
 
 
 class _Votes(NamedTuple):
-    """The winners of n blocks and the gaps of all q states to them.
+    """The winners of n blocks and the gaps of all q states to them."""
 
-    Attributes
-    ----------
-    winner : (n,) int8.
-    gap : (q n,) int16, for state c the votes by which it could gain on the winner: the winner's
-        minus its own, minus 1 if it has the larger priority; the constraint is gap >= 0.
-    unknown : (n,) int8, 1 where the priorities are not known: a tie of k states has weight 1 / k.
-    open_ties : whether any is unknown.
-    """
-
-    winner: States
+    winner: States  # (n,)
     gap: NDArray[np.int16]
-    unknown: NDArray[np.int8]
-    open_ties: bool
+    """(q n,), for state c the votes by which it could gain on the winner: the winner's minus its
+    own, minus 1 if it has the larger priority; the constraint is gap >= 0."""
+    unknown: NDArray[np.int8]  # (n,), 1 where priorities are not known: ties of k weigh 1 / k
+    open_ties: bool  # whether any is unknown
 
 
 def _build_votes(planes: States, winner: States, priority: NDArray[np.int8]) -> _Votes:

@@ -38,19 +38,12 @@ _LEAST_LANES = 1024
 
 
 class Source(NamedTuple):
-    """A stream of 32-bit numbers, made in bulk.
+    """A stream of 32-bit numbers, made in bulk."""
 
-    Attributes
-    ----------
-    state : (4, LANES) uint64.
-    words : (m,) uint64; bits : (2 m,) uint32, the same memory.
-    used : (1,) int64, how many of `bits` are spent.
-    """
-
-    state: NDArray[np.uint64]
-    words: NDArray[np.uint64]
-    bits: NDArray[np.uint32]
-    used: NDArray[np.int64]
+    state: NDArray[np.uint64]  # (4, LANES)
+    words: NDArray[np.uint64]  # (m,)
+    bits: NDArray[np.uint32]  # (2 m,), the same memory
+    used: NDArray[np.int64]  # (1,), how many of `bits` are spent
 
     @classmethod
     def of(cls, most: int, seed: int, *key: int | str) -> Source:
@@ -96,24 +89,15 @@ def threshold_of(thresholds, lost):  # type: ignore[no-untyped-def]
 
 
 class _Layout(NamedTuple):
-    """What kernels know of the geometry, d axes, P = factor^d positions, n blocks.
-
-    Attributes
-    ----------
-    bonds : (P, 2 d) int32, the position one site down (column 2 a) and up (2 a + 1) axis a; its
-        complement ~ where that bond leads into the next block.
-    sides : (d, 2) int64, for an axis: blocks between two that are next to each other, blocks.
-    place : (P, d) int64 coordinates of a position.
-    colour : (d, n) int8, 0 and 1 in turn along an axis, 2 for the last block of an odd number.
-    ahead : (d, n) int32, the next block along an axis.
-    factor : side of a block.
-    """
+    """What kernels know of the geometry, d axes, P = factor^d positions, n blocks."""
 
     bonds: NDArray[np.int32]
-    sides: NDArray[np.int64]
-    place: NDArray[np.int64]
-    colour: NDArray[np.int8]
-    ahead: NDArray[np.int32]
+    """(P, 2 d), the position one site down (column 2 a) and up (2 a + 1) axis a; its complement ~
+    where that bond leads into the next block."""
+    sides: NDArray[np.int64]  # (d, 2), of an axis: blocks between next ones, blocks along it
+    place: NDArray[np.int64]  # (P, d), coordinates of a position
+    colour: NDArray[np.int8]  # (d, n), 0 and 1 in turn along an axis; the last of an odd number 2
+    ahead: NDArray[np.int32]  # (d, n), the next block along an axis
     factor: int
 
 
@@ -297,16 +281,10 @@ def label_clusters(cells, layout, bond, source, parent):  # type: ignore[no-unty
 
 
 class Given(NamedTuple):
-    """One coarse configuration in states 0 .. q - 1, n blocks in a row.
+    """One coarse configuration in states 0 .. q - 1, n blocks in a row."""
 
-    Attributes
-    ----------
-    values : (q, n) int64 counts of states, or (n,) int8 states.
-    priority : (q, n) int8, by which ties are decided; all 0 where it is not known.
-    """
-
-    values: NDArray[Any]
-    priority: NDArray[np.int8]
+    values: NDArray[Any]  # (q, n) int64 counts of states, or (n,) int8 states
+    priority: NDArray[np.int8]  # (q, n), decides ties; all 0 where it is not known
 
 
 class Moves(ABC):
@@ -341,6 +319,7 @@ class Moves(ABC):
         self.values, self.states = values, len(values)
         self._fine = tuple(side * factor for side in shape)
         self._sites = block_sites(self._fine, factor).T
+        self._place = np.argsort(self._sites, axis=None)
         step = 2 if self.states == 2 else 1
         most = self.changed * self.layout.bonds.shape[1] // step
         worse = [self._CERTAIN * math.exp(-step * coupling * k) for k in range(1, most + 1)]
@@ -358,9 +337,8 @@ class Moves(ABC):
     def configuration(self, planes: States) -> States:
         """Return the configuration of planes (P, n): what `planes` undoes."""
         lowest, step = self.values[0], self.values[1] - self.values[0]
-        found = np.empty(planes.size, dtype=np.int8)
-        found[self._sites] = planes * np.int8(step) + np.int8(lowest)
-        return found.reshape(self._fine)
+        states = planes.ravel().take(self._place).reshape(self._fine)
+        return states * np.int8(step) + np.int8(lowest)
 
     def read(self, coarse: NDArray[Any]) -> NDArray[Any]:
         """Return stored coarse values (n, ...) as `Given.values`, (n, ..., blocks)."""

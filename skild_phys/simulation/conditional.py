@@ -44,16 +44,9 @@ Stop = Callable[[], bool]
 class Conditional:
     """p(fine | coarse): the Gibbs distribution of a model restricted by one coarse configuration.
 
-    Raises BadInput for a rule without moves, a factor or a temperature that cannot be, ValueError
-    for a model that is no sum over nearest-neighbour bonds.
-
-    Attributes
-    ----------
-    model : the Hamiltonian.
-    rule : of the coarse-graining, or its name.
-    factor : side of a block, at least 2.
-    temperature : in J / k_B.
-    shape : sides of the coarse configurations, (ly, lx) or (lz, ly, lx).
+    `temperature` in J / k_B; `shape` (ly, lx) or (lz, ly, lx) of the coarse configurations. Raises
+    BadInput for a rule without moves, a factor or a temperature that cannot be, ValueError for a
+    model that is no sum over nearest-neighbour bonds.
     """
 
     model: Model
@@ -123,13 +116,7 @@ class Conditional:
 
 
 class _Chain:
-    """A Markov chain that leaves a conditional distribution invariant, at one configuration.
-
-    Parameters
-    ----------
-    planes : (P, n) int8 states to start from; copied.
-    source : random numbers of this chain alone.
-    """
+    """A Markov chain that leaves `target` invariant, from a copy of `planes` (P, n) on."""
 
     def __init__(self, target: Conditional, given: Given, planes: States, source: Source) -> None:
         self.target = target
@@ -186,20 +173,14 @@ def sample(
     coarse : (n, *shape) stored coarse numbers: int16 block sums, int8 spins or states; for block
         means of Potts states int16 counts (n, q, *shape).
     seed, ids : sample i uses the streams (seed; ids[i], ..); `ids` (n,).
-    ties : what decides ties: (n, *shape) int8 signs, for Potts states (n, q, *shape) priorities
-        (`rules.TieBreak`); 0 where it is not known, which is the default.
-    stop : asked every fraction of a second.
-    start : (n, *sides) int8 configurations with these coarse values.
+    ties : (n, *shape) int8 signs, for Potts states (n, q, *shape) priorities (`rules.TieBreak`);
+        0, the default, where they are not known.
+    stop : asked every fraction of a second; raises Interrupted.
+    start : (n, *sides) int8 configurations; ValueError unless they have the coarse values.
 
     Returns
     -------
     (n, *sides) int8 of the model's values, sides = factor x shape.
-
-    Raises
-    ------
-    BadInput : for values that no block has.
-    ValueError : for a `start` that does not coarse-grain to the given values.
-    Interrupted : once `stop` says so.
     """
     givens, moves = target.read(coarse, ties), target.moves
     begun = [None] * len(givens) if start is None else [moves.planes(one) for one in start]
@@ -233,19 +214,15 @@ _MOST_SWEEPS = 2**17
 _MOST_BLOCKS = 128  # per chain; more add cost, hardly precision
 
 
-def _record(chain: _Chain) -> tuple[list[float], NDArray[np.float32]]:
+def _record(chain: _Chain, weight: NDArray[np.float32]) -> tuple[list[float], NDArray[np.float32]]:
     """Return (bonds and mean squares of a configuration, moments of its blocks).
 
-    The moments (q - 1, d + 1, blocks) of all but one state are its sites in the upper halves of a
-    block, along each axis, less those in the lower, and its sites in all.
+    The moments (q - 1, d + 1, blocks) are `weight` (d + 1, P) times where each state but one is.
     """
-    layout, planes = chain.target.moves.layout, chain.planes
-    halves = np.sign(2 * layout.place + 1 - layout.factor)
-    weight = np.column_stack([halves, np.ones(len(halves))]).T.astype(np.float32)
-    some = planes[:, :: -(-planes.shape[1] // _MOST_BLOCKS)]
-    states = range(chain.target.moves.states - 1)
-    moments = np.stack([weight @ (some == state).astype(np.float32) for state in states])
-    squares = (moments.astype(np.float64) ** 2).mean(axis=(0, 2))
+    some = chain.planes[:, :: -(-chain.planes.shape[1] // _MOST_BLOCKS)]
+    states = np.arange(chain.target.moves.states - 1, dtype=np.int8)
+    moments = weight @ (some == states[:, None, None]).astype(np.float32)
+    squares = np.square(moments, dtype=np.float64).mean(axis=(0, 2))
     bonds = float(equal_bonds(chain.configuration(), len(squares) - 1))
     return [bonds, float(squares[:-1].mean()), float(squares[-1])], moments
 
@@ -275,20 +252,17 @@ def measure_sweeps(
 ) -> tuple[float, int]:
     """Return the largest tau, in sweeps and one standard error up, and the sweeps it asks for.
 
-    A few chains run until their second half is long against every autocorrelation time seen in it.
-    Watched are, block by block, what moves slowly inside a block (how unequal its halves are along
-    each axis, and for majority and decimation its total), and of each configuration the energy and
-    the mean squares of these. The pilot has streams of its own and depends on the coarse
-    configurations, the distribution and the seed alone, so that a run that is resumed finds the
-    same number.
-
-    Parameters
-    ----------
-    givens : the first `pilot_chains` coarse configurations (`Conditional.read`).
-    seed : configuration i has the streams "pilot fill" and "pilot sweeps" of sample i.
-    stop : asked every fraction of a second; raises Interrupted.
+    A few chains, of the first `pilot_chains` coarse configurations (`Conditional.read`), run until
+    their second half is long against every autocorrelation time seen in it. Watched are, block by
+    block, what moves slowly inside a block (how unequal its halves are along each axis, and for
+    majority and decimation its total), and of each configuration the energy and the mean squares of
+    these. The pilot has streams of its own, "pilot fill" and "pilot sweeps", and depends on its
+    arguments alone, so that a run that is resumed finds the same number.
     """
     chains = [target.chain(given, seed, i, "pilot ") for i, given in enumerate(givens)]
+    layout = target.moves.layout
+    halves = np.sign(2 * layout.place.T + 1 - layout.factor)  # upper less lower, along each axis
+    weight = np.vstack([halves, np.ones(halves.shape[1])]).astype(np.float32)
     records: list[list[tuple[list[float], NDArray[np.float32]]]] = []
     sweeps, stride = 0, 1
     while True:
@@ -296,7 +270,7 @@ def measure_sweeps(
             for chain in chains:
                 chain.run(stride, stop)
             sweeps += stride
-            records.append([_record(chain) for chain in chains])
+            records.append([_record(chain, weight) for chain in chains])
         half = records[_RECORDS // 2 :]
         wholes = np.array([[scalars for scalars, _ in row] for row in half])
         blocks = np.array([[moments for _, moments in row] for row in half], dtype=np.float64)
