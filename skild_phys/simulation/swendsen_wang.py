@@ -175,34 +175,29 @@ def _word_at(bits, first):  # type: ignore[no-untyped-def]
 def _join_equal(planes, width, into):  # type: ignore[no-untyped-def]
     """Take the bonds between equal neighbours whose bits of `into.taken` are set."""
     rows, words = into.starts.shape
-    last = np.uint64(width - 1) & _63
-    inside = np.full(words, _ALL)
-    inside[words - 1] = _ALL >> (_63 - last)
-    first = _NONE
+    last, first = np.uint64(width - 1) & _63, _NONE
     for r in range(rows):
-        starts = into.starts[r]
-        starts[:] = _NONE
-        for plane in planes:
-            row = plane[r]
-            carry = (row[words - 1] >> last) & _ONE
+        for axis in range(-1, into.before.shape[1]):
             for w in range(words):
-                starts[w] |= row[w] ^ ((row[w] << _ONE) | carry)
-                carry = row[w] >> _63
-        for w in range(words):
-            starts[w] = inside[w] & (starts[w] | ~_word_at(into.taken, first + np.uint64(64 * w)))
-        into.closed[r] = ~starts[0] & _ONE
-        starts[0] |= _ONE
-        first += np.uint64(width)
-        for axis in range(into.before.shape[1]):
-            joined = into.joined[axis, r]
-            joined[:] = _NONE
-            for plane in planes:
-                row, near = plane[r], plane[into.before[r, axis]]
-                for w in range(words):
-                    joined[w] |= row[w] ^ near[w]
-            for w in range(words):
-                joined[w] = inside[w] & ~joined[w] & _word_at(into.taken, first + np.uint64(64 * w))
+                unlike = _NONE
+                for p in range(planes.shape[0]):
+                    word = planes[p, r, w]
+                    if axis >= 0:
+                        near = planes[p, into.before[r, axis], w]
+                    elif w > 0:
+                        near = (word << _ONE) | (planes[p, r, w - 1] >> _63)
+                    else:
+                        near = (word << _ONE) | ((planes[p, r, words - 1] >> last) & _ONE)
+                    unlike |= word ^ near
+                inside = _ALL if w < words - 1 else _ALL >> (_63 - last)
+                bonds = inside & ~unlike & _word_at(into.taken, first + np.uint64(_SITES * w))
+                if axis >= 0:
+                    into.joined[axis, r, w] = bonds
+                else:
+                    into.starts[r, w] = inside & ~bonds
             first += np.uint64(width)
+        into.closed[r] = ~into.starts[r, 0] & _ONE
+        into.starts[r, 0] |= _ONE
 
 
 @njit(cache=True, nogil=True)
@@ -238,13 +233,12 @@ def _unite_near_roots(parent, x, y):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True, inline="always")
-def _list_bonds(of, axis, r):  # type: ignore[no-untyped-def]
-    """List pairs of runs that bonds between row r and the row before it along an axis join.
+def _unite_rows(of, axis, r, fresh):  # type: ignore[no-untyped-def]
+    """Unite the runs that bonds between row r and the row before it along an axis join.
 
-    The first bond of each run of row r goes to todo[0] and todo[1], a further one to todo[2] and
-    todo[3]; returns how many there are of either.
+    Those of a `fresh` row are roots without children: the first bond of each gives it a parent.
     """
-    near, todo = of.before[r, axis], of.todo
+    near, parent, todo = of.before[r, axis], of.parent, of.todo
     firsts, further, carry, last = _NONE, _NONE, _NONE, _ALL
     for w in range(of.starts.shape[1]):
         own, other, bonds = of.starts[r, w], of.starts[near, w], of.joined[axis, r, w]
@@ -257,13 +251,16 @@ def _list_bonds(of, axis, r):  # type: ignore[no-untyped-def]
             run = of.number[r, w] + popcount(own & upto) - _ONE
             beside = of.number[near, w] + popcount(other & upto) - _ONE
             # Written to both lists, kept in one: a branch would be taken at random.
-            again = np.uint64(run == last)
+            first = np.uint64(fresh & (run != last))
             last = run
             todo[0, firsts], todo[1, firsts] = run, beside
             todo[2, further], todo[3, further] = run, beside
-            firsts += again ^ _ONE
-            further += again
-    return firsts, further
+            firsts += first
+            further += first ^ _ONE
+    for k in range(firsts):
+        parent[np.uint64(todo[0, k])] = parent[np.uint64(parent[np.uint64(todo[1, k])])]
+    for k in range(further):
+        _unite_near_roots(parent, np.uint64(todo[2, k]), np.uint64(todo[3, k]))
 
 
 @njit(cache=True, nogil=True)
@@ -271,38 +268,24 @@ def _label(of):  # type: ignore[no-untyped-def]
     """Make `parent` a forest of runs whose trees are the clusters; return how many runs."""
     rows, words = of.starts.shape
     axes = of.before.shape[1]
-    parent, todo, count = of.parent, of.todo, _NONE
+    count = _NONE
     for r in range(rows):
         for w in range(words):
             of.number[r, w] = count
             count += popcount(of.starts[r, w])
         for run in range(of.number[r, 0], count):
-            parent[run] = run
+            of.parent[run] = run
         for axis in range(axes):
             if of.before[r, axis] < r:
-                firsts, further = _list_bonds(of, axis, r)
-                if axis == 0:
-                    # These runs are roots without children yet, which just get a parent.
-                    for k in range(firsts):
-                        near = np.uint64(parent[np.uint64(todo[1, k])])
-                        parent[np.uint64(todo[0, k])] = parent[near]
-                else:
-                    for k in range(firsts):
-                        _unite_near_roots(parent, np.uint64(todo[0, k]), np.uint64(todo[1, k]))
-                for k in range(further):
-                    _unite_near_roots(parent, np.uint64(todo[2, k]), np.uint64(todo[3, k]))
+                _unite_rows(of, axis, r, axis == 0)
     # The bonds round the edges of the lattice waited until both of their runs had labels.
     for r in range(rows):
         for axis in range(axes):
             if of.before[r, axis] > r:
-                firsts, further = _list_bonds(of, axis, r)
-                for k in range(firsts):
-                    _unite(parent, np.uint64(todo[0, k]), np.uint64(todo[1, k]))
-                for k in range(further):
-                    _unite(parent, np.uint64(todo[2, k]), np.uint64(todo[3, k]))
+                _unite_rows(of, axis, r, False)
         if of.closed[r] != _NONE:
             following = of.number[r + 1, 0] if r + 1 < rows else count
-            _unite(parent, of.number[r, 0], following - _ONE)
+            _unite(of.parent, of.number[r, 0], following - _ONE)
     return count
 
 

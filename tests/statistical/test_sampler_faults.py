@@ -207,7 +207,8 @@ def _unite_nothing(parent, x, y):
 def lost_bonds(name: str) -> Patch:
     """Let a union of Swendsen-Wang's runs do nothing.
 
-    `_unite` is that of bonds round the edges, `_unite_near_roots` that of a run's further bonds.
+    `_unite` is that of bonds along x round the edge, `_unite_near_roots` that of a run's further
+    bonds and of those round the other edge.
     """
 
     def plant(patch: pytest.MonkeyPatch) -> None:
@@ -288,7 +289,7 @@ FAULTS = {
     "swendsen-wang, beta + 1%": sw_at_tc(200_000, warmer("swendsen-wang", ISING)),
     "swendsen-wang, open boundary": sw_at_tc(20_000, plant=open_rows),
     "swendsen-wang, p 2% too small": sw_at_tc(50_000, plant=wrong_bond(swendsen_wang)),
-    "swendsen-wang, no bonds round the edges": sw_at_tc(20_000, plant=lost_bonds("_unite")),
+    "swendsen-wang, no bonds along x round the edge": sw_at_tc(20_000, plant=lost_bonds("_unite")),
     "swendsen-wang, one bond a run": sw_at_tc(20_000, plant=lost_bonds("_unite_near_roots")),
     "swendsen-wang, stopped when cold": sw_at_tc(20_000, while_cold),
     "swendsen-wang, Potts, p 2% too small": potts_at_tc(
