@@ -13,8 +13,8 @@ from skild_phys.measurement.observables.four_point import (
     _OFFSET_TERMS,
     TERMS,
     _connected_at_offsets,
+    _connected_four_point,
     _offset_terms,
-    connected_four_point,
     four_point_terms,
     square_sides,
 )
@@ -101,10 +101,10 @@ def test_opposite_edges_have_the_same_average() -> None:
 
 def test_connected_function_subtracts_all_three_pairings() -> None:
     terms = np.array([[[0.5, 0.3, 0.2, 0.1, 0.4]]])  # one side, one plane
-    assert connected_four_point(terms)[0] == pytest.approx(0.5 - 0.09 - 0.04 - 0.04)
+    assert _connected_four_point(terms)[0] == pytest.approx(0.5 - 0.09 - 0.04 - 0.04)
     rng = np.random.default_rng(3)
     gaussian = four_point_terms(rng.normal(size=(4000, 6, 6)), [1]).mean(axis=0)
-    assert abs(float(connected_four_point(gaussian)[0])) < 0.02
+    assert abs(float(_connected_four_point(gaussian)[0])) < 0.02
 
 
 def test_sides_are_powers_of_two_up_to_half() -> None:
@@ -153,7 +153,7 @@ def test_a_square_given_by_offsets_is_the_square() -> None:
     spins = fields((6, 8))["spins"]
     square = np.array([[0, 0], [0, 2], [2, 2], [2, 0]])
     by_offsets = _connected_at_offsets(_offset_terms(spins, square))
-    assert np.allclose(by_offsets, connected_four_point(four_point_terms(spins, [2]))[:, 0])
+    assert np.allclose(by_offsets, _connected_four_point(four_point_terms(spins, [2]))[:, 0])
 
 
 def test_each_pair_goes_with_the_other_one() -> None:

@@ -9,10 +9,10 @@ import pytest
 
 from skild_phys.measurement.observables.two_point import (
     _along_longest_axes,
+    _fold,
     _images,
     _structure_factor,
-    fold,
-    wave_shells,
+    _wave_shells,
 )
 
 SHAPES = [(6, 8), (8, 6), (7, 5), (16, 16), (4, 6, 5), (1, 6)]
@@ -50,7 +50,7 @@ def test_equals_the_sum_over_sites(shape: tuple[int, ...]) -> None:
         want = sum(brute_structure_factor(one[0]) for one in some)
         assert np.allclose(total, want[..., : shape[-1] // 2 + 1], rtol=1e-12)
         assert np.allclose(squares, total**2)
-        assert np.allclose(found[0], fold(want, len(shape)), rtol=1e-12)
+        assert np.allclose(found[0], _fold(want, len(shape)), rtol=1e-12)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -81,7 +81,7 @@ def shells_agree(power: np.ndarray, field: np.ndarray) -> bool:
     index = np.floor(k * min(shape) / (2 * np.pi) + 0.5 + 1e-9).astype(int)
     index[k > 0] += 1
     inside = [index == i for i in np.unique(index)]
-    shell = wave_shells(shape)
+    shell = _wave_shells(shape)
     return (
         np.allclose(shell.at, [k[i].mean() for i in inside])
         and np.array_equal(shell.count, [i.sum() for i in inside])

@@ -10,14 +10,14 @@ import pytest
 from measurement_helpers import slice_of
 
 from skild_phys.measurement.observables.two_point import (
+    _along_axes,
+    _along_diagonals,
     _connected,
+    _distance_shells,
+    _fold,
     _folded_shape,
     _structure_factor,
     _two_point,
-    along_axes,
-    along_diagonals,
-    distance_shells,
-    fold,
 )
 from skild_phys.models import MODELS
 from skild_phys.models.exact import kaufman_energy
@@ -45,7 +45,7 @@ def folded_power(field: np.ndarray) -> np.ndarray:
 def folds(transform: Callable[..., np.ndarray], shape: tuple[int, ...]) -> bool:
     field = np.random.default_rng(5).normal(size=(3, *shape))
     return np.allclose(
-        transform(folded_power(field), shape), fold(brute_map(field), len(shape)), atol=1e-12
+        transform(folded_power(field), shape), _fold(brute_map(field), len(shape)), atol=1e-12
     )
 
 
@@ -72,18 +72,18 @@ def test_axes_diagonals_and_shells_are_picked_from_the_map(shape: tuple[int, ...
     unit = np.eye(d, dtype=int)
     for r in range(steps):
         axis = np.mean([whole[(slice(None), *(r * unit[a]))] for a in range(d)], axis=0)
-        assert np.allclose(along_axes(folded)[:, r], axis)
+        assert np.allclose(_along_axes(folded)[:, r], axis)
         pairs = [(a, b) for a in range(d) for b in range(a)]
         values = [
             whole[(slice(None), *((r * (unit[a] + sign * unit[b])) % shape))]
             for a, b in pairs
             for sign in (1, -1)
         ]
-        assert np.allclose(along_diagonals(folded)[:, r], np.mean(values, axis=0))
+        assert np.allclose(_along_diagonals(folded)[:, r], np.mean(values, axis=0))
     place = np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij"))
     place = np.minimum(place, np.array(shape).reshape(-1, *[1] * d) - place)
     distance = np.sqrt((place**2).sum(axis=0))
-    shells = distance_shells(shape)
+    shells = _distance_shells(shape)
     found = shells.average(folded)
     number = np.floor(distance + 0.5).astype(int)
     for i, j in enumerate(np.unique(number[number <= min(shape) // 2])):
@@ -100,7 +100,7 @@ def test_energy_of_the_enumerated_torus() -> None:
     model = MODELS["ising2d"]
     weight = np.exp(-16 * model.energy(lattices) / model.critical_temperature)
     power = np.einsum("n,nij->ij", weight / weight.sum(), folded_power(lattices))
-    axis = along_axes(_two_point(power[np.newaxis], (4, 4)))[0]
+    axis = _along_axes(_two_point(power[np.newaxis], (4, 4)))[0]
     assert axis[0] == pytest.approx(1.0, abs=1e-12)
     exact = kaufman_energy(4, model.critical_temperature)
     assert -2 * axis[1] == pytest.approx(exact, abs=1e-12)
@@ -112,7 +112,7 @@ def test_potts_states_are_equal_or_not() -> None:
     layout = (6, 5)
     components = slice_of(states, q=3).components
     folded = _structure_factor(components, (6, 8), np.zeros(layout), np.zeros(layout))
-    found = along_axes(_two_point(folded, (6, 8)))
+    found = _along_axes(_two_point(folded, (6, 8)))
     for r in range(4):
         equal = np.mean([(states == np.roll(states, r, a)).mean((1, 2)) for a in (1, 2)], axis=0)
         assert np.allclose(found[:, r], (3 * equal - 1) / 2)

@@ -9,13 +9,7 @@ import numpy as np
 
 from skild_phys.measurement.observables import OBSERVABLES
 from skild_phys.measurement.observables.four_point import square_sides
-from skild_phys.measurement.observables.two_point import (
-    along_axes,
-    along_diagonals,
-    distance_shells,
-    fold,
-    wave_shells,
-)
+from skild_phys.measurement.observables.two_point import exact_statistics
 from skild_phys.measurement.system import Array, System
 from skild_phys.models import MODELS, exact
 
@@ -69,37 +63,32 @@ def theory(system: System) -> dict[str, _Theory]:
 
 def _critical(system: System, energy: float) -> dict[str, _Theory]:
     height, width = system.shape
-    two = exact.torus_two_point_map((height, width))
     power = exact.torus_structure_factor((height, width))
     x = np.arange(width)
     whole = power[:, np.minimum(x, width - x)]  # symmetric under reflections
-    folded_two, folded = (fold(values, 2)[np.newaxis] for values in (two, whole))
-    axis, diagonal = along_axes(folded_two)[0], along_diagonals(folded_two)[0]
-    axis[1] = -energy / 2
-    radial = distance_shells(system.shape).average(folded_two)[0]
-    lines = [power[: height // 2 + 1, 0]] if height >= width else []
-    lines += [power[0]] if width >= height else []
-    along = np.asarray(np.mean(lines, axis=0))
-    sides = square_sides(system.shape).astype(np.float64)
-    sides[sides < _CLOSEST] = np.nan
-    four = exact.torus_connected_four_point(sides, float(width), height / width)
+    means = exact_statistics(exact.torus_two_point_map((height, width)), whole)
+    means["axis"][1] = -energy / 2
+    along = means["along_k"]
     xi, xi_over_l = (
         OBSERVABLES[name]({"lowest": along[:2]}, system)
         for name in ("correlation_length", "correlation_length_ratio")
     )
+    sides = square_sides(system.shape).astype(np.float64)
+    sides[sides < _CLOSEST] = np.nan
+    four = exact.torus_connected_four_point(sides, float(width), height / width)
     known = {
         "connected_four_point": _Theory(four, _TORUS),
-        "structure_factor": _Theory(wave_shells(system.shape).average(folded)[0], _TRANSFORM),
+        "structure_factor": _Theory(means["radial"], _TRANSFORM),
         "structure_factor_axis": _Theory(along, _TRANSFORM),
-        "susceptibility": _Theory(power[0, 0], _TRANSFORM),
-        "fk_cluster_size": _Theory(power[0, 0], _TRANSFORM),
-        "magnetization_squared": _Theory(power[0, 0] / system.sites, _TRANSFORM),
+        "susceptibility": _Theory(along[0], _TRANSFORM),
+        "fk_cluster_size": _Theory(along[0], _TRANSFORM),
+        "magnetization_squared": _Theory(along[0] / system.sites, _TRANSFORM),
         "correlation_length": _Theory(xi, _TRANSFORM),
         "correlation_length_ratio": _Theory(xi_over_l, _TRANSFORM),
     }
-    for name, values in (("axis", axis), ("diagonal", diagonal), ("radial", radial)):
+    for name, of in (("axis", "axis"), ("diagonal", "diagonal"), ("radial", "distance")):
         for kind in ("two_point", "connected_two_point"):
-            known[f"{kind}_{name}"] = _Theory(values, _NEAR)
+            known[f"{kind}_{name}"] = _Theory(means[of], _NEAR)
     if system.offsets:
         known["connected_four_point_offsets"] = _Theory(_at_offsets(system), _TORUS)
     if height == width:

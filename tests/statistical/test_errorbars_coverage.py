@@ -18,7 +18,7 @@ from skild_phys.errorbars import (
     jackknife,
 )
 from skild_phys.measurement.observables import OBSERVABLES, STATISTICS
-from skild_phys.measurement.observables.four_point import connected_four_point, four_point_terms
+from skild_phys.measurement.observables.four_point import _connected_four_point, four_point_terms
 from skild_phys.measurement.system import Slice, System
 from skild_phys.models import MODELS
 from skild_phys.models.exact import kaufman_energy
@@ -137,7 +137,7 @@ def reduced(lattices: np.ndarray) -> dict[str, np.ndarray]:
 
 
 DERIVED = {
-    "G4c": lambda m: connected_four_point(m["squares"]),
+    "G4c": lambda m: _connected_four_point(m["squares"]),
     "U4": lambda m: OBSERVABLES["binder_cumulant"](m, SYSTEM),
     "U2": lambda m: OBSERVABLES["binder_ratio"](m, SYSTEM),
     "xi": lambda m: OBSERVABLES["correlation_length"](m, SYSTEM),

@@ -85,7 +85,7 @@ def four_point_terms(field: NDArray[Any], sides: Sequence[int]) -> Array:
     return found / sites
 
 
-def connected_four_point(terms: Array, system: System | None = None) -> Array:
+def _connected_four_point(terms: Array, system: System | None = None) -> Array:
     """Return G4c(r) from terms averaged over an ensemble, (..., planes, 5) -> (...).
 
     G4c = <s1 s2 s3 s4> - <s1 s2><s3 s4> - <s1 s3><s2 s4> - <s1 s4><s2 s3>, the observable of
@@ -149,7 +149,7 @@ OBSERVABLES = (
         axis=Axis("side", (
             Coordinate("side", lambda s: square_sides(s.shape), "side r of the square", LENGTH),
         )),
-    )(connected_four_point),
+    )(_connected_four_point),
     observable(
         "connected_four_point_offsets", "1", _offsets, "G4c(sites)",
         about="connected four-point function at four given sites",

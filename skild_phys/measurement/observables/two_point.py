@@ -36,7 +36,7 @@ from skild_phys.measurement.system import Array, Shape, Slice, System
 _ROUNDING = 1e-9  # so that what lies on an edge goes up, however its distance was rounded
 
 
-def fold(values: NDArray[Any], dimension: int) -> Array:
+def _fold(values: NDArray[Any], dimension: int) -> Array:
     """Return the mean over the mirror images of each site, (..., *shape) -> (..., *folded)."""
     folded = np.asarray(values, dtype=np.float64)
     for axis in range(folded.ndim - dimension, folded.ndim):
@@ -123,14 +123,14 @@ def _norm(axes: list[Array]) -> Array:
 
 
 @functools.lru_cache(maxsize=8)
-def wave_shells(shape: Shape) -> _Shells:
+def _wave_shells(shape: Shape) -> _Shells:
     """Return shells of |k| (rad / lattice constant), 2 pi / min(shape) wide; all modes."""
     k = _norm([2 * np.pi * np.arange(n // 2 + 1) / n for n in shape])
     return _Shells.of(k, 2 * np.pi / min(shape), shape, k.size)
 
 
 @functools.lru_cache(maxsize=8)
-def distance_shells(shape: Shape) -> _Shells:
+def _distance_shells(shape: Shape) -> _Shells:
     """Return shells of r of width 1 about 0, 1, 2 .. min(shape) // 2 lattice constants."""
     r = _norm([np.arange(n // 2 + 1.0) for n in shape])
     return _Shells.of(r, 1.0, shape, min(shape) // 2)
@@ -261,12 +261,12 @@ def _lines(values: Array, directions: Iterable[tuple[int, ...]], steps: int | No
     return np.asarray(np.mean(lines, axis=0))
 
 
-def along_axes(folded: Array) -> Array:
+def _along_axes(folded: Array) -> Array:
     """Return G at 0, 1, 2 .. min // 2 sites along an axis, the mean over the axes, (n, R)."""
     return _lines(folded, itertools.combinations(range(folded.ndim - 1), 1), min(folded.shape[1:]))
 
 
-def along_diagonals(folded: Array) -> Array:
+def _along_diagonals(folded: Array) -> Array:
     """Return G at r = 0 .. min // 2 steps along both of two axes, the mean over pairs, (n, R)."""
     return _lines(folded, itertools.combinations(range(folded.ndim - 1), 2), min(folded.shape[1:]))
 
@@ -293,22 +293,39 @@ def order(part: Slice) -> Array:
 
 @statistic("axis")
 def _axis(part: Slice) -> Array:
-    return along_axes(part.once(_correlation))
+    return _along_axes(part.once(_correlation))
 
 
 @statistic("diagonal", lambda system: system.dimension > 1)
 def _diagonal(part: Slice) -> Array:
-    return along_diagonals(part.once(_correlation))
+    return _along_diagonals(part.once(_correlation))
 
 
 @statistic("distance")
 def _distance(part: Slice) -> Array:
-    return distance_shells(part.system.shape).average(part.once(_correlation))
+    return _distance_shells(part.system.shape).average(part.once(_correlation))
 
 
 @statistic("radial")
 def _radial(part: Slice) -> Array:
-    return wave_shells(part.system.shape).average(part.once(_folded))
+    return _wave_shells(part.system.shape).average(part.once(_folded))
+
+
+def exact_statistics(two_point: Array, power: Array) -> dict[str, Array]:
+    """Return means of statistics, by their names, from G(r) and S(k) on the whole torus, (*shape).
+
+    Both are symmetric under reflections.
+    """
+    g, s = (_fold(values, values.ndim)[np.newaxis] for values in (two_point, power))
+    shape = two_point.shape
+    found = {
+        "axis": _along_axes(g),
+        "diagonal": _along_diagonals(g),
+        "distance": _distance_shells(shape).average(g),
+        "radial": _wave_shells(shape).average(s),
+        "along_k": _lines(s, [(axis,) for axis in _longest(shape)]),
+    }
+    return {name: values[0] for name, values in found.items()}
 
 
 def _connected(two_point: Array, order: Array, system: System | None = None) -> Array:
@@ -328,13 +345,13 @@ _STEPS = Axis("distance", (
 ), dense=True)  # fmt: skip
 _RADIUS = Axis("radius", (
     Coordinate(
-        "radius", lambda s: distance_shells(s.shape).at, "mean distance of a shell", LENGTH
+        "radius", lambda s: _distance_shells(s.shape).at, "mean distance of a shell", LENGTH
     ),
-    Coordinate("pairs", lambda s: distance_shells(s.shape).count, "separations in a shell", "1"),
+    Coordinate("pairs", lambda s: _distance_shells(s.shape).count, "separations in a shell", "1"),
 ), dense=True)  # fmt: skip
 _SHELL = Axis("shell", (
-    Coordinate("k", lambda s: wave_shells(s.shape).at, "mean wave number of the shell", WAVE, "k"),
-    Coordinate("modes", lambda s: wave_shells(s.shape).count, "modes in the shell", "1"),
+    Coordinate("k", lambda s: _wave_shells(s.shape).at, "mean wave number of the shell", WAVE, "k"),
+    Coordinate("modes", lambda s: _wave_shells(s.shape).count, "modes in the shell", "1"),
 ), dense=True)  # fmt: skip
 _MODE = Axis("mode", (
     Coordinate(
