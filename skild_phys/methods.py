@@ -176,8 +176,8 @@ class Exact(Fill):
 
     name = "exact"
 
-    sweeps: int | None = option(None, "Of method exact.  [default: 20 autocorrelation times]")
-    T: float | str | None = option(None, "For exact and --polish.  [default: what COARSE says]")
+    sweeps: int | None = option(None, "For exact.  [default: 20 autocorrelation times]")
+    T: float | str | None = option(None, "For exact and --polish.  [default: that of COARSE]")
 
     def __post_init__(self) -> None:
         if self.sweeps is not None:

@@ -20,11 +20,11 @@ from skild_phys.errors import BadInput, InputWarning, SkildPhysError
 
 _COMMANDS = {
     "simulate": "Exact Monte Carlo into a store.",
-    "coarsen": "Coarse-grain a store by blocks, decimation or modes.",
-    "refine": "Fine lattices from a coarse store alone.",
-    "generate": "Lattices from noise, or by the paper's protocol.",
-    "measure": "Correlations, structure factor and moments of a store, with errors.",
-    "compare": "A report: stores against a truth and against exact theory.",
+    "coarsen": "Coarse-grain a store by blocks, decimation or Fourier modes.",
+    "refine": "Fine configurations from a coarse store alone.",
+    "generate": "Configurations from noise, or by the paper's protocol.",
+    "measure": "Correlations, structure factor and moments of a store, with standard errors.",
+    "compare": "A report on stores against a truth and exact theory.",
     "run": "A campaign: all of the above, as far as it is missing.",
     "scaling": "Tc and exponents from stores of several sizes.",
     "train": "Train SKILD weights on a store or on a running simulation.",

@@ -14,14 +14,14 @@ from skild_phys.runner import Run
 @click.command()
 @click.argument("fine", type=cli.PATH)
 @click.option(
-    "--factor", type=int, default=4, show_default=True, help="Side of a block; divides the lattice."
+    "--factor", type=int, default=4, show_default=True, help="Side of a block; divides the sides."
 )
 @cli.output_option()
 @click.option(
     "--rule", help="block_mean, majority, decimate, spectral, or your own.  [default: block_mean]"
 )
 @click.option(
-    "--tie-seed", type=int, help="Of majority's tie-breaks.  [default: those of FINE, or 0]"
+    "--tie-seed", type=int, help="Seed of majority's tie-breaks.  [default: that of FINE, or 0]"
 )
 @cli.result_options("threads chunk overwrite dask")
 def command(

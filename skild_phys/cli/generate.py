@@ -20,13 +20,13 @@ from skild_phys.skild.chain import Chain
 @click.option("--samples", "-n", type=int, help="Configurations.  [default: 100; with --truth all]")
 @cli.output_option()
 @cli.options_from(Chain, into="chain")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of every stream.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of every stream.")
 @cli.options_from(SKILD, only=["checkpoint"])
 @click.option(
     "--truth",
     type=cli.PATH,
-    help="The paper's protocol: start from these configurations, erased and noised as --factor"
-    " says.",
+    help="The paper's protocol: start from these configurations, erased and noised as for"
+    " --factor.",
 )
 @click.option("--factor", type=int, help="With --truth: where a refinement by it would start.")
 @click.option("--split", help="With --truth of images: train or test.  [default: all of them]")
@@ -39,8 +39,8 @@ def command(
 
     From noise a chain starts where no long-wavelength mode is left, or at the largest lambda of
     the weights (the shipped ones: 4000, enough up to L = 128). At sizes other than those that the
-    weights were trained on (the shipped ones: 64 x 64) the ensemble is biased: a warning says so,
-    also in the store.
+    weights were trained on (the shipped ones: 64 x 64) the ensemble is biased: a warning is printed
+    and stored.
 
     With --truth and --factor each chain starts from the forward marginal of one true configuration,
     as in the paper. That start holds more of the truth than any coarse configuration does: it is

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 def command() -> None:
     """Image benchmarks: data sets, low resolution, scores.
 
-    train and generate take images as they take lattices:
+    train and generate take images as they take spins:
 
     \b
     skild-phys images prepare cifar10 --from cifar-10-binary.tar.gz -o cifar10.zarr
@@ -81,7 +81,11 @@ def prepare(
 @command.command()
 @click.argument("images", type=cli.PATH)
 @click.option(
-    "--factor", type=float, default=4.0, show_default=True, help="Of the sides, such as 4 or 2.5."
+    "--factor",
+    type=float,
+    default=4.0,
+    show_default=True,
+    help="By which sides shrink, such as 4 or 2.5.",
 )
 @click.option("--rule", default="area", show_default=True, help="area, or bicubic (antialiased).")
 @click.option("--split", help="train or test.  [default: all of them]")

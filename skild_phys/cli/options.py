@@ -79,7 +79,7 @@ def options_from(
 
 
 def output_option(
-    text: str = "Where to write.  [default: a name after what it holds; the last line says it]",
+    text: str = "Where to write.  [default: named after what it holds; printed last]",
 ) -> Callable[[Function], Function]:
     """Return what adds --output."""
     return click.option("-o", "--output", type=PATH, help=text)

@@ -23,14 +23,14 @@ _METHODS = all_methods()
 
 @click.command()
 @click.argument("coarse", type=cli.PATH)
-@click.option("--factor", type=int, help="How much finer.  [default: what COARSE says]")
+@click.option("--factor", type=int, help="How much finer.  [default: that of COARSE]")
 @cli.output_option()
 @click.option(
     "--rule", help="How an array was coarsened: block_mean, majority, decimate, spectral."
 )
 @click.option("--method", default="skild", show_default=True, help=f"{', '.join(_METHODS)}.")
 @cli.options_from(Chain)
-@click.option("--seed", type=int, default=0, show_default=True, help="Of every stream.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of every stream.")
 @click.option(
     "--samples-per-input", type=int, default=1, show_default=True, help="For each coarse one."
 )

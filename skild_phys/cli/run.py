@@ -34,14 +34,14 @@ _GIVEN = ("output", "o", "overwrite", "json", "append", "coarse", "truth", "help
 @click.command()
 @click.argument("campaign", type=cli.PATH)
 @cli.output_option("Folder.  [default: runs/NAME]")
-@click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
+@click.option("--dry-run", is_flag=True, help="Print what would be done, and do nothing.")
 @cli.result_options("threads overwrite")
 def command(campaign: Path, output: Path | None, dry_run: bool, run: Run) -> dict[str, Any]:
-    """Do what the TOML file CAMPAIGN says and has not been done yet.
+    """Run the steps of the TOML file CAMPAIGN that have not been done yet.
 
     A step is done if its output is there and was made with the same options from the same
     inputs. One that was made otherwise is left alone, and the run refused, unless --overwrite
-    says to make it anew; one that was interrupted is resumed. All comparisons
+    is given; one that was interrupted is resumed. All comparisons
     together are written to results.csv. Tables and their sweeps are described in
     simulations/README.md.
 

@@ -48,7 +48,7 @@ def command(
     Each size is reweighted around the temperatures it was simulated at (several of a size are
     joined). xi/L and the Binder cumulant U4 of two sizes cross near Tc. Where U4 has one value for
     all sizes, slopes of both give nu, chi and S(k) eta and gamma/nu, abs(m) beta/nu and the
-    specific heat alpha/nu; and curves are collapsed in a window around Tc. A few thousand lattices
+    specific heat alpha/nu; and curves are collapsed in a window around Tc. A few thousand samples
     of each size, near Tc, are needed. Every fit has its chi^2; poor ones (p < 0.01) get a warning.
     Exponents are also given without the smallest sizes: where they drift, corrections to scaling
     matter, which --omega fits.

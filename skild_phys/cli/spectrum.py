@@ -19,7 +19,7 @@ from skild_phys.runner import Run
     "--kind",
     default="radial",
     show_default=True,
-    help="radial, power_law (the paper's fit) or modes (each on its own, one lattice size).",
+    help="radial, power_law (the paper's fit) or modes (each on its own, one size).",
 )
 @click.option("--basis", help="dft (torus) or dct (open edges).  [default: dft, of images dct]")
 @cli.output_option("Figure: FILE.png or FILE.pdf.")
@@ -31,7 +31,7 @@ def command(
 
     STORE is a store of this program, or any .npy or Zarr array (n, y, x). Of images it is the mean
     over channels, intensities being -1 to 1, and of the images to train on where they are split.
-    kappa is in radians per site; errors are those of independent lattices. The fit is the
+    kappa is in radians per site; standard errors are those of independent samples. The fit is the
     `spectrum` of a recipe; --json prints it whole.
 
     \b

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 )
 @cli.output_option()
 @click.option("--steps", type=int, help="Steps, instead of the recipe's.")
-@click.option("--batch", type=int, help="Lattices a step, instead of the recipe's.")
+@click.option("--batch", type=int, help="Configurations per step, instead of the recipe's.")
 @click.option("--seed", type=int, help="Seed of weights, noise and data.")
 @click.option("--side", type=int, help="Side of the simulated lattice (no STORE).")
 @cli.result_options("threads device overwrite")

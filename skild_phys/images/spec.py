@@ -32,10 +32,10 @@ class ImageRefineSpec(Chain):
     seed : of all noise.
     """
 
-    factor: float | None = option(None, "Of the sides.  [default: what LOW was coarsened by]")
-    rule: str | None = option(None, "area or bicubic: how LOW came about.  [default: what it says]")
+    factor: float | None = option(None, "By which sides grow.  [default: that of LOW]")
+    rule: str | None = option(None, "area or bicubic: how LOW was made.  [default: that of LOW]")
     method: str = option("skild", "skild or bicubic.")
-    seed: int = option(0, "Of every stream.")
+    seed: int = option(0, "Seed of every stream.")
 
     def __post_init__(self) -> None:
         if self.rule not in (None, "area", "bicubic"):

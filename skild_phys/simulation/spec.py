@@ -164,10 +164,11 @@ class SimulationSpec:
 
     L: Any = option(None, "Side of the lattice, or sides such as 256x128.")
     temperature: Any = option(None, "J/k_B: a number, Tc or 1.05Tc.", "--T")
-    n_samples: int = option(100, "Of all chains together.", "-n", "--samples")
+    n_samples: int = option(100, "Samples of all chains together.", "-n", "--samples")
     model: Any = option("ising2d", "ising2d, ising3d, potts2 .. potts8.")
     algorithm: str = option(
-        "auto", "wolff, swendsen-wang, metropolis, multispin (64 lattices a word), or the fastest."
+        "auto",
+        "wolff, swendsen-wang, metropolis, multispin (64 replicas per word), or the fastest.",
     )
     chains: int | None = option(None, "Independent chains.  [default: 4; multispin: 64]")
     every: int | None = option(

@@ -62,7 +62,7 @@ def command(
     folder: Path | None,
     run: Run,
 ) -> None:
-    """Time the measurement of critical Ising lattices in a store.
+    """Time the measurement of critical Ising configurations in a store.
 
     S(k) and G(r) at all separations beside reading the store and one batched real FFT; the
     four-point function beside one pass over memory for each of its terms.

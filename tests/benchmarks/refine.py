@@ -37,7 +37,9 @@ _MEMORY_SIDES = (512, 1024, 2048)
 @click.option("--L", "side", type=int, default=128, show_default=True, help="Side of the lattices.")
 @click.option("--factor", type=int, default=4, show_default=True)
 @click.option("--rule", default="block_mean", show_default=True)
-@click.option("--steps", type=int, help="Denoiser calls a lattice.  [default: as refine]")
+@click.option(
+    "--steps", type=int, help="Denoiser evaluations per configuration.  [default: as refine]"
+)
 @click.option("--restarts", type=int, help="Restarts of a chain.  [default: as refine]")
 @click.option(
     "-n", "--samples", "count", type=int, default=8, show_default=True, help="Lattices; the median."
@@ -49,7 +51,7 @@ def command(
     side: int, factor: int, rule: str, count: int, checkpoint: Path | None, memory: bool,
     run: Run, **chain: int | None,
 ) -> None:  # fmt: skip
-    """Time the refinement of critical Ising lattices, split into its parts.
+    """Time the refinement of critical Ising configurations, split into its parts.
 
     The parts are timed on one thread; then all threads refine into a store, by SKILD and by the
     exact conditional Monte Carlo with its measured number of sweeps.
