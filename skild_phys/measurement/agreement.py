@@ -102,6 +102,6 @@ def _binned(rows: Array, chains: Chains | None) -> Array:
     bins = max(int(max(bins, min(n / max(2.0 * tau, 1.0), _ENOUGH * size))), 2)
     label, scale = bins_in_time(n, bins, chains), math.sqrt((1 - 1 / n) / (1 - 1 / bins))
     of_bins, white_bins = (bin_sums(a, label, bins) * scale for a in (rows, white))
-    # Neighbours share what is correlated across their edge: the Gamma method knows the whole.
+    # Neighbours share what is correlated across their edge; the Gamma method includes it.
     short = 2.0 * float(white_taus.mean()) / float((white_bins**2).sum(axis=0).mean())
     return np.asarray(of_bins * math.sqrt(max(short, 0.0)))

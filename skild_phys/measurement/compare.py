@@ -58,8 +58,8 @@ class Compared:
     together : observable -> chi^2 of its residuals at all distances or wave numbers.
     paired : whether residuals carry paired errors.
     lattices, parents : samples used, and samples of the truth they are compared with.
-    notes : what the reader must know about the pairing.
-    cost : what the store says of its making (method, steps, seconds per lattice, ...).
+    notes : how the pairing was found, and what it leaves out.
+    cost : how the store was made (method, steps, seconds per lattice, ...).
     """
 
     name: str

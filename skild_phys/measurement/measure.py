@@ -37,8 +37,8 @@ def measure(
     """Measure configurations in one pass, with bounded memory; see `skild_phys.measure`.
 
     The seed of `errors` is that of the bonds of Fortuin-Kasteleyn clusters too; `progress` is
-    called with the number of samples just reduced. Attributes of the Dataset say how the errors
-    were made.
+    called with the number of samples just reduced. Attributes of the Dataset hold how the
+    errors were made.
 
     Raises
     ------

@@ -7,7 +7,7 @@ size, which removes Tc, and most of its uncertainty, from them:
     dU4/dT, d(xi/L)/dT ~ L^(1/nu);    chi, S(2 pi j / L) ~ L^(2 - eta) = L^(gamma/nu);
     |m| ~ L^(-beta/nu);               C ~ a + b L^(alpha/nu).
 
-(Where xi / L has one value, chi / S(2 pi / L) is a function of L alone, and the two would say the
+(Where xi / L has one value, chi / S(2 pi / L) is a function of L alone, and the two would give the
 same.) A collapse fits one function of (T - Tc) L^(1/nu) to the curves of all sizes in a window
 around Tc. Every fit has its chi^2, and may have a correction L^-omega. Every error is a jackknife
 over bins in time order of each size; sizes are independent.
@@ -71,7 +71,7 @@ class Crossing:
 
 @dataclass(frozen=True)
 class Scaling:
-    """What stores of several sizes say together; temperatures in J / k_B.
+    """The analysis of stores of several sizes; temperatures in J / k_B.
 
     Attributes
     ----------

@@ -1,4 +1,4 @@
-"""What observables know: of what system configurations are, and a slice of them."""
+"""What an observable is given: the system of the configurations, and a slice of them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Offsets = tuple[tuple[int, ...], ...]
 
 @dataclass(frozen=True)
 class System:
-    """Of what configurations are.
+    """The system that configurations are of.
 
     Attributes
     ----------

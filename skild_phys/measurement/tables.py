@@ -72,8 +72,8 @@ class Measured:
     def texts(self, everything: bool) -> Iterator[Table]:
         """Yield the table of scalars, and one for the curves over each dimension with a symbol.
 
-        `everything` adds one of each other curve. Of a dense one with a symbol 1, 2, 4 .. steps
-        show.
+        `everything` adds a table of each other curve. A dense curve with a symbol is shown at
+        1, 2, 4 .. steps.
         """
         data = self.data
         names = [name for name in self.names if data[name].size]

@@ -27,9 +27,9 @@ def _always(system: System) -> bool:
 
 @dataclass(frozen=True)
 class Statistic:
-    """An average over each configuration of a slice: (n, ...) float64.
+    """An average over each configuration of a slice, (n, ...) float64, for some systems.
 
-    `applies` says for which systems; `name` is the key of its means.
+    `name` is the key of its means.
     """
 
     name: str

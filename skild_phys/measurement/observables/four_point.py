@@ -170,7 +170,7 @@ def _rows_at(shape: Shape, sides: tuple[int, ...]) -> NDArray[np.int64]:
 
 @intrinsic
 def _bits_above_zero(typingctx, values, first):  # type: ignore[no-untyped-def]
-    """Return a word, bit i of which says that values[first + i] > 0."""
+    """Return a word whose bit i is values[first + i] > 0."""
 
     def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
         data, first = data_of(context, builder, signature, args)

@@ -53,7 +53,7 @@ def fold_patterns(frequencies: Array) -> Array:
     """Return the frequencies of patterns up to a flip of all spins, (..., 512) -> (..., 256).
 
     Below 511 - p is the flip of pattern p. An ensemble of few configurations has by chance more
-    of one sign; where up and down are equivalent that says nothing about the patterns.
+    of one sign; where up and down are equivalent that is no property of the patterns.
     """
     half = _PATTERNS // 2
     return np.asarray(frequencies[..., :half] + frequencies[..., : half - 1 : -1])
@@ -67,7 +67,7 @@ def total_variation(p: Array, q: Array) -> Array:
 def kl_divergence(p: Array, q: Array, floor: float) -> Array:
     """Return the Kullback-Leibler divergence sum p ln(p / q) over the last axis, in nats.
 
-    `floor` (half a count over the number of windows, say) is added to every frequency of both,
+    `floor`, such as half a count over the number of windows, is added to every frequency of both,
     which are then normalised: a pattern that one side never shows costs a finite amount.
     """
     p, q = ((x + floor) / (x + floor).sum(axis=-1, keepdims=True) for x in (p, q))
