@@ -52,7 +52,7 @@ configuration, `factor` times its sides: spins of -1 and +1, states, or for coar
 
 
 class Prepared(NamedTuple):
-    """A method at work on one coarse input: the sampler, and what the store says of it."""
+    """A method at work on one coarse input: the sampler, and what the store records of it."""
 
     sampler: Sampler
     attrs: dict[str, Any]
@@ -69,7 +69,7 @@ class Method(ABC):
 
     @property
     def spins(self) -> bool | None:
-        """Whether it makes spins or states, not real fields; None for as the input says."""
+        """Whether it makes spins or states, not real fields; None for as the input is."""
         return True
 
     def check(self, coarse: CoarseInput) -> list[str]:
@@ -92,7 +92,7 @@ class Method(ABC):
         return known
 
     def compile(self, coarse: CoarseInput) -> None:  # noqa: B027
-        """Compile the kernels that refining `coarse` calls; quick once they are cached."""
+        """Compile the kernels that refining `coarse` uses; quick once they are cached."""
 
 
 def _models(coarse: CoarseInput) -> tuple[Model, Model | None]:
@@ -108,14 +108,16 @@ def _system(
     """Return the Hamiltonian, of nearest neighbours, and temperature; BadInput names `option`."""
     model, named = _models(coarse)[1], coarse.attrs.get("model")
     if model is None:
-        what = "says no model" if named is None else f"is of model {named}, which is not known here"
+        what = (
+            "names no model" if named is None else f"is of model {named}, which is not known here"
+        )
         raise BadInput(option, value, f"fill, or a known Hamiltonian: {coarse.path} {what}")
     if model.bond is None or not model.nearest:
         what = f"is of model {model.name}, not a sum over nearest-neighbour bonds alone"
         raise BadInput(option, value, f"fill or skild: {coarse.path} {what}")
     known = coarse.attrs.get("temperature") if T is None else parse_temperature(T, model)
     if known is None:
-        raise BadInput("T", None, "the temperature: the input does not say it")
+        raise BadInput("T", None, "the temperature: the input has none")
     return model, float(known)
 
 
@@ -276,8 +278,8 @@ class SKILD(Chain, Method):
         self.check_values(coarse, self.spins, self.weights.dimension)
         system = coarse.attrs | {"temperature": self.temperature(coarse)}
         if self.checkpoint is None and coarse.attrs.get("model") is None:
-            text = "does not say of what system it is; the shipped weights are of the critical 2D"
-            warn(f"{coarse.path.name} {text} Ising model")
+            text = "names no model; the shipped weights are of the critical 2D Ising model"
+            warn(f"{coarse.path.name} {text}")
         self.refining(self.weights, coarse.rule, coarse.factor)
         return self.weights.check_fit(system, coarse.path, self.any_system)
 
@@ -426,10 +428,10 @@ class Refined(NamedTuple):
     Attributes
     ----------
     filled : configurations, how many were made and how long it took.
-    attrs : what the store says of the method.
+    attrs : what the store records of the method.
     misfit : of what is not bound exactly (fields, and spins by `spectral`), rms of A x - y over
         rms of y; None for the rest.
-    warnings : what is to be minded.
+    warnings : about the result.
     """
 
     filled: Filled
@@ -446,17 +448,17 @@ def refine(
     *,
     seed: int = 0,
     samples_per_input: int = 1,
-    minded: Sequence[str] | None = None,
+    checked: Sequence[str] | None = None,
 ) -> Refined:
     """Refine every configuration of `coarse` into the store `output`, or into memory.
 
-    A store that the same parameters began is resumed. `minded` is what `method.check` returned, if
-    it was asked before. Raises BadInput, WeightsError, StoreError, WriteError, and Interrupted with
-    what was committed complete.
+    A store that the same parameters began is resumed. `checked` is what `method.check` returned, if
+    it was called before. Raises BadInput, WeightsError, StoreError, WriteError, and Interrupted;
+    what was committed stays.
     """
     copies = check_whole("samples_per_input", samples_per_input)
     check_whole("seed", seed, 0)
-    minded = list(method.check(coarse) if minded is None else minded)
+    own = list(method.check(coarse) if checked is None else checked)
     there = {} if output is None or run.overwrite else _attributes_at(output)
     streams = there.get("streams") if there else STREAMS
     own_seed = input_seed(streams, seed, coarse.n, coarse.read)
@@ -477,7 +479,7 @@ def refine(
         **known,
         "streams": streams,
         **run.attrs,
-        "warnings": [*(warnings if isinstance(warnings, list) else []), *minded] or None,
+        "warnings": [*(warnings if isinstance(warnings, list) else []), *own] or None,
     }
     plan = Plan(
         field=coarse.kind,
@@ -495,10 +497,10 @@ def refine(
         missing, given = filled.besides["misfit"].sum(axis=0)
         misfit = math.sqrt(missing / max(given, 1e-300))
         if isinstance(method, SKILD) and misfit > method.weights.tuning.poor_misfit:
-            minded.append("the misfit is large: is the input of the system of the weights?")
-    for text in minded:
+            own.append("the misfit is large: is the input of the system of the weights?")
+    for text in own:
         warn(text)
-    return Refined(filled, known, misfit, minded)
+    return Refined(filled, known, misfit, own)
 
 
 def _attributes_at(output: AnyPath) -> dict[str, Any]:

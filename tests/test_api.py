@@ -448,7 +448,7 @@ def test_attributes_that_no_store_can_have_leave_nothing_behind(tmp_path: Path) 
 
 def test_a_warning_points_to_the_line_that_called_the_package(fine: xr.Dataset) -> None:
     coarse = sp.coarsen(fine.drop_attrs(deep=False), 4)
-    with pytest.warns(InputWarning, match="does not say of what system") as caught:
+    with pytest.warns(InputWarning, match="names no model") as caught:
         sp.refine(coarse, steps=2)
     assert caught[0].filename == __file__
 

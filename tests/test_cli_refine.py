@@ -68,7 +68,7 @@ def test_what_is_not_there_and_what_is_not_known(folder: Path, call: Call) -> No
         assert "none.npy: no such file" in err
     np.save(folder / "some.npy", np.ones((1, 8, 8), dtype=np.int8))
     words = ("refine", folder / "some.npy", "--rule", "decimate", "--factor", 2, "--steps", 4)
-    noted = "some.npy does not say of what system it is"
+    noted = "some.npy names no model"
     assert noted in call(*words, "-o", folder / "r.zarr")[2]
     own = ("--checkpoint", folder / "w.safetensors")
     assert noted not in call(*words, *own, "-o", folder / "s.zarr")[2]

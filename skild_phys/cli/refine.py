@@ -69,7 +69,7 @@ def command(
     method = named_method(given)
     source = open_coarse(coarse, factor, rule, spins=method.spins)
     cli.warn_of([source])
-    minded = method.check(source)
+    checked = method.check(source)
     total = source.n * samples_per_input
     with announced("compiling the kernels (first run only) ..."):
         method.compile(source)
@@ -80,7 +80,7 @@ def command(
         "refining", total, output, default,
         lambda path, run: refine(
             source, path, method, run,
-            seed=seed, samples_per_input=samples_per_input, minded=minded,
+            seed=seed, samples_per_input=samples_per_input, checked=checked,
         ),
         run, "torch", inputs=[coarse],
     )  # fmt: skip

@@ -204,12 +204,13 @@ class Tuning:
         after 8 iterations at lambda = 0.59 five times nearer its end than with 0.4 and 0.3.
     sure : lambda below which the sign of sqrt(abar) X_t is the spin at all but a few sites; only a
         start at the spins themselves converges there.
-    sharper : how much more X_t says of spins than of a Gaussian field (1 for that) in the posterior
-        spectrum: within 0.05 of it free at lambda = 4 .. 36, or with majorities of 4 and 8.
+    sharper : how much better X_t determines spins than a Gaussian field (1 for that) in the
+        posterior spectrum: within 0.05 of it at lambda = 4 .. 36, free or with majorities of 4
+        and 8.
     modes_above : lambda above which Fourier modes are sampled in place of spins, unless block sums
         are known: there spins sampled in parts have too little power (0.6 of it at lambda = 12).
     same_temperature : largest relative distance from the weights' temperature that is refined
-        without being told.
+        without `any_system`.
     poor_misfit : share of the input's rms that the low-pass field of refined spins may be off by
         before a warning asks whether the input is of this system; the shipped weights reach 0.08.
     """

@@ -28,12 +28,12 @@ class CoarseInput:
     rule, factor : of the coarse-graining; a fine lattice has `factor` times the sides.
     n, shape : number of configurations and their (ly, lx) or (lz, ly, lx).
     ids : (n,) identity of each in the ensemble it was coarsened from (its own index if unknown).
-    tie_seed : names the tie-breaks of majority blocks; None if the input does not say.
+    tie_seed : names the tie-breaks of majority blocks; None if unknown.
     read : (start, stop) -> raw coarse numbers (stop - start, *shape): int16 block sums, int8
         spins or states, float32 fields; or int16 counts of states (stop - start, q, *shape).
     digest : SHA-256 of the configurations.
-    attrs : model, temperature and so on, as far as the input says.
-    series : chain and draw of each, as far as the input knows them, each (n,).
+    attrs : model, temperature and so on, as far as the input has them.
+    series : chain and draw of each, as far as the input has them, each (n,).
     q : number of Potts states; 0 for spins and fields.
     real : whether the fine configurations are real fields.
     """
@@ -95,7 +95,7 @@ def open_coarse(
     lattices : with attributes rule and factor, or others, for which both must be given.
     factor, rule : checked against the input's own if it has them.
     spins : whether the fine configurations are spins (or Potts states); if not, values may be any.
-        None: as the input says.
+        None: as the input is.
 
     Raises
     ------

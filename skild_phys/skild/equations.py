@@ -11,7 +11,7 @@ v                   `velocity`         dY / d theta along the probability flow
 1. Forward marginal:  X_t = sqrt(abar) X_0 + sqrt(1 - abar) sqrt(P) eps.
 2. In whitened modes: Y = cos(theta) Y_0 + sin(theta) eps, a diffusion at each mode's own pace.
 3. Bridge:            q(Y_s | Y_t, Y_0), s < t, exact for every distribution of Y_0.
-4. Steps:             from lambda to a smaller one by what a denoiser says of Y_0 given Y_t.
+4. Steps:             from lambda to a smaller one by the distribution of Y_0 given Y_t.
 5. Chain:             denoise, step, until the last lambda.
 6. Network's output:  Y_0 or logits, and the loss of fields that it is trained with.
 
@@ -168,7 +168,7 @@ class Process:
 
 
 class Posterior(Protocol):
-    """What a denoiser says of Y_0 given X_t, under whatever is known of X_0."""
+    """The distribution of Y_0 given X_t, under whatever is known of X_0."""
 
     def mean(self) -> Tensor:
         """Return E[Y_0 | X_t], whitened modes."""
@@ -181,7 +181,7 @@ class Posterior(Protocol):
 
 
 class Step(Protocol):
-    """One step; an instance serves one chain, whose calls are in order of falling lambda."""
+    """One step; an instance serves one chain, in order of falling lambda."""
 
     def __call__(
         self, process: Process, y: Tensor, posterior: Posterior, lam: float, to: float, noise: Noise
@@ -310,7 +310,7 @@ def run_chain(
     return y, posterior
 
 
-# -- 6: what the network says of fields, and its loss --------------------------------------------
+# -- 6: the network's output for fields, and its loss ------------------------------------------
 
 _SMALLEST_COSINE = 1e-6  # the paper's floor of sqrt(abar) where Y_0 is found from eps
 
@@ -368,7 +368,7 @@ def _scale_weights(process: Process, at: Tensor | float) -> Tensor:
     """Return the weight of each mode's error where every scale is to be learned.
 
     w = (d theta / d log lambda)^2 = (kappa^2 lambda)^2 abar / (1 - abar), up to a factor: how far a
-    step of a chain moves the mode along what the network says. Divided by the root of its mean, so
+    step of a chain moves the mode along the network's output. Divided by the root of its mean, so
     that the gradient is about as large at every lambda: by the mean, every scale would count alike,
     but the few longest wavelengths (their gradient is ten times as noisy) drown what is learned of
     the others. Channels with spectra of their own count as their share of the power, as in the

@@ -42,8 +42,8 @@ class Generation:
     """What is to be generated: from noise or, with a truth, by the paper's protocol.
 
     There each chain starts from the forward marginal of its truth at the lambda where refinement by
-    `factor` would start. That start knows more of the truth than a coarse configuration does; it is
-    for evaluation.
+    `factor` would start. That start holds more of the truth than a coarse configuration; it is for
+    evaluation.
 
     Parameters
     ----------
@@ -103,12 +103,12 @@ class Generation:
 
         Returns
         -------
-        What was done, and what is to be minded, which the store keeps too.
+        What was done, and warnings, which the store keeps too.
         """
         weights, truth, shape = self.weights, self.truth, self.shape
         sampler = self.chain.sampler_for(weights)
         lambdas = self.chain.generating(weights, shape, self.factor)
-        minded = _warnings(weights, shape, float(lambdas[0])) if truth is None else []
+        warnings = _warnings(weights, shape, float(lambdas[0])) if truth is None else []
         record = chain_record(weights, lambdas, sampler, run.device)
         streams = STREAMS if output is None else streams_at(output, run.overwrite)
         attrs: dict[str, Any] = {
@@ -117,7 +117,7 @@ class Generation:
             "method": "generate" if truth is None else "forward_marginal",
             "seed": self.seed,
             "streams": streams,
-            "warnings": minded or None,
+            "warnings": warnings or None,
             **record,
             **run.attrs,
         }
@@ -150,9 +150,9 @@ class Generation:
         group = batch if run.device == "cpu" else GPU_BATCH
         given = None if truth is None else truth.read
         filled = fill_store(output, plan, make, run, batch=group, given=given)
-        for text in minded:
+        for text in warnings:
             warn(text)
-        return filled, minded
+        return filled, warnings
 
 
 def _field(weights: Weights) -> str:

@@ -206,7 +206,7 @@ class SpectrumFit:
 
     @classmethod
     def of(cls, lattices: Any, kind: str = RadialSpectrum.kind, basis: str | None = None) -> Self:
-        """Measure and fit opened lattices of numbers, or of images those to train on.
+        """Measure and fit opened configurations of numbers, or training images.
 
         `basis` None is 'dct' for images, 'dft' for others. Raises BadInput.
         """
@@ -402,7 +402,7 @@ class Measured(NamedTuple):
 def measure(source: Source, recipe: Recipe) -> Measured:
     """Measure the spectrum, and of spins the pair couplings, of the source's first batches.
 
-    No lattice is counted twice, unless all are fewer than a batch: the errors of couplings are over
+    No sample is counted twice, unless all are fewer than a batch: the errors of couplings are over
     independent batches.
     """
     if recipe.spectrum == "white":
@@ -461,7 +461,7 @@ def untrained(
     ----------
     samples : (n, *shape) spins of +-1, independent, whose spectrum is measured.
     couplings : of the pairs, where they are known; None to learn those within `reach`.
-    system : their model and temperature, by which lattices of another are refused.
+    system : their model and temperature; other systems are refused.
     """
     basis, d = make_basis("dft", samples.shape[1:]), samples.ndim - 1
     if couplings is None:

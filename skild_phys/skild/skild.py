@@ -1,6 +1,6 @@
 """SKILD at work on arrays of one shape: from any start of the chain to any end.
 
-Generation starts from noise, refinement from what a coarse lattice says, the paper's protocol from
+Generation starts from noise, refinement from a coarse configuration, the paper's protocol from
 the forward marginal of the truth: the same call with another start.
 """
 

@@ -263,11 +263,11 @@ class PaperSpectrum(Spectrum):
 
 @dataclass(frozen=True)
 class ModeSpectrum(Spectrum):
-    """P of each mode on its own, for lattices of one shape in one basis.
+    """P of each mode on its own, for fields of one shape in one basis.
 
     Attributes
     ----------
-    basis, shape : of the lattices that were measured.
+    basis, shape : of the fields that were measured.
     power : P of each mode, in their order.
     """
 

@@ -269,7 +269,7 @@ def spin_logits(
     """Return log odds of spin up given X_t, (n, *shape).
 
     The network works between two runs of the mean-field iteration: it is given the first one's
-    result, and what the coarse lattice says, and returns, for each site, a better start, a field
+    result, and the means under the constraint, and returns, for each site, a better start, a field
     for the second, and how far to trust the two.
 
     Parameters
@@ -277,7 +277,7 @@ def spin_logits(
     network : the network, with symmetries if any; None for the mean field alone.
     xt, lam : (n, *shape) and (n,), or (1,) for one lambda for all.
     means : logits to means. Where a constraint holds these are the means under it: the
-        mean field then carries what a block says to its neighbours, and what comes back are
+        mean field then carries a block's sum to its neighbours, and what comes back are
         the logits of independent sites that have yet to be sampled under the constraint.
     alone : (n, *shape), E[s] by the constraint alone, without X_t; None for none. Without it the
         network cannot tell whether it is to say what the constraint does: from majority signs of
@@ -374,7 +374,7 @@ def _parts(dimension: int) -> tuple[tuple[int, ...], ...]:
 class SpinPosterior:
     """Spins with the logits of the denoiser, under a constraint: in 2^d parts, or Fourier modes.
 
-    Spins sampled one by one from their own means know nothing of each other: on critical 2D Ising
+    Spins sampled one by one from their own means are independent: on critical 2D Ising
     configurations at lambda = 1 the energy is then off by +0.10 per site. Here one site of each
     cell of 2^d is sampled so; the next part given those, and so on, by the couplings of the mean
     field, of which the strongest lie between the parts. Then it is off by -0.003(4), and by 0.02
@@ -388,7 +388,7 @@ class SpinPosterior:
 
     Parameters
     ----------
-    found : what the denoiser says.
+    found : by the denoiser.
     spectrum : of the same shape; called where it is needed.
     streams : one for each configuration.
     """
