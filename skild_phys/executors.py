@@ -72,15 +72,13 @@ class Executor:
 class _Threads(Executor):
     """Threads of this process; the kernels release the interpreter's lock."""
 
-    def __init__(self, threads: int, stop: Stop) -> None:
-        super().__init__(stop)
-        self.at_once = threads
-        self.ended = False
-        self.pool = ThreadPoolExecutor(threads)
+    def __init__(self, count: int, stop: Stop) -> None:
+        self.at_once, self.ended = count, False
+        self.stop = lambda: self.ended or stop()
+        self.pool = ThreadPoolExecutor(count)
 
     def submit(self, function: Callable[..., Any], *args: Any, **options: Any) -> Future[Any]:
-        stop = lambda: self.ended or self.stop()  # noqa: E731
-        return self.pool.submit(function, *args, stop=stop, **options)
+        return self.pool.submit(function, *args, stop=self.stop, **options)
 
 
 class _Dask(Executor):
@@ -151,15 +149,9 @@ def threads(count: int | None, stop: Stop, most: int | None = None) -> Iterator[
 def dask(address: str, stop: Stop) -> Iterator[_Dask]:
     """Open an executor on a dask scheduler.
 
-    Parameters
-    ----------
-    address : of a running scheduler, such as tcp://head:8786, or `local:4` for four worker
-        processes on this machine, which end with the run.
-    stop : asked several times a second.
-
-    Raises
-    ------
-    BadInput naming `dask`: the package is missing, or nothing answers there.
+    `address` is that of a running scheduler, such as tcp://head:8786, or `local:4` for four worker
+    processes on this machine, which end with the run. Raises BadInput naming `dask` if the package
+    is missing, or nothing answers there.
     """
     try:
         from distributed import Client, LocalCluster
@@ -170,17 +162,15 @@ def dask(address: str, stop: Stop) -> Iterator[_Dask]:
         opened.enter_context(_quiet("distributed", "tornado", "asyncio"))
         shown = address
         host, number = parse_address(address)
-        if address.startswith(LOCAL):
+        if host:
+            _check_answers(address, host, number)
+        else:
             with _deaf_children():
                 cluster = LocalCluster(  # type: ignore[no-untyped-call]
-                    n_workers=number,
-                    threads_per_worker=1,
-                    dashboard_address=":0",
+                    n_workers=number, threads_per_worker=1, dashboard_address=":0",
                     silence_logs=logging.CRITICAL,
-                )
+                )  # fmt: skip
             address = opened.enter_context(cluster)
-        else:
-            _check_answers(address, host, number)
         try:
             client = opened.enter_context(
                 Client(address, timeout=_ANSWER_SECONDS, set_as_default=False)  # type: ignore[no-untyped-call]
@@ -253,18 +243,17 @@ def _check_answers(address: str, host: str, port: int) -> None:
         comm = await connect(address, timeout=_ANSWER_SECONDS, deserialize=False, **known)  # type: ignore[no-untyped-call]
         comm.abort()
 
-    accepted = _ADDRESS
     try:
         socket.create_connection((host, port), timeout=_ANSWER_SECONDS).close()
     except OSError as error:
-        reason = error.strerror or error
-        raise BadInput("dask", address, f"{accepted} (nothing answers: {reason})") from None
+        why = f"nothing answers: {error.strerror or error}"
+        raise BadInput("dask", address, f"{_ADDRESS} ({why})") from None
     try:
         with ThreadPoolExecutor(1) as apart:  # a notebook has an event loop in this thread
             apart.submit(asyncio.run, asyncio.wait_for(greet(), _ANSWER_SECONDS)).result()
-    except TimeoutError:
-        raise BadInput("dask", address, f"{accepted} (what listens there is silent)") from None
     except Exception as error:
         # What is no greeting of a scheduler fails in many ways (struct.error, MemoryError, ...).
         why = f"what answers there is none: {type(error).__name__}"
-        raise BadInput("dask", address, f"{accepted} ({why})") from None
+        if isinstance(error, TimeoutError):
+            why = "what listens there is silent"
+        raise BadInput("dask", address, f"{_ADDRESS} ({why})") from None

@@ -44,20 +44,11 @@ def write_group(data: xr.Dataset, path: AnyPath) -> None:
 
 
 def write_lattices(lattices: Lattices, path: AnyPath) -> LatticeStore:
-    """Write samples of any origin to a new store, chunk by chunk, and open it.
+    """Write samples of any origin (`open_lattices`) to a store, chunk by chunk, and open it.
 
-    Parameters
-    ----------
-    lattices : what `open_lattices` returns.
-    path : of the new store; one that was begun with the same samples is finished.
-
-    Returns
-    -------
-    The store. Of a Dataset that was opened and not changed it has the original's digest.
-
-    Raises
-    ------
-    BadInput, StoreError, WriteError : as `Lattices.read` and `create_store` do.
+    One that lies at `path` and was begun with the same samples is finished. Of a Dataset that was
+    opened and not changed the store has the original's digest. Raises BadInput, StoreError,
+    WriteError as `Lattices.read` and `create_store` do.
     """
     chunk, field = lattices.chunk, lattices.field
     if not lattices.in_file:

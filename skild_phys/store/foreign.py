@@ -61,18 +61,10 @@ class _Foreign(Lattices):
     The field is the variable that is named as in a store (`FIELDS`), or else the only one with
     samples and two or three axes of sites; then integers -1 and +1 are spins, as are real
     numbers that are all -1 and +1, and all else is a real field. `scale_factor`, `add_offset`
-    and `_FillValue` mean what CF says.
+    and `_FillValue` mean what CF says. `field` is as in `open_lattices`.
 
-    Parameters
-    ----------
-    data : with attributes as those of a store.
-    path : named in messages.
-    field : what numbers are whose name does not say it, `spins` or `field`; None to see.
-
-    Raises
-    ------
-    StoreError, BadInput : no field or several, axes that are not those of samples and sites,
-        numbers or attributes that cannot be used. Missing values are refused when they are read.
+    Raises StoreError, BadInput for no field or several, axes that are not those of samples and
+    sites, numbers or attributes that cannot be used. Missing values are refused when they are read.
     """
 
     def __init__(self, data: xr.Dataset, path: Path, field: str | None = None) -> None:

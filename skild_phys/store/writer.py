@@ -399,11 +399,9 @@ def create_store(
     overwrite : start afresh even if a store lies there. Nothing else is ever removed, but for
         the record beside it of how long the old one took.
 
-    Raises
-    ------
-    BadInput for a parameter or an attribute that no store can have; OutputTaken naming the first
-    parameter that differs; StoreError if another process writes to the store or what lies there
-    is damaged; WriteError if the disk refuses.
+    Raises BadInput for a parameter or an attribute that no store can have; OutputTaken naming the
+    first parameter that differs; StoreError if another process writes to the store or what lies
+    there is damaged; WriteError if the disk refuses.
     """
     plan, path = plan or Plan(**fields), Path(path)
     plan = replace(plan, attrs=readable(plan.attrs))
