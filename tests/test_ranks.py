@@ -15,7 +15,7 @@ import torch
 from image_helpers import SCHEDULE, image_store, photographs
 
 from skild_phys.errors import BadInput, Interrupted
-from skild_phys.skild.data import ImageLattices, StoreSource
+from skild_phys.skild.data import ImageLattices, _StoreSource
 from skild_phys.skild.ncsnpp import NcsnppConfig
 from skild_phys.skild.recipe import Recipe
 from skild_phys.skild.train import Ranks, Trainer, train
@@ -101,7 +101,7 @@ def test_parts_of_a_batch_make_the_whole(tmp_path: Path, images: ImageLattices) 
     config = replace(CONFIG, network=replace(NETWORK, dropout=0.0))
     trained = []
     for parts in (1, 2, 4):
-        run = Trainer(replace(config, accumulate=parts), StoreSource(images, 1))
+        run = Trainer(replace(config, accumulate=parts), _StoreSource(images, 1))
         losses = [run.train_step() for _ in range(3)]
         trained.append((losses, run.network.state_dict()["enter.weight"]))
     for losses, weights in trained[1:]:
@@ -112,24 +112,24 @@ def test_parts_of_a_batch_make_the_whole(tmp_path: Path, images: ImageLattices) 
 def test_stopped_with_dropout_and_taken_up_again(tmp_path: Path, images: ImageLattices) -> None:
     """To the same bytes: the masks of dropout are named by the step, not by what ran before."""
     torch.set_num_threads(1)
-    whole = Trainer(CONFIG, StoreSource(images, 1))
+    whole = Trainer(CONFIG, _StoreSource(images, 1))
     train(whole, tmp_path / "whole")
-    part = Trainer(CONFIG, StoreSource(images, 1))
+    part = Trainer(CONFIG, _StoreSource(images, 1))
     with pytest.raises(Interrupted, match="step 3"):
         train(part, tmp_path / "part", stop=lambda: part.step == 3)
     torch.rand(100)
-    part = Trainer.resume(tmp_path / "part", CONFIG, StoreSource(images, 1))
+    part = Trainer.resume(tmp_path / "part", CONFIG, _StoreSource(images, 1))
     train(part, tmp_path / "part")
     for name, tensor in whole.weights({}).tensors.items():
         assert torch.equal(tensor, part.weights({}).tensors[name])
     assert [row[:4] for row in whole.log] == [row[:4] for row in part.log]
-    other = Trainer(replace(CONFIG, network=replace(NETWORK, dropout=0.0)), StoreSource(images, 1))
+    other = Trainer(replace(CONFIG, network=replace(NETWORK, dropout=0.0)), _StoreSource(images, 1))
     train(other, tmp_path / "other")
     assert other.log[-1][1] != whole.log[-1][1]
 
 
 def test_each_process_reads_its_part(images: ImageLattices) -> None:
-    whole, first, second = (StoreSource(images, 4) for _ in range(3))
+    whole, first, second = (_StoreSource(images, 4) for _ in range(3))
     for _ in range(7):
         batch = whole.next(6)
         assert np.array_equal(first.next(6, slice(0, 3)), batch[:3])
@@ -139,8 +139,8 @@ def test_each_process_reads_its_part(images: ImageLattices) -> None:
 
 def test_what_cannot_be_shared_is_refused(images: ImageLattices) -> None:
     with pytest.raises(BadInput, match="batch: 8"):
-        Trainer(CONFIG, StoreSource(images, 1), ranks=Ranks(0, 3))
+        Trainer(CONFIG, _StoreSource(images, 1), ranks=Ranks(0, 3))
     with pytest.raises(BadInput, match="on several processes"):
-        Trainer(Recipe(side=16), StoreSource(images, 1), ranks=Ranks(0, 2))
+        Trainer(Recipe(side=16), _StoreSource(images, 1), ranks=Ranks(0, 2))
     with pytest.raises(BadInput, match="accumulate: 3"):
         replace(CONFIG, accumulate=3)

@@ -12,8 +12,8 @@ from image_helpers import SPECTRUM, image_store, image_weights, photographs
 
 from skild_phys.errors import BadInput, StoreError
 from skild_phys.images.refine import (
-    ImageRefiner,
     LowResolution,
+    _ImageRefiner,
     _resampling,
     coarsen_images,
     refine_images,
@@ -59,7 +59,7 @@ def test_gaussian_images_are_drawn_given_the_low_resolution_exactly(
             lambda_range=(float(schedule(1e-3)), float(schedule(1.0))),
         )  # fmt: skip
     spec = ImageRefineSpec(factor=float(factor), rule=rule, steps=4, sampler="stochastic", seed=1)
-    refiner = ImageRefiner(weights, spec, coarse, fine)
+    refiner = _ImageRefiner(weights, spec, coarse, fine)
     y = np.random.default_rng(4).standard_normal((1, 1, *coarse)).astype(np.float32)
     streams = [Streams.of(1, i) for i in range(n)]
     drawn = np.asarray(refiner(y.repeat(n, 0), streams), np.float64).reshape(n, -1)
@@ -84,7 +84,7 @@ def test_what_comes_out_gives_the_low_resolution_back(sampler: str) -> None:
     )
     weights = image_weights(spectrum=colours, std=0.2)
     spec = ImageRefineSpec(factor=2.5, rule="bicubic", steps=3, sampler=sampler)
-    refiner = ImageRefiner(weights, spec, (7, 6), (18, 15))
+    refiner = _ImageRefiner(weights, spec, (7, 6), (18, 15))
     low = np.random.default_rng(1).standard_normal((2, 3, 7, 6)).astype(np.float32)
     made = refiner(low, [Streams.of(0, i) for i in range(2)])
     seen = LowResolution("bicubic", (18, 15), (7, 6)).apply(made.astype(np.float64))
@@ -94,7 +94,7 @@ def test_what_comes_out_gives_the_low_resolution_back(sampler: str) -> None:
 def test_a_mean_that_is_never_erased_stays() -> None:
     """kappa_c = 0, as in the paper's super-resolution: the mean is not uncertain, and not moved."""
     weights = replace(image_weights(std=0.2), cutoff=0.0)
-    refiner = ImageRefiner(weights, ImageRefineSpec(factor=2.0, steps=4), (6, 5), (12, 10))
+    refiner = _ImageRefiner(weights, ImageRefineSpec(factor=2.0, steps=4), (6, 5), (12, 10))
     low = np.random.default_rng(1).standard_normal((2, 3, 6, 5)).astype(np.float32)
     made = refiner(low, [Streams.of(0, i) for i in range(2)])
     seen = LowResolution("area", (12, 10), (6, 5)).apply(made.astype(np.float64))

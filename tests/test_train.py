@@ -20,7 +20,7 @@ from skild_phys.rules import RULES, coarsen
 from skild_phys.rules.conditions import Blocks
 from skild_phys.skild import train as module
 from skild_phys.skild.chain import starting_lambda
-from skild_phys.skild.data import SimulationSource, Source, StoreSource, symmetry
+from skild_phys.skild.data import SimulationSource, Source, _StoreSource, symmetry
 from skild_phys.skild.losses import _SpinLoss, _Task
 from skild_phys.skild.measured import measure
 from skild_phys.skild.networks import SYMMETRIES
@@ -290,7 +290,7 @@ def test_checkpoints_of_other_runs_are_refused(tmp_path: Path) -> None:
     for seed in (1, 2):
         spins = critical_lattices(10, 16, seed)
         np.save(tmp_path / f"{seed}.npy", spins)
-    one, other = (StoreSource(open_lattices(tmp_path / f"{i}.npy", "spins"), 0) for i in (1, 2))
+    one, other = (_StoreSource(open_lattices(tmp_path / f"{i}.npy", "spins"), 0) for i in (1, 2))
     Trainer(CONFIG, one).save(tmp_path / "b")
     assert Trainer.resume(tmp_path / "b", CONFIG, one).step == 0
     with pytest.raises(OutputTaken, match="data = "):
@@ -359,7 +359,7 @@ def test_arrays_are_checked_and_distinguished(tmp_path: Path) -> None:
     np.save(tmp_path / "s.npy", spins)
     lattices = open_lattices(tmp_path / "s.npy", "spins")
     assert (lattices.n_samples, lattices.shape) == (5, (8, 8))
-    drawn = StoreSource(lattices, 1).next(5)
+    drawn = _StoreSource(lattices, 1).next(5)
     assert sorted(x.tobytes() for x in drawn) == sorted(x.tobytes() for x in spins)
     np.save(tmp_path / "bits.npy", (spins + 1) // 2)
     with pytest.raises(StoreError, match=r"bits.npy.* hold 0, .*2\*s.astype"):
@@ -369,7 +369,7 @@ def test_arrays_are_checked_and_distinguished(tmp_path: Path) -> None:
     assert open_lattices(tmp_path / "f.npy", "spins").digest() != lattices.digest()
     np.save(tmp_path / "zero.npy", 0 * fields)
     with pytest.raises(BadInput, match="mean square"):
-        Trainer(CONFIG, StoreSource(open_lattices(tmp_path / "zero.npy", "field"), 1))
+        Trainer(CONFIG, _StoreSource(open_lattices(tmp_path / "zero.npy", "field"), 1))
     fields[3, 1, 2] = np.nan
     np.save(tmp_path / "nan.npy", fields)
     with pytest.raises(StoreError, match="1 missing values"):
@@ -491,14 +491,14 @@ def test_a_store_is_seen_once_an_epoch_and_taken_up_again(tmp_path: Path) -> Non
     ) as writer:  # fmt: skip
         writer.commit({"spins": spins})
     store = open_store(tmp_path / "s.zarr")
-    stream = StoreSource(store, seed=3)
+    stream = _StoreSource(store, seed=3)
     epochs = [stream.next(11), stream.next(11)]
     for epoch in epochs:
         assert sorted((epoch == -1).sum(axis=(1, 2))) == list(range(11))
     assert not np.array_equal(*epochs)
-    first = StoreSource(store, seed=3)
+    first = _StoreSource(store, seed=3)
     first.next(5)
-    second = StoreSource(store, seed=3)
+    second = _StoreSource(store, seed=3)
     second.restore(first.state())
     assert np.array_equal(first.next(17), second.next(17))
 
@@ -509,7 +509,7 @@ def test_no_lattice_of_a_store_is_measured_twice(tmp_path: Path) -> None:
     Planted, seen to fail: as many batches as asked for.
     """
     np.save(tmp_path / "s.npy", critical_lattices(43, 16))
-    stream = StoreSource(open_lattices(tmp_path / "s.npy", "spins"), seed=3)
+    stream = _StoreSource(open_lattices(tmp_path / "s.npy", "spins"), seed=3)
     measure(stream, replace(CONFIG, batch=8, spectrum_batches=50))
     assert (stream.epoch, stream.position) == (0, 40)
 

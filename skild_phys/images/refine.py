@@ -160,7 +160,7 @@ class LowResolution:
         return np.asarray(images + self._fine[0].T @ modes @ self._fine[1])
 
 
-class ImageRefiner:
+class _ImageRefiner:
     """Weights at work on low-resolution images of one shape."""
 
     def __init__(
@@ -273,7 +273,7 @@ def refine_images(
         "parent_store": printable(low.path.name), "parent_sha256": low.digest(),
         "truth_sha256": low.attrs.get("truth_sha256"), "streams": streams, **run.attrs,
     }  # fmt: skip
-    refiner: ImageRefiner | None = None
+    refiner: _ImageRefiner | None = None
     if spec.method == "skild":
         if weights is None:
             raise BadInput("checkpoint", None, "weights of images for method skild")
@@ -283,7 +283,7 @@ def refine_images(
         if weights.channels != low.channels:
             held = f"weights of {weights.channels} channels"
             raise BadInput("checkpoint", held, f"{low.channels}")
-        refiner = ImageRefiner(weights, spec, sides, shape, run.device)
+        refiner = _ImageRefiner(weights, spec, sides, shape, run.device)
         attrs |= chain_record(weights, refiner.lambdas, refiner.sampler, run.device)
     ids = low.variable("parent") if low.has("parent") else np.arange(low.n_samples)
     batch = image_batch((low.channels, *shape), run.device)
@@ -302,7 +302,7 @@ def refine_images(
 class _Refine:
     """Makes images of low-resolution pixels; without a refiner it interpolates."""
 
-    refiner: ImageRefiner | None
+    refiner: _ImageRefiner | None
     judge: LowResolution
     shape: tuple[int, int]
     ids: NDArray[Any]

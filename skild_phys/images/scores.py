@@ -61,7 +61,7 @@ _PAPER = {"fid": 2.65, "is": 9.63}
 _BATCH = 64
 
 
-class ImageSet(Protocol):
+class _ImageSet(Protocol):
     """Images that can be read by their index."""
 
     def __len__(self) -> int: ...
@@ -250,7 +250,7 @@ def _float(pixels: _Pixels) -> Tensor:
     return torch.from_numpy(pixels.astype(np.float32))
 
 
-def _colours(images: ImageSet, index: Sequence[int]) -> Tensor:
+def _colours(images: _ImageSet, index: Sequence[int]) -> Tensor:
     """Return images of three channels, 0 to 1; grey ones have three equal channels."""
     return _float(images.pixels(index)).expand(-1, 3, -1, -1) / 255.0
 
@@ -297,7 +297,7 @@ def _lpips(folder: Path | None) -> Callable[[Tensor, Tensor], Any]:
 
 
 class _Dataset(torch.utils.data.Dataset[Tensor]):
-    def __init__(self, images: ImageSet) -> None:
+    def __init__(self, images: _ImageSet) -> None:
         self.images = images
 
     def __len__(self) -> int:
@@ -309,8 +309,8 @@ class _Dataset(torch.utils.data.Dataset[Tensor]):
 
 def _inception_scores(
     names: Sequence[str],
-    images: ImageSet,
-    reference: ImageSet | None,
+    images: _ImageSet,
+    reference: _ImageSet | None,
     folder: Path | None = None,
     device: str = "cpu",
 ) -> list[Score]:
@@ -369,7 +369,7 @@ def feature_network(path: Path) -> nn.Module:
 
 
 @torch.inference_mode()
-def features(network: nn.Module, images: ImageSet) -> _Array:
+def features(network: nn.Module, images: _ImageSet) -> _Array:
     """Return the features (n, 512) of all images: means over sites, float32's as float64."""
     mean, std = (torch.tensor(x)[:, None, None] for x in (_MEAN, _STD))
     out = []
@@ -393,7 +393,7 @@ def frechet_distance(a: _Array, b: _Array) -> float:
     return float(((m - other_m) ** 2).sum() + np.trace(c) + np.trace(other_c) - 2.0 * shared)
 
 
-def _frechet_score(images: ImageSet, reference: ImageSet, path: Path) -> Score:
+def _frechet_score(images: _ImageSet, reference: _ImageSet, path: Path) -> Score:
     """Return the Frechet distance of the features of VGG16 with the weights in `path`."""
     network = feature_network(path)
     distance = frechet_distance(features(network, images), features(network, reference))
@@ -426,7 +426,7 @@ def _nothing_fetched(folder: Path | None) -> Iterator[None]:
 
 
 @torch.inference_mode()
-def _quality_score(name: str, images: ImageSet, folder: Path | None = None) -> Score:
+def _quality_score(name: str, images: _ImageSet, folder: Path | None = None) -> Score:
     """Return the mean MUSIQ or CLIP-IQA of images, by pyiqa.
 
     Its weights lie in PyTorch's cache, or in one that `folder` is; they are not fetched, and read

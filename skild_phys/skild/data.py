@@ -117,7 +117,7 @@ class SimulationSource:
         self._waiting = 0
 
 
-class StoreSource:
+class _StoreSource:
     """Samples of any origin in random order, each once an epoch; read chunk by chunk.
 
     Chunks are visited in random order and shuffled inside, so that memory stays at one chunk.
@@ -317,7 +317,7 @@ def training_source(lattices: Any, recipe: Recipe) -> tuple[Source, dict[str, An
         images = ImageLattices(opened, "train" if opened.has("split") else None)
         system |= {"model": "images", "side": min(images.shape)}
         system |= {"dataset": opened.attrs.get("dataset"), "images": images.n_samples}
-        return StoreSource(images, recipe.seed), system
+        return _StoreSource(images, recipe.seed), system
     if opened.q:
         raise BadInput("lattices", where, f"spins, block sums or a field, not '{kind}'")
     if spins and kind != "spins":
@@ -330,4 +330,4 @@ def training_source(lattices: Any, recipe: Recipe) -> tuple[Source, dict[str, An
     names = ("model", "temperature", "rule", "factor")
     system |= {name: opened.attrs[name] for name in names if name in opened.attrs}
     shape = {} if len(set(opened.shape)) == 1 else {"shape": list(opened.shape)}
-    return StoreSource(opened, recipe.seed), system | {"side": min(opened.shape)} | shape
+    return _StoreSource(opened, recipe.seed), system | {"side": min(opened.shape)} | shape

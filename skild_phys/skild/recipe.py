@@ -247,13 +247,6 @@ def read_recipe(source: str | Path, option: str | None = None, **changes: Any) -
     return result
 
 
-def recipe_of(record: dict[str, Any]) -> Recipe:
-    """Return the recipe whose `as_record` went through JSON; keys it lacks have their defaults."""
-    table = {key: value for key, value in record.items() if value is not None}
-    recipe: Recipe = from_table(table, {}, "config", Recipe())
-    return recipe
-
-
 def as_record(value: Any) -> Any:
     """Return a dataclass as a dictionary, less fields marked late that have their defaults.
 

@@ -34,7 +34,7 @@ from skild_phys.skild.data import Source, symmetry
 from skild_phys.skild.losses import LOSSES, Batch, Loss
 from skild_phys.skild.measured import Measured, measure
 from skild_phys.skild.networks import network_dtype
-from skild_phys.skild.recipe import Recipe, as_record, recipe_of
+from skild_phys.skild.recipe import Recipe, as_record, from_table
 from skild_phys.skild.spectrum import spectrum_from_record
 from skild_phys.skild.spins import Couplings
 from skild_phys.skild.weights import Weights, read_tensors, write_tensors
@@ -329,8 +329,11 @@ class Trainer:
         """Take up the run saved at `path`; WeightsError if damaged, OutputTaken if of another."""
         record, tensors = read_tensors(path, "record", "checkpoint", _FORMAT)
         try:
+            # Keys that a record lacks have their defaults.
+            config = {key: value for key, value in record["config"].items() if value is not None}
+            known = from_table(config, {}, "config", Recipe())
             for saved, mine in (
-                (as_record(recipe_of(record["config"])), as_record(recipe)),
+                (as_record(known), as_record(recipe)),
                 (record["source"], source.identity()),
             ):
                 _check_same(path, *(json.loads(json.dumps(one)) for one in (saved, mine)))
