@@ -1,5 +1,6 @@
 """skild-phys: critical lattice systems, simulated, coarse-grained and refined."""
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 import skild_phys.process  # noqa: F401, what forked children need is set when the parent starts
@@ -40,14 +41,11 @@ if TYPE_CHECKING:
     from skild_phys.measurement.report import Report
 
 
+_LATER = {"observable": "measurement.observables", "Report": "measurement.report"}
+
+
 def __getattr__(name: str) -> Any:
     """Load what `import skild_phys` need not wait for."""
-    if name == "observable":
-        from skild_phys.measurement.observables import observable
-
-        return observable
-    if name == "Report":
-        from skild_phys.measurement.report import Report
-
-        return Report
+    if name in _LATER:
+        return getattr(importlib.import_module(f"skild_phys.{_LATER[name]}"), name)
     raise AttributeError(name)

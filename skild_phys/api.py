@@ -86,23 +86,12 @@ def save(lattices: Source, path: AnyPath, **attrs: Any) -> xr.Dataset:
 
 @as_in_python()
 def simulate(
-    model: str | Model = "ising2d",
-    *,
-    L: int | str | Sequence[int],
-    T: float | str,
-    samples: int = 100,
-    algorithm: str = "auto",
-    chains: int | None = None,
-    every: int | None = None,
-    burn_in: int | None = None,
-    start: str = "cold",
-    seed: int = 0,
-    output: AnyPath | None = None,
-    threads: int | None = None,
-    chunk: int | None = None,
-    dask: str | None = None,
-    overwrite: bool = False,
-) -> xr.Dataset:
+    model: str | Model = "ising2d", *, L: int | str | Sequence[int], T: float | str,
+    samples: int = 100, algorithm: str = "auto", chains: int | None = None,
+    every: int | None = None, burn_in: int | None = None, start: str = "cold", seed: int = 0,
+    output: AnyPath | None = None, threads: int | None = None, chunk: int | None = None,
+    dask: str | None = None, overwrite: bool = False,
+) -> xr.Dataset:  # fmt: skip
     """Simulate a model exactly.
 
     Parameters
@@ -147,17 +136,11 @@ def simulate(
 
 @as_in_python()
 def coarsen(
-    fine: Lattices | Arrays,
-    factor: int = 4,
-    *,
-    rule: str | Rule | None = None,
+    fine: Lattices | Arrays, factor: int = 4, *, rule: str | Rule | None = None,
     tie_seed: int | None = None,
-    output: AnyPath | None = None,
-    threads: int | None = None,
-    chunk: int | None = None,
-    dask: str | None = None,
-    overwrite: bool = False,
-) -> xr.Dataset:
+    output: AnyPath | None = None, threads: int | None = None, chunk: int | None = None,
+    dask: str | None = None, overwrite: bool = False,
+) -> xr.Dataset:  # fmt: skip
     """Coarse-grain configurations by `factor`.
 
     Parameters
@@ -191,30 +174,17 @@ def coarsen(
 
 @as_in_python()
 def refine(
-    coarse: Lattices | Arrays,
-    factor: int | None = None,
-    *,
-    method: str | Own | Method = "skild",
-    rule: str | Rule | None = None,
-    samples_per_input: int = 1,
-    seed: int = 0,
-    checkpoint: AnyPath | Weights | None = None,
-    steps: int | None = None,
-    sampler: str | Step | None = None,
-    restarts: int | None = None,
-    lambda_start: float | None = None,
-    lambda_end: float | None = None,
-    polish: int = 0,
-    any_system: bool = False,
-    sweeps: int | None = None,
-    T: float | str | None = None,
-    output: AnyPath | None = None,
-    threads: int | None = None,
-    device: str = "cpu",
-    chunk: int | None = None,
-    dask: str | None = None,
-    overwrite: bool = False,
-) -> xr.Dataset:
+    coarse: Lattices | Arrays, factor: int | None = None, *,
+    method: str | Own | Method = "skild", rule: str | Rule | None = None,
+    samples_per_input: int = 1, seed: int = 0,
+    checkpoint: AnyPath | Weights | None = None, steps: int | None = None,
+    sampler: str | Step | None = None, restarts: int | None = None,
+    lambda_start: float | None = None, lambda_end: float | None = None,
+    polish: int = 0, any_system: bool = False,
+    sweeps: int | None = None, T: float | str | None = None,
+    output: AnyPath | None = None, threads: int | None = None, device: str = "cpu",
+    chunk: int | None = None, dask: str | None = None, overwrite: bool = False,
+) -> xr.Dataset:  # fmt: skip
     """Make fine configurations from coarse ones alone; coarsened again they give `coarse` back.
 
     Parameters
@@ -270,26 +240,14 @@ def refine(
 
 @as_in_python()
 def generate(
-    *,
-    L: int | Sequence[int] | None = None,
-    samples: int | None = None,
-    seed: int = 0,
-    truth: Lattices | None = None,
-    factor: int | None = None,
-    split: str | None = None,
-    checkpoint: AnyPath | Weights | None = None,
-    steps: int | None = None,
-    sampler: str | Step | None = None,
-    restarts: int | None = None,
-    lambda_start: float | None = None,
-    lambda_end: float | None = None,
-    output: AnyPath | None = None,
-    threads: int | None = None,
-    device: str = "cpu",
-    chunk: int | None = None,
-    dask: str | None = None,
-    overwrite: bool = False,
-) -> xr.Dataset:
+    *, L: int | Sequence[int] | None = None, samples: int | None = None, seed: int = 0,
+    truth: Lattices | None = None, factor: int | None = None, split: str | None = None,
+    checkpoint: AnyPath | Weights | None = None, steps: int | None = None,
+    sampler: str | Step | None = None, restarts: int | None = None,
+    lambda_start: float | None = None, lambda_end: float | None = None,
+    output: AnyPath | None = None, threads: int | None = None, device: str = "cpu",
+    chunk: int | None = None, dask: str | None = None, overwrite: bool = False,
+) -> xr.Dataset:  # fmt: skip
     """Make configurations from noise, or by the paper's protocol from a truth.
 
     Parameters
@@ -349,7 +307,7 @@ def _checked(name: str, data: _T) -> _T | str:
 
 
 def _dataset(lattices: Opened) -> xr.Dataset:
-    """Return what was made: of a store a Dataset that reads as it is asked for."""
+    """Return what was made as a Dataset; that of a store reads as it is asked for."""
     from skild_phys.store import MemoryLattices, store_dataset
 
     if isinstance(lattices, MemoryLattices):

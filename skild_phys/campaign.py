@@ -155,7 +155,7 @@ def read_campaign(path: Path) -> dict[str, list[_Options]]:
     return tables
 
 
-def ways(tables: Sequence[_Options]) -> Iterator[tuple[str, _Options]]:
+def _ways(tables: Sequence[_Options]) -> Iterator[tuple[str, _Options]]:
     """Yield a name and the options of every combination of what the tables sweep over."""
     for table in tables:
         swept = [k for k, v in table.items() if isinstance(v, list)]
@@ -208,20 +208,20 @@ def plan(tables: Mapping[str, Sequence[_Options]], folder: Path, home: Path) -> 
         return output
 
     trained: Path | None = None
-    for name, options in ways(tables.get("train", [])):
+    for name, options in _ways(tables.get("train", [])):
         if trained is not None and "refine" in tables:
             raise BadInput("[train]", name, "one training where [refine] takes its weights")
         trained = add("train", [], options, folder / f"{name or 'weights'}.safetensors")
-    for at, options in ways(tables.get("simulate", [])):
+    for at, options in _ways(tables.get("simulate", [])):
         here = folder / at
         fine = add("simulate", [], options, here / "fine.zarr")
         for measured in tables.get("measure", []):
             add("measure", [fine], measured, here / "fine")
-        for how, coarsening in ways(tables.get("coarsen", [])):
+        for how, coarsening in _ways(tables.get("coarsen", [])):
             there = here / how
             coarse = add("coarsen", [fine], coarsening, there / "coarse.zarr")
             made = []
-            for name, refining in ways(tables.get("refine", [])):
+            for name, refining in _ways(tables.get("refine", [])):
                 if trained and refining.get("method", "skild") == "skild":
                     refining = {"checkpoint": trained} | refining
                 made.append(add("refine", [coarse], refining, there / f"{name or 'refined'}.zarr"))

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from conftest import exit_code
 
-from skild_phys.campaign import plan, read_campaign, ways
+from skild_phys.campaign import _ways, plan, read_campaign
 from skild_phys.errors import BadInput
 from skild_phys.store import open_store
 
@@ -226,7 +226,7 @@ def test_values_are_refused_before_anything_is_done(
 
 def test_sweeps_name_their_folders() -> None:
     tables = [{"L": [8, 16], "T": ["Tc", "1.1Tc"], "seed": 1}, {"L": 4}]
-    found = dict(ways(tables))
+    found = dict(_ways(tables))
     assert list(found) == ["L8-Tc", "L8-1.1Tc", "L16-Tc", "L16-1.1Tc", ""]
     assert found["L16-Tc"] == {"L": 16, "T": "Tc", "seed": 1}
 
