@@ -22,7 +22,7 @@ from skild_phys.errors import BadInput, Interrupted, OutputTaken, StoreError, ch
 from skild_phys.files import AnyPath, printable
 from skild_phys.models import Model, find_model, parse_temperature
 from skild_phys.models.ising import ISING_2D, ISING_3D
-from skild_phys.models.potts import potts
+from skild_phys.models.potts import Potts
 from skild_phys.plugins import load_plugins, one_of
 from skild_phys.rng import STREAMS, Streams, generator, input_seed
 from skild_phys.rules import RULES
@@ -97,7 +97,7 @@ class Method(ABC):
 
 def _models(coarse: CoarseInput) -> tuple[Model, Model | None]:
     """Return a model of such values, and the one that the input names (2D spins: Ising's)."""
-    like = potts(coarse.q) if coarse.q else ISING_2D if len(coarse.shape) == 2 else ISING_3D
+    like = Potts.of(coarse.q) if coarse.q else ISING_2D if len(coarse.shape) == 2 else ISING_3D
     usual = {"model": like.name} if like is ISING_2D else {}
     return like, find_model(usual | coarse.attrs)
 
@@ -194,7 +194,7 @@ class Exact(Fill):
         return []
 
     def prepare(self, coarse: CoarseInput, seed: int, run: Run, there: Attrs) -> Prepared:
-        from skild_phys.simulation.conditional import measure_sweeps, pilot_chains
+        from skild_phys.simulation.conditional import measure_sweeps
 
         target = _target(coarse, *_system(coarse, self.T, "method", self.name))
         known: dict[str, Any] = {"sweeps": self.sweeps}
@@ -205,7 +205,7 @@ class Exact(Fill):
             accepted = "a store made with the same parameters: there no tau was measured"
             raise OutputTaken("sweeps", "measured", f"{accepted} (overwrite=True starts afresh)")
         elif self.sweeps is None:
-            first = pilot_chains(coarse.n, target)
+            first = target.pilot_chains(coarse.n)
             given = target.read(coarse.read(0, first), coarse.ties(slice(first)))
             try:
                 tau, sweeps = measure_sweeps(target, given, seed, run.stop)

@@ -22,7 +22,6 @@ from skild_phys.simulation.conditional import (
     Conditional,
     _Chain,
     measure_sweeps,
-    pilot_chains,
     sample,
 )
 
@@ -242,9 +241,9 @@ def test_a_pilot_depends_on_nothing_but_its_input(rule: str, name: str) -> None:
     assert 0.4 < tau < 100
     with pytest.raises(Interrupted):
         measure_sweeps(law, givens, 5, stop=lambda: True)
-    assert pilot_chains(100, law) == 8
-    assert pilot_chains(2, law) == 2
-    assert pilot_chains(9, law_of(rule, (1024, 1024), 4)) == 1
+    assert law.pilot_chains(100) == 8
+    assert law.pilot_chains(2) == 2
+    assert law_of(rule, (1024, 1024), 4).pilot_chains(9) == 1
 
 
 def test_a_pilot_finds_the_autocorrelation_time() -> None:

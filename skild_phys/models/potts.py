@@ -26,15 +26,15 @@ class Potts(Model):
         most = np.max([(s == value).sum(axis=self.axes) for value in self.values], axis=0)
         return np.asarray((self.q * (most / self.sites(s)) - 1.0) / (self.q - 1.0))
 
+    @classmethod
+    def of(cls, q: int) -> Potts:
+        """Return the q-state model; its Tc on the square lattice is 1 / ln(1 + sqrt q), exactly."""
+        shifts = tuple(tuple((state + shift) % q for state in range(q)) for shift in range(q))
+        return cls(
+            f"potts{q}", 2, tuple(range(q)), "states", 1.0 / math.log1p(math.sqrt(q)), shifts,
+            bond=1.0, source="F. Y. Wu, Rev. Mod. Phys. 54, 235 (1982)",
+        )  # fmt: skip
 
-def potts(q: int) -> Potts:
-    """Return the q-state model; its Tc on the square lattice is 1 / ln(1 + sqrt q), exactly."""
-    shifts = tuple(tuple((state + shift) % q for state in range(q)) for shift in range(q))
-    return Potts(
-        f"potts{q}", 2, tuple(range(q)), "states", 1.0 / math.log1p(math.sqrt(q)), shifts,
-        bond=1.0, source="F. Y. Wu, Rev. Mod. Phys. 54, 235 (1982)",
-    )  # fmt: skip
 
-
-POTTS = tuple(potts(q) for q in range(2, 9))
+POTTS = tuple(Potts.of(q) for q in range(2, 9))
 """q = 2 .. 8; the transition is continuous up to q = 4 and of first order from q = 5 on."""

@@ -199,19 +199,6 @@ def _flip_majority(cells, layout, votes, states, thresholds, source, sweeps):  #
                 cells[old + i] = c if moves[i] else a
 
 
-@njit(cache=True, nogil=True)
-def _chain(parent, follow):  # type: ignore[no-untyped-def]
-    """Link the sites of every cluster: its root, follow[root], follow of that, .. to the end N."""
-    end = parent.size
-    follow[:] = end
-    for k in range(end):
-        site = end - 1 - k
-        root = parent[site]
-        if root != site:
-            follow[site] = follow[root]
-            follow[root] = site
-
-
 @njit(cache=True, nogil=True, inline="always")
 def _turn(gap, block, n, old, new, winner, states):  # type: ignore[no-untyped-def]
     """Turn a site of a block; return how many states share the top before and after, and whether
@@ -253,14 +240,20 @@ def _redraw(cells, root, new, follow, home, votes, states, source):  # type: ign
 @njit(cache=True, nogil=True)
 def _cluster_majority(cells, layout, votes, states, bond, source, sweeps):  # type: ignore[no-untyped-def]
     """Redraw the clusters one after the other `sweeps` times; see `label_clusters`, `_Votes`."""
-    positions, n = layout.bonds.shape[0], layout.ahead.shape[1]
-    parent = np.empty(positions * n, dtype=np.uint32)
-    follow = np.empty_like(parent)
-    home = np.arange(positions * n).astype(np.uint32) % np.uint32(n)
+    n = layout.ahead.shape[1]
+    end = layout.bonds.shape[0] * n
+    parent, follow = np.empty(end, dtype=np.uint32), np.empty(end, dtype=np.uint32)
+    home = np.arange(end).astype(np.uint32) % np.uint32(n)
     for _ in range(sweeps):
         label_clusters(cells, layout, bond, source, parent)
-        _chain(parent, follow)
-        for root in range(parent.size):
+        # The sites of a cluster: its root, follow[root], follow of that, .. to the end.
+        follow[:] = end
+        for site in range(end - 1, -1, -1):
+            root = parent[site]
+            if root != site:
+                follow[site] = follow[root]
+                follow[root] = site
+        for root in range(end):
             if parent[root] == root:
                 new = np.int8(take_below(source, states))
                 if new != cells[root]:

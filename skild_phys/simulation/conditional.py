@@ -78,6 +78,10 @@ class Conditional:
         """Number of sites of a configuration."""
         return int(self.factor**self.model.dimension) * math.prod(self.shape)
 
+    def pilot_chains(self, n: int) -> int:
+        """Return on how many of `n` coarse configurations `measure_sweeps` runs its pilot."""
+        return max(1, min(n, _MOST_CHAINS, _SITES // self.sites))
+
     def read(self, coarse: NDArray[Any], ties: NDArray[np.int8] | None) -> list[Given]:
         """Return coarse configurations (n, ...) and their ties as the moves take them.
 
@@ -242,17 +246,12 @@ def _tau(series: Array) -> float:
     return float((found.tau + found.error).max())
 
 
-def pilot_chains(n: int, target: Conditional) -> int:
-    """Return on how many of `n` coarse configurations a pilot runs."""
-    return max(1, min(n, _MOST_CHAINS, _SITES // target.sites))
-
-
 def measure_sweeps(
     target: Conditional, givens: Sequence[Given], seed: int, stop: Stop = lambda: False
 ) -> tuple[float, int]:
     """Return the largest tau, in sweeps and one standard error up, and the sweeps it asks for.
 
-    A few chains, of the first `pilot_chains` coarse configurations (`Conditional.read`), run until
+    A few chains, of the first `Conditional.pilot_chains` coarse configurations, run until
     their second half is long against every autocorrelation time seen in it. Watched are, block by
     block, what moves slowly inside a block (how unequal its halves are along each axis, and for
     majority and decimation its total), and of each configuration the energy and the mean squares of
