@@ -68,7 +68,7 @@ class WriteError(SkildPhysError):
 
 
 class Interrupted(SkildPhysError):
-    """Stopped by Ctrl-C at a commit; the message says how to go on."""
+    """Stopped by Ctrl-C at a commit; the message says how the run resumes."""
 
     exit_code = 130
 

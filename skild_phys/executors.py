@@ -128,7 +128,7 @@ class _Dask(Executor):
         return self._client.submit(pickle.loads, pickle.dumps(value), pure=False)
 
     def call_off(self) -> None:
-        """Call off what still runs, as far as workers hear of it."""
+        """Cancel what still runs, on the workers that can be reached."""
         with contextlib.suppress(Exception):  # the scheduler may be gone
             self._client.cancel(list(self._tasks), force=True)
 
@@ -165,7 +165,7 @@ def dask(address: str, stop: Stop) -> Iterator[_Dask]:
         if host:
             _check_answers(address, host, number)
         else:
-            with _deaf_children():
+            with _ignoring_interrupts():
                 cluster = LocalCluster(  # type: ignore[no-untyped-call]
                     n_workers=number, threads_per_worker=1, dashboard_address=":0",
                     silence_logs=logging.CRITICAL,
@@ -185,10 +185,7 @@ def dask(address: str, stop: Stop) -> Iterator[_Dask]:
 
 @contextlib.contextmanager
 def _quiet(*names: str) -> Iterator[None]:
-    """Keep to themselves what loggers say of connections that end: the run says it in one line.
-
-    Those below `names` too, which have levels of their own.
-    """
+    """Silence loggers, and those below them: connections that end are one line of the run."""
     known = [n for n in logging.root.manager.loggerDict if n.split(".")[0] in names]
     loggers = [logging.getLogger(name) for name in {*names, *known}]
     levels = [logger.level for logger in loggers]
@@ -202,8 +199,8 @@ def _quiet(*names: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _deaf_children() -> Iterator[None]:
-    """Start processes that do not hear Ctrl-C: this one does, and ends them."""
+def _ignoring_interrupts() -> Iterator[None]:
+    """Start processes that ignore Ctrl-C: this one receives it, and ends them."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -76,7 +76,7 @@ STREAMS = "seed and system"
 """Attribute `streams` of stores whose streams grow from `system_seed`."""
 
 _TO_UNIT = 2.0**-53
-_HASHED = 2**26  # bytes of lattices that are read at once to tell an input
+_HASHED = 2**26  # bytes of samples that are read at once to identify an input
 
 
 def seed_sequence(seed: int, *key: int | str) -> np.random.SeedSequence:
@@ -104,10 +104,10 @@ def system_seed(streams: str | None, seed: int, *system: Any) -> int:
 def input_seed(
     streams: str | None, seed: int, n: int, read: Callable[[int, int], NDArray[Any]]
 ) -> int:
-    """Return the seed (`system_seed`) that an input of `n` lattices is refined with.
+    """Return the seed (`system_seed`) that an input of `n` samples is refined with.
 
-    The input is told by its first 64 lattices, whatever file they lie in: methods are compared on
-    the same noise, and one seed refines two inputs independently.
+    The input is identified by its first 64 samples, whatever file they lie in: methods are compared
+    on the same noise, and one seed refines two inputs independently.
     """
     digest, end = hashlib.sha256(), min(n, 64)
     step = max(1, _HASHED // read(0, 1).nbytes)

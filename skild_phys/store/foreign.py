@@ -1,4 +1,4 @@
-"""Samples that are no store of this program: names, CF and values say what they are."""
+"""Samples that are no store of this program: what they are follows from names, CF and values."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ class _Foreign(Lattices):
             self.attrs["temperature"] = known
 
     def _scale(self, dimension: int) -> float:
-        """Return what a stored 1 is worth, 1 over the sites of a block; 0 if nothing tells it."""
+        """Return what a stored 1 is worth, 1 over the sites of a block; 0 if unknown."""
         scale = self._values.encoding.get("scale_factor")
         if scale is None and {"rule", "factor"} <= set(self.attrs):
             factor = check_whole("factor", self.attrs["factor"], 2)
@@ -139,13 +139,13 @@ class _Foreign(Lattices):
         return len(flags) if flags is not None else len(model.values) if model else 0
 
     def _seen(self) -> str:
-        """Return whether numbers whose name does not say it are spins or a real field."""
+        """Return whether numbers under any other name are spins or a real field."""
         found = "field"
         for start in range(0, self._shape[0], self._step):
             values = self._slice(start, start + self._step)
             if np.isin(values, (-1, 1)).all():
                 found = "spins"
-                if values.dtype.kind != "f":  # real numbers may go on to be others, as means do
+                if values.dtype.kind != "f":  # real numbers may be others further on, as means are
                     break
                 continue
             two = (values.min(), values.max())

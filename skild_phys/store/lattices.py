@@ -196,7 +196,7 @@ def open_lattices(
     ----------
     source : the path of a store, of a `.npy` file, or of a Zarr array or group of any make; a
         Dataset, a DataArray or an array, (n, Ly, Lx) or (n, Lz, Ly, Lx).
-    field : what numbers are whose name does not say it, `spins` or `field`; None to see.
+    field : what numbers of any other name are, `spins` or `field`; None to see.
     repeats : whether samples that are copies of others stay, as inputs of a refinement do; else
         each counts once, and an InputWarning says so.
     attrs : what is known of samples that are no store: `model`, `temperature` (a number, or a

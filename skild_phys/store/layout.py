@@ -23,7 +23,7 @@ APPEND_TOTAL = "append_total"
 """Samples that an append asked for, until its command has ended."""
 
 VOLATILE = ("command", "versions", "append", APPEND_TOTAL, "warnings")
-"""Attributes that say how a store came about, or what to mind; stored, but never compared."""
+"""Attributes of how a store was made, and warnings; stored, but never compared."""
 
 MANAGED = ("schema_version", "samples_planned", "samples_committed", "sha256")
 

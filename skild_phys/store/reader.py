@@ -305,7 +305,7 @@ def state_of(path: Path, samples: int, state: Mapping[str, NDArray[Any]]) -> dic
 
 
 def nodes_of(files: Mapping[str, ChunkFiles]) -> dict[str, Any]:
-    """Return what the root record says of nodes: their records, and digests of their chunks."""
+    """Return the records of nodes, and the digests of their chunks, for the root record."""
     nodes: dict[str, Any] = {name: one.record for name, one in files.items()}
     if digests := {name: one.digests for name, one in files.items() if one.digests}:
         nodes[_DIGESTS] = _group_record(digests)

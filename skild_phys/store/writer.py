@@ -149,7 +149,7 @@ class StoreWriter:
         self._plan, self._lock, self._attributes = plan, lock, dict(plan.attrs)
         self._arrays = arrays_of(path, plan, 0)
         self._states: dict[str, ChunkFiles] = {}
-        # What does not tell two stores apart.
+        # Attributes that two runs of the same store may differ in.
         self._apart = (*VOLATILE, *MANAGED, *plan.unsettled)
 
     def __enter__(self) -> StoreWriter:
