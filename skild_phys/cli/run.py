@@ -163,8 +163,6 @@ def _parsed(step: Step, **more: Any) -> click.Context:
 
 # -- what the commands of a campaign would refuse, found before the first of them runs ---------
 
-_Params = Mapping[str, Any]
-
 
 class _Promised(MemoryLattices):
     """What a step will have written, of no memory and no meaning.
@@ -186,54 +184,45 @@ class _Promised(MemoryLattices):
 
 def _rehearse(steps: Sequence[Step]) -> None:
     """Raise SkildPhysError for the first step with a value that its command would refuse."""
+    from skild_phys.cli.simulate import PARAMETERS
+    from skild_phys.rules import get_rule
+    from skild_phys.simulation.coarsening import coarse_plan
+    from skild_phys.simulation.ensemble import plan_of
+    from skild_phys.simulation.spec import SimulationSpec
+
     made: dict[Path, _Promised] = {}
     for step in steps:
         params = _parsed(step, output=step.output).params
         inputs = [made[path] for path in step.inputs]
+        how = ("threads", "chunk", "device", "dask")
         try:
+            run = Run(**{name: params[name] for name in how if name in params})
             if step.command == "simulate":
-                made[step.output] = _simulate(params)
+                spec = SimulationSpec(**{name: params[name] for name in PARAMETERS})
+                made[step.output] = _Promised(plan_of(spec, run)[1])
             elif step.command == "coarsen":
-                made[step.output] = _coarsen(params, inputs[0])
+                rule, seed = get_rule(params["rule"]), params["tie_seed"]
+                plan, *_ = coarse_plan(inputs[0], rule, params["factor"], run, seed, digest=False)
+                made[step.output] = _Promised(plan)
             elif step.command == "refine":
                 trained = any(params["checkpoint"] == one.output for one in steps)
                 made[step.output] = _refine(params, inputs[0], trained)
             elif step.command == "train":
-                _train(params)
+                from skild_phys.skild.fit import Fit
+
+                others = ("store", "output", "device", "overwrite", "as_json")
+                Fit.of(params["store"], **{k: params[k] for k in params if k not in others})
             else:
                 _measure(params, inputs)
         except SkildPhysError as error:
             raise SkildPhysError(f"{step.output}: {error}") from None
 
 
-def _run(params: _Params) -> Run:
-    names = ("threads", "chunk", "device", "dask")
-    return Run(**{name: params[name] for name in names if name in params})
-
-
-def _simulate(params: _Params) -> _Promised:
-    from skild_phys.cli.simulate import PARAMETERS
-    from skild_phys.simulation.ensemble import plan_of
-    from skild_phys.simulation.spec import SimulationSpec
-
-    spec = SimulationSpec(**{name: params[name] for name in PARAMETERS})
-    return _Promised(plan_of(spec, _run(params))[1])
-
-
-def _coarsen(params: _Params, fine: _Promised) -> _Promised:
-    from skild_phys.rules import get_rule
-    from skild_phys.simulation.coarsening import coarse_plan
-
-    rule, seed = get_rule(params["rule"]), params["tie_seed"]
-    return _Promised(coarse_plan(fine, rule, params["factor"], _run(params), seed, digest=False)[0])
-
-
-def _refine(params: _Params, coarse: _Promised, trained: bool) -> _Promised:
+def _refine(params: Mapping[str, Any], coarse: _Promised, trained: bool) -> _Promised:
     from skild_phys.cli.refine import named_method
     from skild_phys.methods import SKILD
     from skild_phys.skild.coarse import open_coarse
 
-    _run(params)
     method = named_method(dict(params) | ({"checkpoint": None} if trained else {}))
     known = not (trained and isinstance(method, SKILD))
     source = open_coarse(
@@ -252,15 +241,7 @@ def _refine(params: _Params, coarse: _Promised, trained: bool) -> _Promised:
     return _Promised(plan, known)
 
 
-def _train(params: _Params) -> None:
-    from skild_phys.skild.fit import Fit
-
-    Run(device=params["device"])
-    others = ("store", "output", "device", "overwrite", "as_json")
-    Fit.of(params["store"], **{key: params[key] for key in params if key not in others})
-
-
-def _measure(params: _Params, stores: Sequence[_Promised]) -> None:
+def _measure(params: Mapping[str, Any], stores: Sequence[_Promised]) -> None:
     """Check the options of `measure` and `compare`."""
     from skild_phys.cli.measure import parse_offsets
     from skild_phys.measurement.compare import check_names
