@@ -23,14 +23,9 @@ if TYPE_CHECKING:
 @cli.output_option(
     "Directory for the report, its tables and figures.  [default: report, report-2, ...]"
 )
+@click.option("--coarse", type=cli.PATH, help="The coarse store the others were refined from.")
 @click.option(
-    "--coarse",
-    type=cli.PATH,
-    help="The coarse store the others were refined from.",
-)
-@click.option(
-    "--names",
-    help="What to call the stores, with commas between.  [default: their own names]",
+    "--names", help="What to call the stores, with commas between.  [default: their own names]"
 )
 @click.option("--no-figures", is_flag=True, help="Only the tables, and a report of these.")
 @cli.options_from(cli.Errors, into="errors")

@@ -37,11 +37,10 @@ def compile_measuring() -> None:
 @click.argument("store", type=cli.PATH)
 @cli.output_option(
     "Write all of it: FILE.nc (NetCDF), FILE.zarr, FILE.csv, or a directory for NetCDF, CSV"
-    " and a figure.",
+    " and a figure."
 )
 @click.option(
-    "--only",
-    help="Observables, by name (or U4, chi ..), with commas between.  [default: all]",
+    "--only", help="Observables, by name (or U4, chi ..), with commas between.  [default: all]"
 )
 @click.option(
     "--offsets",

@@ -31,8 +31,7 @@ if TYPE_CHECKING:
     "1, 0.7, 0.5, 0.35 with p >= 0.1]",
 )
 @click.option(
-    "--omega",
-    help="Add fits with corrections L^-OMEGA (such as 1.75), or 'fit' to fit omega.",
+    "--omega", help="Add fits with corrections L^-OMEGA (such as 1.75), or 'fit' to fit omega."
 )
 @cli.result_options("threads overwrite")
 def command(

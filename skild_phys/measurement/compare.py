@@ -27,13 +27,7 @@ from skild_phys.measurement.observables.patterns import (
     total_variation,
 )
 from skild_phys.measurement.pairing import Pictures, agreements, pair, pictures_of
-from skild_phys.measurement.rows import (
-    MAX_ROWS,
-    Rows,
-    Statistics,
-    check_measurable,
-    collect,
-)
+from skild_phys.measurement.rows import MAX_ROWS, Rows, Statistics, check_measurable, collect
 from skild_phys.measurement.system import Array, System
 from skild_phys.store import Lattices, read_timing
 

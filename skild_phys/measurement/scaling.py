@@ -27,12 +27,7 @@ from numpy.typing import NDArray
 from scipy.optimize import brentq
 
 from skild_phys.errors import BadInput
-from skild_phys.measurement.curves import (
-    CROSSING,
-    Curve,
-    by_side,
-    jackknife_error,
-)
+from skild_phys.measurement.curves import CROSSING, Curve, by_side, jackknife_error
 from skild_phys.measurement.fits import (
     COMBINED,
     Collapse,

@@ -19,13 +19,7 @@ from numpy.typing import NDArray
 
 from skild_phys.errors import BadInput
 from skild_phys.kernels import I64, constant, data_of, intrinsic, load, popcount
-from skild_phys.measurement.observables.base import (
-    LENGTH,
-    Axis,
-    Coordinate,
-    observable,
-    statistic,
-)
+from skild_phys.measurement.observables.base import LENGTH, Axis, Coordinate, observable, statistic
 from skild_phys.measurement.system import Array, Shape, Slice, System, check_offsets
 
 TERMS = ("s1s2s3s4", "s1s2", "s1s4", "s1s3", "s2s4")
