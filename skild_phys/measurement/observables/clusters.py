@@ -22,9 +22,9 @@ from skild_phys.measurement.observables.base import (
     Axis,
     Coordinate,
     Observable,
+    Statistic,
     mean,
     observable,
-    statistic,
 )
 from skild_phys.measurement.system import Array, Slice, System
 from skild_phys.rng import LANES, lane_state
@@ -132,10 +132,6 @@ def _count_clusters(  # type: ignore[no-untyped-def]
         totals[n, 1] = squares
 
 
-def _geometric(part: Slice) -> _Clusters:
-    return _geometric_clusters(part.values)
-
-
 def _fk(part: Slice) -> _Clusters:
     of = part.system
     return _fk_clusters(part.values, of.temperature, of.bond, seed=of.seed, index=part.index)
@@ -158,14 +154,12 @@ def _observables(
 ) -> tuple[Observable, ...]:
     """Return the share of the largest cluster, the mean size, and the density by size."""
 
-    @statistic(kind, applies)
-    def density(part: Slice) -> Array:
-        return part.once(find).density
-
-    @statistic(f"{kind}_sizes", applies)
-    def sizes(part: Slice) -> Array:
-        return np.stack([part.once(find).largest, part.once(find).mean_size], axis=-1)
-
+    density = Statistic(kind, lambda part: part.once(find).density, applies)
+    sizes = Statistic(
+        f"{kind}_sizes",
+        lambda part: np.stack([part.once(find).largest, part.once(find).mean_size], axis=-1),
+        applies,
+    )
     return (
         observable(
             f"{kind}_largest_cluster", "1", sizes,
@@ -187,7 +181,8 @@ def _has_bonds(system: System) -> bool:
 
 OBSERVABLES = (
     *_observables(
-        "geometric", "geometric", "geometric", _geometric, lambda s: s.field != "field"
+        "geometric", "geometric", "geometric", lambda part: _geometric_clusters(part.values),
+        lambda system: system.field != "field",
     ),
     *_observables("fk", "FK", "Fortuin-Kasteleyn", _fk, _has_bonds),
 )  # fmt: skip

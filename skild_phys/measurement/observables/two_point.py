@@ -27,6 +27,7 @@ from skild_phys.measurement.observables.base import (
     WAVE,
     Axis,
     Coordinate,
+    Statistic,
     mean,
     observable,
     statistic,
@@ -291,24 +292,16 @@ def order(part: Slice) -> Array:
     return np.stack([math.sqrt(q / (q - 1.0)) * (s - 1.0 / q) for s in shares], axis=-1)
 
 
-@statistic("axis")
-def _axis(part: Slice) -> Array:
-    return _along_axes(part.once(_correlation))
-
-
-@statistic("diagonal", lambda system: system.dimension > 1)
-def _diagonal(part: Slice) -> Array:
-    return _along_diagonals(part.once(_correlation))
-
-
-@statistic("distance")
-def _distance(part: Slice) -> Array:
-    return _distance_shells(part.system.shape).average(part.once(_correlation))
-
-
-@statistic("radial")
-def _radial(part: Slice) -> Array:
-    return _wave_shells(part.system.shape).average(part.once(_folded))
+_axis = Statistic("axis", lambda part: _along_axes(part.once(_correlation)))
+_diagonal = Statistic(
+    "diagonal", lambda part: _along_diagonals(part.once(_correlation)), lambda s: s.dimension > 1
+)
+_distance = Statistic(
+    "distance", lambda part: _distance_shells(part.system.shape).average(part.once(_correlation))
+)
+_radial = Statistic(
+    "radial", lambda part: _wave_shells(part.system.shape).average(part.once(_folded))
+)
 
 
 def exact_statistics(two_point: Array, power: Array) -> dict[str, Array]:
