@@ -165,7 +165,7 @@ def test_every_state_is_as_likely_though_chains_keep_theirs(
     values = get_model(model).values
     counts = [int((store.read(0, 900)[:, 0, 0] == value).sum()) for value in values]
     assert scipy.stats.chisquare(counts).pvalue > 1e-4
-    unturned = draw(chosen, 0, Unit.start(chosen, 0), 0, [(0, 50)]).unit.lattices
+    unturned = draw(chosen, 0, Unit.start(chosen, 0), 0, [(0, 50)]).unit.configurations
     assert np.bincount(unturned.ravel() - values[0]).max() > 0.9 * 64
 
 
@@ -429,11 +429,11 @@ def test_a_different_simulation_is_not_resumed(tmp_path: Path) -> None:
 @pytest.mark.parametrize("algorithm", ["wolff", "multispin"])
 def test_hot_start_is_random(algorithm: str) -> None:
     chosen = spec(algorithm=algorithm, chains=128, start="hot", L=64)
-    units = [Unit.start(chosen, unit).lattices for unit in range(2)]
+    units = [Unit.start(chosen, unit).configurations for unit in range(2)]
     spins = np.concatenate(units).astype(float)
     assert abs(spins.mean()) < 5 / math.sqrt(spins.size)
     assert not (spins[0] == spins[-1]).all()
-    states = Unit.start(spec(model="potts5", start="hot", L=64), 0).lattices
+    states = Unit.start(spec(model="potts5", start="hot", L=64), 0).configurations
     assert np.bincount(states.ravel(), minlength=5).min() > 0.15 * 64**2
 
 
@@ -443,8 +443,8 @@ def test_draws_go_on_where_they_were_broken_off() -> None:
     whole = draw(chosen, 3, unit, 0, [(0, 150)])
     first = draw(chosen, 3, unit, 0, [(0, 70)])
     second = draw(chosen, 3, first.unit, 70, [(70, 90), (90, 150)])
-    parts = np.concatenate([*first.lattices, *second.lattices])
-    np.testing.assert_array_equal(whole.lattices[0], parts)
+    parts = np.concatenate([*first.configurations, *second.configurations])
+    np.testing.assert_array_equal(whole.configurations[0], parts)
     np.testing.assert_array_equal(whole.unit.rng, second.unit.rng)
 
 

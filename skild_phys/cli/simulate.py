@@ -189,7 +189,7 @@ def _updates(tau: float, every: int) -> float:
 
 def _warnings(result: dict[str, Any], drifts: bool) -> list[str]:
     every, burnt, update = result["every"], result["burn_in"], result["update"]
-    # Two errors down, so that a sound run is not blamed for the noise of its tau.
+    # Two standard errors down, so that a sound run is not blamed for the noise of its tau.
     draws = [result[f"{n}_tau"] - 2.0 * result[f"{n}_tau_error"] for n in _SERIES]
     seen = max(_updates(tau, every) for tau in draws)
     tau = max(seen, *(result[f"burn_in_tau_{n}"] or 0.0 for n in _SERIES))
@@ -207,9 +207,8 @@ def _warnings(result: dict[str, Any], drifts: bool) -> list[str]:
             f"(tau {tau:.3g} {update}s); --burn-in sets it"
         )
     elif drifts:
-        warnings.append(
-            f"burn-in was {burnt} {update}s, and the energy still drifts; --burn-in sets it"
-        )
+        drift = f"burn-in was {burnt} {update}s, and the energy still drifts"
+        warnings.append(f"{drift}; --burn-in sets it")
     return warnings
 
 

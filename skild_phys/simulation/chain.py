@@ -52,9 +52,9 @@ def _never() -> bool:
 
 @dataclass(frozen=True)
 class Unit:
-    """The state of a unit: `lattices` (replicas, ...) of the model's dtype, `rng` the words."""
+    """The state of a unit: `configurations` (replicas, ...) of the model's dtype, and `rng`."""
 
-    lattices: NDArray[Any]
+    configurations: NDArray[Any]
     rng: NDArray[np.uint64]
 
     @classmethod
@@ -67,28 +67,30 @@ class Unit:
             return cls(model.cold(shape), rng)
         # One lane's own words, by column where there are eight.
         words = np.ascontiguousarray(rng.reshape(4, -1)[:, 0])
-        lattices = model.random(shape, words)
+        configurations = model.random(shape, words)
         rng.reshape(4, -1)[:, 0] = words
-        return cls(lattices, rng)
+        return cls(configurations, rng)
 
     def copy(self) -> Unit:
         """Return a copy that can be advanced by itself."""
-        return Unit(self.lattices.copy(), self.rng.copy())
+        return Unit(self.configurations.copy(), self.rng.copy())
 
     @staticmethod
     def pack(units: Sequence[Unit]) -> dict[str, NDArray[Any]]:
         """Return the arrays that `unpack` makes units of."""
         return {
-            "spins": np.concatenate([unit.lattices for unit in units]),
+            "spins": np.concatenate([unit.configurations for unit in units]),
             "rng": np.stack([unit.rng for unit in units]),
         }
 
     @staticmethod
     def unpack(spec: SimulationSpec, packed: Kept) -> list[Unit]:
         """Return the units that `pack` packed."""
-        lattices = np.ascontiguousarray(packed["spins"], dtype=spec.model.dtype)
+        configurations = np.ascontiguousarray(packed["spins"], dtype=spec.model.dtype)
         states = np.array(packed["rng"], dtype=np.uint64)
-        return [*map(Unit, lattices.reshape(len(states), -1, *lattices.shape[1:]), states)]
+        return [
+            *map(Unit, configurations.reshape(len(states), -1, *configurations.shape[1:]), states)
+        ]
 
 
 @dataclass
@@ -98,7 +100,7 @@ class Samples:
     unit: Unit
     energy: Array
     magnetization: Array
-    lattices: list[NDArray[Any]] = field(default_factory=list)
+    configurations: list[NDArray[Any]] = field(default_factory=list)
 
 
 def _advancing(spec: SimulationSpec, unit: Unit, stop: Stop) -> Callable[[int], None]:
@@ -110,7 +112,7 @@ def _advancing(spec: SimulationSpec, unit: Unit, stop: Stop) -> Callable[[int], 
             if stop():
                 raise Interrupted("stopped")
             count = min(step, updates - done)
-            kernel.advance(unit.lattices, spec.model, spec.temperature, unit.rng, count)
+            kernel.advance(unit.configurations, spec.model, spec.temperature, unit.rng, count)
 
     return advance
 
@@ -131,8 +133,8 @@ def watch(
     series = np.empty((2, records, spec.kernel.replicas))
     for i in range(records):
         advance(stride)
-        series[0, i] = model.energy(unit.lattices)
-        series[1, i] = model.order_parameter(unit.lattices) ** 2
+        series[0, i] = model.energy(unit.configurations)
+        series[1, i] = model.order_parameter(unit.configurations) ** 2
     return unit, series
 
 
@@ -177,7 +179,7 @@ def draw(
     made : samples that the unit has made; in the middle of a draw the replicas that are left
         come before the unit moves on.
     stretches : (start, stop) of the samples to make, by their index in the store, in order.
-    region : where lattices go (`store.StoreWriter.region`); without it they are returned.
+    region : where configurations go (`store.StoreWriter.region`); without it they are returned.
     stop : asked every fraction of a second; raises Interrupted once it says so.
     tick : called with the number of samples just made.
     ahead : updates that the unit has made since its last draw.
@@ -189,28 +191,28 @@ def draw(
     energy: list[Array] = []
     magnetization: list[Array] = []
     for start, last in stretches:
-        lattices = np.empty((last - start, *model.site_shape(shape)), dtype=model.dtype)
-        symmetry = _draw_symmetries(spec, number, made, len(lattices))
+        configurations = np.empty((last - start, *model.site_shape(shape)), dtype=model.dtype)
+        symmetry = _draw_symmetries(spec, number, made, len(configurations))
         filled = 0
-        while filled < len(lattices):
+        while filled < len(configurations):
             replica = made % replicas
             if replica == 0:
                 advance(every - ahead)
                 ahead = 0
-            count = min(replicas - replica, len(lattices) - filled)
-            lattices[filled : filled + count] = unit.lattices[replica : replica + count]
+            count = min(replicas - replica, len(configurations) - filled)
+            configurations[filled : filled + count] = unit.configurations[replica : replica + count]
             filled, made = filled + count, made + count
             tick(count)
         for chosen in np.unique(symmetry):
             if not plain[chosen]:
                 here = symmetry == chosen
-                lattices[here] = model.turned(chosen, lattices[here])
-        energy.append(model.energy(lattices))
-        magnetization.append(model.order_parameter(lattices))
+                configurations[here] = model.turned(chosen, configurations[here])
+        energy.append(model.energy(configurations))
+        magnetization.append(model.order_parameter(configurations))
         if region is None:
-            parts.append(lattices)
+            parts.append(configurations)
         else:
-            region.write(start, lattices)
+            region.write(start, configurations)
     return Samples(unit, np.concatenate(energy), np.concatenate(magnetization), parts)
 
 

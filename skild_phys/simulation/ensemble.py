@@ -243,8 +243,8 @@ class _Loop:
             arrays["magnetization"][here] = part.magnetization
             arrays["chain"][here] = unit * self.replicas + place % self.replicas
             arrays["draw"][here] = place // self.replicas
-            for (start, stop), lattices in zip(stretches, part.lattices):
-                arrays[model.field][start - block.first : stop - block.first] = lattices
+            for (start, stop), values in zip(stretches, part.configurations):
+                arrays[model.field][start - block.first : stop - block.first] = values
         return arrays
 
 

@@ -9,12 +9,12 @@ row: sublattice 0 those whose coordinates sum to an even number. It is an array 
 _MARGIN + Lx / 2 + _MARGIN or more): beside its sites it holds copies of the first and the last one,
 so that the neighbours of a whole row are slices of the other sublattice.
 
-`multispin` updates 64 Ising lattices, one in each bit of a word. The energy of a flip is counted
-for all of them by bitwise adders. A uniform number below a threshold is found bit by bit from the
-top: bit j of it is one plane of 64 random bits, one for each replica, and a replica is decided by
-the first bit in which its number and its threshold differ. After n planes a share 2^-n of the
-replicas is undecided, so about a dozen planes decide eight words; the others are drawn only where
-they are needed. The replicas share nothing but the order of the sites.
+`multispin` updates 64 replicas of Ising spins, one in each bit of a word. The energy of a flip is
+counted for all of them by bitwise adders. A uniform number below a threshold is found bit by bit
+from the top: bit j of it is one plane of 64 random bits, one for each replica, and a replica is
+decided by the first bit in which its number and its threshold differ. After n planes a share 2^-n
+of the replicas is undecided, so about a dozen planes decide eight words; the others are drawn only
+where they are needed. The replicas share nothing but the order of the sites.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ def _close_row(row, half):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, nogil=True)
 def _split(rows, parity, parts):  # type: ignore[no-untyped-def]
-    """Spread a lattice (rows, Lx) over its sublattices `parts`, in place."""
+    """Spread a configuration (rows, Lx) over its sublattices `parts`, in place."""
     half = rows.shape[1] // 2
     for r in range(rows.shape[0]):
         for part in range(2):
@@ -110,7 +110,7 @@ def _split(rows, parity, parts):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, nogil=True)
 def _merge(parts, parity, rows):  # type: ignore[no-untyped-def]
-    """Put a lattice (rows, Lx) together again from its sublattices, in place."""
+    """Put a configuration (rows, Lx) together again from its sublattices, in place."""
     half = rows.shape[1] // 2
     for r in range(rows.shape[0]):
         for part in range(2):
@@ -150,7 +150,7 @@ def _vectors(
             builder.store(value, builder.gep(mine, [place]))
 
 
-# -- one lattice ------------------------------------------------------------------------------
+# -- one configuration ------------------------------------------------------------------------
 
 
 def _equal(builder: Any, states: Any, around: list[Any]) -> Any:
@@ -240,7 +240,7 @@ def metropolis(
     _merge(parts, parity, rows)
 
 
-# -- 64 lattices ------------------------------------------------------------------------------
+# -- 64 configurations ------------------------------------------------------------------------
 
 
 def _pair(builder: Any, a: Any, b: Any) -> tuple[Any, Any]:
@@ -330,24 +330,24 @@ def _sweeps_of_words(parts, near, planes, inside, state, shape, sweeps):  # type
 
 @njit(cache=True, nogil=True)
 def _pack(spins, words):  # type: ignore[no-untyped-def]
-    """Put 64 lattices (64, sites) int8 of +-1 into the bits of `words` (sites,), in place."""
+    """Put 64 configurations (64, sites) int8 of +-1 into the bits of `words` (sites,), in place."""
     words[:] = np.uint64(0)
     for replica in range(spins.shape[0]):
-        lattice = spins[replica]
+        chosen = spins[replica]
         shift = np.uint64(replica)
         for site in range(words.size):
-            words[site] |= np.uint64(lattice[site] > 0) << shift
+            words[site] |= np.uint64(chosen[site] > 0) << shift
 
 
 @njit(cache=True, nogil=True)
 def _unpack(words, spins):  # type: ignore[no-untyped-def]
-    """Write the bits of `words` (sites,) to 64 lattices (64, sites) int8 of +-1, in place."""
+    """Write the bits of `words` (sites,) to (64, sites) int8 of +-1, in place."""
     for replica in range(spins.shape[0]):
-        lattice = spins[replica]
+        chosen = spins[replica]
         shift = np.uint64(replica)
         for site in range(words.size):
             bit = (words[site] >> shift) & np.uint64(1)
-            lattice[site] = np.int8(2) * np.int8(bit) - np.int8(1)
+            chosen[site] = np.int8(2) * np.int8(bit) - np.int8(1)
 
 
 @functools.lru_cache(maxsize=16)
@@ -361,19 +361,19 @@ def _bit_planes(probabilities: tuple[float, ...]) -> NDArray[np.uint64]:
 def multispin(
     spins: NDArray[np.int8], temperature: float, state: NDArray[np.uint64], sweeps: int
 ) -> None:
-    """Do as `metropolis` for 64 Ising lattices at once, (64, Ly, Lx) or (64, Lz, Ly, Lx).
+    """Do as `metropolis` for 64 Ising configurations at once, (64, Ly, Lx) or (64, Lz, Ly, Lx).
 
     Thresholds have 64 bits: the acceptance is exact to 2^-53, the rounding of exp.
     """
-    shape, lattices = spins.shape[1:], spins.reshape(REPLICAS, -1)
-    words = np.empty(lattices.shape[1], dtype=np.uint64)
+    shape, replicas = spins.shape[1:], spins.reshape(REPLICAS, -1)
+    words = np.empty(replicas.shape[1], dtype=np.uint64)
     rows, parity = words.reshape(-1, shape[-1]), row_parity(shape)
     planes = _bit_planes(tuple(acceptance(temperature, len(shape)).tolist()))
     parts, half = _sublattices(shape, np.uint64), shape[-1] // 2
     near = _neighbours(shape, parity, parts.shape[2])
     inside = np.where(np.arange(half + LANES) < half, ~np.uint64(0), np.uint64(0))
-    _pack(lattices, words)
+    _pack(replicas, words)
     _split(rows, parity, parts)
     _sweeps_of_words(parts, near, planes, inside, state, shape, sweeps)
     _merge(parts, parity, rows)
-    _unpack(words, lattices)
+    _unpack(words, replicas)

@@ -48,7 +48,7 @@ def _is_either(model: Model) -> bool:
 
 
 def _alone(kernel: Callable[..., object]) -> Callable[..., object]:
-    """Return a kernel of one lattice as an `Update.advance`."""
+    """Return a kernel of one configuration as an `Update.advance`."""
     return lambda x, model, t, state, updates: kernel(x[0], t, state, updates, model.q)
 
 

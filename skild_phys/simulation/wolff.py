@@ -168,7 +168,7 @@ def _correlation_length(temperature: float) -> float:
 def default_every(side: int, temperature: float) -> int:
     """Return how many Wolff clusters of the 2D Ising model make about two autocorrelation times.
 
-    tau is 2.2 (ell / 64)^0.3 lattices' worth of flipped spins, ell the smaller of L and the
+    tau is 2.2 (ell / 64)^0.3 times as many flipped spins as sites, ell the smaller of L and the
     correlation length, and a cluster has on average about chi = min(1.09 L^(7/4),
     1 + 2.6 xi^(7/4)) spins above Tc (at Tc 5.8 and 8.4 clusters at L = 64 and 128, in the table
     of exact references).

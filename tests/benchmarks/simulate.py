@@ -284,8 +284,8 @@ def _apart(setting: Setting, unit: Unit, sweeps: int) -> Iterator[NDArray[np.int
     """Yield lattices in equilibrium, so many sweeps from one another, without end."""
     mixing = get_update(_MIXING, setting.system)
     while True:
-        mixing.advance(unit.lattices, setting.system, setting.temperature, unit.rng, sweeps)
-        yield unit.lattices[0].copy()
+        mixing.advance(unit.configurations, setting.system, setting.temperature, unit.rng, sweeps)
+        yield unit.configurations[0].copy()
 
 
 def _threads(
@@ -296,7 +296,7 @@ def _threads(
     spec = replace(setting.spec(default), every=math.ceil(2.0 * max(tau.time)))
     units = [Unit.start(spec, number) for number in range(numbers[-1])]
     for unit in units:
-        for replica in unit.lattices:
+        for replica in unit.configurations:
             replica[:] = next(lattices)
     return time_threads(spec, units, numbers, setting.runs, setting.seconds)
 

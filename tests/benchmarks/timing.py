@@ -111,7 +111,7 @@ def load_kernel(spec: SimulationSpec) -> dict[str, Any]:
     """Call a kernel for the first time; `compiled` says whether it did not lie in the cache."""
     unit, args = Unit.start(spec, 0), (spec.model, spec.temperature)
     with event.install_recorder("numba:compile") as compiled:
-        took = seconds_of(lambda: spec.kernel.advance(unit.lattices, *args, unit.rng, 1))
+        took = seconds_of(lambda: spec.kernel.advance(unit.configurations, *args, unit.rng, 1))
     return {"load_seconds": took, "compiled": bool(compiled.buffer)}
 
 

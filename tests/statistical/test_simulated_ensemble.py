@@ -115,7 +115,7 @@ def test_simulations_stopped_by_their_state_are_rejected(monkeypatch: pytest.Mon
         def wrong(updates: int) -> None:
             advance(updates)
             for _ in range(3):
-                if ISING.energy(unit.lattices)[0] > -1.5:
+                if ISING.energy(unit.configurations)[0] > -1.5:
                     advance(1)
 
         return wrong
