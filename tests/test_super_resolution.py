@@ -204,3 +204,14 @@ def test_pixels_of_photographs_survive_the_process() -> None:
     near, far = (process.forward(x0, torch.full((4,), lam), noise) for lam in (1e-9, 1e4))
     assert near.numpy() == pytest.approx(x0.numpy(), abs=1e-3)
     assert far.numpy() == pytest.approx(process.gaussian(noise).numpy(), abs=1e-3)
+
+
+def test_low_resolution_by_dask_is_the_same(tmp_path: Path) -> None:
+    pytest.importorskip("distributed")
+    fine = ImageLattices(image_store(tmp_path / "f.zarr", photographs(9)))
+    runs = {"a": Run(), "b": Run(dask="local:2")}
+    one, two = (
+        coarsen_images(fine, tmp_path / f"{name}.zarr", "bicubic", 2.5, run).lattices
+        for name, run in runs.items()
+    )
+    assert np.array_equal(one.read(0, 9), two.read(0, 9))

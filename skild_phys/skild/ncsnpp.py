@@ -113,10 +113,7 @@ def _norm(channels: int) -> nn.GroupNorm:
 
 def _started(layer: nn.Conv2d | nn.Linear, zero: bool = False) -> nn.Conv2d | nn.Linear:
     """Return a layer with uniform weights of variance 2 / (inputs + outputs), or zeros."""
-    if zero:
-        nn.init.zeros_(layer.weight)
-    else:
-        nn.init.xavier_uniform_(layer.weight)
+    (nn.init.zeros_ if zero else nn.init.xavier_uniform_)(layer.weight)
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)
     return layer
