@@ -13,7 +13,7 @@ import xarray as xr
 import skild_phys as sp
 from skild_phys.errors import BadInput, StoreError
 from skild_phys.measurement.compare import compare
-from skild_phys.store.identity import WITHOUT_PARENT, _digests, copied, copies, whole_numbers
+from skild_phys.store.identity import WITHOUT_PARENT, _copies, _digests, copied, whole_numbers
 
 ONCE = pytest.mark.filterwarnings("ignore:.*copies of others")
 SCALARS = ("chain", "draw")
@@ -145,8 +145,8 @@ def test_chance_makes_no_copies_of_states_drawn_at_will() -> None:
         for _ in range(50):
             digest = rng.integers(0, states, n).astype(np.uint64)
             chain, draw = np.arange(n) % 2, np.arange(n) // 4  # each place twice
-            assert not copies(digest).any()
-            assert not copies(digest, chain, draw).any()
+            assert not _copies(digest).any()
+            assert not _copies(digest, chain, draw).any()
 
 
 def test_numbers_that_cannot_be_used(runs: tuple[xr.Dataset, xr.Dataset]) -> None:

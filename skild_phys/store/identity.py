@@ -70,7 +70,7 @@ def copied(lattices: Lattices) -> NDArray[np.bool_]:
     """Return which samples are copies of earlier ones; of refinements, which parents name, none."""
     if lattices.has("parent") or lattices.channels or lattices.n_samples < 2 * _ENOUGH:
         return np.zeros(lattices.n_samples, dtype=np.bool_)
-    return copies(_digests(lattices), *_chains(lattices))
+    return _copies(_digests(lattices), *_chains(lattices))
 
 
 def shared(one: Lattices, other: Lattices) -> int:
@@ -80,7 +80,7 @@ def shared(one: Lattices, other: Lattices) -> int:
     both = [_chains(lattices) for lattices in (one, other)]
     chains = [np.concatenate(pair) for pair in zip(*both)] if all(both) else []
     digest = np.concatenate([_digests(one), _digests(other)])
-    return int(copies(digest, *chains)[one.n_samples :].sum())
+    return int(_copies(digest, *chains)[one.n_samples :].sum())
 
 
 def _chains(lattices: Lattices) -> tuple[_Whole, ...]:
@@ -98,7 +98,7 @@ def _digests(lattices: Lattices) -> NDArray[np.uint64]:
     return np.frombuffer(b"".join(found), dtype=np.uint64)
 
 
-def copies(
+def _copies(
     digest: NDArray[np.uint64], chain: _Whole | None = None, draw: _Whole | None = None
 ) -> NDArray[np.bool_]:
     """Return which samples are copies of earlier ones, (n,) bool.

@@ -157,6 +157,35 @@ class ChunkFiles:
     record: Mapping[str, Any]
     digests: str = ""
 
+    @classmethod
+    def of(
+        cls, path: Path, layout: Layout, samples: int, digests: Mapping[str, str] | None = None
+    ) -> dict[str, ChunkFiles]:
+        """Return those of every array of a store that holds `samples`."""
+        records = {
+            name: _array_record(
+                a.dtype, (samples, *a.shape), (a.chunk, *a.shape), a.fill, a.axes, a.attributes
+            )
+            for name, a in layout.arrays.items()
+        }
+        known = digests or {}
+        return {n: cls(path, n, record, known.get(n, "")) for n, record in records.items()}
+
+    @classmethod
+    def of_state(
+        cls, path: Path, samples: int, state: Mapping[str, NDArray[Any]]
+    ) -> dict[str, ChunkFiles]:
+        """Return those of the state to resume from after so many samples, groups among them."""
+        folder = f"state/{samples}"
+        records = {"state": _group_record(), folder: _group_record()}
+        for name, values in state.items():
+            axes = [f"{name}_{axis}" for axis in range(values.ndim)]
+            about = {"long_name": f"{name} of every chain, to go on from", "units": "1"}
+            records[f"{folder}/{name}"] = _array_record(
+                values.dtype.name, values.shape, values.shape, 0, axes, about
+            )
+        return {node: cls(path, node, record) for node, record in records.items()}
+
     @property
     def _chunk(self) -> tuple[int, ...]:
         return tuple(self.record["chunk_grid"]["configuration"]["chunk_shape"])
@@ -274,36 +303,6 @@ class ChunkFiles:
             write_bytes_atomically(self.path / self.name / self.file(index), self.encode(block))
 
 
-def arrays_of(
-    path: Path, layout: Layout, samples: int, digests: Mapping[str, str] | None = None
-) -> dict[str, ChunkFiles]:
-    """Return the chunk files of every array of a store of `samples`."""
-    return {
-        name: ChunkFiles(
-            path,
-            name,
-            _array_record(
-                a.dtype, (samples, *a.shape), (a.chunk, *a.shape), a.fill, a.axes, a.attributes
-            ),
-            (digests or {}).get(name, ""),
-        )
-        for name, a in layout.arrays.items()
-    }
-
-
-def state_of(path: Path, samples: int, state: Mapping[str, NDArray[Any]]) -> dict[str, ChunkFiles]:
-    """Return the nodes of the state to resume from after so many samples, groups among them."""
-    folder = f"state/{samples}"
-    records = {"state": _group_record(), folder: _group_record()}
-    for name, values in state.items():
-        axes = [f"{name}_{axis}" for axis in range(values.ndim)]
-        about = {"long_name": f"{name} of every chain, to go on from", "units": "1"}
-        records[f"{folder}/{name}"] = _array_record(
-            values.dtype.name, values.shape, values.shape, 0, axes, about
-        )
-    return {node: ChunkFiles(path, node, record) for node, record in records.items()}
-
-
 def nodes_of(files: Mapping[str, ChunkFiles]) -> dict[str, Any]:
     """Return the records of nodes, and the digests of their chunks, for the root record."""
     nodes: dict[str, Any] = {name: one.record for name, one in files.items()}
@@ -330,7 +329,7 @@ class LatticeStore(Lattices):
             raise StoreError(f"{path}: attribute 'samples_committed' is {samples!r}")
         super().__init__(path, attributes, _layout_of(path, nodes), samples)
         digests = nodes.get(_DIGESTS, {}).get("attributes", {})
-        self.arrays = arrays_of(path, self.layout, samples, digests)
+        self.arrays = ChunkFiles.of(path, self.layout, samples, digests)
         self.states = {
             node: ChunkFiles(path, node, record, digests.get(node, ""))
             for node, record in nodes.items()

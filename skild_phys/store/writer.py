@@ -52,13 +52,11 @@ from skild_phys.store.reader import (
     SCHEMA_VERSION,
     ChunkFiles,
     LatticeStore,
-    arrays_of,
     is_store,
     nodes_of,
     read_record,
     read_root,
     root_record,
-    state_of,
 )
 
 _KEPT = "kept.npz"
@@ -123,7 +121,7 @@ class Region:
             )
         name = self.layout.field
         _check(self.path, self.layout, name, len(lattices), lattices)
-        array = arrays_of(self.path, self.layout, last)[name]
+        array = ChunkFiles.of(self.path, self.layout, last)[name]
         array.checked(self.layout, first - first % array.step, first)
         array.write(first, lattices)
 
@@ -147,7 +145,7 @@ class StoreWriter:
         self.state: dict[str, NDArray[Any]] = {}
         self.kept: dict[str, NDArray[Any]] = {}
         self._plan, self._lock, self._attributes = plan, lock, dict(plan.attrs)
-        self._arrays = arrays_of(path, plan, 0)
+        self._arrays = ChunkFiles.of(path, plan, 0)
         self._states: dict[str, ChunkFiles] = {}
         # Attributes that two runs of the same store may differ in.
         self._apart = (*VOLATILE, *MANAGED, *plan.unsettled)
@@ -199,7 +197,7 @@ class StoreWriter:
     def _place(self) -> str:
         """Return what names this store and its last commit."""
         attributes = {k: v for k, v in self._attributes.items() if k not in self._apart}
-        bare = nodes_of(arrays_of(self.path, self._plan, self.committed))
+        bare = nodes_of(ChunkFiles.of(self.path, self._plan, self.committed))
         return str(root_record(attributes, bare)["attributes"]["sha256"])
 
     def commit(
@@ -232,12 +230,12 @@ class StoreWriter:
             raise ValueError(f"{count} samples after {old} of {plan.n_samples}")
         total = old + count
         known = {name: array.digests for name, array in self._arrays.items()}
-        files = arrays_of(self.path, plan, total, known)
+        files = ChunkFiles.of(self.path, plan, total, known)
         if written:
             self._check_written(files[plan.field], total)
         for name, rows in arrays.items():
             files[name].write(old, np.asarray(rows))
-        states = state_of(self.path, total, state) if state else {}
+        states = ChunkFiles.of_state(self.path, total, state) if state else {}
         for node, array in states.items():
             make_directory(self.path / node)
             _write_record(self.path / node, array.record)
