@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from skild_phys.errors import BadInput
+from skild_phys.measurement.measure import measure
 from skild_phys.measurement.observables.four_point import (
     _OFFSET_TERMS,
     TERMS,
@@ -166,7 +167,7 @@ def test_each_pair_goes_with_the_other_one() -> None:
 )
 def test_offsets_that_are_no_four_sites_are_refused(offsets: list[list[int]]) -> None:
     with pytest.raises(BadInput, match="offsets"):
-        _offset_terms(np.ones((1, 6, 8), dtype=np.int8), np.array(offsets))
+        measure(np.ones((1, 6, 8), dtype=np.int8), offsets=[offsets])
 
 
 def test_nearest_neighbours_give_the_exact_energy() -> None:

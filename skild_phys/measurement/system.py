@@ -53,7 +53,7 @@ class System:
         known = float(temperature) if isinstance(temperature, float | int) else math.nan
         kind = lattices.field if lattices.field in ("spins", "states") else "field"
         for one in offsets:
-            check_offsets(np.array(one, dtype=np.int64), lattices.shape)
+            _check_offsets(np.array(one, dtype=np.int64), lattices.shape)
         components = lattices.layout.components
         return cls(lattices.shape, kind, lattices.q, model, known, offsets, seed, components)
 
@@ -136,7 +136,7 @@ class Slice:
             )
 
 
-def check_offsets(offsets: NDArray[np.int64], shape: Shape) -> None:
+def _check_offsets(offsets: NDArray[np.int64], shape: Shape) -> None:
     """Raise BadInput unless `offsets` (4, d) are four sites for a lattice of `shape`."""
     if offsets.shape != (4, len(shape)):
         wanted = f"four sites of {len(shape)} whole numbers each"
