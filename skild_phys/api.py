@@ -15,15 +15,17 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from skild_phys.errors import BadInput, StoreError, as_in_python, check_whole
+from skild_phys.errors import BadInput, SkildPhysError, StoreError, check_whole
 from skild_phys.files import AnyPath, printable
 
 _T = TypeVar("_T")
+_F = TypeVar("_F", bound=Callable[..., Any])
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -45,6 +47,19 @@ if TYPE_CHECKING:
 
     Lattices = xr.Dataset | AnyPath
     Arrays = xr.DataArray | NDArray[Any]
+
+
+def _as_called(function: _F) -> _F:
+    """Show no frame below the function that was called for what the user can mend."""
+
+    @functools.wraps(function)
+    def called(*args: Any, **options: Any) -> Any:
+        try:
+            return function(*args, **options)
+        except SkildPhysError as error:
+            raise error.with_traceback(None) from None
+
+    return called  # type: ignore[return-value]
 
 
 def open_dataset(path: AnyPath) -> xr.Dataset:
@@ -84,7 +99,7 @@ def save(lattices: Source, path: AnyPath, **attrs: Any) -> xr.Dataset:
     return store_dataset(path)
 
 
-@as_in_python()
+@_as_called
 def simulate(
     model: str | Model = "ising2d", *, L: int | str | Sequence[int], T: float | str,
     samples: int = 100, algorithm: str = "auto", chains: int | None = None,
@@ -134,7 +149,7 @@ def simulate(
     return _dataset(made(spec, output, run))
 
 
-@as_in_python()
+@_as_called
 def coarsen(
     fine: Lattices | Arrays, factor: int = 4, *, rule: str | Rule | None = None,
     tie_seed: int | None = None,
@@ -172,7 +187,7 @@ def coarsen(
     return _dataset(made(opened, output, rule, factor, run, tie_seed=tie_seed).lattices)
 
 
-@as_in_python()
+@_as_called
 def refine(
     coarse: Lattices | Arrays, factor: int | None = None, *,
     method: str | Own | Method = "skild", rule: str | Rule | None = None,
@@ -238,7 +253,7 @@ def refine(
     return _dataset(made.filled.lattices)
 
 
-@as_in_python()
+@_as_called
 def generate(
     *, L: int | Sequence[int] | None = None, samples: int | None = None, seed: int = 0,
     truth: Lattices | None = None, factor: int | None = None, split: str | None = None,
@@ -315,7 +330,7 @@ def _dataset(lattices: Opened) -> xr.Dataset:
     return store_dataset(lattices.path)
 
 
-@as_in_python()
+@_as_called
 def train(
     lattices: Lattices | Arrays | None = None,
     *,
@@ -359,7 +374,7 @@ def train(
     return Path(output)
 
 
-@as_in_python()
+@_as_called
 def measure(
     lattices: Source,
     *,
@@ -412,7 +427,7 @@ def _errors(errors: str | ErrorMethod, seed: int) -> ErrorMethod:
     return errors if isinstance(errors, ErrorMethod) else ErrorMethod(errors, seed=seed)
 
 
-@as_in_python()
+@_as_called
 def compare(
     truth: Lattices | Arrays,
     *stores: Lattices | Arrays,
@@ -471,7 +486,7 @@ def compare(
         return report_of(found, path, figures=not no_figures, command="skild_phys.compare")
 
 
-@as_in_python()
+@_as_called
 def scaling(
     *stores: Lattices,
     bins: int = 40,
@@ -532,7 +547,7 @@ def _name(data: object, i: int) -> str:
 
 
 def _opened(data: Lattices | Arrays, name: str) -> Opened:
-    """Open lattices of any origin; a Dataset that is as its store is that store."""
+    """Open samples of any origin; a Dataset that is as its store is that store."""
     from skild_phys.store import open_lattices, own_store
 
     data = own_store(data)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import difflib
 import os
 import sys
@@ -81,9 +80,7 @@ def warn(text: str) -> None:
     """Warn the user, in the one way that there is; points to the line that called the package."""
     files = [f.f_code.co_filename for f, _ in traceback.walk_stack(sys._getframe())]
     inside = [i for i, file in enumerate(files, 1) if file.startswith(_PACKAGE)]
-    # `as_in_python` decorates the functions of the API: a frame of contextlib calls them.
-    decorated = files[inside[-1] : inside[-1] + 1] == [contextlib.__file__]
-    warnings.warn(text, InputWarning, stacklevel=inside[-1] + 1 + decorated)
+    warnings.warn(text, InputWarning, stacklevel=inside[-1] + 1)
 
 
 def check_whole(option: str, value: Any, least: int = 1, most: int | None = None) -> int:
@@ -111,13 +108,3 @@ def nearest(name: str, known: Iterable[str], form: str = "'{}'") -> str:
 def how_to_install(extra: str) -> str:
     """Return what gets the packages of an extra, which no index has yet."""
     return f"pip install -e '.[{extra}]' in the folder of the clone of skild-phys"
-
-
-class as_in_python(contextlib.ContextDecorator, contextlib.AbstractContextManager[None]):
-    """Show no frame below the function that was called for what the user can mend."""
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: object
-    ) -> None:
-        if isinstance(error, SkildPhysError):
-            raise error.with_traceback(None) from None
