@@ -108,9 +108,7 @@ def _system(
     """Return the Hamiltonian, of nearest neighbours, and temperature; BadInput names `option`."""
     model, named = _models(coarse)[1], coarse.attrs.get("model")
     if model is None:
-        what = (
-            "names no model" if named is None else f"is of model {named}, which is not known here"
-        )
+        what = "names no model" if named is None else f"is of model {named}, not known here"
         raise BadInput(option, value, f"fill, or a known Hamiltonian: {coarse.path} {what}")
     if model.bond is None or not model.nearest:
         what = f"is of model {model.name}, not a sum over nearest-neighbour bonds alone"

@@ -79,7 +79,7 @@ def test_spins_drawn_in_parts_know_their_neighbours(monkeypatch: pytest.MonkeyPa
     Planted, seen to fail: all spins drawn at once, +0.05 a site.
     """
     assert abs(deviation(drawn(0.6, Free()))) < 4.5
-    monkeypatch.setattr(spins, "_parts", lambda dimension: ((0,) * dimension,))
+    monkeypatch.setattr(spins, "_sites_of_cell", lambda dimension: ((0,) * dimension,))
     assert abs(deviation(drawn(0.6, Free()))) > 4.5
 
 
@@ -88,7 +88,7 @@ def test_parts_help_under_a_constraint(monkeypatch: pytest.MonkeyPatch) -> None:
     """Block sums tie the spins of a block: no longer exact, and off by less than a third."""
     bound = Blocks(coarsen(truth(), "block_mean", 4), 4)
     in_parts = energy(drawn(0.6, bound)).mean() - energy(truth()).mean()
-    monkeypatch.setattr(spins, "_parts", lambda dimension: ((0,) * dimension,))
+    monkeypatch.setattr(spins, "_sites_of_cell", lambda dimension: ((0,) * dimension,))
     at_once = energy(drawn(0.6, bound)).mean() - energy(truth()).mean()
     assert abs(in_parts) < at_once / 3
 

@@ -91,6 +91,7 @@ class Denoiser(Protocol):
         """Return what is known of X_0 given whitened modes `y` (n, *modes) at `lam`."""
 
 
+@dataclass(eq=False)
 class SpinDenoiser:
     """Spins by a mean field, with a network or, untrained, alone.
 
@@ -103,24 +104,20 @@ class SpinDenoiser:
     symmetries : that the network sees each configuration through.
     """
 
-    spins = True
+    process: Process
+    couplings: Couplings
+    network: Evaluate | None = None
+    network_from: float = 0.0
+    symmetries: Sequence[str] = SYMMETRIES
+    tuning: Tuning = USUAL
+    spins: ClassVar[bool] = True
 
-    def __init__(
-        self,
-        process: Process,
-        couplings: Couplings,
-        network: Evaluate | None = None,
-        *,
-        network_from: float = 0.0,
-        symmetries: Sequence[str] = SYMMETRIES,
-        tuning: Tuning = USUAL,
-    ) -> None:
-        self.process, self.network, self.network_from = process, network, network_from
-        self.mean_field, self.symmetries = MeanField(process, couplings, tuning), symmetries
+    def __post_init__(self) -> None:
+        self.mean_field = MeanField(self.process, self.couplings, self.tuning)
 
     @functools.cached_property
     def _spectrum(self) -> PosteriorSpectrum:
-        return PosteriorSpectrum(self.process, self.mean_field.tuning.sharper)
+        return PosteriorSpectrum(self.process, self.tuning.sharper)
 
     def __call__(self, y: Tensor, lam: float, given: Given) -> SpinPosterior:
         xt, bound, network, alone = self.process.fields(y), given.constraint, None, None
@@ -233,8 +230,8 @@ class Skild:
         network = None if weights.network is None else weights.build(device)
         if network is None or weights.output == "logits":
             denoiser = SpinDenoiser(
-                process, weights.couplings, network, network_from=weights.network_from,
-                symmetries=weights.symmetries, tuning=weights.tuning,
+                process, weights.couplings, network, weights.network_from, weights.symmetries,
+                weights.tuning,
             )  # fmt: skip
         else:
             channels = max(1, weights.channels)
@@ -326,9 +323,10 @@ def chain_record(
     weights: Weights, lambdas: NDArray[np.float64], sampler: Sampler, device: str
 ) -> dict[str, Any]:
     """Return what a store keeps of the chains that made it."""
+    name = getattr(sampler, "__name__", type(sampler).__name__)
     return {
         "weights_sha256": weights_sha256(weights),
-        "sampler": sampler if isinstance(sampler, str) else type(sampler).__name__,
+        "sampler": sampler if isinstance(sampler, str) else name,
         "steps": len(lambdas),
         "restarts": int((np.diff(lambdas) > 0.0).sum()),
         "lambda_start": float(lambdas[0]),

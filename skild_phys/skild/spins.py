@@ -365,7 +365,7 @@ class PosteriorSpectrum:
 
 
 @functools.cache
-def _parts(dimension: int) -> tuple[tuple[int, ...], ...]:
+def _sites_of_cell(dimension: int) -> tuple[tuple[int, ...], ...]:
     """Return the sites of a cell of 2^d in the order in which they are sampled: even ones first."""
     return tuple(sorted(itertools.product((0, 1), repeat=dimension), key=lambda x: sum(x) % 2))
 
@@ -429,7 +429,7 @@ class SpinPosterior:
         sites = np.moveaxis(np.indices(self.process.shape), 0, -1)
         place = torch.from_numpy((sites + starts.reshape(-1, *[1] * d, d)) % 2).to(device)
         known = torch.zeros(logits.shape, dtype=torch.bool, device=device)
-        for part in _parts(d)[:-1]:
+        for part in _sites_of_cell(d)[:-1]:
             known = known | (place == torch.tensor(part, device=device)).all(-1)
             held = torch.from_numpy(spins.astype(np.float32)).to(device)
             left = self.mean_field.given(self.found.likelihood, logits, known, held, bound.means)
