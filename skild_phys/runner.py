@@ -201,9 +201,10 @@ def fill_store(
         if torch := sys.modules.get("torch"):
             opened.callback(torch.set_num_threads, torch.get_num_threads())
         # First the workers: an address where nobody answers must leave nothing behind.
-        executor = Executor(run.stop)  # no threads for a single piece
         if run.dask is not None or n > batch:
             executor = opened.enter_context(run.open(-(-n // batch)))
+        else:
+            executor = Executor(run.stop)  # no threads for a single piece
         writer: Any = opened.enter_context(open_writer(output, plan, run.overwrite))
         there = writer.committed
         run.progress(there)
