@@ -153,7 +153,7 @@ def test_rounding_is_no_finding(tmp_path: Path) -> None:
     assert all(m.paired for m in found.stores)
     assert not np.array_equal(stores[1].read(0, N), field)
     same, other = (Report(found).verdict(m) for m in found.stores)
-    assert "|m| is equal, lattice by lattice." in same
+    assert "|m| is equal in every configuration." in same
     assert "off by" not in same
     assert "S(k) agrees" in same
     assert "chi^2" not in same
@@ -220,7 +220,7 @@ def test_parents_outside_the_truth_are_left_out(
     parent = np.where(np.arange(N) < 10, np.arange(N), 1000 + np.arange(N))
     found = compare(truth, [refined(lattices, parent)])
     assert found.stores[0].lattices == 10
-    assert "38 lattices without a parent" in found.stores[0].notes[0]
+    assert "38 samples without a parent" in found.stores[0].notes[0]
     gone = compare(truth, [refined(lattices, 1000 + np.arange(N), "gone")])
     assert not gone.stores[0].paired
 
@@ -376,7 +376,7 @@ def test_report_says_what_was_found(comparison: Comparison) -> None:
     assert "|m| is equal" in Report(comparison).verdict(near)
     assert "Hamiltonian" not in Report(comparison).verdict(near)
     skild = replace(near, cost={"method": "skild"})
-    assert "refine --method exact draws exactly" in Report(comparison).verdict(skild)
+    assert "refine --method exact samples exactly" in Report(comparison).verdict(skild)
     assert "3x3 patterns: near is closest" in Report(comparison).ranking()
     frame = Report(comparison).table
     line = frame[(frame["model"] == "filled") & (frame["observable"] == "energy")].iloc[0]
@@ -422,7 +422,7 @@ def test_groups_refined_in_part_are_said_and_none_is_an_error(
     found = compare(truth, [model], max_rows=N // 2).stores[0]
     assert found.paired
     assert (found.lattices, found.parents) == (N - 2, N - 2)
-    assert any(note.startswith("1 lattices are left out") for note in found.notes)
+    assert any(note.startswith("1 samples are left out") for note in found.notes)
     sparse = np.arange(0, N, 4)
     with pytest.raises(StoreError, match="variable 'parent': no group of 2"):
         compare(truth, [refined(fill(lattices[sparse], 3), sparse, "few")], max_rows=N // 2)

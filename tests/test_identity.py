@@ -184,7 +184,7 @@ def test_stores_that_share_samples(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=r"samples of its own .*: 40 are those of"):
         scaling([small, a, b], bins=4)
     notes = compare(a, [b, other]).stores[0].notes
-    assert any(note.startswith("40 of its lattices are the truth's own") for note in notes)
+    assert any(note.startswith("40 of its samples are the truth's own") for note in notes)
     assert len(compare(a, [other]).stores[0].notes) == 1
     sp.save(sp.open_dataset(tmp_path / "a"), tmp_path / "copy")
     same = compare(a, [sp.store.open_store(tmp_path / "copy")]).stores[0]

@@ -217,13 +217,13 @@ class _Truth:
         complete, most = np.asarray(there == members), members.max()
         if not complete.any():
             raise StoreError(
-                f"{store.path}: variable 'parent': no group of {most} successive lattices of "
+                f"{store.path}: variable 'parent': no group of {most} successive samples of "
                 f"{self.store.path} is refined as a whole"
             )
         kept = np.where((label >= 0) & complete[label], label, -1)
         left_out = int(np.count_nonzero(kept != label))
         dropped = (
-            f"{left_out} lattices are left out: the truth is averaged in groups of up to {most}, "
+            f"{left_out} samples are left out: the truth is averaged in groups of up to {most}, "
             "and theirs are refined in part only",
         )
         return kept, complete, dropped if left_out else ()

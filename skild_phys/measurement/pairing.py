@@ -51,9 +51,9 @@ def pair(
     if not store.has("parent"):
         if store.digest() == truth.digest():
             return np.arange(truth.n_samples), ("this is the truth itself",)
-        notes: tuple[str, ...] = ("unpaired errors: the store names no parents of its lattices",)
+        notes: tuple[str, ...] = ("unpaired errors: the store names no parents of its samples",)
         if n := shared(truth, store):
-            notes += (f"{n} of its lattices are the truth's own: these errors are too large",)
+            notes += (f"{n} of its samples are the truth's own: these errors are too large",)
         return None, notes
     ancestors, first = np.unique(identities(truth), return_index=True)
     wanted = identities(store)
@@ -67,7 +67,7 @@ def pair(
         if reason is not None:
             return None, (f"unpaired errors: {reason}",)
     lost = int((~known).sum())
-    return parent, (f"{lost} lattices without a parent in the truth are left out",) if lost else ()
+    return parent, (f"{lost} samples without a parent in the truth are left out",) if lost else ()
 
 
 def agreements(
@@ -135,7 +135,7 @@ def _share(equal: NDArray[np.bool_]) -> Array:
 def _doubt(truth: Lattices, store: Lattices, parent: NDArray[np.int64]) -> str | None:
     """Return why the pairs cannot be believed, None if their coarse values agree."""
     if _rule_of(store)[0] is None or not _alike(truth, store):
-        return "nothing shows that its parents are lattices of the truth"
+        return "nothing shows that its parents are configurations of the truth"
     index = np.flatnonzero(parent >= 0)[:_PROBE]
     ids = identities(store)[index]
     both = (read_samples(store, index), read_samples(truth, parent[index]))

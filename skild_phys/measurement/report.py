@@ -112,10 +112,10 @@ class Report:
     def verdict(self, store: Compared) -> str:
         """Return in plain words where a store agrees with the truth and where it does not."""
         data, truth = store.data, self.comparison.truth
-        kind = "paired errors" if store.paired else "errors of two independent ensembles"
+        kind = "paired standard errors" if store.paired else "two independent ensembles"
         if not np.isfinite(data["abs_magnetization_residual_err"]).all():
-            return "Too few lattices for error bars: nothing can be said."
-        sentences = [f"{store.lattices} lattices against {store.parents} of the truth, {kind}."]
+            return "Too few samples for error bars: no verdict."
+        sentences = [f"{store.lattices} samples against {store.parents} of the truth, {kind}."]
         if "connected_four_point_residual" in data:
             sentences.append(_four_point_sentence(store))
         for name, subject in (("energy", "The energy"), ("abs_magnetization", "|m|")):
@@ -137,7 +137,7 @@ class Report:
             sentences.append(f"How it was made: {cost}.")
         if store.cost.get("method") == "skild" and str(truth.attrs.get("model")) in MODELS:
             sentences.append(
-                "The Hamiltonian is known here: refine --method exact draws exactly, and is "
+                "The Hamiltonian is known here: refine --method exact samples exactly, and is "
                 "cheaper."
             )
         return " ".join(s for s in sentences if s)
@@ -145,8 +145,8 @@ class Report:
     def ranking(self) -> list[str]:
         """Return for each observable and distance which store is closest; empty for one store.
 
-        Stores whose residual is within `SIGNIFICANT` errors count as agreeing, and are not ranked
-        among themselves.
+        Stores whose residual is within `SIGNIFICANT` standard errors count as agreeing, and are not
+        ranked among themselves.
         """
         stores, lines = self.comparison.stores, []
         errors = [s.data["abs_magnetization_residual_err"] for s in stores]
@@ -165,18 +165,18 @@ class Report:
         timed = {s.name: s.cost[time] for s in stores if time in s.cost}
         if len(timed) > 1:
             shown = ", ".join(f"{n} {timed[n]:.2g} s" for n in sorted(timed, key=timed.__getitem__))
-            lines.append(f"wall time a lattice, as measured when they were made: {shown}")
+            lines.append(f"wall time per configuration, as measured when they were made: {shown}")
         return lines
 
     @cached_property
     def html(self) -> str:
         """One page that needs no other file: verdicts, figures, tables."""
         found, attrs, frame = self.comparison, self.comparison.truth.attrs, self.table
-        facts = [f"truth: {attrs['lattices']} lattices of {'x'.join(map(str, attrs['shape']))}"]
+        facts = [f"truth: {attrs['lattices']} samples of {'x'.join(map(str, attrs['shape']))}"]
         facts += [f"{k} {_short(attrs[k])}" for k in ("model", "temperature") if k in attrs]
         body = [
             f"<h1>{_e(found.name)} and what is compared with it</h1>",
-            f"<p>{_e(', '.join(facts))}. Errors: {_e(attrs['errors'])}.</p>",
+            f"<p>{_e(', '.join(facts))}. Standard errors: {_e(attrs['errors'])}.</p>",
         ]
         for store in found.stores:
             body.append(f"<h2>{_e(store.name)}</h2><p>{_e(self.verdict(store))}</p>")
@@ -233,7 +233,7 @@ def _four_point_sentence(store: Compared) -> str:
     found = [*zip(Measured(store.data).positions(name), _residuals(store, name))]
     within = ", ".join(f"{r:g}" for r, (*_, off) in found if not off)
     by = ", ".join(f"{_signed(*residual)} at r = {r:g}" for r, residual in found if residual[2])
-    parts = [f"G4c agrees within {SIGNIFICANT:g} errors at r = {within}"] if within else []
+    parts = [f"G4c agrees within {SIGNIFICANT:g} sigma at r = {within}"] if within else []
     parts += [f"{'it' if within else 'G4c'} is off by {by}"] if by else []
     return "; ".join(parts) + "."
 
@@ -241,7 +241,7 @@ def _four_point_sentence(store: Compared) -> str:
 def _scalar_sentence(store: Compared, name: str, subject: str) -> str:
     value, error, off = _residuals(store, name)[0]
     if value == error == 0:
-        return f"{subject} is equal, lattice by lattice."
+        return f"{subject} is equal in every configuration."
     shown = _signed(value, error)
     return f"{subject} is off by {shown}." if off else f"{subject} agrees ({shown})."
 
@@ -253,12 +253,12 @@ def _ratio_sentence(store: Compared) -> str:
     )
     off = np.flatnonzero(~(np.abs(residual) <= SIGNIFICANT * spread))
     if not len(off):
-        return f"S(k) agrees within {SIGNIFICANT:g} errors in every shell."
+        return f"S(k) agrees within {SIGNIFICANT:g} sigma in every shell."
     shells = f"{len(off)} of {len(ratio)} shells"
     chance = len(ratio) * 2 * float(stats.t.sf(SIGNIFICANT, store.parents - 1))
     if stats.poisson.sf(len(off) - 1, chance) > 0.01:
         return (
-            f"S(k) agrees: {shells} are beyond {SIGNIFICANT:g} errors, where chance makes "
+            f"S(k) agrees: {shells} are beyond {SIGNIFICANT:g} sigma, where chance makes "
             f"{chance:.1f}."
         )
     if not np.isfinite(ratio[off]).all():
@@ -275,7 +275,7 @@ def _together_sentence(store: Compared) -> str:
         for name, a in store.together.items()
         if math.isfinite(a.chi2)
     ]
-    return f"All places together, chi^2: {', '.join(parts)}." if parts else ""
+    return f"All distances together, chi^2: {', '.join(parts)}." if parts else ""
 
 
 def _probability(found: Agreement) -> str:
@@ -285,13 +285,13 @@ def _probability(found: Agreement) -> str:
 def _closest(stores: Sequence[Compared], name: str, i: int) -> str:
     if agreeing := [s.name for s in stores if not _residuals(s, name)[i][2]]:
         agree = "agrees" if len(agreeing) == 1 else "agree"
-        return f"{', '.join(agreeing)} {agree} within {SIGNIFICANT:g} errors"
+        return f"{', '.join(agreeing)} {agree} within {SIGNIFICANT:g} sigma"
     best = min(stores, key=lambda s: abs(_residuals(s, name)[i][0]))
     return f"{best.name} is closest ({_signed(*_residuals(best, name)[i])})"
 
 
 def _cell(line: dict[Any, Any]) -> str:
-    """Return a residual with the number of errors it amounts to, or a value of its own."""
+    """Return a residual with its size in standard errors, or a value of its own."""
     if math.isnan(line["residual"]):
         return with_error(line["value"], line["err"])
     text = with_error(line["residual"], line["residual_err"])
@@ -342,7 +342,7 @@ def _residual_table(frame: pd.DataFrame) -> str:
             "truth": with_error(line["truth"], line["truth_err"]),
             "value": with_error(line["value"], line["err"]),
             "residual": with_error(line["residual"], line["residual_err"]),
-            "in errors": _bold(shown, abs(sigmas) > SIGNIFICANT),
+            "in sigma": _bold(shown, abs(sigmas) > SIGNIFICANT),
             "theory": with_error(line["theory"], 0),
         })  # fmt: skip
     return _html_table(lines)
@@ -353,7 +353,7 @@ def _together_table(comparison: Comparison) -> str:
     for store in comparison.stores:
         for name, a in store.together.items():
             known = math.isfinite(a.chi2)
-            few = f"too few lattices ({a.n_eff:.0f}) for {a.dof}"
+            few = f"too few samples ({a.n_eff:.0f}) for {a.dof}"
             lines.append({
                 "store": _e(store.name), "observable": _e(Measured(store.data).label(name)),
                 "chi^2": f"{a.chi2:.4g}" if known else few,

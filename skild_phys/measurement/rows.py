@@ -39,7 +39,7 @@ PER_SAMPLE = {"magnetization": ("moments", "1"), "energy": ("energy", "J")}
 def check_measurable(lattices: Lattices) -> None:
     """Raise StoreError for no samples at all, for counts of states, and for images."""
     if lattices.n_samples == 0:
-        raise StoreError(f"{lattices.path}: holds no complete lattice")
+        raise StoreError(f"{lattices.path}: holds no complete configuration")
     if lattices.field in ("state_count", "image"):
         raise StoreError(
             f"{lattices.path}: variable '{lattices.field}': only spins, states, block sums and"
