@@ -35,11 +35,11 @@ class Executor:
     Attributes
     ----------
     stop : asked while work runs, whether it is to end.
-    at_once : pieces of work that can run at the same time.
+    at_once, ahead : pieces of work that can run at the same time, and that are given out at once.
     remote : whether work must write its samples itself, rather than return them.
     """
 
-    at_once = 1
+    at_once = ahead = 1
     remote = False
 
     def __init__(self, stop: Stop) -> None:
@@ -73,7 +73,7 @@ class _Threads(Executor):
     """Threads of this process; the kernels release the interpreter's lock."""
 
     def __init__(self, count: int, stop: Stop) -> None:
-        self.at_once, self.ended = count, False
+        self.at_once, self.ahead, self.ended = count, 3 * count, False
         self.stop = lambda: self.ended or stop()
         self.pool = ThreadPoolExecutor(count)
 
@@ -91,6 +91,7 @@ class _Dask(Executor):
         self._client, self._address = client, address
         self._tasks: set[Any] = set()
         self.at_once = max(1, sum(client.nthreads().values()))
+        self.ahead = 3 * self.at_once
 
     def submit(self, function: Callable[..., Any], *args: Any, **options: Any) -> Future[Any]:
         options.pop("tick", None)

@@ -230,8 +230,8 @@ def _made(
 ) -> Iterator[Arrays]:
     """Yield the arrays of samples from `first` on, in order, as many at once as a commit takes.
 
-    About three pieces per worker are made ahead. Once `run.stop` says so, or Ctrl-C comes, the
-    samples that are there by then are the last.
+    Up to `executor.ahead` pieces are given out at once. Once `run.stop` says so, or Ctrl-C comes,
+    the samples that are there by then are the last.
     """
     n, size, piece, stopped = plan.n_samples, plan.chunk, batch, False
     chunk, rows, share = range(first, first), None, executor.share(make)
@@ -240,7 +240,7 @@ def _made(
     since = time.monotonic()
     try:
         while first < n or ahead:
-            while not stopped and first < n and len(ahead) < 3 * executor.at_once:
+            while not stopped and first < n and len(ahead) < executor.ahead:
                 if first not in chunk:
                     chunk = range(first, min((first // size + 1) * size, n))
                     rows = given and given(first, chunk.stop)
@@ -264,7 +264,7 @@ def _made(
             if executor.remote and seconds < _PIECE_SECONDS:
                 piece = min(2 * piece, _MOST_PIECE * batch)
             if time.monotonic() - since > COMMIT_SECONDS or last % size == 0:
-                # Emptied first: what a Ctrl-C during the commit must not commit twice.
+                # Emptied first: a Ctrl-C that comes as this resumes must not yield it again.
                 ready, held, since = _joined(held), [], time.monotonic()
                 yield ready
             if stopped and (last % size == 0 or not ahead):

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import itertools
 import json
+import subprocess
+import sys
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +18,7 @@ from conftest import files_of, random_samples, store_options
 from numpy.typing import NDArray
 
 import skild_phys as sp
-from skild_phys.errors import BadInput, OutputTaken, StoreError
+from skild_phys.errors import BadInput, OutputTaken, StoreError, WriteError
 from skild_phys.store import (
     LatticeStore,
     MemoryWriter,
@@ -535,3 +537,48 @@ def test_real_fields_of_any_type_and_components(
     held = memory.lattices()
     np.testing.assert_array_equal(held.read(0, 5), values)
     assert held.dataset()["field"].dims == data["field"].dims
+
+
+def test_chunks_have_the_same_bytes_without_zarr(tmp_path: Path) -> None:
+    """Blosc's threads, which importing Zarr ends, write blocks in the order in which they finish.
+
+    A chunk of 512 KiB has two blocks; with threads 100 stores had two digests, each time.
+    """
+    code = """if True:
+        import hashlib, sys
+        import numpy as np
+        from skild_phys.store.layout import Plan
+        from skild_phys.store.writer import create_store
+
+        spins = np.random.default_rng(1).choice([-1, 1], (32, 128, 128)).astype(np.int8)
+        plan = Plan(
+            field="spins", shape=(128, 128), chunk=32, variables=(), n_samples=32, attrs={}
+        )
+        found = set()
+        for number in range(100):
+            with create_store(f"{sys.argv[1]}/{number}.zarr", plan) as writer:
+                writer.commit({"spins": spins})
+            found.add(writer.lattices().digest())
+        assert "zarr" not in sys.modules
+        print(len(found))
+    """
+    words = [sys.executable, "-c", code, str(tmp_path)]
+    done = subprocess.run(words, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["1"]
+
+
+def test_what_was_made_in_memory_is_saved(tmp_path: Path) -> None:
+    samples = random_samples(0, 10)
+    plan = Plan(**store_options(10))
+    writer = MemoryWriter(plan)
+    writer.commit(samples)
+    sp.save(writer.lattices(), tmp_path / "a.zarr")
+    np.testing.assert_array_equal(open_store(tmp_path / "a.zarr").read(0, 10), samples["spins"])
+
+
+def test_a_folder_named_as_the_record_of_times_is_kept(tmp_path: Path) -> None:
+    (tmp_path / "a.zarr.timing.json").mkdir()
+    (tmp_path / "a.zarr.timing.json" / "mine").touch()
+    with pytest.raises(WriteError):
+        create_store(tmp_path / "a.zarr", Plan(**store_options(10)))
+    assert (tmp_path / "a.zarr.timing.json" / "mine").exists()

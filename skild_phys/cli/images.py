@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -237,6 +236,7 @@ def evaluate(
     skild-phys images evaluate fine.zarr --against photos.zarr --low low.zarr --scores psnr,lpips
     """
     from skild_phys.images.scores import evaluate as judge
+    from skild_phys.measurement.tables import to_plain
     from skild_phys.skild.data import ImageLattices
     from skild_phys.store import open_lattices
 
@@ -257,7 +257,7 @@ def evaluate(
         low=opened(low), device=run.device, **given,
     )  # fmt: skip
     # The PSNR of equal images is infinite, which JSON has no word for.
-    rows = [vars(one) | {"value": one.value if math.isfinite(one.value) else None} for one in found]
+    rows = to_plain([vars(one) for one in found])
 
     def shown() -> None:
         for score in found:

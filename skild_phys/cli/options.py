@@ -248,7 +248,7 @@ def answer(result: Result, text: str | Callable[[], None], output: Path | None =
     if context.find_root().obj == FROM_PYTHON:
         return result
     if context.params["as_json"]:
-        say(json.dumps(result))
+        say(json.dumps(result, allow_nan=False))
         return result
     if isinstance(text, str):
         say(text)

@@ -38,6 +38,7 @@ def command(
     skild-phys spectrum fine.zarr
     skild-phys spectrum fine.zarr --kind power_law -o spectrum.png
     """
+    from skild_phys.measurement.tables import to_plain
     from skild_phys.plots.measurement import spectrum_figure
     from skild_phys.plots.style import figure_bytes
     from skild_phys.skild.measured import SpectrumFit
@@ -56,4 +57,4 @@ def command(
     sides = cli.times(lattices.shape)
     head = f"{store}  {found.shells.n} configurations of {sides}, basis {found.shells.basis.name}"
     text = [head, found.text(), *([] if output is None else [f"figure: {output}"])]
-    return cli.answer(found.record(), "\n".join(text))
+    return cli.answer(to_plain(found.record()), "\n".join(text))

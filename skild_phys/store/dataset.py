@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from dataclasses import asdict
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +12,7 @@ import numpy as np
 
 from skild_phys.files import AnyPath, whole_directory
 from skild_phys.store.lattices import Lattices
-from skild_phys.store.layout import Plan, as_stored, as_text
+from skild_phys.store.layout import Layout, Plan, as_stored, as_text
 from skild_phys.store.reader import LatticeStore, open_store
 from skild_phys.store.writer import create_store
 
@@ -54,7 +54,8 @@ def write_lattices(lattices: Lattices, path: AnyPath) -> LatticeStore:
     if not lattices.in_file:
         chunk = max(1, _CHUNK_SITES // math.prod(lattices.layout.sample_shape))
     scalars = {name: lattices.variable(name) for name in lattices.variables}
-    known = asdict(lattices.layout) | {"chunk": chunk}
+    known = {one.name: getattr(lattices.layout, one.name) for one in fields(Layout)}
+    known |= {"chunk": chunk}
     plan = Plan(**known, n_samples=lattices.n_samples, attrs=as_stored(lattices.attrs))
     with create_store(path, plan) as writer:
         while (first := writer.committed) < plan.n_samples:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import hashlib
 import os
 from abc import ABC, abstractmethod
@@ -140,7 +141,7 @@ class MemoryLattices(Lattices):
 
         variables = {}
         for name, array in self.layout.arrays.items():
-            values, about, encoding = self._arrays[name], dict(array.attributes), {}
+            values, about, encoding = self._arrays[name], copy.deepcopy(array.attributes), {}
             if scale := about.pop("scale_factor", None):
                 encoding = {"scale_factor": scale, "dtype": values.dtype}
                 values = values * scale
@@ -175,14 +176,15 @@ class MemoryWriter(contextlib.AbstractContextManager["MemoryWriter"]):
         *,
         written: int | None = None,
     ) -> None:
-        self._commits.append(arrays)
+        kept = {name: np.asarray(arrays[name], a.dtype) for name, a in self._plan.arrays.items()}
+        self._commits.append(kept)
         self.committed += len(arrays[self._plan.field])
 
     def lattices(self) -> MemoryLattices:
         """Return what was committed."""
         arrays = {}
-        for name, array in self._plan.arrays.items():
-            parts = [np.asarray(commit[name], dtype=array.dtype) for commit in self._commits]
+        for name in self._plan.arrays:
+            parts = [commit[name] for commit in self._commits]
             arrays[name] = parts[0] if len(parts) == 1 else np.concatenate(parts)
         return MemoryLattices(self._plan, arrays, self.attributes)
 
@@ -253,7 +255,7 @@ def _as_kept(source: Any, repeats: bool, attrs: Mapping[str, Any]) -> MemoryLatt
     values are looked at, and only means of blocks copied. None also where a sample may be a copy of
     another, unless they may have `repeats`.
     """
-    known, flags, scale = dict(attrs), (), 1.0
+    known, flags, scale = as_stored(attrs), (), 1.0
     if isinstance(source, np.ndarray):
         name, arrays, path = "spins", {"spins": source}, Path("lattices")
         axes = usual_axes(name, source.ndim)

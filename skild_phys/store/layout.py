@@ -269,7 +269,7 @@ def as_stored(attrs: Mapping[Any, Any]) -> dict[str, Any]:
     for key, value in attrs.items():
         if isinstance(value, np.generic | np.ndarray):
             value = value.tolist()
-        elif isinstance(value, str) and (value[:1] in ("{", "[") or value in _WORDS):
+        if isinstance(value, str) and (value[:1] in ("{", "[") or value in _WORDS):
             with contextlib.suppress(ValueError):  # what only looks like JSON is a text
                 value = parse_json(value)
         elif isinstance(value, str) and value.isdecimal() and value.isascii():

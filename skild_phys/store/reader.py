@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numcodecs.blosc
 import numpy as np
 from numcodecs import Blosc
 from numcodecs.checksum32 import CRC32C
@@ -36,6 +37,7 @@ ROOT = "zarr.json"
 _DIGESTS = "digests"
 """A node of the root alone, whose attributes are the digests of every array's chunks."""
 
+numcodecs.blosc.use_threads = False  # its threads write blocks in the order in which they finish
 _BLOSC, _CHECKSUM = Blosc("zstd", 5, Blosc.BITSHUFFLE), CRC32C(location="end")
 _DIGITS = 16  # hexadecimal, of a chunk's digest
 

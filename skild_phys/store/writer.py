@@ -286,7 +286,8 @@ class StoreWriter:
 
     def _start(self) -> None:
         """Make the store anew, with no samples."""
-        _remove(_timing(self.path))
+        with writing(record := _timing(self.path)):
+            record.unlink(missing_ok=True)
         _remove(self.path / _KEPT)
         self._write_root(self._arrays, {})
         self._clear()
