@@ -48,7 +48,7 @@ def compared() -> pd.DataFrame:
         words = ("generate", "--L", side, "-n", n, "-o", made)
         seconds = kept(made.with_suffix(".json"), skild_phys, *words)["seconds_per_lattice"]
         report = folder / f"report{side}"
-        skild_phys("compare", truth, made, "-o", report, "--overwrite")
+        skild_phys("compare", truth, made, "-o", report, "--overwrite", "--no-figures")
         rows.append(pd.read_csv(report / TABLE).assign(L=side, lattices=n, seconds=seconds))
     return pd.concat(rows)
 

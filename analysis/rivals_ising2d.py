@@ -349,7 +349,8 @@ note("local_rule", seconds, minutes=rule["seconds"] / 60, parameters=3, rule="ma
 # %% One table
 stores = [FOLDER / f"{name}.zarr" for name in rows]
 report = FOLDER / "report"
-skild_phys("compare", truth_path, *stores, "--coarse", coarse_path, "-o", report, "--overwrite")
+words = ("--coarse", coarse_path, "-o", report, "--overwrite", "--no-figures")
+skild_phys("compare", truth_path, *stores, *words)
 table = pd.read_csv(report / "comparison.csv")
 every = np.arange(N)
 again = [majority2(majority2(s.read(0, N), every), every)
