@@ -12,8 +12,9 @@ from conftest import TC
 
 from skild_phys.errorbars import ErrorMethod
 from skild_phys.errors import BadInput, StoreError
+from skild_phys.measurement import observables
 from skild_phys.measurement.measure import measure
-from skild_phys.measurement.observables import OBSERVABLES
+from skild_phys.measurement.observables import OBSERVABLES, patterns
 from skild_phys.measurement.observables import observable as own_observable
 from skild_phys.measurement.system import Slice, System
 from skild_phys.models import MODELS
@@ -109,6 +110,16 @@ def test_values_are_averages_over_the_lattices(shape: tuple[int, ...]) -> None:
         means = {s.name: np.mean([s(part)[0] for part in one], axis=0) for s in observable.needs}
         value = observable(means, system)
         assert np.allclose(found[observable.name], value, rtol=1e-10, atol=1e-13), observable.name
+
+
+def test_a_decorated_function_in_a_file_of_observables_is_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Beside the file's tuple, without a line elsewhere; in the order of definition."""
+    up = own_observable("up")(lambda part: (part.values > 0).mean(axis=(1, 2)))
+    before = [one.name for one in observables._defined_in(patterns)]
+    monkeypatch.setattr(patterns, "_up", up, raising=False)
+    assert [one.name for one in observables._defined_in(patterns)] == [*before, "up"]
 
 
 def test_connected_correlation_length_against_enumeration() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise, product
 from pathlib import Path
 
@@ -110,6 +111,22 @@ def test_theory_is_drawn_beside_the_estimate(
     assert np.isnan(theory).tolist() == [True, True, False, False, False]
     drawn = lines["torus, continuum limit"].get_ydata()
     assert np.allclose(drawn, theory, equal_nan=True)
+
+
+def test_without_a_ratio_only_a_structure_factor_is_drawn(comparison: Comparison) -> None:
+    data = comparison.stores[0].data.copy(deep=True)
+    shown = replace(comparison, stores=(replace(comparison.stores[0], data=data),))
+    for name in ("two_point_axis", "structure_factor"):
+        data[f"{name}_ratio"][1] = np.nan
+    left_out, own = (
+        next(
+            line for line in draw(name, shown).axes[0].lines if line.get_label() == "rows_permuted"
+        )
+        for name in ("two_point", "structure_factor")
+    )
+    place = int(np.flatnonzero(left_out.get_xdata() == 1.0)[0])
+    assert np.isnan(left_out.get_ydata()).nonzero()[0].tolist() == [place]
+    assert data["structure_factor"].values[1] in own.get_ydata()
 
 
 def test_equal_comparisons_give_equal_bytes(comparison: Comparison) -> None:

@@ -111,6 +111,8 @@ def test_potts_states_are_equal_or_not() -> None:
     states = np.random.default_rng(7).integers(0, 3, (2, 6, 8)).astype(np.int8)
     layout = (6, 5)
     components = slice_of(states, q=3).components
+    assert components.shape == (3, *states.shape)
+    assert np.allclose(components.sum(axis=0), 0.0)
     folded = _structure_factor(components, (6, 8), np.zeros(layout), np.zeros(layout))
     found = _along_axes(_two_point(folded, (6, 8)))
     for r in range(4):

@@ -47,13 +47,17 @@ class Report:
     figures: Sequence[tuple[str, bytes]] = ()
     command: str = ""
 
-    @cached_property
+    @property
     def table(self) -> pd.DataFrame:
         """One line per store, observable and distance: values, errors, residuals, theory.
 
         `at` is the side, distance, wave number or size (NaN for scalars). Pattern frequencies are
         left out: their distances are in the table, all 512 in the datasets.
         """
+        return self._table.copy()
+
+    @cached_property
+    def _table(self) -> pd.DataFrame:
         lines, truth = [], Measured(self.comparison.truth)
         for store in self.comparison.stores:
             data = Measured(store.data)
@@ -75,8 +79,8 @@ class Report:
     def lines(self) -> Table:
         """Return the table of scalars and G4c of all stores beside the truth."""
         lines, stores = [], [s.name for s in self.comparison.stores]
-        wanted = self.table["at"].isna() | (self.table["observable"] == "connected_four_point")
-        groups = self.table[wanted].groupby(["observable", "at"], sort=False, dropna=False)
+        wanted = self._table["at"].isna() | (self._table["observable"] == "connected_four_point")
+        groups = self._table[wanted].groupby(["observable", "at"], sort=False, dropna=False)
         for (name, at), group in groups:
             cells = {str(line["model"]): _cell(line) for line in group.to_dict("records")}
             first = group.iloc[0]
@@ -95,7 +99,7 @@ class Report:
                 name: {"chi2": a.chi2, "dof": a.dof, "p": a.p, "independent_lattices": a.n_eff}
                 for name, a in store.together.items()
             }
-            residuals = self.table[self.table["model"] == store.name].drop(columns="model")
+            residuals = self._table[self._table["model"] == store.name].drop(columns="model")
             models.append({
                 "name": store.name, "paired": store.paired, "lattices": store.lattices,
                 "truth_lattices": store.parents, "notes": store.notes, "cost": store.cost,
@@ -171,7 +175,7 @@ class Report:
     @cached_property
     def html(self) -> str:
         """One page that needs no other file: verdicts, figures, tables."""
-        found, attrs, frame = self.comparison, self.comparison.truth.attrs, self.table
+        found, attrs, frame = self.comparison, self.comparison.truth.attrs, self._table
         facts = [f"truth: {attrs['lattices']} samples of {'x'.join(map(str, attrs['shape']))}"]
         facts += [f"{k} {_short(attrs[k])}" for k in ("model", "temperature") if k in attrs]
         body = [

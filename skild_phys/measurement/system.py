@@ -118,22 +118,27 @@ class Slice:
         return tuple(range(-self.system.dimension, 0))
 
     @property
-    def components(self) -> Iterator[NDArray[Any]]:
-        """Each of the fields whose products are correlated, (n, *shape).
+    def components(self) -> NDArray[Any]:
+        """The fields whose products are correlated, (components, n, *shape).
 
         Of Potts states sqrt(q / (q - 1)) (delta(s, a) - 1 / q), a = 0 .. q - 1: summed over a,
         s(0) s(x) is (q delta(s_0, s_x) - 1) / (q - 1), 1 for equal states and 0 in the mean for
         independent ones. At q = 2 that is Ising's product of spins.
         """
+        if self.system.q:
+            return np.stack([*self.each_component()])
+        several = self.system.components > 1
+        return np.moveaxis(self.values, 1, 0) if several else self.values[np.newaxis]
+
+    def each_component(self) -> Iterator[NDArray[Any]]:
+        """Yield `components` one by one, so that Potts states need memory for one only."""
         q = self.system.q
+        if not q:
+            yield from self.components
         for a in range(q):
             field = (self.values == a) - 1.0 / q
             field *= math.sqrt(q / (q - 1.0))
             yield field
-        if not q:
-            yield from (
-                np.moveaxis(self.values, 1, 0) if self.system.components > 1 else [self.values]
-            )
 
 
 def _check_offsets(offsets: NDArray[np.int64], shape: Shape) -> None:

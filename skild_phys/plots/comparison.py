@@ -57,11 +57,13 @@ def _beside(
     kind: str,
     at: Any = slice(None),
     scale: _Values | float = 1.0,
+    own: bool = False,
 ) -> None:
     """Draw an observable of the truth and of each store, and below what each store is off by.
 
     A store stands at truth x ratio (`kind` ratio), or at truth + residual, which is below as it
-    is (residual) or over the truth (relative). Values are over `scale`.
+    is (residual) or over the truth (relative). Values are over `scale`. Without a ratio a store
+    stands at its `own` value, or is left out.
     """
     top, bottom = axes
     truth, error = (a / scale for a in _with_error(comparison.truth, name, at))
@@ -77,10 +79,10 @@ def _beside(
             continue
         off, spread = _with_error(store.data, found, at)
         if kind == "ratio":
-            known = np.isfinite(off)
-            own = store.data[name].values[at] / scale
-            values = np.where(known, truth * np.nan_to_num(off), own)
-            off = np.where(known, off - 1, np.nan)
+            off = np.where(np.isfinite(off), off, np.nan)
+            values, off = truth * off, off - 1
+            if own:
+                values = np.where(np.isnan(off), store.data[name].values[at] / scale, values)
         else:
             values = truth + off
         if kind == "relative":
@@ -165,7 +167,7 @@ def _structure_factor(comparison: Comparison) -> Figure | None:
     if f"{name}_theory" in data:
         theory = data[f"{name}_theory"].values[drawn]
         top.plot(k, theory, color=THEORY, ls="--", label="theory, torus")
-    _beside(comparison, (top, bottom), name, k, "ratio", drawn)
+    _beside(comparison, (top, bottom), name, k, "ratio", drawn, own=True)
     top.set(xscale="log", ylabel="structure factor S(k)")
     if (data[name].values[drawn] > 0).any():
         top.set_yscale("log")

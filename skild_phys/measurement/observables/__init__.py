@@ -6,7 +6,8 @@ go to `measure(..., extra=[f])`. See `base.observable`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from types import ModuleType
 
 from skild_phys.errors import BadInput
 from skild_phys.measurement.observables import (
@@ -23,10 +24,18 @@ from skild_phys.measurement.observables.base import observable as observable
 from skild_phys.measurement.system import System
 from skild_phys.plugins import load_plugins
 
+
+def _defined_in(module: ModuleType) -> Iterator[Observable]:
+    """Yield the observables of a module, alone or in tuples, in the order of their definition."""
+    for value in vars(module).values():
+        several = value if isinstance(value, tuple) else (value,)
+        yield from (one for one in several if isinstance(one, Observable))
+
+
 OBSERVABLES: dict[str, Observable] = {
     found.name: found
     for module in (thermodynamics, four_point, two_point, patterns, clusters)
-    for found in module.OBSERVABLES
+    for found in _defined_in(module)
 }
 STATISTICS: dict[str, Statistic] = {s.name: s for o in OBSERVABLES.values() for s in o.needs}
 AXES: dict[str, Axis] = {o.axis.dim: o.axis for o in OBSERVABLES.values() if o.axis is not None}

@@ -206,7 +206,7 @@ def _fold_modes(modes, others, scale, mirrors, folded, total, squares):  # type:
 
 def _folded(part: Slice) -> Array:
     """Return S(k) of each configuration, folded, (n, *folded)."""
-    return _structure_factor(part.components, part.system.shape, part.total, part.squares)
+    return _structure_factor(part.each_component(), part.system.shape, part.total, part.squares)
 
 
 def _along_longest_axes(fields: Iterable[NDArray[Any]], shape: Shape) -> Array:
@@ -278,7 +278,7 @@ def along_k(part: Slice) -> Array:
     longest = _longest(part.system.shape)
     if part.has(_folded):
         return _lines(part.once(_folded), [(axis,) for axis in longest])
-    return _along_longest_axes(part.components, part.system.shape)
+    return _along_longest_axes(part.each_component(), part.system.shape)
 
 
 @statistic("order")
