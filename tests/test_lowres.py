@@ -75,6 +75,7 @@ def test_channels_with_spectra_of_their_own() -> None:
 def test_sizes_and_what_is_refused() -> None:
     assert _scaled((10, 13), 2.5, finer=True) == (25, 32)
     assert _scaled((25, 32), 2.5, finer=False) == (10, 13)
+    assert _scaled((1, 3), 1.4, finer=True) == (1, 4)
     for bad in (1.0, 65.0, float("nan"), -2.0):
         with pytest.raises(BadInput, match="factor"):
             _scaled((8, 8), bad, finer=True)

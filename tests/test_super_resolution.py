@@ -23,7 +23,7 @@ from skild_phys.rng import Streams
 from skild_phys.runner import Run
 from skild_phys.skild.chain import SCHEDULES
 from skild_phys.skild.data import ImageLattices, fields_of
-from skild_phys.skild.equations import Process
+from skild_phys.skild.equations import STEPS, Process
 from skild_phys.skild.measured import fit_channels
 from skild_phys.skild.spectrum import (
     ChannelSpectra,
@@ -119,6 +119,12 @@ def test_from_store_to_store(tmp_path: Path) -> None:
     again = one.read(0, 5).reshape(5, 3, 8, 2, 8, 2).mean((3, 5))
     assert np.abs(again - low.read(0, 5)).max() <= 0.5 + 0.05
     assert refine_images(low, tmp_path / "b.zarr", spec, weights, Run())[0].made == 0
+    own = replace(spec, sampler=STEPS["angle2"])
+    refine_images(low, tmp_path / "own.zarr", own, weights, Run())
+    named = replace(spec, sampler="angle2")
+    refine_images(low, tmp_path / "named.zarr", named, weights, Run())
+    by_object, by_name = open_store(tmp_path / "own.zarr"), open_store(tmp_path / "named.zarr")
+    assert np.array_equal(by_object.read(0, 5), by_name.read(0, 5))
     bicubic = ImageRefineSpec(factor=2.0, method="bicubic")
     assert (refine_images(low, tmp_path / "c.zarr", bicubic, None, Run())[1] or 0.0) > 1.0
 
@@ -155,6 +161,10 @@ def test_weights_of_something_else_are_refused(tmp_path: Path) -> None:
                             ({"steps": 0}, "steps"), ({"seed": -1}, "seed")):  # fmt: skip
         with pytest.raises(BadInput, match=message):
             replace(spec, **change)  # type: ignore[arg-type]
+    with pytest.raises(TypeError):
+        ImageRefineSpec(2.0)  # type: ignore[misc]
+    with pytest.raises(TypeError, match="restarts"):
+        ImageRefineSpec(method="bicubic", restarts=1)  # type: ignore[call-arg]
     from skild_phys.skild.coarse import open_coarse
 
     with pytest.raises(StoreError, match="images refine"):

@@ -115,7 +115,7 @@ def coarsen(
 @click.option("--checkpoint", type=cli.PATH, help="Weights of images.")
 @click.option("--samples", "-n", "n_samples", type=int, help="Images.  [default: all of them]")
 @cli.output_option()
-@cli.options_from(ImageRefineSpec, skip=["restarts"], into="spec")
+@cli.options_from(ImageRefineSpec, into="spec")
 @cli.result_options("threads device overwrite dask")
 def refine(
     low: Path, checkpoint: Path | None, n_samples: int | None, output: Path | None,

@@ -139,18 +139,18 @@ def _cifar10_binary(folder: Path) -> _ImageFiles | None:
         if not (size := len(files[-1])) or size % _ROW:
             raise StoreError(f"{path}: {size} bytes are no whole number of rows of {_ROW}")
     official = [hashlib.sha256(data).hexdigest() for data in files] == list(_BINARIES.values())
-    rows = np.frombuffer(b"".join(files), np.uint8).reshape(-1, _ROW)
+    rows = np.concatenate([np.frombuffer(data, np.uint8) for data in files]).reshape(-1, _ROW)
     label = rows[:, 0].astype(np.int32)
     if label.max() >= len(_CIFAR10_CLASSES):
         raise StoreError(f"{found[0].parent}: a class {label.max()} of CIFAR-10's 0 to 9")
     split = np.zeros(len(rows), np.int8)
-    split[-len(files[-1]) // _ROW :] = 1
+    split[-(len(files[-1]) // _ROW) :] = 1
 
     def read(i: int) -> _Pixels:
         return rows[i, 1:].reshape(3, _CIFAR10_SIDE, _CIFAR10_SIDE)
 
-    digest, source = hashlib.sha256(b"".join(files)), "official" if official else "binary"
-    return _ImageFiles(len(rows), label, split, _CIFAR10_CLASSES, read, digest.hexdigest(), source)
+    digest, source = hashlib.sha256(rows.data).hexdigest(), "official" if official else "binary"
+    return _ImageFiles(len(rows), label, split, _CIFAR10_CLASSES, read, digest, source)
 
 
 def _image_folder(folder: Path, size: int | None = None) -> _ImageFiles:

@@ -85,7 +85,7 @@ def _scaled(shape: tuple[int, int], factor: float, finer: bool) -> tuple[int, in
     if not 1.0 < factor <= 64.0:
         raise BadInput("factor", factor, "a number above 1, up to 64")
     height, width = (round(side * factor if finer else side / factor) for side in shape)
-    if min(height, width) < 2:
+    if not finer and min(height, width) < 2:
         raise BadInput("factor", factor, f"one that leaves sides of 2 or more of {shape}")
     return height, width
 
@@ -172,7 +172,7 @@ class _ImageRefiner:
         device: str = "cpu",
     ) -> None:
         self.weights, self.high, self.device = weights, high, device
-        self.sampler = str(spec.sampler_for(weights))
+        self.sampler: Any = spec.sampler_for(weights)
         self.operator = LowResolution(spec.rule or "area", high, low)
         self.lambdas = spec.refining_images(weights, spec.factor or high[0] / low[0])
 

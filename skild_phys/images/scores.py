@@ -154,39 +154,34 @@ def _batches(n: int) -> Iterator[range]:
 
 def _parents(images: ImageLattices, reference: ImageLattices) -> NDArray[np.int64]:
     """Return the place of each image's truth in `reference`; raises BadInput."""
-    sizes = [(one.channels, *one.shape) for one in (images, reference)]
-    truth = images.store.attrs.get("truth_sha256")
-    there = images.store.has("parent")
-    parents = images.store.variable("parent").astype(np.int64) if there else np.zeros(1, np.int64)
-    parents = parents - reference.first
-    for right, accepted in (
-        (sizes[0] == sizes[1], f"images of {sizes[0]}, as {images.path} has"),
-        (there, f"no paired score: {images.path} has no parents"),
-        (
-            truth is None or truth == reference.identity(),
-            f"the store that {images.path} comes from",
-        ),
-        (
-            parents.min() >= 0 and parents.max() < len(reference),
-            f"the store or split that {images.path} comes from",
-        ),
-    ):
+
+    def check(right: bool, accepted: str) -> None:
         if not right:
             raise BadInput("against", str(reference.path), accepted)
+
+    sizes = [(one.channels, *one.shape) for one in (images, reference)]
+    check(sizes[0] == sizes[1], f"images of {sizes[0]}, as {images.path} has")
+    check(images.store.has("parent"), f"no paired score: {images.path} has no parents")
+    parents = images.store.variable("parent").astype(np.int64) - reference.first
+    inside = parents.min() >= 0 and parents.max() < len(reference)
+    check(inside, f"the store or split that {images.path} comes from")
+    # Last: an identity takes all images of a store.
+    truth = images.store.attrs.get("truth_sha256")
+    same = truth is None or truth == reference.identity()
+    check(same, f"the store that {images.path} comes from")
     return parents
 
 
 def _consistency(images: ImageLattices, low: ImageLattices) -> Score:
     """Return the rms of A x - y over pixels, images as they are stored, in 8-bit intensities."""
-    attrs, own = low.store.attrs, images.store.attrs.get("parent_sha256")
-    for right, accepted in (
-        ("rule" in attrs, "images that 'images coarsen' made"),
-        (own is None or own == low.store.digest(), f"the store that {images.path} was made from"),
-        (len(low) >= len(images), f"{len(images)} images or more"),
-    ):
-        if not right:
-            raise BadInput("low", str(low.path), accepted)
-    operator = LowResolution(str(attrs["rule"]), images.shape, low.shape)
+    rule, own = low.store.attrs.get("rule"), images.store.attrs.get("parent_sha256")
+    if rule is None:
+        raise BadInput("low", str(low.path), "images that 'images coarsen' made")
+    if len(low) < len(images):
+        raise BadInput("low", str(low.path), f"{len(images)} images or more")
+    if own is not None and own != low.store.digest():
+        raise BadInput("low", str(low.path), f"the store that {images.path} was made from")
+    operator = LowResolution(str(rule), images.shape, low.shape)
     squares = [
         operator.misfit(fields_of(images.pixels(index)), fields_of(low.pixels(index)))
         for index in _batches(len(images))
@@ -239,8 +234,9 @@ def _named_so(path: Path) -> bool:
 
 
 def _mean(name: str, judged: Iterable[Any]) -> Score:
-    """Return the mean of what a judge says of batches, and its standard error."""
-    values = np.concatenate([np.asarray(one.double()).reshape(-1) for one in judged])
+    """Return the mean of what a judge says of batches, lazily, and its standard error."""
+    with torch.inference_mode():
+        values = np.concatenate([np.asarray(one.double()).reshape(-1) for one in judged])
     known = len(values) > 1 and bool(np.isfinite(values).all())
     error = float(values.std(ddof=1) / np.sqrt(len(values))) if known else None
     return Score(name, float(values.mean()), error, len(values))
@@ -255,7 +251,6 @@ def _colours(images: _ImageSet, index: Sequence[int]) -> Tensor:
     return _float(images.pixels(index)).expand(-1, 3, -1, -1) / 255.0
 
 
-@torch.inference_mode()
 def _paired_score(name: str, pairs: Pairs, folder: Path | None = None) -> Score:
     """Return the mean over images of `name`, one of _PAIRED; intensities are 0 to 255."""
     smallest, function, options = _PAIRED[name]
@@ -316,15 +311,16 @@ def _inception_scores(
 ) -> list[Score]:
     """Return FID and Inception Score, those of them that `names` has."""
     path = _weights_file(INCEPTION, folder)
-    fidelity, tensors = _library("torch_fidelity"), read_published(path)
+    fidelity, weights = _library("torch_fidelity"), io.BytesIO()
     # torch-fidelity would unpickle anything: it is given what was read as tensors alone.
-    with patch.object(torch, "load", lambda *_, **__: tensors):
-        found = fidelity.calculate_metrics(
-            input1=_Dataset(images), input2=None if reference is None else _Dataset(reference),
-            cuda=device != "cpu", batch_size=_BATCH, verbose=False, save_cpu_ram=True,
-            isc_splits=min(10, len(images)), samples_find_deep=False,
-            feature_extractor_weights_path=str(path), fid="fid" in names, isc="is" in names,
-        )  # fmt: skip
+    torch.save(read_published(path), weights)
+    weights.seek(0)
+    found = fidelity.calculate_metrics(
+        input1=_Dataset(images), input2=None if reference is None else _Dataset(reference),
+        cuda=device != "cpu", batch_size=_BATCH, verbose=False, save_cpu_ram=True,
+        isc_splits=min(10, len(images)), samples_find_deep=False,
+        feature_extractor_weights_path=weights, fid="fid" in names, isc="is" in names,
+    )  # fmt: skip
     own = "" if _named_so(path) else f" of the features of {path.name}, not Inception's of 2015"
     scores = []
     if "fid" in names:
@@ -425,7 +421,6 @@ def _nothing_fetched(folder: Path | None) -> Iterator[None]:
             yield
 
 
-@torch.inference_mode()
 def _quality_score(name: str, images: _ImageSet, folder: Path | None = None) -> Score:
     """Return the mean MUSIQ or CLIP-IQA of images, by pyiqa.
 

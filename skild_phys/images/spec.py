@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from skild_phys.errors import BadInput, check_whole
@@ -14,15 +14,16 @@ from skild_phys.store import Lattices
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from skild_phys.skild.equations import Step
     from skild_phys.skild.recipe import Recipe
 
 _BACKWARD = 2.0  # operations of a backward pass over those of a forward pass
 _OPTIMIZER_BYTES = 20  # of each parameter: itself, its average, gradient, two moments in float32
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ImageRefineSpec(Chain):
-    """How to make images from low-resolution ones: a chain, and what it is given.
+    """How to make images from low-resolution ones: a chain that never goes back up.
 
     Attributes
     ----------
@@ -32,6 +33,11 @@ class ImageRefineSpec(Chain):
     seed : of all noise.
     """
 
+    steps: int | None = option(None, "Network evaluations per image.  [default: by the weights]")
+    sampler: str | Step | None = option(None, "As in generate.  [default: by the weights]")
+    restarts: None = field(default=None, init=False)
+    lambda_start: float | None = option(None, "Where it starts, in pixels squared.")
+    lambda_end: float | None = option(None, "Where its last network evaluation is.")
     factor: float | None = option(None, "By which sides grow.  [default: that of LOW]")
     rule: str | None = option(None, "area or bicubic: how LOW was made.  [default: that of LOW]")
     method: str = option("skild", "skild or bicubic.")
