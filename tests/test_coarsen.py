@@ -118,6 +118,13 @@ def test_correction_where_modes_have_no_variance(rule: str, scale: float) -> Non
     assert np.abs(moved[sigma == 0]).max() < 1e-12
 
 
+def test_an_operator_of_listed_sides_and_of_a_factor_that_is_not_whole() -> None:
+    rule = RULES["block_mean"]
+    assert rule.operator([8, 8], 2) is rule.operator((8, 8), 2)  # type: ignore[arg-type]
+    with pytest.raises(BadInput, match="factor"):
+        rule.operator((8, 8), 2.0)  # type: ignore[arg-type]
+
+
 def test_correction_keeps_accuracy_over_a_wide_range_of_variances() -> None:
     a = RULES["block_mean"].operator((32, 32), 4)
     x, y = np.random.default_rng(7).normal(size=(2, 32, 32)), np.zeros((2, 8, 8))

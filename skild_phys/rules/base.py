@@ -52,14 +52,20 @@ def corners(factor: int, dimension: int, at: int = 0) -> Any:
     return (..., *[slice(at, None, factor)] * dimension)
 
 
-@functools.lru_cache(maxsize=16)
-def block_sites(shape: Shape, factor: int) -> NDArray[np.int64]:
-    """Return the numbers (blocks, factor^d), in C order, of the sites of every block."""
-    d = len(shape)
-    number = np.arange(math.prod(shape))
-    split = number.reshape([n for side in shape for n in (side // factor, factor)])
+def to_blocks(fine: NDArray[Any], factor: int) -> NDArray[Any]:
+    """Return what the sites of every block hold, (blocks, factor^d), both in C order."""
+    d = fine.ndim
+    split = fine.reshape([n for side in fine.shape for n in (side // factor, factor)])
     order = (*range(0, 2 * d, 2), *range(1, 2 * d, 2))
     return np.ascontiguousarray(split.transpose(order).reshape(-1, factor**d))
+
+
+def from_blocks(blocks: NDArray[Any], shape: Shape, factor: int) -> NDArray[Any]:
+    """Return what `to_blocks` undoes, of `shape`."""
+    d = len(shape)
+    split = blocks.reshape([*(side // factor for side in shape), *[factor] * d])
+    order = [axis for a in range(d) for axis in (a, d + a)]
+    return np.ascontiguousarray(split.transpose(order).reshape(shape))
 
 
 class Operator(ABC):
@@ -303,7 +309,7 @@ class Rule(ABC):
     def operator(self, shape: Shape, factor: int) -> Operator:
         """Return the linear operator A that the rule is on fields of `shape`; BadInput if none."""
         if self.linear is not None:
-            return _built(self.linear, shape, factor)
+            return _built(self.linear, tuple(shape), check_whole("factor", factor, 2))
         linear = [rule.name for rule in RULES.values() if "field" in rule.stores]
         raise BadInput("rule", self.name, "a linear rule: " + ", ".join(linear))
 

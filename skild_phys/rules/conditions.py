@@ -36,7 +36,7 @@ from torch import Tensor
 
 from skild_phys.kernels import I64, data_of, intrinsic, load, store
 from skild_phys.rng import uniform
-from skild_phys.rules.base import Operator, block_sites, corners
+from skild_phys.rules.base import Operator, corners, from_blocks, to_blocks
 
 _Logits = NDArray[np.float32]
 _State = NDArray[np.uint64]
@@ -55,7 +55,6 @@ _FLOATS = ir.VectorType(ir.DoubleType(), _LANES)
 class _Rows(NamedTuple):
     """Blocks, a row each, and what they must hold."""
 
-    sites: NDArray[np.int64]  # (blocks, b^d), which they are
     logits: _Logits  # (blocks, b^d), log odds of up
     ups: _Logits  # their probabilities of up
     downs: _Logits  # and of down
@@ -226,10 +225,10 @@ def _sample_lane(p, q, lane, most, exact, after, state, spins):  # type: ignore[
 
 @njit(cache=True, nogil=True)
 def _blocks(rows, order, state, out):  # type: ignore[no-untyped-def]
-    """Fill `out`, all sites in a row, with means, or with spins sampled by the generator `state`,
-    of the blocks in `order`."""
-    sites, signs, rarer = rows.sites, rows.signs, rows.rarer
-    n = sites.shape[1]
+    """Fill `out` (blocks, b^d) with means, or with spins sampled by the generator `state`, of the
+    blocks in `order`."""
+    signs, rarer = rows.signs, rows.rarer
+    n = rows.ups.shape[1]
     p, q, found = np.empty((n, _LANES)), np.empty((n, _LANES)), np.empty((n, _LANES))
     after, before = np.zeros((n + 1, n // 2 + 2, _LANES)), np.empty((n // 2 + 2, _LANES))
     blocks = np.empty(_LANES, dtype=np.int64)
@@ -245,7 +244,7 @@ def _blocks(rows, order, state, out):  # type: ignore[no-untyped-def]
             if state is not None:
                 _sample_lane(p, q, lane, rarer[k], not rows.majority, after, state, found)
             for i in range(n):
-                out[sites[k, i]] = signs[k] * found[i, lane]
+                out[k, i] = signs[k] * found[i, lane]
 
 
 # -- independent sites --------------------------------------------------------------------------
@@ -399,20 +398,19 @@ class Blocks(Constraint):
 
     def _found(self, logits: _Logits, i: int, state: _State | None) -> NDArray[Any]:
         """Return the means of configuration i, or spins sampled with `state`."""
-        sites, sums = block_sites(logits.shape, self.factor), self.raw[i].astype(np.int64).ravel()
-        n, signs = sites.shape[1], np.where(sums > 0, 1, -1)
+        rows, sums = to_blocks(logits, self.factor), self.raw[i].astype(np.int64).ravel()
+        n, signs = rows.shape[1], np.where(sums > 0, 1, -1)
         rarer = np.full(sums.size, n // 2) if self.majority else (n - np.abs(sums)) // 2
         known = self.ties is not None and self.majority
         ties = self.ties[i].ravel() if known else np.zeros(sums.size, np.int8)  # type: ignore[index]
-        rows = logits.reshape(-1).take(sites)
-        given = _Rows(sites, rows, *_probabilities(rows), signs, rarer, ties, self.majority)
-        out = np.empty(logits.size, np.float32 if state is None else np.int8)
+        given = _Rows(rows, *_probabilities(rows), signs, rarer, ties, self.majority)
+        out = np.empty(rows.shape, np.float32 if state is None else np.int8)
         # Blocks of one sign throughout are what they must be.
         order = np.argsort(rarer, kind="stable")
         first = np.count_nonzero(rarer == 0)
-        out[sites[order[:first]]] = signs[order[:first], None]
+        out[order[:first]] = signs[order[:first], None]
         _blocks(given, order[first:], state, out)
-        return out.reshape(logits.shape)
+        return from_blocks(out, logits.shape, self.factor)
 
     def means(self, logits: Tensor) -> Tensor:
         arrays = logits.detach().cpu().numpy()
@@ -448,7 +446,7 @@ class Blocks(Constraint):
         random, alike in every block, and the means are averaged over `pairings`.
         """
         shape, b = tuple(x0.shape[1:]), self.factor
-        sites = torch.from_numpy(block_sites(shape, b))
+        sites = torch.from_numpy(to_blocks(np.arange(math.prod(shape)).reshape(shape), b))
         spins, field = (one.flatten(1)[:, sites] for one in (x0, field))
         if self.majority:
             signs = torch.from_numpy(self.raw.astype(np.float32)).to(x0.device)

@@ -28,7 +28,6 @@ from numba import njit
 from numpy.typing import NDArray
 
 from skild_phys.rng import BITS_BLOCK, fill_bits, lane_state
-from skild_phys.rules.base import block_sites
 
 States = NDArray[np.int8]
 
@@ -317,9 +316,7 @@ class Moves(ABC):
     ) -> None:
         self.layout = _build_layout(shape, factor)
         self.values, self.states = values, len(values)
-        self._fine = tuple(side * factor for side in shape)
-        self._sites = block_sites(self._fine, factor).T
-        self._place = np.argsort(self._sites, axis=None)
+        self._split = [n for side in shape for n in (side, factor)]
         step = 2 if self.states == 2 else 1
         most = self.changed * self.layout.bonds.shape[1] // step
         worse = [self._CERTAIN * math.exp(-step * coupling * k) for k in range(1, most + 1)]
@@ -332,13 +329,22 @@ class Moves(ABC):
 
     def planes(self, configuration: NDArray[Any]) -> States:
         """Return the planes (P, n) of a configuration (*sides) of the model's values."""
-        return self._encoded(configuration).ravel().take(self._sites)
+        b, d = self.layout.factor, len(self._split) // 2
+        states = self._encoded(configuration).reshape(self._split)
+        planes = states.transpose(*range(1, 2 * d, 2), *range(0, 2 * d, 2))
+        return np.ascontiguousarray(planes.reshape(b**d, -1))
 
     def configuration(self, planes: States) -> States:
         """Return the configuration of planes (P, n): what `planes` undoes."""
         lowest, step = self.values[0], self.values[1] - self.values[0]
-        states = planes.ravel().take(self._place).reshape(self._fine)
-        return states * np.int8(step) + np.int8(lowest)
+        b, d = self.layout.factor, len(self._split) // 2
+        states = planes.reshape(*[b] * d, *self._split[::2])
+        states = states.transpose([axis for a in range(d) for axis in (d + a, a)])
+        fine = np.empty(self._split, dtype=np.int8)
+        for x in range(b):  # long rows at a time, where a copy of all would go b sites at a time
+            fine[..., x] = states[..., x]
+        fine = fine.reshape([side * b for side in self._split[::2]])
+        return fine * np.int8(step) + np.int8(lowest)
 
     def read(self, coarse: NDArray[Any]) -> NDArray[Any]:
         """Return stored coarse values (n, ...) as `Given.values`, (n, ..., blocks)."""

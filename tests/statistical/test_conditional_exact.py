@@ -25,7 +25,7 @@ from scipy.stats import chi2
 from skild_phys.models import MODELS
 from skild_phys.rng import kernel_state
 from skild_phys.rules import TieBreak, coarsen
-from skild_phys.rules.base import block_sites
+from skild_phys.rules.base import to_blocks
 from skild_phys.rules.moves import Source, _Layout
 from skild_phys.simulation import conditional as chains
 from skild_phys.simulation.conditional import Conditional, _Chain, sample
@@ -121,9 +121,7 @@ class Case:
             chain.advance(sweeps)
             cells[k] = chain.planes.ravel()
         power = len(self.model.values) ** np.arange(size).reshape(self.shape)
-        return self.p_of_codes(
-            cells.astype(np.int64) @ power.ravel()[block_sites(self.shape, self.factor).T].ravel()
-        )
+        return self.p_of_codes(cells.astype(np.int64) @ to_blocks(power, self.factor).T.ravel())
 
     def p_value(self, samples: Lattices) -> float:
         """The same of lattices."""
