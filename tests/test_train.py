@@ -297,6 +297,21 @@ def test_checkpoints_of_other_runs_are_refused(tmp_path: Path) -> None:
         Trainer.resume(tmp_path / "b", CONFIG, other)
 
 
+def test_an_interrupted_burn_in_runs_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream, ran = source(), []
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("skild_phys.skild.data.wolff", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        stream.next(CONFIG.batch)
+    monkeypatch.setattr("skild_phys.skild.data.wolff", lambda *given: ran.append(given[-1]))
+    stream.next(CONFIG.batch)
+    stream.next(CONFIG.batch)
+    assert ran == [22] * CONFIG.batch + [2] * CONFIG.batch
+
+
 def test_damaged_checkpoints_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "a"
     Trainer(CONFIG, source()).save(path)

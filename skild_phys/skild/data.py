@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import itertools
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -86,7 +85,7 @@ class SimulationSource:
 
     def _advance(self, clusters: int) -> None:
         """Run `clusters` of every chain, after those of the burn-in if they have not run yet."""
-        total, self._waiting = clusters + self._waiting, 0
+        total = clusters + self._waiting
 
         def one(chain: int) -> None:
             wolff(self.spins[chain], self.temperature, self.states[chain], total)
@@ -94,6 +93,7 @@ class SimulationSource:
         if total:
             with ThreadPoolExecutor(self.threads or torch.get_num_threads()) as pool:
                 list(pool.map(one, range(len(self.spins))))
+        self._waiting = 0
 
     def next(self, n: int, part: slice = _EVERY) -> NDArray[np.generic]:
         if n != len(self.spins):
@@ -132,15 +132,18 @@ class _StoreSource:
         self.channels: int = store.channels
         self.epoch = self.position = 0
         self._spans = list(store.batches())
-        self._chunk = functools.lru_cache(1)(self._shuffled)
+        self._held: tuple[tuple[int, int], NDArray[np.generic]] | None = None
         self._identity = {"data": store.digest(), "seed": seed}
 
     def identity(self) -> dict[str, Any]:
         return self._identity
 
-    def _shuffled(self, epoch: int, place: int, start: int, stop: int) -> NDArray[np.generic]:
-        inside = generator(self.seed, "stretch", epoch, place).permutation(stop - start)
-        return self.store.read(start, stop)[inside]
+    def _chunk(self, place: int, start: int, stop: int) -> NDArray[np.generic]:
+        which = (self.epoch, place)
+        if self._held is None or self._held[0] != which:
+            inside = generator(self.seed, "stretch", *which).permutation(stop - start)
+            self._held = (which, self.store.read(start, stop)[inside])
+        return self._held[1]
 
     def next(self, n: int, part: slice = _EVERY) -> NDArray[np.generic]:
         out: list[NDArray[np.generic]] = []
@@ -159,7 +162,7 @@ class _StoreSource:
                 continue
             low, high = max(first - have, 0), min(last - have, count)
             if low < high:
-                chunk = self._chunk(self.epoch, place, start, stop)
+                chunk = self._chunk(place, start, stop)
                 out.append(chunk[offset + low : offset + high])
             have += count
             self.position += count
@@ -219,7 +222,7 @@ class ImageLattices:
             if last - self.first != len(places):
                 raise StoreError(f"{store.path}: variable 'split': not in one piece")
         self.n_samples = min(last - self.first, n or last)
-        self._kept = functools.lru_cache(1)(self._pixels)
+        self._held: tuple[int, NDArray[np.uint8]] | None = None
 
     def __len__(self) -> int:
         return self.n_samples
@@ -238,8 +241,14 @@ class ImageLattices:
 
     def pixels(self, index: Sequence[int]) -> NDArray[np.uint8]:
         """Return images (len(index), channels, Ly, Lx), 8-bit; the last chunk read is kept."""
-        spans, places = list(self.batches()), (divmod(int(i), self.chunk) for i in index)
-        return np.stack([self._kept(*spans[chunk])[i] for chunk, i in places])
+        return np.stack([self._chunk(int(i) // self.chunk)[int(i) % self.chunk] for i in index])
+
+    def _chunk(self, number: int) -> NDArray[np.uint8]:
+        if self._held is None or self._held[0] != number:
+            start = number * self.chunk
+            stop = min(start + self.chunk, self.n_samples)
+            self._held = (number, self._pixels(start, stop))
+        return self._held[1]
 
     def digest(self) -> str:
         """Return what names the images: that of their store, and the place of the split."""
