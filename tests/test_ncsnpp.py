@@ -61,6 +61,13 @@ def test_weights_of_another_shape_are_refused(change: dict, message: str) -> Non
         from_published(network, load_file(PUBLISHED))
 
 
+def test_a_tensor_too_many_is_refused() -> None:
+    given = load_file(PUBLISHED)
+    for name in ("all_modules.3.Conv_7.weight", "all_modules.99.weight"):
+        with pytest.raises(WeightsError, match=r"all_modules\.(3: 'Conv_7.weight'|99: one module)"):
+            from_published(small(), given | {name: torch.ones(1)})
+
+
 def test_only_tensors_are_read(tmp_path: Path) -> None:
     class Evil:
         def __reduce__(self):

@@ -7,11 +7,12 @@ import pickle
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
-from skild_helpers import tiny_weights
+from skild_helpers import TC, tiny_weights
 
 from skild_phys.errors import WeightsError
 from skild_phys.skild.weights import (
@@ -104,6 +105,17 @@ def test_numbers_that_are_not_finite_are_refused(path: Path) -> None:
         save_weights(path, weights)
         with pytest.raises(WeightsError, match="not finite"):
             load_weights(path)
+
+
+@pytest.mark.parametrize("number", [float, np.float64])
+def test_samples_of_another_temperature_do_not_fit(number: type) -> None:
+    weights = tiny_weights()
+    at = {"model": "ising2d", "temperature": number(TC)}
+    assert weights.check_fit(at, Path("c.zarr")) == []
+    at["temperature"] = number(2.5)
+    with pytest.raises(WeightsError, match=r"is at T = 2\.5, the weights are of T = 2\.26919"):
+        weights.check_fit(at, Path("c.zarr"))
+    assert len(weights.check_fit(at, Path("c.zarr"), any_system=True)) == 1
 
 
 def test_the_shipped_weights_are_whole() -> None:

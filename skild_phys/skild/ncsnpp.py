@@ -311,15 +311,15 @@ def _modules(network: Ncsnpp) -> Iterator[str]:
     yield from ("norm", "leave")
 
 
-def _from_theirs(key: str, module: nn.Module, theirs: Mapping[str, Tensor]) -> Tensor:
-    """Return the tensor `key` of a module from the published one's; KeyError names what lacks."""
+def _from_theirs(key: str, module: nn.Module, theirs: dict[str, Tensor]) -> Tensor:
+    """Take the tensor `key` of a module out of the published one's; KeyError names what lacks."""
     layer, _, end = key.rpartition(".")
     if isinstance(module, _Attention) and layer != "norm":
         looks = range(3) if layer == "look" else [3]
         if end == "bias":
-            return torch.cat([theirs[f"NIN_{i}.b"] for i in looks])
-        return torch.cat([theirs[f"NIN_{i}.W"].T for i in looks])[:, :, None, None]
-    return theirs[_THEIRS[layer] + end]
+            return torch.cat([theirs.pop(f"NIN_{i}.b") for i in looks])
+        return torch.cat([theirs.pop(f"NIN_{i}.W").T for i in looks])[:, :, None, None]
+    return theirs.pop(_THEIRS[layer] + end)
 
 
 def from_published(network: Ncsnpp, theirs: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -328,7 +328,8 @@ def from_published(network: Ncsnpp, theirs: Mapping[str, Tensor]) -> dict[str, T
     `network` is of the same width, multipliers, blocks and attention; theirs has 'biggan' blocks
     with FIR resampling, progressive input 'residual', positional embedding. A prefix such as
     `module.` before `all_modules` does no harm, and what lies beside it (`sigmas`) is left out.
-    Raises WeightsError that names the first module that does not fit, or tensor of another shape.
+    Raises WeightsError that names the first module that does not fit, or a tensor of another shape
+    or one too many.
     """
     by_module: dict[int, dict[str, Tensor]] = {}
     for name, tensor in theirs.items():
@@ -338,7 +339,7 @@ def from_published(network: Ncsnpp, theirs: Mapping[str, Tensor]) -> dict[str, T
     for index, name in enumerate(_modules(network)):
         module = network.get_submodule(name)
         try:
-            own = by_module.pop(index)
+            own = by_module[index]
             state |= {f"{name}.{k}": _from_theirs(k, module, own) for k in module.state_dict()}
         except KeyError as error:
             c = network.config
@@ -346,12 +347,15 @@ def from_published(network: Ncsnpp, theirs: Mapping[str, Tensor]) -> dict[str, T
                 f"all_modules.{index}: {error} does not fit '{name}' of a network with multipliers"
                 f" {c.multipliers}, blocks {c.blocks}, attention {c.attention}"
             ) from None
-    if by_module:
-        raise WeightsError(f"all_modules.{min(by_module)}: one module too many for this network")
+    if len(by_module) > index + 1:
+        raise WeightsError(f"all_modules.{max(by_module)}: one module too many for this network")
     for name, tensor in network.state_dict().items():
         shape, expected = tuple(state[name].shape), tuple(tensor.shape)
         if shape != expected:
             raise WeightsError(f"'{name}' has shape {shape}, expected {expected}")
+    for index, left in by_module.items():
+        if left:
+            raise WeightsError(f"all_modules.{index}: '{min(left)}' is no tensor of this network")
     return {name: tensor.detach().float() for name, tensor in state.items()}
 
 

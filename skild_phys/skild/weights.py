@@ -154,16 +154,19 @@ class Weights:
     ) -> list[str]:
         """Raise WeightsError where samples with these attributes are of another model or T.
 
-        With `any_system` return that, to be minded.
+        With `any_system` return it as a warning.
         """
         model, temperature = attrs.get("model"), attrs.get("temperature")
         own, known = self.system.get("model"), self.system.get("temperature")
         differs = ""
         if model is not None and own not in (None, model):
             differs = f"is of model {model}, the weights are of {own}"
-        elif temperature is not None and known is not None:
-            far = abs(temperature / known - 1.0) > self.tuning.same_temperature
-            differs = f"is at T = {temperature:.6g}, the weights are of T = {known:.6g}" * far
+        elif (
+            temperature is not None
+            and known is not None
+            and (abs(temperature / known - 1.0) > self.tuning.same_temperature)
+        ):
+            differs = f"is at T = {temperature:.6g}, the weights are of T = {known:.6g}"
         if differs and not any_system:
             advice = "refine with any_system=True takes it all the same"
             raise WeightsError(f"{where}: {differs}; {advice}")
