@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from skild_phys.errors import BadInput
-from skild_phys.models import MODELS, get_model, parse_temperature
+from skild_phys.models import MODELS, exact, get_model, parse_temperature
 
 TC = 2.269185314213022
 
@@ -55,6 +55,14 @@ def test_energies_of_known_lattices() -> None:
     assert model.energy(lattices).tolist() == [-2.0, -2.0, 0.0, 2.0]
     assert model.order_parameter(lattices).tolist() == [1.0, -1.0, 0.0, 0.0]
     assert model.energy(np.ones((2, 2), np.int8)) == -2.0
+
+
+@pytest.mark.parametrize("name", ["ising2d", "potts3"])
+def test_one_configuration_has_numbers_not_arrays(name: str) -> None:
+    model, ones = MODELS[name], np.ones((4, 4), np.int8)
+    assert all(isinstance(x, float) for x in (model.energy(ones), model.order_parameter(ones)))
+    assert isinstance(exact.torus_two_point(1, 2, 8), float)
+    assert isinstance(exact.torus_connected_four_point(2, 8), float)
 
 
 def test_energy_is_the_sum_over_bonds() -> None:

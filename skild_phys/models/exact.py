@@ -67,7 +67,8 @@ def structure_factor_asymptote(k: ArrayLike) -> Array:
     gammas = math.gamma(1.0 - ETA / 2.0) / math.gamma(ETA / 2.0)
     scale = 2.0 * math.pi * AMPLITUDE * 2.0 ** (1.0 - ETA) * gammas
     with np.errstate(divide="ignore"):
-        return np.asarray(scale * np.asarray(k, dtype=np.float64) ** (ETA - 2.0))
+        found: Array = scale * np.asarray(k, dtype=np.float64) ** (ETA - 2.0)
+        return found
 
 
 def _diagonal(n: NDArray[np.int64]) -> Array:
@@ -313,7 +314,8 @@ def torus_two_point(x: ArrayLike, y: ArrayLike, L: ArrayLike, aspect: float = 1.
     with np.errstate(divide="ignore"):
         pole = (slope / np.abs(_theta(1, u, aspect, _FEW_TERMS))) ** 0.25
     sectors = sum(np.abs(_theta(nu, u / 2, aspect, _FEW_TERMS)) for nu in (1, 2, 3, 4))
-    return np.asarray(AMPLITUDE * side**-0.25 * pole * sectors / partition)
+    found: Array = AMPLITUDE * side**-0.25 * pole * sectors / partition
+    return found
 
 
 def torus_four_point(x: ArrayLike, y: ArrayLike, L: ArrayLike, aspect: float = 1.0) -> Array:
@@ -343,7 +345,8 @@ def torus_four_point(x: ArrayLike, y: ArrayLike, L: ArrayLike, aspect: float = 1
                 vertex = vertex * chord ** (0.5 * e[i] * e[j])
             inner += 0.5 * vertex
         total += np.sqrt(inner)
-    return np.asarray(AMPLITUDE**2 * side[..., 0] ** -0.5 * total / partition)
+    found: Array = AMPLITUDE**2 * side[..., 0] ** -0.5 * total / partition
+    return found
 
 
 def torus_connected_four_point(r: ArrayLike, L: ArrayLike, aspect: float = 1.0) -> Array:

@@ -16,11 +16,13 @@ class Ising(Model):
     def energy(self, lattices: NDArray[np.int8]) -> Array:
         s = np.asarray(lattices, dtype=np.int8)
         sites = self.sites(s)
-        return np.asarray((self.dimension * sites - 2 * equal_bonds(s, self.dimension)) / sites)
+        energy: Array = (self.dimension * sites - 2 * equal_bonds(s, self.dimension)) / sites
+        return energy
 
     def order_parameter(self, lattices: NDArray[np.int8]) -> Array:
         s = np.asarray(lattices, dtype=np.int8)
-        return np.asarray(s.sum(axis=self.axes) / self.sites(s))
+        mean: Array = s.sum(axis=self.axes) / self.sites(s)
+        return mean
 
 
 _SIGNS = ((-1, 1), (1, -1))

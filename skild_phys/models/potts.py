@@ -19,12 +19,14 @@ class Potts(Model):
 
     def energy(self, lattices: NDArray[np.int8]) -> Array:
         s = np.asarray(lattices, dtype=np.int8)
-        return np.asarray(-equal_bonds(s, self.dimension) / self.sites(s))
+        energy: Array = -equal_bonds(s, self.dimension) / self.sites(s)
+        return energy
 
     def order_parameter(self, lattices: NDArray[np.int8]) -> Array:
         s = np.asarray(lattices, dtype=np.int8)
         most = np.max([(s == value).sum(axis=self.axes) for value in self.values], axis=0)
-        return np.asarray((self.q * (most / self.sites(s)) - 1.0) / (self.q - 1.0))
+        order: Array = (self.q * (most / self.sites(s)) - 1.0) / (self.q - 1.0)
+        return order
 
     @classmethod
     def of(cls, q: int) -> Potts:
