@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import xarray as xr
 from conftest import files_of
 from skild_helpers import TC, coarse_input, critical_lattices, tiny_weights
 from store_helpers import coarsen_store, refine_store
@@ -206,6 +208,14 @@ def test_arrays_that_cannot_be_coarse(
     for given in ((4, None), (None, rule)):
         with pytest.raises(StoreError, match="give rule= and factor="):
             open_coarse(tmp_path / "c.npy", *given)
+
+
+def test_an_unknown_rule_without_a_factor_is_not_asked_for(tmp_path: Path) -> None:
+    made = xr.Dataset({"spins": (("sample", "y", "x"), np.ones((1, 4, 4), np.int8))})
+    coarse = open_coarse(made.assign_attrs(rule="of their own"), 2, "decimate")
+    assert (coarse.rule.name, coarse.factor) == ("decimate", 2)
+    with pytest.raises(RuntimeError, match="not read by workers"):
+        pickle.loads(pickle.dumps(coarse)).read(0, 1)
 
 
 @pytest.mark.parametrize(

@@ -54,7 +54,7 @@ class CoarseInput:
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out what reads: workers get configurations with each piece of work."""
-        return vars(self) | {"read": None}
+        return vars(self) | {"read": _elsewhere}
 
     @property
     def fine_shape(self) -> tuple[int, ...]:
@@ -85,6 +85,10 @@ class CoarseInput:
         return known.priorities(self.shape, self.q) if self.q else known.signs(self.shape)
 
 
+def _elsewhere(start: int, stop: int) -> NDArray[Any]:
+    raise RuntimeError("coarse lattices are not read by workers")
+
+
 def open_coarse(
     lattices: Source, factor: int | None, rule: str | Rule | None, *, spins: bool | None = True
 ) -> CoarseInput:
@@ -111,10 +115,11 @@ def open_coarse(
         raise StoreError(f"{path}: holds images; 'skild-phys images refine' makes them finer")
     source.model()  # refuses what is not of the model that it names
     named = None if "method" in attrs else attrs.get("rule")
-    own = None if named is None else get_rule(str(named))
+    known = named is not None and attrs.get("factor") is not None
+    own = get_rule(str(named)) if known or (spins is None and named is not None) else None
     if spins is None:
         spins = own is None or own.stores.get("spins") == "field" or source.field != "field"
-    if own is None or attrs.get("factor") is None:
+    if own is None or not known:
         if factor is None or given is None:
             raise StoreError(
                 f"{path}: not a coarse store; to refine its lattices as they are,"
