@@ -44,7 +44,8 @@ def test_white_noise_is_ddpms_linear_beta() -> None:
     ("kind", "numbers"),
     [("geometric", (0.0, 1.0)), ("geometric", (2.0, 1.0)), ("linear", (32, 5.0, 1.0, 0.0)),
      ("linear", (0, 5.0, 1.0, 1.0)), ("log-linear", (32, -2.0, -3.0)),
-     ("log-linear", (32, float("nan"), -3.0)), ("variance-preserving", (0.0,)),
+     ("log-linear", (32, float("nan"), -3.0)),
+     ("log-linear", (32.5, -4.0, -3.0)), ("variance-preserving", (0.0,)),
      ("variance-preserving", (4.5, 3.0, 2.0))],
 )  # fmt: skip
 def test_a_schedule_that_does_not_grow_is_refused(kind: str, numbers: tuple[float, ...]) -> None:

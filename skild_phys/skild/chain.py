@@ -63,7 +63,7 @@ class Schedule(ABC):
         """Raise BadInput unless each field is a number above its bound."""
         for name, bound in bounds.items():
             if not bound < getattr(self, name) < math.inf:
-                accepted = f"a number above {bound:g}"
+                accepted = f"a number above {bound:g}" if bound > -math.inf else "a finite number"
                 raise BadInput(f"[lambdas] {name}", getattr(self, name), accepted)
 
 
@@ -126,7 +126,9 @@ class _LogLinear(Schedule):
     kind: str = "log-linear"
 
     def __post_init__(self) -> None:
-        self._check(side=0.0, lambda_i=-math.inf, lambda_f=self.lambda_i)
+        check_whole("[lambdas] side", self.side)
+        self._check(lambda_i=-math.inf)
+        self._check(lambda_f=self.lambda_i)
 
     def _lambda(self, t: _Array) -> _Array:
         exponent = self.lambda_i + (self.lambda_f - self.lambda_i) * t

@@ -254,10 +254,12 @@ STEPS: dict[str, Step | type[Step]] = {
     "angle1": _angle1,
     "angle2": _Angle2,
 }
-"""The steps by name; one more, or a class that makes one for each chain, is one more entry."""
+"""The steps by name; one more is one more entry: a class, made without arguments for each chain, or
+a step itself, a function or an instance, which each chain takes a copy of. A function that makes
+steps would be called as a step."""
 
 Sampler = str | Step
-"""A name of STEPS, or a step of the user's own, which each chain takes a copy of."""
+"""A name of STEPS, or what could stand there."""
 
 
 def make_step(sampler: Sampler) -> Step:

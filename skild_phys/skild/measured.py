@@ -175,11 +175,12 @@ def fit_channels(batches: Sequence[NDArray[np.generic]], basis: Basis) -> Channe
     lead = np.where(np.abs(mixing.sum(1)) > 0.1, mixing.sum(1), mixing[:, 0])
     mixing = mixing * np.sign(lead)[:, None]
 
-    def along(direction: _Array) -> _Array:
-        wide = (np.einsum("c,nc...->n...", direction, np.asarray(b, np.float64)) for b in batches)
-        return measure_shells(wide, basis).power
-
-    power = np.stack([along(direction) for direction in mixing])
+    power = np.zeros((channels, *basis.kappa.shape))
+    for batch in batches:
+        along = np.einsum("kc,nc...->kn...", mixing, np.asarray(batch, dtype=np.float64))
+        modes = basis.modes(torch.from_numpy(np.ascontiguousarray(along)))
+        power += (modes.abs() ** 2).sum(1).numpy()
+    power /= sum(map(len, batches))
     # Grey images have no colours at all: noise of theirs is next to none, but there is some.
     power = np.maximum(power, _FLOOR * np.average(power[0], weights=basis.weight))
     spectra = (fit_spectrum(one, basis) for one in power)
