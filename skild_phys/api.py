@@ -532,9 +532,9 @@ def table(found: xr.Dataset | Report) -> pd.DataFrame:
     'J'
     """
     from skild_phys.measurement.report import Report
-    from skild_phys.measurement.tables import Measured
+    from skild_phys.measurement.tables import Estimates
 
-    return found.table if isinstance(found, Report) else Measured(found).table()
+    return found.table if isinstance(found, Report) else Estimates(found).table()
 
 
 def _name(data: object, i: int) -> str:

@@ -294,7 +294,7 @@ def test_what_is_stopped_during_a_commit_keeps_its_long_draws(
 def test_what_is_kept_of_another_burn_in_or_damaged_is_not_taken(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The store tells it apart. Planted, seen to fail: `_read_kept` that asks for no place."""
+    """The store tells it apart. Planted, seen to fail: keeping that asks for no place."""
     monkeypatch.setattr(chain, "PIECE_SECONDS", 3e-6)
     path, kept = tmp_path / "b.zarr", tmp_path / "b.zarr" / "kept.npz"
     given = spec(20, chains=2, every=4, burn_in=10**6)

@@ -41,7 +41,7 @@ def test_runs_that_were_joined_are_chains_of_their_own(
 ) -> None:
     """What chains of different numbers give, to rounding.
 
-    Planted, seen to fail: `rows_of` that takes equal numbers for one chain.
+    Planted, seen to fail: `Rows.of` that takes equal numbers for one chain.
     """
     a, b = runs
     expected = energy(xr.concat([a, renumbered(b)], "sample"))

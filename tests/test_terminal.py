@@ -82,7 +82,7 @@ def test_warnings_of_libraries_never_stand_beside_an_error(
     make_store: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    """Planted, seen to fail: without `warnings_after` the file and line of the warning show."""
+    """Planted, seen to fail: without `_warnings_after` the file and line of the warning show."""
     make_store()
 
     def warned(*args: Any, **options: Any) -> Any:
@@ -101,7 +101,7 @@ def test_warnings_of_the_input_come_first(
 ) -> None:
     """Also where the command fails later on, and by way of a coarser store.
 
-    Planted, seen to fail: `warnings_after` that holds all of them back; `coarsen` without
+    Planted, seen to fail: `_warnings_after` that holds all of them back; `coarsen` without
     the attribute.
     """
     spins = np.random.default_rng(1).choice(np.array([-1, 1], dtype=np.int8), (20, 8, 8))

@@ -103,14 +103,14 @@ def command(
 
 def _write(result: xr.Dataset, output: Path) -> None:
     """Write a measurement as NetCDF, Zarr or CSV, or into a directory; raises WriteError."""
-    from skild_phys.measurement.tables import Measured, csv_text
+    from skild_phys.measurement.tables import Estimates, csv_text
     from skild_phys.plots.measurement import measurement_figure
     from skild_phys.plots.style import save_figure
     from skild_phys.store import write_group
 
     if output.suffix == ".zarr":
         return write_group(result, output)
-    netcdf, text = bytes(result.to_netcdf(engine="scipy")), csv_text(Measured(result).table())
+    netcdf, text = bytes(result.to_netcdf(engine="scipy")), csv_text(Estimates(result).table())
     if output.suffix == ".nc":
         write_bytes_atomically(output, netcdf)
     elif output.suffix == ".csv":
@@ -151,11 +151,11 @@ def _check_kind(output: Path) -> None:
 
 
 def _print(result: xr.Dataset, everything: bool) -> None:
-    from skild_phys.measurement.tables import Measured
+    from skild_phys.measurement.tables import Estimates
 
     shape = "x".join(map(str, result.attrs["shape"]))
     say(f"{result.attrs['store']}: {result.attrs['lattices']} lattices of {shape}")
-    for headings, lines in Measured(result).texts(everything):
+    for headings, lines in Estimates(result).texts(everything):
         show(headings, lines, left=3 if headings[0] == "observable" else 0)
     say(f"errors: {result.attrs['errors']}")
     sources: dict[str, list[str]] = {}

@@ -16,7 +16,7 @@ from scipy import stats
 
 from skild_phys.measurement.agreement import Agreement
 from skild_phys.measurement.compare import RATIOS, Compared, Comparison
-from skild_phys.measurement.tables import Measured, Table, to_plain, with_error
+from skild_phys.measurement.tables import Estimates, Table, to_plain, with_error
 from skild_phys.models import MODELS
 
 SIGNIFICANT = 3.0
@@ -58,9 +58,9 @@ class Report:
 
     @cached_property
     def _table(self) -> pd.DataFrame:
-        lines, truth = [], Measured(self.comparison.truth)
+        lines, truth = [], Estimates(self.comparison.truth)
         for store in self.comparison.stores:
-            data = Measured(store.data)
+            data = Estimates(store.data)
             residuals = [n for n in map(str, store.data) if n.endswith("_residual")]
             names = [n.removesuffix("_residual") for n in residuals]
             for name in (*names, *_OF_BOTH):
@@ -85,7 +85,7 @@ class Report:
             cells = {str(line["model"]): _cell(line) for line in group.to_dict("records")}
             first = group.iloc[0]
             lines.append([
-                Measured(self.comparison.truth).label(str(name)), "" if at != at else f"{at:g}",
+                Estimates(self.comparison.truth).label(str(name)), "" if at != at else f"{at:g}",
                 with_error(first["truth"], first["truth_err"]),
                 *(cells.get(name, "") for name in stores), with_error(first["theory"], 0.0),
             ])  # fmt: skip
@@ -158,7 +158,7 @@ class Report:
             return []
         for name in ("energy", "abs_magnetization", "connected_four_point"):
             having = [s for s in stores if f"{name}_residual" in s.data]
-            data = Measured(having[0].data if having else self.comparison.truth)
+            data = Estimates(having[0].data if having else self.comparison.truth)
             for i, at in enumerate(data.positions(name) if having else ()):
                 where = "" if math.isnan(at) else f" at r = {at:g}"
                 lines.append(f"{data.label(name)}{where}: {_closest(having, name, i)}")
@@ -234,7 +234,7 @@ def _signed(value: float, error: float, off: bool = False) -> str:
 
 def _four_point_sentence(store: Compared) -> str:
     name = "connected_four_point"
-    found = [*zip(Measured(store.data).positions(name), _residuals(store, name))]
+    found = [*zip(Estimates(store.data).positions(name), _residuals(store, name))]
     within = ", ".join(f"{r:g}" for r, (*_, off) in found if not off)
     by = ", ".join(f"{_signed(*residual)} at r = {r:g}" for r, residual in found if residual[2])
     parts = [f"G4c agrees within {SIGNIFICANT:g} sigma at r = {within}"] if within else []
@@ -275,7 +275,7 @@ def _ratio_sentence(store: Compared) -> str:
 
 def _together_sentence(store: Compared) -> str:
     parts = [
-        f"{Measured(store.data).label(name)} {a.chi2:.3g} for {a.dof} ({_probability(a)})"
+        f"{Estimates(store.data).label(name)} {a.chi2:.3g} for {a.dof} ({_probability(a)})"
         for name, a in store.together.items()
         if math.isfinite(a.chi2)
     ]
@@ -359,7 +359,7 @@ def _together_table(comparison: Comparison) -> str:
             known = math.isfinite(a.chi2)
             few = f"too few samples ({a.n_eff:.0f}) for {a.dof}"
             lines.append({
-                "store": _e(store.name), "observable": _e(Measured(store.data).label(name)),
+                "store": _e(store.name), "observable": _e(Estimates(store.data).label(name)),
                 "chi^2": f"{a.chi2:.4g}" if known else few,
                 "degrees of freedom": str(a.dof) if known else "",
                 "probability": _bold(_e(_probability(a)), a.p < 2.7e-3) if known else "",

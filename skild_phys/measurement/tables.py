@@ -17,8 +17,8 @@ Table = tuple[list[str], list[list[str]]]
 _DIGITS = 6
 
 
-class Measured:
-    """A measurement (or the data of a comparison) by its observables."""
+class Estimates:
+    """Estimates of a measurement, or of a store in a comparison, by the names of observables."""
 
     def __init__(self, data: xr.Dataset) -> None:
         self.data = data
@@ -49,7 +49,7 @@ class Measured:
             return np.full(n, np.nan)
         return np.atleast_1d(np.asarray(self.data[name].values, dtype=np.float64))
 
-    def records(self, name: str, **columns: tuple[Measured, str]) -> list[dict[str, Any]]:
+    def records(self, name: str, **columns: tuple[Estimates, str]) -> list[dict[str, Any]]:
         """Return one line for each distance; `columns` are variables NAME and an end."""
         at, unit = self.positions(name), self.data[name].attrs["units"]
         values = [of.column(f"{name}{end}", len(at)) for of, end in columns.values()]
@@ -162,7 +162,7 @@ def to_plain(value: Any) -> Any:
     A measurement becomes its attributes, and one record per observable and distance.
     """
     if isinstance(value, xr.Dataset):
-        value = {**value.attrs, "observables": Measured(value).table().to_dict("records")}
+        value = {**value.attrs, "observables": Estimates(value).table().to_dict("records")}
     if isinstance(value, Mapping):
         return {str(k): to_plain(v) for k, v in value.items()}
     if isinstance(value, list | tuple | np.ndarray):

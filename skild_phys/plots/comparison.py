@@ -21,7 +21,7 @@ from skild_phys.measurement import JSON, REPORT, TABLE
 from skild_phys.measurement.compare import Comparison
 from skild_phys.measurement.observables.patterns import fold_patterns
 from skild_phys.measurement.report import Report
-from skild_phys.measurement.tables import Measured, csv_text
+from skild_phys.measurement.tables import Estimates, csv_text
 from skild_phys.plots.style import (
     STYLE,
     THEORY,
@@ -290,7 +290,7 @@ _ELSEWHERE = {
 def _others(comparison: Comparison) -> Figure:
     """Draw every scalar's residual in errors, and curves that no other figure shows."""
     data, stores = comparison.truth, [*enumerate(comparison.stores)]
-    of = Measured(data)
+    of = Estimates(data)
     names = [n for n in of.names if any(f"{n}_residual" in s.data for _, s in stores)]
     scalars = [n for n in names if not data[n].dims]
     curves = [

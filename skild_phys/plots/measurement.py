@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from skild_phys.measurement.curves import jackknife_error
 from skild_phys.measurement.scaling import Scaling
-from skild_phys.measurement.tables import Measured, with_error
+from skild_phys.measurement.tables import Estimates, with_error
 from skild_phys.plots.style import (
     STYLE,
     THEORY,
@@ -72,7 +72,7 @@ def measurement_figure(data: xr.Dataset) -> Figure | None:
     """
     named = {name for lines, *_ in _PANELS for name in lines}
     panels = [panel for panel in _PANELS if next(iter(panel[0])) in data]
-    of = Measured(data)
+    of = Estimates(data)
     for name in of.names:
         known = data[name]
         if name not in named and known.dims and known.size and "symbol" in known.attrs:
@@ -109,7 +109,7 @@ def measurement_figure(data: xr.Dataset) -> Figure | None:
 
 
 def _line(ax: Axes, data: xr.Dataset, name: str, words: str, step: float, i: int) -> None:
-    x, values = Measured(data).over(name).values * step, data[name].values
+    x, values = Estimates(data).over(name).values * step, data[name].values
     seen = np.flatnonzero((x > 0) & np.isfinite(values) & (values != 0))
     if not len(seen):
         return
