@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import pickle
 from dataclasses import replace
 from typing import Any
 
@@ -104,6 +105,11 @@ def test_layout_knows_the_neighbours(shape: tuple[int, ...], factor: int) -> Non
                 ahead = planes[~other][layout.ahead[axis]]
                 assert step == 1 or np.array_equal(ahead, plane)
             assert np.array_equal(plane, rolled[p])
+
+
+def test_nothing_as_large_as_the_fine_lattice_is_sent_to_workers() -> None:
+    law = Conditional(MODELS["ising2d"], "block_mean", 16, TC, (32, 32))
+    assert len(pickle.dumps(law)) < law.sites
 
 
 def test_thresholds_balance() -> None:

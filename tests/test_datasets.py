@@ -67,6 +67,9 @@ def test_binary_rows_become_images(binaries: tuple[Path, np.ndarray], tmp_path: 
     assert opened_by_xarray["image"].dims == ("sample", "channel", "y", "x")
     test = ImageLattices(store, "test")
     assert np.array_equal(pixels_of(test.read(0, 2)), rows[10:, 1:].reshape(2, 3, 32, 32))
+    train = ImageLattices(store, "train")
+    train.chunk, mixed = 4, [9, 0, 5, 9, 3]
+    assert np.array_equal(train.pixels(mixed), rows[mixed, 1:].reshape(5, 3, 32, 32))
     assert store.variable("label")[10:].tolist() == rows[10:, 0].tolist()
 
 

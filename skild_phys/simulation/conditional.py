@@ -28,8 +28,8 @@ from skild_phys.rules.moves import Given, Moves, Source, States
 CLUSTERS_FROM = 12
 """Smallest factor at which clusters are redrawn between sweeps of single sites, for decimation and
 majority: below they cost about what they bring, at 16 they save from a factor of 1.4 (majority,
-Ising) to 20 (decimation, Potts q = 3). Cluster redraws for block means, tried at 8 and 16: no gain,
-what is slow are other modes."""
+Ising) to 20 (decimation, Potts q = 3). For block means the signs of
+the clusters inside a block, redrawn at their total, were tried at 8 and 16 without gain."""
 
 SWEEPS_PER_CLUSTERS = 4
 """Sweeps before every redraw of the clusters; from 2 to 8 a configuration costs the same."""

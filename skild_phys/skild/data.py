@@ -244,11 +244,12 @@ class ImageLattices:
         return np.stack([self._chunk(int(i) // self.chunk)[int(i) % self.chunk] for i in index])
 
     def _chunk(self, number: int) -> NDArray[np.uint8]:
-        if self._held is None or self._held[0] != number:
+        held = self._held  # threads may ask at once
+        if held is None or held[0] != number:
             start = number * self.chunk
             stop = min(start + self.chunk, self.n_samples)
-            self._held = (number, self._pixels(start, stop))
-        return self._held[1]
+            held = self._held = (number, self._pixels(start, stop))
+        return held[1]
 
     def digest(self) -> str:
         """Return what names the images: that of their store, and the place of the split."""

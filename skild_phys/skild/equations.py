@@ -263,7 +263,10 @@ Sampler = str | Step
 
 
 def make_step(sampler: Sampler) -> Step:
-    """Return a step for one chain; raises BadInput for a name that is none of STEPS."""
+    """Return a step for one chain: a class's instance, or a copy of anything else.
+
+    Raises BadInput for a name that is none of STEPS.
+    """
     if isinstance(sampler, str) and sampler not in STEPS:
         raise BadInput("sampler", sampler, " or ".join(STEPS))
     step = STEPS[sampler] if isinstance(sampler, str) else sampler
