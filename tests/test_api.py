@@ -139,7 +139,7 @@ def test_compare_pairs_models_with_their_truth(fine: xr.Dataset, tmp_path: Path)
     report = sp.compare(fine, *models, coarse=coarse, output=tmp_path / "report", no_figures=True)
     assert [m.name for m in report.comparison.stores] == ["fill", "fill 2"]
     assert all(m.paired for m in report.comparison.stores)
-    assert "fill 2: 12 lattices against 12 of the truth" in repr(report)
+    assert "fill 2: 12 samples against 12 of the truth" in repr(report)
     assert set(report.table["model"]) == {"fill", "fill 2"}
     assert report.html == (tmp_path / "report" / "report.html").read_text()
     assert report._repr_html_().startswith("<iframe srcdoc=")

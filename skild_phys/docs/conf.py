@@ -46,6 +46,12 @@ def described(app: Any, what: str, name: str, item: Any, options: Any, lines: li
     lines[:] = [re.sub(r"(?<=[ (])\*(?=\w+\b[^*])|\|(?=\w)|(?<=\w)\|", r"\\\g<0>", x) for x in out]
 
 
+def left_out(app: Any, what: str, name: str, item: Any, skip: bool, options: Any) -> bool | None:
+    """Leave fields of named tuples to the section Attributes of their class."""
+    return True if str(item.__doc__).startswith("Alias for field number") else None
+
+
 def setup(app: Any) -> None:
     """Have docstrings rewritten before napoleon reads them."""
     app.connect("autodoc-process-docstring", described, priority=400)
+    app.connect("autodoc-skip-member", left_out)
