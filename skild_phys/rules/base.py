@@ -60,14 +60,6 @@ def to_blocks(fine: NDArray[Any], factor: int) -> NDArray[Any]:
     return np.ascontiguousarray(split.transpose(order).reshape(-1, factor**d))
 
 
-def from_blocks(blocks: NDArray[Any], shape: Shape, factor: int) -> NDArray[Any]:
-    """Return what `to_blocks` undoes, of `shape`."""
-    d = len(shape)
-    split = blocks.reshape([*(side // factor for side in shape), *[factor] * d])
-    order = [axis for a in range(d) for axis in (a, d + a)]
-    return np.ascontiguousarray(split.transpose(order).reshape(shape))
-
-
 class Operator(ABC):
     """A linear coarse-graining A of real fields on a torus; float64 in, float64 out.
 

@@ -8,7 +8,7 @@ Training (`targets`) has less noise if a spin is replaced by its mean given all 
 Blackwell): where the pair couplings say all about the data that is tanh of the field of X_t and
 of the others.
 
-Blocks of known sum (or sign) are rows of b^d sites. The weight of every way to complete a block,
+Blocks of known sum (or sign) have b^d sites. The weight of every way to complete a block,
 given how many of its first sites hold the rarer sign (`after`), gives the means, by a pass from the
 other side, and samples, site by site. Blocks go through in groups of _LANES, side by side, in the
 order of their numbers of sites of the rarer sign: tables are that wide and no wider.
@@ -36,7 +36,7 @@ from torch import Tensor
 
 from skild_phys.kernels import I64, data_of, intrinsic, load, store
 from skild_phys.rng import uniform
-from skild_phys.rules.base import Operator, corners, from_blocks, to_blocks
+from skild_phys.rules.base import Operator, corners, to_blocks
 
 _Logits = NDArray[np.float32]
 _State = NDArray[np.uint64]
@@ -53,11 +53,13 @@ _FLOATS = ir.VectorType(ir.DoubleType(), _LANES)
 
 
 class _Rows(NamedTuple):
-    """Blocks, a row each, and what they must hold."""
+    """Blocks of a configuration, and what they must hold."""
 
-    logits: _Logits  # (blocks, b^d), log odds of up
+    logits: _Logits  # (sites,), log odds of up
     ups: _Logits  # their probabilities of up
     downs: _Logits  # and of down
+    first: NDArray[np.int64]  # (blocks,), the number of a block's first site
+    inside: NDArray[np.int64]  # (b^d,), the numbers of its sites less that
     signs: NDArray[np.int64]  # (blocks,), the commoner sign
     rarer: NDArray[np.int64]  # (blocks,), how many sites hold the other; for majorities at most
     ties: NDArray[np.int8]  # (blocks,), tie-breaks of majorities; 0 where not known
@@ -96,11 +98,11 @@ def _add_product(typing, total, x, i, y, j):  # type: ignore[no-untyped-def]
 def _shift(rows, k, lane, p, q):  # type: ignore[no-untyped-def]
     """Shift the logits of block k until it is expected to hold what it must, to 1e-4; return by
     how much."""
-    n, sign = rows.logits.shape[1], rows.signs[k]
+    n, sign = rows.inside.size, rows.signs[k]
     wanted = 0.5 * n if rows.majority else float(rows.rarer[k])
     x = np.empty(n)
     for i in range(n):
-        x[i] = -sign * min(max(float(rows.logits[k, i]), -MOST), MOST)
+        x[i] = -sign * min(max(float(rows.logits[rows.first[k] + rows.inside[i]]), -MOST), MOST)
     low, high = -100.0 - x.max(), 100.0 - x.min()
     for _ in range(24):
         middle = 0.5 * (low + high)
@@ -158,14 +160,15 @@ def _fill_after(p, q, widest, narrowest, after):  # type: ignore[no-untyped-def]
 @njit(cache=True, nogil=True)
 def _tables(rows, blocks, p, q, after):  # type: ignore[no-untyped-def]
     """Fill p and q (odds of the rarer and the other sign) and `after`; return the range of j."""
-    ups, downs = rows.ups, rows.downs
-    n = ups.shape[1]
+    ups, downs, inside = rows.ups, rows.downs, rows.inside
+    n = inside.size
     widest, narrowest = 0, n
     for lane in range(_LANES):
         k = blocks[lane]
         rare, common = (downs, ups) if rows.signs[k] > 0 else (ups, downs)
         for i in range(n):
-            p[i, lane], q[i, lane] = rare[k, i], common[k, i]
+            site = rows.first[k] + inside[i]
+            p[i, lane], q[i, lane] = rare[site], common[site]
         widest = max(widest, rows.rarer[k])
         narrowest = min(narrowest, 0 if rows.majority else rows.rarer[k])
         _end(rows, k, lane, 0.0, after)
@@ -225,10 +228,10 @@ def _sample_lane(p, q, lane, most, exact, after, state, spins):  # type: ignore[
 
 @njit(cache=True, nogil=True)
 def _blocks(rows, order, state, out):  # type: ignore[no-untyped-def]
-    """Fill `out` (blocks, b^d) with means, or with spins sampled by the generator `state`, of the
+    """Fill `out` (sites,) with means, or with spins sampled by the generator `state`, of the
     blocks in `order`."""
     signs, rarer = rows.signs, rows.rarer
-    n = rows.ups.shape[1]
+    n = rows.inside.size
     p, q, found = np.empty((n, _LANES)), np.empty((n, _LANES)), np.empty((n, _LANES))
     after, before = np.zeros((n + 1, n // 2 + 2, _LANES)), np.empty((n // 2 + 2, _LANES))
     blocks = np.empty(_LANES, dtype=np.int64)
@@ -244,7 +247,7 @@ def _blocks(rows, order, state, out):  # type: ignore[no-untyped-def]
             if state is not None:
                 _sample_lane(p, q, lane, rarer[k], not rows.majority, after, state, found)
             for i in range(n):
-                out[k, i] = signs[k] * found[i, lane]
+                out[rows.first[k] + rows.inside[i]] = signs[k] * found[i, lane]
 
 
 # -- independent sites --------------------------------------------------------------------------
@@ -395,33 +398,43 @@ class Blocks(Constraint):
     ) -> None:
         self.raw, self.factor, self.majority, self.ties = raw, factor, majority, ties
         self.holds_sums = not majority
+        self._conditions: dict[int, tuple[NDArray[Any], ...]] = {}
+        shape = [side * factor for side in raw.shape[1:]]
+        sites = np.arange(math.prod(shape)).reshape(shape)
+        inside = sites[(slice(factor),) * len(shape)].ravel()
+        self._sites = sites[(slice(None, None, factor),) * len(shape)].ravel(), inside
+
+    def _condition(self, i: int) -> tuple[NDArray[Any], ...]:
+        """Return (`_Rows`) signs, rarer, ties of configuration i, spins without the rarer sign,
+        and the blocks that may have it, in an order that puts like beside like."""
+        if i not in self._conditions:
+            sums, d = self.raw[i].astype(np.int64), self.raw[i].ndim
+            n, signs = self.factor**d, np.where(sums > 0, 1, -1)
+            rarer = np.full(sums.size, n // 2) if self.majority else (n - np.abs(sums.ravel())) // 2
+            known = self.majority and self.ties is not None
+            ties = self.ties[i].ravel() if known else np.zeros(sums.size, np.int8)  # type: ignore[index]
+            spins = np.kron(signs, np.ones([self.factor] * d, np.int64)).astype(np.int8).ravel()
+            order = np.argsort(rarer, kind="stable")[np.count_nonzero(rarer == 0) :]
+            self._conditions[i] = signs.ravel(), rarer, ties, spins, order
+        return self._conditions[i]
 
     def _found(self, logits: _Logits, i: int, state: _State | None) -> NDArray[Any]:
         """Return the means of configuration i, or spins sampled with `state`."""
-        rows, sums = to_blocks(logits, self.factor), self.raw[i].astype(np.int64).ravel()
-        n, signs = rows.shape[1], np.where(sums > 0, 1, -1)
-        rarer = np.full(sums.size, n // 2) if self.majority else (n - np.abs(sums)) // 2
-        known = self.ties is not None and self.majority
-        ties = self.ties[i].ravel() if known else np.zeros(sums.size, np.int8)  # type: ignore[index]
-        given = _Rows(rows, *_probabilities(rows), signs, rarer, ties, self.majority)
-        out = np.empty(rows.shape, np.float32 if state is None else np.int8)
-        # Blocks of one sign throughout are what they must be.
-        order = np.argsort(rarer, kind="stable")
-        first = np.count_nonzero(rarer == 0)
-        out[order[:first]] = signs[order[:first], None]
-        _blocks(given, order[first:], state, out)
-        return from_blocks(out, logits.shape, self.factor)
+        signs, rarer, ties, spins, order = self._condition(i)
+        flat, out = logits.ravel(), spins.astype(np.float32 if state is None else np.int8)
+        given = _Rows(flat, *_probabilities(flat), *self._sites, signs, rarer, ties, self.majority)
+        _blocks(given, order, state, out)
+        return out.reshape(logits.shape)
 
     def means(self, logits: Tensor) -> Tensor:
         arrays = logits.detach().cpu().numpy()
         if len(arrays) == 1:
-            found = [self._found(arrays[0], 0, None)]
+            found = self._found(arrays[0], 0, None)[None]
         else:
             with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-                found = list(
-                    pool.map(lambda i: self._found(arrays[i], i, None), range(len(arrays)))
-                )
-        return torch.from_numpy(np.stack(found)).to(logits.device)
+                each = pool.map(lambda i: self._found(arrays[i], i, None), range(len(arrays)))
+                found = np.stack([*each])
+        return torch.from_numpy(found).to(logits.device)
 
     def draw(self, logits: _Logits, i: int, state: _State) -> NDArray[np.int8]:
         return self._found(logits, i, state)
