@@ -413,7 +413,8 @@ class Blocks(Constraint):
             rarer = np.full(sums.size, n // 2) if self.majority else (n - np.abs(sums.ravel())) // 2
             known = self.majority and self.ties is not None
             ties = self.ties[i].ravel() if known else np.zeros(sums.size, np.int8)  # type: ignore[index]
-            spins = np.kron(signs, np.ones([self.factor] * d, np.int64)).astype(np.int8).ravel()
+            block = np.ones([self.factor] * d, np.int8)
+            spins = np.kron(signs.astype(np.int8), block).ravel()
             order = np.argsort(rarer, kind="stable")[np.count_nonzero(rarer == 0) :]
             self._conditions[i] = signs.ravel(), rarer, ties, spins, order
         return self._conditions[i]
