@@ -278,7 +278,7 @@ class SKILD(Chain, Method):
         if self.checkpoint is None and coarse.attrs.get("model") is None:
             text = "names no model; the shipped weights are of the critical 2D Ising model"
             warn(f"{coarse.path.name} {text}")
-        self.refining(self.weights, coarse.rule, coarse.factor)
+        self.refining(self.weights, coarse.rule, coarse.factor, coarse.fine_shape)
         return self.weights.check_fit(system, coarse.path, self.any_system)
 
     def prepare(self, coarse: CoarseInput, seed: int, run: Run, there: Attrs) -> Prepared:
@@ -286,7 +286,7 @@ class SKILD(Chain, Method):
 
         if self.weights.basis != "dft":
             raise BadInput("checkpoint", f"weights in the basis {self.weights.basis}", "dft")
-        lambdas = self.refining(self.weights, coarse.rule, coarse.factor)
+        lambdas = self.refining(self.weights, coarse.rule, coarse.factor, coarse.fine_shape)
         sampler: Sampler = functools.partial(self._sample, coarse, lambdas, seed, run.device)
         if self.polish:
             target = _target(coarse, *_system(coarse, self.T, "polish", self.polish))

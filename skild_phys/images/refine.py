@@ -358,7 +358,9 @@ def sample_grid(
     skild = Skild.of(weights, shape, device, sampler)
     lambdas = Chain(_STEPS[sampler]).generating(weights, shape, None)
     streams = [Streams.of(0, i) for i in range(_SAMPLES)]
-    fields = np.asarray(skild.run(skild.from_noise(streams), lambdas, streams), np.float32)
+    fields = np.asarray(
+        skild.run(skild.from_noise(float(lambdas[0]), streams), lambdas, streams), np.float32
+    )
     buffer = io.BytesIO()
     grid(pixels_of(fields if fields.ndim == 4 else fields[:, None]), zoom=2).save(buffer, "png")
     return buffer.getvalue()

@@ -237,6 +237,8 @@ class Tuning:
     sure: float = 0.05
     sharper: float = 1.9
     modes_above: float = 2.0
+    steps: int = 8
+    octave: int = 4
     same_temperature: float = 0.005
     poor_misfit: float = 0.2
 
@@ -332,7 +334,9 @@ class Chain:
             if not isinstance(value := getattr(self, name), Real | None):
                 raise BadInput(name, value, "a number")
 
-    def refining(self, weights: Weights, rule: Rule, factor: int) -> _Array:
+    def refining(
+        self, weights: Weights, rule: Rule, factor: int, shape: tuple[int, ...] = ()
+    ) -> _Array:
         """Return the lambdas of a chain that refines by `factor`; raises BadInput.
 
         It starts where the coarse lattice's finest mode is erased, or farther out, as far as the
@@ -346,6 +350,8 @@ class Chain:
         if end is None and weights.output == "logits":
             own = tuning.rule_end.get(rule.name, rule.end_lambda)
             end = None if own is None else max(own, weights.lambda_range[0])
+        if weights.window is not None:
+            return self._on_grids(weights, shape, start, end)
         sampler = self.sampler or "stochastic"
         restarts = tuning.restarts_of(self.restarts, self.steps, sampler)
         return self._lambdas(weights, start, end, restarts)
@@ -363,6 +369,10 @@ class Chain:
         seen; from a truth where refinement by `factor` would.
         """
         start = self.lambda_start
+        if weights.window is not None:
+            if start is None and factor is not None:
+                start = starting_lambda(factor)
+            return self._on_grids(weights, shape, start)
         if start is None and factor is not None:
             start = _image_start(weights, factor) if weights.channels else starting_lambda(factor)
         elif start is None:
@@ -370,6 +380,19 @@ class Chain:
         sampler = self.sampler_for(weights)
         restarts = weights.tuning.restarts_of(self.restarts or 0, self.steps, sampler)
         return self._lambdas(weights, start, self.lambda_end, restarts)
+
+    def _on_grids(
+        self, weights: Weights, shape: tuple[int, ...], start: float | None,
+        end: float | None = None,
+    ) -> _Array:  # fmt: skip
+        """Return the lambdas of a chain over the grids of a lattice."""
+        from skild_phys.skild.levels import lambdas_on_grids
+
+        tuning, low = weights.tuning, weights.lambda_range[0]
+        end = self.lambda_end or end or max(tuning.lambda_end, low)
+        steps = self.steps or tuning.steps
+        assert weights.window is not None
+        return lambdas_on_grids(shape, weights.window, start, end, steps, tuning.octave)
 
     def sampler_for(self, weights: Weights) -> Sampler:
         """Return the sampler: the usual one of the weights if none is asked for.
@@ -379,6 +402,8 @@ class Chain:
         """
         if self.sampler is not None:
             return self.sampler
+        if weights.window is not None:
+            return "angle2"
         if weights.schedule is None:
             return "stochastic"
         return "ancestral" if weights.output in ("eps", "white_eps") else "angle2"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -74,47 +75,66 @@ class SimulationSource:
         seed: int,
         burn_in: int | None = None,
         threads: int | None = 1,
+        more: Sequence[tuple[int, int]] = (),
     ) -> None:
         every = default_every(side, temperature)
-        self.shape = (side, side)
+        self.shape, self.shapes = (side, side), ((side, side), *more)
         self.temperature, self.clusters, self.threads = temperature, clusters or every, threads
         self.seed, self.burn_in = seed, max(200, 10 * every) if burn_in is None else burn_in
-        self.spins = np.ones((chains, side, side), dtype=np.int8)
-        self.states = np.stack([kernel_state(seed, "images", chain) for chain in range(chains)])
-        self._waiting = self.burn_in
+        # As many chains of each shape as have the sites of a batch of the first.
+        self.chains = chains
+        many = [max(1, round(chains * side**2 / math.prod(shape))) for shape in self.shapes]
+        self.spins = [np.ones((n, *at), dtype=np.int8) for n, at in zip(many, self.shapes)]
+        places = np.split(np.arange(sum(many)), np.cumsum(many)[:-1])
+        self.states = [
+            np.stack([kernel_state(seed, "images", int(chain)) for chain in own]) for own in places
+        ]
+        self._waiting = [self.burn_in] * len(many)
+        self.turn = 0
 
-    def _advance(self, clusters: int) -> None:
-        """Run `clusters` of every chain, after those of the burn-in if they have not run yet."""
-        total = clusters + self._waiting
+    def _advance(self, turn: int, clusters: int) -> None:
+        """Run `clusters` of the chains of a shape, after those of the burn-in if still to run."""
+        total = clusters + self._waiting[turn]
+        spins, states = self.spins[turn], self.states[turn]
 
         def one(chain: int) -> None:
-            wolff(self.spins[chain], self.temperature, self.states[chain], total)
+            wolff(spins[chain], self.temperature, states[chain], total)
 
         if total:
             with ThreadPoolExecutor(self.threads or torch.get_num_threads()) as pool:
-                list(pool.map(one, range(len(self.spins))))
-        self._waiting = 0
+                list(pool.map(one, range(len(spins))))
+        self._waiting[turn] = 0
 
     def next(self, n: int, part: slice = _EVERY) -> NDArray[np.generic]:
-        if n != len(self.spins):
-            raise ValueError(f"asked for {n} samples of {len(self.spins)} chains")
-        self._advance(self.clusters)
-        return self.spins[part].copy()
+        if n != self.chains:
+            raise ValueError(f"asked for {n} samples of {self.chains} chains")
+        turn = self.turn
+        self._advance(turn, self.clusters)
+        self.turn = (turn + 1) % len(self.shapes)
+        return self.spins[turn][part].copy()
 
     def identity(self) -> dict[str, Any]:
         names = ("shape", "temperature", "clusters", "burn_in", "seed")
-        return {"simulation": "wolff"} | {name: getattr(self, name) for name in names}
+        own = {"simulation": "wolff"} | {name: getattr(self, name) for name in names}
+        return own | ({"shapes": self.shapes} if len(self.shapes) > 1 else {})
 
     def state(self) -> _State:
-        self._advance(0)
-        return {"spins": self.spins.copy(), "states": self.states.copy()}
+        for turn in range(len(self.shapes)):
+            self._advance(turn, 0)
+        state: _State = {"turn": np.array(self.turn)}
+        for i, own in enumerate(zip(self.spins, self.states)):
+            state |= {f"spins.{i}": own[0].copy(), f"states.{i}": own[1].copy()}
+        return state
 
     def restore(self, state: _State) -> None:
-        if state["spins"].shape != self.spins.shape or state["states"].shape != self.states.shape:
-            raise ValueError(f"chains of shape {state['spins'].shape}, not {self.spins.shape}")
-        self.spins = state["spins"].astype(np.int8)
-        self.states = state["states"].astype(np.uint64)
-        self._waiting = 0
+        for i, spins in enumerate(self.spins):
+            there = state[f"spins.{i}"]
+            if there.shape != spins.shape or state[f"states.{i}"].shape != self.states[i].shape:
+                raise ValueError(f"chains of shape {there.shape}, not {spins.shape}")
+            self.spins[i] = there.astype(np.int8)
+            self.states[i] = state[f"states.{i}"].astype(np.uint64)
+            self._waiting[i] = 0
+        self.turn = int(state["turn"])
 
 
 class _StoreSource:
@@ -311,7 +331,8 @@ def training_source(lattices: Any, recipe: Recipe) -> tuple[Source, dict[str, An
             raise BadInput("model", model.name, "ising2d, or a STORE: no other model is simulated")
         system = {"model": model.name, "temperature": parse_temperature(recipe.temperature, model)}
         given = (recipe.side, system["temperature"], recipe.batch, recipe.clusters, recipe.seed)
-        return SimulationSource(*given, threads=None), system | {"side": recipe.side}
+        more = list(zip(recipe.shapes[::2], recipe.shapes[1::2], strict=True))
+        return SimulationSource(*given, threads=None, more=more), system | {"side": recipe.side}
     spins = recipe.output == "logits"
     system = {"model": None, "temperature": None}
     opened = open_lattices(lattices, None if spins else "field", repeats=True)

@@ -21,7 +21,8 @@ Coefficients are float64, fields and modes float32: spins sampled by them are ri
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from typing import Protocol, TypeVar
 
 import numpy as np
@@ -38,6 +39,7 @@ Stop = Callable[[], bool]
 Correct = Callable[[Tensor, NDArray[np.float64]], Tensor]
 """(fields, Sigma of their modes) -> fields moved onto A x = y, by Sigma."""
 
+_NEVER = 1e3  # wave number of a mode that is noise on a grid: nothing of it is left at any lambda
 _SMALLEST_SINE = 1e-30  # where nothing is erased there is no angle: a velocity of 0 / 0 is 0
 
 
@@ -65,6 +67,16 @@ class Process:
     basis : 'dft' (periodic lattices) or 'dct' (open edges).
     cutoff : kappa_c in radians per site; None for the lowest wave number above zero, so that the
         zero mode is erased along with the longest wavelengths; 0 keeps the zero mode as it is.
+    grid : sides of the grid that the fields live on, where it is coarser than the lattice: its
+        fields are the lattice's without the modes beyond the grid (`Basis.crop`), at the sites of
+        the grid. Lambda, kappa and P are the lattice's on every grid.
+
+    Attributes
+    ----------
+    shape : of the fields, the grid's; `lattice` that of the lattice.
+    crop : the lattice's modes that the grid has.
+    spacing : of the grid, in sites; a geometric mean over the axes.
+    rms : root mean square of a field.
     """
 
     def __init__(
@@ -74,15 +86,27 @@ class Process:
         device: torch.device | str = "cpu",
         basis: str = "dft",
         cutoff: float | None = None,
+        grid: tuple[int, ...] | None = None,
     ) -> None:
-        self.shape = tuple(shape)
-        self.basis: Basis = make_basis(basis, self.shape, getattr(spectrum, "mixing", None))
-        kappa = self.basis.kappa.clip(min=self.basis.lowest if cutoff is None else cutoff)
+        self._mixing = mixing = getattr(spectrum, "mixing", None)
+        lattice = make_basis(basis, tuple(shape), mixing)
+        self.lattice, self.shape = lattice.shape, tuple(grid or shape)
+        self.basis: Basis = lattice if grid is None else make_basis(basis, self.shape, mixing)
+        self.crop = lattice.crop(self.shape)
+        share = self.basis.sites / lattice.sites
+        self.spacing = share ** (-1.0 / len(self.shape))
+        kappa = lattice.kappa.clip(min=lattice.lowest if cutoff is None else cutoff)
+        kappa = np.where(self.crop.inside, self.crop.of(kappa), _NEVER)
         self.kappa2 = torch.as_tensor(kappa**2, dtype=torch.float64, device=device)
-        power, norms = spectrum.variances(self.basis), spectrum.eps_norms(self.basis)
+        power = self.crop.of(spectrum.variances(lattice)) * share
+        norms = self.crop.of(spectrum.eps_norms(lattice))
         self.power = torch.as_tensor(power, dtype=torch.float64, device=device)
         self.amplitude = self.power.sqrt().float()
         self.eps_norms = torch.as_tensor(norms, dtype=torch.float32, device=device)
+        self.weight = torch.as_tensor(self.basis.weight, dtype=torch.float64, device=device)
+        self.inside = torch.as_tensor(self.crop.inside, device=device)
+        shares = power * self.basis.weight * self.crop.inside
+        self.rms = math.sqrt(float(shares.sum(self.basis.axes).mean()) / self.basis.sites)
 
     def modes(self, fields: Tensor) -> Tensor:
         """Return Y = F x / sqrt(P)."""
@@ -133,6 +157,26 @@ class Process:
         kept = self.cosine(at) * self.basis.modes(x0)
         erased = self.sine(at) * self.amplitude * self.basis.modes(noise)
         return self.basis.fields(kept + erased)
+
+    def restricted(self, modes: Tensor) -> Tensor:
+        """Return Y of orthonormal `modes` of the lattice, whitened: those of the grid alone."""
+        share = self.spacing ** (-0.5 * len(self.shape))
+        return torch.where(self.inside, self.crop.of(modes) * share / self.amplitude, 0.0)
+
+    def lattice_modes(self, fields: Tensor) -> Tensor:
+        """Return the orthonormal modes of fields on the lattice."""
+        return make_basis(self.basis.name, self.lattice, self._mixing).modes(fields)
+
+    def lifted(self, y: Tensor, finer: Process, rest: Tensor) -> Tensor:
+        """Return whitened modes `y` on a finer grid of the same lattice.
+
+        Those that this grid lacks are `rest`, modes on the finer grid: noise, as long as lambda is
+        so large that nothing is left of them.
+        """
+        shared = make_basis(self.basis.name, finer.shape).crop(self.shape)
+        out = rest.clone()
+        out[shared.index] = torch.where(self.inside, y, shared.of(rest))
+        return out
 
     def velocity(self, y: Tensor, y0: Tensor, lam: Tensor | float) -> Tensor:
         """Return v = cos(theta) eps - sin(theta) Y_0 = (cos(theta) Y - Y_0) / sin(theta)."""
@@ -247,6 +291,16 @@ class _Angle2:
         self._before = (v, d)
         return y - d * slope
 
+    def lift(self, coarse: Process, fine: Process) -> None:
+        """Go on with a finer grid: modes that the coarse one lacks have not moved yet."""
+        if self._before is not None:
+            rest = (
+                torch.zeros(*one.shape[: -len(fine.shape)], *fine.kappa2.shape).to(one)
+                for one in self._before
+            )
+            v, d = (coarse.lifted(one, fine, zero) for one, zero in zip(self._before, rest))
+            self._before = (v, d)
+
 
 STEPS: dict[str, Step | type[Step]] = {
     "stochastic": _stochastic,
@@ -275,25 +329,48 @@ def make_step(sampler: Sampler) -> Step:
 
 # -- 5: the chain ------------------------------------------------------------------------------
 
-_AnyPosterior = TypeVar("_AnyPosterior", bound=Posterior)
+
+class Level(Protocol):
+    """A grid, and what is known of Y_0 on it.
+
+    Attributes
+    ----------
+    process : of the fields on the grid.
+    low : the lambda down to which a chain stays on this grid; the next finer one goes on from it.
+    """
+
+    @property
+    def process(self) -> Process: ...
+
+    @property
+    def low(self) -> float: ...
+
+    def denoise(self, y: Tensor, lam: float) -> Posterior:
+        """Return what is known of Y_0 given whitened modes `y` at `lam`."""
+
+    def noise(self) -> Tensor:
+        """Sample whitened modes of white noise on the grid."""
 
 
 def run_chain(
-    process: Process,
+    levels: Sequence[Level],
     y: Tensor,
     lambdas: NDArray[np.float64],
-    denoise: Callable[[Tensor, float], _AnyPosterior],
     step: Step,
-    noise: Noise,
     stop: Stop = lambda: False,
-) -> tuple[Tensor, _AnyPosterior]:
+) -> tuple[Tensor, Posterior]:
     """Run the reverse process from whitened modes `y` at lambdas[0] down to the last lambda.
+
+    At lambda X_t says nothing of wave numbers far beyond 1 / sqrt(lambda): it lives on a grid that
+    ends there, and modes beyond are independent noise, sampled when the chain comes to a finer one.
 
     Parameters
     ----------
-    lambdas : one evaluation of the denoiser for each. Where they rise (a restart), Y_0 is sampled
-        and erased anew, Y' = cos(theta') Y_0 + sin(theta') eps; everywhere else they fall.
-    denoise : (Y, lambda) -> what is known of Y_0.
+    levels : the finest first, its `low` 0; each lambda is evaluated on the coarsest whose `low` it
+        is above. One grid, the lattice, is a chain as in the paper.
+    lambdas : one evaluation of the denoiser for each. Each `low` between them is one of them. Where
+        they rise (a restart, on one grid), Y_0 is sampled and erased anew,
+        Y' = cos(theta') Y_0 + sin(theta') eps; everywhere else they fall.
     step : new for this chain.
     stop : asked before each evaluation; raises Interrupted once it is true.
 
@@ -301,22 +378,43 @@ def run_chain(
     -------
     Y at the last lambda and what is known of Y_0 there (`Posterior.last`).
     """
+    level = level_at(levels, float(lambdas[0]))
     for index, lam in enumerate(lambdas):
         if stop():
             raise Interrupted("interrupted")
-        posterior = denoise(y, float(lam))
+        if (finer := level_at(levels, float(lam))) is not level:
+            y = level.process.lifted(y, finer.process, finer.noise())
+            if hasattr(step, "lift"):
+                step.lift(level.process, finer.process)
+            level = finer
+        posterior = level.denoise(y, float(lam))
         if index + 1 == len(lambdas):
             break
-        to = float(lambdas[index + 1])
+        to, process = float(lambdas[index + 1]), level.process
         if to < lam:
-            y = step(process, y, posterior, float(lam), to, noise)
+            y = step(process, y, posterior, float(lam), to, level.noise)
         else:
-            y = process.cosine(to) * posterior.draw() + process.sine(to) * noise()
+            y = process.cosine(to) * posterior.draw() + process.sine(to) * level.noise()
     return y, posterior
+
+
+class _Low(Protocol):
+    @property
+    def low(self) -> float: ...
+
+
+_AnyLevel = TypeVar("_AnyLevel", bound=_Low)
+
+
+def level_at(levels: Sequence[_AnyLevel], lam: float) -> _AnyLevel:
+    """Return the coarsest of `levels`, the finest first, that `lam` is evaluated on."""
+    return next(level for level in reversed(levels) if lam > level.low or level is levels[0])
 
 
 # -- 6: the network's output for fields, and its loss ------------------------------------------
 
+_EVEN = 0.02  # weight of every mode's error beside that by scale
+_LEAST_LEFT = 1e-4  # share of a field's modes left of the data from which on it is not amplified
 _SMALLEST_COSINE = 1e-6  # the paper's floor of sqrt(abar) where Y_0 is found from eps
 
 Evaluate = Callable[[Tensor, Tensor], Tensor]
@@ -324,16 +422,27 @@ Evaluate = Callable[[Tensor, Tensor], Tensor]
 
 
 def evaluate_fields(
-    network: Evaluate, kind: str, process: Process, xt: Tensor, lam: Tensor
+    network: Evaluate, kind: str, process: Process, y: Tensor, lam: Tensor
 ) -> Tensor:
-    """Return the network's output for fields X_t, of their shape.
+    """Return the network's output, fields, for whitened modes `y` at `lam`, (n,).
 
-    For `v` it sees the whitened field as well: v is white, and of the finest detail of X_t too
-    little is left to be told by.
+    On a grid lambda is counted in squares of its spacing, so that every grid is the same problem.
+    For `v` the network sees X_t, its part that is still of the data, sqrt(abar) X_t, and that
+    whitened, all of mean square 1: v is white, and of the finest detail too little is left in X_t
+    to be told by.
     """
+    xt = process.fields(y)
+    seen = [xt]
+    if kind == "v":
+        at = each(lam, xt)
+        known = process.cosine(at) * y
+        left = (process.abar(at) * process.weight).sum(process.basis.axes, keepdim=True)
+        scale = (left / process.basis.sites).clamp(min=_LEAST_LEFT).rsqrt()
+        white = process.basis.fields(known) * scale.float()
+        seen = [xt / process.rms, process.fields(known) / process.rms, white]
     plain = xt.dim() == 1 + len(process.shape)
-    seen = [xt] if kind != "v" else [xt, process.basis.fields(process.modes(xt))]
-    return network(torch.cat([f[:, None] if plain else f for f in seen], 1), lam).reshape(xt.shape)
+    features = torch.cat([f[:, None] if plain else f for f in seen], 1)
+    return network(features, lam / process.spacing**2).reshape(xt.shape)
 
 
 def y0_from_output(output: Tensor, kind: str, process: Process, y: Tensor, lam: Tensor) -> Tensor:
@@ -369,27 +478,31 @@ def field_target(kind: str, process: Process, x0: Tensor, noise: Tensor, lam: Te
     return process.basis.fields(process.cosine(at) * eps - process.sine(at) * y0)
 
 
-def _scale_weights(process: Process, at: Tensor | float) -> Tensor:
+def _scale_weights(process: Process, at: Tensor | float, octave: bool) -> Tensor:
     """Return the weight of each mode's error where every scale is to be learned.
 
     w = (d theta / d log lambda)^2 = (kappa^2 lambda)^2 abar / (1 - abar), up to a factor: how far a
-    step of a chain moves the mode along the network's output. Divided by the root of its mean, so
-    that the gradient is about as large at every lambda: by the mean, every scale would count alike,
-    but the few longest wavelengths (their gradient is ten times as noisy) drown what is learned of
-    the others. Channels with spectra of their own count as their share of the power, as in the
-    pixels' error: alike, colours, which have a hundredth of the power, kept the network from
-    learning anything else.
+    step of a chain moves the mode along the network's output. Where lambda stays within an octave
+    of the grid, divided by the mean, and with 2% of all modes alike. On a grid that sees every
+    lambda, divided by the root of the mean, so that the gradient is about as large at each: by the
+    mean every scale would count alike, but the few longest wavelengths (their gradient is ten times
+    as noisy) drown what is learned of the others. Channels with spectra of their own count as their
+    share of the power, as in the pixels' error: alike, colours, which have a hundredth of the
+    power, kept the network from learning anything else.
     """
     x = process.kappa2 * at
     weight = x * x * torch.exp(-x) / (-torch.expm1(-x)).clamp(min=1e-300)
-    mean = weight.mean(process.basis.axes, keepdim=True)
-    weight = weight / mean.clamp(min=1e-300).sqrt()
+    mean = (weight * process.weight).sum(process.basis.axes, keepdim=True) / process.basis.sites
+    mean = mean.clamp(min=1e-300)
+    weight = weight / mean + _EVEN if octave else weight / mean.sqrt()
     if process.power.dim() > process.kappa2.dim():
         weight = weight * process.power / process.power.mean(0)
-    return weight.float()
+    return (weight * process.weight).float()
 
 
-def field_loss(process: Process, missing: Tensor, lam: Tensor, weighting: str = "flat") -> Tensor:
+def field_loss(
+    process: Process, missing: Tensor, lam: Tensor, weighting: str = "flat", octave: bool = False
+) -> Tensor:
     """Return the loss of `missing` = output - target, fields at `lam` (n,), by `weighting`.
 
     'flat':   mean of missing^2;
@@ -397,6 +510,5 @@ def field_loss(process: Process, missing: Tensor, lam: Tensor, weighting: str = 
     """
     if weighting == "flat":
         return missing.square().mean()
-    weight = _scale_weights(process, each(lam, missing))
-    weight = weight * torch.as_tensor(process.basis.weight).to(weight)
+    weight = _scale_weights(process, each(lam, missing), octave)
     return (weight * process.white(missing).abs().square()).sum() / missing.numel()

@@ -224,7 +224,7 @@ class _Generate:
                 known = truths[0][full - index[0]].astype(np.float32) * np.float32(self.scale)
                 y = skild.from_fields(torch.from_numpy(known), float(self.lambdas[0]), streams)
             else:
-                y = skild.from_noise(streams)
+                y = skild.from_noise(float(self.lambdas[0]), streams)
             made: NDArray[Any] = skild.run(y, self.lambdas, streams, stop=stop)[: len(index)]
         field, model = _field(self.weights), self.model
         arrays = {field: pixels_of(np.asarray(made, np.float32)) if field == "image" else made}

@@ -5,10 +5,12 @@ A user's own is handed to the `Trainer`: any object of the protocol `Loss`.
 
 from __future__ import annotations
 
+import functools
+import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -27,6 +29,7 @@ from skild_phys.skild.equations import (
     field_loss,
     field_target,
 )
+from skild_phys.skild.levels import grid_sides
 from skild_phys.skild.measured import Measured
 from skild_phys.skild.networks import OUTPUTS
 from skild_phys.skild.recipe import Recipe
@@ -83,26 +86,51 @@ def stratified(n: int, random: torch.Generator) -> Tensor:
 
 
 def _log_uniform(recipe: Recipe, n: int, random: torch.Generator) -> Tensor:
-    """Return ln(lambda / lambda_min), log-uniform up to `lambda_far`; a share of it far out."""
+    """Return ln(lambda / lambda_min), log-uniform up to `lambda_far`; a share of it far out.
+
+    With grids for every scale it is log-uniform up to the end of the window.
+    """
     c, u = recipe, stratified(n, random)
+    if c.octaves:
+        return u * math.log(c.window[1] / c.lambda_min)
     near, far = math.log(c.lambda_far / c.lambda_min), math.log(c.lambda_max / c.lambda_far)
     split = 1.0 - c.far_share
     beyond = near + (u - split) / max(c.far_share, 1e-9) * far
     return torch.where(u < split, u / split * near, beyond)
 
 
+class _Samples(Protocol):
+    """What a loss asks of a source: the sides of its lattices, the channels of its images."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    @property
+    def channels(self) -> int: ...
+
+
 class _OwnLoss:
     """What the losses of the package share: the process, and the network of the recipe."""
 
     def __init__(
-        self, recipe: Recipe, source: Source, measured: Measured, device: torch.device
+        self, recipe: Recipe, source: _Samples, measured: Measured, device: torch.device
     ) -> None:
         self.recipe, self.measured, self.channels = recipe, measured, max(1, source.channels)
         self.process = measured.process(recipe, source.shape, device)
 
     def make_network(self) -> nn.Module:
         c, d = self.recipe, len(self.process.shape)
-        return c.network.build(c.output, c.basis, self.channels, c.lambdas, d)
+        return c.network.build(c.output, c.basis, self.channels, c.lambdas, d, c.octaves)
+
+
+def _field_error(
+    kind: str, process: Process, x0: Tensor, noise: Tensor, lam: Tensor, network: Evaluate,
+    weighting: str, octave: bool = False,
+) -> Tensor:  # fmt: skip
+    y = process.modes(process.forward(x0, lam, noise))
+    missing = evaluate_fields(network, kind, process, y, lam)
+    missing = missing - field_target(kind, process, x0, noise, lam)
+    return field_loss(process, missing, lam, weighting, octave)
 
 
 class _FieldLoss(_OwnLoss):
@@ -124,10 +152,7 @@ class _FieldLoss(_OwnLoss):
 
     def __call__(self, network: Evaluate, batch: Batch) -> Tensor:
         kind, p, x0, lam = self.recipe.output, self.process, batch.x0, batch.lam
-        xt = p.forward(x0, lam, batch.noise)
-        missing = evaluate_fields(network, kind, p, xt, lam)
-        missing = missing - field_target(kind, p, x0, batch.noise, lam)
-        return field_loss(p, missing, lam, self.recipe.weighting)
+        return _field_error(kind, p, x0, batch.noise, lam, network, self.recipe.weighting)
 
 
 @dataclass(frozen=True)
@@ -161,7 +186,7 @@ class _SpinLoss(_OwnLoss):
     divisible = False
 
     def __init__(
-        self, recipe: Recipe, source: Source, measured: Measured, device: torch.device
+        self, recipe: Recipe, source: _Samples, measured: Measured, device: torch.device
     ) -> None:
         super().__init__(recipe, source, measured, device)
         self.mean_field = MeanField(self.process, measured.couplings)
@@ -188,7 +213,7 @@ class _SpinLoss(_OwnLoss):
         if task.rule:
             scale = c.tuning.start_scale.get(task.rule.name, task.rule.start_scale)
             start = starting_lambda(task.factor, scale)
-            most = min(c.lambda_max, c.coarse_reach * start)
+            most = min(c.window[1] if c.octaves else c.lambda_max, c.coarse_reach * start)
             u = stratified(n - task.n_free, random)
             log_lam = torch.cat([log_lam, u * math.log(most / c.lambda_min)])
         return (math.log(c.lambda_min) + log_lam).exp(), task
@@ -265,6 +290,70 @@ def _wave_slope(process: Process, lam: Tensor, missing: Tensor) -> Tensor:
     left_open = -torch.expm1(-process.kappa2 * at) * process.power
     weight = (at.clamp(max=4.0) * process.power / (left_open + 1.0)).float()
     return process.basis.fields(weight * process.basis.modes(missing))
+
+
+class GridLoss(_OwnLoss):
+    """The sum over the grids of a lattice: spins or fields on the lattice, fields on the others.
+
+    Of each batch a grid takes as many samples as have `recipe.sites` sites on it, at lambdas
+    log-uniform over its window.
+
+    Attributes
+    ----------
+    parts : losses of the last batch by grid.
+    """
+
+    divisible = False
+
+    def __init__(
+        self, recipe: Recipe, source: Source, measured: Measured, device: torch.device
+    ) -> None:
+        super().__init__(recipe, source, measured, device)
+        self.source, self.device = source, device
+        self.parts: dict[int, float] = {}
+
+    @functools.cache  # noqa: B019
+    def _levels(self, shape: tuple[int, ...]) -> tuple[_FieldLoss | _SpinLoss, list[Process]]:
+        kind = _SpinLoss if self.recipe.output == "logits" else _FieldLoss
+        at = _At(shape, self.channels)
+        finest = kind(self.recipe, at, self.measured, self.device)
+        grids = itertools.islice(grid_sides(shape), 1, None)
+        return finest, [self.measured.process(self.recipe, shape, self.device, g) for g in grids]
+
+    def draw(self, n: int, random: torch.Generator) -> tuple[Tensor, None]:
+        return torch.ones(n), None
+
+    def __call__(self, network: Evaluate, batch: Batch) -> Tensor:
+        c, x0, random = self.recipe, batch.x0, batch.random
+        finest, coarser = self._levels(tuple(x0.shape[-len(self.source.shape) :]))
+        n = self._share(x0, finest.process)
+        lam, drawn = finest.draw(n, random)
+        total = finest(network, Batch(x0[:n], lam, batch.noise[:n], drawn, random))
+        self.parts = {0: float(total.detach())}
+        modes = coarser[0].lattice_modes(x0) if coarser else x0
+        low, high = (math.log(value) for value in c.window)
+        for level, process in enumerate(coarser, 1):
+            n = self._share(x0, process)
+            fields = process.fields(process.restricted(modes[:n]))
+            lam = (low + (high - low) * stratified(n, random)).exp() * process.spacing**2
+            noise = torch.randn(fields.shape, generator=random)
+            at: Evaluate = functools.partial(network, level=level)  # type: ignore[call-arg]
+            loss = _field_error("v", process, fields, noise, lam, at, "scales", octave=True)
+            self.parts[level] = float(loss.detach())
+            # The gradient of few sites is noisy: it counts as the root of their number.
+            share = math.sqrt(n * math.prod(process.shape) / c.sites)
+            total = total + c.field_weight * min(1.0, share) * loss
+        return total
+
+    def _share(self, x0: Tensor, process: Process) -> int:
+        return min(len(x0), max(1, self.recipe.sites // math.prod(process.shape)))
+
+
+class _At(NamedTuple):
+    """Samples of one shape, of a source that has several."""
+
+    shape: tuple[int, ...]
+    channels: int
 
 
 LOSSES: dict[str, Callable[[Recipe, Source, Measured, torch.device], Loss]] = {

@@ -34,6 +34,7 @@ from skild_phys.skild.spectrum import (
     PowerLaw,
     RadialSpectrum,
     Spectrum,
+    TorusSpectrum,
     make_basis,
 )
 from skild_phys.skild.spins import Couplings
@@ -132,10 +133,79 @@ def fit_spectrum(power: _Array, basis: Basis, kind: str = RadialSpectrum.kind) -
     log_kappa, log_power = _log_kappa(basis), np.log(_over_shells(floored[None], basis)[0])
     if kind == PowerLaw.kind:
         return _power_law(log_kappa, log_power)
+    if kind == TorusSpectrum.kind:
+        return fit_torus([(power, basis, 1)])
     table = _radial(log_kappa, log_power)
     grid = np.geomspace(1e-4, float(np.exp(log_kappa[0])), 4000)
     zero = float(grid[np.argmin(np.abs(table(grid) - floored.flat[0]))])
     return replace(table, zero_scale=zero * basis.sites ** (1 / len(basis.shape)))
+
+
+def fit_torus(powers: Sequence[tuple[_Array, Basis, int]]) -> TorusSpectrum:
+    """Return P_bulk and f(m) of lattices of one system and several shapes.
+
+    Parameters
+    ----------
+    powers : measured E|X|^2 of the modes, the basis, and how many lattices that is the mean of.
+
+    The slope at long waves is what makes the same mode m of tori of one aspect ratio agree; from
+    lattices of one size it is that of the lowest knots.
+    """
+    reach = TorusSpectrum.WAVES
+    floor = _FLOOR * np.average(powers[0][0], weights=powers[0][1].weight)
+    kappas, logs, weights, waves = [], [], [], []
+    for power, basis, n in powers:
+        order = np.argsort(basis.shape, kind="stable")
+        m = np.stack(np.meshgrid(*basis.numbers, indexing="ij"))[order]
+        m = np.abs(m).reshape(len(order), -1)
+        flat, kappa = np.maximum(power, floor).ravel(), basis.kappa.ravel()
+        beyond, count = (m > reach).any(axis=0), basis.weight.ravel() * n
+        kappas.append(kappa[beyond])
+        logs.append(flat[beyond])
+        weights.append(count[beyond])
+        ratios = tuple((np.sort(basis.shape) / min(basis.shape)).tolist())
+        if ratios[-1] == 1.0:  # nothing tells the axes of a square apart
+            m = np.sort(m, axis=0)
+        place = np.ravel_multi_index(tuple(np.minimum(m, reach)), [reach + 1] * len(order))
+        size = (reach + 1) ** len(order)
+        own = [np.bincount(place, w * ~beyond, size) for w in (count, count * flat)]
+        long = np.bincount(place, count * ~beyond * kappa.clip(min=basis.lowest), size)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            waves.append((ratios, np.log(own[1] / own[0]), np.log(long / own[0]), n))
+    kappa, flat, count = (np.concatenate(one) for one in (kappas, logs, weights))
+    if not kappa.size:  # lattices of a few sites have long waves alone
+        kappa = np.concatenate([one.kappa.clip(min=one.lowest).ravel() for _, one, _ in powers])
+        flat = np.concatenate([np.maximum(power, floor).ravel() for power, _, _ in powers])
+        count = np.concatenate([one.weight.ravel() * n for _, one, n in powers])
+    edges = np.geomspace(kappa.min() * 0.999, kappa.max() * 1.001, _KNOTS + 1)
+    shell = np.unique(np.digitize(kappa, edges), return_inverse=True)[1]
+    total = np.bincount(shell, count)
+    knots = np.exp(np.bincount(shell, count * np.log(kappa)) / total)
+    power = np.bincount(shell, count * flat) / total
+    tail = min(6, len(knots) - 1)
+    slope = float(np.log(power[tail] / power[0]) / np.log(knots[tail] / knots[0])) if tail else 0.0
+    shared = []
+    for ratios in sorted({wave[0] for wave in waves}):
+        same = [wave for wave in waves if wave[0] == ratios]
+        if len(same) > 1:
+            x, y = (np.stack([wave[i] for wave in same]) for i in (2, 1))
+            share = np.sqrt([wave[3] for wave in same])
+            ok = np.isfinite(x).all(axis=0) & np.isfinite(y).all(axis=0)
+            x, y = (one[:, ok] - np.average(one[:, ok], axis=0, weights=share) for one in (x, y))
+            shared.append([(share @ (x * one)).sum() for one in (y, x)])
+    if shared:
+        slope = float(sum(one[0] for one in shared) / sum(one[1] for one in shared))
+    found = TorusSpectrum(tuple(knots.tolist()), tuple(power.tolist()), slope, ())
+    tori = []
+    for ratios in sorted({wave[0] for wave in waves}):
+        same = [wave for wave in waves if wave[0] == ratios]
+        above = [y - np.log(found.bulk(np.exp(np.nan_to_num(x)))) for _, y, x, _ in same]
+        shape = [reach + 1] * len(ratios)
+        f = np.average(above, axis=0, weights=[wave[3] for wave in same]).reshape(shape)
+        if ratios[-1] == 1.0:
+            f = f[tuple(np.sort(np.indices(shape), axis=0))]
+        tori.append((ratios, tuple(np.exp(np.nan_to_num(f, nan=0.0)).ravel().tolist())))
+    return replace(found, tori=tuple(tori))
 
 
 def _radial(log_kappa: _Array, log_power: _Array, smooth: float = 0.7) -> RadialSpectrum:
@@ -394,10 +464,11 @@ class Measured(NamedTuple):
     """Whether the targets of spins are their means given all the others."""
 
     def process(
-        self, recipe: Recipe, shape: tuple[int, int], device: torch.device | str = "cpu"
-    ) -> Process:
-        """Return the forward process of these data for fields of `shape`."""
-        return Process(self.spectrum, shape, device, recipe.basis, recipe.kappa_c)
+        self, recipe: Recipe, shape: tuple[int, ...], device: torch.device | str = "cpu",
+        grid: tuple[int, ...] | None = None,
+    ) -> Process:  # fmt: skip
+        """Return the forward process of these data for fields of `shape`, or on its `grid`."""
+        return Process(self.spectrum, shape, device, recipe.basis, recipe.kappa_c, grid)
 
 
 def measure(source: Source, recipe: Recipe) -> Measured:
@@ -410,20 +481,34 @@ def measure(source: Source, recipe: Recipe) -> Measured:
         return Measured(WHITE, Couplings())
     if recipe.paper_spectrum is not None:
         return Measured(recipe.paper_spectrum, Couplings())
-    basis, count = make_basis(recipe.basis, source.shape), recipe.spectrum_batches
+    count = recipe.spectrum_batches
     if source.n_samples is not None:
         count = min(count, max(1, source.n_samples // recipe.batch))
     batches = [source.next(recipe.batch)]
     count = min(count, 1 + _MOST_BYTES // batches[0].nbytes)
     batches += [source.next(recipe.batch) for _ in range(count - 1)]
     _check_sign(batches, recipe.symmetries)
+    basis = make_basis(recipe.basis, source.shape)
     if recipe.spectrum == ChannelSpectra.kind:
         if not source.channels:
             raise BadInput("spectrum", recipe.spectrum, "another for lattices, without channels")
         return Measured(fit_channels(batches, basis), Couplings())
-    spectrum = fit_spectrum(measure_shells(batches, basis).power, basis, recipe.spectrum)
+    shapes = sorted({batch.shape[1:] for batch in batches if not source.channels})
+    if recipe.spectrum == TorusSpectrum.kind:
+        found = []
+        for shape in shapes:
+            shells = measure_shells(
+                (batch for batch in batches if batch.shape[1:] == shape),
+                make_basis(recipe.basis, shape),
+            )
+            found.append((shells.power, shells.basis, shells.n))
+        spectrum: Spectrum = fit_torus(found)
+    else:
+        power = measure_shells((b for b in batches if b.shape[-2:] == source.shape), basis).power
+        spectrum = fit_spectrum(power, basis, recipe.spectrum)
     if recipe.output != "logits":
         return Measured(spectrum, Couplings(), recipe.targets == "conditional")
+    batches = [batch for batch in batches if batch.shape[1:] == source.shape]
     reach, alike = recipe.couplings_reach, {"flip", "turn"} <= set(recipe.symmetries)
     couplings, targets = fit_couplings(batches, reach, symmetric=alike), recipe.targets
     if targets == "auto":

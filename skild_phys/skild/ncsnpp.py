@@ -92,11 +92,11 @@ class NcsnppConfig:
 
     def build(
         self, output: str, basis: str, channels: int = 1, schedule: Schedule | None = None,
-        dimension: int = 2,
+        dimension: int = 2, grids: bool = False,
     ) -> Ncsnpp:  # fmt: skip
         """As `NetworkConfig.build`; raises BadInput without a schedule."""
-        if schedule is None or dimension != 2:
-            accepted = "unet where [lambdas] name no schedule, or in three dimensions"
+        if schedule is None or dimension != 2 or grids:
+            accepted = "unet where [lambdas] name no schedule, with octaves, or in three dimensions"
             raise BadInput("network", self.kind, accepted)
         inputs, odd = OUTPUTS[output]
         return Ncsnpp(self, inputs * channels, len(odd) * channels, basis, schedule)

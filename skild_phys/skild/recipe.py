@@ -152,6 +152,19 @@ class Recipe:
         "their noise is half that of one", late=True, least=1)
     draft_weight: float = _key(0.1,
         "weight of the network's own draft in the loss of spins", late=True, least=0.0)
+    octaves: bool = _key(False,
+        "a grid for every octave of lambda, on which all scales are one problem; otherwise one "
+        "grid, the lattice, sees every lambda", late=True)
+    window: tuple[float, ...] = _key((0.7, 2.8),
+        "lambda over the square of a grid's spacing, from and to, that the grid serves", late=True)
+    sites: int = _key(65_536, "sites of a grid that a batch has at most, samples x sites of each",
+        late=True, least=1)
+    field_weight: float = _key(0.05,
+        "weight of the coarser grids' losses beside the lattice's: of spins, whose cross-entropy "
+        "has a small gradient; 1 for fields", late=True, above=0.0)
+    shapes: tuple[int, ...] = _key((),
+        "further lattices that the simulation makes, Ly, Lx, Ly, Lx and so on; each step has one "
+        "of them in turn, as many as have the sites of a batch", late=True)
     tuning: Tuning = _key(USUAL,
         "numbers of the chain and the spin denoiser: the table [tuning]", late=True)
     # fmt: on
@@ -313,6 +326,10 @@ def _value(value: Any, default: Any, where: str, key: str) -> Any:
         if isinstance(value, dict):
             return {name: _value(one, 0.0, f"{where} {key}", name) for name, one in value.items()}
         accepted = "a table of numbers"
+    elif isinstance(default, bool):
+        if isinstance(value, bool):
+            return value
+        accepted = "true or false"
     elif isinstance(default, int):
         if whole:
             return value

@@ -7,7 +7,7 @@ the forward marginal of the truth: the same call with another start.
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
@@ -29,10 +29,12 @@ from skild_phys.skild.equations import (
     Step,
     Stop,
     evaluate_fields,
+    level_at,
     make_step,
     run_chain,
     y0_from_output,
 )
+from skild_phys.skild.levels import Seen
 from skild_phys.skild.networks import (
     OUTPUTS,
     SYMMETRIES,
@@ -146,13 +148,12 @@ class FieldDenoiser:
     spins: ClassVar[bool] = False
 
     def __call__(self, y: Tensor, lam: float, given: Given) -> FieldPosterior:
-        xt = self.process.fields(y)
         odd = OUTPUTS[self.output].odd * self.channels
         network = functools.partial(
             see_through_symmetries, self.network, given.streams, self.symmetries, odd
         )
-        at = torch.full((len(y),), lam, device=xt.device)
-        output = evaluate_fields(network, self.output, self.process, xt, at)
+        at = torch.full((len(y),), lam, device=y.device)
+        output = evaluate_fields(network, self.output, self.process, y, at)
         y0 = y0_from_output(output, self.output, self.process, y, at)
         return FieldPosterior(self.process, y0, lam, given.noise, given.correct)
 
@@ -193,26 +194,48 @@ class FieldPosterior:
         return np.asarray(self._corrected(y).cpu().numpy())
 
 
+class Scale(NamedTuple):
+    """A grid: its process, its denoiser, and the lambda down to which a chain stays on it."""
+
+    process: Process
+    denoiser: Denoiser
+    low: float = 0.0
+
+
+class _AtWork(NamedTuple):
+    """A `Scale` for one batch: an `equations.Level`."""
+
+    process: Process
+    denoiser: Denoiser
+    low: float
+    given: Given
+
+    def denoise(self, y: Tensor, lam: float) -> Posterior:
+        return self.denoiser(y, lam, self.given)
+
+    def noise(self) -> Tensor:
+        return self.given.noise()
+
+
 class Skild:
     """The method for fields of one shape.
 
     Parameters
     ----------
-    process : forward process of the fields.
-    denoiser : what is known of X_0 given X_t.
+    scales : the grids, the lattice itself first; one of them is the paper's chain.
     sampler : a name of `equations.STEPS`, or a step.
     channels : of images; 0 for lattices without.
     """
 
     def __init__(
         self,
-        process: Process,
-        denoiser: Denoiser,
+        scales: Sequence[Scale],
         sampler: Sampler = "stochastic",
         channels: int = 0,
     ) -> None:
-        self.process, self.denoiser, self.sampler = process, denoiser, sampler
-        self.device, self.shape = process.kappa2.device, process.shape
+        self.scales, self.sampler = tuple(scales), sampler
+        self.process, self.denoiser, _ = self.scales[0]
+        self.device, self.shape = self.process.kappa2.device, self.process.shape
         self._components = (channels,) if channels else ()
         make_step(sampler)
 
@@ -225,33 +248,43 @@ class Skild:
         sampler: Sampler = "stochastic",
     ) -> Skild:
         """Return the method with `weights`, built for fields of `shape`."""
-        process = weights.process(shape, device)
-        denoiser: Denoiser
         network = None if weights.network is None else weights.build(device)
-        if network is None or weights.output == "logits":
-            denoiser = SpinDenoiser(
-                process, weights.couplings, network, weights.network_from, weights.symmetries,
-                weights.tuning,
-            )  # fmt: skip
-        else:
-            channels = max(1, weights.channels)
-            denoiser = FieldDenoiser(process, network, weights.output, weights.symmetries, channels)
-        return cls(process, denoiser, sampler, weights.channels)
+        scales: list[Scale] = []
+        for number, (process, low) in enumerate(weights.grids(shape, device)):
+            at = None if network is None else functools.partial(network, level=number)
+            denoiser: Denoiser
+            if at is None or (weights.output == "logits" and number == 0):
+                denoiser = SpinDenoiser(
+                    process, weights.couplings, at, weights.network_from, weights.symmetries,
+                    weights.tuning,
+                )  # fmt: skip
+            else:
+                output = "v" if weights.output == "logits" else weights.output
+                channels = max(1, weights.channels)
+                denoiser = FieldDenoiser(process, at, output, weights.symmetries, channels)
+            scales.append(Scale(process, denoiser, low))
+        return cls(scales, sampler, weights.channels)
 
-    def from_noise(self, streams: Sequence[Streams]) -> Tensor:
-        """Return white noise as whitened modes, one stream a configuration: generation's start."""
-        shape = (*self._components, *self.shape)
-        return self.process.white(white_noise(streams, shape, self.device))
+    def white(self, streams: Sequence[Streams], process: Process | None = None) -> Tensor:
+        """Return whitened modes of white noise, one stream a field; on the lattice by default."""
+        process = process or self.process
+        shape = (*self._components, *process.shape)
+        return process.white(white_noise(streams, shape, self.device))
+
+    def from_noise(self, lam: float, streams: Sequence[Streams]) -> Tensor:
+        """Return noise on the grid of `lam`, as whitened modes: generation's start."""
+        return self.white(streams, level_at(self.scales, lam).process)
 
     def from_condition(self, correct: Correct, lam: float, streams: Sequence[Streams]) -> Tensor:
         """Return whitened modes at `lam` of Gaussian fields of A x = y: refinement's start."""
-        prior = self.process.fields(self.from_noise(streams))
+        prior = self.process.fields(self.white(streams))
         return self.from_fields(correct(prior, self.process.power.cpu().numpy()), lam, streams)
 
     def from_fields(self, x0: Tensor, lam: float, streams: Sequence[Streams]) -> Tensor:
-        """Return whitened modes of the forward marginal of fields `x0` at `lam`."""
-        y0 = self.process.modes(x0.to(self.device))
-        return self.process.cosine(lam) * y0 + self.process.sine(lam) * self.from_noise(streams)
+        """Return whitened modes of the forward marginal of fields `x0` at `lam`, on its grid."""
+        process = level_at(self.scales, lam).process
+        y0 = process.restricted(process.lattice_modes(x0.to(self.device)))
+        return process.cosine(lam) * y0 + process.sine(lam) * self.white(streams, process)
 
     @torch.inference_mode()
     def refine(
@@ -274,18 +307,22 @@ class Skild:
         rule, factor : by which they were coarse-grained.
         ties : tie-breaks of tied blocks, 0 where not known; None for a rule without.
         """
-        operator = rule.proxy(self.shape, factor)
-        values = rule.values(raw, operator, self.process.power.cpu().numpy())
+        operator, power = rule.proxy(self.shape, factor), self.process.power.cpu().numpy()
+        values = rule.values(raw, operator, power)
 
         def correct(fields: Tensor, sigma: NDArray[np.float64]) -> Tensor:
             moved = operator.correct(fields.double().cpu().numpy(), values, sigma)
             return torch.from_numpy(moved.astype(np.float32)).to(fields.device)
 
+        def on(process: Process) -> Correct:
+            seen = Seen(operator, values, process, power)
+            return lambda fields, sigma: seen.correct(fields, torch.from_numpy(sigma))
+
         start = self.from_condition(correct, float(lambdas[0]), streams)
         if not self.denoiser.spins:
-            return self.run(start, lambdas, streams, correct=correct, stop=stop)
+            return self.run(start, lambdas, streams, correct=correct, coarser=on, stop=stop)
         bound = rule.condition(raw, self.shape, factor, ties, self.device)
-        return self.run(start, lambdas, streams, constraint=bound, stop=stop)
+        return self.run(start, lambdas, streams, constraint=bound, coarser=on, stop=stop)
 
     @torch.inference_mode()
     def run(
@@ -296,9 +333,12 @@ class Skild:
         *,
         constraint: Constraint | None = None,
         correct: Correct | None = None,
+        coarser: Callable[[Process], Correct] | None = None,
         stop: Stop = lambda: False,
     ) -> NDArray[Any]:
         """Run the reverse process from modes `y` at lambdas[0]; one denoiser evaluation a lambda.
+
+        `constraint` or `correct` are of the lattice, `coarser` makes a `correct` for other grids.
 
         Returns
         -------
@@ -306,10 +346,14 @@ class Skild:
         of images (n, channels, *shape).
         """
         step = make_step(self.sampler)
-        noise = functools.partial(self.from_noise, streams)
-        given = Given(streams, noise, constraint or Free(), correct)
-        denoise = functools.partial(self.denoiser, given=given)
-        y, found = run_chain(self.process, y, lambdas, denoise, step, noise, stop)
+        levels: list[_AtWork] = []
+        for process, denoiser, low in self.scales:
+            if low < lambdas[0]:
+                noise = functools.partial(self.white, streams, process)
+                moved = correct if not levels else coarser and coarser(process)
+                given = Given(streams, noise, constraint or Free(), moved)
+                levels.append(_AtWork(process, denoiser, low, given))
+        y, found = run_chain(levels, y, lambdas, step, stop)
         return found.last(step, y)
 
 

@@ -17,7 +17,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -27,6 +27,29 @@ from torch import Tensor
 from skild_phys.errors import BadInput
 
 _Array = NDArray[np.float64]
+
+
+class Crop(NamedTuple):
+    """The modes of a lattice that a coarser grid has.
+
+    Attributes
+    ----------
+    lines : for each axis, which of the lattice's modes they are.
+    inside : of the shape of the grid's modes: False for those on the edge of an even grid's box,
+        where a mode and its conjugate are one; there a grid has noise only.
+    """
+
+    lines: tuple[NDArray[np.intp], ...]
+    inside: NDArray[np.bool_]
+
+    def of(self, modes: Any) -> Any:
+        """Return the grid's modes of an array or a tensor (..., *modes of the lattice)."""
+        return modes[self.index]
+
+    @property
+    def index(self) -> Any:
+        """Where the grid's modes are among the lattice's, of arrays and tensors."""
+        return (..., *np.ix_(*self.lines))
 
 
 class Basis(ABC):
@@ -41,6 +64,7 @@ class Basis(ABC):
     sites : of a field.
     weight : how many modes of the full transform each mode stands for, of the modes' shape: a
         mode of the half-plane DFT stands for its complex conjugate too.
+    numbers : whole wave numbers along each axis, signed on a torus.
     """
 
     name: str
@@ -52,6 +76,7 @@ class Basis(ABC):
         above = self.kappa[self.kappa > 0]
         self.lowest = float(above.min()) if above.size else 2.0 * math.pi
         self.weight: _Array = np.ones_like(self.kappa)
+        self.numbers: list[NDArray[np.int64]] = [np.arange(line.size) for line in waves]
 
     @abstractmethod
     def modes(self, fields: Tensor) -> Tensor:
@@ -60,6 +85,16 @@ class Basis(ABC):
     @abstractmethod
     def fields(self, modes: Tensor) -> Tensor:
         """Return the real fields (..., *shape) of `modes`: the inverse of `modes`."""
+
+    @abstractmethod
+    def line(self, axis: int, side: int) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
+        """Return which modes of `axis` a grid of `side` sites has, and whether they are inside."""
+
+    def crop(self, grid: tuple[int, ...]) -> Crop:
+        """Return the modes that a grid of sides `grid`, none longer than the lattice's, has."""
+        lines = [self.line(axis, side) for axis, side in enumerate(grid)]
+        inside = functools.reduce(np.logical_and.outer, [line[1] for line in lines])
+        return Crop(tuple(line[0] for line in lines), inside)
 
     def turned(self, fields: Tensor, back: bool = False) -> Tensor:
         """Return fields whose channels are turned as `modes` turns them, or back."""
@@ -75,6 +110,14 @@ class _Torus(Basis):
         waves = [*map(np.fft.fftfreq, shape[:-1]), np.fft.rfftfreq(shape[-1])]
         super().__init__(shape, [np.asarray(2.0 * np.pi * k) for k in waves])
         self.weight[..., 1 : (shape[-1] + 1) // 2] = 2.0
+        signed = [np.rint(np.fft.fftfreq(side, 1 / side)).astype(np.int64) for side in shape[:-1]]
+        self.numbers[:-1] = signed
+
+    def line(self, axis: int, side: int) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
+        last = axis == len(self.shape) - 1
+        m = np.arange(side // 2 + 1) if last else np.rint(np.fft.fftfreq(side, 1 / side))
+        inside = (2 * np.abs(m) < side) | (side == self.shape[axis])
+        return (m % self.shape[axis]).astype(np.intp), inside
 
     def modes(self, fields: Tensor) -> Tensor:
         modes: Tensor = torch.fft.rfftn(fields, dim=self.axes, norm="ortho")
@@ -97,6 +140,9 @@ class _Box(Basis):
     def __init__(self, shape: tuple[int, ...]) -> None:
         super().__init__(shape, [np.pi * np.arange(side) / side for side in shape])
         self._cosines = [cosines(side) for side in shape]
+
+    def line(self, axis: int, side: int) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
+        return np.arange(side), np.ones(side, dtype=bool)
 
     def modes(self, fields: Tensor) -> Tensor:
         for axis, table in zip(self.axes[:-1], self._cosines, strict=False):
@@ -127,6 +173,9 @@ class _Mixed(Basis):
         self.__dict__.update(vars(basis))
         self.name, self._inner = basis.name, basis
         self._mixing = torch.tensor(mixing, dtype=torch.float64)
+
+    def line(self, axis: int, side: int) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
+        return self._inner.line(axis, side)
 
     def modes(self, fields: Tensor) -> Tensor:
         return self._inner.modes(self.turned(fields))
@@ -206,6 +255,56 @@ class RadialSpectrum(Spectrum):
     def variances(self, basis: Basis) -> _Array:
         side = basis.sites ** (1 / len(basis.shape))
         return self(np.where(basis.kappa > 0, basis.kappa, self.zero_scale / side))
+
+
+@dataclass(frozen=True)
+class TorusSpectrum(Spectrum):
+    """P(kappa) of long lattices, and what tori of their own sides make of the longest waves.
+
+    A torus has P = f(m) P_bulk(kappa) in its mode m, with an f that depends on its aspect ratio
+    alone as long as the correlation length is far above a site: 0.76 for the longest waves of the
+    critical 2D Ising model on a square. Beyond |m| = `WAVES` on any axis f is 1. The zero mode is
+    m = 0 with kappa of the longest wave.
+
+    Attributes
+    ----------
+    kappa, power : knots of P_bulk: log P is linear in log kappa between them, constant above.
+    slope : d log P_bulk / d log kappa below the first knot.
+    tori : ratios of the sides to the shortest, in increasing order, and f at (|m|, ..), flat, of
+        the sides in this order. Of other ratios it is interpolated.
+    """
+
+    WAVES: ClassVar[int] = 3
+
+    kind: ClassVar[str] = "torus"
+    kappa: tuple[float, ...]
+    power: tuple[float, ...]
+    slope: float
+    tori: tuple[tuple[tuple[float, ...], tuple[float, ...]], ...]
+
+    def bulk(self, kappa: _Array) -> _Array:
+        """Return P_bulk at `kappa` > 0, float64."""
+        log_kappa, log_power = np.log(self.kappa), np.log(self.power)
+        x = np.log(np.asarray(kappa, dtype=np.float64))
+        below = log_power[0] + self.slope * (x - log_kappa[0])
+        return np.exp(np.where(x < log_kappa[0], below, np.interp(x, log_kappa, log_power)))
+
+    def variances(self, basis: Basis) -> _Array:
+        d, order = len(basis.shape), np.argsort(basis.shape, kind="stable")
+        ratios = np.sort(basis.shape) / min(basis.shape)
+        far = [float(np.abs(np.log(ratios / known)).sum()) for known, _ in self.tori]
+        near = 1.0 / np.maximum(far, 1e-9)
+        # Whatever is exactly known counts alone: 1e9 times as much as others.
+        two = np.argsort(near)[::-1][:2]
+        logs = np.log([self.tori[i][1] for i in two])
+        log_f = np.average(logs, axis=0, weights=near[two]).reshape([self.WAVES + 1] * d)
+        # `log_f` has the sides in increasing order; those of the lattice:
+        log_f = log_f.transpose(np.argsort(order))
+        m = np.meshgrid(*basis.numbers, indexing="ij")
+        beyond = np.any([np.abs(one) > self.WAVES for one in m], axis=0)
+        f = log_f[tuple(np.minimum(np.abs(one), self.WAVES) for one in m)]
+        f = np.where(beyond, 0.0, f)
+        return np.asarray(self.bulk(basis.kappa.clip(min=basis.lowest)) * np.exp(f))
 
 
 @dataclass(frozen=True)
@@ -304,7 +403,7 @@ class ChannelSpectra(Spectrum):
 
 
 KINDS: dict[str, type[Spectrum]] = {
-    kind.kind: kind for kind in (RadialSpectrum, PowerLaw, ModeSpectrum)
+    kind.kind: kind for kind in (RadialSpectrum, TorusSpectrum, PowerLaw, ModeSpectrum)
 }
 """Those that can be fitted to one field; images may have ChannelSpectra."""
 

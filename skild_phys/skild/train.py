@@ -31,7 +31,7 @@ from skild_phys import __version__
 from skild_phys.errors import BadInput, Interrupted, OutputTaken, WeightsError
 from skild_phys.rng import seed_sequence
 from skild_phys.skild.data import Source, symmetry
-from skild_phys.skild.losses import LOSSES, Batch, Loss
+from skild_phys.skild.losses import LOSSES, Batch, GridLoss, Loss
 from skild_phys.skild.measured import Measured, measure
 from skild_phys.skild.networks import network_dtype
 from skild_phys.skild.recipe import Recipe, as_record, from_table
@@ -154,7 +154,8 @@ class Trainer:
             raise BadInput("batch", recipe.batch, accepted)
         if loss is None:
             self.measured = measured or measure(source, recipe)
-            loss = LOSSES[recipe.output](recipe, source, self.measured, self.device)
+            kind = GridLoss if recipe.octaves else LOSSES[recipe.output]
+            loss = kind(recipe, source, self.measured, self.device)
         self.loss = loss
         if ranks.world > 1 and not loss.divisible:
             raise BadInput("output", recipe.output, "v, eps or x0 on several processes")
@@ -256,11 +257,11 @@ class Trainer:
             [torch.randn(shape[1:], generator=one, device=self.device) for one in random]
         )
 
-    def _call(self, features: Tensor, lam: Tensor) -> Tensor:
+    def _call(self, features: Tensor, lam: Tensor, **at: int) -> Tensor:
         """Return the network's outputs, float32."""
         bf16 = self.dtype == torch.bfloat16
         with torch.autocast(self.device.type, torch.bfloat16, enabled=bf16):
-            outputs: Tensor = self._shared(features, lam)
+            outputs: Tensor = self._shared(features, lam, **at)
         return outputs.float()
 
     def weights(self, system: dict[str, Any]) -> Weights:

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import itertools
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
@@ -26,12 +27,14 @@ from skild_phys.errors import BadInput, WeightsError
 from skild_phys.files import parse_json, write_bytes_atomically
 from skild_phys.skild.chain import SCHEDULES, TIMES, USUAL, Schedule, Tuning
 from skild_phys.skild.equations import Process
+from skild_phys.skild.levels import grid_sides
 from skild_phys.skild.ncsnpp import Ncsnpp, NcsnppConfig, from_published, read_published
 from skild_phys.skild.networks import OUTPUTS, SYMMETRIES, Network, NetworkConfig, network_dtype
 from skild_phys.skild.recipe import NETWORKS, Recipe, as_record, from_table
 from skild_phys.skild.spectrum import Spectrum, spectrum_from_record
 from skild_phys.skild.spins import Couplings
 
+_FAR = 1e12  # lambda to which weights with a grid for every scale are good: any
 _FORMAT = "skild-phys weights 6"
 _KEY = "skild-phys"
 
@@ -112,6 +115,8 @@ class Weights:
     schedule : along which lambda was drawn, and chains take their steps; None for log-uniform.
     tuning : numbers that suit the system.
     dimension : of the lattice.
+    window : lambda over the square of the spacing, smallest and largest, that a grid serves; None
+        for one grid, the lattice, at every lambda.
     """
 
     tensors: dict[str, Tensor]
@@ -130,6 +135,7 @@ class Weights:
     schedule: Schedule | None = None
     tuning: Tuning = USUAL
     dimension: int = 2
+    window: tuple[float, float] | None = None
 
     @classmethod
     def of(
@@ -140,13 +146,14 @@ class Weights:
         c = recipe
         # Below network_from the spin denoiser has no trainable part.
         all_below = c.output == "logits" and c.lambda_min <= c.network_from
-        reach = (0.0 if all_below else c.lambda_min, c.lambda_max)
+        reach = (0.0 if all_below else c.lambda_min, _FAR if c.octaves else c.lambda_max)
         if c.lambdas is not None:
             low, high = c.lambdas(np.array([1.0 / TIMES, 1.0]))
             reach = (float(low), float(high))
         return cls(
             tensors, c.network, spectrum, c.output, reach, system, training, c.basis, couplings,
             c.network_from, c.symmetries, channels, c.kappa_c, c.lambdas, c.tuning,
+            window=(c.window[0], c.window[1]) if c.octaves else None,
         )  # fmt: skip
 
     def check_fit(
@@ -172,9 +179,22 @@ class Weights:
             raise WeightsError(f"{where}: {differs}; {advice}")
         return [f"{where.name} {differs}"] if differs else []
 
-    def process(self, shape: tuple[int, ...], device: torch.device | str = "cpu") -> Process:
-        """Return the forward process of these weights for fields of `shape`."""
-        return Process(self.spectrum, shape, device, self.basis, self.cutoff)
+    def process(
+        self, shape: tuple[int, ...], device: torch.device | str = "cpu",
+        grid: tuple[int, ...] | None = None,
+    ) -> Process:  # fmt: skip
+        """Return the forward process of these weights for fields of `shape`, or on its `grid`."""
+        return Process(self.spectrum, shape, device, self.basis, self.cutoff, grid)
+
+    def grids(
+        self, shape: tuple[int, ...], device: torch.device | str = "cpu"
+    ) -> Iterator[tuple[Process, float]]:
+        """Yield processes on the grids of a lattice, itself first, and the lambda each goes to."""
+        yield self.process(shape, device), 0.0
+        if self.window is not None:
+            for grid in itertools.islice(grid_sides(shape), 1, None):
+                process = self.process(shape, device, grid)
+                yield process, self.window[0] * process.spacing**2
 
     def build(
         self, device: torch.device | str = "cpu", dtype: torch.dtype | None = None
@@ -189,13 +209,16 @@ class Weights:
         if self.network is None:
             raise BadInput("checkpoint", "weights without a network", "weights with one")
         channels = max(1, self.channels)
-        return self.network.build(self.output, self.basis, channels, self.schedule, self.dimension)
+        grids = self.window is not None
+        return self.network.build(
+            self.output, self.basis, channels, self.schedule, self.dimension, grids
+        )
 
 
 def _record(weights: Weights) -> dict[str, Any]:
     """Return what the header holds: all but the tensors, and what is as usual of late entries."""
     record = {name: as_record(value) for name, value in vars(weights).items() if name != "tensors"}
-    for name, usual in (("tuning", USUAL), ("dimension", 2)):
+    for name, usual in (("tuning", USUAL), ("dimension", 2), ("window", None)):
         if getattr(weights, name) == usual:
             del record[name]
     return record | {"format": _FORMAT, "spectrum": weights.spectrum.record()}
@@ -207,6 +230,7 @@ _READ: dict[str, Callable[[Any], Any]] = {
     "lambda_range": lambda pair: (float(pair[0]), float(pair[1])),
     "couplings": Couplings.from_record,
     "network_from": float,
+    "window": lambda pair: pair and (float(pair[0]), float(pair[1])),
     "symmetries": tuple,
     "channels": int,
     "schedule": lambda table: table and SCHEDULES[table["kind"]](**table),
