@@ -332,8 +332,10 @@ class GridLoss(_OwnLoss):
         self.parts = {0: float(total.detach())}
         modes = coarser[0].lattice_modes(x0) if coarser else x0
         low, high = (math.log(value) for value in c.window)
+        most = 0
         for level, process in enumerate(coarser, 1):
             n = self._share(x0, process)
+            most = max(most, n * math.prod(process.shape))
             fields = process.fields(process.restricted(modes[:n]))
             lam = (low + (high - low) * stratified(n, random)).exp() * process.spacing**2
             noise = torch.randn(fields.shape, generator=random)
@@ -341,12 +343,20 @@ class GridLoss(_OwnLoss):
             loss = _field_error("v", process, fields, noise, lam, at, "scales", octave=True)
             self.parts[level] = float(loss.detach())
             # The gradient of few sites is noisy: it counts as the root of their number.
-            share = math.sqrt(n * math.prod(process.shape) / c.sites)
-            total = total + c.field_weight * min(1.0, share) * loss
+            share = math.sqrt(n * math.prod(process.shape) / most)
+            total = total + c.field_weight * share * loss
         return total
 
     def _share(self, x0: Tensor, process: Process) -> int:
-        return min(len(x0), max(1, self.recipe.sites // math.prod(process.shape)))
+        """Return how many samples the grid of `process` takes: as many as a network has room for.
+
+        What counts are the network's own sites, those that its first convolution makes.
+        """
+        shape = self.recipe.network
+        own = getattr(shape, "patch", 1)
+        patch = own if process.shape == process.lattice else getattr(shape, "field_patch", 0) or own
+        each = math.prod(process.shape) / patch ** len(process.shape)
+        return min(len(x0), max(1, int(self.recipe.sites / each)))
 
 
 class _At(NamedTuple):

@@ -157,7 +157,9 @@ class Recipe:
         "grid, the lattice, sees every lambda", late=True)
     window: tuple[float, ...] = _key((0.7, 2.8),
         "lambda over the square of a grid's spacing, from and to, that the grid serves", late=True)
-    sites: int = _key(65_536, "sites of a grid that a batch has at most, samples x sites of each",
+    sites: int = _key(4_096,
+        "with octaves, sites that the network has for a grid in one step, after its first "
+        "convolution: samples x sites of each; further samples of a batch are for coarser grids",
         late=True, least=1)
     field_weight: float = _key(0.05,
         "weight of the coarser grids' losses beside the lattice's: of spins, whose cross-entropy "

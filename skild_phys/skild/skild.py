@@ -68,13 +68,15 @@ class Given(NamedTuple):
     streams : one for each configuration.
     noise : samples white whitened modes.
     constraint : of spins; none if it is `Free`.
-    correct : of fields, moves them onto A x = y; None for no condition.
+    correct : of fields on the lattice, moves them onto A x = y; None for no condition.
+    seen : what is known of fields on a coarser grid; None for nothing.
     """
 
     streams: Sequence[Streams]
     noise: Noise
     constraint: Constraint
     correct: Correct | None = None
+    seen: Seen | None = None
 
 
 class Denoiser(Protocol):
@@ -145,6 +147,7 @@ class FieldDenoiser:
     output: str
     symmetries: Sequence[str] = SYMMETRIES
     channels: int = 1
+    known: Callable[[Tensor], Tensor] | None = None
     spins: ClassVar[bool] = False
 
     def __call__(self, y: Tensor, lam: float, given: Given) -> FieldPosterior:
@@ -155,43 +158,61 @@ class FieldDenoiser:
         at = torch.full((len(y),), lam, device=y.device)
         output = evaluate_fields(network, self.output, self.process, y, at)
         y0 = y0_from_output(output, self.output, self.process, y, at)
-        return FieldPosterior(self.process, y0, lam, given.noise, given.correct)
+        return FieldPosterior(
+            self.process, y0, lam, given.noise, given.correct, given.seen, self.known
+        )
 
 
 @dataclass(frozen=True, eq=False)
 class FieldPosterior:
-    """Y_0 ~ N(E[Y_0 | X_t], 1 - abar) under A x0 = y: exact for a Gaussian field with spectrum P.
+    """Y_0 ~ N(E[Y_0 | X_t], (1 - abar) rho) under what is known of A x0.
 
-    Sampling and then correcting by Sigma = (1 - abar) P samples the Gaussian conditioned on
-    A x0 = y (Matheron's rule).
+    With rho = 1 it is exact for a Gaussian field with spectrum P; other fields are known better,
+    and rho(kappa^2 lambda) is what the network was found to miss. A sample that is corrected by
+    Sigma = (1 - abar) rho P is a sample given A x0 = y (Matheron's rule).
     """
 
     process: Process
     y0: Tensor
     lam: float
     noise: Noise
-    correct: Correct | None
+    correct: Correct | None = None
+    seen: Seen | None = None
+    known: Callable[[Tensor], Tensor] | None = None
 
-    def _corrected(self, y0: Tensor) -> Tensor:
-        fields = self.process.fields(y0)
-        if self.correct is None:
-            return fields
-        sigma = self.process.sine(self.lam).double() ** 2 * self.process.power
-        return self.correct(fields, sigma.cpu().numpy())
+    def _spread(self) -> Tensor:
+        """Return the standard deviation of each whitened mode, float64."""
+        sine = self.process.erased(self.lam).sqrt()
+        if self.known is None:
+            return sine
+        return sine * self.known(self.process.kappa2 * self.lam).sqrt()
 
-    def _modes(self, y0: Tensor) -> Tensor:
-        return y0 if self.correct is None else self.process.modes(self._corrected(y0))
+    @property
+    def _sigma(self) -> NDArray[np.float64]:
+        return np.asarray((self._spread() ** 2 * self.process.power).cpu().numpy())
 
     def mean(self) -> Tensor:
-        return self._modes(self.y0)
+        if self.seen is not None:
+            return self.process.modes(self.seen.mean(self.process.fields(self.y0), self._sigma))
+        if self.correct is not None:
+            return self.process.modes(self.correct(self.process.fields(self.y0), self._sigma))
+        return self.y0
 
     def draw(self) -> Tensor:
-        return self._modes(self.y0 + self.process.sine(self.lam) * self.noise())
+        drawn = self.y0 + self._spread().float() * self.noise()
+        if self.seen is not None:
+            means, fields = self.process.fields(self.y0), self.process.fields(drawn)
+            return self.process.modes(self.seen.draw(means, fields, self._sigma))
+        if self.correct is not None:
+            return self.process.modes(self.correct(self.process.fields(drawn), self._sigma))
+        return drawn
 
     def last(self, step: Step, y: Tensor) -> NDArray[Any]:
         """Return float32 fields: a step to lambda = 0, on which A x = y holds."""
-        y = step(self.process, y, self, self.lam, 0.0, self.noise)
-        return np.asarray(self._corrected(y).cpu().numpy())
+        fields = self.process.fields(step(self.process, y, self, self.lam, 0.0, self.noise))
+        if self.correct is not None:
+            fields = self.correct(fields, self._sigma)
+        return np.asarray(fields.cpu().numpy())
 
 
 class Scale(NamedTuple):
@@ -314,9 +335,8 @@ class Skild:
             moved = operator.correct(fields.double().cpu().numpy(), values, sigma)
             return torch.from_numpy(moved.astype(np.float32)).to(fields.device)
 
-        def on(process: Process) -> Correct:
-            seen = Seen(operator, values, process, power)
-            return lambda fields, sigma: seen.correct(fields, torch.from_numpy(sigma))
+        def on(process: Process) -> Seen:
+            return Seen(operator, values, process, power, streams, rule.only_signs)
 
         start = self.from_condition(correct, float(lambdas[0]), streams)
         if not self.denoiser.spins:
@@ -333,12 +353,12 @@ class Skild:
         *,
         constraint: Constraint | None = None,
         correct: Correct | None = None,
-        coarser: Callable[[Process], Correct] | None = None,
+        coarser: Callable[[Process], Seen] | None = None,
         stop: Stop = lambda: False,
     ) -> NDArray[Any]:
         """Run the reverse process from modes `y` at lambdas[0]; one denoiser evaluation a lambda.
 
-        `constraint` or `correct` are of the lattice, `coarser` makes a `correct` for other grids.
+        `constraint` or `correct` are of the lattice, `coarser` makes what is known on other grids.
 
         Returns
         -------
@@ -350,8 +370,8 @@ class Skild:
         for process, denoiser, low in self.scales:
             if low < lambdas[0]:
                 noise = functools.partial(self.white, streams, process)
-                moved = correct if not levels else coarser and coarser(process)
-                given = Given(streams, noise, constraint or Free(), moved)
+                seen = coarser(process) if levels and coarser else None
+                given = Given(streams, noise, constraint or Free(), correct, seen)
                 levels.append(_AtWork(process, denoiser, low, given))
         y, found = run_chain(levels, y, lambdas, step, stop)
         return found.last(step, y)
