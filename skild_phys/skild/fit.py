@@ -155,7 +155,7 @@ class Fit:
                 return None
             # The weights last: their presence says that the curve is there too.
             _write_curve(curve, trainer)
-            sha = save_weights(path, trainer.weights(self.system))
+            sha = save_weights(path, trainer.weights(self.system, last=True))
             checkpoint.unlink(missing_ok=True)
         found = {"weights": str(path), "sha256": sha, "steps": trainer.step}
         return found | {"loss": trainer.log[-1][1]}

@@ -25,6 +25,12 @@ from skild_phys.skild.equations import Process
 _FIRST_SWEEPS, _SWEEPS, _REACH = 20, 5, 6  # of truncated blocks; how far one is pulled by others
 _COARSEST = 4  # sides of the coarsest grid: its only modes are the longest waves
 
+MISSED_AT: tuple[float, ...] = tuple(np.geomspace(0.02, 20.0, 13).tolist())
+"""kappa^2 lambda at which a table of `Missed` stands."""
+Missed = tuple[tuple[float, ...], ...]
+"""rho by level (1, 2, ..; the last for all coarser grids) and kappa^2 lambda: Var[Y_0 | X_t] as a
+share of 1 - abar, what it would be of a Gaussian field."""
+
 
 def grid_sides(shape: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
     """Yield the sides of the grids of a lattice, the lattice itself first."""

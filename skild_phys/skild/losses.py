@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -29,7 +29,7 @@ from skild_phys.skild.equations import (
     field_loss,
     field_target,
 )
-from skild_phys.skild.levels import grid_sides
+from skild_phys.skild.levels import MISSED_AT, Missed, grid_sides
 from skild_phys.skild.measured import Measured
 from skild_phys.skild.networks import OUTPUTS
 from skild_phys.skild.recipe import Recipe
@@ -124,13 +124,12 @@ class _OwnLoss:
 
 
 def _field_error(
-    kind: str, process: Process, x0: Tensor, noise: Tensor, lam: Tensor, network: Evaluate,
-    weighting: str, octave: bool = False,
-) -> Tensor:  # fmt: skip
+    kind: str, process: Process, x0: Tensor, noise: Tensor, lam: Tensor, network: Evaluate
+) -> Tensor:
+    """Return the network's output for X_t less what it should be, a field."""
     y = process.modes(process.forward(x0, lam, noise))
-    missing = evaluate_fields(network, kind, process, y, lam)
-    missing = missing - field_target(kind, process, x0, noise, lam)
-    return field_loss(process, missing, lam, weighting, octave)
+    found = evaluate_fields(network, kind, process, y, lam)
+    return found - field_target(kind, process, x0, noise, lam)
 
 
 class _FieldLoss(_OwnLoss):
@@ -152,7 +151,8 @@ class _FieldLoss(_OwnLoss):
 
     def __call__(self, network: Evaluate, batch: Batch) -> Tensor:
         kind, p, x0, lam = self.recipe.output, self.process, batch.x0, batch.lam
-        return _field_error(kind, p, x0, batch.noise, lam, network, self.recipe.weighting)
+        missing = _field_error(kind, p, x0, batch.noise, lam, network)
+        return field_loss(p, missing, lam, self.recipe.weighting)
 
 
 @dataclass(frozen=True)
@@ -330,22 +330,52 @@ class GridLoss(_OwnLoss):
         lam, drawn = finest.draw(n, random)
         total = finest(network, Batch(x0[:n], lam, batch.noise[:n], drawn, random))
         self.parts = {0: float(total.detach())}
-        modes = coarser[0].lattice_modes(x0) if coarser else x0
-        low, high = (math.log(value) for value in c.window)
-        most = 0
-        for level, process in enumerate(coarser, 1):
+        grids = list(self._missing(network, x0, coarser, random))
+        most = max((missing.numel() for _, _, missing in grids), default=1)
+        for level, (process, lam, missing) in enumerate(grids, 1):
+            loss = field_loss(process, missing, lam, "scales", octave=True)
+            self.parts[level] = float(loss.detach())
+            # The gradient of few sites is noisy: it counts as the root of their number.
+            total = total + c.field_weight * math.sqrt(missing.numel() / most) * loss
+        return total
+
+    def _missing(
+        self, network: Evaluate, x0: Tensor, grids: Sequence[Process], random: torch.Generator
+    ) -> Iterator[tuple[Process, Tensor, Tensor]]:
+        """Yield process, lambda and error of v of each coarser grid."""
+        modes = grids[0].lattice_modes(x0) if grids else x0
+        low, high = (math.log(value) for value in self.recipe.window)
+        for level, process in enumerate(grids, 1):
             n = self._share(x0, process)
-            most = max(most, n * math.prod(process.shape))
             fields = process.fields(process.restricted(modes[:n]))
             lam = (low + (high - low) * stratified(n, random)).exp() * process.spacing**2
             noise = torch.randn(fields.shape, generator=random)
             at: Evaluate = functools.partial(network, level=level)  # type: ignore[call-arg]
-            loss = _field_error("v", process, fields, noise, lam, at, "scales", octave=True)
-            self.parts[level] = float(loss.detach())
-            # The gradient of few sites is noisy: it counts as the root of their number.
-            share = math.sqrt(n * math.prod(process.shape) / most)
-            total = total + c.field_weight * share * loss
-        return total
+            yield process, lam, _field_error("v", process, fields, noise, lam, at)
+
+    @torch.no_grad()
+    def missed(self, network: Evaluate, source: Source, batches: int = 64) -> Missed:
+        """Return the mean square error of v on the coarser grids, of new samples of `source`."""
+        random = torch.Generator().manual_seed(0)
+        levels = max(1, getattr(self.recipe.network, "levels", 1) - 1)
+        edges = torch.tensor([*MISSED_AT], dtype=torch.float64).log()
+        edges = 0.5 * (edges[1:] + edges[:-1])
+        total = torch.zeros(2, levels, len(MISSED_AT), dtype=torch.float64)
+        for _ in range(batches):
+            x0 = torch.from_numpy(source.next(self.recipe.batch).astype(np.float32))
+            grids = self._levels(tuple(x0.shape[-len(self.source.shape) :]))[1]
+            found = self._missing(network, x0.to(self.device), grids, random)
+            for level, (process, lam, missing) in enumerate(found):
+                power = process.white(missing).abs().square().cpu().double()
+                x = (process.kappa2 * each(lam, power)).log().cpu()
+                weight = (process.weight * process.inside).cpu().expand(power.shape)
+                place, row = torch.bucketize(x, edges), min(level, levels - 1)
+                for i, one in enumerate((weight, weight * power)):
+                    total[i, row] += torch.bincount(
+                        place.flatten(), one.flatten(), minlength=len(MISSED_AT)
+                    )
+        rho = torch.where(total[0] > 0, total[1] / total[0].clamp(min=1.0), 1.0).clamp(max=1.0)
+        return tuple(tuple(row) for row in rho.tolist())
 
     def _share(self, x0: Tensor, process: Process) -> int:
         """Return how many samples the grid of `process` takes: as many as a network has room for.

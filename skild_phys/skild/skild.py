@@ -282,7 +282,9 @@ class Skild:
             else:
                 output = "v" if weights.output == "logits" else weights.output
                 channels = max(1, weights.channels)
-                denoiser = FieldDenoiser(process, at, output, weights.symmetries, channels)
+                denoiser = FieldDenoiser(
+                    process, at, output, weights.symmetries, channels, weights.rho(number)
+                )
             scales.append(Scale(process, denoiser, low))
         return cls(scales, sampler, weights.channels)
 

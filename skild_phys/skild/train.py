@@ -31,6 +31,7 @@ from skild_phys import __version__
 from skild_phys.errors import BadInput, Interrupted, OutputTaken, WeightsError
 from skild_phys.rng import seed_sequence
 from skild_phys.skild.data import Source, symmetry
+from skild_phys.skild.levels import Missed
 from skild_phys.skild.losses import LOSSES, Batch, GridLoss, Loss
 from skild_phys.skild.measured import Measured, measure
 from skild_phys.skild.networks import network_dtype
@@ -264,14 +265,20 @@ class Trainer:
             outputs: Tensor = self._shared(features, lam, **at)
         return outputs.float()
 
-    def weights(self, system: dict[str, Any]) -> Weights:
+    def weights(self, system: dict[str, Any], *, last: bool = False) -> Weights:
         """Return the averaged network with its record, in bfloat16 for spins.
+
+        The `last` ones of a run have measured what they do not know of coarser grids, on new
+        samples, which a run that resumed would miss.
 
         Raises ValueError for a loss of the user's own: its averaged network is `ema.module`.
         """
         c, measured = self.recipe, self.measured
         if measured is None:
             raise ValueError("weights are of a loss of the package; see Trainer.ema.module")
+        missed: Missed = ()
+        if last and isinstance(self.loss, GridLoss):
+            missed = self.loss.missed(self.ema.module, self.source)
         kept = torch.bfloat16 if c.output == "logits" else torch.float32
         tensors = {k: v.detach().to("cpu", kept) for k, v in self.ema.module.state_dict().items()}
         record = {
@@ -285,7 +292,7 @@ class Trainer:
         }
         channels = self.source.channels
         return Weights.of(
-            c, tensors, measured.spectrum, measured.couplings, channels, system, record
+            c, tensors, measured.spectrum, measured.couplings, channels, system, record, missed
         )
 
     def save(self, path: Path) -> None:
