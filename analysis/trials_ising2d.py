@@ -128,7 +128,7 @@ def errors(path: Path) -> dict[tuple[str, float], np.ndarray]:
                 m = means(logits)
             elif name == "nothing":
                 y = process.modes(xt)
-                out = evaluate_fields(network, weights.output, process, xt, at)
+                out = evaluate_fields(network, weights.output, process, y, at)
                 m = process.fields(y0_from_output(out, weights.output, process, y, at))
             else:
                 continue

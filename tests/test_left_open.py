@@ -85,7 +85,7 @@ def test_waves_have_the_power_that_spins_have(rule: str) -> None:
     }[rule]
     streams = [Streams.of(6, i) for i in range(n)]
     y = skild.from_fields(torch.from_numpy(truth.astype(np.float32)), lam, streams)
-    given = Given(streams, lambda: skild.from_noise(streams), bound)
+    given = Given(streams, lambda: skild.white(streams), bound)
     found = skild.denoiser(y, lam, given)
     assert isinstance(found, SpinPosterior)
     kappa = skild.process.kappa2.sqrt()

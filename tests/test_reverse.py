@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from skild_helpers import POWER_LAW, TINY, shell_deviations, tiny_weights, white
+from skild_helpers import POWER_LAW, TINY, Grid, shell_deviations, tiny_weights, white
 
 from skild_phys.errors import BadInput, Interrupted
 from skild_phys.rng import Streams
@@ -17,7 +17,7 @@ from skild_phys.rules.conditions import Blocks, Free
 from skild_phys.skild.chain import SCHEDULES, Schedule
 from skild_phys.skild.equations import STEPS, Correct, Process, make_step, run_chain
 from skild_phys.skild.networks import SYMMETRIES, see_through_symmetries
-from skild_phys.skild.skild import FieldDenoiser, FieldPosterior, Skild, SpinDenoiser
+from skild_phys.skild.skild import FieldDenoiser, FieldPosterior, Scale, Skild, SpinDenoiser
 from skild_phys.skild.spectrum import BASES, PowerLaw, make_basis
 from skild_phys.skild.spins import (
     Couplings,
@@ -64,7 +64,7 @@ def gaussian_chain(
         return kind(process, shrink * process.cosine(lam) * y, lam, noise, correct)
 
     step = make_step(sampler)
-    y, last = run_chain(process, noise(), lambdas, denoise, step, noise)
+    y, last = run_chain([Grid(process, denoise, noise)], noise(), lambdas, step)
     return process.fields(step(process, y, last, float(lambdas[-1]), 0.0, noise))
 
 
@@ -247,7 +247,8 @@ def test_the_integrators_have_orders_one_and_two() -> None:
         def denoise(y: torch.Tensor, lam: float) -> SignsPosterior:
             return SignsPosterior(process, y, lam)
 
-        y, _ = run_chain(process, y0, lambdas, denoise, make_step(sampler), lambda: y0)
+        grid = Grid(process, denoise, lambda: y0)
+        y, _ = run_chain([grid], y0, lambdas, make_step(sampler))
         return float(np.sqrt(np.mean((y.numpy() - exact) ** 2)))
 
     for sampler, order in (("angle1", 1), ("angle2", 2)):
@@ -347,7 +348,7 @@ class ExactForGaussians(torch.nn.Module):
 
 def gaussian_skild(shape: tuple[int, int], sampler: str = "stochastic") -> Skild:
     process = tiny_weights("v").process(shape)
-    return Skild(process, FieldDenoiser(process, ExactForGaussians(), "v"), sampler)
+    return Skild([Scale(process, FieldDenoiser(process, ExactForGaussians(), "v"))], sampler)
 
 
 @pytest.mark.statistical
@@ -362,7 +363,7 @@ def test_skild_at_work_on_gaussian_fields(start: str, steps: int) -> None:
     correct = None if start == "noise" else corrected(sites, values)
     streams = [Streams.of(3, i) for i in range(n)]
     if start == "noise":
-        y = skild.from_noise(streams)
+        y = skild.from_noise(90.0, streams)
     else:
         x0 = truth
         if correct is not None and start == "coarse":
@@ -385,7 +386,7 @@ def test_every_sampler_meets_the_coarse_field(sampler: str) -> None:
     streams = [Streams.of(3, i) for i in range(3)]
     lambdas = CHAIN.lambdas(4.0, 0.1, 5)
     fields = skild.run(
-        skild.from_noise(streams), lambdas, streams, correct=corrected(means, values)
+        skild.from_noise(4.0, streams), lambdas, streams, correct=corrected(means, values)
     )
     assert np.abs(means.apply(fields.astype(np.float64)) - values).max() < 2e-5
 
@@ -436,7 +437,7 @@ def test_the_network_gets_the_coarse_configuration(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(denoiser, "network", look)
     bound = Blocks(np.arange(-16, 16, 2, dtype=np.int64).reshape(1, 4, 4), 4)
     streams = [Streams.of(1, 0)]
-    skild.run(skild.from_noise(streams), np.array([4.0, 2.0]), streams, constraint=bound)
+    skild.run(skild.from_noise(4.0, streams), np.array([4.0, 2.0]), streams, constraint=bound)
     told = bound.alone(torch.empty(1, 16, 16)).abs().flatten().sort().values
     assert len(seen) == 2
     for one in seen:
@@ -448,7 +449,7 @@ def test_the_network_gets_the_coarse_configuration(monkeypatch: pytest.MonkeyPat
 def test_spins_of_every_sampler_are_spins(sampler: str) -> None:
     skild = Skild.of(tiny_weights(), (16, 16), sampler=sampler)
     streams = [Streams.of(8, i) for i in range(2)]
-    spins = skild.run(skild.from_noise(streams), CHAIN.lambdas(400.0, 0.1, 4), streams)
+    spins = skild.run(skild.from_noise(400.0, streams), CHAIN.lambdas(400.0, 0.1, 4), streams)
     assert spins.dtype == np.int8
     assert set(np.unique(spins)) <= {-1, 1}
 
@@ -465,10 +466,9 @@ def test_a_chain_stops_when_asked() -> None:
         return FieldPosterior(process, y, lam, lambda: y, None)
 
     y, lambdas = process.white(white(1, (4, 4), 1)), np.array([4.0, 2.0, 1.0])
+    grid = Grid(process, denoise, lambda: y)
     with pytest.raises(Interrupted):
-        run_chain(
-            process, y, lambdas, denoise, make_step("angle1"), lambda: y, lambda: len(calls) == 2
-        )
+        run_chain([grid], y, lambdas, make_step("angle1"), lambda: len(calls) == 2)
     assert calls == [4.0, 2.0]
 
 
@@ -484,7 +484,7 @@ def test_a_sample_depends_on_no_other() -> None:
 
     def fields(*names: int) -> NDArray[np.generic]:
         streams = [Streams.of(4, name) for name in names]
-        return skild.run(skild.from_noise(streams), lambdas, streams)
+        return skild.run(skild.from_noise(100.0, streams), lambdas, streams)
 
     together = fields(0, 1, 2)
     assert np.allclose(together[1], fields(1)[0], atol=1e-4)

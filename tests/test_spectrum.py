@@ -214,7 +214,7 @@ def test_powers_that_are_none(bad: float) -> None:
     basis = make_basis("dft", (4, 4))
     with pytest.raises(BadInput, match="mean square"):
         fit_spectrum(np.full(basis.kappa.shape, bad), basis)
-    with pytest.raises(BadInput, match="radial or power_law or modes"):
+    with pytest.raises(BadInput, match="radial or torus or power_law or modes"):
         fit_spectrum(np.ones(basis.kappa.shape), basis, "magic")
 
 

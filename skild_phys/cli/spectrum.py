@@ -19,7 +19,8 @@ from skild_phys.runner import Run
     "--kind",
     default="radial",
     show_default=True,
-    help="radial, power_law (the paper's fit) or modes (each on its own, one size).",
+    help="radial, torus (with factors of the longest wavelengths), power_law (the paper's fit) or"
+    " modes (each on its own, one size).",
 )
 @click.option("--basis", help="dft (torus) or dct (open edges).  [default: dft, of images dct]")
 @cli.output_option("Figure: FILE.png or FILE.pdf.")

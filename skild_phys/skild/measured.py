@@ -121,7 +121,7 @@ def fit_spectrum(power: _Array, basis: Basis, kind: str = RadialSpectrum.kind) -
     Parameters
     ----------
     power : measured E|X|^2 of the modes of `basis` (`measure_shells`), not all zero.
-    kind : 'radial', 'power_law' or 'modes'.
+    kind : 'radial', 'torus', 'power_law' or 'modes'.
     """
     if kind not in KINDS:
         raise BadInput("spectrum", kind, " or ".join(KINDS))

@@ -77,8 +77,9 @@ class Recipe:
         "batches that spectrum and pair couplings are measured on, before the first step; of a "
         "store no more than there are", least=1)
     spectrum: str = _key("radial",
-        "'radial', 'power_law' or 'modes'; of images also 'channels'; 'white', or 'paper', "
-        "whose fit is the table [paper_spectrum]", choices=(*KINDS, "channels", "white", "paper"))
+        "'radial', 'torus', 'power_law' or 'modes'; of images also 'channels'; 'white', or "
+        "'paper', whose fit is the table [paper_spectrum]",
+        choices=(*KINDS, "channels", "white", "paper"))
     cutoff: float = _key(-1.0,
         "kappa_c in radians per site; below 0 for the lowest wave number above zero")
     weighting: str = _key("flat",

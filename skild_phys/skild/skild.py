@@ -272,7 +272,9 @@ class Skild:
         network = None if weights.network is None else weights.build(device)
         scales: list[Scale] = []
         for number, (process, low) in enumerate(weights.grids(shape, device)):
-            at = None if network is None else functools.partial(network, level=number)
+            at: Evaluate | None = network
+            if network is not None and weights.window is not None:
+                at = functools.partial(network, level=number)
             denoiser: Denoiser
             if at is None or (weights.output == "logits" and number == 0):
                 denoiser = SpinDenoiser(

@@ -43,7 +43,7 @@ from skild_phys.skild.weights import Weights, read_tensors, write_tensors
 LOG = ("step", "loss", "gradient_norm", "learning_rate", "lattices_per_second")
 """What the rows of `Trainer.log` hold: means since the last row, the rate, the pace."""
 _DTYPES = {"bf16": torch.bfloat16, "float32": torch.float32}
-_FORMAT = "skild-phys checkpoint 7"
+_FORMAT = "skild-phys checkpoint 8"
 _SAVE_SECONDS = 8.0  # between checkpoints: what a kill may cost where they are cheap
 _TORCHRUN = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 

@@ -102,7 +102,8 @@ def _measured(coarse: CoarseInput, method: SKILD, threads: int) -> dict[str, Any
     from skild_phys.skild.skild import built
     from skild_phys.skild.spins import MeanField
 
-    lambdas, clock = method.refining(method.weights, coarse.rule, coarse.factor), Clock()
+    shape, clock = coarse.fine_shape, Clock()
+    lambdas = method.refining(method.weights, coarse.rule, coarse.factor, shape)
     sampler = method.prepare(coarse, 0, Run(), {}).sampler
     coins = coarse.ties(slice(None))
 
@@ -110,8 +111,9 @@ def _measured(coarse: CoarseInput, method: SKILD, threads: int) -> dict[str, Any
         ties = None if coins is None else coins[i : i + 1]
         sampler(coarse.read(i, i + 1), [i], ties, lambda: False)
 
-    denoiser: Any = built(method.weights, coarse.fine_shape, "cpu", "stochastic").denoiser
-    timed: list[tuple[str, object, str]] = [("network", denoiser.network, "forward")]
+    denoiser: Any = built(method.weights, shape, "cpu", "stochastic").denoiser
+    network = getattr(denoiser.network, "func", denoiser.network)  # one for the grids of all scales
+    timed: list[tuple[str, object, str]] = [("network", network, "forward")]
     timed += [("mean field", MeanField, name) for name in ("likelihood", "iterate", "given")]
     timed += [
         ("constraint", kind, name)
