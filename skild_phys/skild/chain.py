@@ -392,7 +392,8 @@ class Chain:
         end = self.lambda_end or end or max(tuning.lambda_end, low)
         steps = self.steps or tuning.steps
         assert weights.window is not None
-        return lambdas_on_grids(shape, weights.window, start, end, steps, tuning.octave)
+        grids = (shape, weights.basis, weights.window)
+        return lambdas_on_grids(*grids, start, end, steps, tuning.octave)
 
     def sampler_for(self, weights: Weights) -> Sampler:
         """Return the sampler: the usual one of the weights if none is asked for.

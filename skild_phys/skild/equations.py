@@ -75,7 +75,9 @@ class Process:
     ----------
     shape : of the fields, the grid's; `lattice` that of the lattice.
     crop : the lattice's modes that the grid has.
-    spacing : of the grid, in sites; a geometric mean over the axes.
+    share : of the lattice's number of sites, what the grid has.
+    spacing : of the grid, in sites, along the axis where it is largest: at lambda = c spacing^2
+        every mode that the grid lacks has abar <= exp(-pi^2 c).
     rms : root mean square of a field.
     """
 
@@ -93,8 +95,8 @@ class Process:
         self.lattice, self.shape = lattice.shape, tuple(grid or shape)
         self.basis: Basis = lattice if grid is None else make_basis(basis, self.shape, mixing)
         self.crop = lattice.crop(self.shape)
-        share = self.basis.sites / lattice.sites
-        self.spacing = share ** (-1.0 / len(self.shape))
+        self.share = share = self.basis.sites / lattice.sites
+        self.spacing = max(side / n for side, n in zip(lattice.shape, self.shape, strict=True))
         kappa = lattice.kappa.clip(min=lattice.lowest if cutoff is None else cutoff)
         kappa = np.where(self.crop.inside, self.crop.of(kappa), _NEVER)
         self.kappa2 = torch.as_tensor(kappa**2, dtype=torch.float64, device=device)
@@ -160,8 +162,8 @@ class Process:
 
     def restricted(self, modes: Tensor) -> Tensor:
         """Return Y of orthonormal `modes` of the lattice, whitened: those of the grid alone."""
-        share = self.spacing ** (-0.5 * len(self.shape))
-        return torch.where(self.inside, self.crop.of(modes) * share / self.amplitude, 0.0)
+        sized = self.crop.of(modes) * math.sqrt(self.share)
+        return torch.where(self.inside, sized / self.amplitude, 0.0)
 
     def lattice_modes(self, fields: Tensor) -> Tensor:
         """Return the orthonormal modes of fields on the lattice."""

@@ -23,7 +23,7 @@ from skild_phys.rules.base import Operator
 from skild_phys.skild.equations import Process
 
 _FIRST_SWEEPS, _SWEEPS, _REACH = 20, 5, 6  # of truncated blocks; how far one is pulled by others
-_COARSEST = 4  # sides of the coarsest grid: its only modes are the longest waves
+_COARSEST = {"dft": 4, "dct": 2}  # sites of the coarsest grid: it has the longest waves alone
 
 MISSED_AT: tuple[float, ...] = tuple(np.geomspace(0.02, 20.0, 13).tolist())
 """kappa^2 lambda at which a table of `Missed` stands."""
@@ -32,25 +32,25 @@ Missed = tuple[tuple[float, ...], ...]
 share of 1 - abar, what it would be of a Gaussian field."""
 
 
-def grid_sides(shape: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
+def grid_sides(shape: tuple[int, ...], basis: str) -> Iterator[tuple[int, ...]]:
     """Yield the sides of the grids of a lattice, the lattice itself first."""
     sides, spacing = shape, 1
     yield sides
-    while max(sides) > _COARSEST:
+    while max(sides) > _COARSEST[basis]:
         spacing *= 2
         sides = tuple(-(-side // spacing) for side in shape)
         yield sides
 
 
-def spacings(shape: tuple[int, ...]) -> list[float]:
-    """Return the spacing of each grid in sites, 1 of the lattice first, a mean over the axes."""
-    sites = [math.prod(sides) for sides in grid_sides(shape)]
-    return [(sites[0] / one) ** (1.0 / len(shape)) for one in sites]
+def spacings(shape: tuple[int, ...], basis: str) -> list[float]:
+    """Return the spacing of each grid (`Process.spacing`), 1 of the lattice first."""
+    grids = grid_sides(shape, basis)
+    return [max(side / n for side, n in zip(shape, grid, strict=True)) for grid in grids]
 
 
 def lambdas_on_grids(
-    shape: tuple[int, ...], window: tuple[float, float], start: float | None, end: float,
-    steps: int, octave: int,
+    shape: tuple[int, ...], basis: str, window: tuple[float, float], start: float | None,
+    end: float, steps: int, octave: int,
 ) -> NDArray[np.float64]:  # fmt: skip
     """Return the lambdas of a chain: on each grid equal in log lambda, to the end of its window.
 
@@ -60,7 +60,7 @@ def lambdas_on_grids(
     steps : evaluations on the lattice, the last at `end`.
     octave : evaluations on each coarser grid, of the whole window.
     """
-    own = spacings(shape)
+    own = spacings(shape, basis)
     most = window[1] * own[-1] ** 2
     at = most if start is None else min(start, most)
     legs = []
@@ -109,7 +109,7 @@ class Seen:
         ]
         transfer = [operator.filter(n)[m % n] * ok for n, m, ok in zip(sides, waves, there)]
         self._aliases = [m % side for m, side in zip(waves, self._coarse)]
-        self._size = process.spacing ** (0.5 * d)  # of a lattice's mode, in the grid's units
+        self._size = 1.0 / math.sqrt(process.share)  # of a lattice's mode, in the grid's units
         self._h = _outer(transfer) * unit
         rest = np.abs(_outer([operator.filter(n) for n in sides]) * unit) ** 2
         rest = rest * _whole(power, sides)

@@ -317,7 +317,7 @@ class GridLoss(_OwnLoss):
         kind = _SpinLoss if self.recipe.output == "logits" else _FieldLoss
         at = _At(shape, self.channels)
         finest = kind(self.recipe, at, self.measured, self.device)
-        grids = itertools.islice(grid_sides(shape), 1, None)
+        grids = itertools.islice(grid_sides(shape, self.recipe.basis), 1, None)
         return finest, [self.measured.process(self.recipe, shape, self.device, g) for g in grids]
 
     def draw(self, n: int, random: torch.Generator) -> tuple[Tensor, None]:

@@ -195,7 +195,7 @@ class Weights:
         """Yield processes on the grids of a lattice, itself first, and the lambda each goes to."""
         yield self.process(shape, device), 0.0
         if self.window is not None:
-            for grid in itertools.islice(grid_sides(shape), 1, None):
+            for grid in itertools.islice(grid_sides(shape, self.basis), 1, None):
                 process = self.process(shape, device, grid)
                 yield process, self.window[0] * process.spacing**2
 
