@@ -404,7 +404,7 @@ class Chain:
         if self.sampler is not None:
             return self.sampler
         if weights.window is not None:
-            return "angle2"
+            return "mixed" if weights.output == "logits" else "angle2"
         if weights.schedule is None:
             return "stochastic"
         return "ancestral" if weights.output in ("eps", "white_eps") else "angle2"

@@ -304,8 +304,29 @@ class _Angle2:
             self._before = (v, d)
 
 
+class _Mixed:
+    """`angle2` down to lambda = `TURN`, then `stochastic`: spins from noise.
+
+    Means are all that the flow needs; a sample of spins given their means costs more, and is worth
+    it where few of them are still open and their means change fast.
+    """
+
+    TURN: float = 0.9
+
+    def __init__(self) -> None:
+        self._flow = _Angle2()
+        self.lift = self._flow.lift
+
+    def __call__(
+        self, process: Process, y: Tensor, posterior: Posterior, lam: float, to: float, noise: Noise
+    ) -> Tensor:
+        step: Step = self._flow if lam > self.TURN else _stochastic
+        return step(process, y, posterior, lam, to, noise)
+
+
 STEPS: dict[str, Step | type[Step]] = {
     "stochastic": _stochastic,
+    "mixed": _Mixed,
     "ancestral": _ancestral,
     "angle1": _angle1,
     "angle2": _Angle2,
