@@ -166,7 +166,7 @@ class Seen:
         """Sweep y (n, *coarse sides) given its signs, mean and covariance's spectrum `total`."""
         sweeps, self._begun = (_SWEEPS if self._begun else _FIRST_SWEEPS), True
         precision = np.fft.ifftn(1.0 / np.maximum(total, 1e-30)).real
-        near = [np.arange(-min(_REACH, (n - 1) // 2), min(_REACH, (n - 1) // 2) + 1)
+        near = [np.arange(-min(_REACH, (n - 1) // 2), min(_REACH, n // 2) + 1)
                 for n in self._coarse]  # fmt: skip
         offsets = np.stack(np.meshgrid(*near, indexing="ij"), -1).reshape(-1, len(near))
         offsets = offsets[np.any(offsets != 0, axis=1)]

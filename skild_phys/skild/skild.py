@@ -375,7 +375,8 @@ class Skild:
             if low < lambdas[0]:
                 noise = functools.partial(self.white, streams, process)
                 seen = coarser(process) if levels and coarser else None
-                given = Given(streams, noise, constraint or Free(), correct, seen)
+                bound = constraint or Free()
+                given = Given(streams, noise, bound, None if levels else correct, seen)
                 levels.append(_AtWork(process, denoiser, low, given))
         y, found = run_chain(levels, y, lambdas, step, stop)
         return found.last(step, y)
