@@ -26,7 +26,7 @@ from skild_phys.models.potts import Potts
 from skild_phys.plugins import load_plugins, one_of
 from skild_phys.rng import STREAMS, Streams, generator, input_seed
 from skild_phys.rules import RULES
-from skild_phys.runner import GPU_BATCH, Filled, Run, fill_store, option
+from skild_phys.runner import GPU_BATCH, Filled, Run, fill_store, lattice_batch, option
 from skild_phys.skild.chain import Chain
 from skild_phys.skild.coarse import CoarseInput
 from skild_phys.store import Plan, open_store, sides
@@ -93,6 +93,10 @@ class Method(ABC):
 
     def compile(self, coarse: CoarseInput) -> None:  # noqa: B027
         """Compile the kernels that refining `coarse` uses; quick once they are cached."""
+
+    def batch(self, coarse: CoarseInput, device: str) -> int:
+        """Return how many samples are made at once."""
+        return 1 if device == "cpu" else GPU_BATCH
 
 
 def _models(coarse: CoarseInput) -> tuple[Model, Model | None]:
@@ -298,12 +302,20 @@ class SKILD(Chain, Method):
         self, coarse: CoarseInput, lambdas: NDArray[np.float64], seed: int, device: str,
         raw: _Fields, index: Sequence[int], ties: _Ties, stop: _Stop,
     ) -> _Fields:  # fmt: skip
+        from skild_phys.skild.generate import padded
         from skild_phys.skild.skild import built
 
         step: Any = self.sampler or "stochastic"
         skild = built(self.weights, coarse.fine_shape, device, step)
-        streams = [Streams.of(seed, i) for i in index]
-        return skild.refine(raw, coarse.rule, coarse.factor, lambdas, streams, ties, stop)
+        # The size of a batch changes roundings: it is always the same.
+        full = padded(np.arange(len(index)), self.batch(coarse, device))
+        streams = [Streams.of(seed, index[i]) for i in full]
+        given = None if ties is None else ties[full]
+        lattice = (coarse.rule, coarse.factor, lambdas, streams, given, stop)
+        return skild.refine(raw[full], *lattice)[: len(index)]
+
+    def batch(self, coarse: CoarseInput, device: str) -> int:
+        return lattice_batch(coarse.fine_shape) if device == "cpu" else GPU_BATCH
 
     def compile(self, coarse: CoarseInput) -> None:
         from skild_phys.rules.conditions import compile_sampling
@@ -488,7 +500,7 @@ def refine(
         variables=(*make.scalars, "parent", *coarse.series),
         q=coarse.q,
     )
-    batch = 1 if run.device == "cpu" else GPU_BATCH
+    batch = method.batch(coarse, run.device)
     filled = fill_store(output, plan, make, run, batch=batch, given=make.given)
     misfit = None
     if "misfit" in filled.besides:

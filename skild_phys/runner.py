@@ -7,6 +7,7 @@ interruptions changes a byte.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import platform
 import sys
@@ -43,6 +44,14 @@ COMMIT_SECONDS = 8.0
 
 A commit takes some 10 ms, most of it in syncing files.
 """
+
+_CPU_SITES = 2**16  # of samples that go through a network at once on a CPU, 4 of them at most
+
+
+def lattice_batch(shape: tuple[int, ...]) -> int:
+    """Return how many lattices go through a network at once on a CPU."""
+    return max(1, min(4, _CPU_SITES // math.prod(shape)))
+
 
 GPU_BATCH = 32
 _MOST_THREADS = 4096

@@ -101,7 +101,7 @@ def test_interrupted_and_resumed_it_ends_in_the_same_bytes(tmp_path: Path) -> No
     with pytest.raises(Interrupted, match="of 6 samples"):
         refine_store(
             coarse, tmp_path / "part", SPEC, chunk=2, threads=1,
-            progress=lambda n: next(calls) and None, stop=lambda: next(calls) > 14,
+            progress=lambda n: next(calls) and None, stop=lambda: next(calls) > 6,
         )  # fmt: skip
     refine_store(coarse, tmp_path / "part", SPEC, chunk=2)
     assert files_of(tmp_path / "whole") == files_of(tmp_path / "part")

@@ -428,13 +428,12 @@ class Blocks(Constraint):
         return out.reshape(logits.shape)
 
     def means(self, logits: Tensor) -> Tensor:
-        arrays = logits.detach().cpu().numpy()
-        if len(arrays) == 1:
-            found = self._found(arrays[0], 0, None)[None]
-        else:
-            with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-                each = pool.map(lambda i: self._found(arrays[i], i, None), range(len(arrays)))
-                found = np.stack([*each])
+        arrays, threads = logits.detach().cpu().numpy(), torch.get_num_threads()
+        with ThreadPoolExecutor(threads) as pool:
+            every = map if threads == 1 or len(arrays) == 1 else pool.map
+            found = np.stack(
+                [*every(lambda i: self._found(arrays[i], i, None), range(len(arrays)))]
+            )
         return torch.from_numpy(found).to(logits.device)
 
     def draw(self, logits: _Logits, i: int, state: _State) -> NDArray[np.int8]:

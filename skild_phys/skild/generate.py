@@ -16,7 +16,7 @@ from skild_phys.files import AnyPath, printable
 from skild_phys.models import MODELS, Model
 from skild_phys.models.base import LARGEST_SIDE
 from skild_phys.rng import STREAMS, Streams, system_seed
-from skild_phys.runner import GPU_BATCH, Filled, Run, fill_store
+from skild_phys.runner import GPU_BATCH, Filled, Run, fill_store, lattice_batch
 from skild_phys.skild.chain import ERASED, Chain
 from skild_phys.skild.data import ImageLattices, pixels_of
 from skild_phys.skild.equations import Stop
@@ -126,7 +126,7 @@ class Generation:
             attrs |= {"factor": self.factor}
         if isinstance(truth, ImageLattices):
             attrs |= {"truth_sha256": truth.identity()}
-        batch, usual = 1, max(1, min(1024, 2**19 // math.prod(shape)))
+        batch, usual = lattice_batch(shape), max(1, min(1024, 2**19 // math.prod(shape)))
         if weights.channels:
             batch = image_batch((weights.channels, *shape), run.device)
             usual = 4 * batch
