@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,17 +28,21 @@ POWER_LAW = RadialSpectrum((0.1, 0.5, 1.0, 4.5), (45.0, 3.0, 1.0, 0.15), 0.66)
 NEIGHBOURS = Couplings(((0, 1), (1, 0)), (0.4407, 0.4407))
 
 
-def tiny_weights(output: str = "logits", seed: int = 1) -> Weights:
-    """Return random weights: every guarantee of a refinement must hold for them too."""
+def tiny_weights(output: str = "logits", seed: int = 1, octaves: bool = False) -> Weights:
+    """Return random weights: every guarantee of a refinement must hold for them too.
+
+    With `octaves` they serve a grid for every scale.
+    """
     torch.manual_seed(seed)
-    network = TINY.build(output, "dft")
+    shape = replace(TINY, levels=3, field_patch=1) if octaves else TINY
+    network = shape.build(output, "dft", grids=octaves)
     for parameter in network.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
     tensors = {k: v.detach().to(torch.bfloat16) for k, v in network.state_dict().items()}
     system = {"model": "ising2d", "temperature": TC, "side": 64}
     pairs = NEIGHBOURS if output == "logits" else Couplings()
-    reach = (0.006, 1000.0)
-    return Weights(tensors, TINY, POWER_LAW, output, reach, system, couplings=pairs)
+    reach, window = ((0.006, 1e12), (0.7, 2.8)) if octaves else ((0.006, 1000.0), None)
+    return Weights(tensors, shape, POWER_LAW, output, reach, system, couplings=pairs, window=window)
 
 
 def critical_lattices(n: int, side: int, seed: int = 3) -> np.ndarray:

@@ -111,7 +111,8 @@ class SimulationSource:
         turn = self.turn
         self._advance(turn, self.clusters)
         self.turn = (turn + 1) % len(self.shapes)
-        return self.spins[turn][part].copy()
+        own, (first, last, _) = self.spins[turn], part.indices(n)
+        return own[first * len(own) // n : last * len(own) // n].copy()
 
     def identity(self) -> dict[str, Any]:
         names = ("shape", "temperature", "clusters", "burn_in", "seed")

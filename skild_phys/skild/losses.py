@@ -328,7 +328,8 @@ class GridLoss(_OwnLoss):
         finest, coarser = self._levels(tuple(x0.shape[-len(self.source.shape) :]))
         n = self._share(x0, finest.process)
         lam, drawn = finest.draw(n, random)
-        total = finest(network, Batch(x0[:n], lam, batch.noise[:n], drawn, random))
+        part = Batch(x0[:n], lam.to(x0.device), batch.noise[:n], drawn, random)
+        total = finest(network, part)
         self.parts = {0: float(total.detach())}
         grids = list(self._missing(network, x0, coarser, random))
         most = max((missing.numel() for _, _, missing in grids), default=1)
@@ -349,9 +350,10 @@ class GridLoss(_OwnLoss):
             n = self._share(x0, process)
             fields = process.fields(process.restricted(modes[:n]))
             lam = (low + (high - low) * stratified(n, random)).exp() * process.spacing**2
-            noise = torch.randn(fields.shape, generator=random)
+            lam, noise = lam.to(fields.device), torch.randn(fields.shape, generator=random)
             at: Evaluate = functools.partial(network, level=level)  # type: ignore[call-arg]
-            yield process, lam, _field_error("v", process, fields, noise, lam, at)
+            missing = _field_error("v", process, fields, noise.to(fields.device), lam, at)
+            yield process, lam, missing
 
     @torch.no_grad()
     def missed(self, network: Evaluate, source: Source, batches: int = 64) -> Missed:
@@ -369,7 +371,8 @@ class GridLoss(_OwnLoss):
                 power = process.white(missing).abs().square().cpu().double()
                 x = (process.kappa2 * each(lam, power)).log().cpu()
                 weight = (process.weight * process.inside).cpu().expand(power.shape)
-                place, row = torch.bucketize(x, edges), min(level, levels - 1)
+                place = torch.bucketize(x, edges).expand(power.shape)
+                row = min(level, levels - 1)
                 for i, one in enumerate((weight, weight * power)):
                     total[i, row] += torch.bincount(
                         place.flatten(), one.flatten(), minlength=len(MISSED_AT)

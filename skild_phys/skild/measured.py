@@ -493,18 +493,19 @@ def measure(source: Source, recipe: Recipe) -> Measured:
         if not source.channels:
             raise BadInput("spectrum", recipe.spectrum, "another for lattices, without channels")
         return Measured(fit_channels(batches, basis), Couplings())
-    shapes = sorted({batch.shape[1:] for batch in batches if not source.channels})
+    d = len(source.shape)
+    shapes = sorted({batch.shape[-d:] for batch in batches})
     if recipe.spectrum == TorusSpectrum.kind:
         found = []
         for shape in shapes:
             shells = measure_shells(
-                (batch for batch in batches if batch.shape[1:] == shape),
+                (batch for batch in batches if batch.shape[-d:] == shape),
                 make_basis(recipe.basis, shape),
             )
             found.append((shells.power, shells.basis, shells.n))
         spectrum: Spectrum = fit_torus(found)
     else:
-        power = measure_shells((b for b in batches if b.shape[-2:] == source.shape), basis).power
+        power = measure_shells((b for b in batches if b.shape[-d:] == source.shape), basis).power
         spectrum = fit_spectrum(power, basis, recipe.spectrum)
     if recipe.output != "logits":
         return Measured(spectrum, Couplings(), recipe.targets == "conditional")

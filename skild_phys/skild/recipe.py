@@ -181,6 +181,8 @@ class Recipe:
         cutoff = getattr(lambdas, "cutoff", self.cutoff)
         shifted = self.basis == "dct" and "shift" in self.symmetries
         ordered = 0 < self.lambda_min < self.lambda_far < self.lambda_max < math.inf
+        window = len(self.window) == 2 and self.lambda_min < self.window[0] < self.window[1]
+        shapes = len(self.shapes) % 2 == 0 and min(self.shapes, default=2) >= 2
         for right, name, value, accepted in (
             (not spins or self.basis == "dft", "basis", self.basis, "dft for spins"),
             (not (spins and lambdas), "[lambdas]", getattr(lambdas, "kind", None),
@@ -198,6 +200,16 @@ class Recipe:
             (self.trained == "all" or bool(getattr(self.network, "waves", 0)), "trained", "waves",
              "all where network.waves = 0"),
             (ordered, "lambda_min", self.lambda_min, "lambda_min < lambda_far < lambda_max"),
+            (window or not self.octaves, "window", list(self.window),
+             "two numbers, lambda_min < from < to"),
+            (shapes, "shapes", list(self.shapes), "pairs of sides from 2 on: Ly, Lx, Ly, Lx"),
+            (self.octaves or not self.shapes, "shapes", list(self.shapes), "none without octaves"),
+            (not self.octaves or self.output in ("logits", "v"), "output", self.output,
+             "logits or v with octaves"),
+            (not (self.octaves and lambdas), "[lambdas]", getattr(lambdas, "kind", None),
+             "none with octaves, whose lambda is log-uniform"),
+            (not self.octaves or self.accumulate == 1, "accumulate", self.accumulate,
+             "1 with octaves"),
         ):  # fmt: skip
             if not right:
                 raise BadInput(name, value, accepted)
@@ -322,9 +334,12 @@ def _value(value: Any, default: Any, where: str, key: str) -> Any:
     number = whole or isinstance(value, float)
     if isinstance(default, tuple):
         kind = type(default[0]) if default else int
+        if isinstance(value, list) and kind is float:
+            value = [float(item) if type(item) is int else item for item in value]
         if isinstance(value, list) and all(type(item) is kind for item in value):
             return tuple(value)
-        accepted = "a list of whole numbers" if kind is int else "a list of texts in quotes"
+        words = {int: "whole numbers", float: "numbers", str: "texts in quotes"}
+        accepted = f"a list of {words[kind]}"
     elif isinstance(default, dict):
         if isinstance(value, dict):
             return {name: _value(one, 0.0, f"{where} {key}", name) for name, one in value.items()}
