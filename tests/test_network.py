@@ -8,7 +8,7 @@ import torch
 from skild_helpers import TINY, tiny_weights
 
 from skild_phys.errors import BadInput
-from skild_phys.skild.networks import NetworkConfig, UNet
+from skild_phys.skild.networks import _CONV, _TORUS, NetworkConfig, UNet, _Wrapped
 
 LAM = torch.tensor([0.5])
 
@@ -46,6 +46,63 @@ def test_sides_that_are_no_multiple_are_wrapped(network: UNet, shape: tuple[int,
     moved = network(torch.roll(x, (2, 2), (2, 3)), LAM)
     # A shift by the patch is a symmetry here up to the far ends of the wrapping.
     assert torch.isfinite(moved).all()
+
+
+WRAPPED = [(5, 7), (4, 2), (1, 6), (2, 1), (1, 1), (3, 4, 2), (1, 2, 1)]
+
+
+@pytest.mark.parametrize("sides", WRAPPED)
+def test_wrapping_is_circular_padding(sides: tuple[int, ...]) -> None:
+    """Value and gradient, in two and three dimensions, down to sides of one site.
+
+    Planted, seen to fail: the gradients of the two edges exchanged.
+    """
+    random = torch.Generator().manual_seed(2)
+    x = torch.randn((2, 3, *sides), generator=random, dtype=torch.float64, requires_grad=True)
+    wanted = torch.nn.functional.pad(x, [1] * (2 * len(sides)), mode="circular")
+    found = _Wrapped.apply(x)
+    assert torch.equal(found, wanted)
+    slope = torch.randn(wanted.shape, generator=random, dtype=torch.float64)
+    both = [torch.autograd.grad((y * slope).sum(), x)[0] for y in (found, wanted)]
+    assert torch.allclose(*both, rtol=1e-12)
+    assert torch.autograd.gradcheck(_Wrapped.apply, x[:1, :1].detach().requires_grad_())
+
+
+@pytest.mark.parametrize("sides", [(5, 8), (2, 1), (4, 6, 2)])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_convolutions_on_a_torus_are_pytorchs(sides: tuple[int, ...], stride: int) -> None:
+    d, random = len(sides), torch.Generator().manual_seed(3)
+    options = {"kernel_size": 3, "stride": stride, "padding": 1, "padding_mode": "circular"}
+    ours, theirs = (kind[d](2, 3, **options).double() for kind in (_TORUS, _CONV))
+    theirs.load_state_dict(ours.state_dict())
+    x = torch.randn((2, 2, *sides), generator=random, dtype=torch.float64)
+    assert torch.allclose(ours(x), theirs(x), rtol=1e-12)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("shape", [(6, 12), (3, 3), (2, 12), (18, 5), (1, 1)])
+def test_small_tori_are_repeated(network: UNet, shape: tuple[int, int]) -> None:
+    """A torus of few sites, some times over, is an endless one: it looks the same from farther off.
+
+    Against the torus extended by hand by 32 sites and more to each side, which is beyond what the
+    output at a site depends on. Planted, seen to fail: zeros beyond.
+    """
+    x, m = field(*shape), TINY.multiple
+    assert any(side % m for side in shape)
+    at = [torch.arange(-32, -32 + m * math.ceil((side + 80) / m)) % side for side in shape]
+    wide = x[:, :, at[0]][:, :, :, at[1]]
+    wanted = network(wide, LAM)[:, :, 32 : 32 + shape[0], 32 : 32 + shape[1]]
+    assert torch.allclose(network(x, LAM), wanted, atol=1e-5)
+
+
+@torch.inference_mode()
+def test_a_side_that_cannot_be_repeated_has_a_margin(network: UNet) -> None:
+    """Of 79 sites, which repeated were 316: within the margin it is as good as endless."""
+    x, m = field(79, 8), TINY.multiple
+    assert network._extended(x)[0].shape[2] <= 79 + 2 * 32 + m
+    at = torch.arange(-64, -64 + m * math.ceil((79 + 144) / m)) % 79
+    wanted = network(x[:, :, at], LAM)[:, :, 64 : 64 + 79]
+    assert torch.allclose(network(x, LAM), wanted, atol=1e-5)
 
 
 @torch.inference_mode()
