@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -314,3 +315,25 @@ def test_generation_over_grids_by_name() -> None:
     assert np.array_equal(made["spins"], again["spins"])
     with pytest.raises(BadInput, match="sampler"):
         sp.generate(L=8, samples=1, checkpoint=weights, sampler="magic")
+
+
+@pytest.mark.parametrize(
+    ("chain", "named"),
+    [
+        ({"lambda_start": 0.05}, "lambda_end: 0.1"),
+        ({"lambda_start": 0.001}, "lambda_start: 0.001"),
+        ({"lambda_start": -1.0}, "lambda_start: -1"),
+        ({"lambda_start": float("nan")}, "lambda_end"),
+        ({"lambda_end": 0.0}, "lambda_end: 0"),
+        ({"lambda_end": -1.0}, "lambda_end: -1"),
+        ({"lambda_end": 0.001}, "lambda_end: 0.001"),
+        ({"restarts": 2, "sampler": "stochastic"}, "restarts: 2"),
+    ],
+)
+def test_chains_that_cannot_be(chain: dict[str, Any], named: str) -> None:
+    """Planted, seen to fail: no check, with which lambda rose from 0.05 to its end."""
+    weights, coarse = tiny_weights(octaves=True), sp.coarsen(critical_lattices(1, 16), 4)
+    with pytest.raises(BadInput, match=named):
+        sp.generate(L=8, samples=1, checkpoint=weights, **chain)
+    with pytest.raises(BadInput, match=named):
+        sp.refine(coarse, checkpoint=weights, any_system=True, **chain)

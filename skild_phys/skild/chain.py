@@ -385,11 +385,21 @@ class Chain:
         self, weights: Weights, shape: tuple[int, ...], start: float | None,
         end: float | None = None,
     ) -> _Array:  # fmt: skip
-        """Return the lambdas of a chain over the grids of a lattice."""
+        """Return the lambdas of a chain over the grids of a lattice; raises BadInput."""
         from skild_phys.skild.levels import lambdas_on_grids
 
         tuning, low = weights.tuning, weights.lambda_range[0]
-        end = self.lambda_end or end or max(tuning.lambda_end, low)
+        if self.lambda_end is not None:
+            end = self.lambda_end
+        elif end is None:
+            end = max(tuning.lambda_end, low)
+        if not (low <= end < (math.inf if start is None else start) and end > 0):
+            wrong = start is not None and start <= low
+            option, value = ("lambda_start", start) if wrong else ("lambda_end", end)
+            raise BadInput(option, value, f"{low:.3g} <= end < start, what the weights have seen")
+        if self.restarts:
+            accepted = "0 for weights with a grid for every scale: no chain goes back up"
+            raise BadInput("restarts", self.restarts, accepted)
         steps = self.steps or tuning.steps
         assert weights.window is not None
         grids = (shape, weights.basis, weights.window)
