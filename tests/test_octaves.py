@@ -327,6 +327,7 @@ def test_generation_over_grids_by_name() -> None:
         ({"lambda_end": 0.0}, "lambda_end: 0"),
         ({"lambda_end": -1.0}, "lambda_end: -1"),
         ({"lambda_end": 0.001}, "lambda_end: 0.001"),
+        ({"lambda_end": 3.0, "lambda_start": 4.0}, "lambda_end: 3"),
         ({"restarts": 2, "sampler": "stochastic"}, "restarts: 2"),
     ],
 )

@@ -403,7 +403,11 @@ class Chain:
         steps = self.steps or tuning.steps
         assert weights.window is not None
         grids = (shape, weights.basis, weights.window)
-        return lambdas_on_grids(*grids, start, end, steps, tuning.octave)
+        lambdas = lambdas_on_grids(*grids, start, end, steps, tuning.octave)
+        if lambdas[-1] > lambdas[-steps]:
+            accepted = f"below {lambdas[-steps]:.3g}, where a chain comes to the lattice"
+            raise BadInput("lambda_end", end, accepted)
+        return lambdas
 
     def sampler_for(self, weights: Weights) -> Sampler:
         """Return the sampler: the usual one of the weights if none is asked for.
