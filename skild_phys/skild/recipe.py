@@ -181,7 +181,7 @@ class Recipe:
         cutoff = getattr(lambdas, "cutoff", self.cutoff)
         shifted = self.basis == "dct" and "shift" in self.symmetries
         ordered = 0 < self.lambda_min < self.lambda_far < self.lambda_max < math.inf
-        window = len(self.window) == 2 and self.lambda_min < self.window[0] < self.window[1]
+        window = len(self.window) == 2 and 0 < self.window[0] < self.window[1] > self.lambda_min
         shapes = len(self.shapes) % 2 == 0 and min(self.shapes, default=2) >= 2
         for right, name, value, accepted in (
             (not spins or self.basis == "dft", "basis", self.basis, "dft for spins"),
@@ -201,7 +201,7 @@ class Recipe:
              "all where network.waves = 0"),
             (ordered, "lambda_min", self.lambda_min, "lambda_min < lambda_far < lambda_max"),
             (window or not self.octaves, "window", list(self.window),
-             "two numbers, lambda_min < from < to"),
+             "two numbers, 0 < from < to, and lambda_min < to"),
             (shapes, "shapes", list(self.shapes), "pairs of sides from 2 on: Ly, Lx, Ly, Lx"),
             (self.octaves or not self.shapes, "shapes", list(self.shapes), "none without octaves"),
             (not self.octaves or self.output in ("logits", "v"), "output", self.output,
