@@ -89,7 +89,7 @@ def command(
 
 
 def _measured(coarse: CoarseInput, method: SKILD, threads: int) -> dict[str, Any]:
-    """Return what `method` costs on the lattices of `coarse`; seconds are for one lattice.
+    """Return what `method` costs on the lattices of `coarse`; seconds are for one of a full batch.
 
     `parts` divide the median of one thread, without the store: the network, the mean field, the
     constraint (means under it, and draws), and the rest (transforms of the steps, noise).
@@ -105,11 +105,12 @@ def _measured(coarse: CoarseInput, method: SKILD, threads: int) -> dict[str, Any
     shape, clock = coarse.fine_shape, Clock()
     lambdas = method.refining(method.weights, coarse.rule, coarse.factor, shape)
     sampler = method.prepare(coarse, 0, Run(), {}).sampler
-    coins = coarse.ties(slice(None))
+    coins, batch = coarse.ties(slice(None)), method.batch(coarse, "cpu")
 
-    def refine_one(i: int) -> None:
-        ties = None if coins is None else coins[i : i + 1]
-        sampler(coarse.read(i, i + 1), [i], ties, lambda: False)
+    def refine_from(first: int) -> None:
+        index = range(first, min(first + batch, coarse.n))
+        ties = None if coins is None else coins[index.start : index.stop]
+        sampler(coarse.read(index.start, index.stop), index, ties, lambda: False)
 
     denoiser: Any = built(method.weights, shape, "cpu", "stochastic").denoiser
     network = getattr(denoiser.network, "func", denoiser.network)  # one for the grids of all scales
@@ -124,10 +125,11 @@ def _measured(coarse: CoarseInput, method: SKILD, threads: int) -> dict[str, Any
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        refine_one(0)
-        walls = [seconds_of(partial(refine_one, i)) for i in range(coarse.n)]
+        refine_from(0)
+        firsts = range(0, coarse.n, batch)
+        walls = [seconds_of(partial(refine_from, i)) / batch for i in firsts]
         with clock.around(timed):
-            total = sum(seconds_of(partial(refine_one, i)) for i in range(coarse.n))
+            total = sum(seconds_of(partial(refine_from, i)) for i in firsts)
     finally:
         torch.set_num_threads(before)
     missing = [part for part in _PARTS if not clock.calls[part]]
