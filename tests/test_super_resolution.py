@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from image_helpers import SPECTRUM, image_store, image_weights, photographs
+from image_helpers import SCHEDULE, SPECTRUM, image_store, image_weights, photographs
 
 from skild_phys.errors import BadInput, StoreError
 from skild_phys.images.refine import (
@@ -75,16 +75,25 @@ def test_gaussian_images_are_drawn_given_the_low_resolution_exactly(
     assert np.abs(z).max() < 4.5
 
 
+@pytest.mark.parametrize("octaves", [False, True])
 @pytest.mark.parametrize("sampler", ["stochastic", "angle2", "ancestral"])
-def test_what_comes_out_gives_the_low_resolution_back(sampler: str) -> None:
-    """For any network: here it is random, the sides odd, the factor no whole number."""
+def test_what_comes_out_gives_the_low_resolution_back(sampler: str, octaves: bool) -> None:
+    """For any network: here it is random, the sides odd, the factor no whole number.
+
+    Planted, seen to fail: chains over grids at lambdas of a single one.
+    """
     colours = ChannelSpectra(
         ((0.6, 0.8, 0.0), (-0.8, 0.6, 0.0), (0.0, 0.0, 1.0)),
         tuple(RadialSpectrum((0.1, 1.0, 4.4), (9.0, 0.3 * k, 0.01), 0.7) for k in (1, 2, 3)),
     )
-    weights = image_weights(spectrum=colours, std=0.2)
-    spec = ImageRefineSpec(factor=2.5, rule="bicubic", steps=3, sampler=sampler)
+    weights = image_weights(spectrum=colours, std=0.2, schedule=None if octaves else SCHEDULE)
+    start = 30.0 if octaves else None
+    spec = ImageRefineSpec(factor=2.5, rule="bicubic", steps=3, sampler=sampler, lambda_start=start)
+    if octaves:
+        weights = replace(weights, window=(0.7, 2.8), lambda_range=(0.01, 1e12))
     refiner = _ImageRefiner(weights, spec, (7, 6), (18, 15))
+    if octaves:
+        assert {0.7 * (18 / 9) ** 2, 0.7 * (15 / 4) ** 2} < {*refiner.lambdas}
     low = np.random.default_rng(1).standard_normal((2, 3, 7, 6)).astype(np.float32)
     made = refiner(low, [Streams.of(0, i) for i in range(2)])
     seen = LowResolution("bicubic", (18, 15), (7, 6)).apply(made.astype(np.float64))

@@ -174,7 +174,7 @@ class _ImageRefiner:
         self.weights, self.high, self.device = weights, high, device
         self.sampler: Any = spec.sampler_for(weights)
         self.operator = LowResolution(spec.rule or "area", high, low)
-        self.lambdas = spec.refining_images(weights, spec.factor or high[0] / low[0])
+        self.lambdas = spec.refining_images(weights, spec.factor or high[0] / low[0], high)
 
     @property
     def skild(self) -> Skild:

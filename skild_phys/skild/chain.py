@@ -356,9 +356,16 @@ class Chain:
         restarts = tuning.restarts_of(self.restarts, self.steps, sampler)
         return self._lambdas(weights, start, end, restarts)
 
-    def refining_images(self, weights: Weights, factor: float) -> _Array:
-        """Return the lambdas of a chain that refines images by `factor`; raises BadInput."""
+    def refining_images(self, weights: Weights, factor: float, shape: tuple[int, ...]) -> _Array:
+        """Return the lambdas of a chain that refines images by `factor` to `shape`.
+
+        Raises BadInput.
+        """
         start, low = self.lambda_start, weights.lambda_range[0]
+        if weights.window is not None:
+            return self._on_grids(
+                weights, shape, starting_lambda(factor) if start is None else start
+            )
         start = _image_start(weights, factor) if start is None else start
         return self._lambdas(weights, start, low if self.lambda_end is None else self.lambda_end)
 
