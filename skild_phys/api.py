@@ -351,12 +351,13 @@ def train(
     ----------
     lattices : spins, or a field for a recipe with output = "v"; None: the simulation that the
         recipe names.
-    output : of the weights; the curve of the loss lies beside it.
+    output : of the weights; the curves of loss and quality lie beside it.
     preset, config : the recipe: one that comes with the package, such as ising2d, or a TOML file.
     initial : weights to start from, of the same network, or their path; 'shipped'.
     threads : of this process; another number may round otherwise. None: one per core.
     device, overwrite : as for `refine`.
-    changes : keys of the recipe, such as steps, batch, seed, learning_rate (`Recipe`).
+    changes : keys of the recipe, such as steps, batch, seed, learning_rate, and what ends the run
+        early: until = "refined_energy=0.002", plateau = 5 (`Recipe`).
     """
     from skild_phys.images.refine import sample_grid
     from skild_phys.skild.fit import Fit

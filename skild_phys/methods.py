@@ -27,7 +27,7 @@ from skild_phys.plugins import load_plugins, one_of
 from skild_phys.rng import STREAMS, Streams, generator, input_seed
 from skild_phys.rules import RULES
 from skild_phys.runner import GPU_BATCH, Filled, Run, fill_store, lattice_batch, option
-from skild_phys.skild.chain import Chain
+from skild_phys.skild.chain import REFINES, Chain
 from skild_phys.skild.coarse import CoarseInput
 from skild_phys.store import Plan, open_store, sides
 
@@ -295,7 +295,7 @@ class SKILD(Chain, Method):
         if self.polish:
             target = _target(coarse, *_system(coarse, self.T, "polish", self.polish))
             sampler = functools.partial(_monte_carlo, target, seed, self.polish, sampler)
-        record = chain_record(self.weights, lambdas, self.sampler or "stochastic", run.device)
+        record = chain_record(self.weights, lambdas, self.sampler or REFINES, run.device)
         return Prepared(sampler, {"polish": self.polish, **record})
 
     def _sample(
@@ -305,7 +305,7 @@ class SKILD(Chain, Method):
         from skild_phys.skild.generate import padded
         from skild_phys.skild.skild import built
 
-        step: Any = self.sampler or "stochastic"
+        step: Any = self.sampler or REFINES
         skild = built(self.weights, coarse.fine_shape, device, step)
         # The size of a batch changes roundings: it is always the same.
         full = padded(np.arange(len(index)), self.batch(coarse, device))

@@ -60,6 +60,8 @@ KEYS: dict[str, tuple[int | str, ...]] = {
     "training": (_TRAINING, 1),  # noise levels, noise, factors, symmetries
     "loss": (_TRAINING, 2, "step"),  # a seed for each sample of a batch
     "dropout": (_TRAINING, 3, "step", "sample"),
+    "held out": (_TRAINING, 4, "chain"),  # simulated samples that the averaged network is judged by
+    "quality": (_TRAINING, 5),  # noise and chains by which it is judged
     # measure
     "bonds": (_MEASUREMENT, "sample"),  # Fortuin-Kasteleyn bonds
     "bootstrap": (),

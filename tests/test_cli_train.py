@@ -114,7 +114,7 @@ def test_killed_after_the_last_step(
 ) -> None:
     assert call(*train_words(folder))[0] == 0
     whole = same_files(folder)
-    for name in ("w.safetensors", "w.loss.csv"):
+    for name in ("w.safetensors", "w.loss.csv", "w.quality.csv"):
         (folder / name).unlink()
 
     def die(*_: object, **__: object) -> None:

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import io
+import os
+import pty
+import re
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -43,3 +48,29 @@ def test_a_bar_that_is_drawn_at_once_has_all_of_its_fields(monkeypatch: pytest.M
     for advance in terminal._bar(console, "counting", 4, 1):
         advance(1, "first")
         advance(2)
+
+
+def test_a_line_stands_above_a_bar_that_is_drawn() -> None:
+    """On a terminal of its own. Planted, seen to fail: a line behind the bar, on its line."""
+    script = (
+        "from skild_phys.cli.terminal import progress_bar, say\n"
+        "with progress_bar('counting', 4) as advance:\n"
+        "    for _ in range(4): advance(1, 'first'); say('a line', err=True)\n"
+    )
+    ours, theirs = pty.openpty()
+    child = subprocess.Popen(
+        [sys.executable, "-c", script], stdout=theirs, stderr=theirs,
+        env=os.environ | {"TERM": "xterm", "COLUMNS": "100"},
+    )  # fmt: skip
+    os.close(theirs)
+    shown = b""
+    while True:
+        try:
+            read = os.read(ours, 2**16)
+        except OSError:  # the other end is closed
+            break
+        shown += read
+    os.close(ours)
+    assert child.wait() == 0
+    lines = re.findall(r"(.{4}|^)a line\r\n", shown.decode())
+    assert (len(lines), {line[-4:] for line in lines[1:]}) == (4, {"\x1b[2K"})

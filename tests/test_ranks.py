@@ -95,6 +95,19 @@ def test_two_processes_are_one(tmp_path: Path, images: ImageLattices) -> None:
     )
 
 
+def test_the_first_process_measures_and_both_end(tmp_path: Path) -> None:
+    """Planted, seen to fail: an end that the other process is not told of, which goes on alone."""
+    image_store(tmp_path / "i.zarr", photographs(70))
+    ends = 'quality_every = 2\nuntil = "loss=9"\n'
+    (tmp_path / "r.toml").write_text(RECIPE.replace("[lambdas]", f"{ends}[lambdas]"))
+    ended = on_two(tmp_path, "-o", "two.safetensors")
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.count("ended at step 2: until loss=9") == 1
+    assert ended.stderr.count("step 2: held-out loss") == 1
+    rows = (tmp_path / "two.quality.csv").read_text().splitlines()
+    assert (rows[0], len(rows)) == ("step,loss", 2)
+
+
 def test_parts_of_a_batch_make_the_whole(tmp_path: Path, images: ImageLattices) -> None:
     """Accumulated or not, the gradient is that of the batch; noise is named by the place in it."""
     torch.set_num_threads(1)

@@ -7,6 +7,7 @@ import datetime
 import os
 import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -28,8 +29,8 @@ _LINE_SECONDS = 30.0
 
 
 def say(text: str, err: bool = False) -> None:
-    """Print a line on stdout, or on stderr with `err`."""
-    click.echo(printable(text), err=err)
+    """Print a line on stdout, or on stderr with `err`: there above a progress bar."""
+    click.echo(printable(text), file=sys.stderr if err else None)
 
 
 def show(

@@ -135,7 +135,7 @@ def compare(
             shared, notes = agreements(truth, store, parent), notes + dropped
             reduced = read(store, own, (*theirs, *shared), replace(rows, label=label))
             reduced, truths = reduced.take(complete), found.take(complete)
-        both = _Both(reduced, truths, errors, parent is not None)
+        both = Both(reduced, truths, errors, parent is not None)
         compared.append(against.compared(store, name, both, notes, theirs, shared))
     pictures = pictures_of(truth, stores, [parent for parent, _ in pairings], coarse)
     stem = printable(truth.path.stem)
@@ -143,8 +143,14 @@ def compare(
 
 
 @dataclass(frozen=True)
-class _Both:
-    """A store and the truth, reduced to rows, which belong together where they are `paired`."""
+class Both:
+    """A store and the truth, reduced to rows, which belong together where they are `paired`.
+
+    Attributes
+    ----------
+    own, truth : their rows; where they are paired, row i of one belongs to row i of the other.
+    errors : how errors are made.
+    """
 
     own: Statistics
     truth: Statistics
@@ -232,7 +238,7 @@ class _Truth:
         self,
         store: Lattices,
         name: str,
-        both: _Both,
+        both: Both,
         notes: tuple[str, ...],
         theirs: Sequence[Observable],
         shared: Sequence[Observable],

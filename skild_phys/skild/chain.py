@@ -289,6 +289,8 @@ class Tuning:
 
 USUAL = Tuning()
 """What weights without a record of their own mean."""
+REFINES = "stochastic"
+"""The usual sampler of chains that refine lattices."""
 _START_SEES, _NOISE_SEES = 0.35, 0.2
 """Most of the power of a mode that may be left where a chain starts: of a coarse lattice's finest
 one for refining (the paper's chains by 4: 0.30), of the longest one for what starts from noise."""
@@ -352,7 +354,7 @@ class Chain:
             end = None if own is None else max(own, weights.lambda_range[0])
         if weights.window is not None:
             return self._on_grids(weights, shape, start, end)
-        sampler = self.sampler or "stochastic"
+        sampler = self.sampler or REFINES
         restarts = tuning.restarts_of(self.restarts, self.steps, sampler)
         return self._lambdas(weights, start, end, restarts)
 

@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -24,7 +24,18 @@ from skild_phys.store import Lattices, open_lattices
 
 _State = dict[str, NDArray[np.generic]]
 _EVERY = slice(None)
+_FEWEST, _HELD_BYTES = 64, 2**26  # samples below which none are held out; memory of those that are
 _A_STORE_OF_IMAGES = "a store of images ('skild-phys images prepare')"
+
+
+class Held(NamedTuple):
+    """Samples that training never sees, (n, ...) as `Source.next` gives them.
+
+    `series` are chain and draw of each, where they are known.
+    """
+
+    samples: NDArray[np.generic]
+    series: dict[str, NDArray[Any]]
 
 
 class Source(Protocol):
@@ -47,6 +58,9 @@ class Source(Protocol):
 
     def restore(self, state: _State) -> None:
         """Resume where the source that gave `state` stood."""
+
+    def held_out(self, n: int) -> Held | None:
+        """Return about `n` samples that `next` never gives, always the same; None if none are."""
 
 
 class SimulationSource:
@@ -137,24 +151,33 @@ class SimulationSource:
             self._waiting[i] = 0
         self.turn = int(state["turn"])
 
+    def held_out(self, n: int) -> Held:
+        """Return `n` independent samples of the first shape, of chains of their own."""
+        given = (self.shape[0], self.temperature, n, self.clusters, self.seed, self.burn_in)
+        own = SimulationSource(*given, self.threads)
+        own.states[0] = np.stack([kernel_state(self.seed, "held out", i) for i in range(n)])
+        return Held(own.next(n), {})
+
 
 class _StoreSource:
     """Samples of any origin in random order, each once an epoch; read chunk by chunk.
 
-    Chunks are visited in random order and shuffled inside, so that memory stays at one chunk.
+    Chunks are visited in random order and shuffled inside, so that memory stays at one chunk. The
+    last `held` samples are never given.
     """
 
-    def __init__(self, store: Lattices | ImageLattices, seed: int) -> None:
+    def __init__(self, store: Lattices | ImageLattices, seed: int, held: int = 0) -> None:
         if store.n_samples < 1 or len(store.shape) != 2 or min(store.shape) < 2:
             raise BadInput("lattices", str(store.path), "a sample or more, of 2 x 2 sites or more")
         height, width = store.shape
         self.store, self.seed, self.shape = store, seed, (height, width)
-        self.n_samples: int | None = store.n_samples
+        self.held, last = held, store.n_samples - held
+        self.n_samples: int | None = last
         self.channels: int = store.channels
         self.epoch = self.position = 0
-        self._spans = list(store.batches())
+        self._spans = [(a, min(b, last)) for a, b in store.batches() if a < last]
         self._held: tuple[tuple[int, int], NDArray[np.generic]] | None = None
-        self._identity = {"data": store.digest(), "seed": seed}
+        self._identity = {"data": store.digest(), "seed": seed} | ({"held": held} if held else {})
 
     def identity(self) -> dict[str, Any]:
         return self._identity
@@ -187,7 +210,9 @@ class _StoreSource:
                 out.append(chunk[offset + low : offset + high])
             have += count
             self.position += count
-        samples = np.concatenate(out)
+        return self._physical(np.concatenate(out))
+
+    def _physical(self, samples: NDArray[Any]) -> NDArray[np.generic]:
         return samples if self.store.scale == 1 else samples * self.store.scale
 
     def state(self) -> _State:
@@ -195,6 +220,24 @@ class _StoreSource:
 
     def restore(self, state: _State) -> None:
         self.epoch, self.position = (int(i) for i in state["place"])
+
+    def held_out(self, n: int) -> Held | None:
+        if not self.held:
+            return None
+        store, last = self.store, self.store.n_samples
+        series = {}
+        if isinstance(store, Lattices):
+            known = [name for name in ("chain", "draw") if store.has(name)]
+            series = {name: store.variable(name)[last - self.held :] for name in known}
+        return Held(self._physical(store.read(last - self.held, last)), series)
+
+
+def _held(store: Lattices | ImageLattices, recipe: Recipe) -> int:
+    """Return how many samples of a store are held out: one in twenty, if there are 64 or more."""
+    if not recipe.measured_every or store.n_samples < _FEWEST:
+        return 0
+    most = _HELD_BYTES // (4 * max(1, store.channels) * math.prod(store.shape))
+    return min(max(8, store.n_samples // 20), 256, most)
 
 
 _SPLITS = ("train", "test")
@@ -349,7 +392,7 @@ def training_source(lattices: Any, recipe: Recipe) -> tuple[Source, dict[str, An
         images = ImageLattices(opened, "train" if opened.has("split") else None)
         system |= {"model": "images", "side": min(images.shape)}
         system |= {"dataset": opened.attrs.get("dataset"), "images": images.n_samples}
-        return _StoreSource(images, recipe.seed), system
+        return _StoreSource(images, recipe.seed, _held(images, recipe)), system
     if opened.q:
         raise BadInput("lattices", where, f"spins, block sums or a field, not '{kind}'")
     if spins and kind != "spins":
@@ -362,4 +405,5 @@ def training_source(lattices: Any, recipe: Recipe) -> tuple[Source, dict[str, An
     names = ("model", "temperature", "rule", "factor")
     system |= {name: opened.attrs[name] for name in names if name in opened.attrs}
     shape = {} if len(set(opened.shape)) == 1 else {"shape": list(opened.shape)}
-    return _StoreSource(opened, recipe.seed), system | {"side": min(opened.shape)} | shape
+    source = _StoreSource(opened, recipe.seed, _held(opened, recipe))
+    return source, system | {"side": min(opened.shape)} | shape

@@ -1,11 +1,12 @@
-"""A training run in files: weights, their checkpoint while it lasts, and the curve of the loss."""
+"""A training run in files: weights, their checkpoint while it lasts, curves of loss and quality."""
 
 from __future__ import annotations
 
 import csv
 import io
+import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -14,7 +15,7 @@ from typing import Any
 
 import torch
 
-from skild_phys.errors import BadInput, OutputTaken, check_whole
+from skild_phys.errors import BadInput, OutputTaken, check_whole, warn
 from skild_phys.files import (
     AnyPath,
     Lock,
@@ -25,8 +26,9 @@ from skild_phys.files import (
 )
 from skild_phys.process import forked
 from skild_phys.skild.data import Source, training_source
+from skild_phys.skild.quality import Quality
 from skild_phys.skild.recipe import Recipe, read_recipe
-from skild_phys.skild.train import LOG, Ranks, Trainer, train
+from skild_phys.skild.train import LOG, Ranks, Row, Trainer, train
 from skild_phys.skild.weights import (
     Weights,
     load_weights,
@@ -35,10 +37,10 @@ from skild_phys.skild.weights import (
     weights_sha256,
 )
 
-_Watch = Callable[
-    [Trainer], AbstractContextManager[tuple[Callable[[int, float], None], Callable[[], bool]]]
-]
-"""(trainer) -> a context that yields `progress` and `stop` of `train`."""
+_Told = tuple[Callable[[int, float], None], Callable[[], bool], Callable[[Row], None]]
+_Watch = Callable[[Trainer], AbstractContextManager[_Told]]
+"""(trainer) -> a context that yields `progress`, `stop` and `measured` of `train`."""
+_UNSEEN: _Told = (lambda step, loss: None, lambda: False, lambda row: None)
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,7 @@ class Fit:
         ranks: Ranks = Ranks(),  # noqa: B008
         *,
         overwrite: bool = False,
-        watch: _Watch = lambda trainer: nullcontext((lambda step, loss: None, lambda: False)),
+        watch: _Watch = lambda trainer: nullcontext(_UNSEEN),
         sample: Callable[[Weights, tuple[int, int], torch.device], bytes] | None = None,
     ) -> dict[str, Any] | None:
         """Train, or resume, and write the weights to `output`; of several processes the first.
@@ -106,7 +108,8 @@ class Fit:
 
         Returns
         -------
-        Path, SHA-256, steps and last loss of the weights; None of a process that is not the first.
+        Path, SHA-256, steps and last loss of the weights, why the run ended early, if it did, and
+        `quality`, the row of what was written; None of a process that is not the first.
 
         Raises
         ------
@@ -116,8 +119,8 @@ class Fit:
         if path.is_dir():
             raise OutputTaken("output", str(path), "a file, not a directory")
         checkpoint = path.with_name(path.name + ".checkpoint")
-        curve = path.with_suffix(".loss.csv")
-        for file in (path, checkpoint, curve):
+        curves = (path.with_suffix(".loss.csv"), path.with_suffix(".quality.csv"))
+        for file in (path, checkpoint, *curves):
             check_output(file, overwrite=True, inputs=self.inputs)
         if self.threads is not None:
             torch.set_num_threads(self.threads)
@@ -125,16 +128,21 @@ class Fit:
             if ranks.first:
                 held.enter_context(Lock(checkpoint))
             resumes = checkpoint.exists() and not overwrite
-            for file in (path, curve):
+            for file in (path, *curves):
                 check_output(file, overwrite=overwrite or resumes)
                 if ranks.first:  # a killed run's half of a file goes
                     held.enter_context(Lock(file, beside=True))
             ranks.wait()
             if overwrite and ranks.first:
-                checkpoint.unlink(missing_ok=True)
+                for file in (checkpoint, curves[1]):
+                    file.unlink(missing_ok=True)
             ranks.wait()
+            quality = Quality.of(recipe, self.source, self.system)
             trainer = self._trainer(checkpoint, ranks)
-            with watch(trainer) as (progress, stop), _tensorboard(path, ranks) as board:
+            trainer.quality = quality
+            if quality is None and recipe.measured_every and ranks.first:
+                warn("fewer than 64 samples: none are held out, and no quality is measured")
+            with watch(trainer) as (progress, stop, measured), _tensorboard(path, ranks) as board:
 
                 def report(step: int, loss: float) -> None:
                     progress(step, loss)
@@ -147,18 +155,20 @@ class Fit:
                         write_bytes_atomically(folder / f"{step:07d}.png", png)
 
                 def saved() -> None:
-                    _write_curve(curve, trainer)
+                    _write_curves(curves, trainer)
                     board(trainer)
 
-                train(trainer, checkpoint, stop, report, saved)
+                train(trainer, checkpoint, stop, report, saved, measured=measured)
             if not ranks.first:
                 return None
-            # The weights last: their presence says that the curve is there too.
-            _write_curve(curve, trainer)
+            # The weights last: their presence says that the curves are there too.
+            _write_curves(curves, trainer)
             sha = save_weights(path, trainer.weights(self.system, last=True))
             checkpoint.unlink(missing_ok=True)
         found = {"weights": str(path), "sha256": sha, "steps": trainer.step}
-        return found | {"loss": trainer.log[-1][1]}
+        found |= {"loss": trainer.log[-1][1], "ended": trainer.ended or None}
+        row = {k: v if math.isfinite(v) else None for k, v in trainer.best_row.items()}
+        return found | {"quality": row}
 
     def _trainer(self, checkpoint: Path, ranks: Ranks) -> Trainer:
         given = (self.recipe, self.source)
@@ -170,10 +180,27 @@ class Fit:
         return trainer
 
 
-def _write_curve(path: Path, trainer: Trainer) -> None:
-    table = io.StringIO()
-    csv.writer(table, lineterminator="\n").writerows([LOG, *trainer.log])
-    write_text_atomically(path, table.getvalue())
+def _write_curves(paths: tuple[Path, Path], trainer: Trainer) -> None:
+    """Write the log and, once there are any, the rows of quality."""
+    tables: list[tuple[Sequence[str], Sequence[Iterable[float]]]] = [
+        (LOG, trainer.log),
+        ([*trainer.best_row], [row.values() for row in trainer.rows]),
+    ]
+    for path, (heading, rows) in zip(paths, tables):
+        if heading:
+            table = io.StringIO()
+            csv.writer(table, lineterminator="\n").writerows([heading, *rows])
+            write_text_atomically(path, table.getvalue())
+
+
+def _scalars(trainer: Trainer, after: int) -> Iterator[tuple[str, float, int]]:
+    """Yield name, value and step of what was logged and measured after a step."""
+    logged = [dict(zip(LOG, row)) for row in trainer.log]
+    for prefix, rows in (("", logged), ("quality/", trainer.rows)):
+        for row in rows:
+            step = int(row["step"])
+            names = [name for name in row if name != "step"] if step > after else []
+            yield from ((f"{prefix}{name}", row[name], step) for name in names)
 
 
 @contextmanager
@@ -189,10 +216,8 @@ def _tensorboard(weights: Path, ranks: Ranks) -> Iterator[Callable[[Trainer], No
 
         def write(trainer: Trainer) -> None:
             nonlocal last
-            for row in trainer.log:
-                if row[0] > last:
-                    for name, value in zip(LOG[1:], row[1:]):
-                        board.add_scalar(name, value, row[0])
-                    last = row[0]
+            for scalar in _scalars(trainer, last):
+                board.add_scalar(*scalar)
+            last = trainer.step
 
         yield write

@@ -8,12 +8,13 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -356,15 +357,15 @@ class GridLoss(_OwnLoss):
             yield process, lam, missing
 
     @torch.no_grad()
-    def missed(self, network: Evaluate, source: Source, batches: int = 64) -> Missed:
-        """Return the mean square error of v on the coarser grids, of new samples of `source`."""
+    def missed(self, network: Evaluate, batches: Iterable[NDArray[Any]]) -> Missed:
+        """Return the mean square error of v on the coarser grids, of samples of the data."""
         random = torch.Generator().manual_seed(0)
         levels = max(1, getattr(self.recipe.network, "levels", 1) - 1)
         edges = torch.tensor([*MISSED_AT], dtype=torch.float64).log()
         edges = 0.5 * (edges[1:] + edges[:-1])
         total = torch.zeros(2, levels, len(MISSED_AT), dtype=torch.float64)
-        for _ in range(batches):
-            x0 = torch.from_numpy(source.next(self.recipe.batch).astype(np.float32))
+        for batch in batches:
+            x0 = torch.from_numpy(batch.astype(np.float32))
             grids = self._levels(tuple(x0.shape[-len(self.source.shape) :]))[1]
             found = self._missing(network, x0.to(self.device), grids, random)
             for level, (process, lam, missing) in enumerate(found):

@@ -168,6 +168,19 @@ class Recipe:
     shapes: tuple[int, ...] = _key((),
         "further lattices that the simulation makes, Ly, Lx, Ly, Lx and so on; each step has one "
         "of them in turn, as many as have the sites of a batch", late=True)
+    quality_every: int = _key(-1,
+        "steps between measurements of the averaged network beside held-out samples; 0 for none, "
+        "below 0 for 2% of `steps`, 250 at least", late=True, least=-1)
+    quality_samples: int = _key(0,
+        "refinements, and as many configurations from noise, that are measured; 0 for what takes "
+        "about 5% of the time", late=True, least=0)
+    until: str = _key("",
+        "figures of quality and their limits, such as 'refined_energy=0.002, generated_U4=0.01': "
+        "the run ends once each is as near to 0, its standard error included. `schedule` knows "
+        "only `steps`: take 'constant'", late=True)
+    plateau: int = _key(0,
+        "measurements without a smaller held-out loss after which the run ends; 0 for none. "
+        "As for `until`, a 'constant' `schedule` suits it", late=True, least=0)
     tuning: Tuning = _key(USUAL,
         "numbers of the chain and the spin denoiser: the table [tuning]", late=True)
     # fmt: on
@@ -199,6 +212,10 @@ class Recipe:
              "symmetries without 'shift' in the basis dct, whose edges are open"),
             (self.trained == "all" or bool(getattr(self.network, "waves", 0)), "trained", "waves",
              "all where network.waves = 0"),
+            (self.quality_every != 0 or not self.until, "until", self.until,
+             "none where quality_every = 0"),
+            (self.quality_every != 0 or not self.plateau, "plateau", self.plateau,
+             "0 where quality_every = 0"),
             (ordered, "lambda_min", self.lambda_min, "lambda_min < lambda_far < lambda_max"),
             (window or not self.octaves, "window", list(self.window),
              "two numbers, 0 < from < to, and lambda_min < to"),
@@ -213,6 +230,7 @@ class Recipe:
         ):  # fmt: skip
             if not right:
                 raise BadInput(name, value, accepted)
+        _ = self.limits
         for part in (lambdas, self.paper_spectrum, self.network):
             side = getattr(part, "side", self.side)
             if side != self.side:
@@ -222,6 +240,25 @@ class Recipe:
     def kappa_c(self) -> float | None:
         """The cutoff; None for the lowest wave number above zero."""
         return None if self.cutoff < 0 else self.cutoff
+
+    @property
+    def measured_every(self) -> int:
+        """Steps between measurements of quality; 0 for none."""
+        return max(250, self.steps // 50) if self.quality_every < 0 else self.quality_every
+
+    @property
+    def limits(self) -> dict[str, float]:
+        """The figures of `until` and their limits; raises BadInput."""
+        found: dict[str, float] = {}
+        for text in filter(None, map(str.strip, self.until.split(","))):
+            name, _, limit = (part.strip() for part in text.partition("="))
+            try:
+                found[name] = float(limit)
+            except ValueError:
+                found[name] = math.nan
+            if not found[name] > 0.0:
+                raise BadInput("until", text, "NAME=LIMIT with a limit above 0")
+        return found
 
 
 Recipe.__doc__ = f"{Recipe.__doc__}\n\nAttributes\n----------\n" + "\n".join(

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import json
 import math
 import os
@@ -43,7 +44,10 @@ from skild_phys.skild.weights import Weights, read_tensors, write_tensors
 LOG = ("step", "loss", "gradient_norm", "learning_rate", "lattices_per_second")
 """What the rows of `Trainer.log` hold: means since the last row, the rate, the pace."""
 _DTYPES = {"bf16": torch.bfloat16, "float32": torch.float32}
-_FORMAT = "skild-phys checkpoint 8"
+Row = dict[str, float]
+"""What `Trainer.measure` finds: step, loss, and figures by name, some with NAME_err."""
+_FORMAT = "skild-phys checkpoint 9"
+_NEW_BATCHES = 64  # that final weights are measured on
 _SAVE_SECONDS = 8.0  # between checkpoints: what a kill may cost where they are cheap
 _TORCHRUN = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
@@ -136,6 +140,13 @@ class Trainer:
         couplings of the source are measured unless `measured` says them.
     device : 'cpu', 'cuda' or 'cuda:1'.
     ranks : which of several processes this is.
+
+    Attributes
+    ----------
+    log : rows of LOG.
+    quality : what measures the averaged network: (trainer, stop) -> row; None for nothing.
+    rows : what it found.
+    best : the averaged weights of the row of least loss; empty before the first.
     """
 
     def __init__(
@@ -181,7 +192,11 @@ class Trainer:
         self.random = torch.Generator().manual_seed(noise)
         self.step, self.seconds = 0, 0.0
         self.log: list[tuple[int, float, float, float, float]] = []
-        """Rows of LOG."""
+        self.quality: Callable[[Trainer, Callable[[], bool]], Row] | None = None
+        self.rows: list[Row] = []
+        self.best: dict[str, Tensor] = {}
+        self._measured = 0
+        """Step of the last measurement."""
         self._window = (0.0, 0.0, 0, 0.0)
         """Sums since the last row of losses, gradient norms, steps, seconds."""
 
@@ -242,7 +257,8 @@ class Trainer:
             # Gradients of all but the last part stay with their process.
             last = first + size == len(x0) or not isinstance(self._shared, DistributedDataParallel)
             with contextlib.nullcontext() if last else self._shared.no_sync():
-                loss = self.loss(self._call, Batch(own[0], own[1], own[2], drawn, self.random))
+                call = functools.partial(self.evaluate, self._shared)
+                loss = self.loss(call, Batch(own[0], own[1], own[2], drawn, self.random))
                 (loss / c.accumulate).backward()  # type: ignore[no-untyped-call]
             total += float(loss.detach()) / c.accumulate
         return total
@@ -258,27 +274,82 @@ class Trainer:
             [torch.randn(shape[1:], generator=one, device=self.device) for one in random]
         )
 
-    def _call(self, features: Tensor, lam: Tensor, **at: int) -> Tensor:
-        """Return the network's outputs, float32."""
+    def evaluate(self, network: nn.Module, features: Tensor, lam: Tensor, **at: int) -> Tensor:
+        """Return a network's outputs, float32, in the arithmetic of training."""
         bf16 = self.dtype == torch.bfloat16
         with torch.autocast(self.device.type, torch.bfloat16, enabled=bf16):
-            outputs: Tensor = self._shared(features, lam, **at)
+            outputs: Tensor = network(features, lam, **at)
         return outputs.float()
 
-    def weights(self, system: dict[str, Any], *, last: bool = False) -> Weights:
+    @property
+    def due(self) -> bool:
+        """Whether the averaged network is to be measured before the next step."""
+        if self.quality is None or self.step <= self._measured:
+            return False
+        return self.step % self.recipe.measured_every == 0 or self.step == self.recipe.steps
+
+    def measure(self, stop: Callable[[], bool]) -> bool:
+        """Measure the averaged network, and keep it if its held-out loss is the least so far.
+
+        The first of several processes does, unless `stop` is true. Returns whether there is a new
+        row.
+        """
+        if self.quality is None or not self.ranks.first:
+            self._measured = self.step
+            return False
+        try:
+            row = self.quality(self, stop)
+        except Interrupted:
+            return False
+        if not self.rows or row["loss"] < self.best_row["loss"]:
+            network = self.ema.module.state_dict()
+            self.best = {name: tensor.detach().clone() for name, tensor in network.items()}
+        self.rows.append(row)
+        self._measured = self.step
+        return True
+
+    @property
+    def ended(self) -> str:
+        """Why the run ends before its last step, as its last measurement says; "" if it does not.
+
+        A figure counts with its standard error: by chance alone it is near 0 now and then.
+        """
+        limits, wait, rows = self.recipe.limits, self.recipe.plateau, self.rows
+        if not rows:
+            return ""
+        last = rows[-1]
+        if limits and all(
+            abs(last[name]) + last.get(f"{name}_err", 0.0) <= limit
+            for name, limit in limits.items()
+        ):
+            return f"until {self.recipe.until}"
+        if wait and len(rows) > wait + rows.index(self.best_row):
+            return f"no smaller held-out loss in {wait} measurements"
+        return ""
+
+    @property
+    def best_row(self) -> Row:
+        """The first row of least loss, of the weights that the run ends with; {} before any."""
+        return min(self.rows, key=lambda row: row["loss"], default={})
+
+    def weights(
+        self, system: dict[str, Any], *, last: bool = False, missed: Missed = ()
+    ) -> Weights:
         """Return the averaged network with its record, in bfloat16 for spins.
 
-        The `last` ones of a run have measured what they do not know of coarser grids, on new
-        samples, which a run that resumed would miss.
+        The `last` ones of a run are the best, and have `missed` measured on new samples, which a
+        run that resumed would miss.
 
         Raises ValueError for a loss of the user's own: its averaged network is `ema.module`.
         """
         c, measured = self.recipe, self.measured
         if measured is None:
             raise ValueError("weights are of a loss of the package; see Trainer.ema.module")
-        missed: Missed = ()
+        if last and self.best:
+            self.ema.module.load_state_dict(self.best)
         if last and isinstance(self.loss, GridLoss):
-            missed = self.loss.missed(self.ema.module, self.source)
+            new = (self.source.next(c.batch) for _ in range(_NEW_BATCHES))
+            missed = self.loss.missed(self.ema.module, new)
         kept = torch.bfloat16 if c.output == "logits" else torch.float32
         tensors = {k: v.detach().to("cpu", kept) for k, v in self.ema.module.state_dict().items()}
         record = {
@@ -290,6 +361,8 @@ class Trainer:
             "version": __version__,
             "torch": torch.__version__.split("+")[0],
         }
+        if last and self.rows:
+            record |= {"quality": self.best_row} | ({"ended": self.ended} if self.ended else {})
         channels = self.source.channels
         return Weights.of(
             c, tensors, measured.spectrum, measured.couplings, channels, system, record, missed
@@ -302,6 +375,7 @@ class Trainer:
             "network": self.network.state_dict(),
             "ema": self.ema.state_dict(),
             "source": self.source.state(),
+            "best": self.best,
         } | {f"optimizer.{index}": slot for index, slot in slots}
         tensors = {
             f"{prefix}.{name}": torch.as_tensor(value)
@@ -314,6 +388,7 @@ class Trainer:
             "seconds": self.seconds,
             "log": self.log,
             "window": self._window,
+            "rows": [[*row.items()] for row in self.rows],  # keys of a record are sorted
             "config": as_record(self.recipe),
             "source": self.source.identity(),
         }
@@ -374,12 +449,16 @@ class Trainer:
         self.source.restore({k: v.numpy() for k, v in part("source.").items()})
         self.step, self.seconds = int(record["step"]), float(record["seconds"])
         self.log = [(int(row[0]), *map(float, row[1:5])) for row in record["log"]]  # type: ignore[misc]
+        self.rows, self.best = [dict(row) for row in record["rows"]], part("best.")
+        self._measured = int(self.rows[-1]["step"]) if self.rows else 0
         losses, norms, count, seconds = record["window"]
         self._window = (float(losses), float(norms), int(count), float(seconds))
 
     def note(self) -> None:
-        """Add a row to the log."""
+        """Add a row to the log, if there were steps since the last one."""
         losses, norms, count, seconds = self._window
+        if not count:
+            return
         rate, pace = _learning_rate(self.step - 1, self.recipe), count * self.recipe.batch / seconds
         self.log.append((self.step, losses / count, norms / count, rate, pace))
         self._window = (0.0, 0.0, 0, 0.0)
@@ -406,29 +485,36 @@ def train(
     progress: Callable[[int, float], None] = lambda step, loss: None,
     saved: Callable[[], None] = lambda: None,
     log_every: int = 50,
+    measured: Callable[[Row], None] = lambda row: None,
 ) -> None:
-    """Run `trainer` to its last step, saving every `recipe.save_every` steps and by `_next_save`.
+    """Run `trainer` to its end, saving every `recipe.save_every` steps and by `_next_save`.
 
     The first step is saved too: what was measured before it may have taken long. `stop` is asked
     after each step; where it is true the run is saved and Interrupted is raised. Every `log_every`
-    steps a row goes to `trainer.log`. The first of several processes saves.
+    steps a row goes to `trainer.log`; `measured` is given each row of `trainer.rows`. The first of
+    several processes saves.
     """
     ranks, recipe = trainer.ranks, trainer.recipe
-    due = time.monotonic() + _SAVE_SECONDS * (trainer.step > 0)
-    while trainer.step < recipe.steps:
-        loss = trainer.train_step()
-        last = trainer.step == recipe.steps
+    save_at = time.monotonic() + _SAVE_SECONDS * (trainer.step > 0)
+    last = not trainer.due and (trainer.step == recipe.steps or bool(trainer.ended))
+    while not last:
+        if not trainer.due:
+            loss = trainer.train_step()
+            progress(trainer.step, loss)
+        if trainer.due and trainer.measure(stop):
+            measured(trainer.rows[-1])
+        now = ranks.first and time.monotonic() >= save_at
+        asked = [float(one) for one in (stop(), now, bool(trainer.ended))]
+        stopped, in_time, ended = (flag > 0.0 for flag in ranks.mean(asked, trainer.device))
+        last = not trainer.due and (trainer.step == recipe.steps or ended)
         if trainer.step % log_every == 0 or last:
             trainer.note()
-        progress(trainer.step, loss)
-        asked = [float(stop()), float(ranks.first and time.monotonic() >= due)]
-        stopped, in_time = (flag > 0.0 for flag in ranks.mean(asked, trainer.device))
         if trainer.step % recipe.save_every == 0 or last or stopped or in_time:
             if ranks.first:
                 began = time.monotonic()
                 trainer.save(checkpoint)
                 saved()
-                due = _next_save(began, time.monotonic())
+                save_at = _next_save(began, time.monotonic())
             ranks.wait()
         if stopped and not last:
             raise Interrupted(
