@@ -214,7 +214,10 @@ class Process:
 
 
 class Posterior(Protocol):
-    """The distribution of Y_0 given X_t, under whatever is known of X_0."""
+    """The distribution of Y_0 given X_t, under whatever is known of X_0.
+
+    One whose samples are better than its mean may say `flows` = False (`STEPS`, 'mixed').
+    """
 
     def mean(self) -> Tensor:
         """Return E[Y_0 | X_t], whitened modes."""
@@ -305,13 +308,7 @@ class _Angle2:
 
 
 class _Mixed:
-    """`angle2` down to lambda = `TURN`, then `stochastic`: spins from noise.
-
-    Means are all that the flow needs; a sample of spins given their means costs more, and is worth
-    it where few of them are still open and their means change fast.
-    """
-
-    TURN: float = 0.9
+    """`angle2` where `Posterior.flows`, `stochastic` elsewhere: spins, fields on coarser grids."""
 
     def __init__(self) -> None:
         self._flow = _Angle2()
@@ -320,7 +317,7 @@ class _Mixed:
     def __call__(
         self, process: Process, y: Tensor, posterior: Posterior, lam: float, to: float, noise: Noise
     ) -> Tensor:
-        step: Step = self._flow if lam > self.TURN else _stochastic
+        step: Step = self._flow if getattr(posterior, "flows", True) else _stochastic
         return step(process, y, posterior, lam, to, noise)
 
 
@@ -445,14 +442,16 @@ Evaluate = Callable[[Tensor, Tensor], Tensor]
 
 
 def evaluate_fields(
-    network: Evaluate, kind: str, process: Process, y: Tensor, lam: Tensor
-) -> Tensor:
+    network: Evaluate, kind: str, process: Process, y: Tensor, lam: Tensor,
+    alone: Tensor | None = None,
+) -> Tensor:  # fmt: skip
     """Return the network's output, fields, for whitened modes `y` at `lam`, (n,).
 
     On a grid lambda is counted in squares of its spacing, so that every grid is the same problem.
     For `v` the network sees X_t, its part that is still of the data, sqrt(abar) X_t, and that
     whitened, all of mean square 1: v is white, and of the finest detail too little is left in X_t
-    to be told by.
+    to be told by. Beside them it sees `alone`, fields on the grid: what a coarse configuration says
+    without X_t; 0 where there is none.
     """
     xt = process.fields(y)
     seen = [xt]
@@ -462,7 +461,8 @@ def evaluate_fields(
         left = (process.abar(at) * process.weight).sum(process.basis.axes, keepdim=True)
         scale = (left / process.basis.sites).clamp(min=_LEAST_LEFT).rsqrt()
         white = process.basis.fields(known) * scale.float()
-        seen = [xt / process.rms, process.fields(known) / process.rms, white]
+        beside = torch.zeros_like(xt) if alone is None else alone / process.rms
+        seen = [xt / process.rms, process.fields(known) / process.rms, white, beside]
     plain = xt.dim() == 1 + len(process.shape)
     features = torch.cat([f[:, None] if plain else f for f in seen], 1)
     return network(features, lam / process.spacing**2).reshape(xt.shape)

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from skild_phys.rng import Streams, uniform
-from skild_phys.rules.base import Operator
+from skild_phys.rules.base import Operator, Rule
 from skild_phys.skild.equations import Process
 
 _FIRST_SWEEPS, _SWEEPS, _REACH = 20, 5, 6  # of truncated blocks; how far one is pulled by others
@@ -71,6 +71,19 @@ def lambdas_on_grids(
             legs.append(np.geomspace(at, low, n + 1)[:-1])
             at = low
     return np.concatenate([*legs, np.geomspace(at, end, steps)])
+
+
+def coarse_alone(rule: Rule, raw: NDArray[Any], factor: int, process: Process) -> Tensor:
+    """Return what coarse values say of a field by themselves: its mean, were it Gaussian.
+
+    E[x | A x = y] of a Gaussian field with spectrum P, as orthonormal modes (n, *modes) of the
+    lattice of `process`; of majorities y are their signs, scaled (`Rule.values`).
+    """
+    operator, power = rule.proxy(process.shape, factor), process.power.cpu().numpy()
+    values = rule.values(raw, operator, power)
+    found = operator.correct(np.zeros((len(raw), *process.shape)), values, power)
+    fields = torch.from_numpy(found.astype(np.float32)).to(process.kappa2.device)
+    return process.lattice_modes(fields)
 
 
 class Seen:

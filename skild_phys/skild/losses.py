@@ -30,7 +30,7 @@ from skild_phys.skild.equations import (
     field_loss,
     field_target,
 )
-from skild_phys.skild.levels import MISSED_AT, Missed, grid_sides
+from skild_phys.skild.levels import MISSED_AT, Missed, coarse_alone, grid_sides
 from skild_phys.skild.measured import Measured
 from skild_phys.skild.networks import OUTPUTS
 from skild_phys.skild.recipe import Recipe
@@ -125,11 +125,12 @@ class _OwnLoss:
 
 
 def _field_error(
-    kind: str, process: Process, x0: Tensor, noise: Tensor, lam: Tensor, network: Evaluate
-) -> Tensor:
+    kind: str, process: Process, x0: Tensor, noise: Tensor, lam: Tensor, network: Evaluate,
+    alone: Tensor | None = None,
+) -> Tensor:  # fmt: skip
     """Return the network's output for X_t less what it should be, a field."""
     y = process.modes(process.forward(x0, lam, noise))
-    found = evaluate_fields(network, kind, process, y, lam)
+    found = evaluate_fields(network, kind, process, y, lam, alone)
     return found - field_target(kind, process, x0, noise, lam)
 
 
@@ -346,6 +347,7 @@ class GridLoss(_OwnLoss):
     ) -> Iterator[tuple[Process, Tensor, Tensor]]:
         """Yield process, lambda and error of v of each coarser grid."""
         modes = grids[0].lattice_modes(x0) if grids else x0
+        alone = self._alone(x0, random)
         low, high = (math.log(value) for value in self.recipe.window)
         for level, process in enumerate(grids, 1):
             n = self._share(x0, process)
@@ -353,8 +355,31 @@ class GridLoss(_OwnLoss):
             lam = (low + (high - low) * stratified(n, random)).exp() * process.spacing**2
             lam, noise = lam.to(fields.device), torch.randn(fields.shape, generator=random)
             at: Evaluate = functools.partial(network, level=level)  # type: ignore[call-arg]
-            missing = _field_error("v", process, fields, noise.to(fields.device), lam, at)
-            yield process, lam, missing
+            beside = None if alone is None else process.fields(process.restricted(alone[:n]))
+            noise = noise.to(fields.device)
+            yield process, lam, _field_error("v", process, fields, noise, lam, at, beside)
+
+    def _alone(self, x0: Tensor, random: torch.Generator) -> Tensor | None:
+        """Return modes of what coarse configurations say of `coarse_share` of the fields `x0`.
+
+        Modes of the lattice, of the others 0; None for none. Their rule and factor are drawn.
+        """
+        c, kind = self.recipe, "spins" if self.recipe.output == "logits" else "field"
+        shape = tuple(x0.shape[-len(self.source.shape) :])
+        factors = [b for b in c.coarse_factors if not any(side % b for side in shape)]
+        known = torch.arange(1, len(x0) + 1, dtype=torch.float64) * c.coarse_share
+        mask = known.floor() > (known - c.coarse_share).floor()
+        rules = [r for r in RULES.values() if kind in r.stores for _ in range(r.shown)]
+        if not factors or not rules or self.channels > 1 or not mask.any():
+            return None
+        rule = rules[int(torch.randint(len(rules), (1,), generator=random))]
+        factor = factors[int(torch.randint(len(factors), (1,), generator=random))]
+        fine = x0[mask].cpu().numpy()
+        raw = rule.coarsen(fine.astype(np.int8) if kind == "spins" else fine, factor)
+        found = coarse_alone(rule, raw, factor, self._levels(shape)[0].process)
+        modes = torch.zeros(len(x0), *found.shape[1:], dtype=found.dtype, device=x0.device)
+        modes[mask] = found
+        return modes
 
     @torch.no_grad()
     def missed(self, network: Evaluate, batches: Iterable[NDArray[Any]]) -> Missed:

@@ -34,7 +34,7 @@ class _Output(NamedTuple):
 OUTPUTS = {
     # of spins: draft, trust in the first iteration, field, trust in the second (`spin_logits`)
     "logits": _Output(5, (True, False, True, False)),
-    "v": _Output(3),
+    "v": _Output(4),
     "eps": _Output(1),
     "white_eps": _Output(1),
     "x0": _Output(1),

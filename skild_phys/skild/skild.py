@@ -34,7 +34,7 @@ from skild_phys.skild.equations import (
     run_chain,
     y0_from_output,
 )
-from skild_phys.skild.levels import Seen
+from skild_phys.skild.levels import Seen, coarse_alone
 from skild_phys.skild.networks import (
     OUTPUTS,
     SYMMETRIES,
@@ -77,6 +77,7 @@ class Given(NamedTuple):
     constraint: Constraint
     correct: Correct | None = None
     seen: Seen | None = None
+    alone: Tensor | None = None
 
 
 class Denoiser(Protocol):
@@ -156,7 +157,7 @@ class FieldDenoiser:
             see_through_symmetries, self.network, given.streams, self.symmetries, odd
         )
         at = torch.full((len(y),), lam, device=y.device)
-        output = evaluate_fields(network, self.output, self.process, y, at)
+        output = evaluate_fields(network, self.output, self.process, y, at, given.alone)
         y0 = y0_from_output(output, self.output, self.process, y, at)
         return FieldPosterior(
             self.process, y0, lam, given.noise, given.correct, given.seen, self.known
@@ -339,8 +340,10 @@ class Skild:
             moved = operator.correct(fields.double().cpu().numpy(), values, sigma)
             return torch.from_numpy(moved.astype(np.float32)).to(fields.device)
 
-        def on(process: Process) -> Seen:
-            return Seen(operator, values, process, power, streams, rule.only_signs)
+        says = coarse_alone(rule, raw, factor, self.process)
+
+        def on(process: Process) -> Tensor:
+            return process.fields(process.restricted(says))
 
         start = self.from_condition(correct, float(lambdas[0]), streams)
         if not self.denoiser.spins:
@@ -357,7 +360,7 @@ class Skild:
         *,
         constraint: Constraint | None = None,
         correct: Correct | None = None,
-        coarser: Callable[[Process], Seen] | None = None,
+        coarser: Callable[[Process], Tensor] | None = None,
         stop: Stop = lambda: False,
     ) -> NDArray[Any]:
         """Run the reverse process from modes `y` at lambdas[0]; one denoiser evaluation a lambda.
@@ -374,9 +377,9 @@ class Skild:
         for process, denoiser, low in self.scales:
             if low < lambdas[0]:
                 noise = functools.partial(self.white, streams, process)
-                seen = coarser(process) if levels and coarser else None
-                bound = constraint or Free()
-                given = Given(streams, noise, bound, None if levels else correct, seen)
+                alone = coarser(process) if levels and coarser else None
+                bound, moved = constraint or Free(), None if levels else correct
+                given = Given(streams, noise, bound, moved, None, alone)
                 levels.append(_AtWork(process, denoiser, low, given))
         y, found = run_chain(levels, y, lambdas, step, stop)
         return found.last(step, y)

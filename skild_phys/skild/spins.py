@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from skild_phys.rng import Streams
-from skild_phys.rules.conditions import MOST, Constraint
+from skild_phys.rules.conditions import MOST, Constraint, Free
 from skild_phys.skild.chain import USUAL, Tuning
 from skild_phys.skild.equations import Evaluate, Noise, Process, Step, each
 
@@ -401,6 +401,14 @@ class SpinPosterior:
     lam: float
     noise: Noise
     streams: Sequence[Streams]
+
+    @property
+    def flows(self) -> bool:
+        """Whether the mean serves a step as well as a sample: of free spins, most of them open.
+
+        Under a constraint spins answer to each other as their means do not.
+        """
+        return isinstance(self.constraint, Free) and self.lam > 0.9
 
     def mean(self) -> Tensor:
         return self.process.modes(self.constraint.means(self.found.logits))
