@@ -26,7 +26,7 @@ from skild_phys.rng import Streams
 from skild_phys.rules import RULES, TieBreak, coarsen
 from skild_phys.skild.data import SimulationSource
 from skild_phys.skild.equations import STEPS
-from skild_phys.skild.levels import MISSED_AT, grid_sides, lambdas_on_grids
+from skild_phys.skild.levels import grid_sides, lambdas_on_grids
 from skild_phys.skild.losses import Batch, GridLoss
 from skild_phys.skild.measured import Measured, measure
 from skild_phys.skild.recipe import Recipe
@@ -197,25 +197,6 @@ def test_without_a_network_every_grid_costs_the_same(
     assert 0.1 < left < 0.9
 
 
-@pytest.mark.parametrize("channels", [0, 3])
-def test_what_is_missed_of_gaussian_fields_is_all(channels: int) -> None:
-    """Var[Y_0 | X_t] = 1 - abar: rho = 1 for every kappa^2 lambda, cut off there.
-
-    Places with few modes have errors of up to 8%: 0.7 is 4 of them. Planted: a spectrum of 1.5
-    times the power, with which less is missed of what is erased; seen to fail: wave numbers of one
-    channel for those of all.
-    """
-    stream, found = Gaussian((24, 20), channels), []
-    for scale in (1.0, 1.5):
-        loss, _ = loss_of(replace(FIELDS, batch=64, sites=2**20), stream, scale)
-        found.append(np.array(loss.missed(Seen(channels), stream, batches=40)))  # type: ignore[arg-type]
-    rho, other = found
-    assert rho.shape == (2, len(MISSED_AT))
-    assert 0.7 < rho.min() <= rho.max() == 1.0
-    assert rho[:, 6:].mean() > 0.98
-    assert other[:, 6:].mean() < 0.85
-
-
 def test_spectra_of_other_sources_are_measured() -> None:
     """Three dimensions, and images. Planted, seen to fail: shapes taken for the last two sides."""
     cube = measure(Gaussian((8, 6, 4)), replace(FIELDS, spectrum="radial"))  # type: ignore[arg-type]
@@ -237,7 +218,6 @@ def test_weights_keep_what_grids_need(tmp_path: Path, config: Recipe) -> None:
     there = load_weights(tmp_path / "w")
     assert there.window == (0.7, 2.8)
     assert (there.network.levels, there.network.field_patch) == (3, 1)
-    assert len(there.missed) == 2
     for name in {*vars(made)} - {"tensors", "training"}:
         assert getattr(there, name) == getattr(made, name), name
     has_fields = any(name.startswith("field.") for name in there.tensors)
@@ -252,7 +232,7 @@ def test_weights_of_before_have_no_window(tmp_path: Path) -> None:
     save_weights(tmp_path / "w", tiny_weights())
     assert b"window" not in (tmp_path / "w").read_bytes()
     there = load_weights(tmp_path / "w")
-    assert (there.window, there.missed) == (None, ())
+    assert there.window is None
     assert len(Skild.of(there, (16, 16)).scales) == 1
 
 

@@ -39,7 +39,6 @@ class Majority(Rule):
     stores = {"spins": "spins", "states": "states"}
     ties = True
     exact = True
-    only_signs = True
     start_scale = 3.0  # signs say less of the long-wavelength modes than block means do
     shown = 2
 

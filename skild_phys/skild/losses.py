@@ -8,13 +8,12 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -30,7 +29,7 @@ from skild_phys.skild.equations import (
     field_loss,
     field_target,
 )
-from skild_phys.skild.levels import MISSED_AT, Missed, coarse_alone, grid_sides
+from skild_phys.skild.levels import coarse_alone, grid_sides
 from skild_phys.skild.measured import Measured
 from skild_phys.skild.networks import OUTPUTS
 from skild_phys.skild.recipe import Recipe
@@ -380,31 +379,6 @@ class GridLoss(_OwnLoss):
         modes = torch.zeros(len(x0), *found.shape[1:], dtype=found.dtype, device=x0.device)
         modes[mask] = found
         return modes
-
-    @torch.no_grad()
-    def missed(self, network: Evaluate, batches: Iterable[NDArray[Any]]) -> Missed:
-        """Return the mean square error of v on the coarser grids, of samples of the data."""
-        random = torch.Generator().manual_seed(0)
-        levels = max(1, getattr(self.recipe.network, "levels", 1) - 1)
-        edges = torch.tensor([*MISSED_AT], dtype=torch.float64).log()
-        edges = 0.5 * (edges[1:] + edges[:-1])
-        total = torch.zeros(2, levels, len(MISSED_AT), dtype=torch.float64)
-        for batch in batches:
-            x0 = torch.from_numpy(batch.astype(np.float32))
-            grids = self._levels(tuple(x0.shape[-len(self.source.shape) :]))[1]
-            found = self._missing(network, x0.to(self.device), grids, random)
-            for level, (process, lam, missing) in enumerate(found):
-                power = process.white(missing).abs().square().cpu().double()
-                x = (process.kappa2 * each(lam, power)).log().cpu()
-                weight = (process.weight * process.inside).cpu().expand(power.shape)
-                place = torch.bucketize(x, edges).expand(power.shape)
-                row = min(level, levels - 1)
-                for i, one in enumerate((weight, weight * power)):
-                    total[i, row] += torch.bincount(
-                        place.flatten(), one.flatten(), minlength=len(MISSED_AT)
-                    )
-        rho = torch.where(total[0] > 0, total[1] / total[0].clamp(min=1.0), 1.0).clamp(max=1.0)
-        return tuple(tuple(row) for row in rho.tolist())
 
     def _share(self, x0: Tensor, process: Process) -> int:
         """Return how many samples the grid of `process` takes: as many as a network has room for.

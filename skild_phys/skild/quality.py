@@ -29,8 +29,8 @@ from skild_phys.rules import RULES
 from skild_phys.runner import Run, fill_store
 from skild_phys.skild.chain import REFINES, Chain
 from skild_phys.skild.data import Held, Source
-from skild_phys.skild.levels import Missed, grid_sides
-from skild_phys.skild.losses import Batch, GridLoss
+from skild_phys.skild.levels import grid_sides
+from skild_phys.skild.losses import Batch
 from skild_phys.skild.recipe import Recipe
 from skild_phys.skild.skild import Skild
 from skild_phys.skild.train import Row, Trainer
@@ -201,10 +201,7 @@ class Quality:
         row = {"step": trainer.step} | self._losses(trainer, stop)
         if not self.makes:
             return row
-        missed: Missed = ()
-        if isinstance(trainer.loss, GridLoss):
-            missed = trainer.loss.missed(trainer.ema.module, self.batches)
-        weights = trainer.weights(self._attrs, missed=missed)
+        weights = trainer.weights(self._attrs)
         run = Run(threads=torch.get_num_threads(), device=trainer.device.type, stop=stop)
         for kind, figures in self.figures.items():
             if kind == "refined":

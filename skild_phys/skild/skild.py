@@ -34,7 +34,7 @@ from skild_phys.skild.equations import (
     run_chain,
     y0_from_output,
 )
-from skild_phys.skild.levels import Seen, coarse_alone
+from skild_phys.skild.levels import coarse_alone
 from skild_phys.skild.networks import (
     OUTPUTS,
     SYMMETRIES,
@@ -69,14 +69,13 @@ class Given(NamedTuple):
     noise : samples white whitened modes.
     constraint : of spins; none if it is `Free`.
     correct : of fields on the lattice, moves them onto A x = y; None for no condition.
-    seen : what is known of fields on a coarser grid; None for nothing.
+    alone : fields on a coarser grid, what the coarse configuration says without X_t; None for none.
     """
 
     streams: Sequence[Streams]
     noise: Noise
     constraint: Constraint
     correct: Correct | None = None
-    seen: Seen | None = None
     alone: Tensor | None = None
 
 
@@ -148,7 +147,6 @@ class FieldDenoiser:
     output: str
     symmetries: Sequence[str] = SYMMETRIES
     channels: int = 1
-    known: Callable[[Tensor], Tensor] | None = None
     spins: ClassVar[bool] = False
 
     def __call__(self, y: Tensor, lam: float, given: Given) -> FieldPosterior:
@@ -159,18 +157,15 @@ class FieldDenoiser:
         at = torch.full((len(y),), lam, device=y.device)
         output = evaluate_fields(network, self.output, self.process, y, at, given.alone)
         y0 = y0_from_output(output, self.output, self.process, y, at)
-        return FieldPosterior(
-            self.process, y0, lam, given.noise, given.correct, given.seen, self.known
-        )
+        return FieldPosterior(self.process, y0, lam, given.noise, given.correct)
 
 
 @dataclass(frozen=True, eq=False)
 class FieldPosterior:
-    """Y_0 ~ N(E[Y_0 | X_t], (1 - abar) rho) under what is known of A x0.
+    """Y_0 ~ N(E[Y_0 | X_t], 1 - abar) under A x0 = y: exact for a Gaussian field with spectrum P.
 
-    With rho = 1 it is exact for a Gaussian field with spectrum P; other fields are known better,
-    and rho(kappa^2 lambda) is what the network was found to miss. A sample that is corrected by
-    Sigma = (1 - abar) rho P is a sample given A x0 = y (Matheron's rule).
+    Sampling and then correcting by Sigma = (1 - abar) P samples the Gaussian conditioned on
+    A x0 = y (Matheron's rule).
     """
 
     process: Process
@@ -178,42 +173,27 @@ class FieldPosterior:
     lam: float
     noise: Noise
     correct: Correct | None = None
-    seen: Seen | None = None
-    known: Callable[[Tensor], Tensor] | None = None
 
-    def _spread(self) -> Tensor:
-        """Return the standard deviation of each whitened mode, float64."""
-        sine = self.process.erased(self.lam).sqrt()
-        if self.known is None:
-            return sine
-        return sine * self.known(self.process.kappa2 * self.lam).sqrt()
+    def _corrected(self, y0: Tensor) -> Tensor:
+        fields = self.process.fields(y0)
+        if self.correct is None:
+            return fields
+        sigma = self.process.sine(self.lam).double() ** 2 * self.process.power
+        return self.correct(fields, sigma.cpu().numpy())
 
-    @property
-    def _sigma(self) -> NDArray[np.float64]:
-        return np.asarray((self._spread() ** 2 * self.process.power).cpu().numpy())
+    def _modes(self, y0: Tensor) -> Tensor:
+        return y0 if self.correct is None else self.process.modes(self._corrected(y0))
 
     def mean(self) -> Tensor:
-        if self.seen is not None:
-            return self.process.modes(self.seen.mean(self.process.fields(self.y0), self._sigma))
-        if self.correct is not None:
-            return self.process.modes(self.correct(self.process.fields(self.y0), self._sigma))
-        return self.y0
+        return self._modes(self.y0)
 
     def draw(self) -> Tensor:
-        drawn = self.y0 + self._spread().float() * self.noise()
-        if self.seen is not None:
-            means, fields = self.process.fields(self.y0), self.process.fields(drawn)
-            return self.process.modes(self.seen.draw(means, fields, self._sigma))
-        if self.correct is not None:
-            return self.process.modes(self.correct(self.process.fields(drawn), self._sigma))
-        return drawn
+        return self._modes(self.y0 + self.process.sine(self.lam) * self.noise())
 
     def last(self, step: Step, y: Tensor) -> NDArray[Any]:
         """Return float32 fields: a step to lambda = 0, on which A x = y holds."""
-        fields = self.process.fields(step(self.process, y, self, self.lam, 0.0, self.noise))
-        if self.correct is not None:
-            fields = self.correct(fields, self._sigma)
-        return np.asarray(fields.cpu().numpy())
+        y = step(self.process, y, self, self.lam, 0.0, self.noise)
+        return np.asarray(self._corrected(y).cpu().numpy())
 
 
 class Scale(NamedTuple):
@@ -285,9 +265,7 @@ class Skild:
             else:
                 output = "v" if weights.output == "logits" else weights.output
                 channels = max(1, weights.channels)
-                denoiser = FieldDenoiser(
-                    process, at, output, weights.symmetries, channels, weights.rho(number)
-                )
+                denoiser = FieldDenoiser(process, at, output, weights.symmetries, channels)
             scales.append(Scale(process, denoiser, low))
         return cls(scales, sampler, weights.channels)
 
@@ -379,7 +357,7 @@ class Skild:
                 noise = functools.partial(self.white, streams, process)
                 alone = coarser(process) if levels and coarser else None
                 bound, moved = constraint or Free(), None if levels else correct
-                given = Given(streams, noise, bound, moved, None, alone)
+                given = Given(streams, noise, bound, moved, alone)
                 levels.append(_AtWork(process, denoiser, low, given))
         y, found = run_chain(levels, y, lambdas, step, stop)
         return found.last(step, y)

@@ -32,7 +32,6 @@ from skild_phys import __version__
 from skild_phys.errors import BadInput, Interrupted, OutputTaken, WeightsError
 from skild_phys.rng import seed_sequence
 from skild_phys.skild.data import Source, symmetry
-from skild_phys.skild.levels import Missed
 from skild_phys.skild.losses import LOSSES, Batch, GridLoss, Loss
 from skild_phys.skild.measured import Measured, measure
 from skild_phys.skild.networks import network_dtype
@@ -47,7 +46,6 @@ _DTYPES = {"bf16": torch.bfloat16, "float32": torch.float32}
 Row = dict[str, float]
 """What `Trainer.measure` finds: step, loss, and figures by name, some with NAME_err."""
 _FORMAT = "skild-phys checkpoint 9"
-_NEW_BATCHES = 64  # that final weights are measured on
 _SAVE_SECONDS = 8.0  # between checkpoints: what a kill may cost where they are cheap
 _TORCHRUN = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
@@ -332,13 +330,10 @@ class Trainer:
         """The first row of least loss, of the weights that the run ends with; {} before any."""
         return min(self.rows, key=lambda row: row["loss"], default={})
 
-    def weights(
-        self, system: dict[str, Any], *, last: bool = False, missed: Missed = ()
-    ) -> Weights:
+    def weights(self, system: dict[str, Any], *, last: bool = False) -> Weights:
         """Return the averaged network with its record, in bfloat16 for spins.
 
-        The `last` ones of a run are the best, and have `missed` measured on new samples, which a
-        run that resumed would miss.
+        The `last` ones of a run are the best.
 
         Raises ValueError for a loss of the user's own: its averaged network is `ema.module`.
         """
@@ -347,9 +342,6 @@ class Trainer:
             raise ValueError("weights are of a loss of the package; see Trainer.ema.module")
         if last and self.best:
             self.ema.module.load_state_dict(self.best)
-        if last and isinstance(self.loss, GridLoss):
-            new = (self.source.next(c.batch) for _ in range(_NEW_BATCHES))
-            missed = self.loss.missed(self.ema.module, new)
         kept = torch.bfloat16 if c.output == "logits" else torch.float32
         tensors = {k: v.detach().to("cpu", kept) for k, v in self.ema.module.state_dict().items()}
         record = {
@@ -365,7 +357,7 @@ class Trainer:
             record |= {"quality": self.best_row} | ({"ended": self.ended} if self.ended else {})
         channels = self.source.channels
         return Weights.of(
-            c, tensors, measured.spectrum, measured.couplings, channels, system, record, missed
+            c, tensors, measured.spectrum, measured.couplings, channels, system, record
         )
 
     def save(self, path: Path) -> None:

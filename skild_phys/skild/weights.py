@@ -27,7 +27,7 @@ from skild_phys.errors import BadInput, WeightsError
 from skild_phys.files import parse_json, write_bytes_atomically
 from skild_phys.skild.chain import SCHEDULES, TIMES, USUAL, Schedule, Tuning
 from skild_phys.skild.equations import Process
-from skild_phys.skild.levels import MISSED_AT, Missed, grid_sides
+from skild_phys.skild.levels import grid_sides
 from skild_phys.skild.ncsnpp import Ncsnpp, NcsnppConfig, from_published, read_published
 from skild_phys.skild.networks import OUTPUTS, SYMMETRIES, Network, NetworkConfig, network_dtype
 from skild_phys.skild.recipe import NETWORKS, Recipe, as_record, from_table
@@ -117,7 +117,6 @@ class Weights:
     dimension : of the lattice.
     window : lambda over the square of the spacing, smallest and largest, that a grid serves; None
         for one grid, the lattice, at every lambda.
-    missed : what the network does not know of fields on the coarser grids; empty for all of it.
     """
 
     tensors: dict[str, Tensor]
@@ -137,13 +136,11 @@ class Weights:
     tuning: Tuning = USUAL
     dimension: int = 2
     window: tuple[float, float] | None = None
-    missed: Missed = ()
 
     @classmethod
     def of(
         cls, recipe: Recipe, tensors: dict[str, Tensor], spectrum: Spectrum,
         couplings: Couplings, channels: int, system: dict[str, Any], training: dict[str, Any],
-        missed: Missed = (),
     ) -> Weights:  # fmt: skip
         """Return weights of what `recipe` describes."""
         c = recipe
@@ -156,7 +153,7 @@ class Weights:
         return cls(
             tensors, c.network, spectrum, c.output, reach, system, training, c.basis, couplings,
             c.network_from, c.symmetries, channels, c.kappa_c, c.lambdas, c.tuning,
-            window=(c.window[0], c.window[1]) if c.octaves else None, missed=missed,
+            window=(c.window[0], c.window[1]) if c.octaves else None,
         )  # fmt: skip
 
     def check_fit(
@@ -199,18 +196,6 @@ class Weights:
                 process = self.process(shape, device, grid)
                 yield process, self.window[0] * process.spacing**2
 
-    def rho(self, level: int) -> Callable[[Tensor], Tensor] | None:
-        """Return `missed` of a grid as a function of kappa^2 lambda; None where it is not known."""
-        if not self.missed or level == 0:
-            return None
-        row = self.missed[min(level, len(self.missed)) - 1]
-
-        def at(x: Tensor) -> Tensor:
-            log_x = np.log(x.clamp(min=1e-30).cpu().numpy())
-            return torch.as_tensor(np.interp(log_x, np.log(MISSED_AT), row), device=x.device)
-
-        return at
-
     def build(
         self, device: torch.device | str = "cpu", dtype: torch.dtype | None = None
     ) -> Network:
@@ -233,7 +218,7 @@ class Weights:
 def _record(weights: Weights) -> dict[str, Any]:
     """Return what the header holds: all but the tensors, and what is as usual of late entries."""
     record = {name: as_record(value) for name, value in vars(weights).items() if name != "tensors"}
-    for name, usual in (("tuning", USUAL), ("dimension", 2), ("window", None), ("missed", ())):
+    for name, usual in (("tuning", USUAL), ("dimension", 2), ("window", None)):
         if getattr(weights, name) == usual:
             del record[name]
     return record | {"format": _FORMAT, "spectrum": weights.spectrum.record()}
@@ -245,7 +230,6 @@ _READ: dict[str, Callable[[Any], Any]] = {
     "lambda_range": lambda pair: (float(pair[0]), float(pair[1])),
     "couplings": Couplings.from_record,
     "network_from": float,
-    "missed": lambda rows: tuple(tuple(map(float, row)) for row in rows),
     "window": lambda pair: pair and (float(pair[0]), float(pair[1])),
     "symmetries": tuple,
     "channels": int,
