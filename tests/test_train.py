@@ -435,7 +435,7 @@ def test_arrays_are_checked_and_distinguished(tmp_path: Path) -> None:
         ("[steps]\na = 1", "steps"),
         ("octaves = true\nwindow = [2.8, 0.7]", "window: [2.8, 0.7]"),
         ("octaves = true\nwindow = [1]", "window: [1.0]"),
-        ("octaves = true\nwindow = [0.001, 1]", "window: [0.001, 1.0]"),
+        ("octaves = true\nwindow = [0, 1]", "window: [0.0, 1.0]"),
         ('window = ["a"]', "a list of numbers"),
         ("octaves = true\nshapes = [32]", "shapes: [32]"),
         ("octaves = true\nshapes = [32, 1]", "shapes: [32, 1]"),
