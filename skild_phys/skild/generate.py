@@ -178,7 +178,7 @@ def _warnings(weights: Weights, shape: tuple[int, int], start: float) -> list[st
     """
     known = weights.system.get("shape") or [weights.system.get("side")] * 2
     found = []
-    if None not in known and list(shape) != list(known):
+    if weights.window is None and None not in known and list(shape) != list(known):
         one, other = (" x ".join(map(str, sides)) for sides in (shape, known))
         found.append(
             f"{one} from noise by weights trained on {other}: at other sizes statistics are"
