@@ -173,7 +173,7 @@ class Recipe:
         "below 0 for 2% of `steps`, 250 at least", late=True, least=-1)
     quality_samples: int = _key(0,
         "refinements, and as many configurations from noise, that are measured; 0 for what takes "
-        "about 5% of the time", late=True, least=0)
+        "3 to 5% of the time", late=True, least=0)
     until: str = _key("",
         "figures of quality and their limits, such as 'refined_energy=0.002, generated_U4=0.01': "
         "the run ends once each is as near to 0, its standard error included. `schedule` knows "
