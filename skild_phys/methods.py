@@ -26,7 +26,15 @@ from skild_phys.models.potts import Potts
 from skild_phys.plugins import load_plugins, one_of
 from skild_phys.rng import STREAMS, Streams, generator, input_seed
 from skild_phys.rules import RULES
-from skild_phys.runner import GPU_BATCH, Filled, Run, fill_store, lattice_batch, option
+from skild_phys.runner import (
+    GPU_BATCH,
+    Filled,
+    Run,
+    fill_store,
+    lattice_batch,
+    option,
+    padded,
+)
 from skild_phys.skild.chain import REFINES, Chain
 from skild_phys.skild.coarse import CoarseInput
 from skild_phys.store import Plan, open_store, sides
@@ -302,7 +310,6 @@ class SKILD(Chain, Method):
         self, coarse: CoarseInput, lambdas: NDArray[np.float64], seed: int, device: str,
         raw: _Fields, index: Sequence[int], ties: _Ties, stop: _Stop,
     ) -> _Fields:  # fmt: skip
-        from skild_phys.skild.generate import padded
         from skild_phys.skild.skild import built
 
         step: Any = self.sampler or REFINES

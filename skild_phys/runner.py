@@ -53,6 +53,11 @@ def lattice_batch(shape: tuple[int, ...]) -> int:
     return max(1, min(4, _CPU_SITES // math.prod(shape)))
 
 
+def padded(index: NDArray[np.int64], batch: int) -> NDArray[np.int64]:
+    """Return indices filled up to `batch` with the last: the size of a batch changes roundings."""
+    return np.concatenate([index, np.repeat(index[-1:], max(0, batch - len(index)))])
+
+
 GPU_BATCH = 32
 _MOST_THREADS = 4096
 _POLL_SECONDS = 0.1

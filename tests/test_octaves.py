@@ -23,7 +23,7 @@ from skild_helpers import (
 import skild_phys as sp
 from skild_phys.errors import BadInput, Interrupted, OutputTaken
 from skild_phys.rng import Streams
-from skild_phys.rules import RULES, TieBreak, coarsen
+from skild_phys.rules import TieBreak, coarsen
 from skild_phys.skild.data import SimulationSource
 from skild_phys.skild.equations import STEPS
 from skild_phys.skild.levels import grid_sides, lambdas_on_grids

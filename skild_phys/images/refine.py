@@ -26,11 +26,11 @@ from skild_phys.files import AnyPath, printable
 from skild_phys.images.datasets import image_plan
 from skild_phys.images.spec import ImageRefineSpec
 from skild_phys.rng import Streams, input_seed
-from skild_phys.runner import GPU_BATCH, Filled, Run, fill_store
+from skild_phys.runner import GPU_BATCH, Filled, Run, fill_store, padded
 from skild_phys.skild.chain import Chain
 from skild_phys.skild.data import ImageLattices, fields_of, pixels_of
 from skild_phys.skild.equations import Correct, Stop
-from skild_phys.skild.generate import image_batch, padded
+from skild_phys.skild.generate import image_batch
 from skild_phys.skild.skild import Skild, built, chain_record
 from skild_phys.skild.spectrum import cosines
 from skild_phys.skild.weights import Weights

@@ -16,7 +16,7 @@ from skild_phys.files import AnyPath, printable
 from skild_phys.models import MODELS, Model
 from skild_phys.models.base import LARGEST_SIDE
 from skild_phys.rng import STREAMS, Streams, system_seed
-from skild_phys.runner import GPU_BATCH, Filled, Run, fill_store, lattice_batch
+from skild_phys.runner import GPU_BATCH, Filled, Run, fill_store, lattice_batch, padded
 from skild_phys.skild.chain import ERASED, Chain
 from skild_phys.skild.data import ImageLattices, pixels_of
 from skild_phys.skild.equations import Stop
@@ -31,11 +31,6 @@ _CPU_NUMBERS = 2**16
 def image_batch(shape: tuple[int, ...], device: str) -> int:
     """Return how many images (channels, Ly, Lx) go through a network at once."""
     return max(1, _CPU_NUMBERS // math.prod(shape)) if device == "cpu" else GPU_BATCH
-
-
-def padded(index: NDArray[np.int64], batch: int) -> NDArray[np.int64]:
-    """Return indices filled up to `batch` with the last: the size of a batch changes roundings."""
-    return np.concatenate([index, np.repeat(index[-1:], max(0, batch - len(index)))])
 
 
 class Generation:
