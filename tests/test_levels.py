@@ -1,6 +1,6 @@
-"""Grids for every scale: their modes, chains over all of them, and what a coarse field says there.
+"""Grids for every scale: their modes, and chains over all of them.
 
-References are exact: Gaussian fields, for which v = 0 is the denoiser, and dense linear algebra.
+References are exact: plane waves, and Gaussian fields, for which v = 0 is the denoiser.
 """
 
 from __future__ import annotations
@@ -303,17 +303,7 @@ def test_chains_from_truths_on_a_coarser_grid(basis: str, shape: tuple[int, ...]
     assert worst[0] < 4.5 < 6 < worst[1]
 
 
-# What a coarse field says on a grid.
-
-COARSE = [
-    ((12, 12), 3, (6, 6)), ((12, 12), 3, (3, 3)), ((12, 18), 3, (6, 9)), ((9, 15), 3, (5, 8)),
-    ((8, 20), 2, (2, 5)), ((6, 6, 4), 2, (3, 3, 2)),
-]  # fmt: skip
-coarse_fields = pytest.mark.parametrize(("shape", "factor", "grid"), COARSE)
-linear = pytest.mark.parametrize("rule", ["block_mean", "decimate", "spectral"])
-
-
-# At work.
+# What is known of a coarse configuration.
 
 
 def test_what_is_known_of_the_lattice_alone_is_not_asked_of_grids() -> None:

@@ -151,7 +151,7 @@ def loss_of(
 
 
 CASES: list[tuple[str, tuple[int, ...], int]] = [
-    ("dft", (24, 36), 0), ("dft", (31, 17), 0), ("dct", (20, 20), 3),
+    ("dft", (24, 36), 0), ("dft", (31, 17), 0), ("dct", (20, 20), 3), ("dft", (16, 24), 2),
 ]  # fmt: skip
 
 

@@ -369,7 +369,8 @@ class GridLoss(_OwnLoss):
         known = torch.arange(1, len(x0) + 1, dtype=torch.float64) * c.coarse_share
         mask = known.floor() > (known - c.coarse_share).floor()
         rules = [r for r in RULES.values() if kind in r.stores for _ in range(r.shown)]
-        if not factors or not rules or c.basis != "dft" or not mask.any():
+        plain = c.basis == "dft" and self.channels == 1  # what rules are of
+        if not (plain and factors and rules and mask.any()):
             return None
         rule = rules[int(torch.randint(len(rules), (1,), generator=random))]
         factor = factors[int(torch.randint(len(factors), (1,), generator=random))]

@@ -318,10 +318,12 @@ class Skild:
             moved = operator.correct(fields.double().cpu().numpy(), values, sigma)
             return torch.from_numpy(moved.astype(np.float32)).to(fields.device)
 
-        says = coarse_alone(rule, raw, factor, self.process)
+        @functools.cache
+        def says() -> Tensor:
+            return coarse_alone(rule, raw, factor, self.process)
 
         def on(process: Process) -> Tensor:
-            return process.fields(process.restricted(says))
+            return process.fields(process.restricted(says()))
 
         start = self.from_condition(correct, float(lambdas[0]), streams)
         if not self.denoiser.spins:
