@@ -202,7 +202,7 @@ class _SpinLoss(_OwnLoss):
         known = min(n - 1, round(c.coarse_share * n)) if self.factors else 0
         if not known:
             return _Task(n)
-        rules = [rule for rule in RULES.values() for _ in range(rule.shown)]
+        rules = [rule for rule in RULES.values() if rule.binds for _ in range(rule.shown)]
         rule = rules[int(torch.randint(len(rules), (1,), generator=random))]
         factor = self.factors[int(torch.randint(len(self.factors), (1,), generator=random))]
         return _Task(n - known, rule, factor)
