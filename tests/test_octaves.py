@@ -185,7 +185,8 @@ def test_without_a_network_every_grid_costs_the_same(
         n, components = len(x), max(1, channels)
         assert x.shape == (n, 4 * components, *grids[level])
         patch = 1 if level else config.network.patch
-        room = config.sites / (math.prod(grids[level]) / patch ** len(shape))
+        each = math.prod(grids[level]) / patch ** len(shape)
+        room = config.sites / 2 ** max(0, level - 1) / each
         assert n == min(64, max(1, int(room)))
         low, high = config.window if level else (config.lambda_min, config.window[1])
         assert low <= lam.min() <= lam.max() <= high * (1 + 1e-5)

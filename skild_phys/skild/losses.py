@@ -349,7 +349,7 @@ class GridLoss(_OwnLoss):
         alone = self._alone(x0, random)
         low, high = (math.log(value) for value in self.recipe.window)
         for level, process in enumerate(grids, 1):
-            n = self._share(x0, process)
+            n = self._share(x0, process, level)
             fields = process.fields(process.restricted(modes[:n]))
             lam = (low + (high - low) * stratified(n, random)).exp() * process.spacing**2
             lam, noise = lam.to(fields.device), torch.randn(fields.shape, generator=random)
@@ -381,16 +381,18 @@ class GridLoss(_OwnLoss):
         modes[mask] = found
         return modes
 
-    def _share(self, x0: Tensor, process: Process) -> int:
+    def _share(self, x0: Tensor, process: Process, level: int = 0) -> int:
         """Return how many samples the grid of `process` takes: as many as a network has room for.
 
-        What counts are the network's own sites, those that its first convolution makes.
+        What counts are the network's own sites, those that its first convolution makes; the room is
+        halved from each grid to the next coarser one.
         """
         shape = self.recipe.network
         own = getattr(shape, "patch", 1)
         patch = own if process.shape == process.lattice else getattr(shape, "field_patch", 0) or own
         each = math.prod(process.shape) / patch ** len(process.shape)
-        return min(len(x0), max(1, int(self.recipe.sites / each)))
+        room = self.recipe.sites / 2 ** max(0, level - 1)
+        return min(len(x0), max(1, int(room / each)))
 
 
 class _At(NamedTuple):
