@@ -153,8 +153,8 @@ def trained(name: str, recipe: Recipe, loss: Loss | None = None) -> Trainer:
 
 
 torch.set_num_threads(THREADS)
-ours = replace(read_recipe("ising2d"), side=TRAINED, seed=SEED)
-fields = {"output": "eps", "symmetries": FIXED, "couplings_reach": 0}
+ours = replace(read_recipe("ising2d"), side=TRAINED, seed=SEED, shapes=())
+fields = {"output": "eps", "symmetries": FIXED, "couplings_reach": 0, "octaves": False}
 torus_only = replace(ours.network, waves=0)
 paper_recipe = replace(
     ours, network=torus_only, basis="dct", spectrum="power_law", lambdas=PAPER, **fields
