@@ -90,8 +90,8 @@ class Process:
         cutoff: float | None = None,
         grid: tuple[int, ...] | None = None,
     ) -> None:
-        self._mixing = mixing = getattr(spectrum, "mixing", None)
-        lattice = make_basis(basis, tuple(shape), mixing)
+        mixing = getattr(spectrum, "mixing", None)
+        self._lattice = lattice = make_basis(basis, tuple(shape), mixing)
         self.lattice, self.shape = lattice.shape, tuple(grid or shape)
         self.basis: Basis = lattice if grid is None else make_basis(basis, self.shape, mixing)
         self.crop = lattice.crop(self.shape)
@@ -167,7 +167,7 @@ class Process:
 
     def lattice_modes(self, fields: Tensor) -> Tensor:
         """Return the orthonormal modes of fields on the lattice."""
-        return make_basis(self.basis.name, self.lattice, self._mixing).modes(fields)
+        return self._lattice.modes(fields)
 
     def lifted(self, y: Tensor, finer: Process, rest: Tensor) -> Tensor:
         """Return whitened modes `y` on a finer grid of the same lattice.
