@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +22,7 @@ from skild_helpers import (
 )
 
 import skild_phys as sp
-from skild_phys.errors import BadInput, Interrupted, OutputTaken
+from skild_phys.errors import BadInput, InputWarning, Interrupted, OutputTaken
 from skild_phys.rng import Streams
 from skild_phys.rules import TieBreak, coarsen
 from skild_phys.skild.data import SimulationSource
@@ -318,3 +319,19 @@ def test_chains_that_cannot_be(chain: dict[str, Any], named: str) -> None:
         sp.generate(L=8, samples=1, checkpoint=weights, **chain)
     with pytest.raises(BadInput, match=named):
         sp.refine(coarse, checkpoint=weights, any_system=True, **chain)
+
+
+def test_generation_warns_of_shapes_that_no_training_saw() -> None:
+    """Sizes are no reason to warn, aspect ratios beyond those of the spectrum are."""
+    weights = tiny_weights(octaves=True)
+    if not isinstance(weights.spectrum, TorusSpectrum):
+        one = (1.0,) * 16
+        spectrum = TorusSpectrum(
+            (0.1, 1.0), (50.0, 1.0), -1.7, (((1.0, 1.0), one), ((1.0, 2.0), one))
+        )
+        weights = replace(weights, spectrum=spectrum)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        sp.generate(L=(16, 32), samples=1, checkpoint=weights, steps=3)
+    with pytest.warns(InputWarning, match="aspect ratios up to 2"):
+        sp.generate(L=(8, 32), samples=1, checkpoint=weights, steps=3)

@@ -179,8 +179,14 @@ def _warnings(weights: Weights, shape: tuple[int, int], start: float) -> list[st
             f"{one} from noise by weights trained on {other}: at other sizes statistics are"
             " biased, energy, susceptibility and U4 among them"
         )
+    longest = max((ratios[-1] for ratios, _ in getattr(weights.spectrum, "tori", ())), default=0)
+    if longest and max(shape) > 1.1 * longest * min(shape):
+        found.append(
+            "{} x {} from noise by weights trained on aspect ratios".format(*shape)
+            + f" up to {longest:g}: the longest waves, and all that depends on them, are biased"
+        )
     erased = float(weights.process(shape).kappa2.min()) * start
-    if weights.schedule is None and erased < 0.999 * ERASED:
+    if weights.schedule is None and weights.window is None and erased < 0.999 * ERASED:
         found.append(
             f"chains start from noise at lambda = {start:.4g}, where the longest-wavelength"
             f" modes still keep {math.exp(-erased):.2g} of their power: these are wrong"
