@@ -2,9 +2,9 @@
 
 Each row changes one entry of the preset `ising2d`, with one grid for every lambda, and trains from
 random initial weights for the same wall time on one thread; the learning rate is constant and then
-falls to 0 over the last 45 % of that time. The measure is the mean square of E[s | X_t] - s on 32 held-out critical
-configurations of 128^2, at six values of lambda, given nothing else or given the block means at
-factor 4. The table has its excess over the row `preset`, paired, in 1e-4.
+falls to 0 over the last 45 % of that time. The measure is the mean square of E[s | X_t] - s on 32
+held-out critical configurations of 128^2, at six values of lambda, given nothing else or given the
+block means at factor 4. The table has its excess over the row `preset`, paired, in 1e-4.
 
     python analysis/trials_ising2d.py runs/trials --minutes 3 --together 2
         -> trials_ising2d.csv, .md
