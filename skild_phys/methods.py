@@ -35,7 +35,7 @@ from skild_phys.runner import (
     option,
     padded,
 )
-from skild_phys.skild.chain import REFINES, Chain
+from skild_phys.skild.chain import Chain
 from skild_phys.skild.coarse import CoarseInput
 from skild_phys.store import Plan, open_store, sides
 
@@ -303,7 +303,7 @@ class SKILD(Chain, Method):
         if self.polish:
             target = _target(coarse, *_system(coarse, self.T, "polish", self.polish))
             sampler = functools.partial(_monte_carlo, target, seed, self.polish, sampler)
-        record = chain_record(self.weights, lambdas, self.sampler or REFINES, run.device)
+        record = chain_record(self.weights, lambdas, self.refines(self.weights), run.device)
         return Prepared(sampler, {"polish": self.polish, **record})
 
     def _sample(
@@ -312,7 +312,7 @@ class SKILD(Chain, Method):
     ) -> _Fields:  # fmt: skip
         from skild_phys.skild.skild import built
 
-        step: Any = self.sampler or REFINES
+        step: Any = self.refines(self.weights)
         skild = built(self.weights, coarse.fine_shape, device, step)
         # The size of a batch changes roundings: it is always the same.
         full = padded(np.arange(len(index)), self.batch(coarse, device))

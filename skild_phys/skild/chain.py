@@ -289,8 +289,6 @@ class Tuning:
 
 USUAL = Tuning()
 """What weights without a record of their own mean."""
-REFINES = "stochastic"
-"""The usual sampler of chains that refine lattices."""
 _START_SEES, _NOISE_SEES = 0.35, 0.2
 """Most of the power of a mode that may be left where a chain starts: of a coarse lattice's finest
 one for refining (the paper's chains by 4: 0.30), of the longest one for what starts from noise."""
@@ -313,8 +311,8 @@ class Chain:
     )
     sampler: str | Step | None = option(
         None,
-        "stochastic, ancestral (the paper's), angle1 or angle2.  [default: stochastic;"
-        " images: ancestral for eps, angle2 for v]",
+        "stochastic, mixed, ancestral (the paper's), angle1 or angle2.  [default: stochastic;"
+        " over grids mixed; images: ancestral for eps, angle2 for v]",
     )
     restarts: int | None = option(
         None,
@@ -354,9 +352,13 @@ class Chain:
             end = None if own is None else max(own, weights.lambda_range[0])
         if weights.window is not None:
             return self._on_grids(weights, shape, start, end)
-        sampler = self.sampler or REFINES
+        sampler = self.refines(weights)
         restarts = tuning.restarts_of(self.restarts, self.steps, sampler)
         return self._lambdas(weights, start, end, restarts)
+
+    def refines(self, weights: Weights) -> Sampler:
+        """Return the sampler of a chain that refines lattices."""
+        return self.sampler or ("stochastic" if weights.window is None else "mixed")
 
     def refining_images(self, weights: Weights, factor: float, shape: tuple[int, ...]) -> _Array:
         """Return the lambdas of a chain that refines images by `factor` to `shape`.

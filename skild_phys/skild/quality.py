@@ -27,7 +27,7 @@ from skild_phys.measurement.system import Array, Slice, System
 from skild_phys.rng import Streams, seed_sequence
 from skild_phys.rules import RULES
 from skild_phys.runner import Run, fill_store
-from skild_phys.skild.chain import REFINES, Chain
+from skild_phys.skild.chain import Chain
 from skild_phys.skild.data import Held, Source
 from skild_phys.skild.levels import grid_sides
 from skild_phys.skild.losses import Batch
@@ -238,7 +238,7 @@ class Quality:
     def _refined(self, weights: Weights, device: str, run: Run) -> Lattices:
         raw, factor = self._coarse, self._factor
         lambdas = Chain().refining(weights, _RULE, factor, self.shape)
-        skild = Skild.of(weights, self.shape, device, REFINES)
+        skild = Skild.of(weights, self.shape, device, Chain().refines(weights))
 
         def make(index: list[int], stop: _Stop) -> NDArray[Any]:
             streams = [Streams.of(self.seed, i) for i in index]
