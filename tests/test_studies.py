@@ -35,7 +35,8 @@ READ = {  # study -> its arguments after the campaign's folder
 }
 OWN = {  # studies with stores of their own
     "calibration_ising2d": "--lattices 4 --side 16 --copies 7",
-    "generation_ising2d": "--lattices 6 --side 8",
+    "generation_ising2d": "--sizes 16,16x24 --lattices 6,4 --references 2",
+    "invariance_ising2d": "--side 16 --steps 2 --batch 4 --sites 256 --held 4",
     "inverse_renormalisation": "--lattices 4 --start 8 --steps 2 --fitted 16",
     "critical_points": "--samples 500 --bins 5 --smaller 4",
     "rivals_ising2d": "--minutes 0.02 --lattices 2 --side 16 --trained 16 --calls 4",
