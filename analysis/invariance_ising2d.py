@@ -12,7 +12,7 @@ Each is measured on every grid: its loss on held-out configurations, at lambdas 
 are the same for all. The loss weighs modes by how far a step of a chain moves them; 1.02 is that of
 a network that knows no more than P(k). Between networks differences are paired.
 
-    python analysis/invariance_ising2d.py runs/invariance --steps 3000
+    python analysis/invariance_ising2d.py runs/invariance --steps 7000
         -> invariance_ising2d.csv, .md
 
 A finished network is not trained again.
@@ -85,7 +85,7 @@ study = Study(
     verdict,
     "runs/invariance",
     side=64,
-    steps=3000,
+    steps=7000,
     batch=64,
     sites=8192,
     held=256,

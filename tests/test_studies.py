@@ -133,6 +133,32 @@ def test_conclusions_from_a_table(monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
+def test_goals_of_generation_are_reached_missed_or_not_told_apart(tmp_path: Path) -> None:
+    """Planted, seen to fail: shells of S(k) without their 3 sigma, errors above a goal unseen."""
+    scalars = ["energy", "binder_cumulant", "susceptibility", "correlation_length"]
+    lines = [("64", name, None, 0.001, 0.001, 0.005) for name in [*scalars, "specific_heat"]]
+    lines += [("64", "structure_factor", 0.1, -0.06, 0.03, 0.03)]
+    lines += [("64", "structure_factor", 0.2, 0.02, 0.001, 0.03)]
+    lines += [("9x6", "energy", None, 0.02, 0.001, 0.005)]
+    lines += [("9x6", "binder_cumulant", None, 0.001, 0.02, 0.005)]
+    lines += [("9x6", name, None, -0.001, 0.001, 0.005) for name in [*scalars[2:], "specific_heat"]]
+    lines += [("9x6", "structure_factor", 0.1, -0.06, 0.01, 0.03)]
+    lines += [(size, name, 1.0, None, None, None)
+              for size in ("64", "9x6") for name in ("seconds", "evaluations")]  # fmt: skip
+    columns = ["L", "observable", "at", "deviation", "deviation_err", "goal"]
+    table = pd.DataFrame(lines, columns=columns).assign(weights="my", lattices=8, value=2.0)
+    table.to_csv(tmp_path / "generation_ising2d.csv", index=False)
+    for script in ("generation_ising2d", "study"):
+        shutil.copy(HOME / "analysis" / f"{script}.py", tmp_path)
+    said = printed(tmp_path / "generation_ising2d.py", "--table")
+    assert "- energy (0.005): reached at L = 64; missed at L = 9x6." in said
+    apart = "not told apart, the error being larger, at L = 9x6."
+    assert f"- U4 (0.005): reached at L = 64; {apart}" in said
+    assert "- chi (0.005, relative): reached at L = 64, 9x6." in said
+    assert "- S(k) (0.03, relative, or 3 sigma): reached at L = 64; missed at L = 9x6." in said
+    assert "-0.060(10) at k = 0.1 (1 of 1 beyond)" in said
+
+
 def test_every_study_is_run() -> None:
     there = {p.stem for p in (HOME / "analysis").glob("*.py")} - {"study", "local_rule"}
     assert there == {*READ, *OWN, *NEEDS_PHOTOGRAPHS}
