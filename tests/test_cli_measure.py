@@ -303,7 +303,7 @@ def test_paths_and_output_that_fail_take_one_line(
     def full(*arguments: object, **more: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("click.echo", lambda *a, err=False, **k: print(*a) if err else full())
+    monkeypatch.setattr("click.echo", lambda *a, file=None, **k: print(*a) if file else full())
     code, out, _ = call("measure", fine, "--json")
     assert (code, out) == (3, "error: output: No space left on device\n")
 

@@ -14,9 +14,8 @@ from conftest import Call, files_of
 from store_helpers import simulate
 
 from skild_phys.errors import Interrupted
-from skild_phys.models.ising import ISING_2D
 from skild_phys.simulation.spec import SimulationSpec
-from skild_phys.skild.data import SimulationSource
+from skild_phys.skild.data import training_source
 from skild_phys.skild.recipe import read_recipe
 from skild_phys.skild.train import Trainer
 from skild_phys.store import open_store
@@ -142,7 +141,7 @@ def test_trainings_resume_and_are_not_replaced(typed: Typed, tmp_path: Path) -> 
     (tmp_path / "ising2d-weights.safetensors").write_text("weights of last week")
     for seed, number in ((7, "-3"), (0, "-2")):  # 7: of another run, which lies at -2
         config = read_recipe("ising2d", steps=1, batch=2, side=8, seed=seed)
-        chains = SimulationSource(8, ISING_2D.critical_temperature, 2, config.clusters, seed)
+        chains = training_source(None, config)[0]
         checkpoint = tmp_path / "ising2d-weights-2.safetensors.checkpoint"
         Trainer(config, chains).save(checkpoint)
         assert typed(line)[1][-1] == f"ising2d-weights{number}.safetensors"
