@@ -5,7 +5,7 @@ At Tc and at 1.1 Tc these networks learn to predict the field there, all from as
 each grid:
 
 - `shared`: one network, which is not told the grid;
-- `told`: one network that is told the grid (four of them, the coarser ones being one to it);
+- `told`: one network that is told the grid (spacings 1, 2, 4, and coarser ones as one);
 - `alone S`: a network that has seen the grid of spacing S alone.
 
 Each is measured on every grid: its loss on held-out configurations, at lambdas and with noise that
