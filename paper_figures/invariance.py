@@ -2,9 +2,9 @@
 
 python paper_figures/invariance.py    analysis/invariance_ising2d.csv -> invariance.png, .pdf
 
-Left: networks for all grids, which are told the grid or not, and networks of each grid alone, at Tc
-(top) and at 1.1 Tc. Right: loss of a network that has seen one grid (rows) on every grid (columns),
-less that of the network of that grid.
+Left: minus that of P(k) alone, of networks for all grids, which are told the grid or not, and of
+networks of each grid, at Tc (top) and at 1.1 Tc; they share most of their errors. Right: loss of a
+network that has seen one grid (rows) on every grid (columns), less that of the grid's own network.
 """
 
 from pathlib import Path
@@ -33,17 +33,17 @@ def curves(panel: Axes, own: pd.DataFrame) -> None:
     drawn["a network of each grid"] = own[at_home]
     for i, (label, rows) in enumerate(drawn.items()):
         rows = rows.sort_values("spacing")
-        # Networks see the same noise: errors that they share are not drawn.
         panel.errorbar(
-            rows["spacing"] * 1.06 ** (i - 1), rows["loss"], rows["excess_err"], color=colour(i),
-            marker=MARKERS[i], linestyle=":", label=label,
+            rows["spacing"] * 1.06 ** (i - 1), rows["over_power"], rows["over_power_err"],
+            color=colour(i), marker=MARKERS[i], linestyle=":", label=label,
         )  # fmt: skip
-    rows = own[own["network"] == "P(k) alone"].sort_values("spacing")
-    panel.plot(rows["spacing"], rows["loss"], color=THEORY, linewidth=0.8, label="$P(k)$ alone")
+    panel.axhline(0.0, color=THEORY, linewidth=0.8)
     panel.set_xscale("log")
     panel.set_xticks(SPACINGS, [f"{s:g}" for s in SPACINGS])
     panel.minorticks_off()
-    panel.set(ylabel=f"loss, $T = {own['T / Tc'].iloc[0]:g}\\,T_c$")
+    panel.set(ylabel="loss, minus that of $P(k)$ alone")
+    relative = own["T / Tc"].iloc[0]
+    panel.set_title("$T = T_c$" if relative == 1.0 else f"$T = {relative:g}\\,T_c$")
 
 
 def cross(panel: Axes, own: pd.DataFrame) -> None:
@@ -54,7 +54,8 @@ def cross(panel: Axes, own: pd.DataFrame) -> None:
     )
     for (seen, at), value in np.ndenumerate(excess):
         if seen != at:
-            panel.text(at, seen, f"{value:.3f}", ha="center", va="center", fontsize=6.5)
+            said = f"{round(value, 3) + 0.0:.3f}"
+            panel.text(at, seen, said, ha="center", va="center", fontsize=6.5)
     places = range(len(SPACINGS))
     panel.set_xticks(places, [f"{s:g}" for s in SPACINGS])
     panel.set_yticks(places, [f"{s:g}" for s in SPACINGS])
@@ -71,7 +72,7 @@ with mpl.rc_context(STYLE):
         curves(left, own)
         cross(right, own)
     panels[0, 0].legend(fontsize=7.0)
-    panels[0, 1].set_title("excess loss")
+    panels[0, 1].set_title("loss, minus the own network's")
     panels[-1, 0].set_xlabel("spacing of the grid, in sites")
     panels[-1, 1].set_xlabel("measured on spacing")
     save_figure(figure, HERE / "invariance")
