@@ -122,7 +122,7 @@ study = Study(
     "runs/generation",
     checkpoint="",
     sizes="32,64,128,256,512,96x192",
-    lattices="4000,3000,2000,900,300,2000",
+    lattices="4000,3000,2000,1000,1000,2000",
     references=4,
 )
 
