@@ -443,28 +443,30 @@ Evaluate = Callable[[Tensor, Tensor], Tensor]
 
 def evaluate_fields(
     network: Evaluate, kind: str, process: Process, y: Tensor, lam: Tensor,
-    alone: Tensor | None = None,
+    known: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
     """Return the network's output, fields, for whitened modes `y` at `lam`, (n,).
 
     On a grid lambda is counted in squares of its spacing, so that every grid is the same problem.
     For `v` the network sees X_t, its part that is still of the data, sqrt(abar) X_t, and that
     whitened, all of mean square 1: v is white, and of the finest detail too little is left in X_t
-    to be told by. Beside them it sees `alone`, fields on the grid: what a coarse configuration says
-    without X_t; 0 where there is none.
+    to be told by. Beside them it sees `known` - sqrt(abar) Y, fields: what a coarse configuration
+    adds to E[Y_0 | X_t] of a Gaussian field; 0 where there is none.
     """
     xt = process.fields(y)
     seen = [xt]
     if kind == "v":
         at = each(lam, xt)
-        known = process.cosine(at) * y
+        plain = process.cosine(at) * y
         left = (process.abar(at) * process.weight).sum(process.basis.axes, keepdim=True)
         scale = (left / process.basis.sites).clamp(min=_LEAST_LEFT).rsqrt()
-        white = process.basis.fields(known) * scale.float()
-        beside = torch.zeros_like(xt) if alone is None else alone / process.rms
-        seen = [xt / process.rms, process.fields(known) / process.rms, white, beside]
-    plain = xt.dim() == 1 + len(process.shape)
-    features = torch.cat([f[:, None] if plain else f for f in seen], 1)
+        white = process.basis.fields(plain) * scale.float()
+        beside = torch.zeros_like(xt)
+        if known is not None:
+            beside = process.fields(known - plain) / process.rms
+        seen = [xt / process.rms, process.fields(plain) / process.rms, white, beside]
+    single = xt.dim() == 1 + len(process.shape)
+    features = torch.cat([f[:, None] if single else f for f in seen], 1)
     return network(features, lam / process.spacing**2).reshape(xt.shape)
 
 

@@ -7,6 +7,7 @@ coarser grid says all there is, below the lower end the next finer one is due.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator
 from typing import Any
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from skild_phys.rules.base import Rule
-from skild_phys.skild.equations import Process
+from skild_phys.skild.equations import Process, each
 
 _COARSEST = {"dft": 4, "dct": 2}  # sites of the coarsest grid: it has the longest waves alone
 
@@ -63,14 +64,77 @@ def lambdas_on_grids(
     return np.concatenate([*legs, np.geomspace(at, end, steps)])
 
 
-def coarse_alone(rule: Rule, raw: NDArray[Any], factor: int, process: Process) -> Tensor:
-    """Return what coarse values say of a field by themselves: its mean, were it Gaussian.
+class Known:
+    """What a Gaussian field with spectrum P would be, on a grid, given X_t and a coarse lattice.
 
-    E[x | A x = y] of a Gaussian field with spectrum P, as orthonormal modes (n, *modes) of the
-    lattice of `process`; of majorities y are their signs, scaled (`Rule.values`).
+    A field of independent modes with mean m and variances Sigma has, given y = A x + noise,
+
+        m + Sigma A^T C^-1 (y - A m),    C = A Sigma A^T + noise,
+
+    where C is diagonal in K (`rules.base.Operator`): y(K) is a sum of h x over an alias set. X_t
+    gives m = cos(theta) Y and Sigma = (1 - abar) P to the modes of the grid; those that it lacks
+    have mean 0 and variance P. Signs of y are y itself with noise.
+
+    Parameters
+    ----------
+    rule, raw, factor : what a coarse store keeps, (n, *coarse sides).
+    lattice, grid : the processes.
     """
-    operator, power = rule.proxy(process.shape, factor), process.power.cpu().numpy()
-    values = rule.values(raw, operator, power)
-    found = operator.correct(np.zeros((len(raw), *process.shape)), values, power)
-    fields = torch.from_numpy(found.astype(np.float32)).to(process.kappa2.device)
-    return process.lattice_modes(fields)
+
+    def __init__(
+        self, rule: Rule, raw: NDArray[Any], factor: int, lattice: Process, grid: Process
+    ) -> None:
+        power = lattice.power.cpu().numpy()
+        operator = rule.proxy(lattice.shape, factor)
+        values, noise = rule.measured(raw, operator, power)
+        self.grid, d, sides, self._coarse = grid, len(grid.shape), lattice.shape, operator.coarse
+        self._axes = tuple(range(-d, 0))
+        unit = operator.factor ** (-0.5 * d)
+        waves = [np.rint(np.fft.fftfreq(n, 1 / n)).astype(np.int64) for n in grid.shape]
+        there = [(2 * np.abs(m) < n) | (n == side) for m, n, side in zip(waves, grid.shape, sides)]
+        transfer = [operator.filter(n)[m % n] * ok for n, m, ok in zip(sides, waves, there)]
+        self._aliases = [m % side for m, side in zip(waves, self._coarse)]
+        size = 1.0 / math.sqrt(grid.share)  # of a lattice's mode, in the grid's units
+        self._h = _outer(transfer) * unit * size
+        rest = np.abs(_outer([operator.filter(n) for n in sides]) * unit) ** 2
+        rest = rest * _whole(power, sides)
+        rest[np.ix_(*(m[ok] % n for m, ok, n in zip(waves, there, sides)))] = 0.0
+        split = [n for side in self._coarse for n in (operator.factor, side)]
+        self._rest = rest.reshape(split).sum(axis=tuple(range(0, 2 * d, 2))) + noise
+        self._wanted = np.fft.fftn(values, axes=self._axes, norm="ortho")
+        self._power = _whole(grid.power.cpu().numpy(), grid.shape)
+
+    def _summed(self, modes: NDArray[Any]) -> NDArray[Any]:
+        """Return sums over the alias sets of the coarse lattice."""
+        for axis, alias, side in zip(self._axes, self._aliases, self._coarse, strict=True):
+            moved = np.moveaxis(modes, axis, 0)
+            total = np.zeros((side, *moved.shape[1:]), dtype=modes.dtype)
+            np.add.at(total, alias, moved)
+            modes = np.moveaxis(total, 0, axis)
+        return modes
+
+    def __call__(self, y: Tensor, lam: Tensor) -> Tensor:
+        """Return E[Y_0 | X_t, y], whitened modes, for modes `y` (n, *modes) at `lam` (n,)."""
+        grid, at = self.grid, each(lam, y)
+        plain = grid.cosine(at) * y
+        fields = grid.fields(plain).double().cpu().numpy()
+        sigma = _whole(grid.erased(at).cpu().numpy(), grid.shape) * self._power
+        total = self._summed(np.abs(self._h) ** 2 * sigma) + self._rest
+        seen = self._summed(self._h * np.fft.fftn(fields, axes=self._axes, norm="ortho"))
+        missing = (self._wanted - seen) / np.maximum(total, 1e-30)
+        spread: Any = (..., *np.ix_(*self._aliases))
+        moved = sigma * self._h.conj() * missing[spread]
+        change = np.fft.ifftn(moved, axes=self._axes, norm="ortho").real
+        return plain + grid.modes(torch.from_numpy(change.astype(np.float32)).to(y.device))
+
+
+def _outer(lines: list[NDArray[Any]]) -> NDArray[Any]:
+    return np.asarray(functools.reduce(np.multiply.outer, lines))
+
+
+def _whole(half: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
+    """Return what modes of `rfftn` have, (.., *modes), for all modes of `fftn`."""
+    mirror = np.arange(1, (shape[-1] + 1) // 2)[::-1]
+    opposite = [-np.arange(side) % side for side in shape[:-1]]
+    mirrored: Any = (..., *np.ix_(*opposite, mirror))
+    return np.concatenate([half, half[mirrored]], axis=-1)

@@ -29,7 +29,7 @@ from skild_phys.skild.equations import (
     field_loss,
     field_target,
 )
-from skild_phys.skild.levels import coarse_alone, grid_sides
+from skild_phys.skild.levels import Known, grid_sides
 from skild_phys.skild.measured import Measured
 from skild_phys.skild.networks import OUTPUTS
 from skild_phys.skild.recipe import Recipe
@@ -123,14 +123,23 @@ class _OwnLoss:
         return c.network.build(c.output, c.basis, self.channels, c.lambdas, d, c.octaves)
 
 
+_Knows = Callable[[Tensor, Tensor], Tensor]
+"""(Y, lam) -> E[Y_0 | X_t] of a Gaussian field, with what is known of coarse configurations."""
+
+
 def _field_error(
     kind: str, process: Process, x0: Tensor, noise: Tensor, lam: Tensor, network: Evaluate,
-    alone: Tensor | None = None,
+    knows: _Knows | None = None,
 ) -> Tensor:  # fmt: skip
     """Return the network's output for X_t less what it should be, a field."""
     y = process.modes(process.forward(x0, lam, noise))
-    found = evaluate_fields(network, kind, process, y, lam, alone)
-    return found - field_target(kind, process, x0, noise, lam)
+    if knows is None:
+        found = evaluate_fields(network, kind, process, y, lam)
+        return found - field_target(kind, process, x0, noise, lam)
+    known = knows(y, lam)
+    found = evaluate_fields(network, kind, process, y, lam, known)
+    beyond = (known - process.modes(x0)) / process.sine(each(lam, y))
+    return found - process.basis.fields(beyond)
 
 
 class _FieldLoss(_OwnLoss):
@@ -346,7 +355,7 @@ class GridLoss(_OwnLoss):
     ) -> Iterator[tuple[Process, Tensor, Tensor]]:
         """Yield process, lambda and error of v of each coarser grid."""
         modes = grids[0].lattice_modes(x0) if grids else x0
-        alone = self._alone(x0, random)
+        task = self._coarse(x0, random)
         low, high = (math.log(value) for value in self.recipe.window)
         for level, process in enumerate(grids, 1):
             n = self._share(x0, process, level)
@@ -354,32 +363,38 @@ class GridLoss(_OwnLoss):
             lam = (low + (high - low) * stratified(n, random)).exp() * process.spacing**2
             lam, noise = lam.to(fields.device), torch.randn(fields.shape, generator=random)
             at: Evaluate = functools.partial(network, level=level)  # type: ignore[call-arg]
-            beside = None if alone is None else process.fields(process.restricted(alone[:n]))
-            noise = noise.to(fields.device)
-            yield process, lam, _field_error("v", process, fields, noise, lam, at, beside)
+            noise, knows = noise.to(fields.device), task and functools.partial(task, process)
+            yield process, lam, _field_error("v", process, fields, noise, lam, at, knows)
 
-    def _alone(self, x0: Tensor, random: torch.Generator) -> Tensor | None:
-        """Return modes of what coarse configurations say of `coarse_share` of the fields `x0`.
+    def _coarse(
+        self, x0: Tensor, random: torch.Generator
+    ) -> Callable[[Process, Tensor, Tensor], Tensor] | None:
+        """Coarse-grain `coarse_share` of the fields `x0`, by a rule and factor that are drawn.
 
-        Modes of the lattice, of the others 0; None for none. Their rule and factor are drawn.
+        Returns what a Gaussian field would be on a grid, given X_t and these; None for none.
         """
         c, kind = self.recipe, "spins" if self.recipe.output == "logits" else "field"
         shape = tuple(x0.shape[-len(self.source.shape) :])
         factors = [b for b in c.coarse_factors if not any(side % b for side in shape)]
-        known = torch.arange(1, len(x0) + 1, dtype=torch.float64) * c.coarse_share
-        mask = known.floor() > (known - c.coarse_share).floor()
+        share = torch.arange(1, len(x0) + 1, dtype=torch.float64) * c.coarse_share
+        mask = share.floor() > (share - c.coarse_share).floor()
         rules = [r for r in RULES.values() if kind in r.stores for _ in range(r.shown)]
-        plain = c.basis == "dft" and self.channels == 1  # what rules are of
-        if not (plain and factors and rules and mask.any()):
+        if not factors or not rules or c.basis != "dft" or not mask.any():
             return None
         rule = rules[int(torch.randint(len(rules), (1,), generator=random))]
         factor = factors[int(torch.randint(len(factors), (1,), generator=random))]
         fine = x0[mask].cpu().numpy()
         raw = rule.coarsen(fine.astype(np.int8) if kind == "spins" else fine, factor)
-        found = coarse_alone(rule, raw, factor, self._levels(shape)[0].process)
-        modes = torch.zeros(len(x0), *found.shape[1:], dtype=found.dtype, device=x0.device)
-        modes[mask] = found
-        return modes
+        lattice = self._levels(shape)[0].process
+
+        def known(grid: Process, y: Tensor, lam: Tensor) -> Tensor:
+            found, own = grid.cosine(each(lam, y)) * y, mask[: len(y)].to(y.device)
+            seen = raw[: int(own.sum())]
+            if len(seen):
+                found[own] = Known(rule, seen, factor, lattice, grid)(y[own], lam[own])
+            return found
+
+        return known
 
     def _share(self, x0: Tensor, process: Process, level: int = 0) -> int:
         """Return how many samples the grid of `process` takes: as many as a network has room for.

@@ -34,7 +34,7 @@ from skild_phys.skild.equations import (
     run_chain,
     y0_from_output,
 )
-from skild_phys.skild.levels import coarse_alone
+from skild_phys.skild.levels import Known
 from skild_phys.skild.networks import (
     OUTPUTS,
     SYMMETRIES,
@@ -69,14 +69,14 @@ class Given(NamedTuple):
     noise : samples white whitened modes.
     constraint : of spins; none if it is `Free`.
     correct : of fields on the lattice, moves them onto A x = y; None for no condition.
-    alone : fields on a coarser grid, what the coarse configuration says without X_t; None for none.
+    known : of fields on a coarser grid, what they would be were they Gaussian; None for nothing.
     """
 
     streams: Sequence[Streams]
     noise: Noise
     constraint: Constraint
     correct: Correct | None = None
-    alone: Tensor | None = None
+    known: Known | None = None
 
 
 class Denoiser(Protocol):
@@ -155,8 +155,13 @@ class FieldDenoiser:
             see_through_symmetries, self.network, given.streams, self.symmetries, odd
         )
         at = torch.full((len(y),), lam, device=y.device)
-        output = evaluate_fields(network, self.output, self.process, y, at, given.alone)
-        y0 = y0_from_output(output, self.output, self.process, y, at)
+        if given.known is None:
+            output = evaluate_fields(network, self.output, self.process, y, at)
+            y0 = y0_from_output(output, self.output, self.process, y, at)
+        else:
+            known = given.known(y, at)
+            output = evaluate_fields(network, self.output, self.process, y, at, known)
+            y0 = known - self.process.sine(lam) * self.process.white(output)
         return FieldPosterior(self.process, y0, lam, given.noise, given.correct)
 
 
@@ -318,12 +323,8 @@ class Skild:
             moved = operator.correct(fields.double().cpu().numpy(), values, sigma)
             return torch.from_numpy(moved.astype(np.float32)).to(fields.device)
 
-        @functools.cache
-        def says() -> Tensor:
-            return coarse_alone(rule, raw, factor, self.process)
-
-        def on(process: Process) -> Tensor:
-            return process.fields(process.restricted(says()))
+        def on(grid: Process) -> Known:
+            return Known(rule, raw, factor, self.process, grid)
 
         start = self.from_condition(correct, float(lambdas[0]), streams)
         if not self.denoiser.spins:
@@ -340,7 +341,7 @@ class Skild:
         *,
         constraint: Constraint | None = None,
         correct: Correct | None = None,
-        coarser: Callable[[Process], Tensor] | None = None,
+        coarser: Callable[[Process], Known] | None = None,
         stop: Stop = lambda: False,
     ) -> NDArray[Any]:
         """Run the reverse process from modes `y` at lambdas[0]; one denoiser evaluation a lambda.
@@ -357,9 +358,9 @@ class Skild:
         for process, denoiser, low in self.scales:
             if low < lambdas[0]:
                 noise = functools.partial(self.white, streams, process)
-                alone = coarser(process) if levels and coarser else None
+                known = coarser(process) if levels and coarser else None
                 bound, moved = constraint or Free(), None if levels else correct
-                given = Given(streams, noise, bound, moved, alone)
+                given = Given(streams, noise, bound, moved, known)
                 levels.append(_AtWork(process, denoiser, low, given))
         y, found = run_chain(levels, y, lambdas, step, stop)
         return found.last(step, y)
