@@ -20,7 +20,7 @@ from skild_helpers import POWER_LAW, Grid, tiny_weights, white
 from skild_phys.rng import Streams
 from skild_phys.rules import RULES
 from skild_phys.skild.equations import Process, level_at, make_step, run_chain
-from skild_phys.skild.levels import coarse_alone, grid_sides, lambdas_on_grids, spacings
+from skild_phys.skild.levels import Known, grid_sides, lambdas_on_grids, spacings
 from skild_phys.skild.skild import FieldDenoiser, FieldPosterior, Scale, Skild
 from skild_phys.skild.weights import Weights
 
@@ -320,16 +320,50 @@ def test_what_is_known_of_the_lattice_alone_is_not_asked_of_grids() -> None:
     assert np.abs(operator.apply(fields.astype(np.float64)) - values).max() < 2e-5
 
 
-@pytest.mark.parametrize("rule", ["block_mean", "decimate", "spectral", "majority"])
-def test_what_a_coarse_configuration_says_alone_coarse_grains_to_it(rule: str) -> None:
-    """A E[x | y] = y, for majorities their signs. Planted, seen to fail: the modes of one side."""
-    shape, rng = (12, 24), np.random.default_rng(3)
-    spins = rng.choice(np.array([-1, 1], dtype=np.int8), size=(4, *shape))
-    process, one = Process(POWER_LAW, shape), RULES[rule]
-    raw = one.coarsen(spins, 3)
-    alone = process.basis.fields(coarse_alone(one, raw, 3, process)).double().numpy()
-    operator = one.proxy(shape, 3)
-    values = one.values(raw, operator, process.power.numpy())
-    assert np.abs(operator.apply(alone) - values).max() < 1e-5
-    if rule == "majority":
-        assert np.array_equal(np.sign(operator.apply(alone)), raw)
+@pytest.mark.parametrize(
+    ("rule", "shape", "factor", "grid"),
+    [
+        ("block_mean", (12, 12), 3, (6, 6)),
+        ("decimate", (12, 24), 3, (6, 12)),
+        ("spectral", (12, 12), 2, (6, 6)),
+        ("block_mean", (12, 8), 4, (6, 4)),
+        ("decimate", (10, 10), 5, (5, 5)),
+        ("decimate", (8, 8, 4), 2, (4, 4, 2)),
+        ("block_mean", (12, 12), 3, (12, 12)),
+        ("majority", (12, 12), 3, (6, 6)),
+    ],
+)
+def test_what_is_known_is_the_gaussians_mean(
+    rule: str, shape: tuple[int, ...], factor: int, grid: tuple[int, ...]
+) -> None:
+    """E[Y_0 | X_t, y] on a grid, by matrices of the lattice; signs are y with noise of a variance.
+
+    Planted, seen to fail: modes that the grid lacks have no share in y.
+    """
+    rng, one = np.random.default_rng(1), RULES[rule]
+    lattice, own = Process(POWER_LAW, shape), Process(POWER_LAW, shape, grid=grid)
+    operator, sites, n = one.proxy(shape, factor), math.prod(shape), math.prod(grid)
+    every = torch.eye(sites, dtype=torch.float64).reshape(sites, *shape)
+    cov = lattice.basis.fields(lattice.basis.modes(every) * lattice.power).reshape(sites, sites)
+    coarse = operator.apply(every.numpy()).reshape(sites, -1).T
+    onto = own.fields(own.restricted(lattice.lattice_modes(every))).double().reshape(sites, n).T
+    spins = rng.choice(np.array([-1, 1], dtype=np.int8), size=(2, *shape))
+    raw = one.coarsen(spins, factor)
+    y, noise = one.measured(raw, operator, lattice.power.numpy())
+    lam, eps = torch.tensor([0.9, 1.7]) * own.spacing**2, own.white(white(2, grid, 4))
+    at = lam.double().reshape(-1, *[1] * len(grid))
+    x0 = own.restricted(lattice.lattice_modes(torch.from_numpy(spins).float()))
+    seen = own.cosine(at) * x0 + own.sine(at) * eps
+    found = own.fields(Known(one, raw, factor, lattice, own)(seen, lam)).double().reshape(2, n)
+    place = torch.eye(n, dtype=torch.float64).reshape(n, *grid)
+    for i in range(2):
+        kept = own.fields(own.cosine(at[i : i + 1]) * own.modes(place.float())).double()
+        both = np.vstack([kept.reshape(n, n).numpy().T @ onto.numpy(), coarse])
+        spread = own.erased(at[i]) * own.power * own.inside
+        total = both @ cov.numpy() @ both.T + 1e-9 * np.eye(len(both))
+        total[:n, :n] += own.basis.fields(own.basis.modes(place) * spread).reshape(n, n).numpy()
+        total[n:, n:] += noise * np.eye(len(coarse))
+        inside = own.fields(torch.where(own.inside, seen[i : i + 1], 0.0)).double().numpy()
+        given = np.concatenate([inside.ravel(), y[i].ravel()])
+        wanted = onto.numpy() @ cov.numpy() @ both.T @ np.linalg.solve(total, given)
+        assert np.abs(found[i].numpy() - wanted).max() < 2e-5

@@ -169,6 +169,7 @@ def test_without_a_network_every_grid_costs_the_same(
     """
     symmetries = ("flip", "sign")
     config = replace(FIELDS, basis=basis, symmetries=symmetries, sites=4096, batch=64, shapes=())
+    config = replace(config, coarse_share=0.0)
     for scale in (1.3, 1.0):
         stream, asked = Gaussian(shape, channels, basis), Seen(channels)
         loss, batches = loss_of(config, stream, scale)
