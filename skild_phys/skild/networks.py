@@ -152,7 +152,7 @@ class _Wrapped(torch.autograd.Function):
 
 
 class _Torus2d(nn.Conv2d):
-    """A convolution of 3 x 3 sites with circular padding, twice as fast as PyTorch's on a CPU."""
+    """A convolution of 3 x 3 sites with circular padding (`_Wrapped`)."""
 
     def forward(self, x: Tensor) -> Tensor:
         wrapped: Tensor = _Wrapped.apply(x)  # type: ignore[no-untyped-call]

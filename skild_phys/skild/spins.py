@@ -408,7 +408,7 @@ class SpinPosterior:
 
         Under a constraint spins answer to each other as their means do not.
         """
-        return isinstance(self.constraint, Free) and self.lam > 0.9
+        return isinstance(self.constraint, Free) and self.lam > self.mean_field.tuning.flow_above
 
     def mean(self) -> Tensor:
         return self.process.modes(self.constraint.means(self.found.logits))
