@@ -21,10 +21,13 @@ from skild_phys.rng import Streams
 from skild_phys.rules import RULES
 from skild_phys.skild.equations import Process, level_at, make_step, run_chain
 from skild_phys.skild.levels import Known, grid_sides, lambdas_on_grids, spacings
+from skild_phys.skild.recipe import as_record
+from skild_phys.skild.response import Response, fit_responses
 from skild_phys.skild.skild import FieldDenoiser, FieldPosterior, Scale, Skild
 from skild_phys.skild.weights import Weights
 
 Array = NDArray[np.float64]
+NOISES = ((0.1, 0.2, 0.4), (0.3, 0.1, 0.05))
 WINDOW = (0.7, 2.8)
 LEFT = math.exp(-WINDOW[0] * math.pi**2) * 1.001
 """Share of a mode that may still be the data's where a chain comes to a grid that has it: 1e-3."""
@@ -336,9 +339,10 @@ def test_what_is_known_of_the_lattice_alone_is_not_asked_of_grids() -> None:
 def test_what_is_known_is_the_gaussians_mean(
     rule: str, shape: tuple[int, ...], factor: int, grid: tuple[int, ...]
 ) -> None:
-    """E[Y_0 | X_t, y] on a grid, by matrices of the lattice; signs are y with noise of a variance.
+    """E[Y_0 | X_t, y] and Var[Y_0 | X_t, y] on a grid, by matrices of the lattice.
 
-    Planted, seen to fail: modes that the grid lacks have no share in y.
+    Majorities have a gain and noise by mode. Planted, seen to fail: modes that the grid lacks have
+    no share in y; a gain of 1; noise of long waves for all.
     """
     rng, one = np.random.default_rng(1), RULES[rule]
     lattice, own = Process(POWER_LAW, shape), Process(POWER_LAW, shape, grid=grid)
@@ -349,12 +353,23 @@ def test_what_is_known_is_the_gaussians_mean(
     onto = own.fields(own.restricted(lattice.lattice_modes(every))).double().reshape(sites, n).T
     spins = rng.choice(np.array([-1, 1], dtype=np.int8), size=(2, *shape))
     raw = one.coarsen(spins, factor)
-    y, noise = one.measured(raw, operator, lattice.power.numpy())
+    response, noise = None, np.zeros((len(coarse), len(coarse)))
+    y = one.values(raw, operator, lattice.power.numpy())
+    if rule == "majority":
+        response = Response((2, 4), (0.0, 0.5, 1.5), ((1.0, 0.9, 0.5), (2.0, 0.7, 0.9)), NOISES)
+        y, turned = raw.astype(np.float64), np.eye(len(coarse)).reshape(-1, *raw.shape[1:])
+        modes = np.fft.fftn(turned, axes=(1, 2))
+        gain, noise = (
+            np.fft.ifftn(modes * of, axes=(1, 2)).real.reshape(noise.shape)
+            for of in response(raw.shape[1:], factor)
+        )
+        coarse = gain @ coarse
     lam, eps = torch.tensor([0.9, 1.7]) * own.spacing**2, own.white(white(2, grid, 4))
     at = lam.double().reshape(-1, *[1] * len(grid))
     x0 = own.restricted(lattice.lattice_modes(torch.from_numpy(spins).float()))
     seen = own.cosine(at) * x0 + own.sine(at) * eps
-    found = own.fields(Known(one, raw, factor, lattice, own)(seen, lam)).double().reshape(2, n)
+    guess = Known(one, raw, factor, lattice, own, response)(seen, lam)
+    found = own.fields(guess.mean).double().reshape(2, n)
     place = torch.eye(n, dtype=torch.float64).reshape(n, *grid)
     for i in range(2):
         kept = own.fields(own.cosine(at[i : i + 1]) * own.modes(place.float())).double()
@@ -362,11 +377,35 @@ def test_what_is_known_is_the_gaussians_mean(
         spread = own.erased(at[i]) * own.power * own.inside
         total = both @ cov.numpy() @ both.T + 1e-9 * np.eye(len(both))
         total[:n, :n] += own.basis.fields(own.basis.modes(place) * spread).reshape(n, n).numpy()
-        total[n:, n:] += noise * np.eye(len(coarse))
+        total[n:, n:] += noise
         inside = own.fields(torch.where(own.inside, seen[i : i + 1], 0.0)).double().numpy()
         given = np.concatenate([inside.ravel(), y[i].ravel()])
-        wanted = onto.numpy() @ cov.numpy() @ both.T @ np.linalg.solve(total, given)
+        shared = onto.numpy() @ cov.numpy() @ both.T
+        wanted = shared @ np.linalg.solve(total, given)
         assert np.abs(found[i].numpy() - wanted).max() < 2e-5
+        left = onto.numpy() @ cov.numpy() @ onto.numpy().T
+        left = left - shared @ np.linalg.solve(total, shared.T)
+        units = own.modes(place).reshape(n, -1).numpy()
+        variance = np.einsum("ik,ij,jk->k", units, left, units.conj()).real.reshape(own.power.shape)
+        ratio = (variance / own.erased(at[i]).numpy())[own.inside.numpy()]
+        assert np.abs(ratio - guess.spread[i].numpy()[own.inside.numpy()] ** 2).max() < 1e-4
+
+
+def test_the_response_of_independent_spins() -> None:
+    """y = sign of the sum S of b^2 fair coins, A x = S / b^2: g = E|S|, N = 1 - E|S|^2 / b^2.
+
+    E|S| is 3/2 of 4 coins, with ties by lot, and 9 * 70 / 256 of 9. At every K alike, to 6 standard
+    errors of 12,000 configurations. Planted, seen to fail: a gain of y on y; noise of g A x.
+    """
+    spins = np.random.default_rng(7).choice(np.array([-1, 1], np.int8), size=(12000, 24, 24))
+    found = fit_responses(np.split(spins, 4), (2, 3, 5))["majority"]
+    assert found.factors == (2, 3)
+    for factor, mean in ((2, 1.5), (3, 9 * 70 / 256)):
+        gain, noise = found((24 // factor,) * 2, factor)
+        assert np.abs(gain - mean).max() < 0.03
+        assert np.abs(noise - (1 - mean**2 / factor**2)).max() < 0.02
+    assert Response.from_record(as_record(found)) == found
+    assert fit_responses([spins[:4]], (5,)) == {}
 
 
 @pytest.mark.statistical
@@ -387,3 +426,24 @@ def test_refined_gaussian_fields_have_the_spread_that_y_leaves() -> None:
     start = skild.from_fields(torch.from_numpy(truth).float(), 45.0, streams)
     blind = np.asarray(skild.run(start, lambdas, streams), dtype=np.float64)
     assert np.square(blind - mean).mean() > 1.2 * np.square(truth - mean).mean()
+
+
+@pytest.mark.statistical
+@torch.inference_mode()
+def test_samples_given_y_have_its_mean_and_spread() -> None:
+    """`Known.sample`: E[Y_0 | y] and Var[Y_0 | y] of 6,000 samples, to 6 standard errors.
+
+    Planted, seen to fail: no noise of what the grid lacks.
+    """
+    shape, grid, n, rng = (12, 24), (6, 12), 6000, np.random.default_rng(3)
+    lattice, own = Process(POWER_LAW, shape), Process(POWER_LAW, shape, grid=grid)
+    response = Response((3,), (0.0, 1.5), ((1.1, 0.8),), ((0.2, 0.5),))
+    raw = rng.choice(np.array([-1, 1], np.int8), size=(1, 4, 8))
+    known = Known(RULES["majority"], raw, 3, lattice, own, response)
+    made = known.sample(own.white(white(n, grid, 4)), rng.normal(size=(n, 4, 8)))
+    guess = known(torch.zeros(1, *own.power.shape, dtype=torch.complex64), torch.tensor([1e9]))
+    mode, spread = own.inside, guess.spread[0][own.inside].double()
+    off = (made.mean(0) - guess.mean[0])[mode].abs()
+    assert (off < 5 * spread / math.sqrt(n)).all()
+    variance = (made - guess.mean).abs().square().mean(0)[mode]
+    assert (variance / spread**2 - 1).abs().max() < 6 * math.sqrt(2 / n)

@@ -185,7 +185,7 @@ def test_without_a_network_every_grid_costs_the_same(
     grids = list(grid_sides(shape, basis))
     for level, x, lam in asked.calls:
         n, components = len(x), max(1, channels)
-        assert x.shape == (n, 4 * components, *grids[level])
+        assert x.shape == (n, 8 * components, *grids[level])
         patch = 1 if level else config.network.patch
         each = math.prod(grids[level]) / patch ** len(shape)
         room = config.sites / 2 ** max(0, level - 1) / each
@@ -194,7 +194,9 @@ def test_without_a_network_every_grid_costs_the_same(
         assert low <= lam.min() <= lam.max() <= high * (1 + 1e-5)
         assert lam.max() > low * (high / low) ** 0.5
     squares = [x.square().mean((0, 2, 3)) for level, x, _ in asked.calls if level == 1]
-    whole, left, amplified, _ = torch.stack(squares).mean(0).reshape(4, -1).mean(1).tolist()
+    inputs = torch.stack(squares).mean(0).reshape(8, -1).mean(1).tolist()
+    whole, left, amplified = inputs[:3]
+    assert inputs[3:] == [0.0] * 5  # no coarse configuration is known
     assert whole == pytest.approx(1.0, rel=0.15)
     assert amplified == pytest.approx(1.0, rel=0.15)
     assert 0.1 < left < 0.9

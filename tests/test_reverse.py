@@ -510,6 +510,22 @@ def test_a_symmetric_network_does_not_see_how_it_is_looked_through(
     assert torch.equal(out, identity(x, torch.ones(40)))
 
 
+def test_even_inputs_keep_their_sign() -> None:
+    """Planted, seen to fail: all inputs change sign with the field."""
+    x = torch.cat([white(40, (4, 6), 2)[:, None], torch.ones(40, 2, 4, 6)], 1)
+    seen = []
+
+    def network(x: torch.Tensor, lam: torch.Tensor) -> torch.Tensor:
+        seen.append(x)
+        return x[:, :1]
+
+    streams = [Streams.of(5, i) for i in range(40)]
+    out = see_through_symmetries(network, streams, ("sign",), (True,), x, torch.ones(40), even=2)  # type: ignore[arg-type]
+    assert torch.equal(out, x[:, :1])
+    assert not torch.equal(seen[0][:, 0], x[:, 0])
+    assert torch.equal(seen[0][:, 1:], x[:, 1:])
+
+
 def test_only_symmetries_that_hold_are_looked_through() -> None:
     """Planted: a network that returns a fixed field comes back in as many versions as there are
     symmetries; and the noise that is drawn is the same for all of them."""

@@ -34,7 +34,7 @@ def test_round_trip(path: Path) -> None:
     loaded, original = load_weights(path), tiny_weights()
     assert weights_sha256(loaded) == weights_sha256(original)
     assert vars(loaded) | {"tensors": 0} == vars(original) | {"tensors": 0}
-    x, lam = torch.randn(1, 5, 16, 16), torch.tensor([1.0])
+    x, lam = torch.randn(1, 7, 16, 16), torch.tensor([1.0])
     with torch.inference_mode():
         assert torch.equal(loaded.build()(x, lam), original.build()(x, lam))
 

@@ -313,10 +313,6 @@ class Rule(ABC):
         """Return what `seen` (`proxy`) gave where a store keeps `raw`; `power` as in `correct`."""
         return np.asarray(raw, dtype=np.float64)
 
-    def measured(self, raw: Raw, seen: Operator, power: Array) -> tuple[Array, float]:
-        """Return `values` as a measurement of what `seen` gives, and the variance of its noise."""
-        return self.values(raw, seen, power), 0.0
-
     def condition(self, raw: Raw, shape: Shape, factor: int, ties: Ties, device: Any) -> Constraint:
         """Return the condition that coarse values `raw` are on spins of `shape`, for SKILD.
 

@@ -76,12 +76,6 @@ class Majority(Rule):
         mean_square = float((modes * twice).sum()) / math.prod(seen.shape)
         return np.asarray(raw * math.sqrt(mean_square))
 
-    def measured(self, raw: Raw, seen: Operator, power: Array) -> tuple[Array, float]:
-        """Return the signs, scaled so that E[z | z sign] is right of a Gaussian block mean z."""
-        # sign z = sqrt(2 / pi) z / sigma + noise of variance 1 - 2 / pi (Bussgang).
-        values = self.values(raw, seen, power) * math.sqrt(0.5 * math.pi)
-        return values, float(np.square(values).mean()) * (1.0 - 2.0 / math.pi)
-
     def condition(self, raw: Raw, shape: Shape, factor: int, ties: Ties, device: Any) -> Any:
         from skild_phys.rules.conditions import Blocks
 

@@ -21,9 +21,10 @@ Coefficients are float64, fields and modes float32: spins sampled by them are ri
 from __future__ import annotations
 
 import copy
+import functools
 import math
 from collections.abc import Callable, Sequence
-from typing import Protocol, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -109,6 +110,14 @@ class Process:
         self.inside = torch.as_tensor(self.crop.inside, device=device)
         shares = power * self.basis.weight * self.crop.inside
         self.rms = math.sqrt(float(shares.sum(self.basis.axes).mean()) / self.basis.sites)
+
+    @functools.cached_property
+    def bands(self) -> Tensor:
+        """Means over modes below pi / 4 s, from there to pi / 2 s, and beyond: (3, *modes)."""
+        q = self.kappa2.sqrt() * self.spacing / math.pi
+        edges = ((0.0, 0.25), (0.25, 0.5), (0.5, math.inf))
+        shares = [self.weight * self.inside * (q > low) * (q <= high) for low, high in edges]
+        return torch.stack([one / one.sum().clamp(min=1.0) for one in shares]).float()
 
     def modes(self, fields: Tensor) -> Tensor:
         """Return Y = F x / sqrt(P)."""
@@ -441,17 +450,36 @@ Evaluate = Callable[[Tensor, Tensor], Tensor]
 """(features (n, inputs, *shape), lam (n,)) -> the network's outputs (n, outputs, *shape)."""
 
 
+class Guess(NamedTuple):
+    """What Y_0 would be of a Gaussian field, given X_t and whatever else is known.
+
+    Attributes
+    ----------
+    mean : (n, *modes) E[Y_0 | X_t, y].
+    spread : (n, *modes) standard deviation of Y_0, over that given X_t alone, sin(theta).
+    """
+
+    mean: Tensor
+    spread: Tensor
+
+    def moved(self, output: Tensor, process: Process, lam: Tensor | float) -> Tensor:
+        """Return Y_0 = mean - sin(theta) spread v for v the white field `output`."""
+        beyond = process.sine(each(lam, output)) * self.spread * process.white(output)
+        return self.mean - beyond
+
+
 def evaluate_fields(
     network: Evaluate, kind: str, process: Process, y: Tensor, lam: Tensor,
-    known: Tensor | None = None,
+    guess: Guess | None = None,
 ) -> Tensor:  # fmt: skip
     """Return the network's output, fields, for whitened modes `y` at `lam`, (n,).
 
     On a grid lambda is counted in squares of its spacing, so that every grid is the same problem.
     For `v` the network sees X_t, its part that is still of the data, sqrt(abar) X_t, and that
     whitened, all of mean square 1: v is white, and of the finest detail too little is left in X_t
-    to be told by. Beside them it sees `known` - sqrt(abar) Y, fields: what a coarse configuration
-    adds to E[Y_0 | X_t] of a Gaussian field; 0 where there is none.
+    to be told by. Beside them it sees by how much a coarse configuration moves the mean of a
+    Gaussian field, as it is and in units of sin(theta), white, and how much of what X_t leaves open
+    it decides, by `Process.bands`; 0 where there is none.
     """
     xt = process.fields(y)
     seen = [xt]
@@ -461,10 +489,15 @@ def evaluate_fields(
         left = (process.abar(at) * process.weight).sum(process.basis.axes, keepdim=True)
         scale = (left / process.basis.sites).clamp(min=_LEAST_LEFT).rsqrt()
         white = process.basis.fields(plain) * scale.float()
-        beside = torch.zeros_like(xt)
-        if known is not None:
-            beside = process.fields(known - plain) / process.rms
-        seen = [xt / process.rms, process.fields(plain) / process.rms, white, beside]
+        beside = [torch.zeros_like(xt)] * 5
+        if guess is not None:
+            more = guess.mean - plain
+            pull = process.basis.fields(more / process.sine(at))
+            axes = tuple(range(-len(process.shape), 0))
+            decided = [((1.0 - guess.spread**2) * band).sum(axes, True) for band in process.bands]
+            planes = [one.expand_as(xt) for one in decided]
+            beside = [process.fields(more) / process.rms, pull, *planes]
+        seen = [xt / process.rms, process.fields(plain) / process.rms, white, *beside]
     single = xt.dim() == 1 + len(process.shape)
     features = torch.cat([f[:, None] if single else f for f in seen], 1)
     return network(features, lam / process.spacing**2).reshape(xt.shape)

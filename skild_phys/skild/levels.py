@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from skild_phys.rules.base import Rule
-from skild_phys.skild.equations import Process, each
+from skild_phys.skild.equations import Guess, Process, each
+from skild_phys.skild.response import Response
 
 _COARSEST = {"dft": 4, "dct": 2}  # sites of the coarsest grid: it has the longest waves alone
 
@@ -73,59 +74,102 @@ class Known:
 
     where C is diagonal in K (`rules.base.Operator`): y(K) is a sum of h x over an alias set. X_t
     gives m = cos(theta) Y and Sigma = (1 - abar) P to the modes of the grid; those that it lacks
-    have mean 0 and variance P. Signs of y are y itself with noise.
+    have mean 0 and variance P. A rule that is not linear has a gain and noise by K (`Response`).
 
     Parameters
     ----------
     rule, raw, factor : what a coarse store keeps, (n, *coarse sides).
     lattice, grid : the processes.
+    response : of a rule that is not linear.
     """
 
+    @classmethod
+    def of(
+        cls, rule: Rule, raw: NDArray[Any], factor: int, lattice: Process, grid: Process,
+        responses: Mapping[str, Response],
+    ) -> Self | None:  # fmt: skip
+        """Return what is known, or None of a rule that is not linear and has no response."""
+        response = responses.get(rule.name)
+        if response is None and rule.linear is None:
+            return None
+        return cls(rule, raw, factor, lattice, grid, response)
+
     def __init__(
-        self, rule: Rule, raw: NDArray[Any], factor: int, lattice: Process, grid: Process
-    ) -> None:
+        self, rule: Rule, raw: NDArray[Any], factor: int, lattice: Process, grid: Process,
+        response: Response | None = None,
+    ) -> None:  # fmt: skip
         power = lattice.power.cpu().numpy()
         operator = rule.proxy(lattice.shape, factor)
-        values, noise = rule.measured(raw, operator, power)
-        self.grid, d, sides, self._coarse = grid, len(grid.shape), lattice.shape, operator.coarse
+        gain: Any = 1.0
+        noise: Any = 0.0
+        if response is None:
+            values = rule.values(raw, operator, power)
+        else:
+            values = np.asarray(raw, dtype=np.float64)
+            gain, noise = response(operator.coarse, factor)
+        self.grid, d, sides, self.coarse = grid, len(grid.shape), lattice.shape, operator.coarse
         self._axes = tuple(range(-d, 0))
         unit = operator.factor ** (-0.5 * d)
         waves = [np.rint(np.fft.fftfreq(n, 1 / n)).astype(np.int64) for n in grid.shape]
         there = [(2 * np.abs(m) < n) | (n == side) for m, n, side in zip(waves, grid.shape, sides)]
         transfer = [operator.filter(n)[m % n] * ok for n, m, ok in zip(sides, waves, there)]
-        self._aliases = [m % side for m, side in zip(waves, self._coarse)]
+        self._aliases = [m % side for m, side in zip(waves, self.coarse)]
         size = 1.0 / math.sqrt(grid.share)  # of a lattice's mode, in the grid's units
-        self._h = _outer(transfer) * unit * size
+        self._spread: Any = (..., *np.ix_(*self._aliases))
+        gains = np.broadcast_to(gain, self.coarse)
+        self._h = _outer(transfer) * unit * size * gains[self._spread]
         rest = np.abs(_outer([operator.filter(n) for n in sides]) * unit) ** 2
         rest = rest * _whole(power, sides)
         rest[np.ix_(*(m[ok] % n for m, ok, n in zip(waves, there, sides)))] = 0.0
-        split = [n for side in self._coarse for n in (operator.factor, side)]
-        self._rest = rest.reshape(split).sum(axis=tuple(range(0, 2 * d, 2))) + noise
+        split = [n for side in self.coarse for n in (operator.factor, side)]
+        self._rest = gains**2 * rest.reshape(split).sum(axis=tuple(range(0, 2 * d, 2))) + noise
         self._wanted = np.fft.fftn(values, axes=self._axes, norm="ortho")
         self._power = _whole(grid.power.cpu().numpy(), grid.shape)
 
     def _summed(self, modes: NDArray[Any]) -> NDArray[Any]:
         """Return sums over the alias sets of the coarse lattice."""
-        for axis, alias, side in zip(self._axes, self._aliases, self._coarse, strict=True):
+        for axis, alias, side in zip(self._axes, self._aliases, self.coarse, strict=True):
             moved = np.moveaxis(modes, axis, 0)
             total = np.zeros((side, *moved.shape[1:]), dtype=modes.dtype)
             np.add.at(total, alias, moved)
             modes = np.moveaxis(total, 0, axis)
         return modes
 
-    def __call__(self, y: Tensor, lam: Tensor) -> Tensor:
-        """Return E[Y_0 | X_t, y], whitened modes, for modes `y` (n, *modes) at `lam` (n,)."""
+    def __call__(self, y: Tensor, lam: Tensor) -> Guess:
+        """Return what is known of Y_0 for whitened modes `y` (n, *modes) at `lam` (n,)."""
         grid, at = self.grid, each(lam, y)
-        plain = grid.cosine(at) * y
-        fields = grid.fields(plain).double().cpu().numpy()
         sigma = _whole(grid.erased(at).cpu().numpy(), grid.shape) * self._power
-        total = self._summed(np.abs(self._h) ** 2 * sigma) + self._rest
-        seen = self._summed(self._h * np.fft.fftn(fields, axes=self._axes, norm="ortho"))
-        missing = (self._wanted - seen) / np.maximum(total, 1e-30)
-        spread: Any = (..., *np.ix_(*self._aliases))
-        moved = sigma * self._h.conj() * missing[spread]
-        change = np.fft.ifftn(moved, axes=self._axes, norm="ortho").real
-        return plain + grid.modes(torch.from_numpy(change.astype(np.float32)).to(y.device))
+        mean, share = self._moved(grid.cosine(at) * y, sigma, self._wanted)
+        left = np.sqrt(np.clip(1.0 - share, 0.0, 1.0)).astype(np.float32)
+        half = left[..., : grid.shape[-1] // 2 + 1]
+        return Guess(mean, torch.from_numpy(half).to(y.device))
+
+    def sample(self, y0: Tensor, white: NDArray[Any]) -> Tensor:
+        """Return Y_0 of Gaussian fields given y, from free ones (n, *modes).
+
+        `white` (n, *coarse sides) is noise; y of a free field is lacking what the grid lacks and
+        the noise of y, sampled from it (Matheron's rule).
+        """
+        modes = np.fft.fftn(white.astype(np.float64), axes=self._axes, norm="ortho")
+        return self._moved(y0, self._power, self._wanted - np.sqrt(self._rest) * modes)[0]
+
+    def _moved(
+        self, plain: Tensor, sigma: NDArray[Any], wanted: NDArray[Any]
+    ) -> tuple[Tensor, NDArray[Any]]:
+        """Return the mean of fields of mean `plain` and variances `sigma`, given y = `wanted`.
+
+        Beside it the share of each mode's variance that y takes away.
+        """
+        grid = self.grid
+        fields = grid.fields(plain).double().cpu().numpy()
+        modes = np.fft.fftn(fields, axes=self._axes, norm="ortho")
+        of_mode = np.abs(self._h) ** 2 * sigma
+        total = np.maximum(self._summed(of_mode) + self._rest, 1e-30)
+        missing = (wanted - self._summed(self._h * modes)) / total
+        moved = sigma * self._h.conj() * missing[self._spread]
+        change = np.fft.ifftn(moved, axes=self._axes, norm="ortho").real.astype(np.float32)
+        mean = plain + grid.modes(torch.from_numpy(change).to(plain.device))
+        return mean, of_mode / total[self._spread]
 
 
 def _outer(lines: list[NDArray[Any]]) -> NDArray[Any]:

@@ -23,6 +23,7 @@ from skild_phys.skild.chain import TIMES, starting_lambda
 from skild_phys.skild.data import Source
 from skild_phys.skild.equations import (
     Evaluate,
+    Guess,
     Process,
     each,
     evaluate_fields,
@@ -123,8 +124,8 @@ class _OwnLoss:
         return c.network.build(c.output, c.basis, self.channels, c.lambdas, d, c.octaves)
 
 
-_Knows = Callable[[Tensor, Tensor], Tensor]
-"""(Y, lam) -> E[Y_0 | X_t] of a Gaussian field, with what is known of coarse configurations."""
+_Knows = Callable[[Tensor, Tensor], Guess]
+"""(Y, lam) -> what a Gaussian field would be, with what is known of coarse configurations."""
 
 
 def _field_error(
@@ -136,10 +137,10 @@ def _field_error(
     if knows is None:
         found = evaluate_fields(network, kind, process, y, lam)
         return found - field_target(kind, process, x0, noise, lam)
-    known = knows(y, lam)
-    found = evaluate_fields(network, kind, process, y, lam, known)
-    beyond = (known - process.modes(x0)) / process.sine(each(lam, y))
-    return found - process.basis.fields(beyond)
+    guess = knows(y, lam)
+    found = evaluate_fields(network, kind, process, y, lam, guess)
+    wrong = guess.moved(found, process, lam) - process.modes(x0)
+    return process.basis.fields(-wrong / process.sine(each(lam, y)))
 
 
 class _FieldLoss(_OwnLoss):
@@ -368,7 +369,7 @@ class GridLoss(_OwnLoss):
 
     def _coarse(
         self, x0: Tensor, random: torch.Generator
-    ) -> Callable[[Process, Tensor, Tensor], Tensor] | None:
+    ) -> Callable[[Process, Tensor, Tensor], Guess] | None:
         """Coarse-grain `coarse_share` of the fields `x0`, by a rule and factor that are drawn.
 
         Returns what a Gaussian field would be on a grid, given X_t and these; None for none.
@@ -387,12 +388,14 @@ class GridLoss(_OwnLoss):
         raw = rule.coarsen(fine.astype(np.int8) if kind == "spins" else fine, factor)
         lattice = self._levels(shape)[0].process
 
-        def known(grid: Process, y: Tensor, lam: Tensor) -> Tensor:
-            found, own = grid.cosine(each(lam, y)) * y, mask[: len(y)].to(y.device)
+        def known(grid: Process, y: Tensor, lam: Tensor) -> Guess:
+            own = mask[: len(y)].to(y.device)
+            mean, spread = grid.cosine(each(lam, y)) * y, torch.ones_like(y.real)
             seen = raw[: int(own.sum())]
-            if len(seen):
-                found[own] = Known(rule, seen, factor, lattice, grid)(y[own], lam[own])
-            return found
+            knows = Known.of(rule, seen, factor, lattice, grid, self.measured.responses)
+            if knows is not None and len(seen):
+                mean[own], spread[own] = knows(y[own], lam[own])
+            return Guess(mean, spread)
 
         return known
 

@@ -11,8 +11,9 @@ from __future__ import annotations
 import itertools
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -25,6 +26,7 @@ from skild_phys.errors import BadInput, warn
 from skild_phys.skild.data import ImageLattices, Source
 from skild_phys.skild.equations import Process
 from skild_phys.skild.recipe import Recipe
+from skild_phys.skild.response import Response, fit_responses
 from skild_phys.skild.spectrum import (
     KINDS,
     WHITE,
@@ -42,6 +44,7 @@ from skild_phys.skild.weights import Weights
 
 _Array = NDArray[np.float64]
 _Batches = Iterable[NDArray[np.generic]]
+_Samples = Sequence[NDArray[np.generic]]
 _Offset = tuple[int, ...]
 
 _FLOOR = 1e-4  # lowest P kept, as a fraction of the mean over all modes
@@ -49,6 +52,7 @@ _KNOTS = 48  # shells, uniform in log kappa; those without a mode are dropped
 _GROUPS = 8  # of batches, for the jackknife error of couplings
 SIGNIFICANT = 5.0
 """Couplings within so many standard errors of zero are set to zero."""
+_RESPONSE_BATCHES = 16  # of each shape: gains to 1e-3
 _MOST_BYTES = 2**31  # of the samples that spectrum and couplings are measured on
 
 # -- power spectrum ----------------------------------------------------------------------------
@@ -462,6 +466,8 @@ class Measured(NamedTuple):
     couplings: Couplings
     conditional: bool = False
     """Whether the targets of spins are their means given all the others."""
+    responses: Mapping[str, Response] = MappingProxyType({})
+    """What rules that are not linear make of the data, by name."""
 
     def process(
         self, recipe: Recipe, shape: tuple[int, ...], device: torch.device | str = "cpu",
@@ -509,13 +515,19 @@ def measure(source: Source, recipe: Recipe) -> Measured:
         spectrum = fit_spectrum(power, basis, recipe.spectrum)
     if recipe.output != "logits":
         return Measured(spectrum, Couplings(), recipe.targets == "conditional")
-    batches = [batch for batch in batches if batch.shape[1:] == source.shape]
+    few = [batch for shape in shapes for batch in _of_shape(batches, shape)[:_RESPONSE_BATCHES]]
+    responses = fit_responses(few, recipe.coarse_factors) if recipe.octaves else {}
+    batches = _of_shape(batches, source.shape)
     reach, alike = recipe.couplings_reach, {"flip", "turn"} <= set(recipe.symmetries)
     couplings, targets = fit_couplings(batches, reach, symmetric=alike), recipe.targets
     if targets == "auto":
         pairs = (np.abs(beyond_pairs(batches, couplings, reach)) < SIGNIFICANT).all()
         targets = "conditional" if pairs else "spins"
-    return Measured(spectrum, couplings, targets == "conditional")
+    return Measured(spectrum, couplings, targets == "conditional", responses)
+
+
+def _of_shape(batches: _Samples, shape: tuple[int, ...]) -> list[NDArray[np.generic]]:
+    return [batch for batch in batches if batch.shape[1:] == shape]
 
 
 def _check_sign(batches: Sequence[NDArray[np.generic]], symmetries: Sequence[str]) -> None:

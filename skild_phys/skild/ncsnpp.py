@@ -98,7 +98,7 @@ class NcsnppConfig:
         if schedule is None or dimension != 2 or grids:
             accepted = "unet where [lambdas] name no schedule, with octaves, or in three dimensions"
             raise BadInput("network", self.kind, accepted)
-        inputs, odd = OUTPUTS[output]
+        inputs, odd, _ = OUTPUTS[output]
         return Ncsnpp(self, inputs * channels, len(odd) * channels, basis, schedule)
 
 

@@ -29,12 +29,16 @@ class _Output(NamedTuple):
     inputs: int
     odd: tuple[bool, ...] = (True,)
     """Which outputs change sign with the field."""
+    even: int = 0
+    """How many inputs, the last, do not: numbers, alike at all sites, of how much is known."""
 
 
 OUTPUTS = {
     # of spins: draft, trust in the first iteration, field, trust in the second (`spin_logits`)
-    "logits": _Output(5, (True, False, True, False)),
-    "v": _Output(4),
+    "logits": _Output(7, (True, False, True, False), even=2),
+    # X_t, what is left of the data, that whitened, what is known beside and that whitened, how much
+    # that is of long, middle and short waves (`evaluate_fields`)
+    "v": _Output(8, even=3),
     "eps": _Output(1),
     "white_eps": _Output(1),
     "x0": _Output(1),
@@ -90,9 +94,11 @@ class _Symmetry:
                 self.order[i], self.order[j] = self.order[j], self.order[i]
         self.sign = -1.0 if bits[-1] and "sign" in symmetries else 1.0
 
-    def there(self, field: Tensor) -> Tensor:
-        moved = field.roll(self.shift, self.axes).flip(self.flips) * self.sign
-        return moved.permute(self.order)
+    def there(self, field: Tensor, even: int) -> Tensor:
+        signs = torch.full((len(field),), self.sign, device=field.device)
+        signs[len(field) - even :] = 1.0
+        moved = field.roll(self.shift, self.axes).flip(self.flips)
+        return (moved * signs.reshape(-1, *[1] * len(self.axes))).permute(self.order)
 
     def back(self, field: Tensor, odd: Tensor) -> Tensor:
         field = field.permute(np.argsort(self.order).tolist()).flip(self.flips)
@@ -108,15 +114,16 @@ def see_through_symmetries(
     odd: Sequence[bool],
     features: Tensor,
     lam: Tensor,
+    even: int = 0,
 ) -> Tensor:
     """Return the network's outputs, each configuration seen through a symmetry of its own.
 
     `features` are (n, inputs, *shape); `odd` marks the outputs that change sign with the field, as
-    every feature does.
+    all but the last `even` features do.
     """
     own = [_Symmetry(stream, tuple(features.shape[2:]), symmetries) for stream in streams]
     signs = torch.tensor(odd, dtype=torch.float32, device=features.device)
-    views = torch.stack([one.there(field) for one, field in zip(own, features, strict=True)])
+    views = torch.stack([one.there(field, even) for one, field in zip(own, features, strict=True)])
     outputs = network(views, lam)
     return torch.stack([one.back(field, signs) for one, field in zip(own, outputs, strict=True)])
 
@@ -126,6 +133,7 @@ Beyond = Literal["circular", "replicate", "zeros"]
 _CONV: dict[int, type[nn.Conv2d] | type[nn.Conv3d]] = {2: nn.Conv2d, 3: nn.Conv3d}
 _MEMORY = {2: torch.channels_last, 3: torch.channels_last_3d}
 _PADDING: dict[str, Beyond] = {"dft": "circular", "dct": "replicate"}
+_WHITE = [2, 4]  # inputs of `v` that `_Waves` filters: what is left, and what is known beside
 _QUIET = 0.01  # size of an input below which `_Waves` takes it for 0
 _MARGIN = 32  # sites by which a torus is extended where its sides do not fit the levels
 
@@ -277,11 +285,11 @@ class NetworkConfig:
         dimension : of the lattice.
         grids : whether spins are fields on coarser grids.
         """
-        inputs, odd = OUTPUTS[output]
+        inputs, odd, even = OUTPUTS[output]
         filtered = [i for i, one in enumerate(odd) if one]
-        sizes = (inputs * channels, len(odd) * channels)
-        fields = OUTPUTS["v"].inputs if grids and output == "logits" else 0
-        return UNet(self, *sizes, basis, filtered, channels, dimension, fields)
+        sizes = ((inputs - even) * channels, len(odd) * channels)
+        told = (even * channels, grids)
+        return UNet(self, *sizes, basis, filtered, channels, dimension, told, output == "logits")
 
 
 def _by_site(values: Tensor, like: Tensor) -> Tensor:
@@ -376,19 +384,38 @@ class _Waves(nn.Module):
 _TORUS: dict[int, type[nn.Conv2d] | type[nn.Conv3d]] = {2: _Torus2d, 3: _Torus3d}
 
 
+class _Told(nn.Module):
+    """What numbers between 0 and 1 add to the embedding of log lambda."""
+
+    def __init__(self, numbers: int, embedding: int) -> None:
+        super().__init__()
+        self.look, self.say = nn.Linear(2 * numbers, embedding), nn.Linear(embedding, embedding)
+        nn.init.zeros_(self.say.weight)
+        nn.init.zeros_(self.say.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        numbers = x.mean(tuple(range(2, x.dim())))
+        loud = torch.cat([numbers, (numbers + _QUIET).log()], 1).to(self.say.weight.dtype)
+        out: Tensor = self.say(F.silu(self.look(loud)))
+        return out
+
+
 class _FieldEnds(nn.Module):
     """How a network of spins takes fields on coarser grids in, and lets their v out."""
 
     def __init__(
-        self, config: NetworkConfig, inputs: int, conv3: Callable[..., Any],
+        self, config: NetworkConfig, inputs: int, even: int, conv3: Callable[..., Any],
         one: Callable[..., Any], dimension: int,
     ) -> None:  # fmt: skip
         super().__init__()
         self.patch = config.field_patch or config.patch
         sites = self.patch**dimension
+        inputs -= even
         self.enter = conv3(inputs * sites, config.channels[0])
         self.leave = one(config.channels[0], sites, 1)
         self.direct = nn.Linear(config.embedding, inputs)
+        self.told, self.even = _Told(even, config.embedding), even
+        self.waves = _Waves(config, len(_WHITE), 1) if config.waves else None
         for linear in (self.leave, self.direct):
             nn.init.zeros_(linear.weight)
             nn.init.zeros_(linear.bias)
@@ -401,6 +428,8 @@ class UNet(Network):
     act on the channels of one site, never across the lattice: what is learnt on one lattice size
     holds on every other. The first output of each of `channels` has the inputs of its channel added
     to it with weights that depend on lambda alone, those in `filtered` filtered inputs (`_Waves`).
+    Of the last inputs, `told[0]` of them, only the means over the sites are looked at, and only if
+    there are grids: they join log lambda.
     """
 
     def __init__(
@@ -412,7 +441,8 @@ class UNet(Network):
         filtered: Sequence[int] = (0,),
         channels: int = 1,
         dimension: int = 2,
-        fields: int = 0,
+        told: tuple[int, bool] = (0, False),
+        spins: bool = False,
     ) -> None:
         if dimension not in _CONV:
             raise BadInput("dimension", dimension, " or ".join(map(str, _CONV)))
@@ -430,8 +460,13 @@ class UNet(Network):
         self.direct = nn.Linear(config.embedding, inputs // channels)
         self.level = nn.Linear(config.embedding, outputs)
         self.number = nn.Embedding(config.levels, config.embedding) if config.levels > 1 else None
+        self.even, grids = told
+        self.told = _Told(self.even, config.embedding) if grids and self.even else None
         # Of what fields on coarser grids have in place of spins.
-        self.field = _FieldEnds(config, fields, conv3, one, dimension) if fields else None
+        self.field: _FieldEnds | None = None
+        if grids and spins:
+            fields, _, even = OUTPUTS["v"]
+            self.field = _FieldEnds(config, fields, even, conv3, one, dimension)
 
         def level(first: int, width: int, n: int) -> nn.ModuleList:
             return nn.ModuleList(block(w, width) for w in [first] + [width] * (n - 1))
@@ -449,11 +484,15 @@ class UNet(Network):
             nn.init.zeros_(linear.bias)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor, lam: Tensor, level: int = 0) -> Tensor:
-        ends = self.field if level > 0 and self.field is not None else self
+        field = self.field if level > 0 else None
+        ends: Any = self if field is None else field
         dtype, patch = self.leave.weight.dtype, ends.patch
         embedding = self.embed(self._sines(torch.log(lam), dtype))
         if self.number is not None:
             embedding = embedding + self.number.weight[min(level, self.config.levels - 1)]
+        x, numbers = x[:, : x.shape[1] - ends.even], x[:, x.shape[1] - ends.even :]
+        if ends.told is not None:
+            embedding = embedding + ends.told(numbers)
         embedding = F.silu(embedding)
         wide, crop = self._extended(x, patch * 2 ** (len(self.shrink)))
         h = _unshuffled(wide, patch).to(dtype).contiguous(memory_format=self.memory_format)
@@ -470,9 +509,10 @@ class UNet(Network):
             for block in blocks.children():
                 h = block(h, embedding)
         h = _shuffled(ends.leave(F.silu(_site_norm(h))).float(), patch)
-        if ends is self.field:
-            passed = _by_site(ends.direct(embedding).float(), wide) * wide
-            return (h + passed.sum(dim=1, keepdim=True))[crop]
+        if field is not None:
+            passed = _by_site(field.direct(embedding).float(), wide) * wide
+            out = (h + passed.sum(dim=1, keepdim=True))[crop]
+            return out if field.waves is None else out + field.waves(x[:, _WHITE], embedding)
         out = h + _by_site(self.level(embedding).float(), wide)
         grouped = wide.reshape(len(x), -1, self.channels, *wide.shape[2:])
         passed = (_by_site(self.direct(embedding).float(), grouped) * grouped).sum(dim=1)

@@ -7,7 +7,7 @@ import dataclasses
 import difflib
 import math
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -313,10 +313,12 @@ def read_recipe(source: str | Path, option: str | None = None, **changes: Any) -
 
 
 def as_record(value: Any) -> Any:
-    """Return a dataclass as a dictionary, less fields marked late that have their defaults.
+    """Return a dataclass, or several by name, as a dictionary, less late fields as by default.
 
     Records of before lack these: equal weights have equal SHA-256, whatever version wrote them.
     """
+    if isinstance(value, Mapping):
+        return {name: as_record(one) for name, one in value.items()}
     if not dataclasses.is_dataclass(value):
         return value
     own = {field: getattr(value, field.name) for field in dataclasses.fields(value)}

@@ -7,8 +7,9 @@ the forward marginal of the truth: the same call with another start.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
@@ -41,6 +42,7 @@ from skild_phys.skild.networks import (
     arithmetic,
     see_through_symmetries,
 )
+from skild_phys.skild.response import Response
 from skild_phys.skild.spins import (
     Couplings,
     MeanField,
@@ -127,10 +129,11 @@ class SpinDenoiser:
         xt, bound, network, alone = self.process.fields(y), given.constraint, None, None
         at = torch.tensor([lam], dtype=torch.float32, device=xt.device)
         if self.network is not None and lam >= self.network_from:
-            alone, odd = bound.alone(xt), OUTPUTS["logits"].odd
+            alone, of = bound.alone(xt), OUTPUTS["logits"]
             network = functools.partial(
-                see_through_symmetries, self.network, given.streams, self.symmetries, odd
-            )
+                see_through_symmetries, self.network, given.streams, self.symmetries, of.odd,
+                even=of.even,
+            )  # fmt: skip
         found = spin_logits(network, self.mean_field, xt, at, bound.means, alone)
         return SpinPosterior(
             self.process, found, bound, self.mean_field, lambda: self._spectrum,
@@ -150,18 +153,19 @@ class FieldDenoiser:
     spins: ClassVar[bool] = False
 
     def __call__(self, y: Tensor, lam: float, given: Given) -> FieldPosterior:
-        odd = OUTPUTS[self.output].odd * self.channels
+        of, channels = OUTPUTS[self.output], self.channels
         network = functools.partial(
-            see_through_symmetries, self.network, given.streams, self.symmetries, odd
-        )
+            see_through_symmetries, self.network, given.streams, self.symmetries,
+            of.odd * channels, even=of.even * channels,
+        )  # fmt: skip
         at = torch.full((len(y),), lam, device=y.device)
         if given.known is None:
             output = evaluate_fields(network, self.output, self.process, y, at)
             y0 = y0_from_output(output, self.output, self.process, y, at)
         else:
-            known = given.known(y, at)
-            output = evaluate_fields(network, self.output, self.process, y, at, known)
-            y0 = known - self.process.sine(lam) * self.process.white(output)
+            guess = given.known(y, at)
+            output = evaluate_fields(network, self.output, self.process, y, at, guess)
+            y0 = guess.moved(output, self.process, at)
         return FieldPosterior(self.process, y0, lam, given.noise, given.correct)
 
 
@@ -232,6 +236,7 @@ class Skild:
     scales : the grids, the lattice itself first; one of them is the paper's chain.
     sampler : a name of `equations.STEPS`, or a step.
     channels : of images; 0 for lattices without.
+    responses : of rules that are not linear, by name.
     """
 
     def __init__(
@@ -239,8 +244,9 @@ class Skild:
         scales: Sequence[Scale],
         sampler: Sampler = "stochastic",
         channels: int = 0,
+        responses: Mapping[str, Response] = MappingProxyType({}),
     ) -> None:
-        self.scales, self.sampler = tuple(scales), sampler
+        self.scales, self.sampler, self.responses = tuple(scales), sampler, responses
         self.process, self.denoiser, _ = self.scales[0]
         self.device, self.shape = self.process.kappa2.device, self.process.shape
         self._components = (channels,) if channels else ()
@@ -272,7 +278,7 @@ class Skild:
                 channels = max(1, weights.channels)
                 denoiser = FieldDenoiser(process, at, output, weights.symmetries, channels)
             scales.append(Scale(process, denoiser, low))
-        return cls(scales, sampler, weights.channels)
+        return cls(scales, sampler, weights.channels, weights.responses)
 
     def white(self, streams: Sequence[Streams], process: Process | None = None) -> Tensor:
         """Return whitened modes of white noise, one stream a field; on the lattice by default."""
@@ -308,7 +314,7 @@ class Skild:
     ) -> NDArray[Any]:
         """Return fine configurations for coarse ones, as `run` does.
 
-        The chain starts from a Gaussian field with spectrum P under A x = y, noised to lambdas[0].
+        The chain starts from a Gaussian field with spectrum P given y, noised to lambdas[0].
 
         Parameters
         ----------
@@ -323,10 +329,18 @@ class Skild:
             moved = operator.correct(fields.double().cpu().numpy(), values, sigma)
             return torch.from_numpy(moved.astype(np.float32)).to(fields.device)
 
-        def on(grid: Process) -> Known:
-            return Known(rule, raw, factor, self.process, grid)
+        def on(grid: Process) -> Known | None:
+            return Known.of(rule, raw, factor, self.process, grid, self.responses)
 
-        start = self.from_condition(correct, float(lambdas[0]), streams)
+        lam = float(lambdas[0])
+        process = level_at(self.scales, lam).process
+        known = on(process) if process is not self.process else None
+        if known is None:
+            start = self.from_condition(correct, lam, streams)
+        else:
+            white = white_noise(streams, known.coarse, torch.device("cpu")).numpy()
+            y0 = known.sample(self.white(streams, process), white)
+            start = process.cosine(lam) * y0 + process.sine(lam) * self.white(streams, process)
         if not self.denoiser.spins:
             return self.run(start, lambdas, streams, correct=correct, coarser=on, stop=stop)
         bound = rule.condition(raw, self.shape, factor, ties, self.device)
@@ -341,7 +355,7 @@ class Skild:
         *,
         constraint: Constraint | None = None,
         correct: Correct | None = None,
-        coarser: Callable[[Process], Known] | None = None,
+        coarser: Callable[[Process], Known | None] | None = None,
         stop: Stop = lambda: False,
     ) -> NDArray[Any]:
         """Run the reverse process from modes `y` at lambdas[0]; one denoiser evaluation a lambda.

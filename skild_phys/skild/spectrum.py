@@ -29,7 +29,7 @@ from skild_phys.errors import BadInput
 _Array = NDArray[np.float64]
 
 
-class Crop(NamedTuple):
+class _Crop(NamedTuple):
     """The modes of a lattice that a coarser grid has.
 
     Attributes
@@ -90,11 +90,11 @@ class Basis(ABC):
     def line(self, axis: int, side: int) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
         """Return which modes of `axis` a grid of `side` sites has, and whether they are inside."""
 
-    def crop(self, grid: tuple[int, ...]) -> Crop:
+    def crop(self, grid: tuple[int, ...]) -> _Crop:
         """Return the modes that a grid of sides `grid`, none longer than the lattice's, has."""
         lines = [self.line(axis, side) for axis, side in enumerate(grid)]
         inside = functools.reduce(np.logical_and.outer, [line[1] for line in lines])
-        return Crop(tuple(line[0] for line in lines), inside)
+        return _Crop(tuple(line[0] for line in lines), inside)
 
     def turned(self, fields: Tensor, back: bool = False) -> Tensor:
         """Return fields whose channels are turned as `modes` turns them, or back."""

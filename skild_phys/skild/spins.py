@@ -295,6 +295,9 @@ def spin_logits(
         return SpinLogits(first, first, likelihood)
     alone = torch.zeros_like(xt) if alone is None else alone
     seen = [xt, likelihood.whitened, torch.tanh(first / 2), torch.tanh(first / 8), alone]
+    sites = tuple(range(1, xt.dim()))
+    known = (alone.square().mean(sites, True), alone.abs().mean(sites, True))
+    seen += [one.expand_as(xt) for one in known]
     draft, trust, field, weight = network(torch.stack(seen, 1), lam.expand(len(xt))).unbind(dim=1)
     draft = draft + (1.0 + trust) * first
     second = mean_field.iterate(likelihood, means(draft), tuning.second, 0.5 * field, means)

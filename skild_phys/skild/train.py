@@ -36,6 +36,7 @@ from skild_phys.skild.losses import LOSSES, Batch, GridLoss, Loss
 from skild_phys.skild.measured import Measured, measure
 from skild_phys.skild.networks import network_dtype
 from skild_phys.skild.recipe import Recipe, as_record, from_table
+from skild_phys.skild.response import Response
 from skild_phys.skild.spectrum import spectrum_from_record
 from skild_phys.skild.spins import Couplings
 from skild_phys.skild.weights import Weights, read_tensors, write_tensors
@@ -357,8 +358,9 @@ class Trainer:
             record |= {"quality": self.best_row} | ({"ended": self.ended} if self.ended else {})
         channels = self.source.channels
         return Weights.of(
-            c, tensors, measured.spectrum, measured.couplings, channels, system, record
-        )
+            c, tensors, measured.spectrum, measured.couplings, channels, system, record,
+            measured.responses,
+        )  # fmt: skip
 
     def save(self, path: Path) -> None:
         """Write the whole state of the run to `path`, atomically."""
@@ -388,6 +390,7 @@ class Trainer:
             record["spectrum"] = self.measured.spectrum.record()
             record["couplings"] = dataclasses.asdict(self.measured.couplings)
             record["conditional"] = self.measured.conditional
+            record["responses"] = as_record(self.measured.responses)
         write_tensors(path, "record", record, tensors | {"random": self.random.get_state()})
 
     @classmethod
@@ -418,6 +421,7 @@ class Trainer:
                     spectrum_from_record(record["spectrum"]),
                     Couplings.from_record(record["couplings"]),
                     bool(record["conditional"]),
+                    {k: Response.from_record(v) for k, v in record["responses"].items()},
                 )
             trainer = cls(recipe, source, loss, measured=measured, device=device, ranks=ranks)
             trainer._restore(record, tensors)

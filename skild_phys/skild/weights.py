@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,7 @@ from skild_phys.skild.levels import grid_sides
 from skild_phys.skild.ncsnpp import Ncsnpp, NcsnppConfig, from_published, read_published
 from skild_phys.skild.networks import OUTPUTS, SYMMETRIES, Network, NetworkConfig, network_dtype
 from skild_phys.skild.recipe import NETWORKS, Recipe, as_record, from_table
+from skild_phys.skild.response import Response
 from skild_phys.skild.spectrum import Spectrum, spectrum_from_record
 from skild_phys.skild.spins import Couplings
 
@@ -117,6 +119,7 @@ class Weights:
     dimension : of the lattice.
     window : lambda over the square of the spacing, smallest and largest, that a grid serves; None
         for one grid, the lattice, at every lambda.
+    responses : what rules that are not linear make of the data, by name, for the grids.
     """
 
     tensors: dict[str, Tensor]
@@ -136,11 +139,13 @@ class Weights:
     tuning: Tuning = USUAL
     dimension: int = 2
     window: tuple[float, float] | None = None
+    responses: Mapping[str, Response] = field(default_factory=dict)
 
     @classmethod
     def of(
         cls, recipe: Recipe, tensors: dict[str, Tensor], spectrum: Spectrum,
         couplings: Couplings, channels: int, system: dict[str, Any], training: dict[str, Any],
+        responses: Mapping[str, Response] = MappingProxyType({}),
     ) -> Weights:  # fmt: skip
         """Return weights of what `recipe` describes."""
         c = recipe
@@ -153,7 +158,7 @@ class Weights:
         return cls(
             tensors, c.network, spectrum, c.output, reach, system, training, c.basis, couplings,
             c.network_from, c.symmetries, channels, c.kappa_c, c.lambdas, c.tuning,
-            window=(c.window[0], c.window[1]) if c.octaves else None,
+            window=(c.window[0], c.window[1]) if c.octaves else None, responses=responses,
         )  # fmt: skip
 
     def check_fit(
@@ -218,7 +223,7 @@ class Weights:
 def _record(weights: Weights) -> dict[str, Any]:
     """Return what the header holds: all but the tensors, and what is as usual of late entries."""
     record = {name: as_record(value) for name, value in vars(weights).items() if name != "tensors"}
-    for name, usual in (("tuning", USUAL), ("dimension", 2), ("window", None)):
+    for name, usual in (("tuning", USUAL), ("dimension", 2), ("window", None), ("responses", {})):
         if getattr(weights, name) == usual:
             del record[name]
     return record | {"format": _FORMAT, "spectrum": weights.spectrum.record()}
@@ -231,6 +236,7 @@ _READ: dict[str, Callable[[Any], Any]] = {
     "couplings": Couplings.from_record,
     "network_from": float,
     "window": lambda pair: pair and (float(pair[0]), float(pair[1])),
+    "responses": lambda table: {k: Response.from_record(v) for k, v in table.items()},
     "symmetries": tuple,
     "channels": int,
     "schedule": lambda table: table and SCHEDULES[table["kind"]](**table),
