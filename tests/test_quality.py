@@ -412,7 +412,7 @@ def test_killed_and_resumed_writes_the_same_rows_and_weights(folder: Path, call:
     The best weights are not the last: the rate is too large. Planted, seen to fail: rows
     that a checkpoint sorts by name; best weights that it does not hold.
     """
-    text = TEXT.replace("warmup", "learning_rate = 0.03\nwarmup")
+    text = TEXT.replace("warmup", "learning_rate = 0.06\nwarmup")
     (folder / "run.toml").write_text(text)
     assert call(*words_of(folder))[0] == 0
     whole = same_files(folder)

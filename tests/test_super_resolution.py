@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from image_helpers import SCHEDULE, SPECTRUM, image_store, image_weights, photographs
+from image_helpers import SPECTRUM, image_store, image_weights, photographs
 
 from skild_phys.errors import BadInput, StoreError
 from skild_phys.images.refine import (
@@ -86,11 +86,9 @@ def test_what_comes_out_gives_the_low_resolution_back(sampler: str, octaves: boo
         ((0.6, 0.8, 0.0), (-0.8, 0.6, 0.0), (0.0, 0.0, 1.0)),
         tuple(RadialSpectrum((0.1, 1.0, 4.4), (9.0, 0.3 * k, 0.01), 0.7) for k in (1, 2, 3)),
     )
-    weights = image_weights(spectrum=colours, std=0.2, schedule=None if octaves else SCHEDULE)
+    weights = image_weights(spectrum=colours, std=0.2, octaves=octaves)
     start = 30.0 if octaves else None
     spec = ImageRefineSpec(factor=2.5, rule="bicubic", steps=3, sampler=sampler, lambda_start=start)
-    if octaves:
-        weights = replace(weights, window=(0.7, 2.8), lambda_range=(0.01, 1e12))
     refiner = _ImageRefiner(weights, spec, (7, 6), (18, 15))
     if octaves:
         assert {0.7 * (18 / 9) ** 2, 0.7 * (15 / 4) ** 2} < {*refiner.lambdas}
