@@ -38,7 +38,7 @@ FLOORS = [
 """From the ground up. A file imports from the floors below, and from its own folder."""
 MANY = {"api.generate", "api.refine", "api.simulate"}
 """Functions with ten parameters or more: plain keywords of the API."""
-PUBLIC_NAMES = 462
+PUBLIC_NAMES = 460
 WALK_FILES, WALK_FUNCTIONS = 23, 180
 
 

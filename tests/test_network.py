@@ -204,3 +204,30 @@ def test_networks_that_cannot_be(change: dict[str, object]) -> None:
         BadInput, match=next(iter(change)) if "channels" not in change else "blocks"
     ):
         NetworkConfig(**change)  # type: ignore[arg-type]
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize(("level", "inputs", "even"), [(0, 7, 2), (1, 8, 3)])
+def test_numbers_beside_the_fields_count_over_grids_alone(
+    level: int, inputs: int, even: int
+) -> None:
+    """The last inputs: their mean changes the output, where they are does not; on one grid neither.
+
+    Planted, seen to fail: numbers that are not told; inputs that the convolutions see.
+    """
+    torch.manual_seed(1)
+    x = torch.randn(1, inputs, 16, 16)
+    spread = torch.zeros_like(x)
+    spread[:, -even:, ::2] = 0.3
+    spread[:, -even:, 1::2] = -0.3
+    x[:, -even:] = 0.5
+    for grids in (True, False):
+        network = TINY.build("logits", "dft", grids=grids)
+        for parameter in network.parameters():
+            torch.nn.init.normal_(parameter, std=0.2)
+        if not grids and level:
+            continue
+        plain, same = network(x, LAM, level), network(x + spread, LAM, level)
+        more = network(x + (torch.arange(inputs) >= inputs - even)[:, None, None] * 0.2, LAM, level)
+        assert torch.allclose(plain, same, atol=1e-5)
+        assert torch.equal(plain, more) != grids

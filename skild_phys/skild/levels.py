@@ -34,7 +34,7 @@ def grid_sides(shape: tuple[int, ...], basis: str) -> Iterator[tuple[int, ...]]:
         yield sides
 
 
-def spacings(shape: tuple[int, ...], basis: str) -> list[float]:
+def _spacings(shape: tuple[int, ...], basis: str) -> list[float]:
     """Return the spacing of each grid (`Process.spacing`), 1 of the lattice first."""
     grids = grid_sides(shape, basis)
     return [max(side / n for side, n in zip(shape, grid, strict=True)) for grid in grids]
@@ -52,7 +52,7 @@ def lambdas_on_grids(
     steps : evaluations on the lattice, the last at `end`.
     octave : evaluations on each coarser grid, of the whole window.
     """
-    own = spacings(shape, basis)
+    own = _spacings(shape, basis)
     most = window[1] * own[-1] ** 2
     at = most if start is None else min(start, most)
     legs = []

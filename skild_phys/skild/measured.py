@@ -26,7 +26,7 @@ from skild_phys.errors import BadInput, warn
 from skild_phys.skild.data import ImageLattices, Source
 from skild_phys.skild.equations import Process
 from skild_phys.skild.recipe import Recipe
-from skild_phys.skild.response import Response, fit_responses
+from skild_phys.skild.response import Response
 from skild_phys.skild.spectrum import (
     KINDS,
     WHITE,
@@ -516,7 +516,7 @@ def measure(source: Source, recipe: Recipe) -> Measured:
     if recipe.output != "logits":
         return Measured(spectrum, Couplings(), recipe.targets == "conditional")
     few = [batch for shape in shapes for batch in _of_shape(batches, shape)[:_RESPONSE_BATCHES]]
-    responses = fit_responses(few, recipe.coarse_factors) if recipe.octaves else {}
+    responses = Response.measured(few, recipe.coarse_factors) if recipe.octaves else {}
     batches = _of_shape(batches, source.shape)
     reach, alike = recipe.couplings_reach, {"flip", "turn"} <= set(recipe.symmetries)
     couplings, targets = fit_couplings(batches, reach, symmetric=alike), recipe.targets
