@@ -102,6 +102,19 @@ def test_a_stopped_run_resumes_to_the_same_bytes(tmp_path: Path, config: Recipe)
     assert (tmp_path / "part.w").read_bytes() == (tmp_path / "whole.w").read_bytes()
 
 
+@pytest.mark.parametrize("config", [CONFIG, FIELDS])
+def test_threads_change_no_number(tmp_path: Path, config: Recipe) -> None:
+    """Grids have a thread each, and a generator each. Planted, seen to fail: one for all."""
+    for threads in (1, 2, 3):
+        torch.set_num_threads(threads)
+        trainer = Trainer(config, source(config))
+        train(trainer, tmp_path / "run", log_every=3)
+        save_weights(tmp_path / f"{threads}.w", trainer.weights({}, last=True))
+    torch.set_num_threads(1)
+    first, *others = ((tmp_path / f"{threads}.w").read_bytes() for threads in (1, 2, 3))
+    assert all(other == first for other in others)
+
+
 def test_runs_on_other_shapes_or_windows_are_refused(tmp_path: Path) -> None:
     Trainer(CONFIG, source()).save(tmp_path / "a")
     for other, named in (

@@ -213,6 +213,8 @@ class Tuning:
         are known: there spins sampled in parts have too little power (0.6 of it at lambda = 12).
     steps, octave : over grids, evaluations on the lattice, and on each coarser grid. 3, 5 and 10 on
         the coarser ones gave the same energy and U4 of 512 configurations of 64^2.
+    above : over grids, where a chain that refines starts, in units of where the coarse lattice's
+        finest mode is erased (`starting_lambda`): what is farther out costs little.
     flow_above : lambda above which a chain of free spins follows the flow: from 2.8 on, sampling
         them costs an energy of +0.004 on 128^2.
     same_temperature : largest relative distance from the weights' temperature that is refined
@@ -243,6 +245,7 @@ class Tuning:
     modes_above: float = 2.0
     steps: int = 8
     octave: int = 4
+    above: float = 45.0
     flow_above: float = 0.9
     same_temperature: float = 0.005
     poor_misfit: float = 0.2
@@ -345,10 +348,12 @@ class Chain:
         """Return the lambdas of a chain that refines by `factor`; raises BadInput.
 
         It starts where the coarse lattice's finest mode is erased, or farther out, as far as the
-        weights have seen, for rules that say less.
+        weights have seen, for rules that say less; over grids, `Tuning.above` times as far.
         """
         tuning, start, end = weights.tuning, self.lambda_start, self.lambda_end
-        if start is None:
+        if start is None and weights.window is not None:
+            start = starting_lambda(factor, tuning.above)
+        elif start is None:
             scale = tuning.start_scale.get(rule.name, rule.start_scale)
             wanted = starting_lambda(factor, scale)
             start = max(starting_lambda(factor), min(wanted, weights.lambda_range[1]))

@@ -334,38 +334,52 @@ class GridLoss(_OwnLoss):
     def draw(self, n: int, random: torch.Generator) -> tuple[Tensor, None]:
         return torch.ones(n), None
 
-    def __call__(self, network: Evaluate, batch: Batch) -> Tensor:
-        c, x0, random = self.recipe, batch.x0, batch.random
+    def terms(self, network: Evaluate, batch: Batch) -> list[Callable[[], Tensor]]:
+        """Return the sum's terms, one for each grid, which draw from a generator of their own."""
+        x0, random = batch.x0, batch.random
         finest, coarser = self._levels(tuple(x0.shape[-len(self.source.shape) :]))
-        n = self._share(x0, finest.process)
-        lam, drawn = finest.draw(n, random)
-        part = Batch(x0[:n], lam.to(x0.device), batch.noise[:n], drawn, random)
-        total = finest(network, part)
-        self.parts = {0: float(total.detach())}
-        grids = list(self._missing(network, x0, coarser, random))
-        most = max((missing.numel() for _, _, missing in grids), default=1)
-        for level, (process, lam, missing) in enumerate(grids, 1):
+        task = self._coarse(x0, random)
+        seeds = torch.randint(2**62, (1 + len(coarser),), generator=random).tolist()
+        own = [torch.Generator().manual_seed(seed) for seed in seeds]
+        modes = coarser[0].lattice_modes(x0) if coarser else x0
+        numbers = [self._share(x0, grid, level) for level, grid in enumerate(coarser, 1)]
+        sizes = [n * math.prod(grid.shape) for n, grid in zip(numbers, coarser, strict=True)]
+        self.parts = {}
+
+        def lattice() -> Tensor:
+            n = self._share(x0, finest.process)
+            lam, drawn = finest.draw(n, own[0])
+            part = Batch(x0[:n], lam.to(x0.device), batch.noise[:n], drawn, own[0])
+            loss = finest(network, part)
+            self.parts[0] = float(loss.detach())
+            return loss
+
+        def grid(level: int) -> Tensor:
+            process, n = coarser[level - 1], numbers[level - 1]
+            knows = task and functools.partial(task, process)
+            at: Evaluate = functools.partial(network, level=level)  # type: ignore[call-arg]
+            lam, missing = self._missing(at, modes[:n], process, own[level], knows)
             loss = field_loss(process, missing, lam, "scales", octave=True)
             self.parts[level] = float(loss.detach())
             # The gradient of few sites is noisy: it counts as the root of their number.
-            total = total + c.field_weight * math.sqrt(missing.numel() / most) * loss
-        return total
+            return self.recipe.field_weight * math.sqrt(sizes[level - 1] / max(sizes)) * loss
+
+        return [lattice, *(functools.partial(grid, level + 1) for level in range(len(coarser)))]
+
+    def __call__(self, network: Evaluate, batch: Batch) -> Tensor:
+        return torch.stack([term() for term in self.terms(network, batch)]).sum()
 
     def _missing(
-        self, network: Evaluate, x0: Tensor, grids: Sequence[Process], random: torch.Generator
-    ) -> Iterator[tuple[Process, Tensor, Tensor]]:
-        """Yield process, lambda and error of v of each coarser grid."""
-        modes = grids[0].lattice_modes(x0) if grids else x0
-        task = self._coarse(x0, random)
+        self, network: Evaluate, modes: Tensor, process: Process, random: torch.Generator,
+        knows: _Knows | None,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        """Return lambda and the error of v for modes of the lattice, on a coarser grid."""
+        fields = process.fields(process.restricted(modes))
         low, high = (math.log(value) for value in self.recipe.window)
-        for level, process in enumerate(grids, 1):
-            n = self._share(x0, process, level)
-            fields = process.fields(process.restricted(modes[:n]))
-            lam = (low + (high - low) * stratified(n, random)).exp() * process.spacing**2
-            lam, noise = lam.to(fields.device), torch.randn(fields.shape, generator=random)
-            at: Evaluate = functools.partial(network, level=level)  # type: ignore[call-arg]
-            noise, knows = noise.to(fields.device), task and functools.partial(task, process)
-            yield process, lam, _field_error("v", process, fields, noise, lam, at, knows)
+        lam = (low + (high - low) * stratified(len(modes), random)).exp() * process.spacing**2
+        lam, noise = lam.to(fields.device), torch.randn(fields.shape, generator=random)
+        noise = noise.to(fields.device)
+        return lam, _field_error("v", process, fields, noise, lam, network, knows)
 
     def _coarse(
         self, x0: Tensor, random: torch.Generator

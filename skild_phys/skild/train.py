@@ -18,6 +18,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -256,11 +257,42 @@ class Trainer:
             # Gradients of all but the last part stay with their process.
             last = first + size == len(x0) or not isinstance(self._shared, DistributedDataParallel)
             with contextlib.nullcontext() if last else self._shared.no_sync():
-                call = functools.partial(self.evaluate, self._shared)
-                loss = self.loss(call, Batch(own[0], own[1], own[2], drawn, self.random))
-                (loss / c.accumulate).backward()  # type: ignore[no-untyped-call]
-            total += float(loss.detach()) / c.accumulate
+                batch = Batch(own[0], own[1], own[2], drawn, self.random)
+                total += self._gradient(batch, 1.0 / c.accumulate)
         return total
+
+    def _gradient(self, batch: Batch, share: float) -> float:
+        """Add `share` of the gradient of the loss of a batch; return as much of the loss.
+
+        Terms of a loss (`GridLoss.terms`) on a CPU have a thread each: small convolutions hardly
+        gain from a second one.
+        """
+        call = functools.partial(self.evaluate, self._shared)
+        terms = getattr(self.loss, "terms", None)
+        if terms is None or self.device.type != "cpu":
+            loss = share * self.loss(call, batch)
+            loss.backward()  # type: ignore[no-untyped-call]
+            return float(loss.detach())
+        network = list(self.network.parameters())
+
+        def one(term: Callable[[], Tensor]) -> tuple[float, tuple[Tensor | None, ...]]:
+            loss = share * term()
+            return float(loss.detach()), torch.autograd.grad(loss, network, allow_unused=True)
+
+        total = 0.0
+        for loss, gradients in self._pool.map(one, terms(call, batch)):
+            total += loss
+            for parameter, gradient in zip(network, gradients, strict=True):
+                if gradient is not None:
+                    before = parameter.grad
+                    parameter.grad = gradient if before is None else before + gradient
+        return total
+
+    @functools.cached_property
+    def _pool(self) -> ThreadPoolExecutor:
+        """Threads for the terms of a loss, as many as PyTorch has, in which it has one."""
+        many = torch.get_num_threads()
+        return ThreadPoolExecutor(many, initializer=torch.set_num_threads, initargs=(1,))
 
     def _noise(self, shape: torch.Size, mine: slice) -> Tensor:
         """Return white noise, for a divisible loss named by the step and the place in the batch."""
