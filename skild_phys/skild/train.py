@@ -31,6 +31,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from skild_phys import __version__
 from skild_phys.errors import BadInput, Interrupted, OutputTaken, WeightsError
+from skild_phys.process import one_thread
 from skild_phys.rng import seed_sequence
 from skild_phys.skild.data import Source, symmetry
 from skild_phys.skild.losses import LOSSES, Batch, GridLoss, Loss
@@ -220,13 +221,14 @@ class Trainer:
             group["lr"] = _learning_rate(self.step, c)
         self.optimizer.zero_grad(set_to_none=True)
         loss = self._backward()
-        # The norm before it was clipped.
-        norm = float(nn.utils.clip_grad_norm_(self.network.parameters(), c.clip))
-        if not math.isfinite(loss + norm):
-            at = f"at step {self.step + 1} the loss is {loss:g}, its gradient {norm:g}"
-            raise BadInput("learning_rate", c.learning_rate, f"a smaller one: {at}")
-        self.optimizer.step()
-        self.ema.update_parameters(self.network)
+        with one_thread():
+            # The norm before it was clipped.
+            norm = float(nn.utils.clip_grad_norm_(self.network.parameters(), c.clip))
+            if not math.isfinite(loss + norm):
+                at = f"at step {self.step + 1} the loss is {loss:g}, its gradient {norm:g}"
+                raise BadInput("learning_rate", c.learning_rate, f"a smaller one: {at}")
+            self.optimizer.step()
+            self.ema.update_parameters(self.network)
         self.step += 1
         loss, norm = self.ranks.mean([loss, norm], self.device)
         seconds = time.perf_counter() - began
@@ -279,13 +281,14 @@ class Trainer:
             loss = share * term()
             return float(loss.detach()), torch.autograd.grad(loss, network, allow_unused=True)
 
-        total = 0.0
-        for loss, gradients in self._pool.map(one, terms(call, batch)):
-            total += loss
-            for parameter, gradient in zip(network, gradients, strict=True):
-                if gradient is not None:
-                    before = parameter.grad
-                    parameter.grad = gradient if before is None else before + gradient
+        total, pool = 0.0, self._pool
+        with one_thread():
+            for loss, gradients in pool.map(one, terms(call, batch)):
+                total += loss
+                for parameter, gradient in zip(network, gradients, strict=True):
+                    if gradient is not None:
+                        before = parameter.grad
+                        parameter.grad = gradient if before is None else before + gradient
         return total
 
     @functools.cached_property
