@@ -102,7 +102,6 @@ SIDES = [*grid_sides((SIDE, SIDE), "dft")]
 SHAPE = NetworkConfig(patch=2, channels=(32, 64), blocks=(1, 2), embedding=64)
 RECIPE = Recipe(
     output="v",
-    octaves=True,
     spectrum="torus",
     side=SIDE,
     batch=study.options.batch,

@@ -1,11 +1,10 @@
 """Does SKILD refine better than other methods with equal network, data and training time?
 
 Critical Ising configurations of 128^2 are refined by a factor of 4 from their block means. Each
-trained method has the U-Net of the preset `ising2d` (skild_paper without the gains per band of wave
-numbers beside it, which need a torus), the same stream of simulated configurations of 64^2 and the
-same wall time of training steps, with AdamW and a learning rate that is constant and then falls to
-0 over the last 45 % of that time; in the processor's arithmetic (bfloat16 or float32), with
-averaged weights, on one thread.
+trained method has the U-Net of the preset `ising2d`, the same stream of simulated configurations of
+64^2 and the same wall time of training steps, with AdamW and a learning rate that is constant and
+then falls to 0 over the last half of that time; in the processor's arithmetic (bfloat16 or
+float32), with averaged weights, on one thread.
 
 - skild: this package's method, trained as usual on a mixture of tasks (coarse configurations by
   three rules and factors 2, 4 and 8, and none), with the default number of denoiser evaluations.
@@ -154,11 +153,8 @@ def trained(name: str, recipe: Recipe, loss: Loss | None = None) -> Trainer:
 
 torch.set_num_threads(THREADS)
 ours = replace(read_recipe("ising2d"), side=TRAINED, seed=SEED, shapes=())
-fields = {"output": "eps", "symmetries": FIXED, "couplings_reach": 0, "octaves": False}
-torus_only = replace(ours.network, waves=0)
-paper_recipe = replace(
-    ours, network=torus_only, basis="dct", spectrum="power_law", lambdas=PAPER, **fields
-)
+fields = {"output": "eps", "symmetries": FIXED, "couplings_reach": 0, "lambdas": PAPER}
+paper_recipe = replace(ours, basis="dct", spectrum="power_law", **fields)
 skild = trained("skild", ours)
 sr3_recipe = replace(ours, **fields)
 sr3 = trained("sr3", sr3_recipe, Sr3(sr3_recipe, (TRAINED, TRAINED)))

@@ -1,8 +1,9 @@
 """How many network evaluations does a given accuracy need?
 
-Reads the campaign `simulations/steps.toml`: block means at factors 2, 4 and 8 with 4 to 28 denoiser
-evaluations. Below lambda = 0.45 the shipped weights use the mean field without the network, so
-network evaluations are counted separately. The paper's protocol (from the forward marginal of the
+Reads the campaign `simulations/steps.toml`: block means at factors 2, 4 and 8 with 2 to 16 denoiser
+evaluations on the lattice. Below lambda = 0.9 the shipped weights use the mean field without the
+network; what the network does is counted in evaluations on the lattice (`evaluations`), those of
+coarser grids by their sites. The paper's protocol (from the forward marginal of the
 truth, with the paper's ancestral steps and with this package's own sampler) is run here at FACTOR,
 with the same numbers of evaluations on the same true configurations.
 
@@ -13,13 +14,10 @@ with the same numbers of evaluations on the same true configurations.
 # %% What is read
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 from study import RESIDUALS, Study, campaign_results, signed, skild_phys
 
 from skild_phys.measurement import TABLE
-from skild_phys.skild.chain import USUAL
-from skild_phys.skild.weights import load_weights, shipped_weights
 from skild_phys.store import open_store
 
 
@@ -33,7 +31,7 @@ def verdict(table: pd.DataFrame) -> list[str]:
     for (side, factor, protocol), part in own.groupby(["L", "factor", "protocol"], sort=False):
         part = part.sort_values("steps")
         said = [
-            f"{line.steps:g} ({line.network_calls:g}): {signed(line.residual, line.residual_err)}"
+            f"{line.steps:g} ({line.evaluations:.3g}): {signed(line.residual, line.residual_err)}"
             for line in part.itertuples()
         ]
         lines.append(f"{side}^2, factor {factor}, {protocol}: {', '.join(said)}.")
@@ -42,15 +40,6 @@ def verdict(table: pd.DataFrame) -> list[str]:
 
 
 study = Study(__file__, __doc__, verdict, "runs/steps", factor=4)
-WEIGHTS = load_weights(shipped_weights())
-
-
-def network_calls(made: Path) -> int:
-    """Return the network evaluations per configuration in the chain of a store."""
-    attrs = open_store(made).attrs
-    ends = (float(attrs[key]) for key in ("lambda_start", "lambda_end"))
-    lambdas = USUAL.lambdas(*ends, int(attrs["steps"]), int(attrs["restarts"]))
-    return int(np.sum(lambdas >= WEIGHTS.network_from))
 
 
 # %% The campaign's comparisons and the paper's protocol
@@ -61,15 +50,14 @@ def compared() -> pd.DataFrame:
     tables = []
     for place, own in found.groupby("folder", sort=False):
         here = study.options.folder / str(place)
-        counted = {name: network_calls(here / f"{name}.zarr") for name in own["model"].unique()}
-        tables.append(own.assign(network_calls=own["model"].map(counted)))
+        tables.append(own)
         if own["factor"].iloc[0] == study.options.factor:
             tables += [
                 marginal(here, own, sampler, int(steps))
-                for sampler in ("ancestral", "stochastic")
+                for sampler in ("ancestral", "mixed")
                 for steps in own["steps"].unique()
             ]
-    return pd.concat(tables, ignore_index=True)[[*found.columns, "network_calls"]]
+    return pd.concat(tables, ignore_index=True)[[*found.columns]]
 
 
 def marginal(here: Path, own: pd.DataFrame, sampler: str, steps: int) -> pd.DataFrame:
@@ -82,7 +70,8 @@ def marginal(here: Path, own: pd.DataFrame, sampler: str, steps: int) -> pd.Data
     skild_phys("compare", fine, made, "-o", report, "--overwrite", "--no-figures")
     table = pd.read_csv(report / TABLE)
     same = own.iloc[0][["folder", "system", "L", "T", "factor", "lattices", "method"]].to_dict()
-    of = same | {"protocol": sampler, "steps": steps, "network_calls": network_calls(made)}
+    attrs = open_store(made).attrs
+    of = same | {"protocol": sampler} | {key: attrs[key] for key in ("steps", "evaluations")}
     return table[table["observable"].isin(RESIDUALS)].assign(**of)
 
 

@@ -22,14 +22,14 @@ G4C = TABLE[TABLE["observable"] == "connected_four_point"]
 G4C = G4C[G4C["at"].astype(float) == 1.0].sort_values("steps")
 PROTOCOLS = {
     "refine": "refined from block means",
-    "stochastic": "from the noised truth, our sampler",
+    "mixed": "from the noised truth, our sampler",
     "ancestral": "from the noised truth, ancestral",
 }
 
 
 def draw(panel: Axes, own: pd.DataFrame, i: int, label: str) -> None:
     """Draw one curve of |residual| against network evaluations."""
-    x, size = own["network_calls"] * 1.02**i, own["residual"].abs()
+    x, size = own["evaluations"] * 1.02**i, own["residual"].abs()
     panel.errorbar(
         x, size, own["residual_err"], color=colour(i), marker=MARKERS[i], label=label,
         linestyle=("-", "--", ":")[i],

@@ -193,7 +193,7 @@ def refine(
     method: str | Own | Method = "skild", rule: str | Rule | None = None,
     samples_per_input: int = 1, seed: int = 0,
     checkpoint: AnyPath | Weights | None = None, steps: int | None = None,
-    sampler: str | Step | None = None, restarts: int | None = None,
+    sampler: str | Step | None = None,
     lambda_start: float | None = None, lambda_end: float | None = None,
     polish: int = 0, any_system: bool = False,
     sweeps: int | None = None, T: float | str | None = None,
@@ -214,7 +214,7 @@ def refine(
     samples_per_input : fine configurations for each coarse one.
     seed : of every stream.
     checkpoint : skild's weights, or their path; None: the shipped ones.
-    steps, sampler, restarts, lambda_start, lambda_end : skild's chain: network evaluations, a
+    steps, sampler, lambda_start, lambda_end : skild's chain: network evaluations, a
         sampler by name or a step of your own (`equations.Step`), and where it goes
         (`skild_phys.skild.chain.Chain`).
     polish : Monte Carlo sweeps after skild.
@@ -242,7 +242,7 @@ def refine(
     from skild_phys.skild.coarse import open_coarse
 
     how = methods.method_of(
-        method, checkpoint=checkpoint, steps=steps, sampler=sampler, restarts=restarts,
+        method, checkpoint=checkpoint, steps=steps, sampler=sampler,
         lambda_start=lambda_start, lambda_end=lambda_end, polish=polish,
         any_system=any_system, sweeps=sweeps, T=T,
     )  # fmt: skip
@@ -258,7 +258,7 @@ def generate(
     *, L: int | Sequence[int] | None = None, samples: int | None = None, seed: int = 0,
     truth: Lattices | None = None, factor: int | None = None, split: str | None = None,
     checkpoint: AnyPath | Weights | None = None, steps: int | None = None,
-    sampler: str | Step | None = None, restarts: int | None = None,
+    sampler: str | Step | None = None,
     lambda_start: float | None = None, lambda_end: float | None = None,
     output: AnyPath | None = None, threads: int | None = None, device: str = "cpu",
     chunk: int | None = None, dask: str | None = None, overwrite: bool = False,
@@ -285,7 +285,7 @@ def generate(
 
     truth = None if truth is None else _checked("truth", truth)
     made = Generation(
-        methods.weights_of(checkpoint), Chain(steps, sampler, restarts, lambda_start, lambda_end),
+        methods.weights_of(checkpoint), Chain(steps, sampler, lambda_start, lambda_end),
         L=L, samples=samples, seed=seed, truth=truth, factor=factor, split=split,
     )  # fmt: skip
     run = _run(output, truth, "torch", threads, device, chunk, overwrite, dask)

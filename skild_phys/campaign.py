@@ -237,7 +237,8 @@ def write_results(steps: Sequence[Step], folder: Path) -> Path:
 
     Its rows are those of each `comparison.csv`. Before their columns stand `folder` (of the
     report, in the campaign's), `system`, `L` (`LyxLx` unless square), `T`, `rule`, `factor`,
-    `lattices`, and how the refinement was made: `method`, `steps`, `sweeps`, `seconds_per_lattice`.
+    `lattices`, and how the refinement was made: `method`, `steps`, `evaluations`, `sweeps`,
+    `seconds_per_lattice`.
     """
     import pandas as pd
 
@@ -256,7 +257,7 @@ def write_results(steps: Sequence[Step], folder: Path) -> Path:
             "factor": coarse.attrs["factor"],
         }
         models = json.loads((step.output / JSON).read_text())["models"]
-        of_cost = ("method", "steps", "sweeps", "seconds_per_lattice")
+        of_cost = ("method", "steps", "evaluations", "sweeps", "seconds_per_lattice")
         made = pd.DataFrame(
             {"model": no_formula(model["name"]), "lattices": model["lattices"]}
             | {key: model["cost"].get(key) for key in of_cost}

@@ -303,7 +303,8 @@ class SKILD(Chain, Method):
         if self.polish:
             target = _target(coarse, *_system(coarse, self.T, "polish", self.polish))
             sampler = functools.partial(_monte_carlo, target, seed, self.polish, sampler)
-        record = chain_record(self.weights, lambdas, self.refines(self.weights), run.device)
+        weights, shape = self.weights, coarse.fine_shape
+        record = chain_record(weights, shape, lambdas, self.sampler_for(weights), run.device)
         return Prepared(sampler, {"polish": self.polish, **record})
 
     def _sample(
@@ -312,7 +313,7 @@ class SKILD(Chain, Method):
     ) -> _Fields:  # fmt: skip
         from skild_phys.skild.skild import built
 
-        step: Any = self.refines(self.weights)
+        step: Any = self.sampler_for(self.weights)
         skild = built(self.weights, coarse.fine_shape, device, step)
         # The size of a batch changes roundings: it is always the same.
         full = padded(np.arange(len(index)), self.batch(coarse, device))

@@ -26,20 +26,20 @@ def image_weights(
     spectrum: Spectrum = SPECTRUM,
     schedule: Schedule | None = SCHEDULE,
     std: float = 0.0,
-    octaves: bool = False,
 ) -> Weights:
     """Return weights: untrained (v = 0, exact for Gaussian fields), or random of `std`.
 
-    With `octaves` a grid for every scale, and no schedule.
+    Without a schedule they have a grid for every scale.
     """
     torch.manual_seed(3)
-    schedule = None if octaves else schedule
-    network = SMALL.build(output, "dct", channels, schedule, 2, octaves)
+    network = SMALL.build(output, "dct", channels, schedule, 2, schedule is None)
     for parameter in network.parameters() if std else ():
         torch.nn.init.normal_(parameter, std=std)
     tensors = {k: v.detach() for k, v in network.state_dict().items()}
     plain = Weights(tensors, SMALL, spectrum, output, (0.01, 200.0), {"model": "images"})
-    plain = replace(plain, window=(0.7, 2.8), lambda_range=(0.01, 1e12)) if octaves else plain
+    plain = (
+        replace(plain, window=(0.7, 2.8), lambda_range=(0.01, 1e12)) if schedule is None else plain
+    )
     return replace(plain, basis="dct", symmetries=("mirror",), channels=channels, schedule=schedule)
 
 

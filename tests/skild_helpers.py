@@ -16,6 +16,7 @@ from skild_phys.rng import kernel_state
 from skild_phys.rules import coarsen, get_rule
 from skild_phys.rules.conditions import Blocks
 from skild_phys.simulation.wolff import wolff
+from skild_phys.skild.chain import SCHEDULES
 from skild_phys.skild.coarse import CoarseInput
 from skild_phys.skild.equations import Noise, Posterior, Process
 from skild_phys.skild.networks import NetworkConfig
@@ -28,21 +29,24 @@ POWER_LAW = RadialSpectrum((0.1, 0.5, 1.0, 4.5), (45.0, 3.0, 1.0, 0.15), 0.66)
 NEIGHBOURS = Couplings(((0, 1), (1, 0)), (0.4407, 0.4407))
 
 
-def tiny_weights(output: str = "logits", seed: int = 1, octaves: bool = False) -> Weights:
+def tiny_weights(output: str = "logits", seed: int = 1) -> Weights:
     """Return random weights: every guarantee of a refinement must hold for them too.
 
-    With `octaves` they serve a grid for every scale.
+    They serve a grid for every scale, but those of eps and x0 one grid along a schedule.
     """
     torch.manual_seed(seed)
-    shape = replace(TINY, levels=3, field_patch=1) if octaves else TINY
-    network = shape.build(output, "dft", grids=octaves)
+    grids = output in ("logits", "v")
+    shape = replace(TINY, levels=3, field_patch=1) if grids else TINY
+    network = shape.build(output, "dft", grids=grids)
     for parameter in network.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
     tensors = {k: v.detach().to(torch.bfloat16) for k, v in network.state_dict().items()}
     system = {"model": "ising2d", "temperature": TC, "side": 64}
     pairs = NEIGHBOURS if output == "logits" else Couplings()
-    reach, window = ((0.006, 1e12), (0.7, 2.8)) if octaves else ((0.006, 1000.0), None)
-    return Weights(tensors, shape, POWER_LAW, output, reach, system, couplings=pairs, window=window)
+    made = Weights(tensors, shape, POWER_LAW, output, (0.006, 1e12), system, couplings=pairs)
+    if grids:
+        return replace(made, window=(0.7, 2.8))
+    return replace(made, schedule=SCHEDULES["geometric"](0.006, 1000.0))
 
 
 def critical_lattices(n: int, side: int, seed: int = 3) -> np.ndarray:

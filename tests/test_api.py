@@ -39,12 +39,12 @@ def test_what_the_commands_make_is_what_the_functions_make(
 ) -> None:
     """Bit for bit, and nothing on stdout."""
     coarse = sp.coarsen(fine, 2, rule="majority", tie_seed=5)
-    refined = sp.refine(coarse, 2, steps=3, restarts=0, seed=4)
+    refined = sp.refine(coarse, 2, steps=3, seed=4)
     assert capsys.readouterr().out == ""
     words = (
         "simulate --L 16 --T Tc -n 12 --seed 3 -o fine.zarr",
         "coarsen fine.zarr --factor 2 --rule majority --tie-seed 5 -o coarse.zarr",
-        "refine coarse.zarr --steps 3 --restarts 0 --seed 4 -o refined.zarr",
+        "refine coarse.zarr --steps 3 --seed 4 -o refined.zarr",
     )
     for line in words:
         command = [str(tmp_path / w) if w.endswith(".zarr") else w for w in line.split()]
@@ -418,7 +418,7 @@ def test_weights_go_where_their_paths_do(fine: xr.Dataset) -> None:
     """Planted, seen to fail: 'File name too long' for `str(weights)`."""
     coarse = sp.coarsen(fine, 2)
     made = [
-        sp.refine(coarse, checkpoint=given, steps=2, restarts=0)
+        sp.refine(coarse, checkpoint=given, steps=2)
         for given in (shipped_weights(), load_weights(shipped_weights()))
     ]
     assert np.array_equal(made[0]["spins"], made[1]["spins"])

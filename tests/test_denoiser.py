@@ -13,7 +13,7 @@ from torch.nn.functional import softplus
 from skild_phys.rules import coarsen
 from skild_phys.rules.conditions import Blocks
 from skild_phys.skild.equations import Process, field_target, y0_from_output
-from skild_phys.skild.losses import _spin_surrogate, _wave_slope
+from skild_phys.skild.losses import _spin_surrogate
 from skild_phys.skild.networks import OUTPUTS
 from skild_phys.skild.spectrum import BASES
 from skild_phys.skild.spins import MeanField, SpinLogits, half_tanh, spin_logits
@@ -141,26 +141,6 @@ def test_the_gradient_under_a_condition(model: MeanField) -> None:
         exact = exact + torch.logsumexp(allowed @ ls / 2, 0) - (truth * ls).sum() / 2
     (want,) = torch.autograd.grad(exact / 32, logits)
     assert torch.allclose(told, want, atol=1e-6)
-
-
-def test_the_pull_on_long_wavelengths(model: MeanField) -> None:
-    """It is the gradient of sum_k W |m_k - target_k|^2 / 2 with the W of its docstring."""
-    process, lam = model.process, torch.tensor([0.5, 30.0])
-    m, targets = white(2, (16, 16), 1).requires_grad_(), white(2, (16, 16), 2)
-    ky, kx = np.meshgrid(*[2 * np.pi * np.fft.fftfreq(16)] * 2, indexing="ij")
-    kappa = np.maximum(np.hypot(ky, kx), 2 * np.pi / 16)
-    power = np.fft.irfft2(process.power.numpy(), s=(16, 16))
-    power = np.fft.fft2(power).real
-    total = torch.zeros(())
-    for i, at in enumerate(lam.tolist()):
-        left_open = (1 - np.exp(-(kappa**2) * at)) * power
-        weight = torch.from_numpy(min(at, 4.0) * power / (left_open + 1.0))
-        modes = torch.fft.fft2(m[i] - targets[i], norm="ortho")
-        total = total + 0.5 * (weight * modes.abs().square()).sum()
-    (want,) = torch.autograd.grad(total, m)
-    assert torch.allclose(
-        _wave_slope(process, lam, (m - targets).detach()), want.float(), atol=1e-4
-    )
 
 
 def test_known_block_sums_make_logits_better(model: MeanField) -> None:

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 import pytest
 import torch
@@ -136,54 +135,6 @@ def test_an_untrained_network_says_nothing() -> None:
 
 
 @torch.inference_mode()
-@pytest.mark.parametrize("shape", [(16, 24), (33, 32), (64, 64)])
-def test_waves_have_gains_of_their_own(shape: tuple[int, int]) -> None:
-    """A plane wave comes out of the chosen outputs, times a gain straight in log kappa.
-
-    Planted, seen to fail: the gains of the outputs changed round; bands in kappa itself.
-    """
-    bands = 4
-    network = UNet(replace(TINY, waves=bands), inputs=2, outputs=3, filtered=(0, 2)).eval()
-    gains = torch.randn((2, 2, bands), generator=torch.Generator().manual_seed(1))
-    assert network.waves is not None
-    network.waves.gains.bias.copy_(gains.flatten())
-    centres = torch.logspace(math.log10(TINY.waves_from), math.log10(TINY.waves_to), bands).log()
-    y, x = torch.meshgrid(*(torch.arange(side) for side in shape), indexing="ij")
-    for wave in ((0, 0), (0, 1), (1, 2), (7, 5)):
-        ky, kx = (2 * math.pi * n / side for n, side in zip(wave, shape, strict=True))
-        plane = torch.cos(ky * y + kx * x + 0.3)
-        place = math.log(max(math.hypot(ky, kx), TINY.waves_from))
-        out = network(torch.stack([plane, 2 * plane])[None], LAM)[0]
-        for output, row in ((0, 0), (2, 1)):
-            share = (1 - (centres - place).abs() / (centres[1] - centres[0])).clamp(min=0)
-            gain = float((gains[row] * share).sum(1) @ torch.tensor([1.0, 2.0]))
-            assert torch.allclose(out[output], gain * plane, atol=1e-4)
-        assert not out[1].any()
-    with pytest.raises(BadInput, match="waves"):
-        UNet(replace(TINY, waves=bands), basis="dct")
-
-
-@torch.inference_mode()
-def test_waves_tell_few_large_numbers_from_many_small_ones() -> None:
-    """Known sites and majorities of equal mean square: the gains of the other input differ.
-
-    Planted, seen to fail: gains that depend on mean squares alone.
-    """
-    network = UNet(replace(TINY, waves=4), inputs=2, filtered=(0,)).eval()
-    assert network.waves is not None
-    random = torch.Generator().manual_seed(1)
-    gains = torch.randn((1, 2, 4, 64), generator=random)
-    gains[:, 1] = 0.0
-    network.waves.gains.weight.copy_(gains.flatten(0, 2))
-    plane = torch.cos(2 * math.pi / 16 * torch.arange(16.0)).expand(16, 16)
-    few, many = torch.zeros(16, 16), torch.full((16, 16), 0.25)
-    few[::4, ::4] = 1.0
-    assert few.square().mean() == many.square().mean()
-    seen = [network(torch.stack([plane, other])[None], LAM)[0, 0] for other in (few, many)]
-    assert (seen[0] - seen[1]).abs().max() > 0.05 * seen[0].abs().max()
-
-
-@torch.inference_mode()
 def test_open_edges_do_not_wrap() -> None:
     """What is at one edge is felt at the opposite one on a torus alone."""
     x = torch.zeros((1, 4, 64, 64))
@@ -196,9 +147,7 @@ def test_open_edges_do_not_wrap() -> None:
         assert network(x[..., :35, :33], LAM).shape == (1, 3, 35, 33)
 
 
-@pytest.mark.parametrize(
-    "change", [{"patch": 0}, {"waves": -1}, {"channels": (8,)}, {"blocks": (1, 0)}]
-)
+@pytest.mark.parametrize("change", [{"patch": 0}, {"channels": (8,)}, {"blocks": (1, 0)}])
 def test_networks_that_cannot_be(change: dict[str, object]) -> None:
     with pytest.raises(
         BadInput, match=next(iter(change)) if "channels" not in change else "blocks"

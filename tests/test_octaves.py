@@ -22,7 +22,7 @@ from skild_helpers import (
 )
 
 import skild_phys as sp
-from skild_phys.errors import BadInput, InputWarning, Interrupted, OutputTaken
+from skild_phys.errors import BadInput, InputWarning, Interrupted, OutputTaken, WeightsError
 from skild_phys.rng import Streams
 from skild_phys.rules import TieBreak, coarsen
 from skild_phys.skild.data import SimulationSource
@@ -40,7 +40,7 @@ from skild_phys.skild.weights import load_weights, save_weights
 GRIDS = replace(TINY, levels=3, field_patch=1)
 CONFIG = Recipe(
     side=16, steps=9, batch=8, warmup=4, spectrum_batches=6, ema=0.5, network=GRIDS,
-    octaves=True, spectrum="torus", shapes=(8, 8, 8, 32), sites=512,
+    spectrum="torus", shapes=(8, 8, 8, 32), sites=512,
 )  # fmt: skip
 FIELDS = replace(CONFIG, output="v", field_weight=1.0)
 
@@ -246,12 +246,10 @@ def test_weights_keep_what_grids_need(tmp_path: Path, config: Recipe) -> None:
     there.build()
 
 
-def test_weights_of_before_have_no_window(tmp_path: Path) -> None:
-    save_weights(tmp_path / "w", tiny_weights())
-    assert b"window" not in (tmp_path / "w").read_bytes()
-    there = load_weights(tmp_path / "w")
-    assert there.window is None
-    assert len(Skild.of(there, (16, 16)).scales) == 1
+def test_weights_without_grids_or_a_schedule_are_refused(tmp_path: Path) -> None:
+    save_weights(tmp_path / "w", replace(tiny_weights(), window=None))
+    with pytest.raises(WeightsError, match="one grid for all scales; train anew"):
+        load_weights(tmp_path / "w")
 
 
 # At work.
@@ -270,7 +268,7 @@ def samples(
 @pytest.mark.parametrize("shape", [(16, 16), (6, 40), (13, 9)])
 def test_samples_from_noise(output: str, sampler: str, shape: tuple[int, int]) -> None:
     """Spins are spins and fields finite, of any size; a sample depends on no other."""
-    skild = Skild.of(tiny_weights(output, octaves=True), shape, sampler=sampler)
+    skild = Skild.of(tiny_weights(output), shape, sampler=sampler)
     assert [scale.process.shape for scale in skild.scales] == [*grid_sides(shape, "dft")]
     lambdas = lambdas_on_grids(shape, "dft", (0.7, 2.8), None, 0.1, 3, 2)
     together = samples(skild, lambdas, (0, 1, 2))
@@ -289,7 +287,7 @@ def test_spins_refined_over_grids_obey_their_rule(rule: str) -> None:
     """With random weights too; the chain starts on a coarser grid. By `sp.refine`."""
     truth = critical_lattices(3, 32)
     coarse = sp.coarsen(truth, 8, rule=rule)
-    weights = tiny_weights(octaves=True)
+    weights = tiny_weights()
     fine = sp.refine(coarse, checkpoint=weights, seed=3, any_system=True, steps=3)
     again = sp.refine(coarse, checkpoint=weights, seed=3, any_system=True, steps=3, chunk=1)
     assert set(np.unique(fine["spins"])) <= {-1, 1}
@@ -306,7 +304,7 @@ def test_spins_refined_over_grids_obey_their_rule(rule: str) -> None:
 
 def test_generation_over_grids_by_name() -> None:
     """Any size, without warnings on waves that are not erased; the same from every chunk."""
-    weights = tiny_weights(octaves=True)
+    weights = tiny_weights()
     made = sp.generate(L=(12, 20), samples=4, checkpoint=weights, seed=1, steps=3)
     again = sp.generate(L=(12, 20), samples=4, checkpoint=weights, seed=1, steps=3, chunk=2)
     assert np.array_equal(made["spins"], again["spins"])
@@ -325,12 +323,11 @@ def test_generation_over_grids_by_name() -> None:
         ({"lambda_end": -1.0}, "lambda_end: -1"),
         ({"lambda_end": 0.001}, "lambda_end: 0.001"),
         ({"lambda_end": 3.0, "lambda_start": 4.0}, "lambda_end: 3"),
-        ({"restarts": 2, "sampler": "stochastic"}, "restarts: 2"),
     ],
 )
 def test_chains_that_cannot_be(chain: dict[str, Any], named: str) -> None:
     """Planted, seen to fail: no check, with which lambda rose from 0.05 to its end."""
-    weights, coarse = tiny_weights(octaves=True), sp.coarsen(critical_lattices(1, 16), 4)
+    weights, coarse = tiny_weights(), sp.coarsen(critical_lattices(1, 16), 4)
     with pytest.raises(BadInput, match=named):
         sp.generate(L=8, samples=1, checkpoint=weights, **chain)
     with pytest.raises(BadInput, match=named):
@@ -339,7 +336,7 @@ def test_chains_that_cannot_be(chain: dict[str, Any], named: str) -> None:
 
 def test_generation_warns_of_shapes_that_no_training_saw() -> None:
     """Sizes are no reason to warn, aspect ratios beyond those of the spectrum are."""
-    weights = tiny_weights(octaves=True)
+    weights = tiny_weights()
     if not isinstance(weights.spectrum, TorusSpectrum):
         one = (1.0,) * 16
         spectrum = TorusSpectrum(

@@ -52,7 +52,7 @@ def test_a_warm_ising_model(tmp_path: Path) -> None:
     for name, seed, n in (("mine", 1, 512), ("other", 2, 128)):
         done("simulate", "--L", SIDE, "--T", "1.05Tc", "-n", n, "--seed", seed, "-o",
                    tmp_path / name)  # fmt: skip
-    more = "lambda_min = 0.1\nlambda_far = 8.0\nlambda_max = 40.0\nnetwork_from = 0.3\n"
+    more = "lambda_min = 0.1\nnetwork_from = 0.3\n"
     (tmp_path / "recipe.toml").write_text(RECIPE.format(steps=60, more=more))
     weights = tmp_path / "w.safetensors"
     done("train", tmp_path / "mine", "--config", tmp_path / "recipe.toml", "-o", weights)
@@ -94,10 +94,7 @@ def test_a_free_field_with_a_mass(tmp_path: Path) -> None:
 
     np.save(tmp_path / "mine.npy", fields(2048))
     np.save(tmp_path / "coarse.npy", fields(400)[:, ::4, ::4])
-    more = (
-        'output = "v"\nspectrum = "modes"\nlambda_min = 0.01\nlambda_far = 20.0\n'
-        "lambda_max = 40.0\n"
-    )
+    more = 'output = "v"\nspectrum = "modes"\nlambda_min = 0.01\n'
     recipe = RECIPE.format(steps=60, more=more).replace("spectrum_batches = 32", "")
     recipe = recipe.replace("\n[network]", "spectrum_batches = 128\n[network]")
     (tmp_path / "recipe.toml").write_text(recipe)

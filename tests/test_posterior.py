@@ -14,12 +14,9 @@ from skild_phys.rules import RULES, coarsen
 from skild_phys.rules.conditions import Blocks, Constraint, Free, KeptModes
 from skild_phys.skild import spins
 from skild_phys.skild.equations import Process
-from skild_phys.skild.skild import white_noise
 from skild_phys.skild.spectrum import RadialSpectrum
 from skild_phys.skild.spins import (
     MeanField,
-    PosteriorSpectrum,
-    SpinLogits,
     SpinPosterior,
     spin_logits,
 )
@@ -39,22 +36,6 @@ def energy(spins: np.ndarray) -> np.ndarray:
     return np.asarray(-pairs.mean(axis=(1, 2), dtype=np.float64))
 
 
-def posterior_of(
-    process: Process,
-    found: SpinLogits,
-    constraint: Constraint,
-    model: MeanField,
-    lam: float,
-    streams: list[Streams],
-) -> SpinPosterior:
-    def noise() -> torch.Tensor:
-        return process.white(white_noise(streams, process.shape, torch.device("cpu")))
-
-    return SpinPosterior(
-        process, found, constraint, model, lambda: PosteriorSpectrum(process), lam, noise, streams
-    )
-
-
 def drawn(lam: float, constraint: Constraint) -> np.ndarray:
     """Return spins drawn given X_t of the truths, by the mean field alone."""
     process = Process(SPECTRUM, (SIDE, SIDE))
@@ -63,7 +44,7 @@ def drawn(lam: float, constraint: Constraint) -> np.ndarray:
     x0 = torch.from_numpy(truth().astype(np.float32))
     xt = process.forward(x0, torch.full((N,), lam), white(N, (SIDE, SIDE), 2))
     found = spin_logits(None, model, xt, torch.tensor([lam]), constraint.means)
-    return posterior_of(process, found, constraint, model, lam, streams).spins()
+    return SpinPosterior(process, found, constraint, model, lam, streams).spins()
 
 
 def deviation(spins: np.ndarray) -> float:
@@ -119,17 +100,3 @@ def test_parts_under_kept_modes_are_drawn_given_one_set_of_sums() -> None:
     _, bound = again.settled(found.logits, [Streams.of(4, i).state for i in range(N)])
     assert isinstance(bound, Blocks)
     assert np.array_equal(coarsen(spins, "block_mean", 4), bound.raw)
-
-
-@pytest.mark.parametrize("majority", [False, True])
-def test_far_out_spins_are_drawn_only_where_block_sums_are_known(majority: bool) -> None:
-    """Else Fourier modes. Planted, seen to fail: Fourier modes whatever is known."""
-    lam, process = 6.0, Process(SPECTRUM, (SIDE, SIDE))
-    raw = coarsen(truth(), "majority" if majority else "block_mean", 4)
-    bound, model = Blocks(raw, 4, majority), MeanField(process, NEIGHBOURS)
-    x0 = torch.from_numpy(truth().astype(np.float32))
-    xt = process.forward(x0, torch.full((N,), lam), white(N, (SIDE, SIDE), 2))
-    found = spin_logits(None, model, xt, torch.tensor([lam]), bound.means)
-    streams = [Streams.of(4, i) for i in range(N)]
-    fields = process.fields(posterior_of(process, found, bound, model, lam, streams).draw())
-    assert bool((fields.abs() - 1.0).abs().max() < 1e-4) is not majority

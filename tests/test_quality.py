@@ -20,6 +20,7 @@ from skild_helpers import TC, critical_lattices
 
 from skild_phys.errors import BadInput, Interrupted
 from skild_phys.measurement.measure import measure
+from skild_phys.skild.chain import SCHEDULES
 from skild_phys.skild.data import SimulationSource, training_source
 from skild_phys.skild.fit import _scalars
 from skild_phys.skild.quality import Quality
@@ -30,7 +31,6 @@ from skild_phys.store import create_store, open_lattices
 
 SYSTEM = {"model": "ising2d", "temperature": TC, "side": 16}
 TEXT = """
-octaves = true
 spectrum = "torus"
 side = 16
 steps = 12
@@ -92,7 +92,7 @@ def same_files(folder: Path) -> dict[str, bytes]:
 
 def figures(held: Any, made: np.ndarray, kind: str) -> Row:
     """Return the figures of made samples beside all that are held out."""
-    config = Recipe(octaves=True, side=16, batch=8, quality_samples=len(made))
+    config = Recipe(side=16, batch=8, quality_samples=len(made))
     quality = Quality(config, SYSTEM, held, (16, 16))
     lattices = open_lattices(made, model="ising2d", temperature=TC)
     from skild_phys.measurement.rows import collect
@@ -173,7 +173,7 @@ def test_fields_and_images_have_their_own(folder: Path) -> None:
     assert sorted(row) == sorted(["step", *quality.columns])
     assert {"refined_phi4", "generated_phi2", "generated_S_8", "generated_U4"} < row.keys()
     assert not any("energy" in name or "patterns" in name for name in row)
-    plain = replace(config, octaves=False, spectrum="radial", lambda_min=0.06)
+    plain = replace(config, lambdas=SCHEDULES["geometric"](0.06, 100.0))
     source, system = training_source(folder / "f.npy", plain)
     quality = Quality.of(plain, source, system)
     assert quality is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,6 @@ from skild_phys.skild.spectrum import BASES, PowerLaw, make_basis
 from skild_phys.skild.spins import (
     Couplings,
     MeanField,
-    PosteriorSpectrum,
     SpinLogits,
     SpinPosterior,
 )
@@ -400,15 +400,12 @@ def test_means_of_spins_are_never_outside_their_range() -> None:
     model = MeanField(process, Couplings())
     found = SpinLogits(logits, logits, model.likelihood(white(5, (8, 8), 2), torch.tensor([4.0])))
     streams = [Streams.of(1, i) for i in range(5)]
-    noise = process.white(white(5, (8, 8), 3))
     posterior = SpinPosterior(
         process,
         found,
         Free(),
         model,
-        lambda: PosteriorSpectrum(process),
         1.0,
-        lambda: noise,
         streams,
     )
     means = process.basis.fields(posterior.mean() * process.amplitude)
@@ -437,7 +434,7 @@ def test_the_network_gets_the_coarse_configuration(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(denoiser, "network", look)
     bound = Blocks(np.arange(-16, 16, 2, dtype=np.int64).reshape(1, 4, 4), 4)
     streams = [Streams.of(1, 0)]
-    skild.run(skild.from_noise(4.0, streams), np.array([4.0, 2.0]), streams, constraint=bound)
+    skild.run(skild.from_noise(2.0, streams), np.array([2.0, 1.0]), streams, constraint=bound)
     told = bound.alone(torch.empty(1, 16, 16)).abs().flatten().sort().values
     assert len(seen) == 2
     for one in seen:
@@ -549,4 +546,5 @@ def test_only_symmetries_that_hold_are_looked_through() -> None:
 def test_the_network_is_that_of_the_weights() -> None:
     denoiser = Skild.of(tiny_weights("v"), (8, 8)).denoiser
     assert isinstance(denoiser, FieldDenoiser)
-    assert denoiser.network.config == TINY  # type: ignore[attr-defined]
+    network = denoiser.network.func  # type: ignore[attr-defined]
+    assert network.config == replace(TINY, levels=3, field_patch=1)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from skild_phys.errors import BadInput
-from skild_phys.skild.chain import SCHEDULES, USUAL, Schedule, starting_lambda
+from skild_phys.skild.chain import SCHEDULES, Schedule, starting_lambda
 from skild_phys.skild.spectrum import make_basis
 
 EVERY: dict[str, Schedule] = {
@@ -150,42 +150,3 @@ def test_refinement_starts_past_the_coarse_nyquist_mode() -> None:
         exponent = (math.pi / factor) ** 2 * starting_lambda(factor)
         assert exponent == pytest.approx(math.pi**2 / 4)
     assert starting_lambda(4, 2.0) == pytest.approx(8.0)
-
-
-@pytest.mark.parametrize("start", [1.0, 4.0, 1000.0])
-@pytest.mark.parametrize("steps", [None, 16, 24, 48])
-@pytest.mark.parametrize("restarts", [0, 1, 2])
-def test_a_chain_that_goes_back_up(start: float, steps: int | None, restarts: int) -> None:
-    """The ends are as asked, the number of calls too, and it rises as often as said."""
-    lam = USUAL.lambdas(start, 0.1, steps, restarts)
-    assert steps in (None, len(lam))
-    assert (lam[0], lam[-1]) == pytest.approx((start, 0.1))
-    rises = np.flatnonzero(np.diff(lam) > 0)
-    assert len(rises) == restarts
-    if restarts:
-        assert lam[rises] == pytest.approx([USUAL.turn] * restarts)
-        assert lam[rises + 1] == pytest.approx([min(start, USUAL.restart)] * restarts)
-        assert np.diff(rises) == pytest.approx([USUAL.again] * (restarts - 1))
-        assert (lam <= USUAL.low + 1e-9).sum() == USUAL.tail
-    if steps is None:
-        # As few calls as the stride allows.
-        stride, turn = (USUAL.stride, USUAL.turn) if restarts else (USUAL.fine_stride, 0.1)
-        first = rises[0] if restarts else len(lam) - 1
-        assert np.log(lam[0] / lam[1]) <= stride + 1e-9
-        assert first == max(1, np.ceil(np.log(start / turn) / stride))
-
-
-def test_restarts_that_cannot_be() -> None:
-    with pytest.raises(BadInput, match=r"restarts: 3 .* 0 to 1 in 8 steps"):
-        USUAL.lambdas(4.0, 0.1, 8, 3)
-    with pytest.raises(BadInput, match=r"restarts: 7 .* 0 to 6 in 24 steps"):
-        USUAL.lambdas(4.0, 0.1, 24, 7)
-    assert (np.diff(USUAL.lambdas(4.0, 0.1, 32, 3)) > 0).sum() == 3
-    assert len(USUAL.lambdas(4.0, 0.1, 10, 1)) == 10
-    assert (np.diff(USUAL.lambdas(0.25, 0.1, 24, 2)) < 0).all()
-    assert USUAL.lambdas(0.55, 0.1, 24, 2).max() == pytest.approx(0.55)
-    assert [USUAL.restarts_of(None, n, "stochastic") for n in (8, 10, 11, None)] == [0, 0, 2, 2]
-    assert USUAL.restarts_of(None, 32, "angle2") == 0
-    for restarts, sampler in ((-1, "stochastic"), (2, "ancestral")):
-        with pytest.raises(BadInput, match="restarts"):
-            USUAL.restarts_of(restarts, 32, sampler)

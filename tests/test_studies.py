@@ -12,7 +12,6 @@ import io
 import re
 import runpy
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -40,9 +39,7 @@ OWN = {  # studies with stores of their own
     "inverse_renormalisation": "--lattices 4 --start 8 --steps 2 --fitted 16",
     "critical_points": "--samples 500 --bins 5 --smaller 4",
     "rivals_ising2d": "--minutes 0.02 --lattices 2 --side 16 --trained 16 --calls 4",
-    "trials_ising2d": "--minutes 0.02 --side 16 --trained 16 --rows 2 --together 1",
 }
-SPAWNING = {"trials_ising2d"}
 NEEDS_PHOTOGRAPHS = {"images_cifar10"}
 
 
@@ -57,10 +54,7 @@ def campaigns(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def printed(script: Path, *words: object) -> str:
-    """Run a script, in this process unless it starts others; return what it prints."""
-    if script.stem in SPAWNING:
-        command = [sys.executable, script, *words]
-        return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+    """Run a script; return what it prints."""
     threads = torch.get_num_threads()
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as out:
         patch.setattr(sys, "argv", [str(script), *map(str, words)])

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from image_helpers import SPECTRUM, image_store, image_weights, photographs
+from image_helpers import SCHEDULE, SPECTRUM, image_store, image_weights, photographs
 
 from skild_phys.errors import BadInput, StoreError
 from skild_phys.images.refine import (
@@ -21,7 +21,7 @@ from skild_phys.images.refine import (
 from skild_phys.images.spec import ImageRefineSpec
 from skild_phys.rng import Streams
 from skild_phys.runner import Run
-from skild_phys.skild.chain import SCHEDULES
+from skild_phys.skild.chain import SCHEDULES, Schedule
 from skild_phys.skild.data import ImageLattices, fields_of
 from skild_phys.skild.equations import STEPS, Process
 from skild_phys.skild.measured import fit_channels
@@ -75,9 +75,11 @@ def test_gaussian_images_are_drawn_given_the_low_resolution_exactly(
     assert np.abs(z).max() < 4.5
 
 
-@pytest.mark.parametrize("octaves", [False, True])
+@pytest.mark.parametrize("schedule", [SCHEDULE, None])
 @pytest.mark.parametrize("sampler", ["stochastic", "angle2", "ancestral"])
-def test_what_comes_out_gives_the_low_resolution_back(sampler: str, octaves: bool) -> None:
+def test_what_comes_out_gives_the_low_resolution_back(
+    sampler: str, schedule: Schedule | None
+) -> None:
     """For any network: here it is random, the sides odd, the factor no whole number.
 
     Planted, seen to fail: chains over grids at lambdas of a single one.
@@ -86,11 +88,11 @@ def test_what_comes_out_gives_the_low_resolution_back(sampler: str, octaves: boo
         ((0.6, 0.8, 0.0), (-0.8, 0.6, 0.0), (0.0, 0.0, 1.0)),
         tuple(RadialSpectrum((0.1, 1.0, 4.4), (9.0, 0.3 * k, 0.01), 0.7) for k in (1, 2, 3)),
     )
-    weights = image_weights(spectrum=colours, std=0.2, octaves=octaves)
-    start = 30.0 if octaves else None
+    weights = image_weights(spectrum=colours, std=0.2, schedule=schedule)
+    start = None if schedule else 30.0
     spec = ImageRefineSpec(factor=2.5, rule="bicubic", steps=3, sampler=sampler, lambda_start=start)
     refiner = _ImageRefiner(weights, spec, (7, 6), (18, 15))
-    if octaves:
+    if schedule is None:
         assert {0.7 * (18 / 9) ** 2, 0.7 * (15 / 4) ** 2} < {*refiner.lambdas}
     low = np.random.default_rng(1).standard_normal((2, 3, 7, 6)).astype(np.float32)
     made = refiner(low, [Streams.of(0, i) for i in range(2)])
@@ -170,8 +172,6 @@ def test_weights_of_something_else_are_refused(tmp_path: Path) -> None:
             replace(spec, **change)  # type: ignore[arg-type]
     with pytest.raises(TypeError):
         ImageRefineSpec(2.0)  # type: ignore[misc]
-    with pytest.raises(TypeError, match="restarts"):
-        ImageRefineSpec(method="bicubic", restarts=1)  # type: ignore[call-arg]
     from skild_phys.skild.coarse import open_coarse
 
     with pytest.raises(StoreError, match="images refine"):

@@ -15,7 +15,7 @@ from skild_phys.models import MODELS
 from skild_phys.rng import Streams, kernel_state
 from skild_phys.rules import RULES, TieBreak, coarsen
 from skild_phys.simulation.wolff import wolff
-from skild_phys.skild.chain import USUAL, starting_lambda
+from skild_phys.skild.chain import Chain
 from skild_phys.skild.measured import fit_couplings, untrained
 from skild_phys.skild.skild import Skild
 from skild_phys.skild.spins import Couplings
@@ -47,8 +47,9 @@ def refined(rule: str, couplings: Couplings) -> np.ndarray:
     """Return the first N configurations, coarse-grained by a factor of 2 and refined."""
     raw, one = coarsen(truth()[:N], rule, 2), RULES[rule]
     ties = TieBreak(0, np.arange(N)).signs(raw.shape[1:]) if one.ties else None
-    skild = Skild.of(untrained(truth(), couplings), SHAPE)
-    lambdas = USUAL.lambdas(starting_lambda(2, one.start_scale), 0.1, None, 2)
+    weights, chain = untrained(truth(), couplings), Chain()
+    skild = Skild.of(weights, SHAPE, sampler=chain.sampler_for(weights))
+    lambdas = chain.refining(weights, one, 2, SHAPE)
     return skild.refine(raw, one, 2, lambdas, [Streams.of(5, i) for i in range(N)], ties)
 
 

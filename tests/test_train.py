@@ -19,15 +19,15 @@ from skild_phys.models.exact import kaufman_energy, kaufman_specific_heat
 from skild_phys.rules import RULES, coarsen
 from skild_phys.rules.conditions import Blocks
 from skild_phys.skild import train as module
-from skild_phys.skild.chain import starting_lambda
+from skild_phys.skild.chain import SCHEDULES
 from skild_phys.skild.data import SimulationSource, Source, _StoreSource, symmetry
-from skild_phys.skild.losses import _SpinLoss, _Task
+from skild_phys.skild.losses import GridLoss, _SpinLoss, _Task
 from skild_phys.skild.measured import measure
 from skild_phys.skild.networks import SYMMETRIES
 from skild_phys.skild.recipe import Recipe, read_recipe
 from skild_phys.skild.spectrum import PowerLaw
 from skild_phys.skild.train import Trainer, _averaged, _learning_rate, train
-from skild_phys.skild.weights import load_weights, read_tensors, save_weights, write_tensors
+from skild_phys.skild.weights import FAR, load_weights, read_tensors, save_weights, write_tensors
 from skild_phys.store import create_store, open_lattices, open_store
 
 CONFIG = Recipe(
@@ -35,17 +35,28 @@ CONFIG = Recipe(
     lambda_min=0.06,
 )  # fmt: skip
 
+SCHEDULE = SCHEDULES["geometric"](0.06, 40.0)
+
 LOSSES = {
-    "logits": [0.3950192, 0.2901033, 0.4124549],
-    "v": [0.9858198, 1.0826215, 0.9515777],
-    "eps": [1.5110943, 0.8339061, 0.8122321],
-    "x0": [1.0, 0.9984950, 0.9958590],
+    "logits": [0.2642341, 0.2758972, 0.2257978],
+    "v": [1.0488657, 1.1251256, 0.9952293],
+    "eps": [1.5110943, 0.8340873, 0.8123013],
+    "x0": [1.0, 0.9984610, 0.9956595],
 }
 CHECKSUM = 3212852264
 
 
 def source(config: Recipe = CONFIG) -> Source:
     return SimulationSource(config.side, TC, config.batch, 2, config.seed, burn_in=20)
+
+
+def finest(config: Recipe) -> _SpinLoss:
+    """Return the loss of spins on the lattice."""
+    loss = Trainer(config, source(config)).loss
+    assert isinstance(loss, GridLoss)
+    own = loss._levels((config.side, config.side))[0]
+    assert isinstance(own, _SpinLoss)
+    return own
 
 
 def weights_after(trainer: Trainer, checkpoint: Path) -> dict[str, torch.Tensor]:
@@ -59,7 +70,8 @@ def test_stopped_and_resumed_ends_in_the_same_bytes(
 ) -> None:
     torch.set_num_threads(1)
     symmetries = tuple(s for s in SYMMETRIES if basis == "dft" or s != "shift")
-    config = replace(CONFIG, output=output, basis=basis, symmetries=symmetries)
+    schedule = SCHEDULE if output == "eps" else None
+    config = replace(CONFIG, output=output, basis=basis, symmetries=symmetries, lambdas=schedule)
     whole = weights_after(Trainer(config, source()), tmp_path / "whole")
     first = Trainer(config, source())
     with pytest.raises(Interrupted, match="step 7"):
@@ -118,27 +130,8 @@ def test_a_short_run_is_not_averaged_with_the_weights_it_began_with() -> None:
 
 def test_some_of_every_batch_know_nothing() -> None:
     config = replace(CONFIG, batch=2, coarse_share=0.9)
-    _, task = Trainer(config, source(config)).loss.draw(2, torch.Generator())
+    _, task = finest(config).draw(2, torch.Generator())
     assert task.n_free == 1
-
-
-def test_waves_can_be_trained_alone(tmp_path: Path) -> None:
-    """The rest stays as it began, and a stopped run resumes to the same bytes."""
-    torch.set_num_threads(1)
-    config = replace(CONFIG, network=replace(TINY, waves=3), wave_weight=1.0, trained="waves")
-    trainer = Trainer(config, source())
-    before = {k: v.clone() for k, v in trainer.network.state_dict().items()}
-    whole = weights_after(trainer, tmp_path / "whole")
-    moved = {k for k, v in trainer.network.state_dict().items() if not torch.equal(v, before[k])}
-    assert moved == {f"waves.{name}.{kind}" for name in ("look", "gains")
-                     for kind in ("weight", "bias")}  # fmt: skip
-    first = Trainer(config, source())
-    with pytest.raises(Interrupted, match="step 7"):
-        train(first, tmp_path / "part", stop=lambda: first.step == 7)
-    parts = weights_after(Trainer.resume(tmp_path / "part", config, source()), tmp_path / "part")
-    assert all(torch.equal(whole[k], parts[k]) for k in whole)
-    with pytest.raises(BadInput, match="trained"):
-        replace(config, network=TINY)
 
 
 def test_a_killed_run_goes_on_from_its_last_checkpoint(tmp_path: Path) -> None:
@@ -169,7 +162,7 @@ def test_it_learns(tmp_path: Path) -> None:
 
 def test_it_learns_continuous_fields(tmp_path: Path) -> None:
     """An untrained network gives 0: the error is the mean square of the spins, 1."""
-    config = replace(CONFIG, output="x0", steps=150, learning_rate=3e-3)
+    config = replace(CONFIG, output="x0", steps=150, learning_rate=3e-3, lambdas=SCHEDULE)
     trainer = Trainer(config, source(config))
     assert trainer.train_step() == pytest.approx(1.0, abs=1e-6)
     train(trainer, tmp_path / "run")
@@ -197,7 +190,8 @@ def test_the_weights_file_and_the_log_are_those_of_an_uninterrupted_run(tmp_path
 def test_an_uninterrupted_run_draws_what_it_always_drew(output: str) -> None:
     """Loss and lattices of the first steps, pinned: a change of a stream is seen."""
     torch.set_num_threads(1)
-    config = replace(CONFIG, precision="float32", output=output)
+    schedule = SCHEDULE if output in ("eps", "x0") else None
+    config = replace(CONFIG, precision="float32", output=output, lambdas=schedule)
     stream = SimulationSource(16, TC, 8, 6, 20261123)
     trainer = Trainer(config, stream)
     losses = [trainer.train_step() for _ in range(3)]
@@ -226,19 +220,17 @@ def test_weights_and_noise_have_streams_of_their_own() -> None:
 
 def test_a_share_of_each_batch_knows_its_coarse_lattices() -> None:
     """The last lattices of a batch, at lambdas that a chain from there visits; spins only."""
-    trainer = Trainer(replace(CONFIG, coarse_share=0.25), source())
+    loss, random = finest(replace(CONFIG, coarse_share=0.25)), torch.Generator()
     x0 = torch.from_numpy(critical_lattices(8, 16).astype(np.float32))
     seen = set()
     for _ in range(60):
-        lam, task = trainer.loss.draw(8, trainer.random)
+        lam, task = loss.draw(8, random)
         bound = task.condition(x0)
         assert (task.n_free, bound is None) == (6, False)
         seen.add((task.rule.name, task.factor))
         assert lam.shape == (8,)
         assert lam.min() >= CONFIG.lambda_min
-        assert lam.max() <= CONFIG.lambda_max
-        start = starting_lambda(task.factor, task.rule.start_scale)
-        assert lam[6:].max() <= CONFIG.coarse_reach * start * (1 + 1e-6)
+        assert lam.max() <= CONFIG.window[1] * (1 + 1e-6)
         means = task.joined(torch.zeros(8, 16, 16), bound.means).numpy()
         assert not means[:6].any()
         if task.rule.name == "block_mean":
@@ -249,7 +241,7 @@ def test_a_share_of_each_batch_knows_its_coarse_lattices() -> None:
     assert seen == {(rule, factor) for rule in rules for factor in (2, 4, 8)}
     odd = replace(CONFIG, side=15)
     for config in (replace(CONFIG, coarse_share=0.0), odd):
-        _, task = Trainer(config, source(config)).loss.draw(8, trainer.random)
+        _, task = finest(config).draw(8, random)
         assert (task.n_free, task.condition(x0)) == (8, None)
 
 
@@ -258,11 +250,17 @@ def test_what_is_measured_goes_into_the_weights(tmp_path: Path) -> None:
     spins = Trainer(replace(CONFIG, network_from=0.4), source()).weights({})
     assert spins.couplings.offsets == ((0, 1), (1, 0))
     assert (spins.network_from, spins.symmetries) == (0.4, CONFIG.symmetries)
-    assert spins.lambda_range == (0.0, 1000.0)
+    assert spins.lambda_range == (0.0, FAR)
     # A network for fields is called at every lambda: what it has not seen it does not know.
     other = Trainer(replace(CONFIG, output="v", network_from=0.4), source()).weights({})
-    assert other.lambda_range == (0.06, 1000.0)
-    changes = {"output": "eps", "basis": "dct", "spectrum": "power_law", "symmetries": ("flip",)}
+    assert other.lambda_range == (0.06, FAR)
+    changes = {
+        "output": "eps",
+        "basis": "dct",
+        "spectrum": "power_law",
+        "symmetries": ("flip",),
+        "lambdas": SCHEDULE,
+    }
     fields = Trainer(replace(CONFIG, **changes), source()).weights({})  # type: ignore[arg-type]
     assert isinstance(fields.spectrum, PowerLaw)
     assert (fields.basis, fields.symmetries) == ("dct", ("flip",))
@@ -415,10 +413,8 @@ def test_arrays_are_checked_and_distinguished(tmp_path: Path) -> None:
         ("clip = 0", "clip: 0"),
         ("clip = nan", "clip: nan"),
         ("ema = 1", "ema: 1"),
-        ("far_share = 1.0", "far_share: 1"),
         ("decay_fraction = 0.0", "decay_fraction: 0"),
         ("learning_rate = inf", "learning_rate: inf"),
-        ("lambda_max = inf", "lambda_max: inf"),
         ("output = 3", "output: 3"),
         ('output = "magic"', "output: 'magic'"),
         ('basis = "fft"', "basis: 'fft'"),
@@ -433,15 +429,18 @@ def test_arrays_are_checked_and_distinguished(tmp_path: Path) -> None:
         ("coarse_share = 1.0", "coarse_share: 1"),
         ("network = 3", "network: 3"),
         ("[steps]\na = 1", "steps"),
-        ("octaves = true\nwindow = [2.8, 0.7]", "window: [2.8, 0.7]"),
-        ("octaves = true\nwindow = [1]", "window: [1.0]"),
-        ("octaves = true\nwindow = [0, 1]", "window: [0.0, 1.0]"),
+        ("window = [2.8, 0.7]", "window: [2.8, 0.7]"),
+        ("window = [1]", "window: [1.0]"),
+        ("window = [0, 1]", "window: [0.0, 1.0]"),
         ('window = ["a"]', "a list of numbers"),
-        ("octaves = true\nshapes = [32]", "shapes: [32]"),
-        ("octaves = true\nshapes = [32, 1]", "shapes: [32, 1]"),
-        ("shapes = [32, 32]", "shapes: [32, 32]"),
-        ('octaves = true\noutput = "eps"', "output: 'eps'"),
-        ('octaves = true\noutput = "v"\naccumulate = 2', "accumulate: 2"),
+        ("shapes = [32]", "shapes: [32]"),
+        ("shapes = [32, 1]", "shapes: [32, 1]"),
+        (
+            'output = "v"\nshapes = [32, 32]\n[lambdas]\nkind = "geometric"\nlow = 1\nhigh = 2',
+            "shapes: [32, 32]",
+        ),
+        ('output = "eps"', "output: 'eps'"),
+        ('output = "v"\naccumulate = 2', "accumulate: 2"),
         ("[network]\npatch = 0", "patch: 0"),
         ("[network]\nchannels = []", "channels"),
         ("[network]\nchannels = [8, 0]", "channels"),
@@ -566,8 +565,7 @@ def test_targets_keep_what_a_lattice_knows(rule: str) -> None:
     Of majorities the spins without which a block had another sign. Planted, seen to fail: known
     sites of decimation, and all of majorities, with the mean given the others.
     """
-    loss = Trainer(replace(CONFIG, targets="conditional"), source()).loss
-    assert isinstance(loss, _SpinLoss)
+    loss = finest(replace(CONFIG, targets="conditional"))
     x0 = torch.from_numpy(source().next(8).astype(np.float32))
     task, random = _Task(3, RULES[rule], 2), torch.Generator()
     bound = task.condition(x0)
@@ -589,8 +587,7 @@ def test_targets_keep_what_a_lattice_knows(rule: str) -> None:
     elif rule == "block_mean":
         kept = [torch.nn.functional.avg_pool2d(f[3:], 2) for f in (targets, x0)]
     assert torch.allclose(*kept, atol=1e-5)
-    plain = Trainer(replace(CONFIG, targets="spins"), source()).loss
-    assert isinstance(plain, _SpinLoss)
+    plain = finest(replace(CONFIG, targets="spins"))
     assert torch.equal(plain.targets(likelihood, x0, task, bound, random), x0)
 
 
@@ -615,7 +612,6 @@ def test_every_preset_can_be_read_and_built_on(tmp_path: Path) -> None:
         ('preset = "cifar10"\n[paper_spectrum]\nside = 0', "side: 0"),
         ('preset = "cifar10"\n[lambdas]\nside = 64', "side: 64"),
         ('preset = "cifar10-small-ddpm"\ncutoff = 5.0', "cutoff: 5.0"),
-        ("accumulate = 2", "accumulate: 2"),
         ('weighting = "scales"', "weighting: 'scales'"),
         ('[network]\nkind = "ncsnpp"\nside = 64\nattention = [32]', "ncsnpp"),
         ('[network]\nkind = "vit"', "kind: 'vit'"),

@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from skild_helpers import TC, tiny_weights
 
 from skild_phys.errors import WeightsError
+from skild_phys.skild.recipe import as_record, read_recipe
 from skild_phys.skild.weights import (
     load_weights,
     save_weights,
@@ -89,7 +90,11 @@ def rewrite(path: Path, record: dict[str, Any], tensors: dict[str, torch.Tensor]
 def test_an_altered_record_is_refused(path: Path) -> None:
     """Spectrum and reach of lambda decide a refinement as much as the tensors do."""
     data = path.read_bytes()
-    for was, now in ((b"0.66", b"0.67"), (b"1000.0", b"2000.0"), (b"45.0", b"44.0")):
+    for was, now in (
+        (b"0.66", b"0.67"),
+        (b"1000000000000.0", b"2000000000000.0"),
+        (b"45.0", b"44.0"),
+    ):
         altered = data.replace(was, now, 1)
         assert altered != data
         path.write_bytes(altered)
@@ -119,9 +124,13 @@ def test_samples_of_another_temperature_do_not_fit(number: type) -> None:
 
 
 def test_the_shipped_weights_are_whole() -> None:
+    """One run of the preset made them, from nothing."""
     weights = load_weights(shipped_weights())
     assert weights.system["model"] == "ising2d"
-    assert weights.training["steps"] == 2_600
+    config = weights.training["config"]
+    recipe = read_recipe("ising2d", seed=config["seed"])
+    assert config == json.loads(json.dumps(as_record(recipe)))
+    assert (config["initial"], weights.training["steps"]) == ("", recipe.steps)
 
 
 def test_foreign_and_inconsistent_files_are_refused(path: Path, tmp_path: Path) -> None:

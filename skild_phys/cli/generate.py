@@ -37,10 +37,10 @@ def command(
 ) -> dict[str, Any]:  # fmt: skip
     """Generate configurations with the weights that `refine` uses: its process, another start.
 
-    From noise a chain starts where no long-wavelength mode is left, or at the largest lambda of
-    the weights (the shipped ones: 4000, enough up to L = 128). At sizes other than those that the
-    weights were trained on (the shipped ones: 64 x 64) the ensemble is biased: a warning is printed
-    and stored.
+    From noise a chain starts on the coarsest grid, where no mode is left, and goes on to finer
+    ones: any size, by one network. At aspect ratios beyond those that the weights were trained on
+    (the shipped ones: 1 and 2) the longest waves are biased: a warning is printed and stored.
+    Weights with a schedule of lambda have one grid, and warn of every other size.
 
     With --truth and --factor each chain starts from the forward marginal of one true configuration,
     as in the paper. That start holds more of the truth than any coarse configuration does: it is

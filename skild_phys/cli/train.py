@@ -67,7 +67,7 @@ def command(
     bytes as if it had never stopped (CPU, same number of threads). Loss, gradient norm, rate and
     pace are kept beside the weights as CSV, and for TensorBoard where that is installed; so is
     what the averaged weights do on held-out samples, measured every 2% of the steps. Those of the
-    least held-out loss are written. On several GPUs (fields and images):
+    least held-out loss are written. On several GPUs (recipes with a table [lambdas]):
 
     \b
     torchrun --nproc-per-node 8 -m skild_phys train STORE --preset cifar10 --device cuda -o W

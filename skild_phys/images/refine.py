@@ -284,7 +284,7 @@ def refine_images(
             held = f"weights of {weights.channels} channels"
             raise BadInput("checkpoint", held, f"{low.channels}")
         refiner = _ImageRefiner(weights, spec, sides, shape, run.device)
-        attrs |= chain_record(weights, refiner.lambdas, refiner.sampler, run.device)
+        attrs |= chain_record(weights, shape, refiner.lambdas, refiner.sampler, run.device)
     ids = low.variable("parent") if low.has("parent") else np.arange(low.n_samples)
     batch = image_batch((low.channels, *shape), run.device)
     seed = input_seed(streams, spec.seed, low.n_samples, low.read)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from skild_phys.errors import BadInput, check_whole
@@ -35,7 +35,6 @@ class ImageRefineSpec(Chain):
 
     steps: int | None = option(None, "Network evaluations per image.  [default: by the weights]")
     sampler: str | Step | None = option(None, "As in generate.  [default: by the weights]")
-    restarts: None = field(default=None, init=False)
     lambda_start: float | None = option(None, "Where it starts, in pixels squared.")
     lambda_end: float | None = option(None, "Where its last network evaluation is.")
     factor: float | None = option(None, "By which sides grow.  [default: that of LOW]")

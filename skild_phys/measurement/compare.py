@@ -34,7 +34,7 @@ from skild_phys.store import Lattices, read_timing
 RATIOS = ("structure_factor", "two_point_axis", "two_point_diagonal", "two_point_radial")
 """Observables whose ratio to the truth's is given as well, as NAME_ratio."""
 
-_COST = ("method", "steps", "sweeps", "polish")
+_COST = ("method", "steps", "evaluations", "sweeps", "polish")
 _FLOAT32, _FLOAT64 = 2.0**-20, 2.0**-40
 """Relative size of rounding: some units in the last place of fields, and of sums of spins."""
 

@@ -211,7 +211,6 @@ class Rule(ABC):
     linear : class of the operator that the rule is on fields; None if it is not linear.
     binds : whether refined spins coarse-grain to the coarse values again, bit for bit.
     exact : whether there are Monte Carlo moves that keep the coarse values.
-    start_scale : how far past the coarse Nyquist mode a chain of SKILD starts, in lambda.
     end_lambda : where a chain of spins ends; None for where the weights say.
     shown : how many parts of the conditioned training samples are conditioned by this rule.
     """
@@ -223,7 +222,6 @@ class Rule(ABC):
     binds: ClassVar[bool] = True
     exact: ClassVar[bool] = False
     suffix: ClassVar[str | None] = None
-    start_scale: ClassVar[float] = 1.0
     end_lambda: ClassVar[float | None] = None
     shown: ClassVar[int] = 0
 

@@ -298,9 +298,6 @@ def _rounded_sums(
 class Constraint(ABC):
     """A condition on a batch of spin configurations, (n, *shape)."""
 
-    holds_sums = False
-    """Whether spins are sampled with the sums of their blocks held."""
-
     @abstractmethod
     def means(self, logits: Tensor) -> Tensor:
         """Return E[s] (n, *shape) of spins with `logits` under the condition."""
@@ -397,7 +394,6 @@ class Blocks(Constraint):
         ties: NDArray[np.int8] | None = None,
     ) -> None:
         self.raw, self.factor, self.majority, self.ties = raw, factor, majority, ties
-        self.holds_sums = not majority
         self._conditions: dict[int, tuple[NDArray[Any], ...]] = {}
         shape = [side * factor for side in raw.shape[1:]]
         sites = np.arange(math.prod(shape)).reshape(shape)
@@ -506,7 +502,6 @@ class KeptModes(Constraint):
     parts have become, cost an energy of +0.02 (lambda = 0.2) to +0.08.
     """
 
-    holds_sums = True
     by_chance = 0.25
     """Of `_rounded_sums`. With 0.5 critical Ising configurations, refined by a factor of 4, are too
     disordered, by 0.017 in energy; with 0 too ordered at short distance, by 0.006 in G4c at r = 2

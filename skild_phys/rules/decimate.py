@@ -45,7 +45,6 @@ class Decimate(Rule):
     stores = {"spins": "spins", "states": "states", "field": "field"}
     linear = _Corners
     exact = True
-    start_scale = 8.0  # single spins say still less of the long-wavelength modes than signs
     shown = 2
 
     def reduce(self, fine: Raw, factor: int, dimension: int, q: int, ties: TieBreak) -> Raw:

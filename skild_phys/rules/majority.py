@@ -39,7 +39,6 @@ class Majority(Rule):
     stores = {"spins": "spins", "states": "states"}
     ties = True
     exact = True
-    start_scale = 3.0  # signs say less of the long-wavelength modes than block means do
     shown = 2
 
     def reduce(self, fine: Raw, factor: int, dimension: int, q: int, ties: TieBreak) -> Raw:

@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 
 _Array = NDArray[np.float64]
 
-ERASED = 9.0
-"""-log abar of a mode of which nothing is left."""
 TIMES = 1000
 """Training along a schedule draws t from 1/TIMES, 2/TIMES, ... 1, the paper's N steps."""
 
@@ -176,7 +174,7 @@ SCHEDULES: dict[str, Callable[..., Schedule]] = {
     "variance-preserving": _VariancePreserving,
 }
 
-# -- chains without a schedule -----------------------------------------------------------------
+# -- chains ------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -185,32 +183,19 @@ class Tuning:
 
     They belong to the weights and are kept in their record where they differ from the defaults.
     These were chosen on critical 2D Ising configurations of 64^2 and 128^2, by trial on tuning
-    configurations that no result is reported on (`simulations/ising2d-weights.md`), and never
-    change: weights without a record mean them. Lambda is in sites squared.
+    configurations that no result is reported on, and never change: weights without a record mean
+    them. Lambda is in sites squared.
 
     Attributes
     ----------
     lambda_end : last network evaluation of a chain. X_t shows all but 1 spin in 100 there.
-    rule_end, start_scale : by rule, `Rule.end_lambda` and `Rule.start_scale` where they are other
-        than the rule's own.
-    restart, turn, low : a restart goes from `turn` back up to `restart`, and the chain at last from
-        `low` to its end: what is wrong above is made good by a few evaluations. The shipped
-        weights evaluate no network from `turn` down.
-    again, tail : evaluations of a restart, and of the end; the others go where the start is.
-    restarts : of a chain that refines.
-    stride, fine_stride : largest distance in log lambda between evaluations of a chain that
-        restarts (as far as `turn`), and of one that falls all the way.
+    rule_end : by rule, `Rule.end_lambda` where it is other than the rule's own.
     alone, first, second, parts : mean-field iterations without a network, before and after it, and
         after a part of the spins has been sampled.
     rate, momentum : of the damped iteration, m += rate (tanh(l / 2) - m) + momentum (m - m before):
         after 8 iterations at lambda = 0.59 five times nearer its end than with 0.4 and 0.3.
     sure : lambda below which the sign of sqrt(abar) X_t is the spin at all but a few sites; only a
         start at the spins themselves converges there.
-    sharper : how much better X_t determines spins than a Gaussian field (1 for that) in the
-        posterior spectrum: within 0.05 of it at lambda = 4 .. 36, free or with majorities of 4
-        and 8.
-    modes_above : lambda above which Fourier modes are sampled in place of spins, unless block sums
-        are known: there spins sampled in parts have too little power (0.6 of it at lambda = 12).
     steps, octave : over grids, evaluations on the lattice, and on each coarser grid. 3, 5 and 10 on
         the coarser ones gave the same energy and U4 of 512 configurations of 64^2.
     above : over grids, where a chain that refines starts, in units of where the coarse lattice's
@@ -225,15 +210,6 @@ class Tuning:
 
     lambda_end: float = 0.1
     rule_end: Mapping[str, float] = field(default_factory=dict)
-    start_scale: Mapping[str, float] = field(default_factory=dict)
-    restart: float = 1.5
-    turn: float = 0.44
-    low: float = 0.35
-    again: int = 3
-    tail: int = 3
-    restarts: int = 2
-    stride: float = 0.75
-    fine_stride: float = 0.45
     alone: int = 8
     first: int = 4
     second: int = 2
@@ -241,58 +217,12 @@ class Tuning:
     rate: float = 0.7
     momentum: float = 0.2
     sure: float = 0.05
-    sharper: float = 1.9
-    modes_above: float = 2.0
     steps: int = 8
     octave: int = 4
     above: float = 45.0
     flow_above: float = 0.9
     same_temperature: float = 0.005
     poor_misfit: float = 0.2
-
-    def restarts_of(self, restarts: int | None, steps: int | None, sampler: object) -> int:
-        """Return `restarts`, or their usual number where it is None; raises BadInput.
-
-        Only the sampler `stochastic` samples what a restart begins with. None `steps` are enough;
-        so few steps that so many restarts do not fit are refused.
-        """
-        fixed = self.tail + 2
-        if restarts is None:
-            enough = steps is None or steps >= self.restarts * self.again + fixed
-            return self.restarts if enough and sampler == "stochastic" else 0
-        if restarts < 0 or (restarts and sampler != "stochastic"):
-            accepted = "a whole number from 0 on" if restarts < 0 else f"0 with sampler {sampler}"
-            raise BadInput("restarts", restarts, accepted)
-        if steps is not None and restarts and steps < restarts * self.again + fixed:
-            most = max(0, (steps - fixed) // self.again)
-            raise BadInput("restarts", restarts, f"0 to {most} in {steps} steps")
-        return restarts
-
-    def lambdas(self, start: float, end: float, steps: int | None, restarts: int) -> _Array:
-        """Return `steps` lambdas that go back up `restarts` times.
-
-        start -> turn, restart -> turn and so on; at last low -> end, each leg equal in log lambda.
-        One that starts below `turn` or ends above `low` falls all the way. What a configuration
-        becomes at short distance given the long ones is sampled anew each time: its distribution
-        comes nearer that of the denoiser's small lambdas, whatever was wrong above (arXiv
-        2306.14878). None `steps` are as many as the strides ask for.
-
-        Raises BadInput if there are too few steps for so many restarts.
-        """
-        if not restarts or start <= self.turn or end >= self.low:
-            if steps is None:
-                steps = 1 + math.ceil(math.log(start / end) / self.fine_stride)
-            check_whole("steps", steps)
-            lambdas = end * (start / end) ** np.linspace(1.0, 0.0, steps)
-            lambdas[-1], lambdas[0] = end, start
-            return np.asarray(lambdas)
-        fixed = restarts * self.again + self.tail
-        if steps is None:
-            steps = fixed + max(2, 1 + math.ceil(math.log(start / self.turn) / self.stride))
-        self.restarts_of(restarts, steps, "stochastic")
-        legs = [np.geomspace(start, self.turn, steps - fixed)]
-        legs += [np.geomspace(min(start, self.restart), self.turn, self.again)] * restarts
-        return np.concatenate([*legs, np.geomspace(self.low, end, self.tail)])
 
 
 USUAL = Tuning()
@@ -308,24 +238,18 @@ class Chain:
 
     Attributes
     ----------
-    steps : network evaluations per sample (`Tuning.lambdas`).
+    steps : network evaluations per sample; over grids, those on the lattice.
     sampler : of `equations.STEPS`, or a step of one's own.
-    restarts : how often the chain goes back up (`Tuning.lambdas`).
     lambda_start, lambda_end : its ends.
     """
 
     steps: int | None = option(
-        None, "Network evaluations per sample.  [default: by where it starts]"
+        None, "Network evaluations per sample, over grids those on the lattice.  [default: 8 there]"
     )
     sampler: str | Step | None = option(
         None,
-        "stochastic, mixed, ancestral (the paper's), angle1 or angle2.  [default: stochastic;"
-        " over grids mixed; images: ancestral for eps, angle2 for v]",
-    )
-    restarts: int | None = option(
-        None,
-        "Times the chain goes back up.  [default: refine 2, or 0 with few steps or"
-        " another sampler; generate 0]",
+        "stochastic, mixed, ancestral (the paper's), angle1 or angle2.  [default: mixed of spins,"
+        " angle2 of v, ancestral of eps]",
     )
     lambda_start: float | None = option(None, "Where it starts, in sites squared.")
     lambda_end: float | None = option(None, "Where its last network evaluation is.")
@@ -337,7 +261,6 @@ class Chain:
             check_whole("steps", self.steps)
         if self.sampler is not None:
             make_step(self.sampler)
-        USUAL.restarts_of(self.restarts, self.steps, self.sampler or "stochastic")
         for name in ("lambda_start", "lambda_end"):
             if not isinstance(value := getattr(self, name), Real | None):
                 raise BadInput(name, value, "a number")
@@ -347,40 +270,25 @@ class Chain:
     ) -> _Array:
         """Return the lambdas of a chain that refines by `factor`; raises BadInput.
 
-        It starts where the coarse lattice's finest mode is erased, or farther out, as far as the
-        weights have seen, for rules that say less; over grids, `Tuning.above` times as far.
+        It starts `Tuning.above` times as far out as the coarse lattice's finest mode is erased.
         """
-        tuning, start, end = weights.tuning, self.lambda_start, self.lambda_end
-        if start is None and weights.window is not None:
-            start = starting_lambda(factor, tuning.above)
-        elif start is None:
-            scale = tuning.start_scale.get(rule.name, rule.start_scale)
-            wanted = starting_lambda(factor, scale)
-            start = max(starting_lambda(factor), min(wanted, weights.lambda_range[1]))
+        start, end = self.lambda_start, self.lambda_end
+        if start is None:
+            start = starting_lambda(factor, weights.tuning.above)
         if end is None and weights.output == "logits":
-            own = tuning.rule_end.get(rule.name, rule.end_lambda)
+            own = weights.tuning.rule_end.get(rule.name, rule.end_lambda)
             end = None if own is None else max(own, weights.lambda_range[0])
-        if weights.window is not None:
-            return self._on_grids(weights, weights.window, shape, start, end)
-        sampler = self.refines(weights)
-        restarts = tuning.restarts_of(self.restarts, self.steps, sampler)
-        return self._lambdas(weights, start, end, restarts)
-
-    def refines(self, weights: Weights) -> Sampler:
-        """Return the sampler of a chain that refines lattices."""
-        return self.sampler or ("stochastic" if weights.window is None else "mixed")
+        return self._lambdas(weights, shape, start, end)
 
     def refining_images(self, weights: Weights, factor: float, shape: tuple[int, ...]) -> _Array:
         """Return the lambdas of a chain that refines images by `factor` to `shape`.
 
         Raises BadInput.
         """
-        start, low = self.lambda_start, weights.lambda_range[0]
-        if weights.window is not None:
-            start = starting_lambda(factor) if start is None else start
-            return self._on_grids(weights, weights.window, shape, start)
-        start = _image_start(weights, factor) if start is None else start
-        return self._lambdas(weights, start, low if self.lambda_end is None else self.lambda_end)
+        start = self.lambda_start
+        if start is None:
+            start = _image_start(weights, factor) if weights.window is None else None
+        return self._lambdas(weights, shape, start or starting_lambda(factor))
 
     def generating(self, weights: Weights, shape: tuple[int, int], factor: int | None) -> _Array:
         """Return the lambdas of a chain from noise, or from a truth; raises BadInput.
@@ -389,101 +297,72 @@ class Chain:
         seen; from a truth where refinement by `factor` would.
         """
         start = self.lambda_start
-        if weights.window is not None:
-            if start is None and factor is not None:
-                start = starting_lambda(factor)
-            return self._on_grids(weights, weights.window, shape, start)
         if start is None and factor is not None:
-            start = _image_start(weights, factor) if weights.channels else starting_lambda(factor)
-        elif start is None:
+            one_grid = weights.channels and weights.window is None
+            start = _image_start(weights, factor) if one_grid else starting_lambda(factor)
+        elif start is None and weights.window is None:
             start = _noise_start(weights, weights.process(shape).basis.lowest)
-        sampler = self.sampler_for(weights)
-        restarts = weights.tuning.restarts_of(self.restarts or 0, self.steps, sampler)
-        return self._lambdas(weights, start, self.lambda_end, restarts)
+        return self._lambdas(weights, shape, start)
 
-    def _on_grids(
-        self, weights: Weights, window: tuple[float, float], shape: tuple[int, ...],
-        start: float | None, end: float | None = None,
+    def sampler_for(self, weights: Weights) -> Sampler:
+        """Return the sampler: the usual one of the weights if none is asked for.
+
+        That is the paper's for weights as in the paper, and the flow of probability for other
+        fields, whose spectrum need not be that of the data.
+        """
+        if self.sampler is not None:
+            return self.sampler
+        if weights.output == "logits":
+            return "mixed"
+        return "ancestral" if weights.output in ("eps", "white_eps") else "angle2"
+
+    def _lambdas(
+        self, weights: Weights, shape: tuple[int, ...], start: float | None,
+        end: float | None = None,
     ) -> _Array:  # fmt: skip
-        """Return the lambdas of a chain over the grids of a lattice; raises BadInput."""
+        """Return the lambdas of a chain, over grids or along the schedule of the weights.
+
+        Raises BadInput if it leaves what the weights have seen in training.
+        """
         from skild_phys.skild.levels import lambdas_on_grids
 
-        tuning, low = weights.tuning, weights.lambda_range[0]
+        (low, high), schedule, tuning = weights.lambda_range, weights.schedule, weights.tuning
         if self.lambda_end is not None:
             end = self.lambda_end
         elif end is None:
-            end = max(tuning.lambda_end, low)
-        if not (low <= end < (math.inf if start is None else start) and end > 0):
-            wrong = start is not None and start <= low
-            option, value = ("lambda_start", start) if wrong else ("lambda_end", end)
-            raise BadInput(option, value, f"{low:.3g} <= end < start, what the weights have seen")
-        if self.restarts:
-            accepted = "0 for weights with a grid for every scale: no chain goes back up"
-            raise BadInput("restarts", self.restarts, accepted)
+            end = low if schedule else max(tuning.lambda_end, low)
+        first = high if start is None else start
+        if not (low <= end < first <= high and end > 0):
+            accepted = f"{low:.3g} <= end < start <= {high:.3g}, what the weights have seen"
+            wrong = first > high or first <= low
+            option, value = ("lambda_start", first) if wrong else ("lambda_end", end)
+            raise BadInput(option, value, accepted)
+        if weights.window is None:
+            assert schedule is not None
+            t = schedule.inverse(np.array([first, end]))
+            usual = 1 + max(1, round(TIMES * float(t[0] - t[1])))
+            return schedule.lambdas(first, end, self.steps or usual)
         steps = self.steps or tuning.steps
-        grids = (shape, weights.basis, window)
+        grids = (shape, weights.basis, weights.window)
         lambdas = lambdas_on_grids(*grids, start, end, steps, tuning.octave)
         if lambdas[-1] > lambdas[-steps]:
             accepted = f"below {lambdas[-steps]:.3g}, where a chain comes to the lattice"
             raise BadInput("lambda_end", end, accepted)
         return lambdas
 
-    def sampler_for(self, weights: Weights) -> Sampler:
-        """Return the sampler: the usual one of the weights if none is asked for.
-
-        That is the paper's for weights as in the paper, and the flow of probability for other
-        fields with a schedule, whose spectrum need not be that of the data.
-        """
-        if self.sampler is not None:
-            return self.sampler
-        if weights.window is not None:
-            return "mixed" if weights.output == "logits" else "angle2"
-        if weights.schedule is None:
-            return "stochastic"
-        return "ancestral" if weights.output in ("eps", "white_eps") else "angle2"
-
-    def _lambdas(
-        self, weights: Weights, start: float, end: float | None, restarts: int = 0
-    ) -> _Array:
-        """Return the lambdas of a chain (`Tuning.lambdas`, or steps equal in t of a schedule).
-
-        Raises BadInput if it leaves what the weights have seen in training.
-        """
-        (low, high), schedule, tuning = weights.lambda_range, weights.schedule, weights.tuning
-        if end is None:
-            end = max(tuning.lambda_end, low) if schedule is None else low
-        if not (low <= end < start <= high and end > 0):
-            accepted = f"{low:.3g} <= end < start <= {high:.3g}, what the weights have seen"
-            wrong = start > high or start <= low
-            option, value = ("lambda_start", start) if wrong else ("lambda_end", end)
-            raise BadInput(option, value, accepted)
-        if schedule is None:
-            lambdas = tuning.lambdas(start, end, self.steps, restarts)
-        elif restarts:
-            raise BadInput("restarts", restarts, "0 for weights with a schedule of their own")
-        else:
-            t = schedule.inverse(np.array([start, end]))
-            usual = 1 + max(1, round(TIMES * float(t[0] - t[1])))
-            lambdas = schedule.lambdas(start, end, self.steps or usual)
-        if self.restarts is not None and self.restarts != (np.diff(lambdas) > 0.0).sum():
-            accepted = f"0 for a chain from {lambdas[0]:.3g} to {lambdas[-1]:.3g}: one starts"
-            accepted += f" above {tuning.turn} and ends below {tuning.low}"
-            raise BadInput("restarts", self.restarts, accepted)
-        return lambdas
-
 
 def _noise_start(weights: Weights, lowest: float) -> float:
     """Return where a chain from noise starts: where no mode is left, `lowest` the longest.
 
-    Or at the largest lambda that the weights have seen, or the end of their schedule; raises
-    BadInput if most of the longest mode is left there: weights for super-resolution.
+    That is the end of a schedule; raises BadInput if most of the longest mode is left there:
+    weights for super-resolution.
     """
     high = weights.lambda_range[1]
     longest = lowest if weights.cutoff is None else weights.cutoff
-    if weights.schedule is not None and math.exp(-(longest**2) * high) > _NOISE_SEES:
+    if math.exp(-(longest**2) * high) > _NOISE_SEES:
         accepted = "weights that begin with noise: these begin with an image, coarse or true"
         raise BadInput("checkpoint", f"lambda up to {high:.3g}", accepted)
-    return min(high, ERASED / lowest**2) if weights.schedule is None else high
+    return high
 
 
 def _image_start(weights: Weights, factor: float) -> float:

@@ -397,9 +397,8 @@ def run_chain(
     ----------
     levels : the finest first, its `low` 0; each lambda is evaluated on the coarsest whose `low` it
         is above. One grid, the lattice, is a chain as in the paper.
-    lambdas : one evaluation of the denoiser for each. Each `low` between them is one of them. Where
-        they rise (a restart, on one grid), Y_0 is sampled and erased anew,
-        Y' = cos(theta') Y_0 + sin(theta') eps; everywhere else they fall.
+    lambdas : falling, one evaluation of the denoiser for each. Each `low` between them is one of
+        them.
     step : new for this chain.
     stop : asked before each evaluation; raises Interrupted once it is true.
 
@@ -419,11 +418,8 @@ def run_chain(
         posterior = level.denoise(y, float(lam))
         if index + 1 == len(lambdas):
             break
-        to, process = float(lambdas[index + 1]), level.process
-        if to < lam:
-            y = step(process, y, posterior, float(lam), to, level.noise)
-        else:
-            y = process.cosine(to) * posterior.draw() + process.sine(to) * level.noise()
+        to = float(lambdas[index + 1])
+        y = step(level.process, y, posterior, float(lam), to, level.noise)
     return y, posterior
 
 

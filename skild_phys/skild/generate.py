@@ -17,7 +17,7 @@ from skild_phys.models import MODELS, Model
 from skild_phys.models.base import LARGEST_SIDE
 from skild_phys.rng import STREAMS, Streams, system_seed
 from skild_phys.runner import GPU_BATCH, Filled, Run, fill_store, lattice_batch, padded
-from skild_phys.skild.chain import ERASED, Chain
+from skild_phys.skild.chain import Chain
 from skild_phys.skild.data import ImageLattices, pixels_of
 from skild_phys.skild.equations import Stop
 from skild_phys.skild.skild import built, chain_record
@@ -103,8 +103,8 @@ class Generation:
         weights, truth, shape = self.weights, self.truth, self.shape
         sampler = self.chain.sampler_for(weights)
         lambdas = self.chain.generating(weights, shape, self.factor)
-        warnings = _warnings(weights, shape, float(lambdas[0])) if truth is None else []
-        record = chain_record(weights, lambdas, sampler, run.device)
+        warnings = _warnings(weights, shape) if truth is None else []
+        record = chain_record(weights, shape, lambdas, sampler, run.device)
         streams = STREAMS if output is None else streams_at(output, run.overwrite)
         attrs: dict[str, Any] = {
             **{k: v for k, v in weights.system.items() if k in ("model", "temperature") and v},
@@ -165,12 +165,8 @@ def _opened(truth: Source, split: str | None, weights: Weights) -> Lattices | Im
     return store
 
 
-def _warnings(weights: Weights, shape: tuple[int, int], start: float) -> list[str]:
-    """Return what to mind of fields that chains from noise at lambda `start` make.
-
-    By the sides that the weights were trained on, if they are known, and by how much of the
-    longest-wavelength modes is still to be seen at `start`.
-    """
+def _warnings(weights: Weights, shape: tuple[int, int]) -> list[str]:
+    """Return what to mind of fields from noise, by the sides that the weights were trained on."""
     known = weights.system.get("shape") or [weights.system.get("side")] * 2
     found = []
     if weights.window is None and None not in known and list(shape) != list(known):
@@ -184,12 +180,6 @@ def _warnings(weights: Weights, shape: tuple[int, int], start: float) -> list[st
         found.append(
             "{} x {} from noise by weights trained on aspect ratios".format(*shape)
             + f" up to {longest:g}: the longest waves, and all that depends on them, are biased"
-        )
-    erased = float(weights.process(shape).kappa2.min()) * start
-    if weights.schedule is None and weights.window is None and erased < 0.999 * ERASED:
-        found.append(
-            f"chains start from noise at lambda = {start:.4g}, where the longest-wavelength"
-            f" modes still keep {math.exp(-erased):.2g} of their power: these are wrong"
         )
     return found
 

@@ -34,10 +34,10 @@ def grid_sides(shape: tuple[int, ...], basis: str) -> Iterator[tuple[int, ...]]:
         yield sides
 
 
-def _spacings(shape: tuple[int, ...], basis: str) -> list[float]:
-    """Return the spacing of each grid (`Process.spacing`), 1 of the lattice first."""
-    grids = grid_sides(shape, basis)
-    return [max(side / n for side, n in zip(shape, grid, strict=True)) for grid in grids]
+def grids_of(shape: tuple[int, ...], basis: str) -> Iterator[tuple[tuple[int, ...], float]]:
+    """Yield the sides of each grid and its spacing (`Process.spacing`), 1 of the lattice first."""
+    for grid in grid_sides(shape, basis):
+        yield grid, max(side / n for side, n in zip(shape, grid, strict=True))
 
 
 def lambdas_on_grids(
@@ -52,7 +52,7 @@ def lambdas_on_grids(
     steps : evaluations on the lattice, the last at `end`.
     octave : evaluations on each coarser grid, of the whole window.
     """
-    own = _spacings(shape, basis)
+    own = [spacing for _, spacing in grids_of(shape, basis)]
     most = window[1] * own[-1] ** 2
     at = most if start is None else min(start, most)
     legs = []

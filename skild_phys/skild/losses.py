@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from skild_phys.rules import RULES, Rule
 from skild_phys.rules.conditions import Constraint
-from skild_phys.skild.chain import TIMES, starting_lambda
+from skild_phys.skild.chain import TIMES
 from skild_phys.skild.data import Source
 from skild_phys.skild.equations import (
     Evaluate,
@@ -32,7 +32,6 @@ from skild_phys.skild.equations import (
 )
 from skild_phys.skild.levels import Known, grid_sides
 from skild_phys.skild.measured import Measured
-from skild_phys.skild.networks import OUTPUTS
 from skild_phys.skild.recipe import Recipe
 from skild_phys.skild.spins import (
     Likelihood,
@@ -87,17 +86,9 @@ def stratified(n: int, random: torch.Generator) -> Tensor:
 
 
 def _log_uniform(recipe: Recipe, n: int, random: torch.Generator) -> Tensor:
-    """Return ln(lambda / lambda_min), log-uniform up to `lambda_far`; a share of it far out.
-
-    With grids for every scale it is log-uniform up to the end of the window.
-    """
-    c, u = recipe, stratified(n, random)
-    if c.octaves:
-        return u * math.log(c.window[1] / c.lambda_min)
-    near, far = math.log(c.lambda_far / c.lambda_min), math.log(c.lambda_max / c.lambda_far)
-    split = 1.0 - c.far_share
-    beyond = near + (u - split) / max(c.far_share, 1e-9) * far
-    return torch.where(u < split, u / split * near, beyond)
+    """Return lambda, log-uniform from `lambda_min` to the end of the lattice's window."""
+    low, high = recipe.lambda_min, recipe.window[1]
+    return (math.log(low) + stratified(n, random) * math.log(high / low)).exp()
 
 
 class _Samples(Protocol):
@@ -121,7 +112,7 @@ class _OwnLoss:
 
     def make_network(self) -> nn.Module:
         c, d = self.recipe, len(self.process.shape)
-        return c.network.build(c.output, c.basis, self.channels, c.lambdas, d, c.octaves)
+        return c.network.build(c.output, c.basis, self.channels, c.lambdas, d, c.over_grids)
 
 
 _Knows = Callable[[Tensor, Tensor], Guess]
@@ -143,7 +134,7 @@ def _field_error(
     return process.basis.fields(-wrong / process.sine(each(lam, y)))
 
 
-class _FieldLoss(_OwnLoss):
+class FieldLoss(_OwnLoss):
     """Mean square error of continuous fields, in what the network's output is trained to be.
 
     `recipe.weighting` 'flat' is the paper's; by 'scales' modes count as `field_loss` says.
@@ -155,7 +146,7 @@ class _FieldLoss(_OwnLoss):
         """Return lambda along the recipe's schedule, t being a multiple of 1 / TIMES."""
         c = self.recipe
         if c.lambdas is None:
-            return (math.log(c.lambda_min) + _log_uniform(c, n, random)).exp(), None
+            return _log_uniform(c, n, random), None
         u = stratified(n, random).double()
         t = (torch.floor(TIMES * u) + 1.0).clamp(max=TIMES) / TIMES
         return torch.from_numpy(c.lambdas(t.numpy())).float(), None
@@ -218,16 +209,12 @@ class _SpinLoss(_OwnLoss):
         return _Task(n - known, rule, factor)
 
     def draw(self, n: int, random: torch.Generator) -> tuple[Tensor, _Task]:
-        """Return lambda, log-uniform; conditioned, up to `coarse_reach` times a chain's start."""
-        c, task = self.recipe, self._task(n, random)
-        log_lam = _log_uniform(c, task.n_free, random)
+        """Return lambda, log-uniform, of free samples and of those that are conditioned."""
+        task = self._task(n, random)
+        lam = _log_uniform(self.recipe, task.n_free, random)
         if task.rule:
-            scale = c.tuning.start_scale.get(task.rule.name, task.rule.start_scale)
-            start = starting_lambda(task.factor, scale)
-            most = min(c.window[1] if c.octaves else c.lambda_max, c.coarse_reach * start)
-            u = stratified(n - task.n_free, random)
-            log_lam = torch.cat([log_lam, u * math.log(most / c.lambda_min)])
-        return (math.log(c.lambda_min) + log_lam).exp(), task
+            lam = torch.cat([lam, _log_uniform(self.recipe, n - task.n_free, random)])
+        return lam, task
 
     def targets(
         self, likelihood: Likelihood, x0: Tensor, task: _Task, bound: Constraint | None,
@@ -263,11 +250,6 @@ class _SpinLoss(_OwnLoss):
         with torch.no_grad():
             targets = self.targets(found.likelihood, x0, task, bound, batch.random)
         minimized = _spin_surrogate(found, targets, means, self.recipe.draft_weight)
-        if self.recipe.wave_weight:
-            fields = differentiable(found.logits)
-            with torch.no_grad():
-                slope = _wave_slope(p, lam, fields - targets)
-            minimized = minimized + self.recipe.wave_weight * (slope * fields).mean()
         free = slice(task.n_free)
         logged = F.softplus(-x0[free] * found.logits[free].detach()).mean()
         return logged + (minimized - minimized.detach())
@@ -288,19 +270,6 @@ def _spin_surrogate(
             slope = 0.5 * (means(logits) - targets)
         total = total + share * (slope * logits).mean()
     return total
-
-
-def _wave_slope(process: Process, lam: Tensor, missing: Tensor) -> Tensor:
-    """Return the gradient by m, times sites, of sum_k W |m_k - target_k|^2 / (2 sites).
-
-    A cross-entropy weighs all Fourier modes alike and hardly sees the few of long wavelength, which
-    carry most of the power: W = min(lambda, 4) P / ((1 - abar) P + 1), with which its gradient is
-    about as noisy as that of the cross-entropy. `missing` (n, *sides) is m - target.
-    """
-    at = torch.as_tensor(each(lam, missing))
-    left_open = -torch.expm1(-process.kappa2 * at) * process.power
-    weight = (at.clamp(max=4.0) * process.power / (left_open + 1.0)).float()
-    return process.basis.fields(weight * process.basis.modes(missing))
 
 
 class GridLoss(_OwnLoss):
@@ -324,8 +293,8 @@ class GridLoss(_OwnLoss):
         self.parts: dict[int, float] = {}
 
     @functools.cache  # noqa: B019
-    def _levels(self, shape: tuple[int, ...]) -> tuple[_FieldLoss | _SpinLoss, list[Process]]:
-        kind = _SpinLoss if self.recipe.output == "logits" else _FieldLoss
+    def _levels(self, shape: tuple[int, ...]) -> tuple[FieldLoss | _SpinLoss, list[Process]]:
+        kind = _SpinLoss if self.recipe.output == "logits" else FieldLoss
         at = _At(shape, self.channels)
         finest = kind(self.recipe, at, self.measured, self.device)
         grids = itertools.islice(grid_sides(shape, self.recipe.basis), 1, None)
@@ -432,10 +401,3 @@ class _At(NamedTuple):
 
     shape: tuple[int, ...]
     channels: int
-
-
-LOSSES: dict[str, Callable[[Recipe, Source, Measured, torch.device], Loss]] = {
-    **dict.fromkeys(OUTPUTS, _FieldLoss),
-    "logits": _SpinLoss,
-}
-"""By the recipe's `output`."""

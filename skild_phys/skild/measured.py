@@ -40,7 +40,7 @@ from skild_phys.skild.spectrum import (
     make_basis,
 )
 from skild_phys.skild.spins import Couplings
-from skild_phys.skild.weights import Weights
+from skild_phys.skild.weights import FAR, Weights
 
 _Array = NDArray[np.float64]
 _Batches = Iterable[NDArray[np.generic]]
@@ -516,7 +516,7 @@ def measure(source: Source, recipe: Recipe) -> Measured:
     if recipe.output != "logits":
         return Measured(spectrum, Couplings(), recipe.targets == "conditional")
     few = [batch for shape in shapes for batch in _of_shape(batches, shape)[:_RESPONSE_BATCHES]]
-    responses = Response.measured(few, recipe.coarse_factors) if recipe.octaves else {}
+    responses = Response.measured(few, recipe.coarse_factors) if recipe.over_grids else {}
     batches = _of_shape(batches, source.shape)
     reach, alike = recipe.couplings_reach, {"flip", "turn"} <= set(recipe.symmetries)
     couplings, targets = fit_couplings(batches, reach, symmetric=alike), recipe.targets
@@ -554,7 +554,9 @@ def untrained(
     reach: int = 1,
     system: dict[str, Any] | None = None,
 ) -> Weights:
-    """Return weights without a network: the mean field of spins alone, in any dimension.
+    """Return weights without a network, in any dimension.
+
+    The mean field of spins on the lattice, and on coarser grids a Gaussian field.
 
     Parameters
     ----------
@@ -566,5 +568,9 @@ def untrained(
     if couplings is None:
         couplings = fit_couplings([samples[i::_GROUPS] for i in range(_GROUPS)], reach)
     spectrum = fit_spectrum(measure_shells([samples], basis).power, basis)
-    reached, system = (0.0, 1000.0), system or {}
-    return Weights({}, None, spectrum, "logits", reached, system, couplings=couplings, dimension=d)
+    usual = Recipe()
+    return Weights(
+        {}, None, spectrum, "logits", (0.0, FAR), system or {}, couplings=couplings, dimension=d,
+        window=(usual.window[0], usual.window[1]),
+        responses=Response.measured([samples], usual.coarse_factors),
+    )  # fmt: skip

@@ -96,7 +96,7 @@ class NcsnppConfig:
     ) -> Ncsnpp:  # fmt: skip
         """As `NetworkConfig.build`; raises BadInput without a schedule."""
         if schedule is None or dimension != 2 or grids:
-            accepted = "unet where [lambdas] name no schedule, with octaves, or in three dimensions"
+            accepted = "unet where [lambdas] name no schedule, or in three dimensions"
             raise BadInput("network", self.kind, accepted)
         inputs, odd, _ = OUTPUTS[output]
         return Ncsnpp(self, inputs * channels, len(odd) * channels, basis, schedule)

@@ -133,8 +133,7 @@ Beyond = Literal["circular", "replicate", "zeros"]
 _CONV: dict[int, type[nn.Conv2d] | type[nn.Conv3d]] = {2: nn.Conv2d, 3: nn.Conv3d}
 _MEMORY = {2: torch.channels_last, 3: torch.channels_last_3d}
 _PADDING: dict[str, Beyond] = {"dft": "circular", "dct": "replicate"}
-_WHITE = [2, 4]  # inputs of `v` that `_Waves` filters: what is left, and what is known beside
-_QUIET = 0.01  # size of an input below which `_Waves` takes it for 0
+_QUIET = 0.01  # number below which `_Told` takes one for 0
 _MARGIN = 32  # sites by which a torus is extended where its sides do not fit the levels
 
 
@@ -228,10 +227,6 @@ class NetworkConfig:
     ----------
     patch : side of the pixel-unshuffle.
     embedding : width of the embedding of log lambda.
-    waves : bands of wave numbers with gains of their own (`_Waves`); 0 for none.
-    waves_from, waves_to : centres of the first and the last band, in radians per site. The first is
-        the lowest wave number of the lattices of 64^2 that the shipped weights were trained on,
-        the last lies above every wave number of the square lattice.
     levels : how many grids the network tells apart, the coarser ones being one to it; 0 or 1 for
         none: then it is the same at every scale.
     field_patch : side of the pixel-unshuffle on coarser grids, of networks of spins; 0 for `patch`.
@@ -241,9 +236,6 @@ class NetworkConfig:
     channels: tuple[int, ...] = (96, 192)
     blocks: tuple[int, ...] = (2, 3)
     embedding: int = 128
-    waves: int = 0
-    waves_from: float = field(default=0.1, metadata={"late": True})
-    waves_to: float = field(default=4.5, metadata={"late": True})
     levels: int = field(default=0, metadata={"late": True})
     field_patch: int = field(default=0, metadata={"late": True})
     kind: str = "unet"
@@ -252,7 +244,6 @@ class NetworkConfig:
         for name, least in (
             ("patch", 1),
             ("embedding", 1),
-            ("waves", 0),
             ("levels", 0),
             ("field_patch", 0),
         ):
@@ -264,8 +255,6 @@ class NetworkConfig:
         if len(self.channels) != len(self.blocks):
             accepted = f"{len(self.channels)} numbers, as in channels"
             raise BadInput("blocks", list(self.blocks), accepted)
-        if not 0 < self.waves_from < self.waves_to < math.inf:
-            raise BadInput("waves_from", self.waves_from, "a number above 0, below waves_to")
 
     @functools.cached_property
     def multiple(self) -> int:
@@ -286,10 +275,9 @@ class NetworkConfig:
         grids : whether spins are fields on coarser grids.
         """
         inputs, odd, even = OUTPUTS[output]
-        filtered = [i for i, one in enumerate(odd) if one]
         sizes = ((inputs - even) * channels, len(odd) * channels)
         told = (even * channels, grids)
-        return UNet(self, *sizes, basis, filtered, channels, dimension, told, output == "logits")
+        return UNet(self, *sizes, basis, channels, dimension, told, output == "logits")
 
 
 def _by_site(values: Tensor, like: Tensor) -> Tensor:
@@ -341,46 +329,6 @@ class _Block(nn.Module):
         return out
 
 
-class _Waves(nn.Module):
-    """Isotropic filters of the inputs on a torus: gains of bands of wave numbers.
-
-    A gain of each band and pair of input and output depends on lambda and on how large the inputs
-    are: their mean squares, and the logarithms of these and of their mean sizes, in which few large
-    numbers differ from many small ones (known sites from majorities). Gains are interpolated
-    between the centres of bands, even in log kappa. Convolutions are slow to learn what the lowest
-    few wave numbers need.
-    """
-
-    def __init__(self, config: NetworkConfig, inputs: int, outputs: int) -> None:
-        super().__init__()
-        self.config, self.outputs = config, outputs
-        self.look = nn.Linear(config.embedding + 3 * inputs, 64)
-        self.gains = nn.Linear(64, config.waves * inputs * outputs)
-        nn.init.zeros_(self.gains.weight)
-        nn.init.zeros_(self.gains.bias)
-
-    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        c, axes, sides = self.config, tuple(range(2, x.dim())), x.shape[2:]
-        waves = [2.0 * math.pi * torch.fft.fftfreq(n, device=x.device) for n in sides[:-1]]
-        waves.append(2.0 * math.pi * torch.fft.rfftfreq(sides[-1], device=x.device))
-        kappa = functools.reduce(torch.hypot, torch.meshgrid(*waves, indexing="ij"))
-        at = (kappa.clamp(min=c.waves_from) / c.waves_from).log()
-        at = at / math.log(c.waves_to / c.waves_from)
-        centres = torch.arange(c.waves, device=x.device).reshape(-1, *[1] * len(sides))
-        bands = (1.0 - (at * (c.waves - 1) - centres).abs()).clamp(min=0.0)
-        square, size = x.square().mean(axes), x.abs().mean(axes)
-        loud = [square, 0.5 * (square + _QUIET**2).log(), (size + _QUIET).log()]
-        seen = F.silu(self.look(torch.cat([embedding, torch.cat(loud, 1).to(embedding.dtype)], 1)))
-        gains = self.gains(seen).float().unflatten(1, (self.outputs, x.shape[1], c.waves))
-        modes = torch.fft.rfftn(x, dim=axes)
-        total = torch.zeros((), device=x.device)
-        for i in range(x.shape[1]):
-            filters = torch.einsum("nob,b...->no...", gains[:, :, i], bands)
-            total = total + filters * modes[:, None, i]
-        out: Tensor = torch.fft.irfftn(total, s=sides, dim=axes)
-        return out
-
-
 _TORUS: dict[int, type[nn.Conv2d] | type[nn.Conv3d]] = {2: _Torus2d, 3: _Torus3d}
 
 
@@ -415,7 +363,6 @@ class _FieldEnds(nn.Module):
         self.leave = one(config.channels[0], sites, 1)
         self.direct = nn.Linear(config.embedding, inputs)
         self.told, self.even = _Told(even, config.embedding), even
-        self.waves = _Waves(config, len(_WHITE), 1) if config.waves else None
         for linear in (self.leave, self.direct):
             nn.init.zeros_(linear.weight)
             nn.init.zeros_(linear.bias)
@@ -427,7 +374,7 @@ class UNet(Network):
     Fully convolutional behind a pixel-unshuffle, with circular padding on a torus; normalizations
     act on the channels of one site, never across the lattice: what is learnt on one lattice size
     holds on every other. The first output of each of `channels` has the inputs of its channel added
-    to it with weights that depend on lambda alone, those in `filtered` filtered inputs (`_Waves`).
+    to it with weights that depend on lambda alone.
     Of the last inputs, `told[0]` of them, only the means over the sites are looked at, and only if
     there are grids: they join log lambda.
     """
@@ -438,7 +385,6 @@ class UNet(Network):
         inputs: int = 1,
         outputs: int = 1,
         basis: str = "dft",
-        filtered: Sequence[int] = (0,),
         channels: int = 1,
         dimension: int = 2,
         told: tuple[int, bool] = (0, False),
@@ -447,7 +393,7 @@ class UNet(Network):
         if dimension not in _CONV:
             raise BadInput("dimension", dimension, " or ".join(map(str, _CONV)))
         super().__init__(config, basis, math.pi * 2.0 ** torch.linspace(-5.0, 1.0, 32))
-        self.outputs, self.channels, self.filtered = outputs, channels, list(filtered)
+        self.outputs, self.channels = outputs, channels
         self.patch = config.patch
         self.memory_format = _MEMORY[dimension]
         sites, width, one = config.patch**dimension, config.channels, _CONV[dimension]
@@ -476,9 +422,6 @@ class UNet(Network):
         self.shrink = nn.ModuleList(conv3(fine, coarse, stride=2) for fine, coarse in pairs)
         self.grow = nn.ModuleList(one(coarse, fine, 1) for fine, coarse in pairs)
         self.up = nn.ModuleList(level(2 * w, w, n) for w, n in zip(width[:-1], config.blocks))
-        if config.waves and not self.periodic:
-            raise BadInput("waves", config.waves, f"0 in basis {basis}")
-        self.waves = _Waves(config, inputs, len(self.filtered)) if config.waves else None
         for linear in (self.leave, self.direct, self.level):
             nn.init.zeros_(linear.weight)
             nn.init.zeros_(linear.bias)  # type: ignore[arg-type]
@@ -511,17 +454,11 @@ class UNet(Network):
         h = _shuffled(ends.leave(F.silu(_site_norm(h))).float(), patch)
         if field is not None:
             passed = _by_site(field.direct(embedding).float(), wide) * wide
-            out = (h + passed.sum(dim=1, keepdim=True))[crop]
-            return out if field.waves is None else out + field.waves(x[:, _WHITE], embedding)
+            return (h + passed.sum(dim=1, keepdim=True))[crop]
         out = h + _by_site(self.level(embedding).float(), wide)
         grouped = wide.reshape(len(x), -1, self.channels, *wide.shape[2:])
         passed = (_by_site(self.direct(embedding).float(), grouped) * grouped).sum(dim=1)
-        out = torch.cat([out[:, : self.channels] + passed, out[:, self.channels :]], dim=1)[crop]
-        if self.waves is not None:
-            waves = torch.zeros_like(out)
-            waves[:, self.filtered] = self.waves(x, embedding)
-            out = out + waves
-        return out
+        return torch.cat([out[:, : self.channels] + passed, out[:, self.channels :]], dim=1)[crop]
 
     def cast(self, dtype: torch.dtype) -> Self:
         """Cast all but the angles of the embedding of log lambda: bfloat16 has 3 digits."""

@@ -143,9 +143,9 @@ class Quality:
         ]
         state = seed_sequence(recipe.seed, "quality").generate_state(1, np.uint64)[0]
         self.seed = int(state >> np.uint64(1))
-        grids = len([*grid_sides(shape, recipe.basis)]) if recipe.octaves else 0
+        grids = len([*grid_sides(shape, recipe.basis)]) if recipe.over_grids else 0
         self.columns = ["loss", *(f"loss_{level}" for level in range(grids))]
-        self.makes = recipe.octaves and recipe.basis == "dft" and not channels
+        self.makes = recipe.over_grids and recipe.basis == "dft" and not channels
         if self.makes:
             self._measure_truth(_lattices(held, recipe, system))
         for name in recipe.limits:
@@ -238,7 +238,7 @@ class Quality:
     def _refined(self, weights: Weights, device: str, run: Run) -> Lattices:
         raw, factor = self._coarse, self._factor
         lambdas = Chain().refining(weights, _RULE, factor, self.shape)
-        skild = Skild.of(weights, self.shape, device, Chain().refines(weights))
+        skild = Skild.of(weights, self.shape, device, Chain().sampler_for(weights))
 
         def make(index: list[int], stop: _Stop) -> NDArray[Any]:
             streams = [Streams.of(self.seed, i) for i in index]

@@ -90,12 +90,9 @@ class Recipe:
         "none", least=0)
     network_from: float = _key(0.0,
         "lambda below which the spin denoiser has no trainable part", least=0.0)
-    lambda_min: float = _key(0.006, "smallest lambda of training, in sites squared")
-    lambda_far: float = _key(40.0, "lambda is drawn log-uniformly from `lambda_min` to this, and")
-    lambda_max: float = _key(1000.0,
-        "for a share `far_share` of the batch from there to this, which generation from noise "
-        "visits, and refinement by a factor of 8 from majorities or decimated spins")
-    far_share: float = _key(0.1, "share of each batch above `lambda_far`", least=0.0, below=1.0)
+    lambda_min: float = _key(0.006,
+        "smallest lambda of training without a table [lambdas], in sites squared; the largest is "
+        "the end of the `window`", above=0.0)
     coarse_share: float = _key(0.5,
         "share of each batch of spins that is given its coarse configurations: the mean field then "
         "runs under them", least=0.0, below=1.0)
@@ -103,12 +100,6 @@ class Recipe:
         "of spins, 'spins', or 'conditional': their means given all the others, with a fraction "
         "of the noise, right where pair couplings within `couplings_reach` explain the data; "
         "'auto' takes these unless the data show more", choices=("auto", "spins", "conditional"))
-    wave_weight: float = _key(0.0,
-        "of spins, weight of the long-wavelength error beside the cross-entropy per site",
-        least=0.0)
-    trained: str = _key("all",
-        "'all' of the network, or its 'waves' alone (`network.waves` bands), quickly: the rest "
-        "stays as it began (`train --from`)", choices=("all", "waves"))
     initial: str = _key("", "SHA-256 of the weights that the run starts from; none if empty")
     steps: int = _key(10_000, "optimizer steps", least=1)
     batch: int = _key(32, "samples per step", least=1)
@@ -145,21 +136,15 @@ class Recipe:
     coarse_factors: tuple[int, ...] = _key((2, 4, 8),
         "factors of the coarse configurations of `coarse_share`, as far as they divide the sides; "
         "their rule is drawn by `Rule.shown`", late=True)
-    coarse_reach: float = _key(4.0,
-        "these are given up to so many times the lambda where a chain usually starts: a margin "
-        "for chains that start elsewhere", late=True, above=0.0)
     pairings: int = _key(4,
         "random pairings that conditional targets under block sums are averaged over: with 4 "
         "their noise is half that of one", late=True, least=1)
     draft_weight: float = _key(0.1,
         "weight of the network's own draft in the loss of spins", late=True, least=0.0)
-    octaves: bool = _key(False,
-        "a grid for every octave of lambda, on which all scales are one problem; otherwise one "
-        "grid, the lattice, sees every lambda", late=True)
     window: tuple[float, ...] = _key((0.7, 2.8),
         "lambda over the square of a grid's spacing, from and to, that the grid serves", late=True)
     sites: int = _key(4_096,
-        "with octaves, sites that the network has for a grid in one step, after its first "
+        "over grids, sites that the network has for a grid in one step, after its first "
         "convolution: samples x sites of each; further samples of a batch are for coarser grids",
         late=True, least=1)
     field_weight: float = _key(0.05,
@@ -193,14 +178,12 @@ class Recipe:
         paper = (self.spectrum == "paper") == (self.paper_spectrum is not None)
         cutoff = getattr(lambdas, "cutoff", self.cutoff)
         shifted = self.basis == "dct" and "shift" in self.symmetries
-        ordered = 0 < self.lambda_min < self.lambda_far < self.lambda_max < math.inf
         window = len(self.window) == 2 and 0 < self.window[0] < self.window[1] > self.lambda_min
         shapes = len(self.shapes) % 2 == 0 and min(self.shapes, default=2) >= 2
         for right, name, value, accepted in (
             (not spins or self.basis == "dft", "basis", self.basis, "dft for spins"),
             (not (spins and lambdas), "[lambdas]", getattr(lambdas, "kind", None),
              "none for spins, whose lambda is log-uniform"),
-            (not spins or self.accumulate == 1, "accumulate", self.accumulate, "1, for spins"),
             (not spins or self.weighting == "flat", "weighting", self.weighting, "flat, for spins"),
             (paper, "spectrum", self.spectrum, "'paper' with a table [paper_spectrum]"),
             (cutoff == self.cutoff, "cutoff", self.cutoff, f"{cutoff}, as in [lambdas]"),
@@ -210,23 +193,18 @@ class Recipe:
              "unet, or ncsnpp with a table [lambdas]"),
             (not shifted, "symmetries", list(self.symmetries),
              "symmetries without 'shift' in the basis dct, whose edges are open"),
-            (self.trained == "all" or bool(getattr(self.network, "waves", 0)), "trained", "waves",
-             "all where network.waves = 0"),
             (self.quality_every != 0 or not self.until, "until", self.until,
              "none where quality_every = 0"),
             (self.quality_every != 0 or not self.plateau, "plateau", self.plateau,
              "0 where quality_every = 0"),
-            (ordered, "lambda_min", self.lambda_min, "lambda_min < lambda_far < lambda_max"),
-            (window or not self.octaves, "window", list(self.window),
+            (window or lambdas, "window", list(self.window),
              "two numbers, 0 < from < to, and lambda_min < to"),
             (shapes, "shapes", list(self.shapes), "pairs of sides from 2 on: Ly, Lx, Ly, Lx"),
-            (self.octaves or not self.shapes, "shapes", list(self.shapes), "none without octaves"),
-            (not self.octaves or self.output in ("logits", "v"), "output", self.output,
-             "logits or v with octaves"),
-            (not (self.octaves and lambdas), "[lambdas]", getattr(lambdas, "kind", None),
-             "none with octaves, whose lambda is log-uniform"),
-            (not self.octaves or self.accumulate == 1, "accumulate", self.accumulate,
-             "1 with octaves"),
+            (not (lambdas and self.shapes), "shapes", list(self.shapes), "none with [lambdas]"),
+            (lambdas or self.output in ("logits", "v"), "output", self.output,
+             "logits or v without a table [lambdas]"),
+            (lambdas or self.accumulate == 1, "accumulate", self.accumulate,
+             "1 without a table [lambdas]"),
         ):  # fmt: skip
             if not right:
                 raise BadInput(name, value, accepted)
@@ -235,6 +213,11 @@ class Recipe:
             side = getattr(part, "side", self.side)
             if side != self.side:
                 raise BadInput("side", side, f"{self.side}, the side of the recipe")
+
+    @property
+    def over_grids(self) -> bool:
+        """Whether every octave of lambda has a grid of its own: without a schedule of lambda."""
+        return self.lambdas is None
 
     @property
     def kappa_c(self) -> float | None:

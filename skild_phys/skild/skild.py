@@ -46,7 +46,6 @@ from skild_phys.skild.response import Response
 from skild_phys.skild.spins import (
     Couplings,
     MeanField,
-    PosteriorSpectrum,
     SpinPosterior,
     spin_logits,
 )
@@ -121,10 +120,6 @@ class SpinDenoiser:
     def __post_init__(self) -> None:
         self.mean_field = MeanField(self.process, self.couplings, self.tuning)
 
-    @functools.cached_property
-    def _spectrum(self) -> PosteriorSpectrum:
-        return PosteriorSpectrum(self.process, self.tuning.sharper)
-
     def __call__(self, y: Tensor, lam: float, given: Given) -> SpinPosterior:
         xt, bound, network, alone = self.process.fields(y), given.constraint, None, None
         at = torch.tensor([lam], dtype=torch.float32, device=xt.device)
@@ -135,10 +130,7 @@ class SpinDenoiser:
                 even=of.even,
             )  # fmt: skip
         found = spin_logits(network, self.mean_field, xt, at, bound.means, alone)
-        return SpinPosterior(
-            self.process, found, bound, self.mean_field, lambda: self._spectrum,
-            lam, given.noise, given.streams,
-        )  # fmt: skip
+        return SpinPosterior(self.process, found, bound, self.mean_field, lam, given.streams)
 
 
 @dataclass(frozen=True, eq=False)
@@ -205,6 +197,11 @@ class FieldPosterior:
         return np.asarray(self._corrected(y).cpu().numpy())
 
 
+def _gaussian(features: Tensor, lam: Tensor) -> Tensor:
+    """Return v = 0, what there is to say of Gaussian fields beyond their spectrum."""
+    return torch.zeros_like(features[:, :1])
+
+
 class Scale(NamedTuple):
     """A grid: its process, its denoiser, and the lambda down to which a chain stays on it."""
 
@@ -268,7 +265,7 @@ class Skild:
             if network is not None and weights.window is not None:
                 at = functools.partial(network, level=number)
             denoiser: Denoiser
-            if at is None or (weights.output == "logits" and number == 0):
+            if weights.output == "logits" and number == 0:
                 denoiser = SpinDenoiser(
                     process, weights.couplings, at, weights.network_from, weights.symmetries,
                     weights.tuning,
@@ -276,7 +273,9 @@ class Skild:
             else:
                 output = "v" if weights.output == "logits" else weights.output
                 channels = max(1, weights.channels)
-                denoiser = FieldDenoiser(process, at, output, weights.symmetries, channels)
+                denoiser = FieldDenoiser(
+                    process, at or _gaussian, output, weights.symmetries, channels
+                )
             scales.append(Scale(process, denoiser, low))
         return cls(scales, sampler, weights.channels, weights.responses)
 
@@ -387,15 +386,17 @@ def built(weights: Weights, shape: tuple[int, ...], device: str, sampler: Sample
 
 
 def chain_record(
-    weights: Weights, lambdas: NDArray[np.float64], sampler: Sampler, device: str
-) -> dict[str, Any]:
+    weights: Weights, shape: tuple[int, ...], lambdas: NDArray[np.float64], sampler: Sampler,
+    device: str,
+) -> dict[str, Any]:  # fmt: skip
     """Return what a store keeps of the chains that made it."""
+    steps, evaluations = weights.evaluations(shape, lambdas)
     name = getattr(sampler, "__name__", type(sampler).__name__)
     return {
         "weights_sha256": weights_sha256(weights),
         "sampler": sampler if isinstance(sampler, str) else name,
-        "steps": len(lambdas),
-        "restarts": int((np.diff(lambdas) > 0.0).sum()),
+        "steps": steps,
+        "evaluations": evaluations,
         "lambda_start": float(lambdas[0]),
         "lambda_end": float(lambdas[-1]),
         "arithmetic": arithmetic(device),

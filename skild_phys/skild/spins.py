@@ -1,4 +1,4 @@
-"""What is known of spins given X_t: couplings, mean field, logits, posterior spectrum, samples.
+"""What is known of spins given X_t: couplings, mean field, logits, samples.
 
 Given X_t, spins s have p(s | X_t) ~ p(s) exp(h s - s K s / 2) with, mode by mode,
 
@@ -35,7 +35,7 @@ from torch import Tensor
 from skild_phys.rng import Streams
 from skild_phys.rules.conditions import MOST, Constraint, Free
 from skild_phys.skild.chain import USUAL, Tuning
-from skild_phys.skild.equations import Evaluate, Noise, Process, Step, each
+from skild_phys.skild.equations import Evaluate, Process, Step, each
 
 # Entries of the table of c, and how far its L are from the largest J_k. Nearer than that chi is
 # larger than it is where an iteration ends, and c returns to 1.
@@ -305,68 +305,6 @@ def spin_logits(
     return SpinLogits(weight * second + (1.0 - weight) * draft, draft, likelihood)
 
 
-class PosteriorSpectrum:
-    """Spectrum and samples of X_0 - E[X_0 | X_t] for spins of one shape.
-
-    For a Gaussian field the spectrum is (1 - abar) P. Critical spins are known better than that,
-    and better still with a coarse lattice; it has the shape
-
-        R = P / (1 + sharper abar / (1 - abar)),    abar = exp(-kappa^2 lambda'),
-
-    with a lambda' of its own, found from the variance that the means leave: sum_k R = 1 - <m^2>
-    (`Tuning.sharper`).
-
-    Parameters
-    ----------
-    process : the forward process; the field's mean square is the spins', 1.
-    sharper : 1 for a Gaussian field.
-    """
-
-    def __init__(self, process: Process, sharper: float = USUAL.sharper) -> None:
-        self.process, self.sharper = process, sharper
-        # Summed by NumPy, whose sums do not depend on the number of threads.
-        self._grid = np.geomspace(1e-6, 1e6, 193)
-        weight = torch.as_tensor(process.basis.weight, device=process.power.device)
-        share = weight / process.basis.sites
-        self._variances = np.array(
-            [float((self._at(float(lam)) * share).cpu().numpy().sum()) for lam in self._grid]
-        )
-
-    def _at(self, lam: Tensor | float) -> Tensor:
-        left = torch.expm1(self.process.kappa2 * lam)
-        # Beyond float64's range nothing is known.
-        return self.process.power * torch.nan_to_num(left / (left + self.sharper), nan=1.0)
-
-    def spectrum(self, variance: Tensor) -> Tensor:
-        """Return R (n, *modes), float64, whose sum is `variance` (n,) per site."""
-        log_variance = np.log(variance.cpu().numpy())
-        found = np.interp(log_variance, np.log(self._variances), np.log(self._grid))
-        lam = torch.as_tensor(np.exp(found), device=self.process.power.device)
-        return self._at(each(lam, self.process.power[None]))
-
-    def draw(self, means: Tensor, white: Tensor) -> Tensor:
-        """Return m + sqrt(1 - m^2) g, (n, *shape), with a Gaussian g of variance 1.
-
-        Not spins, but fields with the Fourier modes that spins have: the product has each site's
-        variance and the spectrum R, as far as such a g exists (no mode has a power below 0).
-
-        Parameters
-        ----------
-        means : m, (n, *shape), within [-1, 1].
-        white : modes of white noise.
-        """
-        basis = self.process.basis
-        spread = (1.0 - means * means).clamp(min=0.0)
-        spectrum = self.spectrum(spread.double().mean(basis.axes).clamp(min=1e-9))
-        spread = spread.sqrt()
-        # By displacement: the covariance of the product is that of g times that of `spread`.
-        own = torch.fft.rfftn(spread.double(), dim=basis.axes).abs() ** 2 / basis.sites
-        both = torch.stack([spectrum, own])
-        left, own = torch.fft.irfftn(both, s=basis.shape, dim=basis.axes)
-        power = torch.fft.rfftn(left / own.clamp(min=1e-12), dim=basis.axes).real.clamp(min=0.0)
-        return means + spread * basis.fields(white * power.sqrt().float())
-
-
 @functools.cache
 def _sites_of_cell(dimension: int) -> tuple[tuple[int, ...], ...]:
     """Return the sites of a cell of 2^d in the order in which they are sampled: even ones first."""
@@ -375,7 +313,7 @@ def _sites_of_cell(dimension: int) -> tuple[tuple[int, ...], ...]:
 
 @dataclass
 class SpinPosterior:
-    """Spins with the logits of the denoiser, under a constraint: in 2^d parts, or Fourier modes.
+    """Spins with the logits of the denoiser, under a constraint: sampled in 2^d parts.
 
     Spins sampled one by one from their own means are independent: on critical 2D Ising
     configurations at lambda = 1 the energy is then off by +0.10 per site. Here one site of each
@@ -383,16 +321,9 @@ class SpinPosterior:
     field, of which the strongest lie between the parts. Then it is off by -0.003(4), and by 0.02
     instead of 0.08 where block sums are known.
 
-    At large lambda spins answer to each other as a mean field does not: at lambda = 12 such a
-    sample has 0.6 of the power it should have at kappa = 0.3 .. 0.7 (one by one, 0.3). What the
-    next step sees of X_0 there are its Fourier modes, and they are sampled (`PosteriorSpectrum`:
-    within 0.06 of the power). Where block sums are known they say the same, and spins are sampled
-    at every lambda.
-
     Parameters
     ----------
     found : by the denoiser.
-    spectrum : of the same shape; called where it is needed.
     streams : one for each configuration.
     """
 
@@ -400,9 +331,7 @@ class SpinPosterior:
     found: SpinLogits
     constraint: Constraint
     mean_field: MeanField
-    spectrum: Callable[[], PosteriorSpectrum]
     lam: float
-    noise: Noise
     streams: Sequence[Streams]
 
     @property
@@ -417,9 +346,6 @@ class SpinPosterior:
         return self.process.modes(self.constraint.means(self.found.logits))
 
     def draw(self) -> Tensor:
-        if self.lam > self.mean_field.tuning.modes_above and not self.constraint.holds_sums:
-            means = self.constraint.means(self.found.logits)
-            return self.process.modes(self.spectrum().draw(means, self.noise()))
         spins = torch.from_numpy(self.spins().astype(np.float32))
         return self.process.modes(spins.to(self.found.logits.device))
 

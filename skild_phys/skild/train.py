@@ -34,7 +34,7 @@ from skild_phys.errors import BadInput, Interrupted, OutputTaken, WeightsError
 from skild_phys.process import one_thread
 from skild_phys.rng import seed_sequence
 from skild_phys.skild.data import Source, symmetry
-from skild_phys.skild.losses import LOSSES, Batch, GridLoss, Loss
+from skild_phys.skild.losses import Batch, FieldLoss, GridLoss, Loss
 from skild_phys.skild.measured import Measured, measure
 from skild_phys.skild.networks import network_dtype
 from skild_phys.skild.recipe import Recipe, as_record, from_table
@@ -137,7 +137,7 @@ class Trainer:
     Parameters
     ----------
     recipe, source : what is trained, on which samples.
-    loss : the objective; None for that of `recipe.output` (`LOSSES`), for which spectrum and
+    loss : the objective; None for that of the recipe, for which spectrum and
         couplings of the source are measured unless `measured` says them.
     device : 'cpu', 'cuda' or 'cuda:1'.
     ranks : which of several processes this is.
@@ -167,18 +167,16 @@ class Trainer:
             raise BadInput("batch", recipe.batch, accepted)
         if loss is None:
             self.measured = measured or measure(source, recipe)
-            kind = GridLoss if recipe.octaves else LOSSES[recipe.output]
+            kind = GridLoss if recipe.over_grids else FieldLoss
             loss = kind(recipe, source, self.measured, self.device)
         self.loss = loss
         if ranks.world > 1 and not loss.divisible:
-            raise BadInput("output", recipe.output, "v, eps or x0 on several processes")
+            accepted = "a recipe with a table [lambdas] on several processes"
+            raise BadInput("[lambdas]", None, accepted)
         self.dtype = _DTYPES.get(recipe.precision) or network_dtype(self.device)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(seed_sequence(recipe.seed, "weights").generate_state(1)[0]))
             network = loss.make_network()
-        if recipe.trained == "waves":
-            network.requires_grad_(False)
-            network.waves.requires_grad_(True)
         layout = getattr(network, "memory_format", torch.channels_last)
         self.network = network.to(self.device, memory_format=layout)  # type: ignore[call-overload]
         self._shared = DistributedDataParallel(self.network) if ranks.world > 1 else self.network
@@ -272,9 +270,9 @@ class Trainer:
         call = functools.partial(self.evaluate, self._shared)
         terms = getattr(self.loss, "terms", None)
         if terms is None or self.device.type != "cpu":
-            loss = share * self.loss(call, batch)
-            loss.backward()  # type: ignore[no-untyped-call]
-            return float(loss.detach())
+            whole = share * self.loss(call, batch)
+            whole.backward()  # type: ignore[no-untyped-call]
+            return float(whole.detach())
         network = list(self.network.parameters())
 
         def one(term: Callable[[], Tensor]) -> tuple[float, tuple[Tensor | None, ...]]:

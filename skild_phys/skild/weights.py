@@ -11,6 +11,7 @@ import functools
 import hashlib
 import itertools
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib import resources
@@ -20,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
@@ -28,7 +30,7 @@ from skild_phys.errors import BadInput, WeightsError
 from skild_phys.files import parse_json, write_bytes_atomically
 from skild_phys.skild.chain import SCHEDULES, TIMES, USUAL, Schedule, Tuning
 from skild_phys.skild.equations import Process
-from skild_phys.skild.levels import grid_sides
+from skild_phys.skild.levels import grid_sides, grids_of
 from skild_phys.skild.ncsnpp import Ncsnpp, NcsnppConfig, from_published, read_published
 from skild_phys.skild.networks import OUTPUTS, SYMMETRIES, Network, NetworkConfig, network_dtype
 from skild_phys.skild.recipe import NETWORKS, Recipe, as_record, from_table
@@ -36,7 +38,7 @@ from skild_phys.skild.response import Response
 from skild_phys.skild.spectrum import Spectrum, spectrum_from_record
 from skild_phys.skild.spins import Couplings
 
-_FAR = 1e12  # lambda to which weights with a grid for every scale are good: any
+FAR = 1e12  # lambda to which weights with a grid for every scale are good: any
 _FORMAT = "skild-phys weights 6"
 _KEY = "skild-phys"
 
@@ -114,7 +116,8 @@ class Weights:
     symmetries : what the data are taken to be symmetric under (`networks.SYMMETRIES`).
     channels : of images; 0 for lattices.
     cutoff : kappa_c of the process; None for the lowest wave number above zero.
-    schedule : along which lambda was drawn, and chains take their steps; None for log-uniform.
+    schedule : along which lambda was drawn, and chains take their steps, on the lattice; None for
+        a grid for every octave.
     tuning : numbers that suit the system.
     dimension : of the lattice.
     window : lambda over the square of the spacing, smallest and largest, that a grid serves; None
@@ -151,14 +154,14 @@ class Weights:
         c = recipe
         # Below network_from the spin denoiser has no trainable part.
         all_below = c.output == "logits" and c.lambda_min <= c.network_from
-        reach = (0.0 if all_below else c.lambda_min, _FAR if c.octaves else c.lambda_max)
+        reach = (0.0 if all_below else c.lambda_min, FAR)
         if c.lambdas is not None:
             low, high = c.lambdas(np.array([1.0 / TIMES, 1.0]))
             reach = (float(low), float(high))
         return cls(
             tensors, c.network, spectrum, c.output, reach, system, training, c.basis, couplings,
             c.network_from, c.symmetries, channels, c.kappa_c, c.lambdas, c.tuning,
-            window=(c.window[0], c.window[1]) if c.octaves else None, responses=responses,
+            window=(c.window[0], c.window[1]) if c.over_grids else None, responses=responses,
         )  # fmt: skip
 
     def check_fit(
@@ -201,6 +204,27 @@ class Weights:
                 process = self.process(shape, device, grid)
                 yield process, self.window[0] * process.spacing**2
 
+    def evaluations(
+        self, shape: tuple[int, ...], lambdas: NDArray[np.float64]
+    ) -> tuple[int, float]:
+        """Return how many evaluations of a chain are on the lattice, and what all cost.
+
+        That is the work of the network in units of one evaluation on the lattice, by its own sites,
+        those behind its first convolution.
+        """
+        network, window = self.network, self.window or (math.inf, math.inf)
+        patch, fields = getattr(network, "patch", 1), getattr(network, "field_patch", 0)
+        ratio = patch / fields if fields and self.output == "logits" else 1.0
+        lattice, cost = 0, 0.0
+        for lam in lambdas.tolist():
+            above = [n for n, s in grids_of(shape, self.basis) if s > 1 and lam > window[0] * s**2]
+            lattice += not above
+            if above:
+                cost += math.prod(above[-1]) / math.prod(shape) * ratio ** len(shape)
+            else:
+                cost += self.output != "logits" or lam >= self.network_from
+        return lattice, 0.0 if network is None else round(cost, 3)
+
     def build(
         self, device: torch.device | str = "cpu", dtype: torch.dtype | None = None
     ) -> Network:
@@ -230,7 +254,7 @@ def _record(weights: Weights) -> dict[str, Any]:
 
 
 _READ: dict[str, Callable[[Any], Any]] = {
-    "network": lambda table: table and from_table(table, NETWORKS, "network"),
+    "network": lambda table: table and from_table(_known(table), NETWORKS, "network"),
     "spectrum": spectrum_from_record,
     "lambda_range": lambda pair: (float(pair[0]), float(pair[1])),
     "couplings": Couplings.from_record,
@@ -243,6 +267,11 @@ _READ: dict[str, Callable[[Any], Any]] = {
     "tuning": lambda table: from_table(table, {}, "tuning", USUAL),
 }
 """How entries of a record are read that are no plain numbers or texts."""
+
+
+def _known(network: dict[str, Any]) -> dict[str, Any]:
+    """Return a table without what version 0.1 wrote of a network that had no bands of waves."""
+    return {k: v for k, v in network.items() if (k, v) != ("waves", 0)}
 
 
 @functools.lru_cache(maxsize=4)
@@ -259,6 +288,8 @@ def save_weights(path: str | Path, weights: Weights) -> str:
 def load_weights(path: str | Path) -> Weights:
     """Read and verify weights; raises WeightsError naming file and fault."""
     record, tensors = read_tensors(path, _KEY, "weights file", _FORMAT)
+    if not (record.get("window") or record.get("schedule")):
+        raise WeightsError(f"{path}: of version 0.1, with one grid for all scales; train anew")
     for name, tensor in tensors.items():
         if not torch.isfinite(tensor).all():
             raise WeightsError(f"{path}: tensor '{name}' holds numbers that are not finite")

@@ -40,7 +40,6 @@ _MEMORY_SIDES = (512, 1024, 2048)
 @click.option(
     "--steps", type=int, help="Denoiser evaluations per configuration.  [default: as refine]"
 )
-@click.option("--restarts", type=int, help="Restarts of a chain.  [default: as refine]")
 @click.option(
     "-n", "--samples", "count", type=int, default=8, show_default=True, help="Lattices; the median."
 )
@@ -58,7 +57,7 @@ def command(
 
     \b
     skild-phys bench refine --json
-    skild-phys bench refine --steps 9 --restarts 1
+    skild-phys bench refine --steps 5
     skild-phys bench refine --L 256 --memory
     """
     from skild_phys.methods import SKILD, Exact
@@ -69,7 +68,7 @@ def command(
         raise BadInput("factor", factor, "a whole number from 2 on")
     if side < 2 * factor or side % factor:
         raise BadInput("L", side, f"a multiple of the factor {factor}")
-    method = SKILD(checkpoint=checkpoint, steps=chain["steps"], restarts=chain["restarts"])
+    method = SKILD(checkpoint=checkpoint, steps=chain["steps"])
     with tempfile.TemporaryDirectory() as place:
         fine, path = Path(place) / "fine.zarr", Path(place) / "coarse.zarr"
         sp.simulate("ising2d", L=side, T="Tc", samples=count, seed=1, output=fine)
