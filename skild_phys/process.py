@@ -14,7 +14,6 @@ import functools
 import multiprocessing
 import os
 import sys
-from collections.abc import Iterator
 
 _MMAP_THRESHOLD, _TRIM_THRESHOLD = -3, -1  # of glibc's malloc.h
 _HELD = 32 * 2**20  # bytes up to which an array's memory stays with the process
@@ -36,19 +35,6 @@ def hold_memory() -> None:
 def _one_thread_of_torch() -> None:
     if torch := sys.modules.get("torch"):
         torch.set_num_threads(1)
-
-
-@contextlib.contextmanager
-def one_thread() -> Iterator[None]:
-    """Let PyTorch have one thread: of many small sums that are shared out each waits for all."""
-    import torch
-
-    many = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(many)
 
 
 def _start_method() -> str | None:

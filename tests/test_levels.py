@@ -371,7 +371,10 @@ def test_what_is_known_is_the_gaussians_mean(
     at = lam.double().reshape(-1, *[1] * len(grid))
     x0 = own.restricted(lattice.lattice_modes(torch.from_numpy(spins).float()))
     seen = own.cosine(at) * x0 + own.sine(at) * eps
-    guess = Known(one, raw, factor, lattice, own, response)(seen, lam)
+    responses = {one.name: response} if response else {}
+    known = Known.of(one, raw, factor, lattice, own, responses)
+    assert known is not None
+    guess = known(seen, lam)
     found = own.fields(guess.mean).double().reshape(2, n)
     place = torch.eye(n, dtype=torch.float64).reshape(n, *grid)
     for i in range(2):
@@ -443,7 +446,8 @@ def test_samples_given_y_have_its_mean_and_spread() -> None:
     lattice, own = Process(POWER_LAW, shape), Process(POWER_LAW, shape, grid=grid)
     response = Response((3,), (0.0, 1.5), ((1.1, 0.8),), ((0.2, 0.5),))
     raw = rng.choice(np.array([-1, 1], np.int8), size=(1, 4, 8))
-    known = Known(RULES["majority"], raw, 3, lattice, own, response)
+    known = Known.of(RULES["majority"], raw, 3, lattice, own, {"majority": response})
+    assert known is not None
     made = known.sample(own.white(white(n, grid, 4)), rng.normal(size=(n, 4, 8)))
     guess = known(torch.zeros(1, *own.power.shape, dtype=torch.complex64), torch.tensor([1e9]))
     mode, spread = own.inside, guess.spread[0][own.inside].double()
@@ -463,7 +467,7 @@ def test_modes_that_y_fixes_are_exact_whatever_the_network_says() -> None:
     lam, noise = 5.0, white(2, grid, 6)
     y0 = own.restricted(lattice.lattice_modes(truth))
     y = own.cosine(lam) * y0 + own.sine(lam) * own.white(noise)
-    known = Known(rule, raw, 4, lattice, own)
+    known = Known.of(rule, raw, 4, lattice, own, {})
     given = Given(streams_of(2), functools.partial(own.white, noise), Free(), known=known)
 
     def network(x: torch.Tensor, lam: torch.Tensor) -> torch.Tensor:

@@ -24,7 +24,7 @@ import copy
 import functools
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -52,6 +52,11 @@ def each(lam: Tensor | float, fields: Tensor) -> Tensor | float:
 
 
 # -- 1 to 3: forward marginal, velocity, bridge ------------------------------------------------
+
+
+@functools.lru_cache(maxsize=32)
+def _crop(basis: str, shape: tuple[int, ...], grid: tuple[int, ...]) -> Any:
+    return make_basis(basis, shape).crop(grid)
 
 
 class Process:
@@ -184,7 +189,7 @@ class Process:
         Those that this grid lacks are `rest`, modes on the finer grid: noise, as long as lambda is
         so large that nothing is left of them.
         """
-        shared = make_basis(self.basis.name, finer.shape).crop(self.shape)
+        shared = _crop(self.basis.name, finer.shape, self.shape)
         out = rest.clone()
         out[shared.index] = torch.where(self.inside, y, shared.of(rest))
         return out

@@ -7,10 +7,12 @@ coarser grid says all there is, below the lower end the next finer one is due.
 
 from __future__ import annotations
 
+import copy
 import functools
 import math
 from collections.abc import Iterator, Mapping
-from typing import Any, Self
+from operator import truediv
+from typing import Any
 
 import numpy as np
 import torch
@@ -34,12 +36,6 @@ def grid_sides(shape: tuple[int, ...], basis: str) -> Iterator[tuple[int, ...]]:
         yield sides
 
 
-def grids_of(shape: tuple[int, ...], basis: str) -> Iterator[tuple[tuple[int, ...], float]]:
-    """Yield the sides of each grid and its spacing (`Process.spacing`), 1 of the lattice first."""
-    for grid in grid_sides(shape, basis):
-        yield grid, max(side / n for side, n in zip(shape, grid, strict=True))
-
-
 def lambdas_on_grids(
     shape: tuple[int, ...], basis: str, window: tuple[float, float], start: float | None,
     end: float, steps: int, octave: int,
@@ -52,7 +48,7 @@ def lambdas_on_grids(
     steps : evaluations on the lattice, the last at `end`.
     octave : evaluations on each coarser grid, of the whole window.
     """
-    own = [spacing for _, spacing in grids_of(shape, basis)]
+    own = [max(map(truediv, shape, grid)) for grid in grid_sides(shape, basis)]
     most = window[1] * own[-1] ** 2
     at = most if start is None else min(start, most)
     legs = []
@@ -78,34 +74,38 @@ class Known:
 
     Parameters
     ----------
-    rule, raw, factor : what a coarse store keeps, (n, *coarse sides).
+    rule, factor : by which lattices were coarse-grained.
     lattice, grid : the processes.
     response : of a rule that is not linear.
     """
 
-    @classmethod
+    @staticmethod
     def of(
-        cls, rule: Rule, raw: NDArray[Any], factor: int, lattice: Process, grid: Process,
+        rule: Rule, raw: NDArray[Any], factor: int, lattice: Process, grid: Process,
         responses: Mapping[str, Response],
-    ) -> Self | None:  # fmt: skip
+    ) -> Known | None:  # fmt: skip
         """Return what is known, or None of a rule that is not linear and has no response."""
         response = responses.get(rule.name)
         if response is None and rule.linear is None:
             return None
-        return cls(rule, raw, factor, lattice, grid, response)
+        known = copy.copy(_at_any(rule, factor, lattice, grid, response))
+        values = np.asarray(raw, dtype=np.float64)
+        if response is None:
+            operator, power = rule.proxy(lattice.shape, factor), lattice.power.cpu().numpy()
+            values = rule.values(raw, operator, power)
+        known._wanted = np.fft.fftn(values, axes=known._axes, norm="ortho")
+        return known
+
+    _wanted: NDArray[Any]
 
     def __init__(
-        self, rule: Rule, raw: NDArray[Any], factor: int, lattice: Process, grid: Process,
-        response: Response | None = None,
-    ) -> None:  # fmt: skip
+        self, rule: Rule, factor: int, lattice: Process, grid: Process, response: Response | None
+    ) -> None:
         power = lattice.power.cpu().numpy()
         operator = rule.proxy(lattice.shape, factor)
         gain: Any = 1.0
         noise: Any = 0.0
-        if response is None:
-            values = rule.values(raw, operator, power)
-        else:
-            values = np.asarray(raw, dtype=np.float64)
+        if response is not None:
             gain, noise = response(operator.coarse, factor)
         self.grid, d, sides, self.coarse = grid, len(grid.shape), lattice.shape, operator.coarse
         self._axes = tuple(range(-d, 0))
@@ -123,7 +123,6 @@ class Known:
         rest[np.ix_(*(m[ok] % n for m, ok, n in zip(waves, there, sides)))] = 0.0
         split = [n for side in self.coarse for n in (operator.factor, side)]
         self._rest = gains**2 * rest.reshape(split).sum(axis=tuple(range(0, 2 * d, 2))) + noise
-        self._wanted = np.fft.fftn(values, axes=self._axes, norm="ortho")
         self._power = _whole(grid.power.cpu().numpy(), grid.shape)
 
     def _summed(self, modes: NDArray[Any]) -> NDArray[Any]:
@@ -170,6 +169,12 @@ class Known:
         change = np.fft.ifftn(moved, axes=self._axes, norm="ortho").real.astype(np.float32)
         mean = plain + grid.modes(torch.from_numpy(change).to(plain.device))
         return mean, of_mode / total[self._spread]
+
+
+@functools.lru_cache(maxsize=16)
+def _at_any(*given: Any) -> Known:
+    """Return a `Known` before its coarse lattices are there; the last few are kept."""
+    return Known(*given)
 
 
 def _outer(lines: list[NDArray[Any]]) -> NDArray[Any]:

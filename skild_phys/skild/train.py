@@ -31,7 +31,6 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from skild_phys import __version__
 from skild_phys.errors import BadInput, Interrupted, OutputTaken, WeightsError
-from skild_phys.process import one_thread
 from skild_phys.rng import seed_sequence
 from skild_phys.skild.data import Source, symmetry
 from skild_phys.skild.losses import Batch, FieldLoss, GridLoss, Loss
@@ -128,6 +127,17 @@ def _averaged(network: nn.Module, decay: float) -> AveragedModel:
     return AveragedModel(network, multi_avg_fn=update)
 
 
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """Let PyTorch have one thread: of many small sums that are shared out each waits for all."""
+    many = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(many)
+
+
 class Trainer:
     """The state of a run and its one step.
 
@@ -219,7 +229,7 @@ class Trainer:
             group["lr"] = _learning_rate(self.step, c)
         self.optimizer.zero_grad(set_to_none=True)
         loss = self._backward()
-        with one_thread():
+        with _one_thread():
             # The norm before it was clipped.
             norm = float(nn.utils.clip_grad_norm_(self.network.parameters(), c.clip))
             if not math.isfinite(loss + norm):
@@ -280,7 +290,7 @@ class Trainer:
             return float(loss.detach()), torch.autograd.grad(loss, network, allow_unused=True)
 
         total, pool = 0.0, self._pool
-        with one_thread():
+        with _one_thread():
             for loss, gradients in pool.map(one, terms(call, batch)):
                 total += loss
                 for parameter, gradient in zip(network, gradients, strict=True):

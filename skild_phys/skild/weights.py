@@ -15,6 +15,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib import resources
+from operator import truediv
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -30,7 +31,7 @@ from skild_phys.errors import BadInput, WeightsError
 from skild_phys.files import parse_json, write_bytes_atomically
 from skild_phys.skild.chain import SCHEDULES, TIMES, USUAL, Schedule, Tuning
 from skild_phys.skild.equations import Process
-from skild_phys.skild.levels import grid_sides, grids_of
+from skild_phys.skild.levels import grid_sides
 from skild_phys.skild.ncsnpp import Ncsnpp, NcsnppConfig, from_published, read_published
 from skild_phys.skild.networks import OUTPUTS, SYMMETRIES, Network, NetworkConfig, network_dtype
 from skild_phys.skild.recipe import NETWORKS, Recipe, as_record, from_table
@@ -216,8 +217,12 @@ class Weights:
         patch, fields = getattr(network, "patch", 1), getattr(network, "field_patch", 0)
         ratio = patch / fields if fields and self.output == "logits" else 1.0
         lattice, cost = 0, 0.0
+        coarser = [
+            (grid, window[0] * max(map(truediv, shape, grid)) ** 2)
+            for grid in itertools.islice(grid_sides(shape, self.basis), 1, None)
+        ]
         for lam in lambdas.tolist():
-            above = [n for n, s in grids_of(shape, self.basis) if s > 1 and lam > window[0] * s**2]
+            above = [grid for grid, low in coarser if lam > low]
             lattice += not above
             if above:
                 cost += math.prod(above[-1]) / math.prod(shape) * ratio ** len(shape)
