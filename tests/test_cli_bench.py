@@ -277,7 +277,8 @@ def test_bench_measure_refuses(call: Call, option: str, value: str) -> None:
 def test_bench_refine_splits_the_time_into_parts(call: Call) -> None:
     words = ["bench", "refine", "--L", "16", "-n", "1", "--steps", "3", "--threads", "1"]
     found = result(call, *words)
-    assert (found["shape"], found["denoiser_calls"], found["network_calls"]) == ([16, 16], 3, 2)
+    assert (found["shape"], found["on_the_lattice"]) == ([16, 16], 3)
+    assert (found["denoiser_calls"], found["network_evaluations"]) == (11, 6.0)
     assert list(found["parts"]) == ["network", "mean field", "constraint", "the rest"]
     assert all(seconds > 0.0 for seconds in found["parts"].values())
     assert sum(found["parts"].values()) == pytest.approx(found["seconds_one_thread"])

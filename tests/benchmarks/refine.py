@@ -111,7 +111,8 @@ def _measured(coarse: CoarseInput, method: SKILD, threads: int) -> dict[str, Any
         ties = None if coins is None else coins[index.start : index.stop]
         sampler(coarse.read(index.start, index.stop), index, ties, lambda: False)
 
-    denoiser: Any = built(method.weights, shape, "cpu", "stochastic").denoiser
+    sampler_name: Any = method.sampler_for(method.weights)
+    denoiser: Any = built(method.weights, shape, "cpu", sampler_name).denoiser
     network = getattr(denoiser.network, "func", denoiser.network)  # one for the grids of all scales
     timed: list[tuple[str, object, str]] = [("network", network, "forward")]
     timed += [("mean field", MeanField, name) for name in ("likelihood", "iterate", "given")]
@@ -132,8 +133,8 @@ def _measured(coarse: CoarseInput, method: SKILD, threads: int) -> dict[str, Any
     finally:
         torch.set_num_threads(before)
     missing = [part for part in _PARTS if not clock.calls[part]]
-    network_calls = int(sum(lambdas >= method.weights.network_from))
-    if missing and network_calls:
+    on_lattice, evaluations = method.weights.evaluations(shape, lambdas)
+    if missing and evaluations:
         raise RuntimeError(f"never called: {', '.join(missing)}")
     one_thread = statistics.median(walls)
     parts = {part: one_thread * clock.seconds[part] / total for part in _PARTS}
@@ -141,7 +142,8 @@ def _measured(coarse: CoarseInput, method: SKILD, threads: int) -> dict[str, Any
     return {
         "shape": list(coarse.fine_shape),
         "denoiser_calls": len(lambdas),
-        "network_calls": network_calls,
+        "on_the_lattice": on_lattice,
+        "network_evaluations": evaluations,
         "seconds_per_lattice": _into_store(coarse, method, threads),
         "threads": threads,
         "seconds_one_thread": one_thread,
@@ -160,8 +162,9 @@ def _into_store(coarse: CoarseInput, method: Method, threads: int) -> float:
 
 def _print(found: dict[str, Any]) -> None:
     size, one_thread = " x ".join(map(str, found["shape"])), found["seconds_one_thread"]
-    say(f"{size}, {found['rule']} {found['factor']}x, {found['denoiser_calls']} denoiser calls, of")
-    say(f"which {found['network_calls']} call the network")
+    say(f"{size}, {found['rule']} {found['factor']}x, {found['denoiser_calls']} denoiser calls,")
+    say(f"{found['on_the_lattice']} of them on the lattice; the network works as in")
+    say(f"{found['network_evaluations']:.3g} evaluations on the lattice")
     say(f"one thread     {one_thread:8.4f} s a lattice, of which")
     for part, seconds in found["parts"].items():
         say(f"  {part:12} {seconds:8.4f} s  {100 * seconds / one_thread:3.0f}%")
