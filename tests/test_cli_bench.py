@@ -285,7 +285,7 @@ def test_bench_refine_splits_the_time_into_parts(call: Call) -> None:
     assert found["exact_seconds_per_lattice"] > 0.0
     code, out, _ = call(*words, "--rule", "majority")
     assert code == 0
-    assert "16 x 16, majority 4x, 3 denoiser calls" in out
+    assert "16 x 16, majority 4x, 11 denoiser calls" in out
 
 
 class Parts:

@@ -121,11 +121,15 @@ def test_what_a_recipe_costs(call: Call) -> None:
 def test_operations_are_counted(call: Call) -> None:
     """A network of three known convolutions and a linear layer: 2 operations a product."""
     from skild_phys.images.spec import cost
+    from skild_phys.skild.chain import SCHEDULES
     from skild_phys.skild.networks import NetworkConfig
     from skild_phys.skild.recipe import Recipe
 
     network = NetworkConfig(patch=2, channels=(8,), blocks=(1,), embedding=16)
-    config = Recipe(output="eps", basis="dct", symmetries=("mirror",), network=network)
+    config = Recipe(
+        output="eps", basis="dct", symmetries=("mirror",), network=network,
+        lambdas=SCHEDULES["geometric"](0.01, 200.0),
+    )  # fmt: skip
     found = cost(config, (16, 16), 3)
     convolutions = 8 * 8 * (9 * 12 * 8 + 2 * 9 * 8 * 8 + 8 * 12)
     linears = 64 * 16 + 16 * 16 + 16 * 1 + 16 * 3

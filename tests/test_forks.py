@@ -23,7 +23,7 @@ from skild_phys.errors import BadInput
 
 FOLDER = Path(sys.argv[1])
 RECIPE = 'preset = "ising2d"\\nsteps = 1\\nbatch = 2\\nside = 16\\nspectrum_batches = 1\\n'
-RECIPE += '[network]\\npatch = 2\\nchannels = [8]\\nblocks = [1]\\nwaves = 0\\n'
+RECIPE += '[network]\\npatch = 2\\nchannels = [8]\\nblocks = [1]\\n'
 
 
 def work(who):
