@@ -104,7 +104,7 @@ class SpinDenoiser:
     ----------
     process : in the DFT basis; the field's mean square is the spins', 1.
     couplings : pair couplings of the data, exact or learned (`measured.fit_couplings`).
-    network : features (n, 5, *shape), lam (n,) -> outputs (n, 4, *shape) (`spin_logits`); None for
+    network : features (n, 7, *shape), lam (n,) -> outputs (n, 4, *shape) (`spin_logits`); None for
         the mean field alone, which it is in any case below lambda = `network_from`.
     symmetries : that the network sees each configuration through.
     """
