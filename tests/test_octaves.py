@@ -26,7 +26,7 @@ from skild_phys.errors import BadInput, InputWarning, Interrupted, OutputTaken, 
 from skild_phys.rng import Streams
 from skild_phys.rules import TieBreak, coarsen
 from skild_phys.skild.data import SimulationSource
-from skild_phys.skild.equations import STEPS
+from skild_phys.skild.equations import STEPS, Process, each
 from skild_phys.skild.levels import grid_sides, lambdas_on_grids
 from skild_phys.skild.losses import Batch, GridLoss
 from skild_phys.skild.measured import Measured, measure
@@ -164,15 +164,16 @@ def loss_of(
     return loss, [torch.from_numpy(stream.next(config.batch)) for _ in range(30)]
 
 
-CASES: list[tuple[str, tuple[int, ...], int]] = [
-    ("dft", (24, 36), 0), ("dft", (31, 17), 0), ("dct", (20, 20), 3), ("dft", (16, 24), 2),
+CASES: list[tuple[str, tuple[int, ...], int, int]] = [
+    ("dft", (24, 36), 0, 2), ("dft", (31, 17), 0, 2), ("dct", (20, 20), 3, 2),
+    ("dft", (16, 24), 2, 2), ("dft", (48, 36), 0, 4),
 ]  # fmt: skip
 
 
 @pytest.mark.statistical
-@pytest.mark.parametrize(("basis", "shape", "channels"), CASES)
+@pytest.mark.parametrize(("basis", "shape", "channels", "first"), CASES)
 def test_without_a_network_every_grid_costs_the_same(
-    basis: str, shape: tuple[int, ...], channels: int
+    basis: str, shape: tuple[int, ...], channels: int, first: int
 ) -> None:
     """v of a Gaussian field is white, of variance 1: the loss of v = 0 is 1.02 on coarser grids.
 
@@ -182,7 +183,7 @@ def test_without_a_network_every_grid_costs_the_same(
     """
     symmetries = ("flip", "sign")
     config = replace(FIELDS, basis=basis, symmetries=symmetries, sites=4096, batch=64, shapes=())
-    config = replace(config, coarse_share=0.0)
+    config = replace(config, coarse_share=0.0, first_grid=first)
     for scale in (1.3, 1.0):
         stream, asked = Gaussian(shape, channels, basis), Seen(channels)
         loss, batches = loss_of(config, stream, scale)
@@ -195,7 +196,7 @@ def test_without_a_network_every_grid_costs_the_same(
         means = np.mean(parts, 0)
         z = (means - 1.02) / (np.std(parts, 0, ddof=1) / math.sqrt(len(parts)))
         assert np.abs(z).max() < 4.5 if scale == 1.0 else np.abs(z).min() > 4.5
-    grids = list(grid_sides(shape, basis))
+    grids = list(grid_sides(shape, basis, first))
     for level, x, lam in asked.calls:
         n, components = len(x), max(1, channels)
         assert x.shape == (n, 8 * components, *grids[level])
@@ -203,9 +204,9 @@ def test_without_a_network_every_grid_costs_the_same(
         each = math.prod(grids[level]) / patch ** len(shape)
         room = config.sites / 2 ** max(0, level - 1) / each
         assert n == min(64, max(1, int(room)))
-        low, high = config.window if level else (config.lambda_min, config.window[1])
+        low, high = config.window if level else (config.lambda_min, 0.7 * first**2)
         assert low <= lam.min() <= lam.max() <= high * (1 + 1e-5)
-        assert lam.max() > low * (high / low) ** 0.5
+        assert lam.max() > low * (high / low) ** (1 - 1 / n) * (1 - 1e-5)
     squares = [x.square().mean((0, 2, 3)) for level, x, _ in asked.calls if level == 1]
     inputs = torch.stack(squares).mean(0).reshape(8, -1).mean(1).tolist()
     whole, left, amplified = inputs[:3]
@@ -213,6 +214,39 @@ def test_without_a_network_every_grid_costs_the_same(
     assert whole == pytest.approx(1.0, rel=0.15)
     assert amplified == pytest.approx(1.0, rel=0.15)
     assert 0.1 < left < 0.9
+
+
+@pytest.mark.statistical
+def test_samples_on_a_grid_know_coarse_lattices_of_their_own() -> None:
+    """Of Gaussian fields |Y_0 - E[Y_0 | X_t, y]|^2 has the mean that `spread` says.
+
+    H0: over 180 samples it has; their standard error is 0.0084, so 0.04: 2e-6. Planted, seen to
+    fail: the coarse lattices of other samples; one task for all.
+    """
+    config = replace(FIELDS, coarse_share=0.75, coarse_factors=(2, 3, 4))
+    loss, batches = loss_of(config, Gaussian((24, 36)))
+    grid = Process(POWER_LAW, (24, 36), grid=(12, 18))
+    names = [(rule.name, factor) for rule, factor in loss.tasks((24, 36), 1)]
+    assert ("spectral", 2) not in names  # nothing is left open
+    assert {("block_mean", 4), ("decimate", 2), ("spectral", 3)} <= {*names}
+    random, ratios, spreads = torch.Generator().manual_seed(1), [], set()
+    for x0 in torch.cat(batches).split(16):
+        knows, lam = loss.coarse(x0, 1, random), torch.full((16,), 6.0)
+        y0 = grid.restricted(grid.lattice_modes(x0))
+        noise = torch.randn(16, 12, 18, generator=random)
+        at = each(lam, y0)
+        y = grid.cosine(at) * y0 + grid.sine(at) * grid.white(noise)
+        assert knows is not None
+        guess = knows(y, lam)
+        told = (guess.spread < 1).any((1, 2))
+        assert told.tolist() == [False, True, True, True] * 4
+        off = (y0 - guess.mean).abs() / grid.sine(at)
+        counts = grid.weight * grid.inside * (guess.spread > 0.01)
+        wrong = (off**2 * counts / guess.spread.clamp(min=0.01) ** 2).sum((1, 2))
+        ratios += (wrong / counts.sum((1, 2)))[told].tolist()
+        spreads.add(len({one.sum().item() for one in guess.spread[told]}))
+    assert max(spreads) > 3
+    assert np.mean(ratios) == pytest.approx(1.0, abs=0.04)
 
 
 def test_spectra_of_other_sources_are_measured() -> None:
@@ -227,14 +261,15 @@ def test_spectra_of_other_sources_are_measured() -> None:
 # Weights.
 
 
-@pytest.mark.parametrize("config", [CONFIG, FIELDS])
+@pytest.mark.parametrize("config", [CONFIG, FIELDS, replace(CONFIG, first_grid=4)])
 def test_weights_keep_what_grids_need(tmp_path: Path, config: Recipe) -> None:
     trainer = Trainer(config, source(config))
     trainer.train_step()
     made = trainer.weights({"model": "ising2d"}, last=True)
     save_weights(tmp_path / "w", made)
     there = load_weights(tmp_path / "w")
-    assert there.window == (0.7, 2.8)
+    assert (there.window, there.first_grid) == ((0.7, 2.8), config.first_grid)
+    assert len([*there.grids((32, 32))]) == (4 if config.first_grid == 2 else 3)
     assert (there.network.levels, there.network.field_patch) == (3, 1)
     for name in {*vars(made)} - {"tensors", "training"}:
         assert getattr(there, name) == getattr(made, name), name

@@ -6,7 +6,6 @@ A user's own is handed to the `Trainer`: any object of the protocol `Loss`.
 from __future__ import annotations
 
 import functools
-import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -87,7 +86,7 @@ def stratified(n: int, random: torch.Generator) -> Tensor:
 
 def _log_uniform(recipe: Recipe, n: int, random: torch.Generator) -> Tensor:
     """Return lambda, log-uniform from `lambda_min` to the end of the lattice's window."""
-    low, high = recipe.lambda_min, recipe.window[1]
+    low, high = recipe.lambda_min, recipe.window[1] * (recipe.first_grid / 2) ** 2
     return (math.log(low) + stratified(n, random) * math.log(high / low)).exp()
 
 
@@ -272,6 +271,9 @@ def _spin_surrogate(
     return total
 
 
+_OPEN = 0.05  # share of the variance that a coarse lattice has to leave open, to be a task
+
+
 class GridLoss(_OwnLoss):
     """The sum over the grids of a lattice: spins or fields on the lattice, fields on the others.
 
@@ -290,6 +292,7 @@ class GridLoss(_OwnLoss):
     ) -> None:
         super().__init__(recipe, source, measured, device)
         self.source, self.device = source, device
+        self._kind = "spins" if recipe.output == "logits" else "field"
         self.parts: dict[int, float] = {}
 
     @functools.cache  # noqa: B019
@@ -297,8 +300,10 @@ class GridLoss(_OwnLoss):
         kind = _SpinLoss if self.recipe.output == "logits" else FieldLoss
         at = _At(shape, self.channels)
         finest = kind(self.recipe, at, self.measured, self.device)
-        grids = itertools.islice(grid_sides(shape, self.recipe.basis), 1, None)
-        return finest, [self.measured.process(self.recipe, shape, self.device, g) for g in grids]
+        sides = grid_sides(shape, self.recipe.basis, self.recipe.first_grid)
+        return finest, [
+            self.measured.process(self.recipe, shape, self.device, g) for g in [*sides][1:]
+        ]
 
     def draw(self, n: int, random: torch.Generator) -> tuple[Tensor, None]:
         return torch.ones(n), None
@@ -307,7 +312,6 @@ class GridLoss(_OwnLoss):
         """Return the sum's terms, one for each grid, which draw from a generator of their own."""
         x0, random = batch.x0, batch.random
         finest, coarser = self._levels(tuple(x0.shape[-len(self.source.shape) :]))
-        task = self._coarse(x0, random)
         seeds = torch.randint(2**62, (1 + len(coarser),), generator=random).tolist()
         own = [torch.Generator().manual_seed(seed) for seed in seeds]
         modes = coarser[0].lattice_modes(x0) if coarser else x0
@@ -325,7 +329,7 @@ class GridLoss(_OwnLoss):
 
         def grid(level: int) -> Tensor:
             process, n = coarser[level - 1], numbers[level - 1]
-            knows = task and functools.partial(task, process)
+            knows = self.coarse(x0[:n], level, own[level])
             at: Evaluate = functools.partial(network, level=level)  # type: ignore[call-arg]
             lam, missing = self._missing(at, modes[:n], process, own[level], knows)
             loss = field_loss(process, missing, lam, "scales", octave=True)
@@ -350,37 +354,63 @@ class GridLoss(_OwnLoss):
         noise = noise.to(fields.device)
         return lam, _field_error("v", process, fields, noise, lam, network, knows)
 
-    def _coarse(
-        self, x0: Tensor, random: torch.Generator
-    ) -> Callable[[Process, Tensor, Tensor], Guess] | None:
-        """Coarse-grain `coarse_share` of the fields `x0`, by a rule and factor that are drawn.
+    def coarse(self, x0: Tensor, level: int, random: torch.Generator) -> _Knows | None:
+        """Coarse-grain `coarse_share` of the fields `x0`, each by a task that is drawn for it.
 
-        Returns what a Gaussian field would be on a grid, given X_t and these; None for none.
+        Returns what Gaussian fields would be on the grid, given X_t and these; None for none.
         """
-        c, kind = self.recipe, "spins" if self.recipe.output == "logits" else "field"
         shape = tuple(x0.shape[-len(self.source.shape) :])
-        factors = [b for b in c.coarse_factors if not any(side % b for side in shape)]
-        share = torch.arange(1, len(x0) + 1, dtype=torch.float64) * c.coarse_share
-        mask = share.floor() > (share - c.coarse_share).floor()
-        rules = [r for r in RULES.values() if kind in r.stores for _ in range(r.shown)]
-        if not factors or not rules or c.basis != "dft" or not mask.any():
+        share = torch.arange(1, len(x0) + 1, dtype=torch.float64) * self.recipe.coarse_share
+        shown = torch.nonzero(share.floor() > (share - self.recipe.coarse_share).floor()).flatten()
+        tasks = self.tasks(shape, level)
+        if not tasks or not len(shown):
             return None
-        rule = rules[int(torch.randint(len(rules), (1,), generator=random))]
-        factor = factors[int(torch.randint(len(factors), (1,), generator=random))]
-        fine = x0[mask].cpu().numpy()
-        raw = rule.coarsen(fine.astype(np.int8) if kind == "spins" else fine, factor)
-        lattice = self._levels(shape)[0].process
+        drawn = torch.randint(len(tasks), shown.shape, generator=random)
+        given = []
+        for number in sorted(set(drawn.tolist())):
+            own = shown[drawn == number].to(x0.device)
+            given.append((own, self._known(x0[own], level, *tasks[number])))
 
-        def known(grid: Process, y: Tensor, lam: Tensor) -> Guess:
-            own = mask[: len(y)].to(y.device)
+        def known(y: Tensor, lam: Tensor) -> Guess:
+            grid = self._levels(shape)[1][level - 1]
             mean, spread = grid.cosine(each(lam, y)) * y, torch.ones_like(y.real)
-            seen = raw[: int(own.sum())]
-            knows = Known.of(rule, seen, factor, lattice, grid, self.measured.responses)
-            if knows is not None and len(seen):
-                mean[own], spread[own] = knows(y[own], lam[own])
+            for own, one in given:
+                if one is not None:
+                    mean[own], spread[own] = one(y[own], lam[own])
             return Guess(mean, spread)
 
         return known
+
+    def _known(self, x0: Tensor, level: int, rule: Rule, factor: int) -> Known | None:
+        fine = x0.cpu().numpy()
+        raw = rule.coarsen(fine.astype(np.int8) if self._kind == "spins" else fine, factor)
+        lattice, grids = self._levels(tuple(x0.shape[-len(self.source.shape) :]))
+        responses = self.measured.responses
+        return Known.of(rule, raw, factor, lattice.process, grids[level - 1], responses)
+
+    @functools.cache  # noqa: B019
+    def tasks(self, shape: tuple[int, ...], level: int) -> list[tuple[Rule, int]]:
+        """Return rules and factors that a grid may know coarse lattices by.
+
+        Left out are those that leave next to nothing open there, and those that say nothing.
+        """
+        c, grid = self.recipe, self._levels(shape)[1][level - 1]
+        found: list[tuple[Rule, int]] = []
+        if c.basis != "dft":
+            return found
+        lam = torch.tensor([c.window[1] * grid.spacing**2])
+        there = grid.weight * grid.inside
+        blank = torch.ones(1, *shape)
+        white = grid.modes(torch.zeros(1, *grid.shape))
+        for rule in RULES.values():
+            for b in c.coarse_factors:
+                if self._kind not in rule.stores or not rule.shown or any(n % b for n in shape):
+                    continue
+                known = self._known(blank, level, rule, b)
+                left = 0.0 if known is None else (known(white, lam).spread ** 2 * there).sum()
+                if left > _OPEN * there.sum():
+                    found.append((rule, b))
+        return found
 
     def _share(self, x0: Tensor, process: Process, level: int = 0) -> int:
         """Return how many samples the grid of `process` takes: as many as a network has room for.

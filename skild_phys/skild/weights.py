@@ -123,6 +123,7 @@ class Weights:
     dimension : of the lattice.
     window : lambda over the square of the spacing, smallest and largest, that a grid serves; None
         for one grid, the lattice, at every lambda.
+    first_grid : spacing of the finest grid but the lattice, which serves all below its window.
     responses : what rules that are not linear make of the data, by name, for the grids.
     """
 
@@ -143,6 +144,7 @@ class Weights:
     tuning: Tuning = USUAL
     dimension: int = 2
     window: tuple[float, float] | None = None
+    first_grid: int = 2
     responses: Mapping[str, Response] = field(default_factory=dict)
 
     @classmethod
@@ -162,7 +164,8 @@ class Weights:
         return cls(
             tensors, c.network, spectrum, c.output, reach, system, training, c.basis, couplings,
             c.network_from, c.symmetries, channels, c.kappa_c, c.lambdas, c.tuning,
-            window=(c.window[0], c.window[1]) if c.over_grids else None, responses=responses,
+            window=(c.window[0], c.window[1]) if c.over_grids else None, first_grid=c.first_grid,
+            responses=responses,
         )  # fmt: skip
 
     def check_fit(
@@ -201,9 +204,12 @@ class Weights:
         """Yield processes on the grids of a lattice, itself first, and the lambda each goes to."""
         yield self.process(shape, device), 0.0
         if self.window is not None:
-            for grid in itertools.islice(grid_sides(shape, self.basis), 1, None):
+            for grid in itertools.islice(self._sides(shape), 1, None):
                 process = self.process(shape, device, grid)
                 yield process, self.window[0] * process.spacing**2
+
+    def _sides(self, shape: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
+        return grid_sides(shape, self.basis, self.first_grid)
 
     def evaluations(
         self, shape: tuple[int, ...], lambdas: NDArray[np.float64]
@@ -219,7 +225,7 @@ class Weights:
         lattice, cost = 0, 0.0
         coarser = [
             (grid, window[0] * max(map(truediv, shape, grid)) ** 2)
-            for grid in itertools.islice(grid_sides(shape, self.basis), 1, None)
+            for grid in itertools.islice(self._sides(shape), 1, None)
         ]
         for lam in lambdas.tolist():
             above = [grid for grid, low in coarser if lam > low]
@@ -249,10 +255,14 @@ class Weights:
         )
 
 
+_LATE = {"tuning": USUAL, "dimension": 2, "window": None, "first_grid": 2, "responses": {}}
+"""Entries of a record that are left out where they are as usual."""
+
+
 def _record(weights: Weights) -> dict[str, Any]:
     """Return what the header holds: all but the tensors, and what is as usual of late entries."""
     record = {name: as_record(value) for name, value in vars(weights).items() if name != "tensors"}
-    for name, usual in (("tuning", USUAL), ("dimension", 2), ("window", None), ("responses", {})):
+    for name, usual in _LATE.items():
         if getattr(weights, name) == usual:
             del record[name]
     return record | {"format": _FORMAT, "spectrum": weights.spectrum.record()}
