@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +17,6 @@ from skild_phys.rules.conditions import Blocks
 from skild_phys.simulation.wolff import wolff
 from skild_phys.skild.chain import SCHEDULES
 from skild_phys.skild.coarse import CoarseInput
-from skild_phys.skild.equations import Noise, Posterior, Process
 from skild_phys.skild.networks import NetworkConfig
 from skild_phys.skild.spectrum import Basis, RadialSpectrum
 from skild_phys.skild.spins import Couplings
@@ -58,15 +56,6 @@ def critical_lattices(n: int, side: int, seed: int = 3) -> np.ndarray:
         wolff(spins, TC, state, 5)
         out[i] = spins
     return out
-
-
-class Grid(NamedTuple):
-    """An `equations.Level`: a grid and a denoiser on it."""
-
-    process: Process
-    denoise: Callable[[torch.Tensor, float], Posterior]
-    noise: Noise
-    low: float = 0.0
 
 
 def coarse_input(

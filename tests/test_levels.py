@@ -16,12 +16,12 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from scipy import stats
-from skild_helpers import POWER_LAW, Grid, tiny_weights, white
+from skild_helpers import POWER_LAW, tiny_weights, white
 
 from skild_phys.rng import Streams
 from skild_phys.rules import RULES
 from skild_phys.rules.conditions import Free
-from skild_phys.skild.equations import Process, level_at, make_step, run_chain
+from skild_phys.skild.equations import Level, Process, level_at, make_step, run_chain
 from skild_phys.skild.levels import Known, grid_sides, lambdas_on_grids
 from skild_phys.skild.recipe import as_record
 from skild_phys.skild.response import Response
@@ -265,7 +265,7 @@ def test_faults_at_a_change_of_grid_are_caught(fault: str) -> None:
             mean = process.cosine(lam) * y * (0.97 if fault == "shrinks" else 1.0)
             return FieldPosterior(process, mean, lam, lambda: y)
 
-        levels.append(Grid(process, denoise, noise, low))
+        levels.append(Level(process, denoise, noise, low))
     lambdas = lambdas_on_grids(shape, "dft", WINDOW, None, 0.1, 2, 2)
     first, step = level_at(levels, float(lambdas[0])).process, make_step("angle2")
     y = first.white(torch.randn((n, *first.shape), generator=random))

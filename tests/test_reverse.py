@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from skild_helpers import POWER_LAW, TINY, Grid, shell_deviations, tiny_weights, white
+from skild_helpers import POWER_LAW, TINY, shell_deviations, tiny_weights, white
 
 from skild_phys.errors import BadInput, Interrupted
 from skild_phys.rng import Streams
 from skild_phys.rules import RULES, Operator
 from skild_phys.rules.conditions import Blocks, Free
 from skild_phys.skild.chain import SCHEDULES, Schedule
-from skild_phys.skild.equations import STEPS, Correct, Process, make_step, run_chain
+from skild_phys.skild.equations import STEPS, Correct, Level, Process, make_step, run_chain
 from skild_phys.skild.networks import SYMMETRIES, see_through_symmetries
 from skild_phys.skild.skild import FieldDenoiser, FieldPosterior, Scale, Skild, SpinDenoiser
 from skild_phys.skild.spectrum import BASES, PowerLaw, make_basis
@@ -64,7 +64,7 @@ def gaussian_chain(
         return kind(process, shrink * process.cosine(lam) * y, lam, noise, correct)
 
     step = make_step(sampler)
-    y, last = run_chain([Grid(process, denoise, noise)], noise(), lambdas, step)
+    y, last = run_chain([Level(process, denoise, noise)], noise(), lambdas, step)
     return process.fields(step(process, y, last, float(lambdas[-1]), 0.0, noise))
 
 
@@ -247,7 +247,7 @@ def test_the_integrators_have_orders_one_and_two() -> None:
         def denoise(y: torch.Tensor, lam: float) -> SignsPosterior:
             return SignsPosterior(process, y, lam)
 
-        grid = Grid(process, denoise, lambda: y0)
+        grid = Level(process, denoise, lambda: y0)
         y, _ = run_chain([grid], y0, lambdas, make_step(sampler))
         return float(np.sqrt(np.mean((y.numpy() - exact) ** 2)))
 
@@ -463,7 +463,7 @@ def test_a_chain_stops_when_asked() -> None:
         return FieldPosterior(process, y, lam, lambda: y, None)
 
     y, lambdas = process.white(white(1, (4, 4), 1)), np.array([4.0, 2.0, 1.0])
-    grid = Grid(process, denoise, lambda: y)
+    grid = Level(process, denoise, lambda: y)
     with pytest.raises(Interrupted):
         run_chain([grid], y, lambdas, make_step("angle1"), lambda: len(calls) == 2)
     assert calls == [4.0, 2.0]

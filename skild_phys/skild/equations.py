@@ -294,9 +294,7 @@ class _Angle2:
     """
 
     _MOST = 4.0  # largest ratio of successive angles at which a slope is still extrapolated
-
-    def __init__(self) -> None:
-        self._before: tuple[Tensor, Tensor] | None = None
+    _before: tuple[Tensor, Tensor] | None = None
 
     def __call__(
         self, process: Process, y: Tensor, posterior: Posterior, lam: float, to: float, noise: Noise
@@ -321,17 +319,13 @@ class _Angle2:
             self._before = (v, d)
 
 
-class _Mixed:
+class _Mixed(_Angle2):
     """`angle2` where `Posterior.flows`, `stochastic` elsewhere: spins, fields on coarser grids."""
-
-    def __init__(self) -> None:
-        self._flow = _Angle2()
-        self.lift = self._flow.lift
 
     def __call__(
         self, process: Process, y: Tensor, posterior: Posterior, lam: float, to: float, noise: Noise
     ) -> Tensor:
-        step: Step = self._flow if getattr(posterior, "flows", True) else _stochastic
+        step: Step = super().__call__ if getattr(posterior, "flows", True) else _stochastic
         return step(process, y, posterior, lam, to, noise)
 
 
@@ -364,26 +358,21 @@ def make_step(sampler: Sampler) -> Step:
 # -- 5: the chain ------------------------------------------------------------------------------
 
 
-class Level(Protocol):
+class Level(NamedTuple):
     """A grid, and what is known of Y_0 on it.
 
     Attributes
     ----------
     process : of the fields on the grid.
+    denoise : (y, lam) -> what is known of Y_0 given whitened modes `y` at `lam`.
+    noise : samples whitened modes of white noise on the grid.
     low : the lambda down to which a chain stays on this grid; the next finer one goes on from it.
     """
 
-    @property
-    def process(self) -> Process: ...
-
-    @property
-    def low(self) -> float: ...
-
-    def denoise(self, y: Tensor, lam: float) -> Posterior:
-        """Return what is known of Y_0 given whitened modes `y` at `lam`."""
-
-    def noise(self) -> Tensor:
-        """Sample whitened modes of white noise on the grid."""
+    process: Process
+    denoise: Callable[[Tensor, float], Posterior]
+    noise: Noise
+    low: float = 0.0
 
 
 def run_chain(
@@ -486,8 +475,9 @@ def evaluate_fields(
     seen = [xt]
     if kind == "v":
         at = each(lam, xt)
-        plain = process.cosine(at) * y
-        left = (process.abar(at) * process.weight).sum(process.basis.axes, keepdim=True)
+        kept = process.cosine(at)
+        plain = kept * y
+        left = (kept.double() ** 2 * process.weight).sum(process.basis.axes, keepdim=True)
         scale = (left / process.basis.sites).clamp(min=_LEAST_LEFT).rsqrt()
         white = process.basis.fields(plain) * scale.float()
         beside = [torch.zeros_like(xt)] * 5

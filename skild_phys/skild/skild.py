@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
@@ -23,6 +23,7 @@ from skild_phys.skild.chain import USUAL, Tuning
 from skild_phys.skild.equations import (
     Correct,
     Evaluate,
+    Level,
     Noise,
     Posterior,
     Process,
@@ -176,20 +177,19 @@ class FieldPosterior:
     correct: Correct | None = None
 
     def _corrected(self, y0: Tensor) -> Tensor:
+        """Return fields on which A x0 = y."""
         fields = self.process.fields(y0)
         if self.correct is None:
             return fields
         sigma = self.process.sine(self.lam).double() ** 2 * self.process.power
         return self.correct(fields, sigma.cpu().numpy())
 
-    def _modes(self, y0: Tensor) -> Tensor:
-        return y0 if self.correct is None else self.process.modes(self._corrected(y0))
-
     def mean(self) -> Tensor:
-        return self._modes(self.y0)
+        return self.y0 if self.correct is None else self.process.modes(self._corrected(self.y0))
 
     def draw(self) -> Tensor:
-        return self._modes(self.y0 + self.process.sine(self.lam) * self.noise())
+        y0 = self.y0 + self.process.sine(self.lam) * self.noise()
+        return replace(self, y0=y0).mean()
 
     def last(self, step: Step, y: Tensor) -> NDArray[Any]:
         """Return float32 fields: a step to lambda = 0, on which A x = y holds."""
@@ -210,19 +210,8 @@ class Scale(NamedTuple):
     low: float = 0.0
 
 
-class _AtWork(NamedTuple):
-    """A `Scale` for one batch: an `equations.Level`."""
-
-    process: Process
-    denoiser: Denoiser
-    low: float
-    given: Given
-
-    def denoise(self, y: Tensor, lam: float) -> Posterior:
-        return self.denoiser(y, lam, self.given)
-
-    def noise(self) -> Tensor:
-        return self.given.noise()
+_Coarser = Callable[[Process], Known | None]
+"""What is known of fields on a grid."""
 
 
 class Skild:
@@ -328,9 +317,9 @@ class Skild:
             moved = operator.correct(fields.double().cpu().numpy(), values, sigma)
             return torch.from_numpy(moved.astype(np.float32)).to(fields.device)
 
-        def on(grid: Process) -> Known | None:
-            return Known.of(rule, raw, factor, self.process, grid, self.responses)
-
+        on: _Coarser = functools.partial(
+            Known.of, rule, raw, factor, self.process, responses=self.responses
+        )
         lam = float(lambdas[0])
         process = level_at(self.scales, lam).process
         known = on(process) if process is not self.process else None
@@ -354,7 +343,7 @@ class Skild:
         *,
         constraint: Constraint | None = None,
         correct: Correct | None = None,
-        coarser: Callable[[Process], Known | None] | None = None,
+        coarser: _Coarser | None = None,
         stop: Stop = lambda: False,
     ) -> NDArray[Any]:
         """Run the reverse process from modes `y` at lambdas[0]; one denoiser evaluation a lambda.
@@ -367,14 +356,15 @@ class Skild:
         of images (n, channels, *shape).
         """
         step = make_step(self.sampler)
-        levels: list[_AtWork] = []
+        levels: list[Level] = []
         for process, denoiser, low in self.scales:
             if low < lambdas[0]:
                 noise = functools.partial(self.white, streams, process)
                 known = coarser(process) if levels and coarser else None
                 bound, moved = constraint or Free(), None if levels else correct
                 given = Given(streams, noise, bound, moved, known)
-                levels.append(_AtWork(process, denoiser, low, given))
+                denoise = functools.partial(denoiser, given=given)
+                levels.append(Level(process, denoise, noise, low))
         y, found = run_chain(levels, y, lambdas, step, stop)
         return found.last(step, y)
 

@@ -34,22 +34,17 @@ class _Crop(NamedTuple):
 
     Attributes
     ----------
-    lines : for each axis, which of the lattice's modes they are.
+    index : where they are among the lattice's, of arrays and tensors.
     inside : of the shape of the grid's modes: False for those on the edge of an even grid's box,
         where a mode and its conjugate are one; there a grid has noise only.
     """
 
-    lines: tuple[NDArray[np.intp], ...]
+    index: Any
     inside: NDArray[np.bool_]
 
     def of(self, modes: Any) -> Any:
         """Return the grid's modes of an array or a tensor (..., *modes of the lattice)."""
         return modes[self.index]
-
-    @property
-    def index(self) -> Any:
-        """Where the grid's modes are among the lattice's, of arrays and tensors."""
-        return (..., *np.ix_(*self.lines))
 
 
 class Basis(ABC):
@@ -94,7 +89,7 @@ class Basis(ABC):
         """Return the modes that a grid of sides `grid`, none longer than the lattice's, has."""
         lines = [self.line(axis, side) for axis, side in enumerate(grid)]
         inside = functools.reduce(np.logical_and.outer, [line[1] for line in lines])
-        return _Crop(tuple(line[0] for line in lines), inside)
+        return _Crop((..., *np.ix_(*(line[0] for line in lines))), inside)
 
     def turned(self, fields: Tensor, back: bool = False) -> Tensor:
         """Return fields whose channels are turned as `modes` turns them, or back."""

@@ -358,21 +358,19 @@ class SpinPosterior:
         logits, bound = self.constraint.settled(
             self.found.logits, [stream.state for stream in self.streams]
         )
-        spins = self._sampled(logits, bound)
         d, device = len(self.process.shape), logits.device
         starts = np.stack([stream.noise.integers(2, size=d) for stream in self.streams])
         # Which site of its cell each site is, one number an axis; each configuration's cells start
         # at a random one.
         sites = np.moveaxis(np.indices(self.process.shape), 0, -1)
         place = torch.from_numpy((sites + starts.reshape(-1, *[1] * d, d)) % 2).to(device)
-        known = torch.zeros(logits.shape, dtype=torch.bool, device=device)
-        for part in _sites_of_cell(d)[:-1]:
+        known, left = torch.zeros(logits.shape, dtype=torch.bool, device=device), logits
+        for part in _sites_of_cell(d):
+            configurations = enumerate(zip(left.cpu().numpy(), self.streams, strict=True))
+            spins = np.stack([bound.draw(one, i, to.state) for i, (one, to) in configurations])
             known = known | (place == torch.tensor(part, device=device)).all(-1)
+            if known.all():
+                break
             held = torch.from_numpy(spins.astype(np.float32)).to(device)
             left = self.mean_field.given(self.found.likelihood, logits, known, held, bound.means)
-            spins = self._sampled(left, bound)
         return spins
-
-    def _sampled(self, logits: Tensor, bound: Constraint) -> NDArray[np.int8]:
-        configurations = zip(logits.cpu().numpy(), self.streams, strict=True)
-        return np.stack([bound.draw(x, i, to.state) for i, (x, to) in enumerate(configurations)])

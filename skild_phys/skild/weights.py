@@ -204,12 +204,10 @@ class Weights:
         """Yield processes on the grids of a lattice, itself first, and the lambda each goes to."""
         yield self.process(shape, device), 0.0
         if self.window is not None:
-            for grid in itertools.islice(self._sides(shape), 1, None):
+            sides = grid_sides(shape, self.basis, self.first_grid)
+            for grid in itertools.islice(sides, 1, None):
                 process = self.process(shape, device, grid)
                 yield process, self.window[0] * process.spacing**2
-
-    def _sides(self, shape: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
-        return grid_sides(shape, self.basis, self.first_grid)
 
     def evaluations(
         self, shape: tuple[int, ...], lambdas: NDArray[np.float64]
@@ -222,10 +220,10 @@ class Weights:
         network, window = self.network, self.window or (math.inf, math.inf)
         patch, fields = getattr(network, "patch", 1), getattr(network, "field_patch", 0)
         ratio = patch / fields if fields and self.output == "logits" else 1.0
-        lattice, cost = 0, 0.0
+        lattice, cost, sides = 0, 0.0, grid_sides(shape, self.basis, self.first_grid)
         coarser = [
             (grid, window[0] * max(map(truediv, shape, grid)) ** 2)
-            for grid in itertools.islice(self._sides(shape), 1, None)
+            for grid in itertools.islice(sides, 1, None)
         ]
         for lam in lambdas.tolist():
             above = [grid for grid, low in coarser if lam > low]
