@@ -177,9 +177,13 @@ class Filled(NamedTuple):
         return self.seconds / self.made if self.made else None
 
 
-def open_writer(output: AnyPath | None, plan: Plan, overwrite: bool = False) -> Writer:
+def open_writer(
+    output: AnyPath | None, plan: Plan, overwrite: bool = False
+) -> contextlib.AbstractContextManager[Writer]:
     """Open the store `output` for writing, or memory where it is None."""
-    return MemoryWriter(plan) if output is None else create_store(output, plan, overwrite=overwrite)
+    if output is None:
+        return contextlib.nullcontext(MemoryWriter(plan))
+    return create_store(output, plan, overwrite=overwrite)
 
 
 def fill_store(

@@ -10,6 +10,7 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -445,24 +446,32 @@ def test_refined_gaussian_fields_have_the_spread_that_y_leaves() -> None:
 
 @pytest.mark.statistical
 @torch.inference_mode()
-def test_samples_given_y_have_its_mean_and_spread() -> None:
-    """`Known.sample`: E[Y_0 | y] and Var[Y_0 | y] of 6,000 samples, to 5 and 6 standard errors.
+def test_a_refinement_starts_from_what_y_and_the_spectrum_say() -> None:
+    """Y at the first lambda, of 6,000 chains: its mean cos(theta) E[Y_0 | y], and its variance.
 
-    Planted, seen to fail: no noise of what the grid lacks.
+    Within 5 and 6 standard errors. Planted, seen to fail: E[Y_0 | y] alone; cos(theta) forgotten.
     """
-    shape, grid, n, rng = (12, 24), (6, 12), 6000, np.random.default_rng(3)
-    lattice, own = Process(POWER_LAW, shape), Process(POWER_LAW, shape, grid=grid)
-    response = Response((3,), (0.0, 1.5), ((1.1, 0.8),), ((0.2, 0.5),))
-    raw = rng.choice(np.array([-1, 1], np.int8), size=(1, 4, 8))
-    known = Known.of(RULES["majority"], raw, 3, lattice, own, {"majority": response})
+    shape, n, lam, seen = (12, 24), 6000, 20.0, []
+    skild, rule = gaussian_skild("dft", shape, "angle2"), RULES["block_mean"]
+
+    def look(process: Process, y: torch.Tensor, *rest: Any) -> torch.Tensor:
+        seen.append((process, y))
+        return y
+
+    skild.sampler = look
+    raw = np.random.default_rng(3).normal(size=(1, 4, 8)).repeat(n, axis=0)
+    skild.refine(raw, rule, 3, np.array([lam, 11.2, 2.8, 0.1]), streams_of(n, 6))
+    (own, y), *_ = seen
+    assert own.shape == (3, 6)
+    known = Known.of(rule, raw[:1], 3, skild.process, own, {})
     assert known is not None
-    made = known.sample(own.white(white(n, grid, 4)), rng.normal(size=(n, 4, 8)))
     guess = known(torch.zeros(1, *own.power.shape, dtype=torch.complex64), torch.tensor([1e9]))
-    mode, spread = own.inside, guess.spread[0][own.inside].double()
-    off = (made.mean(0) - guess.mean[0])[mode].abs()
-    assert (off < 5 * spread / math.sqrt(n)).all()
-    variance = (made - guess.mean).abs().square().mean(0)[mode]
-    assert (variance / spread**2 - 1).abs().max() < 6 * math.sqrt(2 / n)
+    mode, kept = own.inside, own.cosine(lam)
+    variance = ((kept * guess.spread[0]) ** 2 + own.sine(lam) ** 2)[mode].double()
+    off = (y.mean(0) - kept * guess.mean[0])[mode].abs()
+    assert (off < 5 * (variance / n).sqrt()).all()
+    found = (y - kept * guess.mean[0]).abs().square().mean(0)[mode]
+    assert (found / variance - 1).abs().max() < 6 * math.sqrt(2 / n)
 
 
 @torch.inference_mode()

@@ -44,8 +44,8 @@ def test_what_is_written_is_read(make_store: Make) -> None:
     np.testing.assert_array_equal(store.variable("energy"), wanted["energy"])
     np.testing.assert_array_equal(store.variable("chain"), wanted["chain"])
     assert store.read(3, 9).dtype == np.int8
-    assert store.has("energy")
-    assert not store.has("parent")
+    assert "energy" in store.variables
+    assert "parent" not in store.variables
     assert list(store.batches()) == [(0, 4), (4, 8), (8, 10)]
     assert list(store.batches(9)) == [(0, 8), (8, 10)]
     assert list(store.batches(1)) == [(0, 4), (4, 8), (8, 10)]

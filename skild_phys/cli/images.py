@@ -250,7 +250,7 @@ def evaluate(
         raise BadInput("weights", str(given["weights"]), "a folder")
     if split is not None and against is None:
         raise BadInput("split", split, "--against beside it")
-    usual = "psnr,ssim" if store.has("parent") else "fid,is"
+    usual = "psnr,ssim" if "parent" in store.variables else "fid,is"
     names = [word.strip().lower() for word in (scores or usual).split(",")]
     found = judge(
         ImageLattices(store, n=n_samples), names, opened(against, split),

@@ -285,7 +285,7 @@ def refine_images(
             raise BadInput("checkpoint", held, f"{low.channels}")
         refiner = _ImageRefiner(weights, spec, sides, shape, run.device)
         attrs |= chain_record(weights, shape, refiner.lambdas, refiner.sampler, run.device)
-    ids = low.variable("parent") if low.has("parent") else np.arange(low.n_samples)
+    ids = low.variable("parent") if "parent" in low.variables else np.arange(low.n_samples)
     batch = image_batch((low.channels, *shape), run.device)
     seed = input_seed(streams, spec.seed, low.n_samples, low.read)
     make = _Refine(refiner, LowResolution(rule, shape, sides), shape, ids, batch, seed)

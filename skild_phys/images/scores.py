@@ -161,7 +161,7 @@ def _parents(images: ImageLattices, reference: ImageLattices) -> NDArray[np.int6
 
     sizes = [(one.channels, *one.shape) for one in (images, reference)]
     check(sizes[0] == sizes[1], f"images of {sizes[0]}, as {images.path} has")
-    check(images.store.has("parent"), f"no paired score: {images.path} has no parents")
+    check("parent" in images.store.variables, f"no paired score: {images.path} has no parents")
     parents = images.store.variable("parent").astype(np.int64) - reference.first
     inside = parents.min() >= 0 and parents.max() < len(reference)
     check(inside, f"the store or split that {images.path} comes from")

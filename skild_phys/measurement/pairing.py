@@ -48,7 +48,7 @@ def pair(
     -------
     The truth's index of each sample (-1: none), None if the two are not paired; and the notes.
     """
-    if not store.has("parent"):
+    if "parent" not in store.variables:
         if store.digest() == truth.digest():
             return np.arange(truth.n_samples), ("this is the truth itself",)
         notes: tuple[str, ...] = ("unpaired errors: the store names no parents of its samples",)

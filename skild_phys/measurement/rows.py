@@ -84,7 +84,7 @@ def _slices(lattices: Lattices, first: int, last: int) -> Iterator[tuple[int, ND
 
 def identities(lattices: Lattices) -> NDArray[np.int64]:
     """Return what names the ancestor of each sample: `parent`, or else its own index."""
-    if lattices.has("parent"):
+    if "parent" in lattices.variables:
         return np.asarray(lattices.variable("parent"), dtype=np.int64)
     return np.arange(lattices.n_samples)
 
@@ -135,7 +135,7 @@ def _chains_of(lattices: Lattices, first: NDArray[np.int64]) -> Chains | None:
 
     Runs that were joined get chains of their own: draws that begin again are another's.
     """
-    if not (lattices.has("chain") and lattices.has("draw")):
+    if not ("chain" in lattices.variables and "draw" in lattices.variables):
         return None
     chain, draw = (
         np.asarray(lattices.variable(name), dtype=np.int64)[first] for name in ("chain", "draw")

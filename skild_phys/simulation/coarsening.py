@@ -82,9 +82,9 @@ def coarse_plan(
     shown = fine.field != "field" and all_rules().get(chosen.name) is chosen
     if digest or not (shown and isinstance(fine, MemoryLattices)):
         attrs["parent_sha256"] = fine.digest()
-    parent = fine.variable("parent") if fine.has("parent") else np.arange(fine.n_samples)
+    parent = fine.variable("parent") if "parent" in fine.variables else np.arange(fine.n_samples)
     scalars = {"parent": parent}
-    scalars |= {name: fine.variable(name) for name in _ALONGSIDE if fine.has(name)}
+    scalars |= {name: fine.variable(name) for name in _ALONGSIDE if name in fine.variables}
     plan = Plan(
         field=field,
         n_samples=fine.n_samples,

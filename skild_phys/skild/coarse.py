@@ -135,11 +135,11 @@ def open_coarse(
         raise BadInput("factor", factor, f"{by}, by which {path} was coarsened")
     if given is not None and given is not own:
         raise BadInput("rule", given.name, f"{own.name}, by which {path} was coarsened")
-    ids = source.variable("parent") if source.has("parent") else np.arange(source.n_samples)
+    ids = source.variable("parent") if "parent" in source.variables else np.arange(source.n_samples)
     return CoarseInput(
         path, own, by, source.n_samples, source.shape, ids.astype(np.int64), attrs.get("tie_seed"),
         read, source.digest(), attrs,
-        {name: source.variable(name) for name in ("chain", "draw") if source.has(name)},
+        {name: source.variable(name) for name in ("chain", "draw") if name in source.variables},
         source.q, not spins,
     )  # fmt: skip
 

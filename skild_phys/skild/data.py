@@ -227,7 +227,7 @@ class _StoreSource:
         store, last = self.store, self.store.n_samples
         series = {}
         if isinstance(store, Lattices):
-            known = [name for name in ("chain", "draw") if store.has(name)]
+            known: list[str] = [name for name in ("chain", "draw") if name in store.variables]
             series = {name: store.variable(name)[last - self.held :] for name in known}
         return Held(self._physical(store.read(last - self.held, last)), series)
 
@@ -389,7 +389,7 @@ def training_source(lattices: Any, recipe: Recipe) -> tuple[Source, dict[str, An
         if opened.shape != (recipe.side, recipe.side):
             held = "images of {1} x {0}".format(*opened.shape)
             raise BadInput("lattices", held, f"{recipe.side} x {recipe.side}, the recipe's")
-        images = ImageLattices(opened, "train" if opened.has("split") else None)
+        images = ImageLattices(opened, "train" if "split" in opened.variables else None)
         system |= {"model": "images", "side": min(images.shape)}
         system |= {"dataset": opened.attrs.get("dataset"), "images": images.n_samples}
         return _StoreSource(images, recipe.seed, _held(images, recipe)), system

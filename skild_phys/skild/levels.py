@@ -140,37 +140,18 @@ class Known:
         """Return what is known of Y_0 for whitened modes `y` (n, *modes) at `lam` (n,)."""
         grid, at = self.grid, each(lam, y)
         sigma = _whole(grid.erased(at).cpu().numpy(), grid.shape) * self._power
-        mean, share = self._moved(grid.cosine(at) * y, sigma, self._wanted)
-        left = np.sqrt(np.clip(1.0 - share, 0.0, 1.0)).astype(np.float32)
-        half = left[..., : grid.shape[-1] // 2 + 1]
-        return Guess(mean, torch.from_numpy(half).to(y.device))
-
-    def sample(self, y0: Tensor, white: NDArray[Any]) -> Tensor:
-        """Return Y_0 of Gaussian fields given y, from free ones (n, *modes).
-
-        `white` (n, *coarse sides) is noise; y of a free field is lacking what the grid lacks and
-        the noise of y, sampled from it (Matheron's rule).
-        """
-        modes = np.fft.fftn(white.astype(np.float64), axes=self._axes, norm="ortho")
-        return self._moved(y0, self._power, self._wanted - np.sqrt(self._rest) * modes)[0]
-
-    def _moved(
-        self, plain: Tensor, sigma: NDArray[Any], wanted: NDArray[Any]
-    ) -> tuple[Tensor, NDArray[Any]]:
-        """Return the mean of fields of mean `plain` and variances `sigma`, given y = `wanted`.
-
-        Beside it the share of each mode's variance that y takes away.
-        """
-        grid = self.grid
+        plain = grid.cosine(at) * y
         fields = grid.fields(plain).double().cpu().numpy()
         modes = np.fft.fftn(fields, axes=self._axes, norm="ortho")
         of_mode = np.abs(self._h) ** 2 * sigma
         total = np.maximum(self._summed(of_mode) + self._rest, 1e-30)
-        missing = (wanted - self._summed(self._h * modes)) / total
+        missing = (self._wanted - self._summed(self._h * modes)) / total
         moved = sigma * self._h.conj() * missing[self._spread]
         change = np.fft.ifftn(moved, axes=self._axes, norm="ortho").real.astype(np.float32)
-        mean = plain + grid.modes(torch.from_numpy(change).to(plain.device))
-        return mean, of_mode / total[self._spread]
+        mean = plain + grid.modes(torch.from_numpy(change).to(y.device))
+        left = np.sqrt(np.clip(1.0 - of_mode / total[self._spread], 0.0, 1.0)).astype(np.float32)
+        half = left[..., : grid.shape[-1] // 2 + 1]
+        return Guess(mean, torch.from_numpy(half).to(y.device))
 
 
 @functools.lru_cache(maxsize=16)

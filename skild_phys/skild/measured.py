@@ -287,7 +287,7 @@ class SpectrumFit:
         """
         where = str(lattices.path)
         if lattices.field == "image":
-            lattices = ImageLattices(lattices, "train" if lattices.has("split") else None)
+            lattices = ImageLattices(lattices, "train" if "split" in lattices.variables else None)
         elif lattices.q or len(lattices.shape) < 2:
             raise BadInput("lattices", where, "lattices of numbers in two or three dimensions")
         if math.prod(lattices.shape) == 1:

@@ -50,7 +50,7 @@ from skild_phys.skild.spins import (
     SpinPosterior,
     spin_logits,
 )
-from skild_phys.skild.weights import Weights, weights_sha256
+from skild_phys.skild.weights import FAR, Weights, weights_sha256
 
 if TYPE_CHECKING:
     from skild_phys.rules import Rule
@@ -302,7 +302,8 @@ class Skild:
     ) -> NDArray[Any]:
         """Return fine configurations for coarse ones, as `run` does.
 
-        The chain starts from a Gaussian field with spectrum P given y, noised to lambdas[0].
+        The chain starts from a Gaussian field with spectrum P given y, noised to lambdas[0]; on a
+        grid its modes are taken for independent given y, as those that are left there are.
 
         Parameters
         ----------
@@ -326,8 +327,10 @@ class Skild:
         if known is None:
             start = self.from_condition(correct, lam, streams)
         else:
-            white = white_noise(streams, known.coarse, torch.device("cpu")).numpy()
-            y0 = known.sample(self.white(streams, process), white)
+            nothing = torch.zeros(len(raw), *process.kappa2.shape, dtype=torch.complex64)
+            far = torch.full((len(raw),), FAR, dtype=torch.float64)
+            guess = known(nothing.to(self.device), far.to(self.device))
+            y0 = guess.mean + guess.spread * self.white(streams, process)
             start = process.cosine(lam) * y0 + process.sine(lam) * self.white(streams, process)
         if not self.denoiser.spins:
             return self.run(start, lambdas, streams, correct=correct, coarser=on, stop=stop)

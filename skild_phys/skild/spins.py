@@ -235,7 +235,7 @@ class MeanField:
         field: Tensor | float = 0.0,
         means: Means = half_tanh,
     ) -> Tensor:
-        """Return the logits 2 (h + field + coupled(m)) after `steps` iterations from means `m`.
+        """Return the logits 2 (h + field + `coupled`) after `steps` iterations from means `m`.
 
         `means` turns logits into means.
         """
@@ -243,7 +243,8 @@ class MeanField:
         before, applied = m, likelihood.field + field
         logits = m
         for step in range(steps):
-            logits = 2.0 * (applied + self.coupled(likelihood, m))
+            pull, unknown = self._parts(likelihood, m)
+            logits = 2.0 * (applied + pull - m * unknown)
             if step + 1 < steps:
                 new = means(logits)
                 m, before = m + rate * (new - m) + momentum * (m - before), m

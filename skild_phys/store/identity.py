@@ -68,7 +68,7 @@ def whole_numbers(path: Path, scalars: Mapping[str, NDArray[Any]]) -> dict[str, 
 
 def copied(lattices: Lattices) -> NDArray[np.bool_]:
     """Return which samples are copies of earlier ones; of refinements, which parents name, none."""
-    if lattices.has("parent") or lattices.channels or lattices.n_samples < 2 * _ENOUGH:
+    if "parent" in lattices.variables or lattices.channels or lattices.n_samples < 2 * _ENOUGH:
         return np.zeros(lattices.n_samples, dtype=np.bool_)
     return _copies(_digests(lattices), *_chains(lattices))
 
@@ -84,7 +84,7 @@ def shared(one: Lattices, other: Lattices) -> int:
 
 
 def _chains(lattices: Lattices) -> tuple[_Whole, ...]:
-    known = lattices.has("chain") and lattices.has("draw")
+    known = "chain" in lattices.variables and "draw" in lattices.variables
     return tuple(lattices.variable(name) for name in ("chain", "draw")) if known else ()
 
 

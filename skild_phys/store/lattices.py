@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import hashlib
 import os
@@ -70,10 +69,6 @@ class Lattices(ABC):
     @abstractmethod
     def digest(self) -> str:
         """Return the SHA-256 that names the samples."""
-
-    def has(self, name: str) -> bool:
-        """Return whether there is a scalar `name` of every sample."""
-        return name in self.variables
 
     def variable(self, name: str) -> NDArray[Any]:
         """Return the scalar `name` of every sample, (n_samples,); raises StoreError."""
@@ -149,7 +144,7 @@ class MemoryLattices(Lattices):
         return xr.Dataset(variables, attrs=as_text(self.attrs))
 
 
-class MemoryWriter(contextlib.AbstractContextManager["MemoryWriter"]):
+class MemoryWriter:
     """A writer with the interface of `StoreWriter` that keeps the samples in memory."""
 
     path = None
@@ -161,8 +156,6 @@ class MemoryWriter(contextlib.AbstractContextManager["MemoryWriter"]):
         self.attributes: dict[str, Any] = readable(plan.attrs)
         self._plan = plan
         self._commits: list[Mapping[str, NDArray[Any]]] = []
-
-    def __exit__(self, *error: object) -> None: ...
 
     def settle(self, attrs: Mapping[str, Any]) -> None:
         self.attributes |= readable(attrs)
