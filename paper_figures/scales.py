@@ -5,7 +5,8 @@ python paper_figures/scales.py [WEIGHTS]    -> scales.png, scales.pdf
 One chain of the shipped weights, or of WEIGHTS, whose network has a grid for every scale. Columns:
 the grids of spacing s = 64, 32 .. 4 and the lattice, each at the last evaluation there (of the
 lattice, the last above lambda = 0.7). Top: X_t, what the network sees. Bottom: the mean of X_0
-given X_t that it makes of it, and the spins at the end. Fields are divided by the root mean square of their grid.
+given X_t that it makes of it, and the spins at the end. Fields are divided by the root mean square
+of their grid.
 """
 
 import sys
