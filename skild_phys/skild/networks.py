@@ -78,9 +78,17 @@ MIRROR = "mirror"
 class _Symmetry:
     """A random symmetry of lattice and field, and its inverse; fields are (channels, *shape)."""
 
-    def __init__(self, stream: Streams, shape: tuple[int, ...], symmetries: Sequence[str]) -> None:
+    def __init__(
+        self, stream: Streams, shape: tuple[int, ...], symmetries: Sequence[str],
+        steps: Sequence[int] | None,
+    ) -> None:  # fmt: skip
         # Always the same numbers are drawn, whatever they are used for.
-        shift = tuple(int(stream.noise.integers(side)) for side in shape)
+        by, symmetries = steps or (1,) * len(shape), [*symmetries]
+        shift = tuple(
+            int(stream.noise.integers(n)) // k * k for n, k in zip(shape, by, strict=True)
+        )
+        if steps is not None and "flip" in symmetries:
+            symmetries.remove("flip")
         self.axes = axes = tuple(range(1, 1 + len(shape)))
         pairs = list(itertools.combinations(axes, 2))
         bits = [bool(i) for i in stream.noise.integers(2, size=len(axes) + len(pairs) + 1)]
@@ -115,13 +123,16 @@ def see_through_symmetries(
     features: Tensor,
     lam: Tensor,
     even: int = 0,
+    steps: Sequence[int] | None = None,
 ) -> Tensor:
     """Return the network's outputs, each configuration seen through a symmetry of its own.
 
     `features` are (n, inputs, *shape); `odd` marks the outputs that change sign with the field, as
-    all but the last `even` features do.
+    all but the last `even` features do. With `steps` shifts are multiples of them along each axis,
+    and nothing is reflected: blocks begin where they did in training, at site 0.
     """
-    own = [_Symmetry(stream, tuple(features.shape[2:]), symmetries) for stream in streams]
+    shape = tuple(features.shape[2:])
+    own = [_Symmetry(stream, shape, symmetries, steps) for stream in streams]
     signs = torch.tensor(odd, dtype=torch.float32, device=features.device)
     views = torch.stack([one.there(field, even) for one, field in zip(own, features, strict=True)])
     outputs = network(views, lam)

@@ -7,6 +7,7 @@ the forward marginal of the truth: the same call with another start.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
@@ -72,6 +73,7 @@ class Given(NamedTuple):
     constraint : of spins; none if it is `Free`.
     correct : of fields on the lattice, moves them onto A x = y; None for no condition.
     known : of fields on a coarser grid, what they would be were they Gaussian; None for nothing.
+    steps : sites of the grid along each axis that take blocks into blocks; None without blocks.
     """
 
     streams: Sequence[Streams]
@@ -79,6 +81,7 @@ class Given(NamedTuple):
     constraint: Constraint
     correct: Correct | None = None
     known: Known | None = None
+    steps: tuple[int, ...] | None = None
 
 
 class Denoiser(Protocol):
@@ -128,7 +131,7 @@ class SpinDenoiser:
             alone, of = bound.alone(xt), OUTPUTS["logits"]
             network = functools.partial(
                 see_through_symmetries, self.network, given.streams, self.symmetries, of.odd,
-                even=of.even,
+                even=of.even, steps=given.steps,
             )  # fmt: skip
         found = spin_logits(network, self.mean_field, xt, at, bound.means, alone)
         return SpinPosterior(self.process, found, bound, self.mean_field, lam, given.streams)
@@ -149,7 +152,7 @@ class FieldDenoiser:
         of, channels = OUTPUTS[self.output], self.channels
         network = functools.partial(
             see_through_symmetries, self.network, given.streams, self.symmetries,
-            of.odd * channels, even=of.even * channels,
+            of.odd * channels, even=of.even * channels, steps=given.steps,
         )  # fmt: skip
         at = torch.full((len(y),), lam, device=y.device)
         if given.known is None:
@@ -332,10 +335,11 @@ class Skild:
             guess = known(nothing.to(self.device), far.to(self.device))
             y0 = guess.mean + guess.spread * self.white(streams, process)
             start = process.cosine(lam) * y0 + process.sine(lam) * self.white(streams, process)
+        how: dict[str, Any] = {"coarser": on, "factor": factor, "stop": stop}
         if not self.denoiser.spins:
-            return self.run(start, lambdas, streams, correct=correct, coarser=on, stop=stop)
+            return self.run(start, lambdas, streams, correct=correct, **how)
         bound = rule.condition(raw, self.shape, factor, ties, self.device)
-        return self.run(start, lambdas, streams, constraint=bound, coarser=on, stop=stop)
+        return self.run(start, lambdas, streams, constraint=bound, **how)
 
     @torch.inference_mode()
     def run(
@@ -347,11 +351,13 @@ class Skild:
         constraint: Constraint | None = None,
         correct: Correct | None = None,
         coarser: _Coarser | None = None,
+        factor: int = 1,
         stop: Stop = lambda: False,
     ) -> NDArray[Any]:
         """Run the reverse process from modes `y` at lambdas[0]; one denoiser evaluation a lambda.
 
-        `constraint` or `correct` are of the lattice, `coarser` makes what is known on other grids.
+        `constraint` or `correct` are of the lattice, `coarser` makes what is known on other grids,
+        `factor` is the side of their blocks.
 
         Returns
         -------
@@ -365,7 +371,10 @@ class Skild:
                 noise = functools.partial(self.white, streams, process)
                 known = coarser(process) if levels and coarser else None
                 bound, moved = constraint or Free(), None if levels else correct
-                given = Given(streams, noise, bound, moved, known)
+                sites = [n * factor for n in process.shape]
+                steps = tuple(n // math.gcd(side, n) for side, n in zip(self.shape, sites))
+                blocks = None if factor == 1 else steps
+                given = Given(streams, noise, bound, moved, known, blocks)
                 denoise = functools.partial(denoiser, given=given)
                 levels.append(Level(process, denoise, noise, low))
         y, found = run_chain(levels, y, lambdas, step, stop)
