@@ -3,10 +3,9 @@
 python paper_figures/scales.py [WEIGHTS]    -> scales.png, scales.pdf
 
 One chain of the shipped weights, or of WEIGHTS, whose network has a grid for every scale. Columns:
-the grids of spacing s = 64, 32 .. 4 and the lattice, each at the last evaluation there (of the
-lattice, the last above lambda = 0.7). Top: X_t, what the network sees. Bottom: the mean of X_0
-given X_t that it makes of it, and the spins at the end. Fields are divided by the root mean square
-of their grid.
+the grids of spacing s = 32, 16 .. 1, each at the last evaluation there (of the lattice, the last
+above lambda = 0.7). Top: X_t, what the network sees. Bottom: the mean of X_0 given X_t that it
+makes of it, and the spins at the end. Fields are divided by the root mean square of their grid.
 """
 
 import sys
@@ -25,7 +24,7 @@ from skild_phys.skild.equations import make_step
 from skild_phys.skild.skild import Skild
 
 HERE = Path(__file__).parent
-SIDE, SEED, SPACINGS = 256, 3, (64, 32, 16, 8, 4, 1)
+SIDE, SEED, SPACINGS = 256, 3, (32, 16, 8, 4, 2, 1)
 LEAST = 0.7
 """Lambda over the square of the spacing from which on a grid is shown: the lattice's goes on."""
 weights = weights_of(sys.argv[1] if len(sys.argv) > 1 else None)

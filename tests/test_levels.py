@@ -48,14 +48,6 @@ def weights_of(basis: str, window: tuple[float, float] = WINDOW) -> Weights:
 # Sides and modes.
 
 
-def test_a_lattice_may_serve_what_grids_would() -> None:
-    """Planted, seen to fail: steps on the lattice from 2.8 on."""
-    assert [*grid_sides((48, 20), "dft", 8)] == [(48, 20), (6, 3), (3, 2)]
-    lambdas = lambdas_on_grids((32, 32), "dft", WINDOW, None, 0.1, 5, 2, 4)
-    grids = [2.8 * 64, math.sqrt(2.8 * 0.7) * 64, 2.8 * 16, math.sqrt(2.8 * 0.7) * 16]
-    assert lambdas == pytest.approx([*grids, *np.geomspace(2.8 * 4, 0.1, 5)])
-
-
 @lattices
 def test_every_grid_halves_the_last(basis: str, shape: tuple[int, ...]) -> None:
     """Down to one whose only modes are the longest wave of the longest side, and constants."""

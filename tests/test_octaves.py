@@ -164,16 +164,15 @@ def loss_of(
     return loss, [torch.from_numpy(stream.next(config.batch)) for _ in range(30)]
 
 
-CASES: list[tuple[str, tuple[int, ...], int, int]] = [
-    ("dft", (24, 36), 0, 2), ("dft", (31, 17), 0, 2), ("dct", (20, 20), 3, 2),
-    ("dft", (16, 24), 2, 2), ("dft", (48, 36), 0, 4),
+CASES: list[tuple[str, tuple[int, ...], int]] = [
+    ("dft", (24, 36), 0), ("dft", (31, 17), 0), ("dct", (20, 20), 3), ("dft", (16, 24), 2),
 ]  # fmt: skip
 
 
 @pytest.mark.statistical
-@pytest.mark.parametrize(("basis", "shape", "channels", "first"), CASES)
+@pytest.mark.parametrize(("basis", "shape", "channels"), CASES)
 def test_without_a_network_every_grid_costs_the_same(
-    basis: str, shape: tuple[int, ...], channels: int, first: int
+    basis: str, shape: tuple[int, ...], channels: int
 ) -> None:
     """v of a Gaussian field is white, of variance 1: the loss of v = 0 is 1.02 on coarser grids.
 
@@ -183,7 +182,7 @@ def test_without_a_network_every_grid_costs_the_same(
     """
     symmetries = ("flip", "sign")
     config = replace(FIELDS, basis=basis, symmetries=symmetries, sites=4096, batch=64, shapes=())
-    config = replace(config, coarse_share=0.0, first_grid=first)
+    config = replace(config, coarse_share=0.0)
     for scale in (1.3, 1.0):
         stream, asked = Gaussian(shape, channels, basis), Seen(channels)
         loss, batches = loss_of(config, stream, scale)
@@ -196,7 +195,7 @@ def test_without_a_network_every_grid_costs_the_same(
         means = np.mean(parts, 0)
         z = (means - 1.02) / (np.std(parts, 0, ddof=1) / math.sqrt(len(parts)))
         assert np.abs(z).max() < 4.5 if scale == 1.0 else np.abs(z).min() > 4.5
-    grids = list(grid_sides(shape, basis, first))
+    grids = list(grid_sides(shape, basis))
     for level, x, lam in asked.calls:
         n, components = len(x), max(1, channels)
         assert x.shape == (n, 8 * components, *grids[level])
@@ -204,7 +203,7 @@ def test_without_a_network_every_grid_costs_the_same(
         each = math.prod(grids[level]) / patch ** len(shape)
         room = config.sites / 2 ** max(0, level - 1) / each
         assert n == min(64, max(1, int(room)))
-        low, high = config.window if level else (config.lambda_min, 0.7 * first**2)
+        low, high = config.window if level else (config.lambda_min, config.window[1])
         assert low <= lam.min() <= lam.max() <= high * (1 + 1e-5)
         assert lam.max() > low * (high / low) ** (1 - 1 / n) * (1 - 1e-5)
     squares = [x.square().mean((0, 2, 3)) for level, x, _ in asked.calls if level == 1]
@@ -261,15 +260,14 @@ def test_spectra_of_other_sources_are_measured() -> None:
 # Weights.
 
 
-@pytest.mark.parametrize("config", [CONFIG, FIELDS, replace(CONFIG, first_grid=4)])
+@pytest.mark.parametrize("config", [CONFIG, FIELDS])
 def test_weights_keep_what_grids_need(tmp_path: Path, config: Recipe) -> None:
     trainer = Trainer(config, source(config))
     trainer.train_step()
     made = trainer.weights({"model": "ising2d"}, last=True)
     save_weights(tmp_path / "w", made)
     there = load_weights(tmp_path / "w")
-    assert (there.window, there.first_grid) == ((0.7, 2.8), config.first_grid)
-    assert len([*there.grids((32, 32))]) == (4 if config.first_grid == 2 else 3)
+    assert there.window == (0.7, 2.8)
     assert (there.network.levels, there.network.field_patch) == (3, 1)
     for name in {*vars(made)} - {"tensors", "training"}:
         assert getattr(there, name) == getattr(made, name), name

@@ -344,7 +344,7 @@ class Chain:
             return schedule.lambdas(first, end, self.steps or usual)
         steps = self.steps or tuning.steps
         grids = (shape, weights.basis, weights.window)
-        lambdas = lambdas_on_grids(*grids, start, end, steps, tuning.octave, weights.first_grid)
+        lambdas = lambdas_on_grids(*grids, start, end, steps, tuning.octave)
         if lambdas[-1] > lambdas[-steps]:
             accepted = f"below {lambdas[-steps]:.3g}, where a chain comes to the lattice"
             raise BadInput("lambda_end", end, accepted)

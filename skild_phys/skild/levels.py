@@ -1,9 +1,8 @@
 """Grids for every scale: at lambda a field lives where its finest mode is just being erased.
 
-Level 0 is the lattice itself, the others are grids of spacing s = 2, 4, 8 .., or from 4 or 8 on
-where the lattice serves more (as near as whole sides allow). Lambda / s^2 runs over the same octave
-of lengths on each, the window: above its upper end the next coarser grid says all there is, below
-the lower end the next finer one is due.
+Level 0 is the lattice itself, level j a grid of spacing s = 2^j (as near as whole sides allow).
+Lambda / s^2 runs over the same octave of lengths on each, the window: above its upper end the next
+coarser grid says all there is, below the lower end the next finer one is due.
 """
 
 from __future__ import annotations
@@ -27,19 +26,19 @@ from skild_phys.skild.response import Response
 _COARSEST = {"dft": 4, "dct": 2}  # sites of the coarsest grid: it has the longest waves alone
 
 
-def grid_sides(shape: tuple[int, ...], basis: str, first: int = 2) -> Iterator[tuple[int, ...]]:
-    """Yield the sides of the grids of a lattice: itself, then from the spacing `first` on."""
-    sides, spacing = shape, first
+def grid_sides(shape: tuple[int, ...], basis: str) -> Iterator[tuple[int, ...]]:
+    """Yield the sides of the grids of a lattice, the lattice itself first."""
+    sides, spacing = shape, 1
     yield sides
     while max(sides) > _COARSEST[basis]:
-        sides = tuple(-(-side // spacing) for side in shape)
         spacing *= 2
+        sides = tuple(-(-side // spacing) for side in shape)
         yield sides
 
 
 def lambdas_on_grids(
     shape: tuple[int, ...], basis: str, window: tuple[float, float], start: float | None,
-    end: float, steps: int, octave: int, first: int = 2,
+    end: float, steps: int, octave: int,
 ) -> NDArray[np.float64]:  # fmt: skip
     """Return the lambdas of a chain: on each grid equal in log lambda, to the end of its window.
 
@@ -48,9 +47,8 @@ def lambdas_on_grids(
     start : None for noise: the upper end of the coarsest grid's window.
     steps : evaluations on the lattice, the last at `end`.
     octave : evaluations on each coarser grid, of the whole window.
-    first : spacing of the finest of these.
     """
-    own = [max(map(truediv, shape, grid)) for grid in grid_sides(shape, basis, first)]
+    own = [max(map(truediv, shape, grid)) for grid in grid_sides(shape, basis)]
     most = window[1] * own[-1] ** 2
     at = most if start is None else min(start, most)
     legs = []

@@ -86,7 +86,7 @@ def stratified(n: int, random: torch.Generator) -> Tensor:
 
 def _log_uniform(recipe: Recipe, n: int, random: torch.Generator) -> Tensor:
     """Return lambda, log-uniform from `lambda_min` to the end of the lattice's window."""
-    low, high = recipe.lambda_min, recipe.window[1] * (recipe.first_grid / 2) ** 2
+    low, high = recipe.lambda_min, recipe.window[1]
     return (math.log(low) + stratified(n, random) * math.log(high / low)).exp()
 
 
@@ -300,7 +300,7 @@ class GridLoss(_OwnLoss):
         kind = _SpinLoss if self.recipe.output == "logits" else FieldLoss
         at = _At(shape, self.channels)
         finest = kind(self.recipe, at, self.measured, self.device)
-        sides = grid_sides(shape, self.recipe.basis, self.recipe.first_grid)
+        sides = grid_sides(shape, self.recipe.basis)
         return finest, [
             self.measured.process(self.recipe, shape, self.device, g) for g in [*sides][1:]
         ]

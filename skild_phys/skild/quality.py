@@ -143,9 +143,7 @@ class Quality:
         ]
         state = seed_sequence(recipe.seed, "quality").generate_state(1, np.uint64)[0]
         self.seed = int(state >> np.uint64(1))
-        grids = (
-            len([*grid_sides(shape, recipe.basis, recipe.first_grid)]) if recipe.over_grids else 0
-        )
+        grids = len([*grid_sides(shape, recipe.basis)]) if recipe.over_grids else 0
         self.columns = ["loss", *(f"loss_{level}" for level in range(grids))]
         self.makes = recipe.over_grids and recipe.basis == "dft" and not channels
         if self.makes:

@@ -143,9 +143,6 @@ class Recipe:
         "weight of the network's own draft in the loss of spins", late=True, least=0.0)
     window: tuple[float, ...] = _key((0.7, 2.8),
         "lambda over the square of a grid's spacing, from and to, that the grid serves", late=True)
-    first_grid: int = _key(2,
-        "spacing of the finest grid but the lattice, which serves all lambda below its window",
-        late=True, least=2)
     sites: int = _key(4_096,
         "over grids, sites that the network has for a grid in one step, after its first "
         "convolution: samples x sites of each; further samples of a batch are for coarser grids",

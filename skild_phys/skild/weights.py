@@ -123,7 +123,6 @@ class Weights:
     dimension : of the lattice.
     window : lambda over the square of the spacing, smallest and largest, that a grid serves; None
         for one grid, the lattice, at every lambda.
-    first_grid : spacing of the finest grid but the lattice, which serves all below its window.
     responses : what rules that are not linear make of the data, by name, for the grids.
     """
 
@@ -144,7 +143,6 @@ class Weights:
     tuning: Tuning = USUAL
     dimension: int = 2
     window: tuple[float, float] | None = None
-    first_grid: int = 2
     responses: Mapping[str, Response] = field(default_factory=dict)
 
     @classmethod
@@ -164,8 +162,7 @@ class Weights:
         return cls(
             tensors, c.network, spectrum, c.output, reach, system, training, c.basis, couplings,
             c.network_from, c.symmetries, channels, c.kappa_c, c.lambdas, c.tuning,
-            window=(c.window[0], c.window[1]) if c.over_grids else None, first_grid=c.first_grid,
-            responses=responses,
+            window=(c.window[0], c.window[1]) if c.over_grids else None, responses=responses,
         )  # fmt: skip
 
     def check_fit(
@@ -204,8 +201,7 @@ class Weights:
         """Yield processes on the grids of a lattice, itself first, and the lambda each goes to."""
         yield self.process(shape, device), 0.0
         if self.window is not None:
-            sides = grid_sides(shape, self.basis, self.first_grid)
-            for grid in itertools.islice(sides, 1, None):
+            for grid in itertools.islice(grid_sides(shape, self.basis), 1, None):
                 process = self.process(shape, device, grid)
                 yield process, self.window[0] * process.spacing**2
 
@@ -220,10 +216,10 @@ class Weights:
         network, window = self.network, self.window or (math.inf, math.inf)
         patch, fields = getattr(network, "patch", 1), getattr(network, "field_patch", 0)
         ratio = patch / fields if fields and self.output == "logits" else 1.0
-        lattice, cost, sides = 0, 0.0, grid_sides(shape, self.basis, self.first_grid)
+        lattice, cost = 0, 0.0
         coarser = [
             (grid, window[0] * max(map(truediv, shape, grid)) ** 2)
-            for grid in itertools.islice(sides, 1, None)
+            for grid in itertools.islice(grid_sides(shape, self.basis), 1, None)
         ]
         for lam in lambdas.tolist():
             above = [grid for grid, low in coarser if lam > low]
@@ -253,7 +249,7 @@ class Weights:
         )
 
 
-_LATE = {"tuning": USUAL, "dimension": 2, "window": None, "first_grid": 2, "responses": {}}
+_LATE = {"tuning": USUAL, "dimension": 2, "window": None, "responses": {}}
 """Entries of a record that are left out where they are as usual."""
 
 
