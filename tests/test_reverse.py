@@ -527,8 +527,8 @@ def test_networks_see_blocks_where_they_begin_in_training() -> None:
     """At site 0: training coarse-grains what it shows to the network, and shifts it no more.
 
     Shifts are whole blocks, also on grids, where those of 4 sites are 2 and 1. Planted, seen to
-    fail: any shift, which cost decimated spins by 4 0.02 in G4c; reflections; steps of a block of
-    the grid's sites.
+    fail: any shift, which in a trial with other weights cost spins decimated by 4 0.02 in G4c;
+    reflections; on grids as many sites as on the lattice.
     """
     seen = torch.arange(1.0, 22.0).reshape(1, 1, 3, 7)
     seen = seen.repeat_interleave(4, 2).repeat_interleave(2, 3).repeat(1, 2, 1, 1)
