@@ -22,7 +22,7 @@ HERE = Path(__file__).parent
 TABLE = pd.read_csv(HERE.parent / "analysis" / "refinement_ising2d.csv")
 G4C = TABLE[(TABLE["observable"] == "connected_four_point") & (TABLE["method"] == "skild")]
 LABELS = {
-    "block_mean": "block means", "majority": "majorities", "decimate": "every 4th spin",
+    "block_mean": "block means", "majority": "majorities", "decimate": "one spin per block",
     "marginal": "paper's protocol",
 }  # fmt: skip
 IMAGES = {"fine": "truth", "coarse": "block means", "skild": "SKILD", "exact": "exact Monte Carlo"}

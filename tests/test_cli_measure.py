@@ -468,7 +468,7 @@ def test_measure_other_models(
     assert ("connected_four_point" in found) == (model.field == "spins")
     code, out, err = call("measure", path)
     assert code == 0, err
-    assert f"{N} lattices of {'x'.join(map(str, shape))}" in out
+    assert f"{N} configurations of {'x'.join(map(str, shape))}" in out
     for text in ("energy", "binder cumulant", "G(r, 0)", "S(k)", "Gamma method"):
         assert text in out
     for output in ("m.nc", "m.csv"):

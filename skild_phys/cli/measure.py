@@ -154,7 +154,7 @@ def _print(result: xr.Dataset, everything: bool) -> None:
     from skild_phys.measurement.tables import Estimates
 
     shape = "x".join(map(str, result.attrs["shape"]))
-    say(f"{result.attrs['store']}: {result.attrs['lattices']} lattices of {shape}")
+    say(f"{result.attrs['store']}: {result.attrs['lattices']} configurations of {shape}")
     for headings, lines in Estimates(result).texts(everything):
         show(headings, lines, left=3 if headings[0] == "observable" else 0)
     say(f"errors: {result.attrs['errors']}")

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     callback=lambda context, option, given: ", ".join(given) or None,
     metavar="FIGURE=LIMIT",
     help="End once this column of the quality table is as near to 0, its standard error included,"
-    " such as refined_energy=0.002; of several, each. The recipe's schedule of the learning rate"
+    " such as refined_energy=0.02; of several, each. The recipe's schedule of the learning rate"
     " knows only its steps: 'constant' fits this option.",
 )
 @click.option(
@@ -66,7 +66,7 @@ def command(
     OUTPUT while the run lasts; the same command, without --overwrite, resumes from it, to the same
     bytes as if it had never stopped (CPU, same number of threads). Loss, gradient norm, rate and
     pace are kept beside the weights as CSV, and for TensorBoard where that is installed; so is
-    what the averaged weights do on held-out samples, measured every 2% of the steps. Those of the
+    what the averaged weights do on held-out samples, measured every 250 steps, or 2% of them. Those of the
     least held-out loss are written. On several GPUs (recipes with a table [lambdas]):
 
     \b

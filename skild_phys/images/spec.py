@@ -23,7 +23,7 @@ _OPTIMIZER_BYTES = 20  # of each parameter: itself, its average, gradient, two m
 
 @dataclass(frozen=True, kw_only=True)
 class ImageRefineSpec(Chain):
-    """How to make images from low-resolution ones: a chain that never goes back up.
+    """How to make images from low-resolution ones.
 
     Attributes
     ----------

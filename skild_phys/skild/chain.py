@@ -188,7 +188,7 @@ class Tuning:
 
     Attributes
     ----------
-    lambda_end : last network evaluation of a chain. X_t shows all but 1 spin in 100 there.
+    lambda_end : last evaluation of a chain. X_t shows all but 1 spin in 100 there.
     rule_end : by rule, `Rule.end_lambda` where it is other than the rule's own.
     alone, first, second, parts : mean-field iterations without a network, before and after it, and
         after a part of the spins has been sampled.
@@ -238,13 +238,13 @@ class Chain:
 
     Attributes
     ----------
-    steps : network evaluations per sample; over grids, those on the lattice.
+    steps : evaluations of the denoiser per sample; over grids, those on the lattice.
     sampler : of `equations.STEPS`, or a step of one's own.
     lambda_start, lambda_end : its ends.
     """
 
     steps: int | None = option(
-        None, "Network evaluations per sample, over grids those on the lattice.  [default: 8 there]"
+        None, "Evaluations of the denoiser per sample, over grids those on the lattice.  [default: 8]"
     )
     sampler: str | Step | None = option(
         None,
@@ -252,7 +252,7 @@ class Chain:
         " angle2 of v, ancestral of eps]",
     )
     lambda_start: float | None = option(None, "Where it starts, in sites squared.")
-    lambda_end: float | None = option(None, "Where its last network evaluation is.")
+    lambda_end: float | None = option(None, "Where its last evaluation is, in sites squared.")
 
     def __post_init__(self) -> None:
         from skild_phys.skild.equations import make_step

@@ -94,8 +94,8 @@ class Recipe:
         "smallest lambda of training without a table [lambdas], in sites squared; the largest is "
         "the end of the `window`", above=0.0)
     coarse_share: float = _key(0.5,
-        "share of each batch of spins that is given its coarse configurations: the mean field then "
-        "runs under them", least=0.0, below=1.0)
+        "share of the samples of each grid that are given their coarse configurations; fields on the "
+        "lattice itself are given none", least=0.0, below=1.0)
     targets: str = _key("auto",
         "of spins, 'spins', or 'conditional': their means given all the others, with a fraction "
         "of the noise, right where pair couplings within `couplings_reach` explain the data; "
@@ -149,7 +149,7 @@ class Recipe:
         late=True, least=1)
     field_weight: float = _key(0.05,
         "weight of the coarser grids' losses beside the lattice's: of spins, whose cross-entropy "
-        "has a small gradient; 1 for fields", late=True, above=0.0)
+        "has a small gradient; fields take 1, if the recipe says so", late=True, above=0.0)
     shapes: tuple[int, ...] = _key((),
         "further lattices that the simulation makes, Ly, Lx, Ly, Lx and so on; each step has one "
         "of them in turn, as many as have the sites of a batch", late=True)
@@ -160,7 +160,7 @@ class Recipe:
         "refinements, and as many configurations from noise, that are measured; 0 for what takes "
         "3 to 5% of the time", late=True, least=0)
     until: str = _key("",
-        "figures of quality and their limits, such as 'refined_energy=0.002, generated_U4=0.01': "
+        "figures of quality and their limits, such as 'refined_energy=0.02, generated_U4=0.05': "
         "the run ends once each is as near to 0, its standard error included. `schedule` knows "
         "only `steps`: take 'constant'", late=True)
     plateau: int = _key(0,
