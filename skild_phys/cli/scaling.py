@@ -108,7 +108,7 @@ def _print(found: Scaling) -> None:
     for curve in found.curves:
         low, high = curve.temperature[0], curve.temperature[-1]
         say(
-            f"{found.model}, L = {curve.side}: {curve.samples} lattices, reweighted "
+            f"{found.model}, L = {curve.side}: {curve.samples} configurations, reweighted "
             f"between T = {low:.5g} and {high:.5g}"
         )
 

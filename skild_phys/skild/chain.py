@@ -244,7 +244,8 @@ class Chain:
     """
 
     steps: int | None = option(
-        None, "Evaluations of the denoiser per sample, over grids those on the lattice.  [default: 8]"
+        None,
+        "Evaluations of the denoiser per sample, over grids those on the lattice.  [default: 8]",
     )
     sampler: str | Step | None = option(
         None,

@@ -94,8 +94,8 @@ class Recipe:
         "smallest lambda of training without a table [lambdas], in sites squared; the largest is "
         "the end of the `window`", above=0.0)
     coarse_share: float = _key(0.5,
-        "share of the samples of each grid that are given their coarse configurations; fields on the "
-        "lattice itself are given none", least=0.0, below=1.0)
+        "share of the samples of each grid that are given their coarse configurations; fields on "
+        "the lattice itself are given none", least=0.0, below=1.0)
     targets: str = _key("auto",
         "of spins, 'spins', or 'conditional': their means given all the others, with a fraction "
         "of the noise, right where pair couplings within `couplings_reach` explain the data; "
