@@ -409,10 +409,11 @@ run(sys.argv[3:])
 def test_killed_and_resumed_writes_the_same_rows_and_weights(folder: Path, call: Call) -> None:
     """kill -9 right after a step, after a measurement, and after a checkpoint was written.
 
-    The best weights are not the last: the rate grows and grows. Planted, seen to fail: rows
+    The best weights are not the last: at this rate the loss is 25, then 123 (a change of what is
+    drawn may ask for another). Planted, seen to fail: rows
     that a checkpoint sorts by name; best weights that it does not hold.
     """
-    text = TEXT.replace("warmup = 2", "learning_rate = 0.3\nwarmup = 12")
+    text = TEXT.replace("warmup = 2", "learning_rate = 0.1\nwarmup = 1")
     text = text.replace("steps = 12", "steps = 8")
     (folder / "run.toml").write_text(text)
     assert call(*words_of(folder))[0] == 0

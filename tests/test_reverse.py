@@ -552,7 +552,7 @@ def test_networks_see_blocks_where_they_begin_in_training() -> None:
 
     class Looked(FieldDenoiser):
         def __call__(self, y: torch.Tensor, lam: float, given: Given) -> FieldPosterior:
-            known[self.process.shape] = given.steps
+            known[self.process.shape] = given.period
             return super().__call__(y, lam, given)
 
     weights, shape = replace(tiny_weights("v"), window=(0.7, 2.8)), (24, 40)

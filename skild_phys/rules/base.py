@@ -212,7 +212,7 @@ class Rule(ABC):
     binds : whether refined spins coarse-grain to the coarse values again, bit for bit.
     exact : whether there are Monte Carlo moves that keep the coarse values.
     end_lambda : where a chain of spins ends; None for where the weights say.
-    shown : how many parts of the conditioned training samples are conditioned by this rule.
+    shown : whether training gives a part of its samples what coarse configurations by it say.
     """
 
     name: ClassVar[str]
@@ -223,7 +223,7 @@ class Rule(ABC):
     exact: ClassVar[bool] = False
     suffix: ClassVar[str | None] = None
     end_lambda: ClassVar[float | None] = None
-    shown: ClassVar[int] = 0
+    shown: ClassVar[bool] = False
 
     def variable(self, kind: str) -> str:
         """Return the variable that holds what becomes of `kind` (spins, states, field); BadInput

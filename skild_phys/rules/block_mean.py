@@ -78,7 +78,7 @@ class BlockMean(Rule):
     linear = _Means
     exact = True
     suffix = "coarse"
-    shown = 1  # what block means say is the easiest to learn
+    shown = True
 
     def scale(self, kind: str, factor: int, dimension: int) -> float:
         if kind == "field":

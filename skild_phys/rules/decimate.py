@@ -45,7 +45,7 @@ class Decimate(Rule):
     stores = {"spins": "spins", "states": "states", "field": "field"}
     linear = _Corners
     exact = True
-    shown = 2
+    shown = True
 
     def reduce(self, fine: Raw, factor: int, dimension: int, q: int, ties: TieBreak) -> Raw:
         kept = np.ascontiguousarray(fine[corners(factor, dimension)])

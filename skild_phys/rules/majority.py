@@ -39,7 +39,7 @@ class Majority(Rule):
     stores = {"spins": "spins", "states": "states"}
     ties = True
     exact = True
-    shown = 2
+    shown = True
 
     def reduce(self, fine: Raw, factor: int, dimension: int, q: int, ties: TieBreak) -> Raw:
         counts = counted(fine, factor, dimension, q)

@@ -33,7 +33,7 @@ class Spectral(Rule):
     stores = {"spins": "field", "field": "field"}
     linear = _LowPass
     binds = False
-    shown = 1
+    shown = True
     # The last sample, which holds block sums that the data do not have, is less bound by those
     # before it.
     end_lambda = 0.13

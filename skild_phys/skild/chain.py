@@ -266,9 +266,7 @@ class Chain:
             if not isinstance(value := getattr(self, name), Real | None):
                 raise BadInput(name, value, "a number")
 
-    def refining(
-        self, weights: Weights, rule: Rule, factor: int, shape: tuple[int, ...] = ()
-    ) -> _Array:
+    def refining(self, weights: Weights, rule: Rule, factor: int, shape: tuple[int, ...]) -> _Array:
         """Return the lambdas of a chain that refines by `factor`; raises BadInput.
 
         It starts `Tuning.above` times as far out as the coarse lattice's finest mode is erased.
@@ -289,7 +287,7 @@ class Chain:
         start = self.lambda_start
         if start is None:
             start = _image_start(weights, factor) if weights.window is None else None
-        return self._lambdas(weights, shape, start or starting_lambda(factor))
+        return self._lambdas(weights, shape, starting_lambda(factor) if start is None else start)
 
     def generating(self, weights: Weights, shape: tuple[int, int], factor: int | None) -> _Array:
         """Return the lambdas of a chain from noise, or from a truth; raises BadInput.

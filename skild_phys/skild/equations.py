@@ -320,7 +320,7 @@ class _Angle2:
 
 
 class _Mixed(_Angle2):
-    """`angle2` where `Posterior.flows`, `stochastic` elsewhere: spins, fields on coarser grids."""
+    """`stochastic` where posteriors do not flow, as of spins, and `angle2` elsewhere."""
 
     def __call__(
         self, process: Process, y: Tensor, posterior: Posterior, lam: float, to: float, noise: Noise

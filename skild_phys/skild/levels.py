@@ -7,12 +7,11 @@ coarser grid says all there is, below the lower end the next finer one is due.
 
 from __future__ import annotations
 
-import copy
 import functools
 import math
 from collections.abc import Iterator, Mapping
 from operator import truediv
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -45,7 +44,7 @@ def lambdas_on_grids(
     Parameters
     ----------
     start : None for noise: the upper end of the coarsest grid's window.
-    steps : evaluations on the lattice, the last at `end`.
+    steps : evaluations on the lattice, the last at `end`; a single one is where it begins.
     octave : evaluations on each coarser grid, of the whole window.
     """
     own = [max(map(truediv, shape, grid)) for grid in grid_sides(shape, basis)]
@@ -75,32 +74,33 @@ class Known:
     Parameters
     ----------
     rule, factor : by which lattices were coarse-grained.
+    values : (n, *sides / factor), y.
     lattice, grid : the processes.
     response : of a rule that is not linear.
     """
 
-    @staticmethod
+    @classmethod
     def of(
-        rule: Rule, raw: NDArray[Any], factor: int, lattice: Process, grid: Process,
+        cls, rule: Rule, raw: NDArray[Any], factor: int, lattice: Process, grid: Process,
         responses: Mapping[str, Response],
-    ) -> Known | None:  # fmt: skip
-        """Return what is known, or None of a rule that is not linear and has no response."""
+    ) -> Self | None:  # fmt: skip
+        """Return what coarse lattices `raw` (n, *sides / factor) say, as a store keeps them.
+
+        None of a rule that is not linear and has no response.
+        """
         response = responses.get(rule.name)
         if response is None and rule.linear is None:
             return None
-        known = copy.copy(_at_any(rule, factor, lattice, grid, response))
         values = np.asarray(raw, dtype=np.float64)
         if response is None:
             operator, power = rule.proxy(lattice.shape, factor), lattice.power.cpu().numpy()
             values = rule.values(raw, operator, power)
-        known._wanted = np.fft.fftn(values, axes=known._axes, norm="ortho")
-        return known
-
-    _wanted: NDArray[Any]
+        return cls(rule, values, factor, lattice, grid, response)
 
     def __init__(
-        self, rule: Rule, factor: int, lattice: Process, grid: Process, response: Response | None
-    ) -> None:
+        self, rule: Rule, values: NDArray[np.float64], factor: int, lattice: Process,
+        grid: Process, response: Response | None,
+    ) -> None:  # fmt: skip
         power = lattice.power.cpu().numpy()
         operator = rule.proxy(lattice.shape, factor)
         gain: Any = 1.0
@@ -109,6 +109,7 @@ class Known:
             gain, noise = response(operator.coarse, factor)
         self.grid, d, sides, self.coarse = grid, len(grid.shape), lattice.shape, operator.coarse
         self._axes = tuple(range(-d, 0))
+        self._wanted = np.fft.fftn(values, axes=self._axes, norm="ortho")
         unit = operator.factor ** (-0.5 * d)
         waves = [np.rint(np.fft.fftfreq(n, 1 / n)).astype(np.int64) for n in grid.shape]
         there = [(2 * np.abs(m) < n) | (n == side) for m, n, side in zip(waves, grid.shape, sides)]
@@ -150,12 +151,6 @@ class Known:
         left = np.sqrt(np.clip(1.0 - of_mode / total[self._spread], 0.0, 1.0)).astype(np.float32)
         half = left[..., : grid.shape[-1] // 2 + 1]
         return Guess(mean, torch.from_numpy(half).to(y.device))
-
-
-@functools.lru_cache(maxsize=16)
-def _at_any(*given: Any) -> Known:
-    """Return a `Known` before its coarse lattices are there; the last few are kept."""
-    return Known(*given)
 
 
 def _outer(lines: list[NDArray[Any]]) -> NDArray[Any]:

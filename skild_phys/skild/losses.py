@@ -7,17 +7,16 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from skild_phys.rules import RULES, Rule
-from skild_phys.rules.conditions import Constraint
+from skild_phys.rules.conditions import Constraint, Free, Grouped
 from skild_phys.skild.chain import TIMES
 from skild_phys.skild.data import Source
 from skild_phys.skild.equations import (
@@ -31,13 +30,12 @@ from skild_phys.skild.equations import (
 )
 from skild_phys.skild.levels import Known, grid_sides
 from skild_phys.skild.measured import Measured
+from skild_phys.skild.networks import NetworkConfig
 from skild_phys.skild.recipe import Recipe
 from skild_phys.skild.spins import (
     Likelihood,
     MeanField,
-    Means,
     SpinLogits,
-    half_tanh,
     spin_logits,
 )
 
@@ -49,7 +47,7 @@ class Batch:
     Attributes
     ----------
     x0 : (n, [channels,] *sides) float32, samples under a random symmetry.
-    lam : (n,) float32, what `Loss.draw` drew for them.
+    lam : (n,) float32, what `Loss.draw` drew for them; over grids each draws its own.
     noise : white, float32, of the shape of `x0`.
     drawn : what else `Loss.draw` returned.
     random : the run's generator, for a loss that is not `divisible`.
@@ -156,26 +154,35 @@ class FieldLoss(_OwnLoss):
         return field_loss(p, missing, lam, self.recipe.weighting)
 
 
-@dataclass(frozen=True)
-class _Task:
-    """All but the first `n_free` spin samples of a batch are given their coarse configurations."""
+class Group(NamedTuple):
+    """Samples of a batch that are given their coarse configurations, by one rule and factor.
 
-    n_free: int
-    rule: Rule | None = None
-    factor: int = 1
+    Attributes
+    ----------
+    at : (m,) int64, their places in the batch.
+    """
 
-    def condition(self, spins: Tensor) -> Constraint | None:
-        """Return the condition that coarse configurations put on those; None if there are none."""
-        if self.rule is None:
-            return None
-        raw = self.rule.coarsen(spins[self.n_free :].cpu().numpy().astype(np.int8), self.factor)
-        return self.rule.condition(raw, tuple(spins.shape[1:]), self.factor, None, spins.device)
+    at: Tensor
+    rule: Rule
+    factor: int
 
-    def joined(self, logits: Tensor, means: Callable[[Tensor], Tensor] | None) -> Tensor:
-        """Return the means of free spins, and of the others by `means` under their condition."""
-        if means is None:
-            return half_tanh(logits)
-        return torch.cat([half_tanh(logits[: self.n_free]), means(logits[self.n_free :])])
+
+_Tasks = Sequence[tuple[Rule, int]]
+"""Rules and factors by which samples may be coarse-grained."""
+
+
+def drawn_groups(n: int, share: float, tasks: _Tasks, random: torch.Generator) -> list[Group]:
+    """Draw one of `tasks` for each of a `share` of `n` samples; those of one task are a group.
+
+    Their places are evenly spaced from a random one on: each sample has the same chance.
+    """
+    number = share * torch.arange(n + 1, dtype=torch.float64)
+    number = (number + torch.rand((), generator=random, dtype=torch.float64)).floor()
+    at = number.diff().nonzero().flatten()
+    if not tasks or not len(at):
+        return []
+    task = torch.randint(len(tasks), at.shape, generator=random)
+    return [Group(at[task == k], *tasks[k]) for k in sorted({*task.tolist()})]
 
 
 class _SpinLoss(_OwnLoss):
@@ -190,72 +197,50 @@ class _SpinLoss(_OwnLoss):
         self, recipe: Recipe, source: _Samples, measured: Measured, device: torch.device
     ) -> None:
         super().__init__(recipe, source, measured, device)
-        self.mean_field = MeanField(self.process, measured.couplings)
-        self.factors = [
-            b for b in recipe.coarse_factors if not any(side % b for side in source.shape)
-        ]
+        self.mean_field = MeanField(self.process, measured.couplings, recipe.tuning)
+        self.tasks = [task for task in _tasks(recipe, "spins", source.shape) if task[0].binds]
 
-    def _task(self, n: int, random: torch.Generator) -> _Task:
-        """Draw how much of a batch is given its coarse configurations, by which rule and factor."""
-        c = self.recipe
-        # The loss that is logged is that of free samples: one of them there must be.
-        known = min(n - 1, round(c.coarse_share * n)) if self.factors else 0
-        if not known:
-            return _Task(n)
-        rules = [rule for rule in RULES.values() if rule.binds for _ in range(rule.shown)]
-        rule = rules[int(torch.randint(len(rules), (1,), generator=random))]
-        factor = self.factors[int(torch.randint(len(self.factors), (1,), generator=random))]
-        return _Task(n - known, rule, factor)
+    def draw(self, n: int, random: torch.Generator) -> tuple[Tensor, list[Group]]:
+        """Return lambda, log-uniform, and which samples are given coarse configurations."""
+        groups = drawn_groups(n, self.recipe.coarse_share, self.tasks, random)
+        return _log_uniform(self.recipe, n, random), groups
 
-    def draw(self, n: int, random: torch.Generator) -> tuple[Tensor, _Task]:
-        """Return lambda, log-uniform, of free samples and of those that are conditioned."""
-        task = self._task(n, random)
-        lam = _log_uniform(self.recipe, task.n_free, random)
-        if task.rule:
-            lam = torch.cat([lam, _log_uniform(self.recipe, n - task.n_free, random)])
-        return lam, task
+    def condition(self, x0: Tensor, groups: Sequence[Group]) -> Grouped:
+        """Return the condition of a batch of spins (n, *shape), of which some are in `groups`."""
+        free, parts = torch.ones(len(x0), dtype=torch.bool), list[tuple[Tensor, Constraint]]()
+        for at, rule, factor in groups:
+            free[at] = False
+            raw = rule.coarsen(x0[at].cpu().numpy().astype(np.int8), factor)
+            bound = rule.condition(raw, self.process.shape, factor, None, x0.device)
+            parts.append((at.to(x0.device), bound))
+        rest = free.nonzero().flatten()
+        return Grouped([(rest.to(x0.device), Free())] * bool(len(rest)) + parts)
 
     def targets(
-        self, likelihood: Likelihood, x0: Tensor, task: _Task, bound: Constraint | None,
-        random: torch.Generator,
-    ) -> Tensor:  # fmt: skip
+        self, likelihood: Likelihood, x0: Tensor, bound: Constraint, random: torch.Generator
+    ) -> Tensor:
         """Return what the means of spins are trained to be, of the shape of `x0`."""
         if not self.measured.conditional:
             return x0
         field = likelihood.field + self.mean_field.coupled(likelihood, x0)
-        targets, rest = torch.tanh(field), slice(task.n_free, None)
-        if bound is not None:
-            by_site = self.mean_field.couplings_by_site(likelihood)
-            by_site = by_site[rest] if len(by_site) > 1 else by_site
-            targets[rest] = bound.targets(
-                x0[rest], field[rest], by_site, random, self.recipe.pairings
-            )
-        return targets
+        by_site = self.mean_field.couplings_by_site(likelihood)
+        return bound.targets(x0, field, by_site, random, self.recipe.pairings)
 
     def __call__(self, network: Evaluate, batch: Batch) -> Tensor:
-        task: _Task = batch.drawn
         x0, lam, p = batch.x0, batch.lam, self.process
-        xt, bound = p.forward(x0, lam, batch.noise), task.condition(x0)
-
-        def means(logits: Tensor) -> Tensor:
-            return task.joined(logits, None if bound is None else bound.means)
-
-        def differentiable(logits: Tensor) -> Tensor:
-            through = None if bound is None else bound.differentiable_means
-            return task.joined(logits, through)
-
-        alone = means(torch.zeros_like(x0))
-        found = spin_logits(network, self.mean_field, xt, lam, differentiable, alone)
+        xt, bound = p.forward(x0, lam, batch.noise), self.condition(x0, batch.drawn)
+        alone = bound.alone(x0)
+        found = spin_logits(network, self.mean_field, xt, lam, bound.differentiable_means, alone)
         with torch.no_grad():
-            targets = self.targets(found.likelihood, x0, task, bound, batch.random)
-        minimized = _spin_surrogate(found, targets, means, self.recipe.draft_weight)
-        free = slice(task.n_free)
-        logged = F.softplus(-x0[free] * found.logits[free].detach()).mean()
-        return logged + (minimized - minimized.detach())
+            targets = self.targets(found.likelihood, x0, bound, batch.random)
+        minimized = _spin_surrogate(found, targets, bound.means, self.recipe.draft_weight)
+        at, first = bound.parts[0]  # the free ones, if there are any
+        right = 0.5 * (1.0 + x0[at] * first.means(found.logits[at].detach()))
+        return -right.clamp(min=_LEAST).log().mean() + (minimized - minimized.detach())
 
 
 def _spin_surrogate(
-    found: SpinLogits, targets: Tensor, means: Means, draft_weight: float = 0.1
+    found: SpinLogits, targets: Tensor, means: Callable[[Tensor], Tensor], draft_weight: float = 0.1
 ) -> Tensor:
     """Return a number whose gradient is that of the cross-entropy with `targets`, nats per site.
 
@@ -272,13 +257,22 @@ def _spin_surrogate(
 
 
 _OPEN = 0.05  # share of the variance that a coarse lattice has to leave open, to be a task
+_LEAST = 1e-30  # probability whose logarithm is still a number
+
+
+def _tasks(recipe: Recipe, kind: str, shape: tuple[int, ...]) -> list[tuple[Rule, int]]:
+    """Return rules and factors by which `kind` on lattices of `shape` may be coarse-grained."""
+    rules = [rule for rule in RULES.values() if rule.shown and kind in rule.stores]
+    factors = [b for b in recipe.coarse_factors if not any(side % b for side in shape)]
+    return [(rule, b) for rule in rules for b in factors]
 
 
 class GridLoss(_OwnLoss):
     """The sum over the grids of a lattice: spins or fields on the lattice, fields on the others.
 
-    Of each batch a grid takes as many samples as have `recipe.sites` sites on it, at lambdas
-    log-uniform over its window.
+    Of each batch a grid takes as many samples as the network has room for, `recipe.sites` of its
+    own sites on the lattice and on the next grid, half as many on each coarser one, at lambdas
+    log-uniform over its window, on the lattice from `recipe.lambda_min` on.
 
     Attributes
     ----------
@@ -294,16 +288,19 @@ class GridLoss(_OwnLoss):
         self.source, self.device = source, device
         self._kind = "spins" if recipe.output == "logits" else "field"
         self.parts: dict[int, float] = {}
+        self._by_shape: dict[tuple[int, ...], tuple[FieldLoss | _SpinLoss, list[Process]]] = {}
+        self._tasks: dict[tuple[tuple[int, ...], int], _Tasks] = {}
 
-    @functools.cache  # noqa: B019
     def _levels(self, shape: tuple[int, ...]) -> tuple[FieldLoss | _SpinLoss, list[Process]]:
-        kind = _SpinLoss if self.recipe.output == "logits" else FieldLoss
-        at = _At(shape, self.channels)
-        finest = kind(self.recipe, at, self.measured, self.device)
-        sides = grid_sides(shape, self.recipe.basis)
-        return finest, [
-            self.measured.process(self.recipe, shape, self.device, g) for g in [*sides][1:]
-        ]
+        if shape not in self._by_shape:
+            kind = _SpinLoss if self._kind == "spins" else FieldLoss
+            finest = kind(self.recipe, _At(shape, self.channels), self.measured, self.device)
+            sides = grid_sides(shape, self.recipe.basis)
+            self._by_shape[shape] = (
+                finest,
+                [self.measured.process(self.recipe, shape, self.device, g) for g in [*sides][1:]],
+            )
+        return self._by_shape[shape]
 
     def draw(self, n: int, random: torch.Generator) -> tuple[Tensor, None]:
         return torch.ones(n), None
@@ -355,62 +352,59 @@ class GridLoss(_OwnLoss):
         return lam, _field_error("v", process, fields, noise, lam, network, knows)
 
     def coarse(self, x0: Tensor, level: int, random: torch.Generator) -> _Knows | None:
-        """Coarse-grain `coarse_share` of the fields `x0`, each by a task that is drawn for it.
+        """Coarse-grain `coarse_share` of the fields `x0` (n, *shape), each by a task of its own.
 
         Returns what Gaussian fields would be on the grid, given X_t and these; None for none.
         """
         shape = tuple(x0.shape[-len(self.source.shape) :])
-        share = torch.arange(1, len(x0) + 1, dtype=torch.float64) * self.recipe.coarse_share
-        shown = torch.nonzero(share.floor() > (share - self.recipe.coarse_share).floor()).flatten()
-        tasks = self.tasks(shape, level)
-        if not tasks or not len(shown):
+        groups = drawn_groups(len(x0), self.recipe.coarse_share, self.tasks(shape, level), random)
+        if not groups:
             return None
-        drawn = torch.randint(len(tasks), shown.shape, generator=random)
-        given = []
-        for number in sorted(set(drawn.tolist())):
-            own = shown[drawn == number].to(x0.device)
-            given.append((own, self._known(x0[own], level, *tasks[number])))
+        own = [group.at.to(x0.device) for group in groups]
+        given = [
+            (at, self._known(x0[at], level, rule, factor))
+            for at, (_, rule, factor) in zip(own, groups, strict=True)
+        ]
 
         def known(y: Tensor, lam: Tensor) -> Guess:
             grid = self._levels(shape)[1][level - 1]
             mean, spread = grid.cosine(each(lam, y)) * y, torch.ones_like(y.real)
-            for own, one in given:
+            for at, one in given:
                 if one is not None:
-                    mean[own], spread[own] = one(y[own], lam[own])
+                    mean[at], spread[at] = one(y[at], lam[at])
             return Guess(mean, spread)
 
         return known
 
     def _known(self, x0: Tensor, level: int, rule: Rule, factor: int) -> Known | None:
-        fine = x0.cpu().numpy()
-        raw = rule.coarsen(fine.astype(np.int8) if self._kind == "spins" else fine, factor)
-        lattice, grids = self._levels(tuple(x0.shape[-len(self.source.shape) :]))
-        responses = self.measured.responses
+        fine, d = x0.cpu().numpy(), len(self.source.shape)
+        fine = fine.astype(np.int8) if self._kind == "spins" else fine
+        lattice, grids = self._levels(tuple(x0.shape[-d:]))
+        raw, responses = rule.coarsen(fine, factor, dimension=d), self.measured.responses
         return Known.of(rule, raw, factor, lattice.process, grids[level - 1], responses)
 
-    @functools.cache  # noqa: B019
-    def tasks(self, shape: tuple[int, ...], level: int) -> list[tuple[Rule, int]]:
-        """Return rules and factors that a grid may know coarse lattices by.
+    def tasks(self, shape: tuple[int, ...], level: int) -> _Tasks:
+        """Return rules and factors that a grid of lattices of `shape` may know them by.
 
         Left out are those that leave next to nothing open there, and those that say nothing.
         """
-        c, grid = self.recipe, self._levels(shape)[1][level - 1]
-        found: list[tuple[Rule, int]] = []
-        if c.basis != "dft":
-            return found
-        lam = torch.tensor([c.window[1] * grid.spacing**2])
+        if (shape, level) not in self._tasks:
+            able = _tasks(self.recipe, self._kind, shape) if self.recipe.basis == "dft" else []
+            self._tasks[shape, level] = [
+                task for task in able if self._left(shape, level, *task) > _OPEN
+            ]
+        return self._tasks[shape, level]
+
+    def _left(self, shape: tuple[int, ...], level: int, rule: Rule, factor: int) -> float:
+        """Return the share of the variance on a grid that a coarse lattice leaves open."""
+        grid = self._levels(shape)[1][level - 1]
         there = grid.weight * grid.inside
-        blank = torch.ones(1, *shape)
+        known = self._known(torch.ones(1, *shape), level, rule, factor)
+        if known is None:
+            return 0.0
         white = grid.modes(torch.zeros(1, *grid.shape))
-        for rule in RULES.values():
-            for b in c.coarse_factors:
-                if self._kind not in rule.stores or not rule.shown or any(n % b for n in shape):
-                    continue
-                known = self._known(blank, level, rule, b)
-                left = 0.0 if known is None else (known(white, lam).spread ** 2 * there).sum()
-                if left > _OPEN * there.sum():
-                    found.append((rule, b))
-        return found
+        spread = known(white, torch.tensor([self.recipe.window[1] * grid.spacing**2])).spread
+        return float((spread**2 * there).sum() / there.sum())
 
     def _share(self, x0: Tensor, process: Process, level: int = 0) -> int:
         """Return how many samples the grid of `process` takes: as many as a network has room for.
@@ -419,8 +413,9 @@ class GridLoss(_OwnLoss):
         halved from each grid to the next coarser one.
         """
         shape = self.recipe.network
-        own = getattr(shape, "patch", 1)
-        patch = own if process.shape == process.lattice else getattr(shape, "field_patch", 0) or own
+        assert isinstance(shape, NetworkConfig)  # as over grids
+        fields = self._kind == "spins" and process.shape != process.lattice
+        patch = (fields and shape.field_patch) or shape.patch
         each = math.prod(process.shape) / patch ** len(process.shape)
         room = self.recipe.sites / 2 ** max(0, level - 1)
         return min(len(x0), max(1, int(room / each)))

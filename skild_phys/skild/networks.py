@@ -80,14 +80,14 @@ class _Symmetry:
 
     def __init__(
         self, stream: Streams, shape: tuple[int, ...], symmetries: Sequence[str],
-        steps: Sequence[int] | None,
+        period: Sequence[int] | None,
     ) -> None:  # fmt: skip
         # Always the same numbers are drawn, whatever they are used for.
-        by, symmetries = steps or (1,) * len(shape), [*symmetries]
+        by, symmetries = period or (1,) * len(shape), [*symmetries]
         shift = tuple(
             int(stream.noise.integers(n)) // k * k for n, k in zip(shape, by, strict=True)
         )
-        if steps is not None and "flip" in symmetries:
+        if period is not None and "flip" in symmetries:
             symmetries.remove("flip")
         self.axes = axes = tuple(range(1, 1 + len(shape)))
         pairs = list(itertools.combinations(axes, 2))
@@ -123,16 +123,16 @@ def see_through_symmetries(
     features: Tensor,
     lam: Tensor,
     even: int = 0,
-    steps: Sequence[int] | None = None,
+    period: Sequence[int] | None = None,
 ) -> Tensor:
     """Return the network's outputs, each configuration seen through a symmetry of its own.
 
     `features` are (n, inputs, *shape); `odd` marks the outputs that change sign with the field, as
-    all but the last `even` features do. With `steps` shifts are multiples of them along each axis,
-    and nothing is reflected: blocks begin where they did in training, at site 0.
+    all but the last `even` features do. With `period`, of blocks along each axis, shifts are
+    multiples of it, and nothing is reflected: blocks begin at site 0, where they did in training.
     """
     shape = tuple(features.shape[2:])
-    own = [_Symmetry(stream, shape, symmetries, steps) for stream in streams]
+    own = [_Symmetry(stream, shape, symmetries, period) for stream in streams]
     signs = torch.tensor(odd, dtype=torch.float32, device=features.device)
     views = torch.stack([one.there(field, even) for one, field in zip(own, features, strict=True)])
     outputs = network(views, lam)
@@ -451,12 +451,12 @@ class UNet(Network):
         wide, crop = self._extended(x, patch * 2 ** (len(self.shrink)))
         h = _unshuffled(wide, patch).to(dtype).contiguous(memory_format=self.memory_format)
         h, kept = ends.enter(h), []
-        for level, blocks in enumerate(self.down):
+        for depth, blocks in enumerate(self.down):
             for block in blocks.children():
                 h = block(h, embedding)
-            if level < len(self.shrink):
+            if depth < len(self.shrink):
                 kept.append(h)
-                h = self.shrink[level](h)
+                h = self.shrink[depth](h)
         for grow, blocks in zip(reversed(self.grow), reversed(self.up)):
             h = F.interpolate(grow(h), scale_factor=2, mode="nearest")
             h = torch.cat([h, kept.pop()], dim=1)

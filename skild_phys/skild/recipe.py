@@ -134,8 +134,8 @@ class Recipe:
         "[lambdas]; chains take their steps along it")
     paper_spectrum: PaperSpectrum | None = _key(None, "the fit of `spectrum` 'paper'")
     coarse_factors: tuple[int, ...] = _key((2, 4, 8),
-        "factors of the coarse configurations of `coarse_share`, as far as they divide the sides; "
-        "their rule is drawn by `Rule.shown`", late=True)
+        "factors of the coarse configurations of `coarse_share`, as far as they divide the sides",
+        late=True, least=2)
     pairings: int = _key(4,
         "random pairings that conditional targets under block sums are averaged over: with 4 "
         "their noise is half that of one", late=True, least=1)
@@ -178,7 +178,8 @@ class Recipe:
         paper = (self.spectrum == "paper") == (self.paper_spectrum is not None)
         cutoff = getattr(lambdas, "cutoff", self.cutoff)
         shifted = self.basis == "dct" and "shift" in self.symmetries
-        window = len(self.window) == 2 and 0 < self.window[0] < self.window[1] > self.lambda_min
+        window = len(self.window) == 2 and self.lambda_min < self.window[1]
+        window = window and 0 < 4 * self.window[0] <= self.window[1] * (1 + 1e-9)  # no gaps
         shapes = len(self.shapes) % 2 == 0 and min(self.shapes, default=2) >= 2
         for right, name, value, accepted in (
             (not spins or self.basis == "dft", "basis", self.basis, "dft for spins"),
@@ -187,6 +188,8 @@ class Recipe:
             (not spins or self.weighting == "flat", "weighting", self.weighting, "flat, for spins"),
             (paper, "spectrum", self.spectrum, "'paper' with a table [paper_spectrum]"),
             (cutoff == self.cutoff, "cutoff", self.cutoff, f"{cutoff}, as in [lambdas]"),
+            (lambdas or self.cutoff, "cutoff", self.cutoff,
+             "above 0, or below it for the lowest wave number"),
             (self.batch % self.accumulate == 0, "accumulate", self.accumulate,
              f"a divisor of the batch, {self.batch}"),
             (lambdas or not isinstance(self.network, NcsnppConfig), "network", "ncsnpp",
@@ -198,13 +201,15 @@ class Recipe:
             (self.quality_every != 0 or not self.plateau, "plateau", self.plateau,
              "0 where quality_every = 0"),
             (window or lambdas, "window", list(self.window),
-             "two numbers, 0 < from < to, and lambda_min < to"),
+             "two numbers, 0 < from <= to / 4, and lambda_min < to"),
             (shapes, "shapes", list(self.shapes), "pairs of sides from 2 on: Ly, Lx, Ly, Lx"),
             (not (lambdas and self.shapes), "shapes", list(self.shapes), "none with [lambdas]"),
             (lambdas or self.output in ("logits", "v"), "output", self.output,
              "logits or v without a table [lambdas]"),
             (lambdas or self.accumulate == 1, "accumulate", self.accumulate,
              "1 without a table [lambdas]"),
+            (lambdas or not self.sample_every, "sample_every", self.sample_every,
+             "0 without a table [lambdas]"),
         ):  # fmt: skip
             if not right:
                 raise BadInput(name, value, accepted)

@@ -73,7 +73,8 @@ class Given(NamedTuple):
     constraint : of spins; none if it is `Free`.
     correct : of fields on the lattice, moves them onto A x = y; None for no condition.
     known : of fields on a coarser grid, what they would be were they Gaussian; None for nothing.
-    steps : sites of the grid along each axis that take blocks into blocks; None without blocks.
+    period : of blocks along each axis, in sites of the grid: shifts by it take blocks into blocks;
+        None without blocks.
     """
 
     streams: Sequence[Streams]
@@ -81,7 +82,7 @@ class Given(NamedTuple):
     constraint: Constraint
     correct: Correct | None = None
     known: Known | None = None
-    steps: tuple[int, ...] | None = None
+    period: tuple[int, ...] | None = None
 
 
 class Denoiser(Protocol):
@@ -131,7 +132,7 @@ class SpinDenoiser:
             alone, of = bound.alone(xt), OUTPUTS["logits"]
             network = functools.partial(
                 see_through_symmetries, self.network, given.streams, self.symmetries, of.odd,
-                even=of.even, steps=given.steps,
+                even=of.even, period=given.period,
             )  # fmt: skip
         found = spin_logits(network, self.mean_field, xt, at, bound.means, alone)
         return SpinPosterior(self.process, found, bound, self.mean_field, lam, given.streams)
@@ -152,17 +153,17 @@ class FieldDenoiser:
         of, channels = OUTPUTS[self.output], self.channels
         network = functools.partial(
             see_through_symmetries, self.network, given.streams, self.symmetries,
-            of.odd * channels, even=of.even * channels, steps=given.steps,
+            of.odd * channels, even=of.even * channels, period=given.period,
         )  # fmt: skip
         at = torch.full((len(y),), lam, device=y.device)
         if given.known is None:
             output = evaluate_fields(network, self.output, self.process, y, at)
-            y0 = y0_from_output(output, self.output, self.process, y, at)
+            y0, spread = y0_from_output(output, self.output, self.process, y, at), None
         else:
             guess = given.known(y, at)
             output = evaluate_fields(network, self.output, self.process, y, at, guess)
-            y0 = guess.moved(output, self.process, at)
-        return FieldPosterior(self.process, y0, lam, given.noise, given.correct)
+            y0, spread = guess.moved(output, self.process, at), guess.spread
+        return FieldPosterior(self.process, y0, lam, given.noise, given.correct, spread)
 
 
 @dataclass(frozen=True, eq=False)
@@ -170,7 +171,8 @@ class FieldPosterior:
     """Y_0 ~ N(E[Y_0 | X_t], 1 - abar) under A x0 = y: exact for a Gaussian field with spectrum P.
 
     Sampling and then correcting by Sigma = (1 - abar) P samples the Gaussian conditioned on
-    A x0 = y (Matheron's rule).
+    A x0 = y (Matheron's rule). On a coarser grid modes are taken for independent given y, with
+    `spread` (n, *modes) in units of sin(theta); None for 1.
     """
 
     process: Process
@@ -178,6 +180,7 @@ class FieldPosterior:
     lam: float
     noise: Noise
     correct: Correct | None = None
+    spread: Tensor | None = None
 
     def _corrected(self, y0: Tensor) -> Tensor:
         """Return fields on which A x0 = y."""
@@ -191,7 +194,8 @@ class FieldPosterior:
         return self.y0 if self.correct is None else self.process.modes(self._corrected(self.y0))
 
     def draw(self) -> Tensor:
-        y0 = self.y0 + self.process.sine(self.lam) * self.noise()
+        noise = self.noise() if self.spread is None else self.spread * self.noise()
+        y0 = self.y0 + self.process.sine(self.lam) * noise
         return replace(self, y0=y0).mean()
 
     def last(self, step: Step, y: Tensor) -> NDArray[Any]:
@@ -372,8 +376,8 @@ class Skild:
                 known = coarser(process) if levels and coarser else None
                 bound, moved = constraint or Free(), None if levels else correct
                 sites = [n * factor for n in process.shape]
-                steps = tuple(n // math.gcd(side, n) for side, n in zip(self.shape, sites))
-                blocks = None if factor == 1 else steps
+                period = tuple(n // math.gcd(side, n) for side, n in zip(self.shape, sites))
+                blocks = None if factor == 1 else period
                 given = Given(streams, noise, bound, moved, known, blocks)
                 denoise = functools.partial(denoiser, given=given)
                 levels.append(Level(process, denoise, noise, low))

@@ -47,7 +47,7 @@ LOG = ("step", "loss", "gradient_norm", "learning_rate", "lattices_per_second")
 _DTYPES = {"bf16": torch.bfloat16, "float32": torch.float32}
 Row = dict[str, float]
 """What `Trainer.measure` finds: step, loss, and figures by name, some with NAME_err."""
-_FORMAT = "skild-phys checkpoint 9"
+_FORMAT = "skild-phys checkpoint 10"
 _SAVE_SECONDS = 8.0  # between checkpoints: what a kill may cost where they are cheap
 _TORCHRUN = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
@@ -214,8 +214,10 @@ class Trainer:
 
         Raises BadInput.
         """
-        for name in ("network", "output", "basis"):
-            theirs, mine = getattr(weights, name), getattr(self.recipe, name)
+        own = {name: getattr(self.recipe, name) for name in ("network", "output", "basis")}
+        own |= {"channels": self.source.channels}
+        for name, mine in own.items():
+            theirs = getattr(weights, name)
             if theirs != mine:
                 raise BadInput("from", f"weights with {name} = {theirs}", f"{mine}")
         tensors = {name: tensor.float() for name, tensor in weights.tensors.items()}
