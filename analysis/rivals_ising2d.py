@@ -55,7 +55,7 @@ from skild_phys.skild.equations import Evaluate, Process, y0_from_output
 from skild_phys.skild.losses import Batch, Loss, stratified
 from skild_phys.skild.networks import UNet, network_dtype, see_through_symmetries
 from skild_phys.skild.recipe import Recipe, read_recipe
-from skild_phys.skild.skild import Skild, white_noise
+from skild_phys.skild.skild import Skild
 from skild_phys.skild.spectrum import PowerLaw
 from skild_phys.skild.train import Trainer
 from skild_phys.skild.weights import save_weights
@@ -198,6 +198,12 @@ def streams_of(index: Index) -> list[Streams]:
     return [Streams.of(SEED, i) for i in index]
 
 
+def white_noise(streams: list[Streams]) -> torch.Tensor:
+    """Return standard normal fields, one stream a field."""
+    fields = [one.noise.standard_normal(shape, dtype=np.float32) for one in streams]
+    return torch.from_numpy(np.stack(fields))
+
+
 def refined(name: str, make: Callable[[Index], np.ndarray], *, spins=True, local=False) -> float:
     """Refine into FOLDER / name.zarr as `refine` does; return seconds per configuration."""
     parent = truth if local else coarse
@@ -259,7 +265,7 @@ def sr3_field(index: Index, calls: int) -> np.ndarray:
     lambdas = cosine_lambdas(torch.linspace(1.0, 0.0, calls)).tolist()
     with torch.inference_mode():
         known = repeated(read(coarse, index))
-        white = lambda: process.white(white_noise(streams, shape, CPU))  # noqa: E731
+        white = lambda: process.white(white_noise(streams))  # noqa: E731
         y = white()
         for lam, to in zip(lambdas, [*lambdas[1:], 0.0]):
             at = torch.full((len(y),), lam)
@@ -316,7 +322,7 @@ prior, blocks = Process(skild.measured.spectrum, shape), RULES["block_mean"].ope
 def gaussian_spins(index: Index) -> np.ndarray:
     """Return spins that are up on the largest sites of each block of a conditional field."""
     sums, n, side = read(coarse, index), FACTOR**2, SIDE // FACTOR
-    field = prior.gaussian(white_noise(streams_of(index), shape, CPU)).double().numpy()
+    field = prior.gaussian(white_noise(streams_of(index))).double().numpy()
     field = blocks.correct(field, sums / n, prior.power.numpy())
     cut = (len(sums), side, FACTOR, side, FACTOR)
     block = field.reshape(cut).swapaxes(2, 3).reshape(len(sums), side, side, n)

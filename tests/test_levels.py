@@ -373,8 +373,7 @@ def test_what_is_known_is_the_gaussians_mean(
     x0 = own.restricted(lattice.lattice_modes(torch.from_numpy(spins).float()))
     seen = own.cosine(at) * x0 + own.sine(at) * eps
     responses = {one.name: response} if response else {}
-    known = Known.of(one, raw, factor, lattice, own, responses)
-    assert known is not None
+    known = Known(one, raw, factor, lattice, own, responses)
     guess = known(seen, lam)
     found = own.fields(guess.mean).double().reshape(2, n)
     place = torch.eye(n, dtype=torch.float64).reshape(n, *grid)
@@ -456,8 +455,7 @@ def test_a_refinement_starts_from_what_y_and_the_spectrum_say() -> None:
     skild.refine(raw, rule, 3, np.array([lam, 11.2, 2.8, 0.1]), streams_of(n, 6))
     (own, y), *_ = seen
     assert own.shape == (3, 6)
-    known = Known.of(rule, raw[:1], 3, skild.process, own, {})
-    assert known is not None
+    known = Known(rule, raw[:1], 3, skild.process, own, {})
     guess = known(torch.zeros(1, *own.power.shape, dtype=torch.complex64), torch.tensor([1e9]))
     mode, kept = own.inside, own.cosine(lam)
     variance = ((kept * guess.spread[0]) ** 2 + own.sine(lam) ** 2)[mode].double()
@@ -480,7 +478,7 @@ def test_modes_that_y_fixes_are_exact_whatever_the_network_says() -> None:
     lam, noise = 5.0, white(2, grid, 6)
     y0 = own.restricted(lattice.lattice_modes(truth))
     y = own.cosine(lam) * y0 + own.sine(lam) * own.white(noise)
-    known = Known.of(rule, raw, 4, lattice, own, {})
+    known = Known(rule, raw, 4, lattice, own, {})
     given = Given(streams_of(2), functools.partial(own.white, noise), Free(), known=known)
 
     def network(x: torch.Tensor, lam: torch.Tensor) -> torch.Tensor:

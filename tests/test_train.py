@@ -21,7 +21,7 @@ from skild_phys.rules.conditions import Blocks
 from skild_phys.skild import train as module
 from skild_phys.skild.chain import SCHEDULES
 from skild_phys.skild.data import SimulationSource, Source, _StoreSource, symmetry
-from skild_phys.skild.losses import GridLoss, Group, _SpinLoss, drawn_groups
+from skild_phys.skild.losses import GridLoss, _drawn_groups, _Group, _SpinLoss
 from skild_phys.skild.measured import measure
 from skild_phys.skild.networks import SYMMETRIES
 from skild_phys.skild.recipe import Recipe, read_recipe
@@ -137,7 +137,7 @@ def test_every_sample_is_as_likely_to_be_shown_what_is_known() -> None:
     for n, share in ((1, 0.25), (3, 0.5), (8, 0.25)):
         shown, drawn = np.zeros(n), []
         for _ in range(2000):
-            groups = drawn_groups(n, share, tasks, random)
+            groups = _drawn_groups(n, share, tasks, random)
             places = [place for group in groups for place in group.at.tolist()]
             assert len(places) == len({*places})
             assert abs(len(places) - share * n) < 1
@@ -145,7 +145,7 @@ def test_every_sample_is_as_likely_to_be_shown_what_is_known() -> None:
             drawn += [group.factor for group in groups for _ in group.at]
         assert np.allclose(shown / 2000, share, atol=0.055)
         assert np.mean(np.array(drawn) == 2) == pytest.approx(0.5, abs=0.1)
-    assert drawn_groups(8, 0.5, [], random) == []
+    assert _drawn_groups(8, 0.5, [], random) == []
 
 
 def test_a_killed_run_goes_on_from_its_last_checkpoint(tmp_path: Path) -> None:
@@ -589,7 +589,7 @@ def test_targets_keep_what_a_lattice_knows(rule: str) -> None:
     """
     loss = finest(replace(CONFIG, targets="conditional"))
     x0 = torch.from_numpy(source().next(8).astype(np.float32))
-    random, group = torch.Generator(), Group(torch.arange(3, 8), RULES[rule], 2)
+    random, group = torch.Generator(), _Group(torch.arange(3, 8), RULES[rule], 2)
     bound = loss.condition(x0, [group])
     lam = torch.full((8,), 1.0)
     likelihood = loss.mean_field.likelihood(x0 + 0.1, lam)

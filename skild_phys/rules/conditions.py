@@ -23,7 +23,7 @@ from __future__ import annotations
 import functools
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -358,34 +358,6 @@ class Free(Constraint):
         self, x0: Tensor, field: Tensor, by_site: Tensor, random: torch.Generator, pairings: int = 4
     ) -> Tensor:
         return torch.tanh(field)
-
-
-class Grouped(Constraint):
-    """Groups of a batch, each under a condition of its own, for training.
-
-    `parts` : places in the batch, (m,) int64, and the condition of those m; all places, once each.
-    """
-
-    def __init__(self, parts: Sequence[tuple[Tensor, Constraint]]) -> None:
-        self.parts = parts
-        self._order = torch.cat([at for at, _ in parts]).argsort()
-
-    def _joined(self, of: Callable[[Constraint, Tensor], Tensor]) -> Tensor:
-        return torch.cat([of(bound, at) for at, bound in self.parts])[self._order]
-
-    def means(self, logits: Tensor) -> Tensor:
-        return self._joined(lambda bound, at: bound.means(logits[at]))
-
-    def differentiable_means(self, logits: Tensor) -> Tensor:
-        return self._joined(lambda bound, at: bound.differentiable_means(logits[at]))
-
-    def targets(
-        self, x0: Tensor, field: Tensor, by_site: Tensor, random: torch.Generator, pairings: int = 4
-    ) -> Tensor:
-        pull = by_site.expand(len(x0), *by_site.shape[1:])
-        return self._joined(
-            lambda bound, at: bound.targets(x0[at], field[at], pull[at], random, pairings)
-        )
 
 
 class Sites(Constraint):

@@ -11,7 +11,7 @@ import functools
 import math
 from collections.abc import Iterator, Mapping
 from operator import truediv
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import torch
@@ -74,52 +74,38 @@ class Known:
     Parameters
     ----------
     rule, factor : by which lattices were coarse-grained.
-    values : (n, *sides / factor), y.
+    raw : (n, *sides / factor), what a coarse store keeps of them.
     lattice, grid : the processes.
-    response : of a rule that is not linear.
+    responses : of rules that are not linear, by name; a rule that is not there must be.
     """
 
-    @classmethod
-    def of(
-        cls, rule: Rule, raw: NDArray[Any], factor: int, lattice: Process, grid: Process,
-        responses: Mapping[str, Response],
-    ) -> Self | None:  # fmt: skip
-        """Return what coarse lattices `raw` (n, *sides / factor) say, as a store keeps them.
-
-        None of a rule that is not linear and has no response.
-        """
-        response = responses.get(rule.name)
-        if response is None and rule.linear is None:
-            return None
-        values = np.asarray(raw, dtype=np.float64)
-        if response is None:
-            operator, power = rule.proxy(lattice.shape, factor), lattice.power.cpu().numpy()
-            values = rule.values(raw, operator, power)
-        return cls(rule, values, factor, lattice, grid, response)
-
     def __init__(
-        self, rule: Rule, values: NDArray[np.float64], factor: int, lattice: Process,
-        grid: Process, response: Response | None,
+        self, rule: Rule, raw: NDArray[Any], factor: int, lattice: Process, grid: Process,
+        responses: Mapping[str, Response],
     ) -> None:  # fmt: skip
         power = lattice.power.cpu().numpy()
         operator = rule.proxy(lattice.shape, factor)
         gain: Any = 1.0
         noise: Any = 0.0
-        if response is not None:
-            gain, noise = response(operator.coarse, factor)
+        values = np.asarray(raw, dtype=np.float64)
+        if rule.name in responses:
+            gain, noise = responses[rule.name](operator.coarse, factor)
+        else:
+            values = rule.values(raw, operator, power)
         self.grid, d, sides, self.coarse = grid, len(grid.shape), lattice.shape, operator.coarse
         self._axes = tuple(range(-d, 0))
         self._wanted = np.fft.fftn(values, axes=self._axes, norm="ortho")
         unit = operator.factor ** (-0.5 * d)
         waves = [np.rint(np.fft.fftfreq(n, 1 / n)).astype(np.int64) for n in grid.shape]
         there = [(2 * np.abs(m) < n) | (n == side) for m, n, side in zip(waves, grid.shape, sides)]
+        outer = functools.partial(functools.reduce, np.multiply.outer)
         transfer = [operator.filter(n)[m % n] * ok for n, m, ok in zip(sides, waves, there)]
         self._aliases = [m % side for m, side in zip(waves, self.coarse)]
         size = 1.0 / math.sqrt(grid.share)  # of a lattice's mode, in the grid's units
         self._spread: Any = (..., *np.ix_(*self._aliases))
         gains = np.broadcast_to(gain, self.coarse)
-        self._h = _outer(transfer) * unit * size * gains[self._spread]
-        rest = np.abs(_outer([operator.filter(n) for n in sides]) * unit) ** 2
+        self._h = outer(transfer) * unit * size * gains[self._spread]
+        rest = np.abs(outer([operator.filter(n) for n in sides]) * unit) ** 2
         rest = rest * _whole(power, sides)
         rest[np.ix_(*(m[ok] % n for m, ok, n in zip(waves, there, sides)))] = 0.0
         split = [n for side in self.coarse for n in (operator.factor, side)]
@@ -151,10 +137,6 @@ class Known:
         left = np.sqrt(np.clip(1.0 - of_mode / total[self._spread], 0.0, 1.0)).astype(np.float32)
         half = left[..., : grid.shape[-1] // 2 + 1]
         return Guess(mean, torch.from_numpy(half).to(y.device))
-
-
-def _outer(lines: list[NDArray[Any]]) -> NDArray[Any]:
-    return np.asarray(functools.reduce(np.multiply.outer, lines))
 
 
 def _whole(half: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:

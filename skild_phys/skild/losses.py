@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from skild_phys.rules import RULES, Rule
-from skild_phys.rules.conditions import Constraint, Free, Grouped
+from skild_phys.rules.conditions import Constraint, Free
 from skild_phys.skild.chain import TIMES
 from skild_phys.skild.data import Source
 from skild_phys.skild.equations import (
@@ -154,7 +154,7 @@ class FieldLoss(_OwnLoss):
         return field_loss(p, missing, lam, self.recipe.weighting)
 
 
-class Group(NamedTuple):
+class _Group(NamedTuple):
     """Samples of a batch that are given their coarse configurations, by one rule and factor.
 
     Attributes
@@ -167,11 +167,39 @@ class Group(NamedTuple):
     factor: int
 
 
+class _Grouped(Constraint):
+    """Groups of a batch, each under a condition of its own, for training.
+
+    `parts` : places in the batch, (m,) int64, and the condition of those m; all places, once each.
+    """
+
+    def __init__(self, parts: Sequence[tuple[Tensor, Constraint]]) -> None:
+        self.parts = parts
+        self._order = torch.cat([at for at, _ in parts]).argsort()
+
+    def _joined(self, of: Callable[[Constraint, Tensor], Tensor]) -> Tensor:
+        return torch.cat([of(bound, at) for at, bound in self.parts])[self._order]
+
+    def means(self, logits: Tensor) -> Tensor:
+        return self._joined(lambda bound, at: bound.means(logits[at]))
+
+    def differentiable_means(self, logits: Tensor) -> Tensor:
+        return self._joined(lambda bound, at: bound.differentiable_means(logits[at]))
+
+    def targets(
+        self, x0: Tensor, field: Tensor, by_site: Tensor, random: torch.Generator, pairings: int = 4
+    ) -> Tensor:
+        pull = by_site.expand(len(x0), *by_site.shape[1:])
+        return self._joined(
+            lambda bound, at: bound.targets(x0[at], field[at], pull[at], random, pairings)
+        )
+
+
 _Tasks = Sequence[tuple[Rule, int]]
 """Rules and factors by which samples may be coarse-grained."""
 
 
-def drawn_groups(n: int, share: float, tasks: _Tasks, random: torch.Generator) -> list[Group]:
+def _drawn_groups(n: int, share: float, tasks: _Tasks, random: torch.Generator) -> list[_Group]:
     """Draw one of `tasks` for each of a `share` of `n` samples; those of one task are a group.
 
     Their places are evenly spaced from a random one on: each sample has the same chance.
@@ -182,7 +210,7 @@ def drawn_groups(n: int, share: float, tasks: _Tasks, random: torch.Generator) -
     if not tasks or not len(at):
         return []
     task = torch.randint(len(tasks), at.shape, generator=random)
-    return [Group(at[task == k], *tasks[k]) for k in sorted({*task.tolist()})]
+    return [_Group(at[task == k], *tasks[k]) for k in sorted({*task.tolist()})]
 
 
 class _SpinLoss(_OwnLoss):
@@ -200,12 +228,12 @@ class _SpinLoss(_OwnLoss):
         self.mean_field = MeanField(self.process, measured.couplings, recipe.tuning)
         self.tasks = [task for task in _tasks(recipe, "spins", source.shape) if task[0].binds]
 
-    def draw(self, n: int, random: torch.Generator) -> tuple[Tensor, list[Group]]:
+    def draw(self, n: int, random: torch.Generator) -> tuple[Tensor, list[_Group]]:
         """Return lambda, log-uniform, and which samples are given coarse configurations."""
-        groups = drawn_groups(n, self.recipe.coarse_share, self.tasks, random)
+        groups = _drawn_groups(n, self.recipe.coarse_share, self.tasks, random)
         return _log_uniform(self.recipe, n, random), groups
 
-    def condition(self, x0: Tensor, groups: Sequence[Group]) -> Grouped:
+    def condition(self, x0: Tensor, groups: Sequence[_Group]) -> _Grouped:
         """Return the condition of a batch of spins (n, *shape), of which some are in `groups`."""
         free, parts = torch.ones(len(x0), dtype=torch.bool), list[tuple[Tensor, Constraint]]()
         for at, rule, factor in groups:
@@ -214,7 +242,7 @@ class _SpinLoss(_OwnLoss):
             bound = rule.condition(raw, self.process.shape, factor, None, x0.device)
             parts.append((at.to(x0.device), bound))
         rest = free.nonzero().flatten()
-        return Grouped([(rest.to(x0.device), Free())] * bool(len(rest)) + parts)
+        return _Grouped([(rest.to(x0.device), Free())] * bool(len(rest)) + parts)
 
     def targets(
         self, likelihood: Likelihood, x0: Tensor, bound: Constraint, random: torch.Generator
@@ -357,7 +385,7 @@ class GridLoss(_OwnLoss):
         Returns what Gaussian fields would be on the grid, given X_t and these; None for none.
         """
         shape = tuple(x0.shape[-len(self.source.shape) :])
-        groups = drawn_groups(len(x0), self.recipe.coarse_share, self.tasks(shape, level), random)
+        groups = _drawn_groups(len(x0), self.recipe.coarse_share, self.tasks(shape, level), random)
         if not groups:
             return None
         own = [group.at.to(x0.device) for group in groups]
@@ -370,18 +398,17 @@ class GridLoss(_OwnLoss):
             grid = self._levels(shape)[1][level - 1]
             mean, spread = grid.cosine(each(lam, y)) * y, torch.ones_like(y.real)
             for at, one in given:
-                if one is not None:
-                    mean[at], spread[at] = one(y[at], lam[at])
+                mean[at], spread[at] = one(y[at], lam[at])
             return Guess(mean, spread)
 
         return known
 
-    def _known(self, x0: Tensor, level: int, rule: Rule, factor: int) -> Known | None:
+    def _known(self, x0: Tensor, level: int, rule: Rule, factor: int) -> Known:
         fine, d = x0.cpu().numpy(), len(self.source.shape)
         fine = fine.astype(np.int8) if self._kind == "spins" else fine
         lattice, grids = self._levels(tuple(x0.shape[-d:]))
         raw, responses = rule.coarsen(fine, factor, dimension=d), self.measured.responses
-        return Known.of(rule, raw, factor, lattice.process, grids[level - 1], responses)
+        return Known(rule, raw, factor, lattice.process, grids[level - 1], responses)
 
     def tasks(self, shape: tuple[int, ...], level: int) -> _Tasks:
         """Return rules and factors that a grid of lattices of `shape` may know them by.
@@ -391,8 +418,10 @@ class GridLoss(_OwnLoss):
         if (shape, level) not in self._tasks:
             able = _tasks(self.recipe, self._kind, shape) if self.recipe.basis == "dft" else []
             self._tasks[shape, level] = [
-                task for task in able if self._left(shape, level, *task) > _OPEN
-            ]
+                (rule, b) for rule, b in able
+                if (rule.linear or rule.name in self.measured.responses)
+                and self._left(shape, level, rule, b) > _OPEN
+            ]  # fmt: skip
         return self._tasks[shape, level]
 
     def _left(self, shape: tuple[int, ...], level: int, rule: Rule, factor: int) -> float:
@@ -400,8 +429,6 @@ class GridLoss(_OwnLoss):
         grid = self._levels(shape)[1][level - 1]
         there = grid.weight * grid.inside
         known = self._known(torch.ones(1, *shape), level, rule, factor)
-        if known is None:
-            return 0.0
         white = grid.modes(torch.zeros(1, *grid.shape))
         spread = known(white, torch.tensor([self.recipe.window[1] * grid.spacing**2])).spread
         return float((spread**2 * there).sum() / there.sum())

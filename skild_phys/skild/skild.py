@@ -57,12 +57,6 @@ if TYPE_CHECKING:
     from skild_phys.rules import Rule
 
 
-def white_noise(streams: Sequence[Streams], shape: tuple[int, ...], device: torch.device) -> Tensor:
-    """Return standard normal fields (n, *shape) float32, one stream a field."""
-    fields = [s.noise.standard_normal(shape, dtype=np.float32) for s in streams]
-    return torch.from_numpy(np.stack(fields)).to(device)
-
-
 class Given(NamedTuple):
     """What a chain of a batch has besides X_t.
 
@@ -217,7 +211,7 @@ class Scale(NamedTuple):
     low: float = 0.0
 
 
-_Coarser = Callable[[Process], Known | None]
+_Coarser = Callable[[Process], Known]
 """What is known of fields on a grid."""
 
 
@@ -279,7 +273,8 @@ class Skild:
         """Return whitened modes of white noise, one stream a field; on the lattice by default."""
         process = process or self.process
         shape = (*self._components, *process.shape)
-        return process.white(white_noise(streams, shape, self.device))
+        fields = [s.noise.standard_normal(shape, dtype=np.float32) for s in streams]
+        return process.white(torch.from_numpy(np.stack(fields)).to(self.device))
 
     def from_noise(self, lam: float, streams: Sequence[Streams]) -> Tensor:
         """Return noise on the grid of `lam`, as whitened modes: generation's start."""
@@ -325,18 +320,17 @@ class Skild:
             moved = operator.correct(fields.double().cpu().numpy(), values, sigma)
             return torch.from_numpy(moved.astype(np.float32)).to(fields.device)
 
-        on: _Coarser = functools.partial(
-            Known.of, rule, raw, factor, self.process, responses=self.responses
-        )
+        on: _Coarser | None = None
+        if rule.linear is not None or rule.name in self.responses:
+            on = functools.partial(Known, rule, raw, factor, self.process, responses=self.responses)
         lam = float(lambdas[0])
         process = level_at(self.scales, lam).process
-        known = on(process) if process is not self.process else None
-        if known is None:
+        if on is None or process is self.process:
             start = self.from_condition(correct, lam, streams)
         else:
             nothing = torch.zeros(len(raw), *process.kappa2.shape, dtype=torch.complex64)
             far = torch.full((len(raw),), FAR, dtype=torch.float64)
-            guess = known(nothing.to(self.device), far.to(self.device))
+            guess = on(process)(nothing.to(self.device), far.to(self.device))
             y0 = guess.mean + guess.spread * self.white(streams, process)
             start = process.cosine(lam) * y0 + process.sine(lam) * self.white(streams, process)
         how: dict[str, Any] = {"coarser": on, "factor": factor, "stop": stop}
