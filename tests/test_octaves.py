@@ -28,7 +28,7 @@ from skild_phys.rules import TieBreak, coarsen
 from skild_phys.skild.data import SimulationSource
 from skild_phys.skild.equations import STEPS, Process, each
 from skild_phys.skild.levels import grid_sides, lambdas_on_grids
-from skild_phys.skild.losses import Batch, GridLoss
+from skild_phys.skild.losses import Batch, GridLoss, _field_error
 from skild_phys.skild.measured import Measured, measure
 from skild_phys.skild.recipe import Recipe
 from skild_phys.skild.skild import Skild
@@ -218,8 +218,10 @@ def test_without_a_network_every_grid_costs_the_same(
 def test_samples_on_a_grid_know_coarse_lattices_of_their_own() -> None:
     """Of Gaussian fields |Y_0 - E[Y_0 | X_t, y]|^2 has the mean that `spread` says.
 
-    H0: over 180 samples it has; their standard error is 0.0084, so 0.04: 2e-6. Planted, seen to
-    fail: the coarse lattices of other samples; one task for all.
+    H0: over 180 samples it has; their standard error is 0.0084, so 0.04: 2e-6. In the loss all
+    samples have the same unit, then: over 480 the error of v = 0 is 1 per mode, with a standard
+    error of 0.006. Planted, seen to fail: the coarse lattices of other samples; one task for all;
+    the unit of samples of which only X_t is known.
     """
     config = replace(FIELDS, coarse_share=0.75, coarse_factors=(2, 3, 4))
     loss, batches = loss_of(config, Gaussian((24, 36)))
@@ -227,7 +229,7 @@ def test_samples_on_a_grid_know_coarse_lattices_of_their_own() -> None:
     names = [(rule.name, factor) for rule, factor in loss.tasks((24, 36), 1)]
     assert ("spectral", 2) not in names  # nothing is left open
     assert {("block_mean", 4), ("decimate", 2), ("spectral", 3)} <= {*names}
-    random, ratios, spreads = torch.Generator().manual_seed(1), [], set()
+    random, ratios, spreads, errors = torch.Generator().manual_seed(1), [], set(), []
     for x0 in torch.cat(batches).split(16):
         knows, lam = loss.coarse(x0, 1, random), torch.full((16,), 6.0)
         y0 = grid.restricted(grid.lattice_modes(x0))
@@ -243,8 +245,12 @@ def test_samples_on_a_grid_know_coarse_lattices_of_their_own() -> None:
         wrong = (off**2 * counts / guess.spread.clamp(min=0.01) ** 2).sum((1, 2))
         ratios += (wrong / counts.sum((1, 2)))[told].tolist()
         spreads.add(len({one.sum().item() for one in guess.spread[told]}))
+        zero = lambda x, lam: 0.0 * x[:, :1]  # noqa: E731
+        off = _field_error("v", grid, grid.fields(y0), noise, lam, zero, knows)
+        errors += (off.square().sum((1, 2)) / (grid.weight * grid.inside).sum())[told].tolist()
     assert max(spreads) > 3
     assert np.mean(ratios) == pytest.approx(1.0, abs=0.04)
+    assert np.mean(errors) == pytest.approx(1.0, abs=0.03)
 
 
 def test_spectra_of_other_sources_are_measured() -> None:

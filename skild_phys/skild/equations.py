@@ -457,6 +457,11 @@ class Guess(NamedTuple):
         beyond = process.sine(each(lam, output)) * self.spread * process.white(output)
         return self.mean - beyond
 
+    def left(self, process: Process) -> Tensor:
+        """Return the share of the variance of whitened modes given X_t that is left, (n,)."""
+        modes = (process.weight * process.inside).expand_as(self.spread).flatten(1)
+        return (self.spread.flatten(1).square() * modes).sum(1) / modes.sum(1)
+
 
 def evaluate_fields(
     network: Evaluate, kind: str, process: Process, y: Tensor, lam: Tensor,

@@ -120,15 +120,19 @@ def _field_error(
     kind: str, process: Process, x0: Tensor, noise: Tensor, lam: Tensor, network: Evaluate,
     knows: _Knows | None = None,
 ) -> Tensor:  # fmt: skip
-    """Return the network's output for X_t less what it should be, a field."""
+    """Return the network's output for X_t less what it should be, a field.
+
+    Of samples of which more is known than X_t in units of the rms of what that leaves open.
+    """
     y = process.modes(process.forward(x0, lam, noise))
     if knows is None:
         found = evaluate_fields(network, kind, process, y, lam)
         return found - field_target(kind, process, x0, noise, lam)
     guess = knows(y, lam)
     found = evaluate_fields(network, kind, process, y, lam, guess)
-    wrong = guess.moved(found, process, lam) - process.modes(x0)
-    return process.basis.fields(-wrong / process.sine(each(lam, y)))
+    wrong = process.modes(x0) - guess.moved(found, process, lam)
+    unit = each(guess.left(process).clamp(min=_OPEN).sqrt(), y) * process.sine(each(lam, y))
+    return process.basis.fields(wrong / unit.float())
 
 
 class FieldLoss(_OwnLoss):
@@ -427,11 +431,10 @@ class GridLoss(_OwnLoss):
     def _left(self, shape: tuple[int, ...], level: int, rule: Rule, factor: int) -> float:
         """Return the share of the variance on a grid that a coarse lattice leaves open."""
         grid = self._levels(shape)[1][level - 1]
-        there = grid.weight * grid.inside
         known = self._known(torch.ones(1, *shape), level, rule, factor)
         white = grid.modes(torch.zeros(1, *grid.shape))
-        spread = known(white, torch.tensor([self.recipe.window[1] * grid.spacing**2])).spread
-        return float((spread**2 * there).sum() / there.sum())
+        at = torch.tensor([self.recipe.window[1] * grid.spacing**2])
+        return float(known(white, at).left(grid))
 
     def _share(self, x0: Tensor, process: Process, level: int = 0) -> int:
         """Return how many samples the grid of `process` takes: as many as a network has room for.
