@@ -409,7 +409,7 @@ run(sys.argv[3:])
 def test_killed_and_resumed_writes_the_same_rows_and_weights(folder: Path, call: Call) -> None:
     """kill -9 right after a step, after a measurement, and after a checkpoint was written.
 
-    The best weights are not the last: at this rate the loss is 25, then 123 (a change of what is
+    The best weights are not the last: at this rate the loss is 29, then 128 (a change of what is
     drawn may ask for another). Planted, seen to fail: rows
     that a checkpoint sorts by name; best weights that it does not hold.
     """
