@@ -260,6 +260,9 @@ def _check(name: str, value: Any, limits: Any) -> None:
     for one in () if choices is None else value if isinstance(value, tuple) else (value,):
         if one not in choices:
             raise BadInput(name, one, " or ".join(choices))
+    if isinstance(value, tuple) and limits.keys() & _BOUNDS.keys():
+        for one in value:
+            _check(name, one, limits)
     if isinstance(value, int | float):
         bounds = [
             (text.format(limits[key]), holds(value, limits[key]))
