@@ -267,7 +267,7 @@ def generate(
 
     Parameters
     ----------
-    L : side, or sides (Ly, Lx), from noise.
+    L : side, or sides (Ly, Lx) or (Lz, Ly, Lx), from noise.
     samples : how many; None: 100, or all of `truth`.
     truth, factor : each chain starts from the forward marginal of a true configuration, where
         refinement by `factor` would start.

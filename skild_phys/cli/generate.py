@@ -15,8 +15,8 @@ from skild_phys.skild.chain import Chain
 
 
 @click.command()
-@click.option("--L", "side", type=int, help="Side of square lattices.")
-@click.option("--shape", help="LYxLX instead of --L, such as 96x128.")
+@click.option("--L", "side", type=int, help="Side of squares, or of cubes.")
+@click.option("--shape", help="Sides instead of --L, such as 96x128.")
 @click.option("--samples", "-n", type=int, help="Configurations.  [default: 100; with --truth all]")
 @cli.output_option()
 @cli.options_from(Chain, into="chain")
@@ -55,8 +55,9 @@ def command(
 
     if side is not None and shape is not None:
         raise BadInput("L", side, "a side, or --shape")
-    size = side if shape is None else cli.parse_sides("shape", shape, 2)
-    what = Generation(weights_of(checkpoint), chain, L=size, truth=truth, **given)
+    weights = weights_of(checkpoint)
+    size = side if shape is None else cli.parse_sides("shape", shape, 2, weights.dimension)
+    what = Generation(weights, chain, L=size, truth=truth, **given)
     n, sides = what.n_samples, what.shape
     if truth is None:
         name = (checkpoint or shipped_weights()).stem

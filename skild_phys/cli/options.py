@@ -126,13 +126,15 @@ class Errors:
         return ErrorMethod(kind, self.bins, resamples, self.seed)
 
 
-def parse_sides(option: str, text: str, least: int) -> tuple[int, int]:
-    """Return (Ly, Lx) from text such as 96x128; raises BadInput."""
-    words, most = text.lower().split("x"), LARGEST_SIDE[2]
+def parse_sides(option: str, text: str, least: int, dimension: int = 2) -> tuple[int, ...]:
+    """Return (Ly, Lx) from text such as 96x128, or (Lz, Ly, Lx); raises BadInput."""
+    words, most = text.lower().split("x"), LARGEST_SIDE[dimension]
     sides = [int(word) for word in words if word.strip().isdecimal() and len(word) < 10]
-    if len(words) != 2 or len(sides) != 2 or not least <= min(sides) <= max(sides) <= most:
-        raise BadInput(option, text, f"sides from {least} to {most}, LYxLX")
-    return sides[0], sides[1]
+    right = len(words) == len(sides) == dimension
+    if not right or not least <= min(sides) <= max(sides) <= most:
+        named = "x".join(["LZ", "LY", "LX"][-dimension:])
+        raise BadInput(option, text, f"sides from {least} to {most}, {named}")
+    return tuple(sides)
 
 
 def beside(source: Path, words: str, suffix: str = ".zarr", without: str = "") -> Path:

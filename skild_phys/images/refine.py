@@ -348,7 +348,7 @@ def grid(images: NDArray[np.uint8], columns: int | None = None, zoom: int = 1) -
 
 
 def sample_grid(
-    weights: Weights, shape: tuple[int, int], device: torch.device | str = "cpu"
+    weights: Weights, shape: tuple[int, ...], device: torch.device | str = "cpu"
 ) -> bytes:
     """Return a PNG of _SAMPLES fields from noise, always the same noise, in _STEPS evaluations.
 

@@ -196,8 +196,9 @@ class Tuning:
         after 8 iterations at lambda = 0.59 five times nearer its end than with 0.4 and 0.3.
     sure : lambda below which the sign of sqrt(abar) X_t is the spin at all but a few sites; only a
         start at the spins themselves converges there.
-    steps, octave : over grids, evaluations on the lattice, and on each coarser grid. 3, 5 and 10 on
-        the coarser ones gave the same energy and U4 of 512 configurations of 64^2.
+    steps, octave : over grids, evaluations on the lattice, and on each coarser grid, of a chain
+        from noise or from a truth.
+    refine_steps, refine_octave : the same of a chain that refines.
     above : over grids, where a chain that refines starts, in units of where the coarse lattice's
         finest mode is erased (`starting_lambda`): what is farther out costs little.
     flow_above : lambda above which a chain of free spins follows the flow: from 2.8 on, sampling
@@ -219,6 +220,8 @@ class Tuning:
     sure: float = 0.05
     steps: int = 8
     octave: int = 4
+    refine_steps: int = field(default=8, metadata={"late": True})
+    refine_octave: int = field(default=4, metadata={"late": True})
     above: float = 45.0
     flow_above: float = 0.9
     same_temperature: float = 0.005
@@ -277,7 +280,7 @@ class Chain:
         if end is None and weights.output == "logits":
             own = weights.tuning.rule_end.get(rule.name, rule.end_lambda)
             end = None if own is None else max(own, weights.lambda_range[0])
-        return self._lambdas(weights, shape, start, end)
+        return self._lambdas(weights, shape, start, end, refines=True)
 
     def refining_images(self, weights: Weights, factor: float, shape: tuple[int, ...]) -> _Array:
         """Return the lambdas of a chain that refines images by `factor` to `shape`.
@@ -287,9 +290,10 @@ class Chain:
         start = self.lambda_start
         if start is None:
             start = _image_start(weights, factor) if weights.window is None else None
-        return self._lambdas(weights, shape, starting_lambda(factor) if start is None else start)
+        start = starting_lambda(factor) if start is None else start
+        return self._lambdas(weights, shape, start, refines=True)
 
-    def generating(self, weights: Weights, shape: tuple[int, int], factor: int | None) -> _Array:
+    def generating(self, weights: Weights, shape: tuple[int, ...], factor: int | None) -> _Array:
         """Return the lambdas of a chain from noise, or from a truth; raises BadInput.
 
         From noise it starts where no mode is left, or at the largest lambda that the weights have
@@ -317,7 +321,7 @@ class Chain:
 
     def _lambdas(
         self, weights: Weights, shape: tuple[int, ...], start: float | None,
-        end: float | None = None,
+        end: float | None = None, refines: bool = False,
     ) -> _Array:  # fmt: skip
         """Return the lambdas of a chain, over grids or along the schedule of the weights.
 
@@ -341,9 +345,11 @@ class Chain:
             t = schedule.inverse(np.array([first, end]))
             usual = 1 + max(1, round(TIMES * float(t[0] - t[1])))
             return schedule.lambdas(first, end, self.steps or usual)
-        steps = self.steps or tuning.steps
-        grids = (shape, weights.basis, weights.window)
-        lambdas = lambdas_on_grids(*grids, start, end, steps, tuning.octave)
+        steps, octave = tuning.steps, tuning.octave
+        if refines:
+            steps, octave = tuning.refine_steps, tuning.refine_octave
+        steps, grids = self.steps or steps, (shape, weights.basis, weights.window)
+        lambdas = lambdas_on_grids(*grids, start, end, steps, octave)
         if lambdas[-1] > lambdas[-steps]:
             accepted = f"below {lambdas[-steps]:.3g}, where a chain comes to the lattice"
             raise BadInput("lambda_end", end, accepted)

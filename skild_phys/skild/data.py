@@ -41,14 +41,14 @@ class Held(NamedTuple):
 class Source(Protocol):
     """A stream of samples that can be stopped and resumed at the same place."""
 
-    shape: tuple[int, int]
+    shape: tuple[int, ...]
     channels: int
     """Of images; 0 for lattices, which have none."""
     n_samples: int | None
     """Number of different samples; None where there is no end of them."""
 
     def next(self, n: int, part: slice = _EVERY) -> NDArray[np.generic]:
-        """Return `part` of the next `n` samples, (n, Ly, Lx) or (n, channels, Ly, Lx)."""
+        """Return `part` of the next `n` samples, (n, *shape) or (n, channels, Ly, Lx)."""
 
     def identity(self) -> dict[str, Any]:
         """Return, for JSON, what no other stream has."""
@@ -92,7 +92,8 @@ class SimulationSource:
         more: Sequence[tuple[int, int]] = (),
     ) -> None:
         every = default_every(side, temperature)
-        self.shape, self.shapes = (side, side), ((side, side), *more)
+        self.shape: tuple[int, ...] = (side, side)
+        self.shapes = ((side, side), *more)
         self.temperature, self.clusters, self.threads = temperature, clusters or every, threads
         self.seed, self.burn_in = seed, max(200, 10 * every) if burn_in is None else burn_in
         # As many chains of each shape as have the sites of a batch of the first.
@@ -167,10 +168,11 @@ class _StoreSource:
     """
 
     def __init__(self, store: Lattices | ImageLattices, seed: int, held: int = 0) -> None:
-        if store.n_samples < 1 or len(store.shape) != 2 or min(store.shape) < 2:
-            raise BadInput("lattices", str(store.path), "a sample or more, of 2 x 2 sites or more")
-        height, width = store.shape
-        self.store, self.seed, self.shape = store, seed, (height, width)
+        if store.n_samples < 1 or len(store.shape) not in (2, 3) or min(store.shape) < 2:
+            accepted = "a sample or more, in two or three dimensions, of sides from 2 on"
+            raise BadInput("lattices", str(store.path), accepted)
+        self.store, self.seed = store, seed
+        self.shape: tuple[int, ...] = tuple(store.shape)
         self.held, last = held, store.n_samples - held
         self.n_samples: int | None = last
         self.channels: int = store.channels

@@ -88,6 +88,8 @@ class Fit:
         if recipe.initial and initial is None:
             raise BadInput("initial", recipe.initial, "initial= and the weights of this SHA-256")
         source, system = training_source(lattices, recipe)
+        if recipe.sample_every and len(source.shape) != 2:
+            raise BadInput("sample_every", recipe.sample_every, "0 in three dimensions")
         return cls(recipe, source, system, initial, tuple(map(Path, given)), threads)
 
     def run(
@@ -97,7 +99,7 @@ class Fit:
         *,
         overwrite: bool = False,
         watch: _Watch = lambda trainer: nullcontext(_UNSEEN),
-        sample: Callable[[Weights, tuple[int, int], torch.device], bytes] | None = None,
+        sample: Callable[[Weights, tuple[int, ...], torch.device], bytes] | None = None,
     ) -> dict[str, Any] | None:
         """Train, or resume, and write the weights to `output`; of several processes the first.
 

@@ -42,7 +42,7 @@ class Generation:
 
     Parameters
     ----------
-    L : side, or sides (Ly, Lx), from noise.
+    L : side, or sides (Ly, Lx) or (Lz, Ly, Lx), from noise.
     samples : how many; None for 100, or all of `truth`.
     truth : what the weights are of. `split` of its images: train or test.
 
@@ -77,11 +77,12 @@ class Generation:
         if self.truth is None:
             if factor is not None:
                 raise BadInput("factor", factor, "a factor only with truth=")
-            both = tuple(L) if isinstance(L, Sequence) else (L, L)
-            if L is None or len(both) != 2:
-                raise BadInput("L", L, "a side, or sides (Ly, Lx)")
-            height, width = (check_whole("L", side, 2, LARGEST_SIDE[2]) for side in both)
-            self.shape, self.n_samples = (height, width), samples or 100
+            d = weights.dimension
+            own = tuple(L) if isinstance(L, Sequence) else (L,) * d
+            if L is None or len(own) != d:
+                raise BadInput("L", L, f"a side, or {d} sides, as the weights are of {d}D")
+            self.shape = tuple(check_whole("L", side, 2, LARGEST_SIDE[d]) for side in own)
+            self.n_samples = samples or 100
             return
         if L is not None:
             raise BadInput("L", L, "no size with truth=, whose size it is")
@@ -90,7 +91,7 @@ class Generation:
         most = self.truth.n_samples
         if samples is not None and samples > most:
             raise BadInput("samples", samples, f"at most {most}, what {self.truth.path} holds")
-        self.shape = (self.truth.shape[0], self.truth.shape[1])
+        self.shape = tuple(self.truth.shape)
         self.n_samples = samples or most
 
     def run(self, output: AnyPath | None, run: Run) -> tuple[Filled, list[str]]:
@@ -156,18 +157,19 @@ def _field(weights: Weights) -> str:
 
 def _opened(truth: Source, split: str | None, weights: Weights) -> Lattices | ImageLattices:
     store, wanted = open_lattices(truth, repeats=True), _field(weights)
-    if len(store.shape) != 2 or store.field != wanted or store.channels != weights.channels:
-        many = f" of {weights.channels} channels" if weights.channels else ""
-        raise BadInput("truth", str(store.path), f"a store of 2D '{wanted}'{many}")
-    if weights.channels:
+    d, channels = weights.dimension, weights.channels
+    if (len(store.shape), store.field, store.channels) != (d, wanted, channels):
+        many = f" of {channels} channels" if channels else ""
+        raise BadInput("truth", str(store.path), f"a store of {d}D '{wanted}'{many}")
+    if channels:
         return ImageLattices(store, split)
     weights.check_fit(store.attrs, store.path)
     return store
 
 
-def _warnings(weights: Weights, shape: tuple[int, int]) -> list[str]:
+def _warnings(weights: Weights, shape: tuple[int, ...]) -> list[str]:
     """Return what to mind of fields from noise, by the sides that the weights were trained on."""
-    known = weights.system.get("shape") or [weights.system.get("side")] * 2
+    known = weights.system.get("shape") or [weights.system.get("side")] * len(shape)
     found = []
     if weights.window is None and None not in known and list(shape) != list(known):
         one, other = (" x ".join(map(str, sides)) for sides in (shape, known))
@@ -178,8 +180,8 @@ def _warnings(weights: Weights, shape: tuple[int, int]) -> list[str]:
     longest = max((ratios[-1] for ratios, _ in getattr(weights.spectrum, "tori", ())), default=0)
     if longest and max(shape) > 1.1 * longest * min(shape):
         found.append(
-            "{} x {} from noise by weights trained on aspect ratios".format(*shape)
-            + f" up to {longest:g}: the longest waves, and all that depends on them, are biased"
+            f"{' x '.join(map(str, shape))} from noise by weights trained on aspect ratios"
+            f" up to {longest:g}: the longest waves, and all that depends on them, are biased"
         )
     return found
 
@@ -190,7 +192,7 @@ class _Generate:
 
     weights: Weights
     lambdas: NDArray[np.float64]
-    shape: tuple[int, int]
+    shape: tuple[int, ...]
     sampler: Any
     device: str
     seed: int

@@ -132,7 +132,7 @@ class Quality:
     """
 
     def __init__(
-        self, recipe: Recipe, system: Mapping[str, Any], held: Held, shape: tuple[int, int],
+        self, recipe: Recipe, system: Mapping[str, Any], held: Held, shape: tuple[int, ...],
         channels: int = 0,
     ) -> None:  # fmt: skip
         self.recipe, self._attrs, self.shape = recipe, dict(system), shape

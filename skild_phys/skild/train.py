@@ -215,7 +215,7 @@ class Trainer:
         Raises BadInput.
         """
         own = {name: getattr(self.recipe, name) for name in ("network", "output", "basis")}
-        own |= {"channels": self.source.channels}
+        own |= {"channels": self.source.channels, "dimension": len(self.source.shape)}
         for name, mine in own.items():
             theirs = getattr(weights, name)
             if theirs != mine:
@@ -404,7 +404,7 @@ class Trainer:
         channels = self.source.channels
         return Weights.of(
             c, tensors, measured.spectrum, measured.couplings, channels, system, record,
-            measured.responses,
+            measured.responses, len(self.source.shape),
         )  # fmt: skip
 
     def save(self, path: Path) -> None:

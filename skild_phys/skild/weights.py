@@ -149,7 +149,7 @@ class Weights:
     def of(
         cls, recipe: Recipe, tensors: dict[str, Tensor], spectrum: Spectrum,
         couplings: Couplings, channels: int, system: dict[str, Any], training: dict[str, Any],
-        responses: Mapping[str, Response] = MappingProxyType({}),
+        responses: Mapping[str, Response] = MappingProxyType({}), dimension: int = 2,
     ) -> Weights:  # fmt: skip
         """Return weights of what `recipe` describes."""
         c = recipe
@@ -162,7 +162,8 @@ class Weights:
         return cls(
             tensors, c.network, spectrum, c.output, reach, system, training, c.basis, couplings,
             c.network_from, c.symmetries, channels, c.kappa_c, c.lambdas, c.tuning,
-            window=(c.window[0], c.window[1]) if c.over_grids else None, responses=responses,
+            dimension=dimension, responses=responses,
+            window=(c.window[0], c.window[1]) if c.over_grids else None,
         )  # fmt: skip
 
     def check_fit(
@@ -237,7 +238,8 @@ class Weights:
         network = self._untrained()
         network.load_state_dict(self.tensors)
         network.to(device).cast(dtype or network_dtype(device))
-        return network.to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload, no-any-return]
+        layout = getattr(network, "memory_format", torch.channels_last)
+        return network.to(memory_format=layout).eval()  # type: ignore[call-overload, no-any-return]
 
     def _untrained(self) -> Network:
         if self.network is None:
