@@ -63,11 +63,11 @@ def command(
 
     STORE is a store of this program, or any .npy or Zarr array of shape (n, y, x) or (n, z, y, x);
     for spins its numbers are -1 and +1, for fields the recipe says output = "v". A checkpoint lies
-    beside OUTPUT while the run lasts; the same command, without --overwrite, resumes from it, to the same
-    bytes as if it had never stopped (CPU, same number of threads). Loss, gradient norm, rate and
-    pace are kept beside the weights as CSV, and for TensorBoard where that is installed; so is
-    what the averaged weights do on held-out samples, measured every 250 steps, or 2% of them. Those
-    of the least held-out loss are written. On several GPUs (recipes with a table [lambdas]):
+    beside OUTPUT while the run lasts; the same command, without --overwrite, resumes from it, to
+    the same bytes as if it had never stopped (CPU, same number of threads). Loss, gradient norm,
+    rate and pace are kept beside the weights as CSV, and for TensorBoard where that is installed;
+    so is what the averaged weights do on held-out samples, measured every 250 steps, or 2% of them.
+    Those of the least held-out loss are written. On several GPUs (recipes with a table [lambdas]):
 
     \b
     torchrun --nproc-per-node 8 -m skild_phys train STORE --preset cifar10 --device cuda -o W

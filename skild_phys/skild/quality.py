@@ -40,7 +40,7 @@ from skild_phys.store.layout import Layout
 
 _HELD = 256  # configurations that a running simulation holds out; stores at most as many
 _BATCHES = 4  # of the held-out loss, always the same: few show a change of the network
-_RULE, _FACTORS = RULES["block_mean"], (4, 2, 3)  # by the first that divides the sides
+_RULE, _FACTOR = RULES["block_mean"], 4  # by what the recipe has nearest to it
 _COST = 125  # training samples that pay for a refinement and a configuration from noise: 5%
 _FEWEST, _MOST = 8, 256  # of these
 _PIECE = 2**16  # sites of configurations that are made at once
@@ -184,7 +184,8 @@ class Quality:
         paid = recipe.measured_every * min(recipe.batch, recipe.sites / each) / _COST
         self.number = recipe.quality_samples or max(_FEWEST, min(_MOST, int(paid)))
         self._paired = np.arange(held.n_samples) < self.number
-        self._factor = next((b for b in _FACTORS if not any(side % b for side in shape)), 0)
+        able = [b for b in recipe.coarse_factors if not any(side % b for side in shape)]
+        self._factor = min(able, key=lambda b: abs(math.log(b / _FACTOR)), default=0)
         if self._factor:
             self._coarse = _RULE.coarsen(held.read(0, self.number), self._factor)
         else:
