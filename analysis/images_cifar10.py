@@ -44,8 +44,8 @@ FOLDER, CIFAR10, PHOTOS, VGG, WEIGHTS = map(Path, sys.argv[1:6])
 N = int(sys.argv[6]) if len(sys.argv) > 6 else 1000
 MODELS = {"skild": "cifar10-small", "ddpm": "cifar10-small-ddpm"}
 CALLS, MANY = (10, 20, 50, 100), 1000
-STEPS = ("angle2", "ancestral")
-FEW_FOR_MANY = {"skild": "angle2", "ddpm": "ancestral"}
+STEPS = ("angle3", "ancestral")
+FEW_FOR_MANY = {"skild": "angle3", "ddpm": "ancestral"}
 """The sampler that is also run with MANY evaluations."""
 SEED, FACTORS, SR_CALLS, SR_TEST = 20261126, (2, 4, 8), 20, 256
 NAMES = ("astronaut.png", "chelsea.png", "coffee.png", "motorcycle_left.png", "rocket.jpg")
@@ -117,7 +117,7 @@ def shells(some: list[np.ndarray]) -> list:
 
 data, table = shells(images), []
 for model in MODELS:
-    store = ImageLattices(open_store(FOLDER / f"{model}-angle2-100.zarr"))
+    store = ImageLattices(open_store(FOLDER / f"{model}-angle3-100.zarr"))
     for k, (ours, theirs) in enumerate(
         zip(shells([store.read(*span) for span in store.batches()]), data)
     ):

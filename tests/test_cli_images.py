@@ -81,7 +81,7 @@ def test_from_a_folder_to_scores(folder: Path, call: Call, monkeypatch: pytest.M
     assert code == 0, err
     samples = open_store(folder / "g.zarr")
     assert (samples.field, samples.channels, samples.shape) == ("image", 3, (16, 20))
-    assert samples.attrs["sampler"] == "angle2"
+    assert samples.attrs["sampler"] == "angle3"
     words = ["generate", "--checkpoint", "w.safetensors", "--truth", "i.zarr", "--split", "test",
              "--factor", 2, "--steps", 4, "-o", "p.zarr"]  # fmt: skip
     assert call(*words)[0] == 0

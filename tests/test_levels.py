@@ -222,7 +222,7 @@ def streams_of(n: int, seed: int = 7) -> list[Streams]:
 
 @pytest.mark.statistical
 @lattices
-@pytest.mark.parametrize("sampler", ["angle1", "angle2", "stochastic"])
+@pytest.mark.parametrize("sampler", ["angle1", "angle3", "stochastic"])
 @torch.inference_mode()
 def test_gaussian_fields_from_noise_have_their_spectrum(
     basis: str, shape: tuple[int, ...], sampler: str
@@ -260,7 +260,7 @@ def test_faults_at_a_change_of_grid_are_caught(fault: str) -> None:
 
         levels.append(Level(process, denoise, noise, low))
     lambdas = lambdas_on_grids(shape, "dft", WINDOW, None, 0.1, 2, 2)
-    first, step = level_at(levels, float(lambdas[0])).process, make_step("angle2")
+    first, step = level_at(levels, float(lambdas[0])).process, make_step("angle3")
     y = first.white(torch.randn((n, *first.shape), generator=random))
     y, last = run_chain(levels, y, lambdas, step)
     fields = torch.from_numpy(np.asarray(last.last(step, y)))
@@ -316,7 +316,7 @@ def test_chains_from_truths_on_a_coarser_grid(basis: str, shape: tuple[int, ...]
 def test_what_is_known_of_the_lattice_alone_is_not_asked_of_grids() -> None:
     """`correct` without `coarser` acts on the lattice. Planted, seen to fail: on every grid."""
     shape, streams = (12, 20), streams_of(3)
-    skild, operator = gaussian_skild("dft", shape, "angle2"), RULES["decimate"].operator(shape, 2)
+    skild, operator = gaussian_skild("dft", shape, "angle3"), RULES["decimate"].operator(shape, 2)
     values = operator.apply(white(3, shape, 5).double().numpy())
 
     def correct(fields: torch.Tensor, sigma: Array) -> torch.Tensor:
@@ -417,7 +417,7 @@ def test_the_response_of_independent_spins() -> None:
 
 @pytest.mark.statistical
 @torch.inference_mode()
-@pytest.mark.parametrize("sampler", ["angle2", "stochastic"])
+@pytest.mark.parametrize("sampler", ["angle3", "stochastic"])
 def test_refined_gaussian_fields_have_the_spread_that_y_leaves(sampler: str) -> None:
     """E|x - E[x | y]|^2 of refined fields is that of the truths; 0.03 are 6 standard errors.
 
@@ -444,7 +444,7 @@ def test_a_refinement_starts_from_what_y_and_the_spectrum_say() -> None:
     Within 5 and 6 standard errors. Planted, seen to fail: E[Y_0 | y] alone; cos(theta) forgotten.
     """
     shape, n, lam, seen = (12, 24), 6000, 20.0, []
-    skild, rule = gaussian_skild("dft", shape, "angle2"), RULES["block_mean"]
+    skild, rule = gaussian_skild("dft", shape, "angle3"), RULES["block_mean"]
 
     def look(process: Process, y: torch.Tensor, *rest: Any) -> torch.Tensor:
         seen.append((process, y))

@@ -149,7 +149,7 @@ def test_spins_from_kept_modes_come_near_them(tmp_path: Path, factor: int, side:
     assert misfit < 0.5
 
 
-@pytest.mark.parametrize("sampler", ["ancestral", "angle1", "angle2"])
+@pytest.mark.parametrize("sampler", ["ancestral", "angle1", "angle3"])
 @pytest.mark.parametrize("rule", ["block_mean", "majority", "decimate"])
 def test_every_sampler_keeps_the_constraint(tmp_path: Path, sampler: str, rule: str) -> None:
     coarse = coarse_input(critical_lattices(2, 16), rule, 4)

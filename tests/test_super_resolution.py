@@ -76,7 +76,7 @@ def test_gaussian_images_are_drawn_given_the_low_resolution_exactly(
 
 
 @pytest.mark.parametrize("schedule", [SCHEDULE, None])
-@pytest.mark.parametrize("sampler", ["stochastic", "angle2", "ancestral"])
+@pytest.mark.parametrize("sampler", ["stochastic", "angle3", "ancestral"])
 def test_what_comes_out_gives_the_low_resolution_back(
     sampler: str, schedule: Schedule | None
 ) -> None:
@@ -128,9 +128,9 @@ def test_from_store_to_store(tmp_path: Path) -> None:
     again = one.read(0, 5).reshape(5, 3, 8, 2, 8, 2).mean((3, 5))
     assert np.abs(again - low.read(0, 5)).max() <= 0.5 + 0.05
     assert refine_images(low, tmp_path / "b.zarr", spec, weights, Run())[0].made == 0
-    own = replace(spec, sampler=STEPS["angle2"])
+    own = replace(spec, sampler=STEPS["angle3"])
     refine_images(low, tmp_path / "own.zarr", own, weights, Run())
-    named = replace(spec, sampler="angle2")
+    named = replace(spec, sampler="angle3")
     refine_images(low, tmp_path / "named.zarr", named, weights, Run())
     by_object, by_name = open_store(tmp_path / "own.zarr"), open_store(tmp_path / "named.zarr")
     assert np.array_equal(by_object.read(0, 5), by_name.read(0, 5))

@@ -327,7 +327,7 @@ class _Refine:
 
 _GAP, _PAPER = 2, 255  # pixels between images, and their grey
 _SAMPLES = 36
-_STEPS = {"ancestral": 100, "stochastic": 40, "angle2": 20}
+_STEPS = {"ancestral": 100, "stochastic": 40, "angle3": 20}
 
 
 def grid(images: NDArray[np.uint8], columns: int | None = None, zoom: int = 1) -> Image.Image:

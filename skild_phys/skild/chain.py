@@ -252,8 +252,8 @@ class Chain:
     )
     sampler: str | Step | None = option(
         None,
-        "stochastic, mixed, ancestral (the paper's), angle1 or angle2.  [default: mixed of spins,"
-        " angle2 of v, ancestral of eps]",
+        "stochastic, mixed, ancestral (the paper's), angle1 or angle3.  [default: mixed of spins,"
+        " angle3 of v, ancestral of eps]",
     )
     lambda_start: float | None = option(None, "Where it starts, in sites squared.")
     lambda_end: float | None = option(None, "Where its last evaluation is, in sites squared.")
@@ -317,7 +317,7 @@ class Chain:
             return self.sampler
         if weights.output == "logits":
             return "mixed"
-        return "ancestral" if weights.output in ("eps", "white_eps") else "angle2"
+        return "ancestral" if weights.output in ("eps", "white_eps") else "angle3"
 
     def _lambdas(
         self, weights: Weights, shape: tuple[int, ...], start: float | None,

@@ -244,7 +244,10 @@ class Posterior(Protocol):
 
 
 class Step(Protocol):
-    """One step; an instance serves one chain, in order of falling lambda."""
+    """One step; an instance serves one chain, in order of falling lambda.
+
+    One that remembers may have a method `begin`, called where a chain comes to a finer grid.
+    """
 
     def __call__(
         self, process: Process, y: Tensor, posterior: Posterior, lam: float, to: float, noise: Noise
@@ -279,48 +282,63 @@ def _angle1(
     """Y' = Y - d v with d = theta - theta': Euler's step of the probability flow dY / d theta = v.
 
     v = E[cos(theta) eps - sin(theta) Y_0 | X_t] is zero for a Gaussian field with spectrum P, so
-    that this and `angle2` are exact for it at any number of steps. The step is straight in theta,
+    that this and `angle3` are exact for it at any number of steps. The step is straight in theta,
     not DDIM's rotation cos(d) Y - sin(d) v, which is exact where X_0 is known and shrinks a
     Gaussian field by cos(d) each step.
     """
     return y - process.angle_between(lam, to) * process.velocity(y, posterior.mean(), lam)
 
 
-class _Angle2:
-    """Y' = Y - d (v + (v - v_before) d / (2 d_before)): Adams-Bashforth of variable step.
+class _Angle3:
+    """Y' = Y - d (v + (v - v_before) d / (2 d_before)), taken again once v at Y' is known.
 
-    The first step of a chain is Euler's. So is a mode's step where its angle moved by far less
-    before: theta stays at pi / 2 until the mode's transition.
+    Adams-Bashforth of second order and variable step; before the next one, Adams-Moulton of third
+    order in its place, which needs no evaluation of its own. The first step of a chain is Euler's,
+    and so is a mode's step where its angle moved by far less before: theta stays at pi / 2 until
+    the mode's transition. A finer grid begins anew, as its network has errors of its own.
     """
 
     _MOST = 4.0  # largest ratio of successive angles at which a slope is still extrapolated
-    _before: tuple[Tensor, Tensor] | None = None
+
+    def __init__(self) -> None:
+        self.begin()
+
+    def begin(self) -> None:
+        """Forget the steps so far."""
+        self._past: list[tuple[Tensor, Tensor]] = []
+        self._from: Tensor | None = None
 
     def __call__(
         self, process: Process, y: Tensor, posterior: Posterior, lam: float, to: float, noise: Noise
     ) -> Tensor:
         d, v = process.angle_between(lam, to), process.velocity(y, posterior.mean(), lam)
-        slope = v
-        if self._before is not None:
-            v_before, d_before = self._before
-            ratio = d / d_before.clamp(min=1e-30)
-            slope = v + (v - v_before) * (0.5 * ratio * (ratio < self._MOST))
-        self._before = (v, d)
+        y, slope = self._again(y, v), v
+        if self._past:
+            v_before, d_before = self._past[-1]
+            slope = v + 0.5 * self._ratio(d, d_before) * (v - v_before)
+        self._past, self._from = [*self._past[-1:], (v, d)], y
         return y - d * slope
 
-    def lift(self, coarse: Process, fine: Process) -> None:
-        """Go on with a finer grid: modes that the coarse one lacks have not moved yet."""
-        if self._before is not None:
-            rest = (
-                torch.zeros(*one.shape[: -len(fine.shape)], *fine.kappa2.shape).to(one)
-                for one in self._before
-            )
-            v, d = (coarse.lifted(one, fine, zero) for one, zero in zip(self._before, rest))
-            self._before = (v, d)
+    def _again(self, y: Tensor, v: Tensor) -> Tensor:
+        """Return what the last step, to `y`, should have come to, now that `v` is known there."""
+        if self._from is None:
+            return y
+        v0, d = self._past[-1]
+        mean = 0.5 * (v0 + v)
+        if len(self._past) > 1:
+            v_before, d_before = self._past[-2]
+            ratio = self._ratio(d, d_before)
+            curved = (v - v0) - ratio * (v0 - v_before)
+            mean = mean - ratio / (6.0 * (1.0 + ratio)) * curved
+        return self._from - d * mean
+
+    def _ratio(self, d: Tensor, d_before: Tensor) -> Tensor:
+        ratio = d / d_before.clamp(min=1e-30)
+        return torch.where(ratio < self._MOST, ratio, 0.0)
 
 
-class _Mixed(_Angle2):
-    """`stochastic` where posteriors do not flow, as of spins, and `angle2` elsewhere."""
+class _Mixed(_Angle3):
+    """`stochastic` where posteriors do not flow, as of spins, and `angle3` elsewhere."""
 
     def __call__(
         self, process: Process, y: Tensor, posterior: Posterior, lam: float, to: float, noise: Noise
@@ -334,7 +352,7 @@ STEPS: dict[str, Step | type[Step]] = {
     "mixed": _Mixed,
     "ancestral": _ancestral,
     "angle1": _angle1,
-    "angle2": _Angle2,
+    "angle3": _Angle3,
 }
 """The steps by name; one more is one more entry: a class, made without arguments for each chain, or
 a step itself, a function or an instance, which each chain takes a copy of. A function that makes
@@ -406,8 +424,8 @@ def run_chain(
             raise Interrupted("interrupted")
         if (finer := level_at(levels, float(lam))) is not level:
             y = level.process.lifted(y, finer.process, finer.noise())
-            if hasattr(step, "lift"):
-                step.lift(level.process, finer.process)
+            if hasattr(step, "begin"):
+                step.begin()
             level = finer
         posterior = level.denoise(y, float(lam))
         if index + 1 == len(lambdas):
