@@ -29,7 +29,8 @@ FOLDER, CIFAR10, HERE = Path(sys.argv[1]), Path(sys.argv[2]), Path(__file__).par
 DISTANCES = pd.read_csv(HERE.parent / "analysis" / "images_cifar10.csv")
 SPECTRA = pd.read_csv(HERE.parent / "analysis" / "images_spectra.csv")
 LABELS = {"skild": "SKILD", "ddpm": "white noise (DDPM)"}
-STEPS = {"angle2": "flow", "ancestral": "ancestral"}
+FLOW = next(name for name in DISTANCES["sampler"].dropna() if name.startswith("angle"))
+STEPS = {FLOW: "flow", "ancestral": "ancestral"}
 DIRECTIONS = ("intensity", "first colour", "second colour")
 
 # %% Distance against network evaluations; spectra of the samples
@@ -72,7 +73,7 @@ def images(name: str, n: int) -> np.ndarray:
 
 real = ImageLattices(open_store(CIFAR10), "test")
 rows = [pixels_of(np.concatenate([real.read(i, i + 1) for i in range(0, 16 * 617, 617)]))]
-rows += [images(f"{model}-angle2-100", 16) for model in LABELS]
+rows += [images(f"{model}-{FLOW}-100", 16) for model in LABELS]
 grid(np.concatenate(rows), 16, zoom=2).save(HERE / "images-samples.png")
 
 factors = (2, 2.5, 3, 4, 6, 8)

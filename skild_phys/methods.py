@@ -280,6 +280,9 @@ class SKILD(Chain, Method):
             raise BadInput("method", self.name, accepted)
         if not spins:
             coarse.rule.operator(coarse.fine_shape, coarse.factor)
+            if coarse.read(0, 1).ndim > 1 + dimension:
+                held = f"{coarse.path}, of several components"
+                raise BadInput("coarse", held, "fields of one number per site")
         if self.polish and not (spins and coarse.rule.exact):
             accepted = f"0, unless spins are refined by {_exact_rules()}"
             raise BadInput("polish", self.polish, accepted)

@@ -10,7 +10,12 @@ import pytest
 from numpy.typing import NDArray
 from skild_helpers import TC
 
+from skild_phys.errors import BadInput
+from skild_phys.models import MODELS
+from skild_phys.rng import kernel_state
 from skild_phys.rules import coarsen
+from skild_phys.simulation.wolff import wolff
+from skild_phys.skild import measured
 from skild_phys.skild.data import SimulationSource
 from skild_phys.skild.measured import SIGNIFICANT, beyond_pairs, fit_couplings
 from skild_phys.skild.spins import Couplings
@@ -177,3 +182,21 @@ def test_more_than_pairs_is_found() -> None:
 
 def test_one_batch_has_no_error() -> None:
     assert np.isnan(beyond_pairs(ising(TC, 1), Couplings())).all()
+
+
+@pytest.mark.statistical
+def test_many_couplings_in_three_dimensions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nine kinds of pairs within reach 2, of which next to no two sites have the same: some sites
+    are enough. H0: J = 1 / Tc, to 5 standard errors of 0.009: 6e-7 a pair."""
+    monkeypatch.setattr(measured, "_SITES", 2**11)
+    temperature, spins = MODELS["ising3d"].critical_temperature, np.ones((6, 6, 6), dtype=np.int8)
+    state, drawn = kernel_state(7), []
+    for _ in range(16 * 24):
+        wolff(spins, temperature, state, 15)
+        drawn.append(spins.copy())
+    fitted = fit_couplings([np.stack(drawn[i::16]) for i in range(16)])
+    assert {(0, 0, 1), (0, 1, 0), (1, 0, 0)} <= {*fitted.offsets}
+    found = dict(zip(fitted.offsets, fitted.values, strict=True))
+    assert found[0, 0, 1] == pytest.approx(1.0 / temperature, abs=0.045)
+    with pytest.raises(BadInput, match=r"couplings_reach: 2.*a smaller one, or symmetries with"):
+        fit_couplings([np.stack(drawn[:4])], symmetric=False)

@@ -42,7 +42,7 @@ CONFIG = Recipe(
     side=16, steps=9, batch=8, warmup=4, spectrum_batches=6, ema=0.5, network=GRIDS,
     spectrum="torus", shapes=(8, 8, 8, 32), sites=512,
 )  # fmt: skip
-FIELDS = replace(CONFIG, output="v", field_weight=1.0)
+FIELDS = replace(CONFIG, output="v")
 
 
 def source(config: Recipe = CONFIG, threads: int = 1) -> SimulationSource:

@@ -22,10 +22,10 @@ from skild_phys.errors import BadInput, Interrupted
 from skild_phys.measurement.measure import measure
 from skild_phys.skild.chain import SCHEDULES
 from skild_phys.skild.data import SimulationSource, training_source
-from skild_phys.skild.fit import _scalars
+from skild_phys.skild.fit import _scalars, _tensorboard
 from skild_phys.skild.quality import Quality
 from skild_phys.skild.recipe import Recipe, read_recipe
-from skild_phys.skild.train import Row, Trainer, train
+from skild_phys.skild.train import Ranks, Row, Trainer, train
 from skild_phys.skild.weights import load_weights
 from skild_phys.store import create_store, open_lattices
 
@@ -163,7 +163,7 @@ def test_fields_and_images_have_their_own(folder: Path) -> None:
     """Fields: phi^2 and phi^4; their generation too. One grid for all: the loss alone."""
     rng = np.random.default_rng(1)
     np.save(folder / "f.npy", rng.normal(size=(80, 16, 16)).astype(np.float32))
-    config = recipe(folder, output="v", field_weight=1.0)
+    config = recipe(folder, output="v")
     source, system = training_source(folder / "f.npy", config)
     run = Trainer(config, source)
     quality = run.quality = Quality.of(config, source, system)
@@ -474,6 +474,13 @@ def test_tensorboard_has_them(folder: Path, call: Call) -> None:
         assert kept == [
             (int(row["step"]), pytest.approx(float(row[name]), rel=1e-6)) for row in rows
         ]
+    run = trainer_of(recipe(folder))
+    run.rows = [{"step": step, "loss": 0.1} for step in (4, 8, 12)]
+    with _tensorboard(folder / "again.safetensors", Ranks(), 4) as write:  # a run that goes on
+        write(run)
+    events = EventAccumulator(str(folder / "again.tensorboard"))
+    events.Reload()
+    assert [one.step for one in events.Scalars("quality/loss")] == [8, 12]
 
 
 def test_help_names_them(call: Call) -> None:

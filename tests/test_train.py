@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from skild_helpers import TC, TINY, critical_lattices
+from skild_helpers import TC, TINY, critical_lattices, tiny_weights
 
+import skild_phys as sp
 from skild_phys.errors import BadInput, Interrupted, OutputTaken, StoreError, WeightsError
 from skild_phys.models import MODELS
 from skild_phys.models.exact import kaufman_energy, kaufman_specific_heat
@@ -20,7 +21,13 @@ from skild_phys.rules import RULES, coarsen
 from skild_phys.rules.conditions import Blocks
 from skild_phys.skild import train as module
 from skild_phys.skild.chain import SCHEDULES
-from skild_phys.skild.data import SimulationSource, Source, _StoreSource, symmetry
+from skild_phys.skild.data import (
+    SimulationSource,
+    Source,
+    _StoreSource,
+    symmetry,
+    training_source,
+)
 from skild_phys.skild.losses import GridLoss, _drawn_groups, _Group, _SpinLoss
 from skild_phys.skild.measured import measure
 from skild_phys.skild.networks import SYMMETRIES
@@ -662,3 +669,27 @@ def test_a_run_that_diverges_stops(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="at step 3 the loss is nan"):
         train(trainer, tmp_path / "c")
     assert Trainer.resume(tmp_path / "c", replace(CONFIG, save_every=2), source()).step == 2
+
+
+def test_weights_with_other_grids_are_no_start() -> None:
+    trainer = Trainer(replace(CONFIG, output="v"), source())
+    with pytest.raises(BadInput, match=r"window = None.*weights with a grid for every scale"):
+        trainer.start_from(replace(tiny_weights("v"), window=None))
+
+
+def test_fields_of_several_components_are_refused(tmp_path: Path) -> None:
+    """By training, refinement and the paper's protocol, with one line each."""
+    values = np.random.default_rng(1).normal(size=(64, 2, 8, 8)).astype(np.float32)
+    with create_store(
+        tmp_path / "xy.zarr", field="field", n_samples=64, shape=(8, 8), chunk=64, components=2,
+        attrs={}, variables=(),
+    ) as writer:  # fmt: skip
+        writer.commit({"field": values})
+    with pytest.raises(BadInput, match=r"of 2 components.*one number per site"):
+        training_source(tmp_path / "xy.zarr", replace(CONFIG, output="v"))
+    weights = tiny_weights("v")
+    coarse = sp.coarsen(tmp_path / "xy.zarr", 2, output=tmp_path / "coarse.zarr")
+    with pytest.raises(BadInput, match=r"of several components.*one number per site"):
+        sp.refine(coarse, checkpoint=weights, any_system=True)
+    with pytest.raises(BadInput, match="one number per site"):
+        sp.generate(truth=tmp_path / "xy.zarr", factor=2, checkpoint=weights)

@@ -46,6 +46,14 @@ def coarse_shape(shape: Shape, factor: int) -> Shape:
     return tuple(side // factor for side in shape)
 
 
+def whole_modes(half: NDArray[Any], shape: Shape) -> NDArray[Any]:
+    """Return what modes of `rfftn` have, (.., *modes), for all modes of `fftn`."""
+    mirror = np.arange(1, (shape[-1] + 1) // 2)[::-1]
+    opposite = [-np.arange(side) % side for side in shape[:-1]]
+    mirrored: Any = (..., *np.ix_(*opposite, mirror))
+    return np.concatenate([half, half[mirrored]], axis=-1)
+
+
 @functools.cache
 def corners(factor: int, dimension: int, at: int = 0) -> Any:
     """Return the index of the site (at, at, ..) of every block, of arrays and tensors."""
@@ -125,11 +133,8 @@ class Operator(ABC):
         missing = np.fft.fftn(y - self.apply(x), axes=self._axes, norm="ortho")
         scaled = np.asarray(sigma, dtype=np.float64) / max(float(np.max(sigma)), 1e-300)
         seen = np.abs(self.transfer) ** 2 * scaled
-        mirror = np.arange(1, (self.shape[-1] + 1) // 2)[::-1]
-        opposite = [-np.arange(side) % side for side in self.shape[:-1]]
-        whole = np.concatenate([seen, seen[np.ix_(*opposite, mirror)]], axis=-1)
         split = [part for side in self.coarse for part in (b, side)]
-        total = whole.reshape(split).sum(axis=tuple(range(0, 2 * d, 2)))
+        total = whole_modes(seen, self.shape).reshape(split).sum(axis=tuple(range(0, 2 * d, 2)))
         unit = math.sqrt(float(b**d))
         inverse = np.divide(unit, total, out=np.zeros_like(total), where=total > 1e-200)
         columns, copies = np.arange(seen.shape[-1]) % self.coarse[-1], (*[b] * (d - 1), 1)

@@ -198,7 +198,7 @@ class Tuning:
         start at the spins themselves converges there.
     steps, octave : over grids, evaluations on the lattice, and on each coarser grid, of a chain
         from noise or from a truth.
-    refine_steps, refine_octave : the same of a chain that refines.
+    refine_steps, refine_octave : the same of a chain that refines; 0 for the same numbers.
     above : over grids, where a chain that refines starts, in units of where the coarse lattice's
         finest mode is erased (`starting_lambda`): what is farther out costs little.
     flow_above : lambda above which a chain of free spins follows the flow: from 2.8 on, sampling
@@ -220,8 +220,8 @@ class Tuning:
     sure: float = 0.05
     steps: int = 8
     octave: int = 4
-    refine_steps: int = field(default=8, metadata={"late": True})
-    refine_octave: int = field(default=4, metadata={"late": True})
+    refine_steps: int = field(default=0, metadata={"late": True})
+    refine_octave: int = field(default=0, metadata={"late": True})
     above: float = 45.0
     flow_above: float = 0.9
     same_temperature: float = 0.005
@@ -272,11 +272,13 @@ class Chain:
     def refining(self, weights: Weights, rule: Rule, factor: int, shape: tuple[int, ...]) -> _Array:
         """Return the lambdas of a chain that refines by `factor`; raises BadInput.
 
-        It starts `Tuning.above` times as far out as the coarse lattice's finest mode is erased.
+        Over grids it starts `Tuning.above` times as far out as the coarse lattice's finest mode is
+        erased.
         """
         start, end = self.lambda_start, self.lambda_end
         if start is None:
-            start = starting_lambda(factor, weights.tuning.above)
+            far = 1.0 if weights.window is None else weights.tuning.above
+            start = starting_lambda(factor, far)
         if end is None and weights.output == "logits":
             own = weights.tuning.rule_end.get(rule.name, rule.end_lambda)
             end = None if own is None else max(own, weights.lambda_range[0])
@@ -347,7 +349,7 @@ class Chain:
             return schedule.lambdas(first, end, self.steps or usual)
         steps, octave = tuning.steps, tuning.octave
         if refines:
-            steps, octave = tuning.refine_steps, tuning.refine_octave
+            steps, octave = tuning.refine_steps or steps, tuning.refine_octave or octave
         steps, grids = self.steps or steps, (shape, weights.basis, weights.window)
         lambdas = lambdas_on_grids(*grids, start, end, steps, octave)
         if lambdas[-1] > lambdas[-steps]:

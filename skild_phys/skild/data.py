@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +17,7 @@ from skild_phys.errors import BadInput, StoreError
 from skild_phys.models import find_model, get_model, parse_temperature
 from skild_phys.rng import generator, kernel_state
 from skild_phys.simulation.wolff import default_every, wolff
-from skild_phys.skild.networks import MIRROR, SYMMETRIES
+from skild_phys.skild.networks import MIRROR, SYMMETRIES, turns
 from skild_phys.skild.recipe import Recipe
 from skild_phys.store import Lattices, open_lattices
 
@@ -238,8 +237,8 @@ def _held(store: Lattices | ImageLattices, recipe: Recipe) -> int:
     """Return how many samples of a store are held out: one in twenty, if there are 64 or more."""
     if not recipe.measured_every or store.n_samples < _FEWEST:
         return 0
-    most = _HELD_BYTES // (4 * max(1, store.channels) * math.prod(store.shape))
-    return min(max(8, store.n_samples // 20), 256, most)
+    most = _HELD_BYTES // store.read(0, 1).nbytes
+    return min(max(8, store.n_samples // 20), max(8, most), 256)
 
 
 _SPLITS = ("train", "test")
@@ -351,10 +350,10 @@ def symmetry(
     for axis, number in zip(axes, drawn[dimension:]):
         if number % 2 and "flip" in symmetries:
             samples = samples.flip(axis)
-    if "turn" in symmetries and len(set(sides)) == 1:
-        turns = list(itertools.permutations(axes))
-        others = range(samples.dim() - dimension)
-        samples = samples.permute(*others, *turns[drawn[-2] % len(turns)])
+    if "turn" in symmetries:
+        able, first = turns(sides), samples.dim() - dimension
+        order = able[drawn[-2] % len(able)]
+        samples = samples.permute(*range(first), *(first + axis for axis in order))
     if MIRROR in symmetries:
         which = torch.rand(batch or len(samples), generator=random)[part] < 0.5
         which = which.reshape(-1, *[1] * (samples.dim() - 1))
@@ -400,6 +399,9 @@ def training_source(lattices: Any, recipe: Recipe) -> tuple[Source, dict[str, An
     if spins and kind != "spins":
         accepted = f"spins, not '{kind}', or a recipe (config=) with output = \"v\""
         raise BadInput("lattices", where, accepted)
+    if opened.layout.components > 1:
+        held = f"{where}, of {opened.layout.components} components"
+        raise BadInput("lattices", held, "fields of one number per site")
     known = find_model(opened.attrs)
     if known is not None and "sign" in recipe.symmetries and not known.even:
         accepted = f"a recipe without 'sign': {known.name} declares no change of sign"

@@ -144,7 +144,8 @@ class Fit:
             trainer.quality = quality
             if quality is None and recipe.measured_every and ranks.first:
                 warn("fewer than 64 samples: none are held out, and no quality is measured")
-            with watch(trainer) as (progress, stop, measured), _tensorboard(path, ranks) as board:
+            began = _tensorboard(path, ranks, trainer.step)
+            with watch(trainer) as (progress, stop, measured), began as board:
 
                 def report(step: int, loss: float) -> None:
                     progress(step, loss)
@@ -206,14 +207,13 @@ def _scalars(trainer: Trainer, after: int) -> Iterator[tuple[str, float, int]]:
 
 
 @contextmanager
-def _tensorboard(weights: Path, ranks: Ranks) -> Iterator[Callable[[Trainer], None]]:
-    """Yield what writes new rows of a log for TensorBoard, where it is installed."""
+def _tensorboard(weights: Path, ranks: Ranks, last: int) -> Iterator[Callable[[Trainer], None]]:
+    """Yield what writes rows of a log after step `last` for TensorBoard, where it is installed."""
     if not ranks.first or find_spec("tensorboard") is None:
         yield lambda trainer: None
         return
     from torch.utils.tensorboard import SummaryWriter
 
-    last = 0
     with SummaryWriter(weights.with_suffix(".tensorboard")) as board:  # type: ignore[no-untyped-call]
 
         def write(trainer: Trainer) -> None:

@@ -21,6 +21,7 @@ from skild_phys.skild.chain import Chain
 from skild_phys.skild.data import ImageLattices, pixels_of
 from skild_phys.skild.equations import Stop
 from skild_phys.skild.skild import built, chain_record
+from skild_phys.skild.spectrum import TorusSpectrum
 from skild_phys.skild.weights import Weights
 from skild_phys.store import Lattices, Plan, Source, open_lattices, sides, streams_at
 
@@ -161,6 +162,8 @@ def _opened(truth: Source, split: str | None, weights: Weights) -> Lattices | Im
     if (len(store.shape), store.field, store.channels) != (d, wanted, channels):
         many = f" of {channels} channels" if channels else ""
         raise BadInput("truth", str(store.path), f"a store of {d}D '{wanted}'{many}")
+    if store.layout.components > 1:
+        raise BadInput("truth", str(store.path), "a store of fields of one number per site")
     if channels:
         return ImageLattices(store, split)
     weights.check_fit(store.attrs, store.path)
@@ -176,6 +179,14 @@ def _warnings(weights: Weights, shape: tuple[int, ...]) -> list[str]:
         found.append(
             f"{one} from noise by weights trained on {other}: at other sizes statistics are"
             " biased, energy, susceptibility and U4 among them"
+        )
+    several = weights.training.get("config", {}).get("shapes")
+    torus = weights.spectrum.kind == TorusSpectrum.kind
+    if torus and weights.window and not several and known[0] and list(shape) != list(known):
+        found.append(
+            f"{' x '.join(map(str, shape))} from noise by weights trained on"
+            f" {' x '.join(map(str, known))} alone: the spectrum of its longest waves is that of a"
+            " critical point"
         )
     longest = max((ratios[-1] for ratios, _ in getattr(weights.spectrum, "tori", ())), default=0)
     if longest and max(shape) > 1.1 * longest * min(shape):

@@ -8,6 +8,7 @@ coarser grid says all there is, below the lower end the next finer one is due.
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from collections.abc import Iterator, Mapping
 from operator import truediv
@@ -18,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from skild_phys.rules.base import Rule
+from skild_phys.rules.base import Rule, whole_modes
 from skild_phys.skild.equations import Guess, Process, each
 from skild_phys.skild.response import Response
 
@@ -35,6 +36,12 @@ def grid_sides(shape: tuple[int, ...], basis: str) -> Iterator[tuple[int, ...]]:
         yield sides
 
 
+def coarser_grids(shape: tuple[int, ...], basis: str) -> list[tuple[tuple[int, ...], float]]:
+    """Return sides and spacing of the grids of a lattice but itself, the finest first."""
+    grids = itertools.islice(grid_sides(shape, basis), 1, None)
+    return [(grid, max(map(truediv, shape, grid))) for grid in grids]
+
+
 def lambdas_on_grids(
     shape: tuple[int, ...], basis: str, window: tuple[float, float], start: float | None,
     end: float, steps: int, octave: int,
@@ -47,7 +54,7 @@ def lambdas_on_grids(
     steps : evaluations on the lattice, the last at `end`; a single one is where it begins.
     octave : evaluations on each coarser grid, of the whole window.
     """
-    own = [max(map(truediv, shape, grid)) for grid in grid_sides(shape, basis)]
+    own = [1.0, *(spacing for _, spacing in coarser_grids(shape, basis))]
     most = window[1] * own[-1] ** 2
     at = most if start is None else min(start, most)
     legs = []
@@ -106,11 +113,11 @@ class Known:
         gains = np.broadcast_to(gain, self.coarse)
         self._h = outer(transfer) * unit * size * gains[self._spread]
         rest = np.abs(outer([operator.filter(n) for n in sides]) * unit) ** 2
-        rest = rest * _whole(power, sides)
+        rest = rest * whole_modes(power, sides)
         rest[np.ix_(*(m[ok] % n for m, ok, n in zip(waves, there, sides)))] = 0.0
         split = [n for side in self.coarse for n in (operator.factor, side)]
         self._rest = gains**2 * rest.reshape(split).sum(axis=tuple(range(0, 2 * d, 2))) + noise
-        self._power = _whole(grid.power.cpu().numpy(), grid.shape)
+        self._power = whole_modes(grid.power.cpu().numpy(), grid.shape)
 
     def _summed(self, modes: NDArray[Any]) -> NDArray[Any]:
         """Return sums over the alias sets of the coarse lattice."""
@@ -124,7 +131,7 @@ class Known:
     def __call__(self, y: Tensor, lam: Tensor) -> Guess:
         """Return what is known of Y_0 for whitened modes `y` (n, *modes) at `lam` (n,)."""
         grid, at = self.grid, each(lam, y)
-        sigma = _whole(grid.erased(at).cpu().numpy(), grid.shape) * self._power
+        sigma = whole_modes(grid.erased(at).cpu().numpy(), grid.shape) * self._power
         plain = grid.cosine(at) * y
         fields = grid.fields(plain).double().cpu().numpy()
         modes = np.fft.fftn(fields, axes=self._axes, norm="ortho")
@@ -137,11 +144,3 @@ class Known:
         left = np.sqrt(np.clip(1.0 - of_mode / total[self._spread], 0.0, 1.0)).astype(np.float32)
         half = left[..., : grid.shape[-1] // 2 + 1]
         return Guess(mean, torch.from_numpy(half).to(y.device))
-
-
-def _whole(half: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
-    """Return what modes of `rfftn` have, (.., *modes), for all modes of `fftn`."""
-    mirror = np.arange(1, (shape[-1] + 1) // 2)[::-1]
-    opposite = [-np.arange(side) % side for side in shape[:-1]]
-    mirrored: Any = (..., *np.ix_(*opposite, mirror))
-    return np.concatenate([half, half[mirrored]], axis=-1)

@@ -28,7 +28,7 @@ from skild_phys.skild.equations import (
     field_loss,
     field_target,
 )
-from skild_phys.skild.levels import Known, grid_sides
+from skild_phys.skild.levels import Known, coarser_grids
 from skild_phys.skild.measured import Measured
 from skild_phys.skild.networks import NetworkConfig
 from skild_phys.skild.recipe import Recipe
@@ -327,10 +327,10 @@ class GridLoss(_OwnLoss):
         if shape not in self._by_shape:
             kind = _SpinLoss if self._kind == "spins" else FieldLoss
             finest = kind(self.recipe, _At(shape, self.channels), self.measured, self.device)
-            sides = grid_sides(shape, self.recipe.basis)
+            grids = coarser_grids(shape, self.recipe.basis)
             self._by_shape[shape] = (
                 finest,
-                [self.measured.process(self.recipe, shape, self.device, g) for g in [*sides][1:]],
+                [self.measured.process(self.recipe, shape, self.device, g) for g, _ in grids],
             )
         return self._by_shape[shape]
 
@@ -342,6 +342,7 @@ class GridLoss(_OwnLoss):
         x0, random = batch.x0, batch.random
         finest, coarser = self._levels(tuple(x0.shape[-len(self.source.shape) :]))
         seeds = torch.randint(2**62, (1 + len(coarser),), generator=random).tolist()
+        weight = self.recipe.field_weight or (0.05 if self._kind == "spins" else 1.0)
         own = [torch.Generator().manual_seed(seed) for seed in seeds]
         modes = coarser[0].lattice_modes(x0) if coarser else x0
         numbers = [self._share(x0, grid, level) for level, grid in enumerate(coarser, 1)]
@@ -364,7 +365,7 @@ class GridLoss(_OwnLoss):
             loss = field_loss(process, missing, lam, "scales", octave=True)
             self.parts[level] = float(loss.detach())
             # The gradient of few sites is noisy: it counts as the root of their number.
-            return self.recipe.field_weight * math.sqrt(sizes[level - 1] / max(sizes)) * loss
+            return weight * math.sqrt(sizes[level - 1] / max(sizes)) * loss
 
         return [lattice, *(functools.partial(grid, level + 1) for level in range(len(coarser)))]
 
@@ -432,8 +433,8 @@ class GridLoss(_OwnLoss):
         """Return the share of the variance on a grid that a coarse lattice leaves open."""
         grid = self._levels(shape)[1][level - 1]
         known = self._known(torch.ones(1, *shape), level, rule, factor)
-        white = grid.modes(torch.zeros(1, *grid.shape))
-        at = torch.tensor([self.recipe.window[1] * grid.spacing**2])
+        white = grid.modes(torch.zeros(1, *grid.shape, device=self.device))
+        at = torch.tensor([self.recipe.window[1] * grid.spacing**2], device=self.device)
         return float(known(white, at).left(grid))
 
     def _share(self, x0: Tensor, process: Process, level: int = 0) -> int:

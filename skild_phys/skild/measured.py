@@ -50,6 +50,7 @@ _Offset = tuple[int, ...]
 _FLOOR = 1e-4  # lowest P kept, as a fraction of the mean over all modes
 _KNOTS = 48  # shells, uniform in log kappa; those without a mode are dropped
 _GROUPS = 8  # of batches, for the jackknife error of couplings
+_TOLD_APART, _SITES = 2**32, 2**15
 SIGNIFICANT = 5.0
 """Couplings within so many standard errors of zero are set to zero."""
 _RESPONSE_BATCHES = 16  # of each shape: gains to 1e-3
@@ -205,10 +206,12 @@ def fit_torus(powers: Sequence[tuple[_Array, Basis, int]]) -> TorusSpectrum:
         same = [wave for wave in waves if wave[0] == ratios]
         above = [y - np.log(found.bulk(np.exp(np.nan_to_num(x)))) for _, y, x, _ in same]
         shape = [reach + 1] * len(ratios)
-        f = np.average(above, axis=0, weights=[wave[3] for wave in same]).reshape(shape)
+        many = np.array([wave[3] for wave in same])[:, None] * np.isfinite(above)
+        f = (np.nan_to_num(above) * many).sum(axis=0) / np.maximum(many.sum(axis=0), 1e-300)
+        f = f.reshape(shape)
         if ratios[-1] == 1.0:
             f = f[tuple(np.sort(np.indices(shape), axis=0))]
-        tori.append((ratios, tuple(np.exp(np.nan_to_num(f, nan=0.0)).ravel().tolist())))
+        tori.append((ratios, tuple(np.exp(f).ravel().tolist())))
     return replace(found, tori=tuple(tori))
 
 
@@ -375,7 +378,10 @@ def fit_couplings(batches: _Batches, reach: int = 2, symmetric: bool = True) -> 
     symmetric : whether separations that flips and quarter turns take into each other share J.
 
     Couplings that do not stand out from zero by SIGNIFICANT standard errors are left out, and the
-    others fitted again without them.
+    others fitted again without them. Where there are so many that next to no two sites are alike,
+    _SITES of each batch are looked at.
+
+    Raises BadInput for more separations than can be told apart.
     """
     orbits: list[list[_Offset]] = []
     tables: list[Counter[int]] = [Counter() for _ in range(_GROUPS)]
@@ -390,7 +396,13 @@ def fit_couplings(batches: _Batches, reach: int = 2, symmetric: bool = True) -> 
             for orbit in orbits
         ]
         values = tuple(4 * len(orbit) + 1 for orbit in orbits)
-        seen, times = np.unique(np.ravel_multi_index(tuple(sums), values), return_counts=True)
+        if math.prod(values) >= 2**63:
+            few = "" if symmetric else ", or symmetries with 'flip' and 'turn'"
+            raise BadInput("couplings_reach", reach, f"a smaller one{few}")
+        numbers = np.ravel_multi_index(tuple(sums), values).ravel()
+        if math.prod(values) > _TOLD_APART:
+            numbers = numbers[:: -(-numbers.size // _SITES)]
+        seen, times = np.unique(numbers, return_counts=True)
         tables[index % _GROUPS].update(dict(zip(seen.tolist(), times.tolist(), strict=True)))
     keys = sorted(set().union(*tables))
     if not keys:

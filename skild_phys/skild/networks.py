@@ -75,6 +75,12 @@ MIRROR = "mirror"
 """What a photograph may be taken to be symmetric under: left for right."""
 
 
+def turns(sides: Sequence[int]) -> list[tuple[int, ...]]:
+    """Return the orders of axes that leave sides as they are, the given one first."""
+    orders = itertools.permutations(range(len(sides)))
+    return [order for order in orders if all(sides[i] == side for i, side in zip(order, sides))]
+
+
 class _Symmetry:
     """A random symmetry of lattice and field, and its inverse; fields are (channels, *shape)."""
 
@@ -90,16 +96,14 @@ class _Symmetry:
         if period is not None and "flip" in symmetries:
             symmetries.remove("flip")
         self.axes = axes = tuple(range(1, 1 + len(shape)))
-        pairs = list(itertools.combinations(axes, 2))
-        bits = [bool(i) for i in stream.noise.integers(2, size=len(axes) + len(pairs) + 1)]
+        bits = [bool(i) for i in stream.noise.integers(2, size=len(axes) + 1)]
+        turn = int(stream.noise.integers(math.factorial(len(axes))))
         self.shift = shift if "shift" in symmetries else (0,) * len(shape)
         self.flips = [axis for axis in axes if bits[axis - 1] and "flip" in symmetries]
         if MIRROR in symmetries and "flip" not in symmetries and bits[len(axes) - 1]:
             self.flips = [len(axes)]
-        self.order = [0, *axes]
-        for (i, j), swap in zip(pairs, bits[len(axes) : -1], strict=True):
-            if swap and shape[i - 1] == shape[j - 1] and "turn" in symmetries:
-                self.order[i], self.order[j] = self.order[j], self.order[i]
+        able = turns(shape) if "turn" in symmetries else [tuple(range(len(axes)))]
+        self.order = [0, *(1 + axis for axis in able[turn % len(able)])]
         self.sign = -1.0 if bits[-1] and "sign" in symmetries else 1.0
 
     def there(self, field: Tensor, even: int) -> Tensor:

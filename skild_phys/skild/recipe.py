@@ -147,9 +147,9 @@ class Recipe:
         "over grids, sites that the network has for a grid in one step, after its first "
         "convolution: samples x sites of each; further samples of a batch are for coarser grids",
         late=True, least=1)
-    field_weight: float = _key(0.05,
-        "weight of the coarser grids' losses beside the lattice's: of spins, whose cross-entropy "
-        "has a small gradient; fields take 1, if the recipe says so", late=True, above=0.0)
+    field_weight: float = _key(0.0,
+        "weight of the coarser grids' losses beside the lattice's; 0 for 0.05 beside spins, whose "
+        "cross-entropy has a small gradient, and 1 beside fields", late=True, least=0.0)
     shapes: tuple[int, ...] = _key((),
         "further lattices that the simulation makes, Ly, Lx, Ly, Lx and so on; each step has one "
         "of them in turn, as many as have the sites of a batch", late=True)

@@ -24,7 +24,7 @@ class Response:
     """A rule as y(K) = g(K) (A x)(K) + n(K), with A its `Rule.proxy` and noise of variance N(K).
 
     Signs of Gaussian blocks would have one g for all K, and N = 1 - 2 / pi. The blocks of critical
-    spins are far from Gaussian: by 2 to 16 N is 0.11 to 0.14, and g falls by 11 to 18% from long
+    spins are far from Gaussian: by 2 to 16 N is 0.10 to 0.14, and g falls by 10 to 21% from long
     waves to short ones (2,000 configurations of 128^2).
 
     Attributes

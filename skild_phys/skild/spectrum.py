@@ -256,10 +256,10 @@ class RadialSpectrum(Spectrum):
 class TorusSpectrum(Spectrum):
     """P(kappa) of long lattices, and what tori of their own sides make of the longest waves.
 
-    A torus has P = f(m) P_bulk(kappa) in its mode m, with an f that depends on its aspect ratio
-    alone as long as the correlation length is far above a site: 0.76 for the longest waves of the
-    critical 2D Ising model on a square. Beyond |m| = `WAVES` on any axis f is 1. The zero mode is
-    m = 0 with kappa of the longest wave.
+    A torus has P = f(m) P_bulk(kappa) in its mode m. At a critical point f depends on the aspect
+    ratio alone: 0.76 for the longest waves of the 2D Ising model on a square. Elsewhere it depends
+    on the side over the correlation length too, so that only sides as in training are right. Beyond
+    |m| = `WAVES` on any axis f is 1. The zero mode is m = 0 with kappa of the longest wave.
 
     Attributes
     ----------

@@ -216,6 +216,11 @@ class Trainer:
         """
         own = {name: getattr(self.recipe, name) for name in ("network", "output", "basis")}
         own |= {"channels": self.source.channels, "dimension": len(self.source.shape)}
+        if (weights.window is None) == self.recipe.over_grids:
+            accepted = "weights with a grid for every scale, as the recipe has"
+            if not self.recipe.over_grids:
+                accepted = "weights with one grid, as a recipe with [lambdas] has"
+            raise BadInput("from", f"weights with window = {weights.window}", accepted)
         for name, mine in own.items():
             theirs = getattr(weights, name)
             if theirs != mine:

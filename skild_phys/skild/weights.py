@@ -9,13 +9,11 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import itertools
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib import resources
-from operator import truediv
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -31,7 +29,7 @@ from skild_phys.errors import BadInput, WeightsError
 from skild_phys.files import parse_json, write_bytes_atomically
 from skild_phys.skild.chain import SCHEDULES, TIMES, USUAL, Schedule, Tuning
 from skild_phys.skild.equations import Process
-from skild_phys.skild.levels import grid_sides
+from skild_phys.skild.levels import coarser_grids
 from skild_phys.skild.ncsnpp import Ncsnpp, NcsnppConfig, from_published, read_published
 from skild_phys.skild.networks import OUTPUTS, SYMMETRIES, Network, NetworkConfig, network_dtype
 from skild_phys.skild.recipe import NETWORKS, Recipe, as_record, from_table
@@ -202,9 +200,8 @@ class Weights:
         """Yield processes on the grids of a lattice, itself first, and the lambda each goes to."""
         yield self.process(shape, device), 0.0
         if self.window is not None:
-            for grid in itertools.islice(grid_sides(shape, self.basis), 1, None):
-                process = self.process(shape, device, grid)
-                yield process, self.window[0] * process.spacing**2
+            for grid, spacing in coarser_grids(shape, self.basis):
+                yield self.process(shape, device, grid), self.window[0] * spacing**2
 
     def evaluations(
         self, shape: tuple[int, ...], lambdas: NDArray[np.float64]
@@ -218,10 +215,7 @@ class Weights:
         patch, fields = getattr(network, "patch", 1), getattr(network, "field_patch", 0)
         ratio = patch / fields if fields and self.output == "logits" else 1.0
         lattice, cost = 0, 0.0
-        coarser = [
-            (grid, window[0] * max(map(truediv, shape, grid)) ** 2)
-            for grid in itertools.islice(grid_sides(shape, self.basis), 1, None)
-        ]
+        coarser = [(grid, window[0] * s**2) for grid, s in coarser_grids(shape, self.basis)]
         for lam in lambdas.tolist():
             above = [grid for grid, low in coarser if lam > low]
             lattice += not above
