@@ -160,7 +160,8 @@ def loss_of(
     """Return the loss on fields of a spectrum `scale` times theirs, and batches."""
     power = tuple(scale * p for p in POWER_LAW.power)
     spectrum = RadialSpectrum(POWER_LAW.kappa, power, POWER_LAW.zero_scale)
-    loss = GridLoss(config, stream, Measured(spectrum, Couplings()), torch.device("cpu"))  # type: ignore[arg-type]
+    measured, cpu = Measured(spectrum, Couplings()), torch.device("cpu")
+    loss = GridLoss(config, stream.shape, stream.channels, measured, cpu)
     return loss, [torch.from_numpy(stream.next(config.batch)) for _ in range(30)]
 
 

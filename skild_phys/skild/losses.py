@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from skild_phys.rules import RULES, Rule
 from skild_phys.rules.conditions import Constraint, Free
 from skild_phys.skild.chain import TIMES
-from skild_phys.skild.data import Source
 from skild_phys.skild.equations import (
     Evaluate,
     Guess,
@@ -88,24 +87,18 @@ def _log_uniform(recipe: Recipe, n: int, random: torch.Generator) -> Tensor:
     return (math.log(low) + stratified(n, random) * math.log(high / low)).exp()
 
 
-class _Samples(Protocol):
-    """What a loss asks of a source: the sides of its lattices, the channels of its images."""
-
-    @property
-    def shape(self) -> tuple[int, ...]: ...
-
-    @property
-    def channels(self) -> int: ...
-
-
 class _OwnLoss:
-    """What the losses of the package share: the process, and the network of the recipe."""
+    """What the losses of the package share: the process, and the network of the recipe.
+
+    Samples are of `shape`, with `channels` of images; 0 for lattices.
+    """
 
     def __init__(
-        self, recipe: Recipe, source: _Samples, measured: Measured, device: torch.device
-    ) -> None:
-        self.recipe, self.measured, self.channels = recipe, measured, max(1, source.channels)
-        self.process = measured.process(recipe, source.shape, device)
+        self, recipe: Recipe, shape: tuple[int, ...], channels: int, measured: Measured,
+        device: torch.device,
+    ) -> None:  # fmt: skip
+        self.recipe, self.measured, self.channels = recipe, measured, max(1, channels)
+        self.process = measured.process(recipe, shape, device)
 
     def make_network(self) -> nn.Module:
         c, d = self.recipe, len(self.process.shape)
@@ -226,11 +219,12 @@ class _SpinLoss(_OwnLoss):
     divisible = False
 
     def __init__(
-        self, recipe: Recipe, source: _Samples, measured: Measured, device: torch.device
-    ) -> None:
-        super().__init__(recipe, source, measured, device)
+        self, recipe: Recipe, shape: tuple[int, ...], channels: int, measured: Measured,
+        device: torch.device,
+    ) -> None:  # fmt: skip
+        super().__init__(recipe, shape, channels, measured, device)
         self.mean_field = MeanField(self.process, measured.couplings, recipe.tuning)
-        self.tasks = [task for task in _tasks(recipe, "spins", source.shape) if task[0].binds]
+        self.tasks = [task for task in _tasks(recipe, "spins", shape) if task[0].binds]
 
     def draw(self, n: int, random: torch.Generator) -> tuple[Tensor, list[_Group]]:
         """Return lambda, log-uniform, and which samples are given coarse configurations."""
@@ -314,10 +308,11 @@ class GridLoss(_OwnLoss):
     divisible = False
 
     def __init__(
-        self, recipe: Recipe, source: Source, measured: Measured, device: torch.device
-    ) -> None:
-        super().__init__(recipe, source, measured, device)
-        self.source, self.device = source, device
+        self, recipe: Recipe, shape: tuple[int, ...], channels: int, measured: Measured,
+        device: torch.device,
+    ) -> None:  # fmt: skip
+        super().__init__(recipe, shape, channels, measured, device)
+        self.device, self._dimension = device, len(shape)
         self._kind = "spins" if recipe.output == "logits" else "field"
         self.parts: dict[int, float] = {}
         self._by_shape: dict[tuple[int, ...], tuple[FieldLoss | _SpinLoss, list[Process]]] = {}
@@ -326,7 +321,7 @@ class GridLoss(_OwnLoss):
     def _levels(self, shape: tuple[int, ...]) -> tuple[FieldLoss | _SpinLoss, list[Process]]:
         if shape not in self._by_shape:
             kind = _SpinLoss if self._kind == "spins" else FieldLoss
-            finest = kind(self.recipe, _At(shape, self.channels), self.measured, self.device)
+            finest = kind(self.recipe, shape, self.channels, self.measured, self.device)
             grids = coarser_grids(shape, self.recipe.basis)
             self._by_shape[shape] = (
                 finest,
@@ -340,7 +335,7 @@ class GridLoss(_OwnLoss):
     def terms(self, network: Evaluate, batch: Batch) -> list[Callable[[], Tensor]]:
         """Return the sum's terms, one for each grid, which draw from a generator of their own."""
         x0, random = batch.x0, batch.random
-        finest, coarser = self._levels(tuple(x0.shape[-len(self.source.shape) :]))
+        finest, coarser = self._levels(tuple(x0.shape[-self._dimension :]))
         seeds = torch.randint(2**62, (1 + len(coarser),), generator=random).tolist()
         weight = self.recipe.field_weight or (0.05 if self._kind == "spins" else 1.0)
         own = [torch.Generator().manual_seed(seed) for seed in seeds]
@@ -389,7 +384,7 @@ class GridLoss(_OwnLoss):
 
         Returns what Gaussian fields would be on the grid, given X_t and these; None for none.
         """
-        shape = tuple(x0.shape[-len(self.source.shape) :])
+        shape = tuple(x0.shape[-self._dimension :])
         groups = _drawn_groups(len(x0), self.recipe.coarse_share, self.tasks(shape, level), random)
         if not groups:
             return None
@@ -409,7 +404,7 @@ class GridLoss(_OwnLoss):
         return known
 
     def _known(self, x0: Tensor, level: int, rule: Rule, factor: int) -> Known:
-        fine, d = x0.cpu().numpy(), len(self.source.shape)
+        fine, d = x0.cpu().numpy(), self._dimension
         fine = fine.astype(np.int8) if self._kind == "spins" else fine
         lattice, grids = self._levels(tuple(x0.shape[-d:]))
         raw, responses = rule.coarsen(fine, factor, dimension=d), self.measured.responses
@@ -450,10 +445,3 @@ class GridLoss(_OwnLoss):
         each = math.prod(process.shape) / patch ** len(process.shape)
         room = self.recipe.sites / 2 ** max(0, level - 1)
         return min(len(x0), max(1, int(room / each)))
-
-
-class _At(NamedTuple):
-    """Samples of one shape, of a source that has several."""
-
-    shape: tuple[int, ...]
-    channels: int

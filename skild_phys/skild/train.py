@@ -178,7 +178,7 @@ class Trainer:
         if loss is None:
             self.measured = measured or measure(source, recipe)
             kind = GridLoss if recipe.over_grids else FieldLoss
-            loss = kind(recipe, source, self.measured, self.device)
+            loss = kind(recipe, source.shape, source.channels, self.measured, self.device)
         self.loss = loss
         if ranks.world > 1 and not loss.divisible:
             accepted = "a recipe with a table [lambdas] on several processes"
