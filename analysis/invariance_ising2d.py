@@ -36,7 +36,7 @@ from study import Study, kept, signed
 from skild_phys.models import MODELS
 from skild_phys.skild.data import SimulationSource
 from skild_phys.skild.equations import Process, evaluate_fields, field_loss, field_target
-from skild_phys.skild.levels import grid_sides
+from skild_phys.skild.levels import coarser_grids
 from skild_phys.skild.losses import Batch, stratified
 from skild_phys.skild.measured import measure
 from skild_phys.skild.networks import NetworkConfig
@@ -98,7 +98,7 @@ study = Study(
 SIDE, HELD, FOLDER = study.options.side, study.options.held, study.options.folder
 SEED, TC = 20270211, MODELS["ising2d"].critical_temperature
 TEMPERATURES = (1.0, 1.1)
-SIDES = [*grid_sides((SIDE, SIDE), "dft")]
+SIDES = [(SIDE, SIDE), *(sides for sides, _ in coarser_grids((SIDE, SIDE), "dft"))]
 SHAPE = NetworkConfig(patch=2, channels=(32, 64), blocks=(1, 2), embedding=64)
 RECIPE = Recipe(
     output="v",

@@ -50,8 +50,6 @@ class Watched:
 
     def __init__(self) -> None:
         self._step = make_step(Chain().sampler_for(weights))
-        if hasattr(self._step, "begin"):
-            self.begin = self._step.begin
 
     def __call__(self, process, y, posterior, lam, to, noise):
         if lam >= LEAST * process.spacing**2:

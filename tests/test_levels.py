@@ -23,7 +23,7 @@ from skild_phys.rng import Streams
 from skild_phys.rules import RULES
 from skild_phys.rules.conditions import Free
 from skild_phys.skild.equations import Level, Process, level_at, make_step, run_chain
-from skild_phys.skild.levels import Known, grid_sides, lambdas_on_grids
+from skild_phys.skild.levels import Known, coarser_grids, lambdas_on_grids
 from skild_phys.skild.recipe import as_record
 from skild_phys.skild.response import Response
 from skild_phys.skild.skild import FieldDenoiser, FieldPosterior, Given, Scale, Skild
@@ -51,7 +51,7 @@ def weights_of(basis: str, window: tuple[float, float] = WINDOW) -> Weights:
 @lattices
 def test_every_grid_halves_the_last(basis: str, shape: tuple[int, ...]) -> None:
     """Down to one whose only modes are the longest wave of the longest side, and constants."""
-    grids = list(grid_sides(shape, basis))
+    grids = [shape, *(grid for grid, _ in coarser_grids(shape, basis))]
     assert grids[0] == shape
     for j, grid in enumerate(grids):
         assert grid == tuple(math.ceil(side / 2**j) for side in shape)
@@ -91,7 +91,7 @@ def test_a_grid_has_the_waves_below_its_nyquist_mode(basis: str, shape: tuple[in
     its normalization.
     """
     random = np.random.default_rng(1)
-    for grid in grid_sides(shape, basis):
+    for grid in [shape, *(one for one, _ in coarser_grids(shape, basis))]:
         process = Process(POWER_LAW, shape, basis=basis, grid=grid)
         own = inside_numbers(basis, shape, grid)
         m = np.meshgrid(*process.basis.numbers, indexing="ij")
@@ -163,7 +163,7 @@ def test_a_chain_goes_through_every_window(start: float | None) -> None:
     shape, octave = (64, 96), 5
     lows = [low for _, low in weights_of("dft").grids(shape)]
     lambdas = lambdas_on_grids(shape, "dft", WINDOW, start, 0.1, 4, octave)
-    coarsest = [*grid_sides(shape, "dft")][-1]
+    coarsest = [shape, *(grid for grid, _ in coarser_grids(shape, "dft"))][-1]
     most = WINDOW[1] * max(side / n for side, n in zip(shape, coarsest, strict=True)) ** 2
     assert lambdas[0] == min(start or most, most)
     assert lambdas[-1] == 0.1

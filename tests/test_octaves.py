@@ -27,7 +27,7 @@ from skild_phys.rng import Streams
 from skild_phys.rules import TieBreak, coarsen
 from skild_phys.skild.data import SimulationSource
 from skild_phys.skild.equations import STEPS, Process, each
-from skild_phys.skild.levels import grid_sides, lambdas_on_grids
+from skild_phys.skild.levels import coarser_grids, lambdas_on_grids
 from skild_phys.skild.losses import Batch, GridLoss, _field_error
 from skild_phys.skild.measured import Measured, measure
 from skild_phys.skild.recipe import Recipe
@@ -196,7 +196,7 @@ def test_without_a_network_every_grid_costs_the_same(
         means = np.mean(parts, 0)
         z = (means - 1.02) / (np.std(parts, 0, ddof=1) / math.sqrt(len(parts)))
         assert np.abs(z).max() < 4.5 if scale == 1.0 else np.abs(z).min() > 4.5
-    grids = list(grid_sides(shape, basis))
+    grids = [shape, *(grid for grid, _ in coarser_grids(shape, basis))]
     for level, x, lam in asked.calls:
         n, components = len(x), max(1, channels)
         assert x.shape == (n, 8 * components, *grids[level])
@@ -308,7 +308,10 @@ def samples(
 def test_samples_from_noise(output: str, sampler: str, shape: tuple[int, int]) -> None:
     """Spins are spins and fields finite, of any size; a sample depends on no other."""
     skild = Skild.of(tiny_weights(output), shape, sampler=sampler)
-    assert [scale.process.shape for scale in skild.scales] == [*grid_sides(shape, "dft")]
+    assert [scale.process.shape for scale in skild.scales] == [
+        shape,
+        *(grid for grid, _ in coarser_grids(shape, "dft")),
+    ]
     lambdas = lambdas_on_grids(shape, "dft", (0.7, 2.8), None, 0.1, 3, 2)
     together = samples(skild, lambdas, (0, 1, 2))
     if output == "logits":
@@ -375,15 +378,15 @@ def test_chains_that_cannot_be(chain: dict[str, Any], named: str) -> None:
 
 def test_generation_warns_of_shapes_that_no_training_saw() -> None:
     """Sizes are no reason to warn, aspect ratios beyond those of the spectrum are."""
-    weights = tiny_weights()
-    if not isinstance(weights.spectrum, TorusSpectrum):
-        one = (1.0,) * 16
-        spectrum = TorusSpectrum(
-            (0.1, 1.0), (50.0, 1.0), -1.7, (((1.0, 1.0), one), ((1.0, 2.0), one))
-        )
-        weights = replace(weights, spectrum=spectrum)
+    one = (1.0,) * 16
+    spectrum = TorusSpectrum((0.1, 1.0), (50.0, 1.0), -1.7, (((1.0, 1.0), one), ((1.0, 2.0), one)))
+    weights = replace(tiny_weights(), spectrum=spectrum)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         sp.generate(L=(16, 32), samples=1, checkpoint=weights, steps=3)
     with pytest.warns(InputWarning, match="aspect ratios up to 2"):
         sp.generate(L=(8, 32), samples=1, checkpoint=weights, steps=3)
+    # Squares of one size do not tell what their longest waves are at others.
+    spectrum = replace(spectrum, tori=spectrum.tori[:1])
+    with pytest.warns(InputWarning, match="trained on 64 x 64 alone"):
+        sp.generate(L=(16, 16), samples=1, checkpoint=replace(weights, spectrum=spectrum), steps=3)

@@ -46,14 +46,6 @@ def coarse_shape(shape: Shape, factor: int) -> Shape:
     return tuple(side // factor for side in shape)
 
 
-def whole_modes(half: NDArray[Any], shape: Shape) -> NDArray[Any]:
-    """Return what modes of `rfftn` have, (.., *modes), for all modes of `fftn`."""
-    mirror = np.arange(1, (shape[-1] + 1) // 2)[::-1]
-    opposite = [-np.arange(side) % side for side in shape[:-1]]
-    mirrored: Any = (..., *np.ix_(*opposite, mirror))
-    return np.concatenate([half, half[mirrored]], axis=-1)
-
-
 @functools.cache
 def corners(factor: int, dimension: int, at: int = 0) -> Any:
     """Return the index of the site (at, at, ..) of every block, of arrays and tensors."""
@@ -114,6 +106,14 @@ class Operator(ABC):
         x[self._corners] = y
         return self._filtered(x, self.transfer.conj())
 
+    @staticmethod
+    def whole(half: Array, shape: Shape) -> Array:
+        """Return what modes of `rfftn` have, (.., *modes), for all modes of `fftn`."""
+        mirror = np.arange(1, (shape[-1] + 1) // 2)[::-1]
+        opposite = [-np.arange(side) % side for side in shape[:-1]]
+        mirrored: Any = (..., *np.ix_(*opposite, mirror))
+        return np.concatenate([half, half[mirrored]], axis=-1)
+
     def correct(self, x: Array, y: Array, sigma: Array) -> Array:
         """Return x + Sigma A^T (A Sigma A^T)^-1 (y - A x): the mean of N(x, Sigma) given A x = y.
 
@@ -134,7 +134,7 @@ class Operator(ABC):
         scaled = np.asarray(sigma, dtype=np.float64) / max(float(np.max(sigma)), 1e-300)
         seen = np.abs(self.transfer) ** 2 * scaled
         split = [part for side in self.coarse for part in (b, side)]
-        total = whole_modes(seen, self.shape).reshape(split).sum(axis=tuple(range(0, 2 * d, 2)))
+        total = self.whole(seen, self.shape).reshape(split).sum(axis=tuple(range(0, 2 * d, 2)))
         unit = math.sqrt(float(b**d))
         inverse = np.divide(unit, total, out=np.zeros_like(total), where=total > 1e-200)
         columns, copies = np.arange(seen.shape[-1]) % self.coarse[-1], (*[b] * (d - 1), 1)

@@ -342,7 +342,7 @@ def symmetry(
     MIRROR is drawn for each on its own.
     """
     axes = tuple(range(-dimension, 0))
-    sides = [samples.shape[axis] for axis in axes]
+    sides = tuple(samples.shape[axis] for axis in axes)
     drawn = torch.randint(0, 2**30, (2 * dimension + 2,), generator=random).tolist()
     if "shift" in symmetries:
         shifts = tuple(number % side for number, side in zip(drawn, sides))

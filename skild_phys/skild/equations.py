@@ -244,10 +244,7 @@ class Posterior(Protocol):
 
 
 class Step(Protocol):
-    """One step; an instance serves one chain, in order of falling lambda.
-
-    One that remembers may have a method `begin`, called where a chain comes to a finer grid.
-    """
+    """One step; an instance serves one chain, in order of falling lambda."""
 
     def __call__(
         self, process: Process, y: Tensor, posterior: Posterior, lam: float, to: float, noise: Noise
@@ -300,41 +297,35 @@ class _Angle3:
 
     _MOST = 4.0  # largest ratio of successive angles at which a slope is still extrapolated
 
-    def __init__(self) -> None:
-        self.begin()
-
-    def begin(self) -> None:
-        """Forget the steps so far."""
-        self._past: list[tuple[Tensor, Tensor]] = []
-        self._from: Tensor | None = None
+    _past: tuple[tuple[Tensor, Tensor, Tensor | float], ...] = ()
+    """v, d and the ratio of d to the one before, of the last two steps."""
+    _from: Tensor
 
     def __call__(
         self, process: Process, y: Tensor, posterior: Posterior, lam: float, to: float, noise: Noise
     ) -> Tensor:
         d, v = process.angle_between(lam, to), process.velocity(y, posterior.mean(), lam)
-        y, slope = self._again(y, v), v
+        ratio: Tensor | float = 0.0
+        slope = v
+        if self._past and self._from.shape != y.shape:
+            self._past = ()
         if self._past:
-            v_before, d_before = self._past[-1]
-            slope = v + 0.5 * self._ratio(d, d_before) * (v - v_before)
-        self._past, self._from = [*self._past[-1:], (v, d)], y
+            y = self._again(v)
+            v_before, d_before, _ = self._past[-1]
+            ratio = d / d_before.clamp(min=1e-30)
+            ratio = torch.where(ratio < self._MOST, ratio, 0.0)
+            slope = v + 0.5 * ratio * (v - v_before)
+        self._past, self._from = (*self._past[-1:], (v, d, ratio)), y
         return y - d * slope
 
-    def _again(self, y: Tensor, v: Tensor) -> Tensor:
-        """Return what the last step, to `y`, should have come to, now that `v` is known there."""
-        if self._from is None:
-            return y
-        v0, d = self._past[-1]
+    def _again(self, v: Tensor) -> Tensor:
+        """Return what the last step should have come to, now that `v` is known there."""
+        v0, d, ratio = self._past[-1]
         mean = 0.5 * (v0 + v)
         if len(self._past) > 1:
-            v_before, d_before = self._past[-2]
-            ratio = self._ratio(d, d_before)
-            curved = (v - v0) - ratio * (v0 - v_before)
+            curved = (v - v0) - ratio * (v0 - self._past[-2][0])
             mean = mean - ratio / (6.0 * (1.0 + ratio)) * curved
         return self._from - d * mean
-
-    def _ratio(self, d: Tensor, d_before: Tensor) -> Tensor:
-        ratio = d / d_before.clamp(min=1e-30)
-        return torch.where(ratio < self._MOST, ratio, 0.0)
 
 
 class _Mixed(_Angle3):
@@ -424,8 +415,6 @@ def run_chain(
             raise Interrupted("interrupted")
         if (finer := level_at(levels, float(lam))) is not level:
             y = level.process.lifted(y, finer.process, finer.noise())
-            if hasattr(step, "begin"):
-                step.begin()
             level = finer
         posterior = level.denoise(y, float(lam))
         if index + 1 == len(lambdas):

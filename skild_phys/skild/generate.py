@@ -21,7 +21,6 @@ from skild_phys.skild.chain import Chain
 from skild_phys.skild.data import ImageLattices, pixels_of
 from skild_phys.skild.equations import Stop
 from skild_phys.skild.skild import built, chain_record
-from skild_phys.skild.spectrum import TorusSpectrum
 from skild_phys.skild.weights import Weights
 from skild_phys.store import Lattices, Plan, Source, open_lattices, sides, streams_at
 
@@ -180,15 +179,15 @@ def _warnings(weights: Weights, shape: tuple[int, ...]) -> list[str]:
             f"{one} from noise by weights trained on {other}: at other sizes statistics are"
             " biased, energy, susceptibility and U4 among them"
         )
-    several = weights.training.get("config", {}).get("shapes")
-    torus = weights.spectrum.kind == TorusSpectrum.kind
-    if torus and weights.window and not several and known[0] and list(shape) != list(known):
+    tori = getattr(weights.spectrum, "tori", ())
+    alone = len(tori) == 1 and not weights.training.get("config", {}).get("shapes")
+    if weights.window and alone and list(shape) != list(known):
         found.append(
             f"{' x '.join(map(str, shape))} from noise by weights trained on"
             f" {' x '.join(map(str, known))} alone: the spectrum of its longest waves is that of a"
             " critical point"
         )
-    longest = max((ratios[-1] for ratios, _ in getattr(weights.spectrum, "tori", ())), default=0)
+    longest = max((ratios[-1] for ratios, _ in tori), default=0)
     if longest and max(shape) > 1.1 * longest * min(shape):
         found.append(
             f"{' x '.join(map(str, shape))} from noise by weights trained on aspect ratios"

@@ -8,7 +8,6 @@ coarser grid says all there is, below the lower end the next finer one is due.
 from __future__ import annotations
 
 import functools
-import itertools
 import math
 from collections.abc import Iterator, Mapping
 from operator import truediv
@@ -19,27 +18,20 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from skild_phys.rules.base import Rule, whole_modes
+from skild_phys.rules.base import Operator, Rule
 from skild_phys.skild.equations import Guess, Process, each
 from skild_phys.skild.response import Response
 
 _COARSEST = {"dft": 4, "dct": 2}  # sites of the coarsest grid: it has the longest waves alone
 
 
-def grid_sides(shape: tuple[int, ...], basis: str) -> Iterator[tuple[int, ...]]:
-    """Yield the sides of the grids of a lattice, the lattice itself first."""
-    sides, spacing = shape, 1
-    yield sides
+def coarser_grids(shape: tuple[int, ...], basis: str) -> Iterator[tuple[tuple[int, ...], float]]:
+    """Yield sides and spacing of the grids of a lattice but itself, the finest first."""
+    sides, by = shape, 1
     while max(sides) > _COARSEST[basis]:
-        spacing *= 2
-        sides = tuple(-(-side // spacing) for side in shape)
-        yield sides
-
-
-def coarser_grids(shape: tuple[int, ...], basis: str) -> list[tuple[tuple[int, ...], float]]:
-    """Return sides and spacing of the grids of a lattice but itself, the finest first."""
-    grids = itertools.islice(grid_sides(shape, basis), 1, None)
-    return [(grid, max(map(truediv, shape, grid))) for grid in grids]
+        by *= 2
+        sides = tuple(-(-side // by) for side in shape)
+        yield sides, max(map(truediv, shape, sides))
 
 
 def lambdas_on_grids(
@@ -113,11 +105,11 @@ class Known:
         gains = np.broadcast_to(gain, self.coarse)
         self._h = outer(transfer) * unit * size * gains[self._spread]
         rest = np.abs(outer([operator.filter(n) for n in sides]) * unit) ** 2
-        rest = rest * whole_modes(power, sides)
+        rest = rest * Operator.whole(power, sides)
         rest[np.ix_(*(m[ok] % n for m, ok, n in zip(waves, there, sides)))] = 0.0
         split = [n for side in self.coarse for n in (operator.factor, side)]
         self._rest = gains**2 * rest.reshape(split).sum(axis=tuple(range(0, 2 * d, 2))) + noise
-        self._power = whole_modes(grid.power.cpu().numpy(), grid.shape)
+        self._power = Operator.whole(grid.power.cpu().numpy(), grid.shape)
 
     def _summed(self, modes: NDArray[Any]) -> NDArray[Any]:
         """Return sums over the alias sets of the coarse lattice."""
@@ -131,7 +123,7 @@ class Known:
     def __call__(self, y: Tensor, lam: Tensor) -> Guess:
         """Return what is known of Y_0 for whitened modes `y` (n, *modes) at `lam` (n,)."""
         grid, at = self.grid, each(lam, y)
-        sigma = whole_modes(grid.erased(at).cpu().numpy(), grid.shape) * self._power
+        sigma = Operator.whole(grid.erased(at).cpu().numpy(), grid.shape) * self._power
         plain = grid.cosine(at) * y
         fields = grid.fields(plain).double().cpu().numpy()
         modes = np.fft.fftn(fields, axes=self._axes, norm="ortho")

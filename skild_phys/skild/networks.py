@@ -75,7 +75,8 @@ MIRROR = "mirror"
 """What a photograph may be taken to be symmetric under: left for right."""
 
 
-def turns(sides: Sequence[int]) -> list[tuple[int, ...]]:
+@functools.cache
+def turns(sides: tuple[int, ...]) -> list[tuple[int, ...]]:
     """Return the orders of axes that leave sides as they are, the given one first."""
     orders = itertools.permutations(range(len(sides)))
     return [order for order in orders if all(sides[i] == side for i, side in zip(order, sides))]

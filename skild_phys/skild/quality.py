@@ -29,7 +29,7 @@ from skild_phys.rules import RULES
 from skild_phys.runner import Run, fill_store
 from skild_phys.skild.chain import Chain
 from skild_phys.skild.data import Held, Source
-from skild_phys.skild.levels import grid_sides
+from skild_phys.skild.levels import coarser_grids
 from skild_phys.skild.losses import Batch
 from skild_phys.skild.recipe import Recipe
 from skild_phys.skild.skild import Skild
@@ -143,7 +143,7 @@ class Quality:
         ]
         state = seed_sequence(recipe.seed, "quality").generate_state(1, np.uint64)[0]
         self.seed = int(state >> np.uint64(1))
-        grids = len([*grid_sides(shape, recipe.basis)]) if recipe.over_grids else 0
+        grids = 1 + len([*coarser_grids(shape, recipe.basis)]) if recipe.over_grids else 0
         self.columns = ["loss", *(f"loss_{level}" for level in range(grids))]
         self.makes = recipe.over_grids and recipe.basis == "dft" and not channels
         if self.makes:
