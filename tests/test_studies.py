@@ -94,7 +94,7 @@ def test_a_study_of_a_campaign(name: str, campaigns: Path, tmp_path: Path) -> No
 @pytest.mark.parametrize("name", OWN)
 def test_a_study_with_stores_of_its_own(name: str, tmp_path: Path) -> None:
     table, said = study(name, tmp_path / "runs", OWN[name], tmp_path)
-    assert len(table) >= 6
+    assert len(table) >= (6 if name == "classifier_ising2d" else 8)  # two factors, three methods
     assert said.strip()
     assert printed(tmp_path / f"{name}.py", "--table").strip() == said.strip()
 
