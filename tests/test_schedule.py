@@ -12,7 +12,7 @@ from skild_helpers import tiny_weights
 
 from skild_phys.errors import BadInput
 from skild_phys.rules import RULES
-from skild_phys.skild.chain import SCHEDULES, Chain, Schedule, Tuning, starting_lambda
+from skild_phys.skild.chain import SCHEDULES, Chain, Schedule, starting_lambda
 from skild_phys.skild.spectrum import make_basis
 
 EVERY: dict[str, Schedule] = {
@@ -160,23 +160,3 @@ def test_weights_with_one_grid_refine_from_where_the_coarse_lattice_ends() -> No
     for factor in (2, 4, 16):
         lambdas = chain.refining(tiny_weights("x0"), rule, factor, (64, 64))
         assert lambdas[0] == factor**2 / 4
-
-
-def test_refinements_have_evaluations_of_their_own() -> None:
-    """Where the tuning says so; otherwise as many as configurations from noise."""
-    weights, rule, shape = tiny_weights("v"), RULES["block_mean"], (64, 64)
-
-    def counts(**numbers: int) -> list[int]:
-        own = dataclasses.replace(weights, tuning=Tuning(**numbers))
-        both = (Chain().refining(own, rule, 4, shape), Chain().generating(own, shape, None))
-        return [int((one <= 2.8).sum()) for one in both]
-
-    assert counts(steps=5) == [5, 5]
-    assert counts(steps=5, refine_steps=9) == [9, 5]
-
-    def on_one_grid(**numbers: int) -> int:
-        own = dataclasses.replace(weights, tuning=Tuning(**numbers))
-        lambdas = Chain().refining(own, rule, 4, shape)
-        return int(((lambdas > 11.2) & (lambdas <= 44.8)).sum())
-
-    assert on_one_grid(octave=2, refine_octave=6) == 3 * on_one_grid(octave=2) == 6

@@ -196,13 +196,12 @@ class Tuning:
         after 8 iterations at lambda = 0.59 five times nearer its end than with 0.4 and 0.3.
     sure : lambda below which the sign of sqrt(abar) X_t is the spin at all but a few sites; only a
         start at the spins themselves converges there.
-    steps, octave : over grids, evaluations on the lattice, and on each coarser grid, of a chain
-        from noise or from a truth.
-    refine_steps, refine_octave : the same of a chain that refines; 0 for the same numbers.
+    steps, octave : over grids, evaluations on the lattice, and on each coarser grid.
     above : over grids, where a chain that refines starts, in units of where the coarse lattice's
         finest mode is erased (`starting_lambda`): what is farther out costs little.
-    flow_above : lambda above which a chain of free spins follows the flow: from 2.8 on, sampling
-        them costs an energy of +0.004 on 128^2.
+    flow_above : lambda above which a chain follows the flow of spins; below, it samples them. From
+        2.8 on, sampling them costs an energy of +0.004 from noise on 128^2, and of +0.0007(3) and
+        +0.0024(9) given block means and decimated spins by 4.
     same_temperature : largest relative distance from the weights' temperature that is refined
         without `any_system`.
     poor_misfit : share of the input's rms that the low-pass field of refined spins may be off by
@@ -219,9 +218,7 @@ class Tuning:
     momentum: float = 0.2
     sure: float = 0.05
     steps: int = 8
-    octave: int = 4
-    refine_steps: int = field(default=0, metadata={"late": True})
-    refine_octave: int = field(default=0, metadata={"late": True})
+    octave: int = 6
     above: float = 45.0
     flow_above: float = 0.9
     same_temperature: float = 0.005
@@ -282,7 +279,7 @@ class Chain:
         if end is None and weights.output == "logits":
             own = weights.tuning.rule_end.get(rule.name, rule.end_lambda)
             end = None if own is None else max(own, weights.lambda_range[0])
-        return self._lambdas(weights, shape, start, end, refines=True)
+        return self._lambdas(weights, shape, start, end)
 
     def refining_images(self, weights: Weights, factor: float, shape: tuple[int, ...]) -> _Array:
         """Return the lambdas of a chain that refines images by `factor` to `shape`.
@@ -293,7 +290,7 @@ class Chain:
         if start is None:
             start = _image_start(weights, factor) if weights.window is None else None
         start = starting_lambda(factor) if start is None else start
-        return self._lambdas(weights, shape, start, refines=True)
+        return self._lambdas(weights, shape, start)
 
     def generating(self, weights: Weights, shape: tuple[int, ...], factor: int | None) -> _Array:
         """Return the lambdas of a chain from noise, or from a truth; raises BadInput.
@@ -323,7 +320,7 @@ class Chain:
 
     def _lambdas(
         self, weights: Weights, shape: tuple[int, ...], start: float | None,
-        end: float | None = None, refines: bool = False,
+        end: float | None = None,
     ) -> _Array:  # fmt: skip
         """Return the lambdas of a chain, over grids or along the schedule of the weights.
 
@@ -347,11 +344,8 @@ class Chain:
             t = schedule.inverse(np.array([first, end]))
             usual = 1 + max(1, round(TIMES * float(t[0] - t[1])))
             return schedule.lambdas(first, end, self.steps or usual)
-        steps, octave = tuning.steps, tuning.octave
-        if refines:
-            steps, octave = tuning.refine_steps or steps, tuning.refine_octave or octave
-        steps, grids = self.steps or steps, (shape, weights.basis, weights.window)
-        lambdas = lambdas_on_grids(*grids, start, end, steps, octave)
+        steps, grids = self.steps or tuning.steps, (shape, weights.basis, weights.window)
+        lambdas = lambdas_on_grids(*grids, start, end, steps, tuning.octave)
         if lambdas[-1] > lambdas[-steps]:
             accepted = f"below {lambdas[-steps]:.3g}, where a chain comes to the lattice"
             raise BadInput("lambda_end", end, accepted)

@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from skild_phys.rng import Streams
-from skild_phys.rules.conditions import MOST, Constraint, Free
+from skild_phys.rules.conditions import MOST, Constraint
 from skild_phys.skild.chain import USUAL, Tuning
 from skild_phys.skild.equations import Evaluate, Process, Step, each
 
@@ -337,11 +337,8 @@ class SpinPosterior:
 
     @property
     def flows(self) -> bool:
-        """Whether the mean serves a step as well as a sample: of free spins, most of them open.
-
-        Under a constraint spins answer to each other as their means do not.
-        """
-        return isinstance(self.constraint, Free) and self.lam > self.mean_field.tuning.flow_above
+        """Whether the mean serves a step as well as a sample: of spins most of which are open."""
+        return self.lam > self.mean_field.tuning.flow_above
 
     def mean(self) -> Tensor:
         return self.process.modes(self.constraint.means(self.found.logits))
