@@ -197,8 +197,6 @@ class Tuning:
     sure : lambda below which the sign of sqrt(abar) X_t is the spin at all but a few sites; only a
         start at the spins themselves converges there.
     steps, octave : over grids, evaluations on the lattice, and on each coarser grid.
-    above : over grids, where a chain that refines starts, in units of where the coarse lattice's
-        finest mode is erased (`starting_lambda`): what is farther out costs little.
     flow_above : lambda above which a chain follows the flow of spins; below, it samples them. From
         2.8 on, sampling them costs an energy of +0.004 from noise on 128^2, and of +0.0007(3) and
         +0.0024(9) given block means and decimated spins by 4.
@@ -219,7 +217,6 @@ class Tuning:
     sure: float = 0.05
     steps: int = 8
     octave: int = 6
-    above: float = 45.0
     flow_above: float = 0.9
     same_temperature: float = 0.005
     poor_misfit: float = 0.2
@@ -269,13 +266,12 @@ class Chain:
     def refining(self, weights: Weights, rule: Rule, factor: int, shape: tuple[int, ...]) -> _Array:
         """Return the lambdas of a chain that refines by `factor`; raises BadInput.
 
-        Over grids it starts `Tuning.above` times as far out as the coarse lattice's finest mode is
-        erased.
+        Over grids it starts at the end of the coarsest one on which networks learn from such coarse
+        lattices; elsewhere where the finest mode of these is erased.
         """
         start, end = self.lambda_start, self.lambda_end
         if start is None:
-            far = 1.0 if weights.window is None else weights.tuning.above
-            start = starting_lambda(factor, far)
+            start = _open_from(weights, rule, factor, shape) or starting_lambda(factor)
         if end is None and weights.output == "logits":
             own = weights.tuning.rule_end.get(rule.name, rule.end_lambda)
             end = None if own is None else max(own, weights.lambda_range[0])
@@ -352,6 +348,24 @@ class Chain:
         return lambdas
 
 
+def _open_from(weights: Weights, rule: Rule, factor: int, shape: tuple[int, ...]) -> float | None:
+    """Return where the coarsest grid begins of which a coarse lattice leaves something open.
+
+    None without grids, or for a rule that these know nothing of.
+    """
+    from skild_phys.skild.levels import OPEN, left_open
+
+    window, responses = weights.window, weights.responses
+    if window is None or (rule.linear is None and rule.name not in responses):
+        return None
+    (lattice, _), *coarser = weights.grids(shape)
+    for grid, _ in reversed(coarser):
+        far = window[1] * grid.spacing**2
+        if left_open(rule, factor, lattice, grid, responses, far) > OPEN:
+            return far
+    return window[1]
+
+
 def _noise_start(weights: Weights, lowest: float) -> float:
     """Return where a chain from noise starts: where no mode is left, `lowest` the longest.
 
@@ -380,10 +394,9 @@ def _image_start(weights: Weights, factor: float) -> float:
     return min(starting_lambda(factor), high)
 
 
-def starting_lambda(factor: float, scale: float = 1.0) -> float:
-    """Return the lambda at which a chain that refines by `factor` starts.
+def starting_lambda(factor: float) -> float:
+    """Return where the coarse lattice's Nyquist mode, kappa = pi / factor, is past its transition.
 
-    The coarse lattice's Nyquist mode, kappa = pi / factor, has abar = exp(-pi^2 scale / 4)
-    there: past its transition, so that the start need not know anything finer.
+    It has abar = exp(-pi^2 / 4) there, so that a chain from there on need not know anything finer.
     """
-    return scale * factor**2 / 4.0
+    return factor**2 / 4.0

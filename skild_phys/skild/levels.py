@@ -22,6 +22,9 @@ from skild_phys.rules.base import Operator, Rule
 from skild_phys.skild.equations import Guess, Process, each
 from skild_phys.skild.response import Response
 
+OPEN = 0.05
+"""Share of the variance on a grid that a coarse lattice has to leave open to be learnt from there,
+and for a chain that refines to begin there."""
 _COARSEST = {"dft": 4, "dct": 2}  # sites of the coarsest grid: it has the longest waves alone
 
 
@@ -136,3 +139,16 @@ class Known:
         left = np.sqrt(np.clip(1.0 - of_mode / total[self._spread], 0.0, 1.0)).astype(np.float32)
         half = left[..., : grid.shape[-1] // 2 + 1]
         return Guess(mean, torch.from_numpy(half).to(y.device))
+
+
+def left_open(
+    rule: Rule, factor: int, lattice: Process, grid: Process, responses: Mapping[str, Response],
+    lam: float,
+) -> float:  # fmt: skip
+    """Return the share of the variance on a grid that X_t at `lam` and a coarse lattice leave."""
+    any_lattice = np.ones((1, *lattice.shape), dtype=np.int8)
+    raw = rule.coarsen(any_lattice, factor, dimension=len(lattice.shape))
+    known = Known(rule, raw, factor, lattice, grid, responses)
+    white = grid.modes(torch.zeros(1, *grid.shape, device=grid.kappa2.device))
+    at = torch.tensor([lam], dtype=torch.float64, device=grid.kappa2.device)
+    return float(known(white, at).left(grid))

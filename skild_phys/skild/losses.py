@@ -27,7 +27,7 @@ from skild_phys.skild.equations import (
     field_loss,
     field_target,
 )
-from skild_phys.skild.levels import Known, coarser_grids
+from skild_phys.skild.levels import OPEN, Known, coarser_grids, left_open
 from skild_phys.skild.measured import Measured
 from skild_phys.skild.networks import NetworkConfig
 from skild_phys.skild.recipe import Recipe
@@ -124,7 +124,7 @@ def _field_error(
     guess = knows(y, lam)
     found = evaluate_fields(network, kind, process, y, lam, guess)
     wrong = process.modes(x0) - guess.moved(found, process, lam)
-    unit = each(guess.left(process).clamp(min=_OPEN).sqrt(), y) * process.sine(each(lam, y))
+    unit = each(guess.left(process).clamp(min=OPEN).sqrt(), y) * process.sine(each(lam, y))
     return process.basis.fields(wrong / unit.float())
 
 
@@ -282,7 +282,6 @@ def _spin_surrogate(
     return total
 
 
-_OPEN = 0.05  # share of the variance that a coarse lattice has to leave open, to be a task
 _LEAST = 1e-30  # probability whose logarithm is still a number
 
 
@@ -416,21 +415,16 @@ class GridLoss(_OwnLoss):
         Left out are those that leave next to nothing open there, and those that say nothing.
         """
         if (shape, level) not in self._tasks:
+            lattice, grids = self._levels(shape)
+            process, responses, grid = lattice.process, self.measured.responses, grids[level - 1]
+            far = self.recipe.window[1] * grid.spacing**2
             able = _tasks(self.recipe, self._kind, shape) if self.recipe.basis == "dft" else []
             self._tasks[shape, level] = [
                 (rule, b) for rule, b in able
-                if (rule.linear or rule.name in self.measured.responses)
-                and self._left(shape, level, rule, b) > _OPEN
+                if (rule.linear or rule.name in responses)
+                and left_open(rule, b, process, grid, responses, far) > OPEN
             ]  # fmt: skip
         return self._tasks[shape, level]
-
-    def _left(self, shape: tuple[int, ...], level: int, rule: Rule, factor: int) -> float:
-        """Return the share of the variance on a grid that a coarse lattice leaves open."""
-        grid = self._levels(shape)[1][level - 1]
-        known = self._known(torch.ones(1, *shape), level, rule, factor)
-        white = grid.modes(torch.zeros(1, *grid.shape, device=self.device))
-        at = torch.tensor([self.recipe.window[1] * grid.spacing**2], device=self.device)
-        return float(known(white, at).left(grid))
 
     def _share(self, x0: Tensor, process: Process, level: int = 0) -> int:
         """Return how many samples the grid of `process` takes: as many as a network has room for.
