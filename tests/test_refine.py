@@ -66,7 +66,7 @@ def test_sweeps_are_not_measured_again_for_an_output_that_is_there(
 
 
 @pytest.mark.parametrize(
-    "rule, factor, side, spacing",
+    ("rule", "factor", "side", "spacing"),
     [
         ("block_mean", 2, 128, 2),
         ("block_mean", 4, 128, 4),

@@ -151,11 +151,10 @@ def test_refinement_starts_past_the_coarse_nyquist_mode() -> None:
     for factor in (2, 3, 4, 8):
         exponent = (math.pi / factor) ** 2 * starting_lambda(factor)
         assert exponent == pytest.approx(math.pi**2 / 4)
-    assert starting_lambda(4, 2.0) == pytest.approx(8.0)
 
 
 def test_weights_with_one_grid_refine_from_where_the_coarse_lattice_ends() -> None:
-    """Planted, seen to fail: `Tuning.above`, which is for grids, on all weights."""
+    """Planted, seen to fail: where weights with grids start, on all weights."""
     rule, chain = RULES["block_mean"], Chain()
     for factor in (2, 4, 16):
         lambdas = chain.refining(tiny_weights("x0"), rule, factor, (64, 64))

@@ -5,6 +5,7 @@ sqrt(lambda) is the length, in sites, below which detail has been erased.
 
 from __future__ import annotations
 
+import functools
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
@@ -348,12 +349,13 @@ class Chain:
         return lambdas
 
 
+@functools.lru_cache(maxsize=64)
 def _open_from(weights: Weights, rule: Rule, factor: int, shape: tuple[int, ...]) -> float | None:
     """Return where the coarsest grid begins of which a coarse lattice leaves something open.
 
     None without grids, or for a rule that these know nothing of.
     """
-    from skild_phys.skild.levels import OPEN, left_open
+    from skild_phys.skild.levels import OPEN, Known
 
     window, responses = weights.window, weights.responses
     if window is None or (rule.linear is None and rule.name not in responses):
@@ -361,7 +363,7 @@ def _open_from(weights: Weights, rule: Rule, factor: int, shape: tuple[int, ...]
     (lattice, _), *coarser = weights.grids(shape)
     for grid, _ in reversed(coarser):
         far = window[1] * grid.spacing**2
-        if left_open(rule, factor, lattice, grid, responses, far) > OPEN:
+        if Known.left_open(rule, factor, lattice, grid, responses, far) > OPEN:
             return far
     return window[1]
 

@@ -140,15 +140,15 @@ class Known:
         half = left[..., : grid.shape[-1] // 2 + 1]
         return Guess(mean, torch.from_numpy(half).to(y.device))
 
-
-def left_open(
-    rule: Rule, factor: int, lattice: Process, grid: Process, responses: Mapping[str, Response],
-    lam: float,
-) -> float:  # fmt: skip
-    """Return the share of the variance on a grid that X_t at `lam` and a coarse lattice leave."""
-    any_lattice = np.ones((1, *lattice.shape), dtype=np.int8)
-    raw = rule.coarsen(any_lattice, factor, dimension=len(lattice.shape))
-    known = Known(rule, raw, factor, lattice, grid, responses)
-    white = grid.modes(torch.zeros(1, *grid.shape, device=grid.kappa2.device))
-    at = torch.tensor([lam], dtype=torch.float64, device=grid.kappa2.device)
-    return float(known(white, at).left(grid))
+    @classmethod
+    def left_open(
+        cls, rule: Rule, factor: int, lattice: Process, grid: Process,
+        responses: Mapping[str, Response], lam: float,
+    ) -> float:  # fmt: skip
+        """Return the share of the variance on `grid` that X_t and a coarse lattice leave open."""
+        any_lattice = np.ones((1, *lattice.shape), dtype=np.int8)
+        raw = rule.coarsen(any_lattice, factor, dimension=len(lattice.shape))
+        known = cls(rule, raw, factor, lattice, grid, responses)
+        white = grid.modes(torch.zeros(1, *grid.shape, device=grid.kappa2.device))
+        at = torch.tensor([lam], dtype=torch.float64, device=grid.kappa2.device)
+        return float(known(white, at).left(grid))

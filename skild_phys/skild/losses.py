@@ -27,7 +27,7 @@ from skild_phys.skild.equations import (
     field_loss,
     field_target,
 )
-from skild_phys.skild.levels import OPEN, Known, coarser_grids, left_open
+from skild_phys.skild.levels import OPEN, Known, coarser_grids
 from skild_phys.skild.measured import Measured
 from skild_phys.skild.networks import NetworkConfig
 from skild_phys.skild.recipe import Recipe
@@ -422,7 +422,7 @@ class GridLoss(_OwnLoss):
             self._tasks[shape, level] = [
                 (rule, b) for rule, b in able
                 if (rule.linear or rule.name in responses)
-                and left_open(rule, b, process, grid, responses, far) > OPEN
+                and Known.left_open(rule, b, process, grid, responses, far) > OPEN
             ]  # fmt: skip
         return self._tasks[shape, level]
 
