@@ -178,3 +178,9 @@ def test_probabilities_are_uniform_on_metropolis_chains(tmp_path: Path) -> None:
 
     assert stats.kstest(differences(1, 2), "uniform").pvalue > 1e-3
     assert np.mean(np.array(differences(1, 3)) < 0.05) > 0.5
+
+
+def test_rows_whose_bins_do_not_fluctuate_have_no_covariance() -> None:
+    """Planted, seen to fail: a division by the rank, 0."""
+    found = judged(np.tile([[1.0], [-1.0]], (4, 1)), one_chain(8))
+    assert (found.dof, np.isnan(found.chi2), np.isnan(found.p)) == (0, True, True)

@@ -71,6 +71,8 @@ def agreement_of(residual: Estimate, at: NDArray[np.int64]) -> Agreement:
     binned = [_binned(rows[:, alive], chains) for rows, chains in parts]
     whitening = _whitening(np.concatenate(binned))
     dof = whitening.shape[1]
+    if not dof:  # rows that fluctuate, in bins that do not
+        return Agreement(math.nan, 0, math.nan, 0.0)
     white = [rows @ whitening for rows in binned]
     shares = [float((rows**2).sum()) / dof for rows in white]
     n = 1.0 + 1.0 / sum(a**2 / max(len(rows) - 1, 1) for a, rows in zip(shares, white))
