@@ -106,7 +106,7 @@ def test_the_classifier_knows_a_random_fill(tmp_path: Path) -> None:
 
 
 def test_network_evaluations_are_counted(campaigns: Path, tmp_path: Path) -> None:
-    """Four on the lattice and six on each coarser grid, by their sites, as `bench refine` counts."""
+    """Four on the lattice and six a coarser grid, by their sites, as `bench refine` counts."""
     table, _ = study("steps_ising2d", campaigns / "tiny", "--factor 8", tmp_path)
     found = {*zip(table["protocol"], table["steps"], table["evaluations"])}
     assert found == {("refine", 8, 11.5)}
