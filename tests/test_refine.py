@@ -23,6 +23,8 @@ from skild_phys.rng import Streams, kernel_state
 from skild_phys.rules import RULES, TieBreak, coarsen, get_rule
 from skild_phys.skild.chain import Tuning
 from skild_phys.skild.coarse import CoarseInput, open_coarse
+from skild_phys.skild.skild import Skild
+from skild_phys.skild.spins import SpinPosterior
 from skild_phys.store import create_store, open_store
 
 WEIGHTS = tiny_weights()
@@ -83,6 +85,25 @@ def test_a_chain_starts_on_the_coarsest_grid_of_which_something_is_open(
     0.25 left open; the end of the window nearer the lattice."""
     lambdas = SPEC.refining(WEIGHTS, RULES[rule], factor, (side, side))
     assert lambdas[0] == pytest.approx(2.8 * spacing**2)
+
+
+def test_spins_under_a_constraint_are_sampled_below_the_flow_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Above `flow_above` their means serve. Planted, seen to fail: flows of free spins alone."""
+    seen: list[float] = []
+    spins = SpinPosterior.spins
+
+    def noted(self: SpinPosterior) -> np.ndarray:
+        seen.append(self.lam)
+        return spins(self)
+
+    monkeypatch.setattr(SpinPosterior, "spins", noted)
+    coarse = coarse_input(critical_lattices(1, 16), "block_mean", 4)
+    lambdas = SPEC.refining(WEIGHTS, coarse.rule, 4, (16, 16))
+    skild = Skild.of(WEIGHTS, (16, 16), sampler="mixed")
+    skild.refine(coarse.read(0, 1), coarse.rule, 4, lambdas, [Streams.of(1, 0)])
+    assert seen == [lam for lam in lambdas.tolist() if lam <= WEIGHTS.tuning.flow_above]
 
 
 def test_a_sample_depends_on_nothing_but_its_input_and_name(tmp_path: Path) -> None:

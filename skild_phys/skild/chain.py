@@ -199,8 +199,9 @@ class Tuning:
         start at the spins themselves converges there.
     steps, octave : over grids, evaluations on the lattice, and on each coarser grid.
     flow_above : lambda above which a chain follows the flow of spins; below, it samples them. From
-        2.8 on, sampling them costs an energy of +0.004 from noise on 128^2, and of +0.0007(3) and
-        +0.0024(9) given block means and decimated spins by 4.
+        2.8 on, sampling them costs an energy of +0.004 from noise on 128^2; given block means by 4
+        it is then off by +0.0019(4), not +0.0012(4), given decimated spins by +0.0057(14), not
+        +0.0033(14).
     same_temperature : largest relative distance from the weights' temperature that is refined
         without `any_system`.
     poor_misfit : share of the input's rms that the low-pass field of refined spins may be off by

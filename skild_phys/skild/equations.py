@@ -329,7 +329,7 @@ class _Angle3:
 
 
 class _Mixed(_Angle3):
-    """`stochastic` where posteriors do not flow, as of spins, and `angle3` elsewhere."""
+    """`stochastic` where posteriors do not flow, as of spins at small lambda, else `angle3`."""
 
     def __call__(
         self, process: Process, y: Tensor, posterior: Posterior, lam: float, to: float, noise: Noise
