@@ -45,12 +45,18 @@ COMMIT_SECONDS = 8.0
 A commit takes some 10 ms, most of it in syncing files.
 """
 
-_CPU_SITES = 2**16  # of samples that go through a network at once on a CPU, 4 of them at most
+_BATCH, _FEW, _CPU_SITES, _MOST_CPU_SITES = 16, 4, 2**16, 2**18
 
 
 def lattice_batch(shape: tuple[int, ...]) -> int:
-    """Return how many lattices go through a network at once on a CPU."""
-    return max(1, min(4, _CPU_SITES // math.prod(shape)))
+    """Return how many lattices go through a network at once on a CPU.
+
+    An evaluation on a small grid costs the same for one lattice as for several: 64^2 from noise
+    took 0.22 s each by fours, 0.07 s by sixteens (one core). So 16 of `_CPU_SITES` sites together,
+    or 4 of `_MOST_CPU_SITES`; more of them would leave threads without work.
+    """
+    sites = math.prod(shape)
+    return max(1, min(_BATCH, _CPU_SITES // sites), min(_FEW, _MOST_CPU_SITES // sites))
 
 
 def padded(index: NDArray[np.int64], batch: int) -> NDArray[np.int64]:
