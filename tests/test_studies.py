@@ -36,6 +36,7 @@ OWN = {  # studies with stores of their own
     "calibration_ising2d": "--lattices 4 --side 16 --copies 7 --draws 2",
     "classifier_ising2d": "--lattices 12 --side 16",
     "generation_ising2d": "--sizes 16,16x24 --lattices 6,4 --references 2",
+    "large_ising2d": "--sizes 16,32 --lattices 4,2",
     "invariance_ising2d": "--side 16 --steps 2 --batch 4 --sites 256 --held 4",
     "inverse_renormalisation": "--lattices 4 --start 8 --steps 2 --fitted 16",
     "critical_points": "--samples 500 --bins 5 --smaller 4",
