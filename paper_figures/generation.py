@@ -13,7 +13,15 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from skild_phys.models.exact import BINDER, SUSCEPTIBILITY, XI_OVER_L
-from skild_phys.plots.style import MARKERS, STYLE, TRUTH, colour, new_figure, save_figure
+from skild_phys.plots.style import (
+    MARKERS,
+    STYLE,
+    TRUTH,
+    colour,
+    legend_above,
+    new_figure,
+    save_figure,
+)
 
 HERE = Path(__file__).parent
 TABLE = pd.read_csv(HERE.parent / "analysis" / "generation_ising2d.csv", dtype={"L": str})
@@ -47,8 +55,8 @@ def draw(panel: Axes, observable: str) -> None:
 
 
 with mpl.rc_context(STYLE):
-    figure = new_figure(7.2, 2.5)
+    figure = new_figure(7.2, 2.6)
     for panel, observable in zip(figure.subplots(1, 3), PANELS):
         draw(panel, observable)
-    figure.axes[0].legend(fontsize=7.0, loc="lower left")
+    legend_above(figure, figure.axes[0])
     save_figure(figure, HERE / "generation")
