@@ -13,6 +13,8 @@ from scipy.optimize import brentq
 from skild_helpers import NEIGHBOURS, POWER_LAW, critical_lattices, white
 from torch.nn.functional import softplus
 
+import skild_phys as sp
+from skild_phys.methods import weights_of
 from skild_phys.rules.conditions import MOST
 from skild_phys.skild import spins as module
 from skild_phys.skild.chain import USUAL, Tuning
@@ -359,3 +361,22 @@ def test_what_is_beyond_the_mean_field_fades_as_others_become_known() -> None:
     moved = model.given(found, logits, rest, spins, half_tanh)
     want = 2.0 * (found.field + model.coupled(found, spins))[0, 2, 3]
     assert torch.isclose(moved[0, 2, 3], want, atol=1e-3)
+
+
+def test_the_longest_waves_of_large_lattices_do_not_swing() -> None:
+    """They are held so firmly that the iteration would overshoot; planted, seen to fail: no bound.
+
+    Spins at Tc on 8 x 4096, whose k is as small as that of 4096^2. The rms change of one more
+    iteration is then 0; without the bound spins of whole sublattices swing.
+    """
+    weights, shape = weights_of(None), (8, 4096)
+    process = weights.process(shape)
+    mean_field = MeanField(process, weights.couplings, weights.tuning)
+    fine = sp.simulate("ising2d", L=shape, T="Tc", samples=4, seed=3, threads=1)
+    x0, random = torch.from_numpy(fine["spins"].values).float(), torch.Generator().manual_seed(1)
+    for lam in (torch.tensor([0.29]), torch.tensor([0.2])):
+        xt = process.forward(x0, lam, torch.randn(x0.shape, generator=random))
+        likelihood = mean_field.likelihood(xt, lam)
+        start = likelihood.wiener.clamp(-0.98, 0.98)
+        one, other = (torch.tanh(mean_field.iterate(likelihood, start, n) / 2) for n in (20, 21))
+        assert (one - other).square().mean().sqrt() < 1e-3

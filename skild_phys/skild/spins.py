@@ -155,9 +155,17 @@ class MeanField:
     def _at(self, lam: Tensor) -> _AtLambda:
         p, axes, sites = self.process, self.axes, float(self.process.basis.sites)
         at = each(lam, self.prior[None])
-        abar = p.abar(at)
-        gain = 1.0 / (p.erased(at) * p.power)
+        abar, erased = p.abar(at), p.erased(at) * p.power
+        gain = 1.0 / erased
         loudness = ((abar * self.weight).sum(axes, keepdim=True) / sites).sqrt().float()
+        # The iteration converges up to a slope (chi times the strength of the mode that X_t holds
+        # most firmly) of `steepest`. On large lattices the longest waves would be beyond; they are
+        # held less firmly instead, still far better than their own size. chi is at most that of a
+        # Gaussian field.
+        mean = ((abar * gain * self.weight).sum(axes, keepdim=True) / sites).clamp(min=0.0)
+        chi = (erased * self.weight).sum(axes, keepdim=True) / sites
+        steepest = 2.0 * (1.0 + self.tuning.momentum) / self.tuning.rate - 1.0
+        gain = gain.minimum((mean + self.prior.max() + steepest / chi) / abar)
         couplings = self.prior - abar * gain
         by_site = self._real(couplings.to(torch.complex128))
         origin = (slice(None), *[slice(1)] * len(axes))
