@@ -65,7 +65,7 @@ lint: $(VENV)/.dev
 
 figures: $(VENV)/.base
 	for figure in concept spectra benchmark factors sizes steps cost calibration rivals temperatures \
-	  inverse generation scales large; do \
+	  inverse generation scales large invariance; do \
 	  $(BIN)/python paper_figures/$$figure.py || exit 1; done
 
 $(VENV)/.docs: $(VENV)/.base
